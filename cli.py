@@ -1,0 +1,6 @@
+"""Launcher: ``python cli.py extract …``, ``accelerate launch cli.py extract …``."""
+
+from scstore.cli import main
+
+if __name__ == "__main__":
+    main()

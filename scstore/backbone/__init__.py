@@ -1,0 +1,1 @@
+"""The frozen language model: loading, gene projection, forward pass, readout."""

@@ -1,0 +1,1 @@
+"""Cells as they come: opening files, finding the expression, matching the genes."""

@@ -1,0 +1,286 @@
+"""AnnData on disk: ``.h5ad`` (HDF5) and Zarr folders, with their matrices left there."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import zarr
+
+from scstore.cells.by_column import Scratch, compressed_columns
+from scstore.cells.guards import Guard, reading
+from scstore.cells.matrices import DenseRows, RowMatrix, compressed_rows, is_numeric
+from scstore.cells.wording import show
+from scstore.errors import CellsError
+
+__all__ = ["Opened", "open_matrix", "read_anndata"]
+
+UNDERSTOOD = {
+    "anndata": "0.1.0",
+    "raw": "0.1.0",
+    "dict": "0.1.0",
+    "null": "0.1.0",
+    "array": "0.2.0",
+    "csr_matrix": "0.1.0",
+    "csc_matrix": "0.1.0",
+    "dataframe": "0.2.0",
+}
+"""Newest version of each AnnData encoding that is read here."""
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """What an opener found, before the cells' ids are checked.
+
+    Attributes
+    ----------
+    obs
+        (n_cells, …), index = ids as stored.
+    slots
+        Matrices by slot.
+    slot_vars
+        Genes by slot.
+    """
+
+    obs: pd.DataFrame
+    slots: Mapping[str, RowMatrix]
+    slot_vars: Mapping[str, pd.DataFrame]
+
+
+def read_anndata(root: Any, *, guard: Guard, scratch: Scratch) -> Opened:
+    """Read the metadata of an AnnData and open its matrices.
+
+    Parameters
+    ----------
+    root
+        The root group, h5py or Zarr.
+    guard
+        Checks every array before it is read.
+    scratch
+        For copies of matrices that are stored by column.
+
+    Raises
+    ------
+    CellsError
+        If something is missing, damaged, or in a newer encoding than is understood.
+    """
+    _check_encoding(root, guard.source, "the file")
+    obs = _read_frame(root, "obs", guard=guard)
+    var = _read_frame(root, "var", guard=guard)
+    if obs is None or var is None:
+        msg = f"{guard.source}: there is no {'obs' if obs is None else 'var'} in it, so it is no AnnData."
+        raise CellsError(msg)
+
+    slots: dict[str, RowMatrix] = {}
+    slot_vars: dict[str, pd.DataFrame] = {}
+
+    def add(slot: str, group: Any, name: str, genes: pd.DataFrame, *, needed: bool) -> None:
+        shape = (len(obs), len(genes))
+        matrix = open_matrix(
+            guard.member(group, name), shape=shape, name=slot, guard=guard, scratch=scratch, needed=needed
+        )
+        if matrix is not None:
+            slots[slot], slot_vars[slot] = matrix, genes
+
+    add("X", root, "X", var, needed=True)
+    layers = guard.member(root, "layers")
+    if isinstance(layers, (h5py.Group, zarr.Group)):
+        for name in guard.names(layers):
+            add(f"layers/{name}", layers, name, var, needed=False)
+    raw = guard.member(root, "raw")
+    if isinstance(raw, (h5py.Group, zarr.Group)):
+        _check_encoding(raw, guard.source, "raw")
+        raw_var = _read_frame(raw, "var", guard=guard)
+        if raw_var is not None:
+            add("raw", raw, "X", raw_var, needed=True)
+    else:
+        # anndata before 0.7 wrote raw.X and raw.var
+        raw_var = _read_frame(root, "raw.var", guard=guard)
+        if raw_var is not None:
+            add("raw", root, "raw.X", raw_var, needed=True)
+    return Opened(obs, slots, slot_vars)
+
+
+def open_matrix(
+    node: Any, *, shape: tuple[int, int], name: str, guard: Guard, scratch: Scratch, needed: bool = True
+) -> RowMatrix | None:
+    """Open one matrix of an AnnData, dense, CSR or CSC.
+
+    Parameters
+    ----------
+    node
+        The array or group; ``None`` gives ``None``.
+    shape
+        ``(n_cells, n_genes)`` by ``obs`` and ``var``.
+    name
+        The slot, for messages.
+    guard, scratch
+        As in :func:`read_anndata`.
+    needed
+        Whether to refuse a thing that is no numeric matrix, instead of returning ``None``.
+
+    Raises
+    ------
+    CellsError
+        If its encoding is newer than understood, or its shape or parts do not fit.
+    """
+    if node is None:
+        return None
+    encoding = _check_encoding(node, guard.source, name)
+    if encoding == "null":
+        return None
+    if isinstance(node, (h5py.Dataset, zarr.Array)):
+        if node.ndim == 2 and is_numeric(node.dtype):
+            _check_shape(tuple(node.shape), shape, guard.source, name)
+            return DenseRows(node, guard.source, name)
+    elif encoding in ("csr_matrix", "csc_matrix"):
+        return _open_sparse(node, encoding=encoding, shape=shape, name=name, guard=guard, scratch=scratch)
+    if not needed:
+        return None
+    msg = (
+        f"{guard.source}: {name} is stored as {show(encoding or 'something without a name')}, which is no "
+        "matrix of numbers. It may come from a newer anndata: update scstore and anndata, or write X as a "
+        "CSR matrix."
+    )
+    raise CellsError(msg)
+
+
+def _open_sparse(
+    group: Any, *, encoding: str, shape: tuple[int, int], name: str, guard: Guard, scratch: Scratch
+) -> RowMatrix:
+    parts = {part: guard.member(group, part) for part in ("indptr", "indices", "data")}
+    stored = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
+    missing = [part for part, array in parts.items() if not isinstance(array, (h5py.Dataset, zarr.Array))]
+    if missing or stored is None:
+        msg = (
+            f"{guard.source}: {name} lacks its {' and '.join(missing) or 'shape'}. "
+            "The file is damaged or incomplete: copy or download it again."
+        )
+        raise CellsError(msg)
+    with reading(guard.source, f"{name} (shape)"):
+        found = tuple(int(n) for n in stored)
+    _check_shape(found, shape, guard.source, name)
+    _check_chunks(parts["data"], guard.source, name)
+    if encoding == "csr_matrix":
+        return compressed_rows(**parts, shape=shape, source=guard.source, name=name)
+    return compressed_columns(**parts, shape=shape, scratch=scratch, source=guard.source, name=name)
+
+
+def _check_shape(found: tuple[int, ...], expected: tuple[int, int], source: str, name: str) -> None:
+    if found != expected:
+        msg = (
+            f"{source}: {name} has shape {found}, but obs and var describe {expected[0]:,} cells × "
+            f"{expected[1]:,} genes. The file is damaged: write or copy it again."
+        )
+        raise CellsError(msg)
+
+
+def _check_chunks(values: Any, source: str, name: str) -> None:
+    """Refuse a sparse matrix in a Zarr folder that was copied in part.
+
+    Zarr reads an absent chunk as zeros, with no error; the stored values of a sparse matrix are not zero.
+    """
+    if not isinstance(values, zarr.Array):
+        return
+    with reading(source, name):
+        missing = values.nchunks - values.nchunks_initialized
+    if missing:
+        msg = (
+            f"{source}: {missing:,} of {values.nchunks:,} chunks of {name}/data are missing, and would read "
+            "as zeros. The folder was copied or written incompletely: copy it again."
+        )
+        raise CellsError(msg)
+
+
+def _check_encoding(node: Any, source: str, name: str) -> str:
+    """Return a node's encoding type (``""`` when it has none), and refuse a version that is newer than understood."""
+    with reading(source, f"{name} (attributes)"):
+        encoding = _text(node.attrs.get("encoding-type", ""))
+        written = _text(node.attrs.get("encoding-version", ""))
+        if not encoding and "h5sparse_format" in node.attrs:
+            encoding = _text(node.attrs["h5sparse_format"]) + "_matrix"
+    understood = UNDERSTOOD.get(encoding)
+    if understood is not None and _is_newer(written, understood):
+        msg = (
+            f"{source}: {name} is written in the encoding {show(encoding)}, version {show(written)}; "
+            f"understood is up to {understood} (anndata {version('anndata')}). Update scstore and anndata, "
+            "or write the file with an older anndata."
+        )
+        raise CellsError(msg)
+    return encoding
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _is_newer(written: str, than: str) -> bool:
+    parts = written.split(".")
+    if not written or not all(part.isdecimal() and part.isascii() for part in parts):
+        return bool(written)
+    return [int(part) for part in parts] > [int(part) for part in than.split(".")]
+
+
+def _read_frame(group: Any, name: str, *, guard: Guard) -> pd.DataFrame | None:
+    """Read a data frame through anndata, after checking everything below it; ``None`` when there is none."""
+    node = guard.member(group, name)
+    if node is None:
+        return None
+    if isinstance(node, h5py.Dataset) and node.dtype.names:
+        return _read_legacy_frame(group, name, guard=guard)
+    if not isinstance(node, (h5py.Group, zarr.Group)):
+        msg = f"{guard.source}: {name} is no data frame. The file is damaged or not an AnnData."
+        raise CellsError(msg)
+    _check_encoding(node, guard.source, name)
+    guard.tree(node)
+    with warnings.catch_warnings():
+        # a file of anndata 0.7 is read all the same; nothing for the user to do
+        warnings.simplefilter("ignore", anndata.OldFormatWarning)
+        try:
+            frame = anndata.io.read_elem(node)
+        except Exception as error:
+            if type(error).__name__ == "IORegistryError":
+                notes = " ".join(getattr(error, "__notes__", ()))
+                msg = (
+                    f"{guard.source}: a column of {name} is in an encoding that anndata "
+                    f"{version('anndata')} does not know ({' '.join(f'{error} {notes}'.split())[:300]}). "
+                    "Update anndata, or drop that column from the file."
+                )
+            else:
+                msg = (
+                    f"{guard.source}: {name} cannot be read ({' '.join(str(error).split())[:200]}). "
+                    "The file is damaged or incomplete: copy or download it again."
+                )
+            raise CellsError(msg) from error
+    if not isinstance(frame, pd.DataFrame):
+        msg = f"{guard.source}: {name} is no data frame. The file is damaged or not an AnnData."
+        raise CellsError(msg)
+    return frame
+
+
+def _read_legacy_frame(group: Any, name: str, *, guard: Guard) -> pd.DataFrame:
+    """Read ``obs`` or ``var`` as anndata before 0.7 wrote them: one array of records, categories under ``uns``."""
+    with reading(guard.source, name):
+        records = group[name][:]
+        columns = {field: _decoded(records[field]) for field in records.dtype.names}
+        index = next((field for field in ("_index", "index") if field in columns), records.dtype.names[0])
+        frame = pd.DataFrame(columns, index=columns.pop(index))
+        uns = guard.member(group, "uns")
+        for column in frame.columns if uns is not None else ():
+            categories = guard.member(uns, f"{column}_categories")
+            if categories is not None and frame[column].dtype.kind in "iu":
+                frame[column] = pd.Categorical.from_codes(frame[column], _decoded(np.atleast_1d(categories[()])))
+    return frame
+
+
+def _decoded(values: Any) -> Any:
+    if values.dtype.kind == "S" or (values.dtype == object and len(values) and isinstance(values[0], bytes)):
+        return [value.decode("utf-8", errors="replace") for value in values]
+    return values

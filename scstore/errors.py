@@ -1,0 +1,164 @@
+"""Every error that scstore raises on purpose.
+
+::
+
+    ScstoreError
+    ├── InputError (also ValueError)      the user can mend it: exit code 2
+    │   ├── CellsError                    an input of cells cannot be used as it is
+    │   ├── GenesError                    gene texts, tables, panels or their match with the cells
+    │   ├── OptionError                   an option, or options that do not go together
+    │   ├── ModelError                    a model that cannot or may not be loaded
+    │   ├── FeatureSpaceError             a head, store or run made for another feature space
+    │   ├── LabelsError                   labels that cannot be learned from
+    │   ├── OutputError                   an output that exists or cannot be written
+    │   ├── NotAStoreError                a path that holds no store, AnnData or head
+    │   ├── IncompleteStoreError          rows that are not extracted yet
+    │   └── MissingExtraError (ImportError)   an optional dependency is not installed
+    └── FaultError (also RuntimeError)    something broke or is damaged: exit code 1
+        ├── DamagedError                  bytes that do not match their digest, or do not parse
+        ├── LockedError                   somebody else is writing
+        └── NumericsError                 hidden states that are not finite
+
+The message names the file, row or field, then what to do next.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CellsError",
+    "DamagedError",
+    "FaultError",
+    "FeatureSpaceError",
+    "GenesError",
+    "IncompleteStoreError",
+    "InputError",
+    "LabelsError",
+    "LockedError",
+    "MissingExtraError",
+    "ModelError",
+    "NotAStoreError",
+    "NumericsError",
+    "OptionError",
+    "OutputError",
+    "ScstoreError",
+]
+
+
+class ScstoreError(Exception):
+    """Base of all errors raised by scstore.
+
+    Attributes
+    ----------
+    kind
+        Stable, machine-readable name of the error (printed by ``--json``).
+    exit_code
+        What the command line exits with.
+    """
+
+    kind: str = "error"
+    exit_code: int = 1
+
+
+class InputError(ScstoreError, ValueError):
+    """The user can mend it."""
+
+    kind = "input"
+    exit_code = 2
+
+
+class CellsError(InputError):
+    """An input of cells cannot be used as it is."""
+
+    kind = "cells"
+
+
+class GenesError(InputError):
+    """Gene texts, a gene table, a panel, or their match with the cells."""
+
+    kind = "genes"
+
+
+class OptionError(InputError):
+    """An option, or options that do not go together."""
+
+    kind = "option"
+
+
+class ModelError(InputError):
+    """A model that cannot or may not be loaded."""
+
+    kind = "model"
+
+
+class FeatureSpaceError(InputError):
+    """A head, store or run that belongs to another feature space."""
+
+    kind = "feature_space"
+
+
+class LabelsError(InputError):
+    """Labels that cannot be learned from."""
+
+    kind = "labels"
+
+
+class OutputError(InputError):
+    """An output that exists already or cannot be written."""
+
+    kind = "output"
+
+
+class NotAStoreError(InputError):
+    """A path that holds no store, no AnnData and no head."""
+
+    kind = "not_a_store"
+
+
+class IncompleteStoreError(InputError):
+    """Rows that are not extracted yet."""
+
+    kind = "incomplete_store"
+
+
+class MissingExtraError(InputError, ImportError):
+    """An optional dependency is not installed.
+
+    Parameters
+    ----------
+    needs
+        What cannot be done without it, as the beginning of a sentence.
+    extra
+        The extra of scstore that brings it.
+    """
+
+    kind = "missing_extra"
+
+    def __init__(self, needs: str, extra: str) -> None:
+        super().__init__(
+            f"{needs} needs packages that are not installed. Install them with: pip install 'scstore[{extra}]'"
+        )
+
+
+class FaultError(ScstoreError, RuntimeError):
+    """Something broke or is damaged."""
+
+    kind = "fault"
+    exit_code = 1
+
+
+class DamagedError(FaultError):
+    """Bytes that do not match their digest, or do not parse."""
+
+    kind = "damaged"
+
+
+class LockedError(FaultError):
+    """Somebody else is writing."""
+
+    kind = "locked"
+
+
+class NumericsError(FaultError):
+    """Hidden states that are not finite."""
+
+    kind = "numerics"

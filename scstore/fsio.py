@@ -1,0 +1,249 @@
+"""File operations that survive a crash: atomic writes, digests, a lock.
+
+Everything scstore writes goes through here: to a temporary file beside the target, flushed to disk (fsync), renamed,
+and the folder flushed too. A reader sees the old file or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scstore.errors import DamagedError, InputError, LockedError, OutputError
+
+__all__ = [
+    "atomic_folder",
+    "atomic_path",
+    "check_output",
+    "digest_bytes",
+    "digest_file",
+    "digest_tree",
+    "fsync_dir",
+    "lock",
+    "read_json",
+    "remove_tree",
+    "write_bytes",
+    "write_json",
+]
+
+PARTIAL = ".partial-"
+"""Marks temporary files and folders; whatever carries it is nobody's data and may be deleted."""
+
+BUFFER = 1 << 22
+
+
+def digest_bytes(data: bytes | memoryview) -> str:
+    """SHA-256 of a buffer, as ``sha256:<hex>``."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, read in pieces, as ``sha256:<hex>``."""
+    with Path(path).open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_tree(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, or of all files below a folder with their relative names, as ``sha256:<hex>``."""
+    root = Path(path)
+    if not root.is_dir():
+        return digest_file(root)
+    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    listing = "\n".join(f"{json.dumps(name)} {digest_file(root / name)}" for name in names)
+    return digest_bytes(listing.encode())
+
+
+def fsync_dir(path: str | os.PathLike[str]) -> None:
+    """Flush a folder's entries to disk, so that a rename in it outlives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: str | os.PathLike[str], *parts: bytes | memoryview) -> None:
+    """Write a file atomically and durably from one or more buffers."""
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        for part in parts:
+            file.write(part)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write indented JSON atomically and durably; NaN and infinity are refused."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, sort_keys=True)
+    write_bytes(path, text.encode() + b"\n")
+
+
+def read_json(path: str | os.PathLike[str], *, limit: int = 1 << 28) -> Any:
+    """Read a JSON file of at most ``limit`` bytes.
+
+    Raises
+    ------
+    DamagedError
+        If it is larger, or not JSON in UTF-8.
+    """
+    file = Path(path)
+    if (size := file.stat().st_size) > limit:
+        msg = f"{file}: {size:,} bytes is more than such a file ever holds ({limit:,}). It is damaged or not scstore's."
+        raise DamagedError(msg)
+    try:
+        return json.loads(file.read_bytes())
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        msg = f"{file}: not readable as JSON ({error}). The file is damaged: restore it or make it again."
+        raise DamagedError(msg) from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; on success flush it and rename it into place, on failure delete it."""
+    target = Path(path)
+    partial = target.with_name(f".{target.name}{PARTIAL}{os.getpid()}")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    fsync_dir(target.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside ``path``; on success flush every file in it and rename it into place.
+
+    With ``overwrite`` an existing folder (or file) at ``path`` is moved aside for the rename and then deleted: it is
+    there, whole, until the new one is complete.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for stale in target.parent.glob(f".{target.name}{PARTIAL}*"):
+        remove_tree(stale)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}{PARTIAL}", dir=target.parent))
+    partial.chmod(0o777 & ~_umask())
+    try:
+        yield partial
+        for folder, _, files in os.walk(partial):
+            for name in files:
+                with Path(folder, name).open("rb+") as file:
+                    os.fsync(file.fileno())
+            fsync_dir(folder)
+        old = target.with_name(f".{target.name}{PARTIAL}old-{os.getpid()}")
+        if overwrite and target.exists():
+            target.rename(old)
+        partial.rename(target)
+    except BaseException:
+        remove_tree(partial)
+        raise
+    fsync_dir(target.parent)
+    remove_tree(old)
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it; what is gone already is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Say whether an output can be written, before any work is done for it.
+
+    Creates the folder it goes into.
+
+    Raises
+    ------
+    OutputError
+        If it exists and ``overwrite`` is not set, or its folder cannot be written to.
+    """
+    target = Path(path)
+    if target.exists() and not overwrite:
+        msg = f"{target} exists. Choose another name, or pass --overwrite (overwrite=True) to replace it."
+        raise OutputError(msg)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        msg = f"{target.parent}: cannot write there ({error.strerror}). Choose another place for {target.name}."
+        raise OutputError(msg) from error
+    return target
+
+
+@contextlib.contextmanager
+def lock(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a lock file for as long as the block runs.
+
+    The file holds the owner's host and process id. A lock whose process is dead on this host is taken over; one of
+    another host is not, since its process cannot be seen from here.
+
+    Raises
+    ------
+    LockedError
+        If somebody else holds it.
+    """
+    file = Path(path)
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    while True:
+        try:
+            descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            _reclaim_if_dead(file)
+            continue
+        except OSError as error:
+            msg = f"{file.parent}: cannot write there ({error.strerror})."
+            raise InputError(msg) from error
+        break
+    with os.fdopen(descriptor, "w") as handle:
+        json.dump(mine, handle)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _reclaim_if_dead(file: Path) -> None:
+    try:
+        owner = json.loads(file.read_text() or "{}")
+    except FileNotFoundError:
+        return
+    except ValueError:
+        owner = {}
+    host, pid = owner.get("host"), owner.get("pid")
+    if host is None and time.time() - file.stat().st_mtime > 60:
+        file.unlink(missing_ok=True)  # its writer died between creating and filling it
+        return
+    if host == socket.gethostname() and isinstance(pid, int) and not _alive(pid):
+        file.unlink(missing_ok=True)
+        return
+    whose = f"process {pid} on {host}" if host else "another process that is just starting"
+    msg = f"{file}: {whose} is writing here. Wait for it to end; if it is certainly dead, delete this lock file."
+    raise LockedError(msg)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,133 @@
+"""Texts that describe genes: from a user's TSV or JSON, or, without any, the symbols."""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from scstore.errors import GenesError
+from scstore.genes.table import COLUMNS, unique_names
+
+__all__ = ["describe_by_symbol", "read_descriptions"]
+
+SYMBOL_TEMPLATE = "{symbol}"
+TEXT_TEMPLATE = "{text}"
+
+
+def describe_by_symbol(
+    symbols: Iterable[str], *, ensembl_ids: Iterable[str] | None = None, organism: str = ""
+) -> tuple[pd.DataFrame, str]:
+    """Describe genes by their symbols alone.
+
+    Parameters
+    ----------
+    symbols
+        Names of the genes.
+    ensembl_ids
+        Their Ensembl ids, where known.
+    organism
+        ``human``, ``mouse``, or empty.
+
+    Returns
+    -------
+    obs
+        Rows of a gene table, with :data:`~scstore.genes.table.COLUMNS`.
+    template
+        ``{symbol}``.
+    """
+    names = [str(symbol) for symbol in symbols]
+    frame = pd.DataFrame({"symbol": names}, dtype=str)
+    if ensembl_ids is not None:
+        frame["ensembl_id"] = [str(value) for value in ensembl_ids]
+    return _finish(frame, SYMBOL_TEMPLATE, organism), SYMBOL_TEMPLATE
+
+
+def read_descriptions(
+    path: str | os.PathLike[str], *, template: str | None = None, organism: str = ""
+) -> tuple[pd.DataFrame, str]:
+    """Read a table of gene texts.
+
+    Parameters
+    ----------
+    path
+        A TSV (``.tsv``, ``.txt``, also gzipped) with a header, or a JSON file: ``{symbol: text}``, or a list of
+        objects. The column ``symbol`` must be there; ``ensembl_id``, ``gene_id``, ``synonyms``, ``organism`` are kept;
+        all columns may be used by the template.
+    template
+        How a gene's text is put together, such as ``"{symbol}: {name}. {summary}"``. By default the column ``text``, or
+        the symbol where there is no such column.
+    organism
+        Of the genes, where the file does not say.
+
+    Returns
+    -------
+    obs
+        Rows of a gene table. A gene whose text would be empty is described by its symbol; ``text_source`` says so.
+    template
+        The one that was used.
+
+    Raises
+    ------
+    GenesError
+        If the file cannot be read, has no symbols, or the template names a column it does not have.
+    """
+    file = Path(path)
+    frame = _read_frame(file)
+    if "symbol" not in frame:
+        msg = f"{file}: no column `symbol`. It has: {', '.join(frame.columns)}."
+        raise GenesError(msg)
+    if (blank := frame["symbol"].str.strip() == "").any():
+        msg = f"{file}: row {int(blank.to_numpy().argmax()) + 1} has no symbol."
+        raise GenesError(msg)
+    if template is None:
+        template = TEXT_TEMPLATE if "text" in frame else SYMBOL_TEMPLATE
+    try:
+        fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        msg = f"--template {template!r}: {error}."
+        raise GenesError(msg) from error
+    if lacking := [name for name in fields if name not in frame.columns]:
+        msg = f"--template {template!r}: {file} has no column {lacking[0]!r}. It has: {', '.join(frame.columns)}."
+        raise GenesError(msg)
+    return _finish(frame, template, organism), template
+
+
+def _read_frame(file: Path) -> pd.DataFrame:
+    try:
+        if file.suffix == ".json":
+            content: Any = json.loads(file.read_text(encoding="utf-8"))
+            if isinstance(content, Mapping):
+                content = [{"symbol": symbol, "text": text} for symbol, text in content.items()]
+            if not isinstance(content, list) or not all(isinstance(row, Mapping) for row in content):
+                msg = f"{file}: expected {{symbol: text}} or a list of objects."
+                raise GenesError(msg)
+            frame = pd.DataFrame.from_records(content)
+        else:
+            frame = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, quoting=3)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, GenesError):
+            raise
+        msg = f"{file}: cannot be read as gene texts ({str(error).splitlines()[0]}). Give a TSV with a header, or JSON."
+        raise GenesError(msg) from error
+    if frame.empty:
+        msg = f"{file}: holds no genes."
+        raise GenesError(msg)
+    return frame.fillna("").astype(str)
+
+
+def _finish(frame: pd.DataFrame, template: str, organism: str) -> pd.DataFrame:
+    rows = frame.to_dict("records")
+    texts = [template.format_map(row).strip() for row in rows]
+    source = "symbol" if template == SYMBOL_TEMPLATE else "template"
+    obs = pd.DataFrame({column: frame.get(column, "") for column in COLUMNS}, dtype=str)
+    obs["text"] = [text or symbol for text, symbol in zip(texts, obs["symbol"], strict=True)]
+    obs["text_source"] = [source if text else "symbol" for text in texts]
+    obs.loc[obs["organism"] == "", "organism"] = organism
+    obs.index = pd.Index(unique_names(list(obs["symbol"])), name="gene")
+    return obs

@@ -1,0 +1,223 @@
+"""What all heads share: scikit-learn's contract over rows that may lie on disk."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags, check_random_state, compute_class_weight
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from scstore.errors import DamagedError, FeatureSpaceError, LabelsError, OptionError
+from scstore.heads.labels import Labels, encode_labels
+from scstore.heads.rows import Array, Rows, is_lazy, iter_blocks
+from scstore.heads.scaling import Scaling, fit_scaling, identity_scaling
+from scstore.heads.threads import one_blas_thread
+
+__all__ = ["JSON", "RowClassifier", "check_positive", "class_weights", "seeded", "take_array"]
+
+JSON = Any
+"""A JSON value."""
+
+PREDICT_BYTES = 1 << 23
+"""Bytes of float32 in a block of a prediction; it is widened to float64."""
+
+
+class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is untyped
+    """A classifier over :class:`~scstore.heads.rows.Rows`.
+
+    ``X`` may be an array, a sparse matrix, a data frame, or anything that answers ``shape`` and ``[slice | int
+    array]``; the last is read in blocks. A row's probabilities do not depend on the rows beside it: they are
+    computed in float64.
+
+    Attributes
+    ----------
+    classes_
+        ``(n_classes,)`` labels, sorted.
+    n_features_in_
+        Width of the rows seen in ``fit``.
+    """
+
+    classes_: Array
+    n_features_in_: int
+
+    _ONE_THREAD: ClassVar[bool] = True
+    """Whether predictions are small products, better left on one thread."""
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    @abstractmethod
+    def fit(self, X: Any, y: Any) -> Self:
+        """Learn from rows ``(n, d)`` and labels ``(n,)``."""
+
+    @abstractmethod
+    def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
+        """The fitted head as named arrays and a JSON object; :meth:`from_arrays` takes them back."""
+
+    @classmethod
+    @abstractmethod
+    def from_arrays(cls, arrays: Mapping[str, Array], params: Mapping[str, JSON]) -> Self:
+        """The fitted head from what :meth:`to_arrays` gave.
+
+        Raises
+        ------
+        DamagedError
+            If an array is missing or does not have the shape and dtype that the others call for.
+        """
+
+    @abstractmethod
+    def _log_proba(self, block: Array) -> Array:
+        """``(b, d) float32`` rows to ``(b, n_classes) float64`` log-probabilities."""
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Log-probabilities ``(n, n_classes) float64`` of rows ``(n, d)``, computed block by block."""
+        check_is_fitted(self)
+        rows = self._rows(X, reset=False)
+        result = np.empty((rows.shape[0], len(self.classes_)))
+        with one_blas_thread() if self._ONE_THREAD else nullcontext():
+            for start, block in iter_blocks(rows, block_bytes=PREDICT_BYTES):
+                result[start : start + len(block)] = self._log_proba(block)
+        return result
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities ``(n, n_classes) float64`` of rows ``(n, d)``; each row sums to 1."""
+        result: Array = np.exp(self.predict_log_proba(X))
+        return result
+
+    def predict(self, X: Any) -> Array:
+        """The most probable label of each row, ``(n,)``; of equal ones the first in ``classes_``."""
+        best = self.predict_log_proba(X).argmax(axis=1)
+        result: Array = self.classes_[best]
+        return result
+
+    def _begin(self, X: Any, y: Any) -> tuple[Rows, Labels]:
+        """Check the training data; learns ``classes_`` and ``n_features_in_``."""
+        rows = self._rows(X, reset=True)
+        labels = encode_labels(y, rows.shape[0])
+        self.classes_ = labels.classes
+        return rows, labels
+
+    def _rows(self, X: Any, *, reset: bool) -> Rows:
+        if not is_lazy(X):
+            # Whether the values are finite is checked block by block, where no copy of the whole is needed.
+            checked: Rows = validate_data(
+                self,
+                X,
+                reset=reset,
+                accept_sparse="csr",
+                dtype=[np.float64, np.float32, np.float16],
+                ensure_all_finite=False,
+            )
+            return checked
+        rows: Rows = X
+        n, width = rows.shape
+        if reset and (n == 0 or width == 0):
+            msg = f"X: {n} sample(s) of {width} feature(s), nothing to learn from."
+            raise LabelsError(msg)
+        if reset:
+            self.n_features_in_ = width
+            self.__dict__.pop("feature_names_in_", None)
+        elif width != self.n_features_in_:
+            msg = (
+                f"X has {width} features, but {type(self).__name__} is expecting {self.n_features_in_} features as "
+                f"input. Give it the view that it was trained on."
+            )
+            raise FeatureSpaceError(msg)
+        return rows
+
+    def _state(self) -> dict[str, JSON]:
+        """The JSON half of :meth:`to_arrays`."""
+        check_is_fitted(self)
+        params = self.get_params(deep=False)
+        for name, value in params.items():
+            if not isinstance(value, str | int | float | bool | list | tuple | dict | None):
+                msg = f"{name}: a {type(value).__name__} cannot be saved with the head. Give a plain number or text."
+                raise OptionError(msg)
+        return {
+            "params": {name: list(v) if isinstance(v, tuple) else v for name, v in params.items()},
+            "classes": self.classes_.tolist(),
+            "n_features_in": int(self.n_features_in_),
+        }
+
+    @classmethod
+    def _restore(cls, params: Mapping[str, JSON]) -> Self:
+        """A head with its constructor parameters, classes and width, still without its arrays."""
+        given, classes, width = params.get("params"), params.get("classes"), params.get("n_features_in")
+        if not (isinstance(given, Mapping) and isinstance(classes, list) and isinstance(width, int) and width > 0):
+            msg = f"{cls.__name__}: its params, classes or n_features_in are missing or malformed; the head is damaged."
+            raise DamagedError(msg)
+        if unknown := sorted(set(given) - set(cls._get_param_names())):
+            msg = f"{cls.__name__}: unknown parameters {unknown}; the head is damaged or of another version."
+            raise DamagedError(msg)
+        if len(classes) < 2 or not all(isinstance(c, str | int | float) for c in classes):
+            msg = f"{cls.__name__}: classes must be at least two texts or numbers; the head is damaged."
+            raise DamagedError(msg)
+        head = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+        head.classes_ = np.array(classes)
+        head.n_features_in_ = width
+        return head
+
+
+def take_array(arrays: Mapping[str, Array], name: str, *, shape: tuple[int, ...], kind: str = "f") -> Array:
+    """One array of a saved head, checked.
+
+    Parameters
+    ----------
+    shape
+        What it must have; -1 stands for any length.
+    kind
+        NumPy's letter for what it must hold: "f" floats, "i" integers.
+
+    Raises
+    ------
+    DamagedError
+        If it is missing, or has another shape or kind of dtype.
+    """
+    array = arrays.get(name)
+    if array is None:
+        msg = f"{name}: this array is missing from the head's weights. The head is damaged: restore it or fit it again."
+        raise DamagedError(msg)
+    same = len(shape) == array.ndim and all(want in (-1, have) for want, have in zip(shape, array.shape, strict=True))
+    if not same or array.dtype.kind != kind:
+        wanted = "×".join("any" if want == -1 else str(want) for want in shape)
+        msg = f"{name}: {array.dtype} of shape {array.shape} where {wanted} ({kind}) belongs. The head is damaged."
+        raise DamagedError(msg)
+    return array
+
+
+def seeded(random_state: Any) -> np.random.Generator:
+    """A generator from scikit-learn's kinds of ``random_state``."""
+    return np.random.default_rng(int(check_random_state(random_state).randint(2**31 - 1)))
+
+
+def class_weights(class_weight: Any, labels: Labels) -> Array:
+    """Weight of each training row, ``(n,) float64``, from ``None``, ``"balanced"`` or a mapping of label to weight."""
+    by_class = compute_class_weight(class_weight, classes=labels.classes, y=labels.classes[labels.codes])
+    result: Array = np.asarray(by_class, dtype=np.float64)[labels.codes]
+    return result
+
+
+def choose_scaling(rows: Rows, *, standardize: bool) -> Scaling:
+    """Scaling fitted on the rows, or the identity for rows that were scaled before."""
+    return fit_scaling(rows) if standardize else identity_scaling(rows)
+
+
+def check_positive(**options: float) -> None:
+    """Refuse options that are not positive, finite numbers.
+
+    Raises
+    ------
+    OptionError
+        Naming the first one.
+    """
+    for name, value in options.items():
+        if isinstance(value, bool) or not np.isreal(value) or not 0 < value < np.inf:
+            msg = f"{name}={value!r}: must be a positive number."
+            raise OptionError(msg)

@@ -1,0 +1,239 @@
+"""Rows of features, wherever they lie: in memory, in a store, or behind a transformation.
+
+A head reads its features through three calls only: a shape, a run of rows, a choice of rows. NumPy arrays, SciPy
+CSR matrices, Zarr and HDF5 arrays and the store's lazy views all answer them, so none has to be loaded whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scstore.errors import CellsError, OptionError
+
+__all__ = [
+    "BLOCK_BYTES",
+    "MEMORY_LIMIT",
+    "Array",
+    "ConcatRows",
+    "MappedRows",
+    "RowSubset",
+    "Rows",
+    "fetch",
+    "fits",
+    "is_lazy",
+    "iter_blocks",
+    "iter_raw_blocks",
+    "materialise",
+    "read",
+    "to_dense",
+    "widest",
+]
+
+Array = NDArray[Any]
+
+MEMORY_LIMIT = 1 << 30
+"""Bytes of float32 that a head may hold of its training rows, unless told otherwise."""
+
+BLOCK_BYTES = 1 << 25
+"""Bytes of float32 in one block of a pass over the rows."""
+
+
+class Rows(Protocol):
+    """A matrix of features, n rows of width d, read in pieces.
+
+    ``rows[slice]`` and ``rows[sorted, distinct int array]`` give those rows as an ndarray (float16, float32 or
+    float64) or as a SciPy CSR matrix. Rows made of other rows name those in ``below``.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n, d)``."""
+        ...
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """Give a run of rows, or chosen ones."""
+        ...
+
+
+def is_lazy(X: object) -> bool:
+    """Whether ``X`` is to be read in pieces: it has rows, and is no array, sparse matrix or data frame."""
+    if isinstance(X, np.ndarray) or sparse.issparse(X) or hasattr(X, "iloc") or hasattr(X, "__dataframe__"):
+        return False
+    return hasattr(X, "__getitem__") and len(getattr(X, "shape", ())) == 2
+
+
+def fits(rows: Rows, memory_limit: int) -> bool:
+    """Whether the whole matrix as float32 stays within ``memory_limit`` bytes."""
+    return 4 * rows.shape[0] * rows.shape[1] <= memory_limit
+
+
+def widest(rows: Rows) -> int:
+    """Columns that a row takes on its way, at least 1: more than it has at the end where a wide matrix lies below."""
+    below = getattr(rows, "below", ())
+    return max(1, rows.shape[1], sum(widest(part) for part in below))
+
+
+def to_dense(block: Any) -> Array:
+    """Turn a block of rows, dense or sparse, into a C-contiguous float32 array; it may share memory with ``block``."""
+    array = block.toarray() if sparse.issparse(block) else block
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def fetch(rows: Rows, key: slice | Array) -> Any:
+    """Rows as they are stored, dense or CSR, in the order of ``key``.
+
+    What is on disk is asked for sorted, distinct rows only: HDF5 accepts nothing else, and any disk answers it
+    faster.
+    """
+    if isinstance(key, slice) or isinstance(rows, np.ndarray) or sparse.issparse(rows):
+        return rows[key]
+    wanted, inverse = np.unique(key, return_inverse=True)
+    block = rows[wanted]
+    return block if len(wanted) == len(key) and np.array_equal(wanted, key) else block[inverse]
+
+
+def read(rows: Rows, key: slice | Array) -> Array:
+    """Rows as finite float32.
+
+    Returns
+    -------
+    ``(len(key), d) float32``; not to be written to, it may be the caller's own array.
+
+    Raises
+    ------
+    CellsError
+        If a value is NaN, infinite or too large for float32.
+    """
+    # Arithmetic on a bad value inside a mapped view would warn; the check below says which row it was.
+    with np.errstate(over="ignore", invalid="ignore"):
+        block = to_dense(fetch(rows, key))
+        total = block.sum(dtype=np.float64)
+    if not np.isfinite(total):
+        place = int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
+        row = int(np.arange(rows.shape[0])[key][place])
+        msg = (
+            f"Row {_origin(rows, row):,} of the features (counted from 0) holds NaN, infinity or a value too large for "
+            f"float32. Leave those cells out, or extract them again."
+        )
+        raise CellsError(msg)
+    return block
+
+
+def iter_raw_blocks(rows: Rows, *, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, Any]]:
+    """Yield ``(first row, block as stored)`` over all rows; a block would take ``block_bytes`` as float32 at most."""
+    for part in _slices(rows, block_bytes):
+        yield part.start, rows[part]
+
+
+def iter_blocks(rows: Rows, *, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, Array]]:
+    """Yield ``(first row, (b, d) float32 block)`` over all rows, each of at most ``block_bytes`` (one row at least)."""
+    for part in _slices(rows, block_bytes):
+        yield part.start, read(rows, part)
+
+
+def _slices(rows: Rows, block_bytes: int) -> Iterator[slice]:
+    n = rows.shape[0]
+    step = max(1, block_bytes // (4 * widest(rows)))
+    for start in range(0, n, step):
+        yield slice(start, min(n, start + step))
+
+
+def materialise(rows: Rows) -> Array:
+    """All rows as one new ``(n, d) float32`` array, filled block by block."""
+    whole = np.empty((rows.shape[0], rows.shape[1]), dtype=np.float32)
+    for start, block in iter_blocks(rows):
+        whole[start : start + len(block)] = block
+    return whole
+
+
+def _origin(rows: Rows, row: int) -> int:
+    """Row number in the matrix that the user handed in."""
+    while below := getattr(rows, "below", ()):
+        row = int(rows.index[row]) if isinstance(rows, RowSubset) else row
+        rows = below[0]
+    return row
+
+
+class RowSubset:
+    """Some rows of a matrix, in a given order, read when asked for.
+
+    Parameters
+    ----------
+    rows
+        The matrix, ``(n, d)``.
+    index
+        ``(m,)`` row numbers.
+    """
+
+    def __init__(self, rows: Rows, index: Array) -> None:
+        index = np.asarray(index)
+        if index.ndim != 1 or (index.size and (index.min() < 0 or index.max() >= rows.shape[0])):
+            msg = f"index: row numbers must be one-dimensional and lie in 0 … {rows.shape[0] - 1}."
+            raise OptionError(msg)
+        self.below = (rows,)
+        self.index = index.astype(np.int64)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(m, d)``."""
+        return len(self.index), self.below[0].shape[1]
+
+    def __getitem__(self, key: slice | Array) -> Any:
+        return fetch(self.below[0], self.index[key])
+
+
+class MappedRows:
+    """Rows passed through a function of each row alone, when asked for.
+
+    Parameters
+    ----------
+    rows
+        The matrix, ``(n, d)``.
+    function
+        From a block as stored (``(b, d)``, dense or CSR) to ``(b, width)``.
+    width
+        How many columns ``function`` gives.
+    """
+
+    def __init__(self, rows: Rows, function: Callable[[Any], Array], *, width: int) -> None:
+        self.below = (rows,)
+        self.function = function
+        self.width = width
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n, width)``."""
+        return self.below[0].shape[0], self.width
+
+    def __getitem__(self, key: slice | Array) -> Array:
+        return self.function(fetch(self.below[0], key))
+
+
+class ConcatRows:
+    """Matrices of the same cells side by side, joined when asked for.
+
+    Parameters
+    ----------
+    parts
+        At least one matrix; all of n rows.
+    """
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        lengths = sorted({part.shape[0] for part in parts})
+        if len(lengths) != 1:
+            msg = f"parts: views to join must have the same number of rows; these have {lengths}."
+            raise OptionError(msg)
+        self.below = tuple(parts)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n, sum of the widths)``."""
+        return self.below[0].shape[0], sum(part.shape[1] for part in self.below)
+
+    def __getitem__(self, key: slice | Array) -> Array:
+        return np.concatenate([to_dense(fetch(part, key)) for part in self.below], axis=1)

@@ -1,0 +1,38 @@
+"""How many threads the arithmetic of a head runs on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+__all__ = ["in_threads", "one_blas_thread"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let matrix products run on one thread each for as long as the block runs.
+
+    The products of a head are small. On several threads they gain little, and beside another busy process they take
+    5 to 30 times as long (OpenBLAS threads spin while they wait). On one, the last bit does not depend on the
+    number of cores.
+    """
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Results of ``function`` for each item, in the order of the items, worked out side by side."""
+    workers = min(len(items), os.cpu_count() or 1, 8)
+    if workers < 2:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(function, items)

@@ -1,0 +1,38 @@
+"""How a long piece of work tells what it is doing, without knowing who listens.
+
+Workflows call a :class:`Reporter`; the base class is silent, which is what Python callers get. The command line passes
+one that draws progress bars on a terminal and plain lines elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["Reporter", "Track"]
+
+
+class Track:
+    """Progress of one piece of work whose size is known."""
+
+    def advance(self, n: int = 1) -> None:
+        """Say that ``n`` more units are done."""
+
+    def resume_at(self, n: int) -> None:
+        """Say that ``n`` units were done before this run began: they count as done, not towards the speed."""
+
+
+class Reporter:
+    """Listens to a workflow; this one says nothing."""
+
+    def note(self, message: str) -> None:
+        """Something the user should know: which slot was read, how many genes matched."""
+
+    def warn(self, message: str) -> None:
+        """Something that may make the result worse than the user expects."""
+
+    @contextmanager
+    def track(self, label: str, total: int, unit: str) -> Iterator[Track]:
+        """Follow ``total`` units of work (``unit`` is their plural name: cells, texts)."""
+        del label, total, unit
+        yield Track()

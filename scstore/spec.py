@@ -1,0 +1,72 @@
+"""Feature spaces and their fingerprints.
+
+A feature space is a plain mapping of JSON values that names everything which decides the numbers of a view: model and
+weights digest, instruction, layout, gene table digest, panel digest, ranking, projector, layer, pooling. Its canonical
+JSON is hashed with SHA-256; two views may be compared only when their fingerprints are equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["Space", "canonical_json", "differences", "fingerprint", "flatten"]
+
+Space = Mapping[str, Any]
+"""A JSON object that names a feature space."""
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys, no spaces, and no NaN: the same text for the same value, for ever.
+
+    Parameters
+    ----------
+    value
+        A JSON value: mappings with string keys, lists, strings, numbers, booleans, ``None``.
+
+    Raises
+    ------
+    ValueError
+        If the value holds NaN or infinity.
+    TypeError
+        If it holds anything that JSON has no form for.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def fingerprint(space: Space) -> str:
+    """SHA-256 of the canonical JSON of a feature space, as ``sha256:<64 hex digits>``."""
+    return "sha256:" + hashlib.sha256(canonical_json(space).encode()).hexdigest()
+
+
+def flatten(space: Space, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ``(dotted field, value)`` for every leaf of a nested mapping, sorted by field."""
+    for key in sorted(space):
+        value, name = space[key], f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def differences(old: Space, new: Space) -> list[str]:
+    """Lines ``field: old → new`` for every field in which two feature spaces differ.
+
+    Examples
+    --------
+    >>> differences({"layer": 6, "model": {"name": "a"}}, {"layer": 3, "model": {"name": "a"}})
+    ['layer: 6 → 3']
+    """
+    left, right = dict(flatten(old)), dict(flatten(new))
+    missing = object()
+
+    def show(value: Any) -> str:
+        return "(absent)" if value is missing else json.dumps(value, ensure_ascii=False)
+
+    return [
+        f"{name}: {show(left.get(name, missing))} → {show(right.get(name, missing))}"
+        for name in sorted(left.keys() | right.keys())
+        if left.get(name, missing) != right.get(name, missing)
+    ]

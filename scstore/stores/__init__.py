@@ -1,0 +1,1 @@
+"""Embedding stores: AnnData on disk, written shard by shard and read lazily."""

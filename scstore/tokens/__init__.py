@@ -1,0 +1,1 @@
+"""From a cell's expression to a short sequence of genes."""

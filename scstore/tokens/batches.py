@@ -1,0 +1,139 @@
+"""Batches of cells for the model: which cells go together, and the sequences they become.
+
+A sequence is ``prefix | genes | suffix | padding``. Positions hold *slots* of one table of input vectors, so that a
+batch is built by a single gather on the device: slot 0 is padding, then the prefix, then the suffix, then the genes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scstore.tokens.ranking import RankedCells
+
+__all__ = ["POOLINGS", "Batch", "Frame", "assemble", "plan_batches"]
+
+POOLINGS = ("last", "mean", "wmean")
+"""``last``: hidden state at the readout token (the papers'); ``mean`` over the gene positions; ``wmean``: the same,
+weighted by expression."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around the genes in every sequence.
+
+    Attributes
+    ----------
+    n_prefix, n_suffix
+        Number of positions before and after the genes.
+    readout_at_end
+        Whether the readout token is the last of the suffix (decoders) or the first of the prefix (encoders).
+    """
+
+    n_prefix: int
+    n_suffix: int
+    readout_at_end: bool
+
+    @property
+    def overhead(self) -> int:
+        """Positions that are not genes."""
+        return self.n_prefix + self.n_suffix
+
+    @property
+    def first_gene_slot(self) -> int:
+        """Slot of gene 0 in the table of input vectors."""
+        return 1 + self.overhead
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of equal padded length.
+
+    Attributes
+    ----------
+    cells
+        ``(B,) int64``: row of each cell in the run of cells it was assembled from.
+    slots
+        ``(B, T) int64``: slot of the table of input vectors at each position; 0 is padding.
+    lengths
+        ``(B,) int64``: positions that are not padding.
+    scale
+        ``(B, T) float32``: log-normalised expression at the gene positions, 0 elsewhere.
+    pooling
+        ``(B, P, T) float32``: weights over the positions, one row for each pooling asked for, each summing to one.
+    """
+
+    cells: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    scale: NDArray[np.float32]
+    pooling: NDArray[np.float32]
+
+
+def plan_batches(lengths: NDArray[np.int64], *, tokens: int) -> list[NDArray[np.int64]]:
+    """Group cells of similar length into batches of at most ``tokens`` padded positions.
+
+    Parameters
+    ----------
+    lengths
+        ``(n_cells,) int64``: sequence length of each cell; cells of length 0 get no batch.
+    tokens
+        Padded positions a batch may have; a longer cell gets a batch of its own.
+
+    Returns
+    -------
+    list of ``(B,) int64``
+        Row numbers, longest cells first. The same lengths give the same batches.
+    """
+    order = np.lexsort((np.arange(len(lengths)), -lengths))
+    order = order[lengths[order] > 0]
+    batches = []
+    start = 0
+    while start < len(order):
+        rows = max(1, tokens // int(lengths[order[start]]))
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches
+
+
+def assemble(ranked: RankedCells, cells: NDArray[np.int64], *, frame: Frame, poolings: tuple[str, ...]) -> Batch:
+    """Lay out the sequences of some cells.
+
+    Parameters
+    ----------
+    ranked
+        The ranked genes of a run of cells.
+    cells
+        ``(B,) int64``: which of them; each must have at least one gene.
+    frame
+        What stands around the genes.
+    poolings
+        Which of :data:`POOLINGS` to prepare weights for.
+    """
+    n_genes = ranked.lengths[cells]
+    lengths = n_genes + frame.overhead
+    shape = (len(cells), int(lengths.max()))
+    first = frame.n_prefix
+    row = np.repeat(np.arange(len(cells)), n_genes)
+    within = np.arange(int(n_genes.sum())) - np.repeat(np.cumsum(n_genes) - n_genes, n_genes)
+    entry = np.repeat(ranked.offsets[cells], n_genes) + within
+
+    slots = np.zeros(shape, dtype=np.int64)
+    scale = np.zeros(shape, dtype=np.float32)
+    slots[:, :first] = 1 + np.arange(first)
+    slots[row, first + within] = frame.first_gene_slot + ranked.genes[entry]
+    scale[row, first + within] = ranked.values[entry]
+    suffix = np.arange(frame.n_suffix)
+    slots[np.arange(len(cells))[:, None], first + n_genes[:, None] + suffix] = 1 + first + suffix
+
+    pooling = np.zeros((len(cells), len(poolings), shape[1]), dtype=np.float32)
+    for p, name in enumerate(poolings):
+        if name == "last":
+            pooling[np.arange(len(cells)), p, lengths - 1 if frame.readout_at_end else 0] = 1
+        elif name == "mean":
+            pooling[row, p, first + within] = np.repeat(1 / n_genes, n_genes)
+        else:
+            pooling[:, p] = scale / scale.sum(axis=1, keepdims=True, dtype=np.float64)
+    return Batch(cells=cells, slots=slots, lengths=lengths, scale=scale, pooling=pooling)

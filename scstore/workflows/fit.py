@@ -1,0 +1,124 @@
+"""``scstore fit``: a head on cached features."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scstore import fsio
+from scstore.cells.labels import read_labels
+from scstore.errors import OptionError
+from scstore.heads.artifact import save_head
+from scstore.heads.fusion import FusedHead
+from scstore.heads.rows import Rows, RowSubset
+from scstore.progress import Reporter
+from scstore.stores.ledger import ids_digest
+from scstore.stores.reader import Store, open_store
+
+__all__ = ["fit"]
+
+
+def fit(
+    store: str | os.PathLike[str] | Store,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    label: str,
+    head: str = "linear",
+    views: Sequence[str] | None = None,
+    fuse: str = "late",
+    params: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    allow_partial: bool = False,
+    overwrite: bool = False,
+    progress: Reporter | None = None,
+) -> FusedHead:
+    """Train a head to tell labels from features that are already on disk. No model, no torch, no GPU.
+
+    Parameters
+    ----------
+    store
+        A store, or any ``.h5ad`` or AnnData Zarr with ``obsm`` matrices.
+    output
+        Folder to save the head in; not saved when ``None``.
+    label
+        Column of ``obs``; cells without a label, and empty cells, are left out.
+    head
+        ``linear``, ``mlp`` or ``knn``.
+    views
+        Feature matrices; the store's readout, ``genept`` and ``X`` by default.
+    fuse
+        ``late``: one head a view, their calibrated log-probabilities averaged. ``early``: one head on all columns.
+    params
+        Parameters of the head's estimator, such as ``{"C": 0.1}``.
+    seed
+        The same seed gives the same head, byte for byte.
+    allow_partial
+        Train on what is extracted so far; recorded in the head.
+    overwrite
+        Replace an existing head.
+    progress
+        Told what happens.
+
+    Returns
+    -------
+    FusedHead
+        Trained; its ``held_out`` says how well it did on cells it had not seen.
+
+    Raises
+    ------
+    LabelsError
+        If there is no such column, or fewer than two labels.
+    IncompleteStoreError
+        If the store is not finished and ``allow_partial`` is not set.
+    OutputError
+        If the head exists.
+    """
+    if output is not None:
+        fsio.check_output(output, overwrite=overwrite)
+    progress = progress or Reporter()
+    opened = store if isinstance(store, Store) else open_store(store)
+    labels = read_labels(opened.obs, label, source=str(opened.path))
+    usable = opened.usable_rows(allow_partial=allow_partial)
+    rows = usable[[labels[row] is not None for row in usable]]
+    y = np.array([labels[row] for row in rows], dtype=object)
+    names = [opened.view(name).name for name in (views or opened.default_views)]
+    if len(set(names)) < len(names):
+        msg = f"--view: {', '.join(names)}: name each view once."
+        raise OptionError(msg)
+    matrices = {name: opened.view(name) for name in names}
+    for view in matrices.values():
+        if "source" in view.space:
+            progress.note(
+                f"{view.name} was not extracted by scstore: whether other cells' {view.name} is in the same space "
+                "cannot be checked."
+            )
+    features: dict[str, Rows] = {name: RowSubset(view, rows) for name, view in matrices.items()}
+    genes = opened.expression_genes if "X" in names else None
+    trained = FusedHead(head, fuse=fuse, params=params, random_state=seed)
+    progress.note(f"fitting {head} on {', '.join(names)}: {len(rows):,} cells, {len(set(y)):,} labels of {label!r}")
+    trained.fit(features, y, gene_names=None if genes is None else list(genes.index))
+    record: dict[str, Any] = {
+        "label": label,
+        "views": {name: {"space": dict(v.space), "fingerprint": v.fingerprint} for name, v in matrices.items()},
+        "genes": None,
+        "trained_on": {
+            "name": opened.path.name,
+            "n_cells": len(rows),
+            "classes": dict(sorted(Counter(map(str, y)).items())),
+            "ids": ids_digest([str(name) for name in opened.obs.index[rows]]),
+            "partial": not opened.is_complete,
+        },
+        "seed": seed,
+    }
+    if genes is not None and trained.genes_ is not None:
+        chosen = genes.loc[list(trained.genes_), ["symbol", "ensembl_id"]].astype(str)
+        record["genes"] = chosen.to_dict("list")
+    trained.record_ = record
+    if output is not None:
+        save_head(trained, Path(output), record=record, overwrite=overwrite)
+    return trained

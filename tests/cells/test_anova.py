@@ -1,0 +1,99 @@
+"""Streamed analysis of variance against scikit-learn's."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+from sklearn.feature_selection import f_classif
+
+from scstore.cells.anova import ClassSums, top_genes
+from scstore.errors import CellsError
+
+
+def counts(seed: int, n: int = 120, genes: int = 30, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    codes = np.concatenate([np.arange(classes), rng.integers(0, classes, n - classes)])
+    rates = rng.gamma(0.5, 2, (classes, genes))
+    return np.log1p(rng.poisson(rates[codes])).astype(np.float32), codes
+
+
+def streamed(values: np.ndarray, codes: np.ndarray, *, step: int, as_csr: bool) -> ClassSums:
+    sums = ClassSums(int(codes.max()) + 1, values.shape[1])
+    for start in range(0, len(values), step):
+        block = values[start : start + step]
+        sums.add(sparse.csr_matrix(block) if as_csr else block, codes[start : start + step])
+    return sums
+
+
+@pytest.mark.parametrize("as_csr", [True, False])
+def test_f_equals_scikit_learn(as_csr: bool) -> None:
+    values, codes = counts(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # genes without a count
+        wanted = np.nan_to_num(f_classif(values.astype(np.float64), codes)[0])
+    found = streamed(values, codes, step=17, as_csr=as_csr).f_values()
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000), step=st.integers(1, 150), as_csr=st.booleans())
+def test_f_does_not_depend_on_the_blocks(seed: int, step: int, as_csr: bool) -> None:
+    values, codes = counts(seed)
+    whole = streamed(values, codes, step=len(values), as_csr=False)
+    parts = streamed(values, codes, step=step, as_csr=as_csr)
+    np.testing.assert_allclose(parts.f_values(), whole.f_values(), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(parts.variances(), whole.variances(), rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(parts.counts, whole.counts)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(level=st.floats(0, 1e4, allow_nan=False), n=st.integers(4, 400))
+def test_constant_genes_score_zero(level: float, n: int) -> None:
+    codes = np.arange(n) % 2
+    sums = streamed(np.full((n, 2), level, dtype=np.float32), codes, step=7, as_csr=False)
+    assert sums.f_values().tolist() == [0, 0]
+    assert sums.variances().tolist() == [0, 0]
+
+
+def test_a_gene_that_separates_perfectly_is_finite_and_first() -> None:
+    codes = np.array([0, 0, 0, 1, 1, 1])
+    values = np.array([[0, 1.0], [0, 2], [0, 1], [3, 4], [3, 3], [3, 5]])
+    f = streamed(values, codes, step=6, as_csr=False).f_values()
+    assert np.isfinite(f).all()
+    assert f[0] > 1e6 > f[1] > 0
+
+
+def test_classes_of_too_few_cells_are_left_out() -> None:
+    values, codes = counts(1, classes=3)
+    lonely = np.append(codes, 3)
+    sums = streamed(np.vstack([values, np.full((1, 30), 9.0)]), lonely, step=50, as_csr=False)
+    without = streamed(values, codes, step=50, as_csr=False)
+    np.testing.assert_allclose(sums.f_values(min_cells=2), without.f_values())
+    assert not np.allclose(sums.f_values(), without.f_values())
+
+
+@pytest.mark.parametrize("codes", [[0, 1, 2], [0, 0, 0]], ids=["a cell a class", "one class"])
+def test_nothing_to_compare_scores_zero(codes: list[int]) -> None:
+    sums = streamed(np.eye(3), np.array(codes), step=3, as_csr=False)
+    assert sums.f_values().tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("as_csr", [True, False])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_is_refused_by_name(bad: float, as_csr: bool) -> None:
+    sums = ClassSums(2, 3).add(np.ones((5, 3)), np.array([0, 1, 0, 1, 0]))
+    block = np.ones((2, 3))
+    block[1, 2] = bad
+    with pytest.raises(CellsError, match=r"cell 6, gene 2"):
+        sums.add(sparse.csr_matrix(block) if as_csr else block, np.array([0, 1]))
+
+
+def test_top_genes_break_ties_by_number() -> None:
+    assert top_genes(np.array([1.0, 5, 5, 0, 7]), 3).tolist() == [4, 1, 2]
+    assert top_genes(np.array([1.0, 2]), 10).tolist() == [1, 0]
+    assert top_genes(np.zeros(0), 3).tolist() == []

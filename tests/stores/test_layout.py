@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scstore.stores.layout import MAX_SHARD_ROWS, StorePlan, default_shard_rows
+
+
+@given(st.integers(1, 500), st.integers(1, 100))
+def test_shards_cover_every_row_once(n_obs: int, shard_rows: int) -> None:
+    """RELIABILITY 11: n not a multiple of the shard."""
+    plan = StorePlan(n_obs, shard_rows, ())
+    rows = [row for _, start, stop in plan.shards() for row in range(start, stop)]
+    assert rows == list(range(n_obs))
+
+
+def test_a_shard_of_llama_13b_is_about_16_mb() -> None:
+    rows = default_shard_rows(10**6, [(5120, "float16"), (384, "float16")])
+    assert abs(rows * 5120 * 2 - 16 * 2**20) < 5120 * 2
+
+
+@given(st.integers(1, 10**7), st.integers(1, 20000))
+def test_a_shard_never_has_more_rows_than_there_are_or_than_a_kill_may_lose(n_obs: int, width: int) -> None:
+    assert 1 <= default_shard_rows(n_obs, [(width, "float32")]) <= min(n_obs, MAX_SHARD_ROWS)

@@ -1,0 +1,105 @@
+"""Real parts that tests build: small random models in Hugging Face layout, synthetic cells."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+"""The command line in a process of its own: words, then `code=` and `env=`."""
+
+ROOT = Path(__file__).parent.parent
+WORDS = "what is the cell type of this given embedding ? gene protein blood a b c d e f".split()
+
+
+def write_tokenizer(folder: Path, *, begin: str, end: str) -> int:
+    """A word-level tokenizer that also spells unknown words; returns the size of its vocabulary."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    letters = [chr(code) for code in range(33, 127)]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(["<unk>", begin, end, *WORDS, *letters]))}
+    merges: list[tuple[str, str]] = []
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", fuse_unk=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A {end}", special_tokens=[(begin, vocabulary[begin]), (end, vocabulary[end])]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "TokenizersBackend", "unk_token": "<unk>"}
+    config |= {"bos_token": begin, "eos_token": end} if begin == "<s>" else {"cls_token": begin, "sep_token": end}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return len(vocabulary)
+
+
+def write_model(folder: Path, kind: str = "llama", *, seed: int = 0, context: int = 128) -> Path:
+    """A small random model of a family, saved as transformers saves the large ones."""
+    import torch
+    from transformers import (
+        BertConfig,
+        BertModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        MistralConfig,
+        MistralModel,
+        Qwen2Config,
+        Qwen2Model,
+        Qwen3Config,
+        Qwen3Model,
+    )  # fmt: skip
+
+    folder.mkdir(parents=True)
+    ends = {"begin": "[CLS]", "end": "[SEP]"} if kind == "bert" else {"begin": "<s>", "end": "</s>"}
+    vocabulary = write_tokenizer(folder, **ends)
+    shape = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": context,
+    }
+    grouped = {**shape, "num_key_value_heads": 2}
+    torch.manual_seed(seed)
+    model = {
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(**grouped)),
+        "mistral": lambda: MistralModel(MistralConfig(**grouped)),
+        "qwen2": lambda: Qwen2Model(Qwen2Config(**grouped)),
+        "qwen3": lambda: Qwen3Model(Qwen3Config(**grouped, head_dim=8)),
+        "bert": lambda: BertModel(BertConfig(**shape)),
+    }[kind]()
+    with torch.no_grad():  # the default initialisation is so small that layers hardly differ
+        for name, weights in model.named_parameters():
+            if weights.ndim == 2:
+                weights.mul_(5)
+            elif "norm" not in name.lower():
+                weights.add_(torch.randn_like(weights) * 0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def make_cells(n_cells: int = 60, n_genes: int = 40, *, seed: int = 0, empty: int | None = None) -> anndata.AnnData:
+    """Counts of three cell types, each with genes of its own; `empty` names a cell without any count."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.integers(0, 3, n_cells)
+    rates = np.full((3, n_genes), 0.4)
+    for kind in range(3):
+        rates[kind, kind * 5 : kind * 5 + 5] = 6.0
+    counts = rng.poisson(rates[kinds]).astype(np.float32)
+    counts[:, -1] += 1  # a housekeeping gene: no cell is empty by chance
+    if empty is not None:
+        counts[empty] = 0
+    obs = pd.DataFrame(
+        {
+            "cell_type": pd.Categorical([f"type {kind}" for kind in kinds]),
+            "donor": [f"d{i % 2}" for i in range(n_cells)],
+        },
+        index=[f"cell{i}" for i in range(n_cells)],
+    )
+    return anndata.AnnData(csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"GENE{i}" for i in range(n_genes)]))

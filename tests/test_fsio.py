@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scstore import fsio
+from scstore.errors import DamagedError, LockedError, OutputError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    """RELIABILITY 43: a crash while writing an output."""
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), fsio.atomic_path(target) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_atomic_write_replaces_the_file(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    target.write_text("old")
+    fsio.write_bytes(target, b"ne", memoryview(b"w"))
+    assert target.read_text() == "new"
+
+
+def test_the_file_is_flushed_before_the_rename_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    real_sync, real_replace = os.fsync, Path.replace
+
+    def sync(descriptor: int) -> None:
+        folder = Path(f"/proc/self/fd/{descriptor}").resolve().is_dir()
+        events.append("fsync folder" if folder else "fsync file")
+        real_sync(descriptor)
+
+    def replace(self: Path, target: Path) -> Path:
+        events.append("rename")
+        return real_replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
+    fsio.write_bytes(tmp_path / "a", b"1")
+    assert events == ["fsync file", "rename", "fsync folder"]
+
+
+def test_an_atomic_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "store"
+    with pytest.raises(RuntimeError), fsio.atomic_folder(target) as folder:
+        (folder / "a").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with fsio.atomic_folder(target) as folder:
+        (folder / "a").write_text("1")
+        assert not target.exists()
+    assert (target / "a").read_text() == "1"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_overwriting_a_folder_keeps_the_old_one_until_the_new_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "store"
+    target.mkdir()
+    (target / "old").write_text("1")
+    with fsio.atomic_folder(target, overwrite=True) as folder:
+        (folder / "new").write_text("2")
+        assert (target / "old").exists()
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_stale_partial_folders_are_removed(tmp_path: Path) -> None:
+    """RELIABILITY 23."""
+    stale = tmp_path / f".store{fsio.PARTIAL}dead"
+    stale.mkdir()
+    with fsio.atomic_folder(tmp_path / "store"):
+        pass
+    assert not stale.exists()
+
+
+def test_digest_of_a_tree_sees_names_and_bytes(tmp_path: Path) -> None:
+    (tmp_path / "t" / "sub").mkdir(parents=True)
+    (tmp_path / "t" / "sub" / "x").write_text("1")
+    first = fsio.digest_tree(tmp_path / "t")
+    (tmp_path / "t" / "sub" / "x").write_text("2")
+    assert fsio.digest_tree(tmp_path / "t") != first
+    (tmp_path / "t" / "sub" / "x").write_text("1")
+    assert fsio.digest_tree(tmp_path / "t") == first
+    (tmp_path / "t" / "sub" / "x").rename(tmp_path / "t" / "sub" / "y")
+    assert fsio.digest_tree(tmp_path / "t") != first
+
+
+def test_digest_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert fsio.digest_file(tmp_path / "a") == "sha256:" + hashlib.sha256(b"abc").hexdigest()
+    assert fsio.digest_file(tmp_path / "a") == fsio.digest_tree(tmp_path / "a") == fsio.digest_bytes(b"abc")
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 100_000])
+def test_what_is_not_json_is_damaged(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DamagedError, match=r"a\.json"):
+        fsio.read_json(tmp_path / "a.json")
+
+
+def test_json_larger_than_its_limit_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("1" * 100)
+    with pytest.raises(DamagedError, match="100 bytes"):
+        fsio.read_json(tmp_path / "a.json", limit=99)
+
+
+def test_an_existing_output_is_refused_unless_overwritten(tmp_path: Path) -> None:
+    """RELIABILITY 43: the output exists."""
+    (tmp_path / "a").write_text("1")
+    with pytest.raises(OutputError, match="--overwrite"):
+        fsio.check_output(tmp_path / "a")
+    assert fsio.check_output(tmp_path / "a", overwrite=True) == tmp_path / "a"
+
+
+def test_a_folder_that_cannot_be_written_is_found_at_once(tmp_path: Path) -> None:
+    """RELIABILITY 24."""
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OutputError, match="cannot write"):
+        fsio.check_output(tmp_path / "file" / "out.zarr")
+
+
+def test_a_second_owner_is_refused(tmp_path: Path) -> None:
+    """RELIABILITY 25: two writers."""
+    with fsio.lock(tmp_path / "l"):
+        with pytest.raises(LockedError, match=f"process {os.getpid()}"), fsio.lock(tmp_path / "l"):
+            pass
+        assert (tmp_path / "l").exists()
+    assert not (tmp_path / "l").exists()
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    """RELIABILITY 25: lock of a dead process."""
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    (tmp_path / "l").write_text(json.dumps({"host": socket.gethostname(), "pid": int(dead.stdout), "since": 0}))
+    with fsio.lock(tmp_path / "l"):
+        assert json.loads((tmp_path / "l").read_text())["pid"] == os.getpid()
+
+
+def test_the_lock_of_another_host_is_left_alone(tmp_path: Path) -> None:
+    """RELIABILITY 25: lock of another host."""
+    (tmp_path / "l").write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": 0}))
+    with pytest.raises(LockedError, match="elsewhere.*delete this lock"), fsio.lock(tmp_path / "l"):
+        pass

@@ -1,0 +1,82 @@
+"""The public names, what importing them costs, and the laptop that has no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT, make_cells
+
+import scstore
+from scstore import errors
+
+HEAVY = ("torch", "transformers", "accelerate", "faiss", "umap", "matplotlib")
+
+NO_TORCH = """
+import sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "accelerate", "tokenizers"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NoTorch())
+"""
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    assert scstore.__all__ == sorted(scstore.__all__)
+    for name in scstore.__all__:
+        assert getattr(scstore, name).__doc__
+    assert set(scstore.__all__) <= set(dir(scstore))
+    with pytest.raises(AttributeError, match="nothing"):
+        scstore.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("module", ["scstore", "scstore.cli"])
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    script = f"import sys, {module}; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("module", ["fit", "predict", "query"])
+def test_stage_2_never_imports_torch(module: str) -> None:
+    script = f"import sys, scstore.workflows.{module}; print(*(name for name in {HEAVY[:3]!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_stage_2_runs_where_there_is_no_torch(llama: Path, tmp_path: Path) -> None:
+    scstore.extract(make_cells(), tmp_path / "ref.zarr", model=str(llama))
+    scstore.extract(make_cells(20, seed=1), tmp_path / "new.zarr", like=tmp_path / "ref.zarr")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(NO_TORCH)
+
+    def run(*words: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "scstore", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={"PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}", "PATH": ""},
+        )
+        assert done.returncode == code, done.stderr
+        return done.stderr
+
+    for head in ("linear", "mlp", "knn"):
+        run("fit", "ref.zarr", "--label", "cell_type", "--head", head, "-o", f"heads/{head}")
+        run("predict", "new.zarr", "--head", f"heads/{head}", "-o", f"{head}.h5ad")
+    run("query", "new.zarr", "--reference", "ref.zarr", "-k", "3", "-o", "n.parquet")
+    said = run("extract", "new.h5ad", "-o", "x.zarr", "--model", "minilm", code=2)
+    assert "pip install 'scstore[extract]'" in said
+
+
+def test_every_error_has_a_kind_an_exit_code_and_a_parent() -> None:
+    kinds = [getattr(errors, name) for name in errors.__all__]
+    assert errors.__all__ == sorted(errors.__all__)
+    assert all(issubclass(kind, errors.ScstoreError) and kind.__name__ in (errors.__doc__ or "") for kind in kinds)
+    assert all(kind.exit_code == (2 if issubclass(kind, errors.InputError) else 1) for kind in kinds)
+    assert len({kind.kind for kind in kinds}) == len(kinds)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.sparse import csr_matrix
+
+from scstore.tokens.ranking import rank_genes
+
+MATRICES = arrays(
+    np.float32, st.tuples(st.integers(1, 6), st.integers(1, 8)), elements=st.sampled_from([0, 0, 1, 2, 3])
+)
+
+
+@given(MATRICES, st.integers(1, 9))
+def test_it_equals_sorting_each_cell_by_hand(matrix: np.ndarray, top: int) -> None:
+    """RELIABILITY 16: ties break by gene-table order; genes that are not expressed never enter."""
+    ranked = rank_genes(csr_matrix(matrix), top_genes=top)
+    for cell, row in enumerate(matrix):
+        expected = sorted(np.flatnonzero(row), key=lambda gene: (-row[gene], gene))[:top]
+        here = slice(ranked.offsets[cell], ranked.offsets[cell + 1])
+        assert ranked.genes[here].tolist() == expected
+        assert ranked.values[here].tolist() == [row[gene] for gene in expected]
+
+
+@given(MATRICES)
+def test_a_cell_is_ranked_alike_alone_and_among_others(matrix: np.ndarray) -> None:
+    together = rank_genes(csr_matrix(matrix), top_genes=4)
+    for cell in range(len(matrix)):
+        alone = rank_genes(csr_matrix(matrix[cell : cell + 1]), top_genes=4)
+        assert alone.genes.tolist() == together.genes[together.offsets[cell] : together.offsets[cell + 1]].tolist()
+
+
+def test_only_admitted_genes_enter() -> None:
+    rows = csr_matrix(np.array([[5, 4, 3, 2]], dtype=np.float32))
+    ranked = rank_genes(rows, top_genes=2, admitted=np.array([False, True, False, True]))
+    assert ranked.genes.tolist() == [1, 3]
+
+
+def test_medians_change_the_order_and_not_the_values() -> None:
+    rows = csr_matrix(np.array([[5, 4, 3]], dtype=np.float32))
+    ranked = rank_genes(rows, top_genes=3, medians=np.array([10, 1, 1], dtype=np.float32))
+    assert ranked.genes.tolist() == [1, 2, 0]
+    assert ranked.values.tolist() == [4, 3, 5]
+
+
+def test_explicit_zeros_never_enter() -> None:
+    rows = csr_matrix((np.array([0, 2], dtype=np.float32), [0, 1], [0, 2]), shape=(1, 3))
+    assert rank_genes(rows, top_genes=3).genes.tolist() == [1]

@@ -1,0 +1,452 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pytest
+from scipy.sparse import csc_matrix, csr_matrix
+from support import ROOT, make_cells, write_model
+
+import scstore
+from scstore import fsio
+from scstore.errors import (
+    CellsError,
+    FeatureSpaceError,
+    GenesError,
+    LockedError,
+    NumericsError,
+    OptionError,
+    OutputError,
+)
+from scstore.progress import Reporter
+from scstore.stores.layout import chunk_path, lock_path, record_path
+
+VIEWS = ("readout_wmean_l3", "readout_last_l3", "genept", "genept_random", "X")
+
+
+class Notes(Reporter):
+    """Keeps what a workflow says."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.said.append(message)
+
+    warn = note
+
+
+def extract(cells: Any, out: Path, model: Path, **options: Any) -> scstore.Store:
+    return scstore.extract(cells, out, model=str(model), **options)
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    return float((np.abs(a - b) / np.abs(b).max(axis=1, keepdims=True)).max())
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_a_finished_store_opens_with_anndata_alone(
+    kind: str, cells_file: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    extract(cells_file, tmp_path / "s.zarr", request.getfixturevalue(kind), shard_rows=16)
+    script = (
+        "import sys, warnings; warnings.simplefilter('error')\n"
+        "import anndata, numpy\n"
+        "adata = anndata.read_zarr(sys.argv[1])\n"
+        "assert 'scstore' not in sys.modules\n"
+        "assert all(numpy.isfinite(view).all() for view in adata.obsm.values())\n"
+        "print(adata.n_obs, *sorted(adata.obsm), *adata.obs.columns)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "s.zarr"], capture_output=True, text=True, cwd="/")
+    views = "genept genept_random readout_last_l3 readout_wmean_l3".split()
+    columns = "cell_type donor scstore_n_genes scstore_status".split()
+    assert done.stdout.split() == ["60", *views, *columns], done.stderr
+
+
+def test_views_are_what_the_parts_give(cells: anndata.AnnData, llama: Path, tmp_path: Path) -> None:
+    store = extract(cells, tmp_path / "s.zarr", llama, store_dtype="float32")
+    assert store.views == VIEWS
+    counts = cells.X.toarray()
+    expected = np.log1p(counts / counts.sum(1, keepdims=True) * 1e4)
+    np.testing.assert_allclose(store.view("X")[:].toarray(), expected, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(store.view("genept")[:], axis=1), 1, rtol=1e-5)
+    assert store.obs["scstore_n_genes"].tolist() == (counts > 0).sum(1).tolist()
+
+
+def test_a_cell_alone_in_a_batch_and_in_another_order(cells: anndata.AnnData, llama: Path, tmp_path: Path) -> None:
+    """The same vector: max relative difference ≤ 1e-5 in float32 on the CPU."""
+    whole = extract(cells, tmp_path / "whole.zarr", llama, store_dtype="float32")
+    turned = extract(
+        cells[::-1].copy(), tmp_path / "turned.zarr", llama, store_dtype="float32", shard_rows=7, tokens_per_batch=150
+    )
+    alone = extract(cells[13].copy(), tmp_path / "alone.zarr", llama, store_dtype="float32")
+    for view in VIEWS[:-1]:
+        everyone = whole.view(view)[:]
+        assert relative(turned.view(view)[:][::-1], everyone) <= 1e-5
+        assert relative(alone.view(view)[:], everyone[13:14]) <= 1e-5
+
+
+def test_every_form_of_the_same_cells_gives_the_same_store(cells: anndata.AnnData, llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 12: CSR, CSC, dense, int and float dtypes, in memory, .h5ad, Zarr."""
+    first = extract(cells, tmp_path / "memory.zarr", llama)
+    forms: dict[str, Any] = {}
+    for name, matrix in {
+        "csc.h5ad": csc_matrix(cells.X),
+        "dense.h5ad": cells.X.toarray(),
+        "int.h5ad": csr_matrix(cells.X).astype(np.int64),
+        "double.zarr": csr_matrix(cells.X).astype(np.float64),
+    }.items():
+        other = anndata.AnnData(matrix, obs=cells.obs, var=cells.var)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # anndata announces its next Zarr default
+            (other.write_zarr if name.endswith("zarr") else other.write_h5ad)(tmp_path / name)
+        forms[name] = tmp_path / name
+    for name, form in forms.items():
+        store = extract(form, tmp_path / f"{name}.store.zarr", llama)
+        for view in VIEWS[:-1]:
+            np.testing.assert_array_equal(store.view(view)[:], first.view(view)[:])
+        np.testing.assert_array_equal(store.view("X")[:].toarray(), first.view("X")[:].toarray())
+
+
+def killed(tmp_path: Path, source: Path, model: Path, *, after: int, when: str) -> subprocess.CompletedProcess[str]:
+    """Extract in a process that is killed (SIGKILL) at its commit number `after`, before or after it."""
+    script = f"""
+import os, signal, sys
+import scstore
+import scstore.workflows.extract as workflow
+real, done = workflow.commit_shard, []
+def commit(*words, **named):
+    if len(done) == {after} and {when!r} == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*words, **named)
+    done.append(1)
+    if len(done) > {after} and {when!r} == "after":
+        os.kill(os.getpid(), signal.SIGKILL)
+workflow.commit_shard = commit
+scstore.extract(sys.argv[1], sys.argv[2], model=sys.argv[3], shard_rows=16)
+"""
+    out = tmp_path / "store.zarr"
+    return subprocess.run([sys.executable, "-c", script, source, out, model], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("after", "when"), [(0, "before"), (1, "after"), (3, "before")])
+def test_killed_and_repeated_it_ends_in_the_same_store_byte_for_byte(
+    cells_file: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, when: str
+) -> None:
+    """RELIABILITY 21, I1–I3: and no finished shard is computed twice."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    extract(cells_file, tmp_path / "a" / "store.zarr", llama, shard_rows=16)
+    assert killed(tmp_path / "b", cells_file, llama, after=after, when=when).returncode == -9
+    store = scstore.open(tmp_path / "b" / "store.zarr")
+    finished = int(store.committed.sum())
+    assert finished == 16 * (after + (when == "after"))
+    assert lock_path(store.path).exists()
+
+    commits: list[int] = []
+    import scstore.workflows.extract as workflow
+
+    real = workflow.commit_shard
+
+    def commit(root: Path, plan: Any, shard: int, *words: Any, **named: Any) -> None:
+        commits.append(shard)
+        real(root, plan, shard, *words, **named)
+
+    monkeypatch.setattr(workflow, "commit_shard", commit)
+    resumed = extract(cells_file, tmp_path / "b" / "store.zarr", llama, shard_rows=16)
+    assert commits == list(range(finished // 16, 4))
+    assert resumed.is_complete
+    assert fsio.digest_tree(tmp_path / "a" / "store.zarr") == fsio.digest_tree(tmp_path / "b" / "store.zarr")
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["store.genes.h5ad", "store.zarr"]
+
+
+def test_a_finished_store_is_left_alone(cells_file: Path, llama: Path, tmp_path: Path) -> None:
+    extract(cells_file, tmp_path / "s.zarr", llama)
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "s.zarr").rglob("*")}
+    extract(cells_file, tmp_path / "s.zarr", llama)
+    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "s.zarr").rglob("*")}
+
+
+@pytest.mark.parametrize("damage", ["flip", "delete", "record"])
+def test_damaged_shards_alone_are_redone(cells_file: Path, llama: Path, tmp_path: Path, damage: str) -> None:
+    """RELIABILITY 30: extract redoes just those."""
+    root = tmp_path / "s.zarr"
+    extract(cells_file, root, llama, shard_rows=16)
+    whole = fsio.digest_tree(root)
+    sound = chunk_path(root, "genept", 0).stat().st_mtime_ns
+    file = record_path(root, 2) if damage == "record" else chunk_path(root, "readout_last_l3", 2)
+    if damage == "delete":
+        file.unlink()
+    else:
+        data = bytearray(file.read_bytes())
+        data[30] ^= 1
+        file.write_bytes(data)
+    notes = Notes()
+    extract(cells_file, root, llama, shard_rows=16, progress=notes)
+    assert fsio.digest_tree(root) == whole
+    assert chunk_path(root, "genept", 0).stat().st_mtime_ns == sound
+    assert any("redoing a damaged shard" in note for note in notes.said)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"instruction": "cell type?"}, "layout.instruction"),
+        ({"layout": "instruction-first"}, "layout.order"),
+        ({"layers": (2,)}, "readout_wmean_l2"),
+        ({"projector": "random"}, "projector.kind"),
+        ({"top_genes": 5}, "ranking.top_genes"),
+        ({"expression_scaling": "multiply"}, "expression_scaling"),
+        ({"store_dtype": "float32"}, "dtype"),
+        ({"shard_rows": 10}, "shard_rows"),
+        ({"dtype": "bfloat16"}, "dtype"),
+    ],
+)
+def test_resuming_with_other_options_lists_what_differs(
+    cells_file: Path, llama: Path, tmp_path: Path, options: dict[str, Any], field: str
+) -> None:
+    """RELIABILITY 28."""
+    extract(cells_file, tmp_path / "s.zarr", llama)
+    whole = fsio.digest_tree(tmp_path / "s.zarr")
+    with pytest.raises(FeatureSpaceError, match=field):
+        extract(cells_file, tmp_path / "s.zarr", llama, **options)
+    assert fsio.digest_tree(tmp_path / "s.zarr") == whole
+
+
+def test_resuming_with_another_model_is_refused(cells_file: Path, llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 28: another model."""
+    extract(cells_file, tmp_path / "s.zarr", llama)
+    with pytest.raises(FeatureSpaceError, match=r"model\.digest"):
+        extract(cells_file, tmp_path / "s.zarr", write_model(tmp_path / "other", seed=3))
+
+
+def reordered(cells: anndata.AnnData) -> anndata.AnnData:
+    return cells[::-1].copy()
+
+
+def removed(cells: anndata.AnnData) -> anndata.AnnData:
+    return cells[:-1].copy()
+
+
+def recounted(cells: anndata.AnnData) -> anndata.AnnData:
+    cells.X[0, 0] += 1
+    return cells
+
+
+@pytest.mark.parametrize("change", [reordered, removed, recounted])
+def test_resuming_with_other_cells_is_refused(
+    cells: anndata.AnnData, cells_file: Path, llama: Path, tmp_path: Path, change: Any
+) -> None:
+    """RELIABILITY 13 and 29: the input changed, cells reordered or removed."""
+    extract(cells_file, tmp_path / "s.zarr", llama)
+    change(cells).write_h5ad(cells_file)
+    with pytest.raises(FeatureSpaceError, match=r"input\.digest"):
+        extract(cells_file, tmp_path / "s.zarr", llama)
+    memory = tmp_path / "memory.zarr"
+    extract(make_cells(), memory, llama)
+    with pytest.raises(FeatureSpaceError, match=r"input\.digest"):
+        extract(change(make_cells()), memory, llama)
+
+
+def test_an_input_that_changes_while_it_is_read_is_refused(
+    cells_file: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RELIABILITY 13: the input file changes during the run."""
+    import scstore.workflows.extract as workflow
+
+    real = workflow.lognorm_rows
+
+    def meddle(*words: Any, **named: Any) -> Any:
+        for block in real(*words, **named):
+            os.utime(cells_file, ns=(1, 1))
+            yield block
+
+    monkeypatch.setattr(workflow, "lognorm_rows", meddle)
+    with pytest.raises(CellsError, match="changed while it was read"):
+        extract(cells_file, tmp_path / "s.zarr", llama)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_an_empty_cell_is_kept_and_marked(llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 10."""
+    notes = Notes()
+    store = extract(make_cells(20, empty=4), tmp_path / "s.zarr", llama, progress=notes)
+    assert np.flatnonzero(store.empty).tolist() == [4]
+    assert not store.view("readout_wmean_l3")[4:5].any()
+    assert 4 not in store.usable_rows()
+    assert any("1 cells express none" in note for note in notes.said)
+
+
+def test_one_cell(llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 11: one cell."""
+    assert extract(make_cells(1), tmp_path / "s.zarr", llama).view("readout_last_l3")[:].shape == (1, 32)
+
+
+@pytest.mark.parametrize("pool", [("mean",), ("last", "mean", "wmean")])
+def test_views_are_named_by_pooling_and_layer(cells: anndata.AnnData, llama: Path, tmp_path: Path, pool: Any) -> None:
+    store = extract(cells, tmp_path / "s.zarr", llama, layers=(3, 1), pool=pool)
+    readouts = [name for name in store.views if name.startswith("readout")]
+    assert readouts == [f"readout_{name}_l{layer}" for layer in (3, 1) for name in pool]
+    assert store.default_view == readouts[0]
+
+
+def test_genes_and_instruction_beyond_the_context_are_refused_with_the_largest_number(
+    cells: anndata.AnnData, llama: Path, tmp_path: Path
+) -> None:
+    """RELIABILITY 17."""
+    with pytest.raises(OptionError, match="At most (?P<n>[0-9]+) genes fit") as caught:
+        extract(cells, tmp_path / "s.zarr", llama, top_genes=1000)
+    largest = int(str(caught.value).split("At most ")[1].split()[0])
+    extract(cells, tmp_path / "s.zarr", llama, top_genes=largest)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layers": (4,)},
+        {"layers": (0,)},
+        {"layers": (1, 1)},
+        {"pool": ("first",)},
+        {"pool": ()},
+        {"projector": "magic"},
+        {"ranking": "median"},
+        {"layout": "sideways"},
+        {"store_dtype": "int8"},
+        {"top_genes": 0},
+        {"expression": "tpm"},
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    cells: anndata.AnnData, llama: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    with pytest.raises(OptionError, match="--"):
+        extract(cells, tmp_path / "s.zarr", llama, **options)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_without_a_gpu_the_default_model_says_what_it_takes(cells: anndata.AnnData, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="13 billion.*--model minilm"):
+        scstore.extract(cells, tmp_path / "s.zarr")
+
+
+def test_like_takes_the_whole_feature_space(llama: Path, tmp_path: Path) -> None:
+    scstore.panel(make_cells(), tmp_path / "panel.h5ad", label="cell_type", n_genes=12)
+    options = {"panel": str(tmp_path / "panel.h5ad"), "layers": (2,), "pool": ("mean",), "ranking": "median"}
+    first = extract(make_cells(), tmp_path / "a.zarr", llama, **options)
+    fewer = make_cells(30, seed=5)[:, :30].copy()
+    second = scstore.extract(fewer, tmp_path / "b.zarr", like=tmp_path / "a.zarr")
+    for view in first.views:
+        assert first.view(view).fingerprint == second.view(view).fingerprint
+    with pytest.raises(OptionError, match="--layers cannot go with --like"):
+        scstore.extract(fewer, tmp_path / "c.zarr", like=tmp_path / "a.zarr", layers=(1,))
+    (tmp_path / "a.genes.h5ad").unlink()
+    with pytest.raises(FeatureSpaceError, match=r"a\.genes\.h5ad is not there"):
+        scstore.extract(fewer, tmp_path / "c.zarr", like=tmp_path / "a.zarr")
+
+
+def test_store_and_gene_table_can_be_moved_together(llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    extract(make_cells(), tmp_path / "old" / "a.zarr", llama)
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    scstore.extract(make_cells(5), tmp_path / "b.zarr", like=tmp_path / "new" / "a.zarr")
+
+
+def test_a_panel_admits_its_genes_alone(llama: Path, tmp_path: Path) -> None:
+    cells = make_cells()
+    fitted = scstore.panel(cells, tmp_path / "panel.h5ad", label="cell_type", n_genes=6)
+    store = extract(cells, tmp_path / "s.zarr", llama, panel=str(tmp_path / "panel.h5ad"))
+    counts = cells[:, list(fitted.obs.index)].X.toarray()
+    assert store.obs["scstore_n_genes"].tolist() == (counts > 0).sum(1).tolist()
+    assert store.view("X").shape == (60, 40)
+
+
+def test_mouse_cells_against_a_human_table_are_refused_before_any_model(tmp_path: Path, cells: anndata.AnnData) -> None:
+    """RELIABILITY 9: the model named here does not even exist."""
+    human, mouse = cells.copy(), cells.copy()
+    names = ["CD3D", "CD3E", "LYZ", "MS4A1", "NKG7"] * 8
+    human.var_names = [f"{name}{i}" for i, name in enumerate(names)]
+    mouse.var_names = [name.capitalize() for name in human.var_names]
+    human.write_h5ad(tmp_path / "human.h5ad")
+    scstore.build_genes(tmp_path / "genes.h5ad", cells=tmp_path / "human.h5ad", encoder="random:8", organism="human")
+    with pytest.raises(GenesError, match="(?i)mouse"):
+        extract(mouse, tmp_path / "s.zarr", tmp_path / "no model", genes=str(tmp_path / "genes.h5ad"))
+
+
+def test_expression_is_not_kept_when_not_wanted(cells: anndata.AnnData, llama: Path, tmp_path: Path) -> None:
+    with_it = extract(cells, tmp_path / "a.zarr", llama)
+    without = extract(cells, tmp_path / "b.zarr", llama, keep_expression=False)
+    assert without.views == VIEWS[:-1]
+    assert not (tmp_path / "b.zarr" / "_scstore" / "expression").exists()
+    np.testing.assert_array_equal(without.view("genept")[:], with_it.view("genept")[:])
+    assert anndata.read_zarr(tmp_path / "b.zarr").X is None
+
+
+def test_a_damaged_store_without_expression_is_mended_from_the_cells(
+    cells_file: Path, llama: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "s.zarr"
+    extract(cells_file, root, llama, keep_expression=False, shard_rows=16)
+    whole = fsio.digest_tree(root)
+    chunk_path(root, "genept", 1).unlink()
+    extract(cells_file, root, llama, keep_expression=False, shard_rows=16)
+    assert whole == fsio.digest_tree(root)
+
+
+def test_a_second_writer_is_refused(cells_file: Path, llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 25."""
+    root = tmp_path / "s.zarr"
+    with fsio.lock(lock_path(root)), pytest.raises(LockedError):
+        extract(cells_file, root, llama)
+
+
+def test_an_output_that_is_no_store_is_kept(cells_file: Path, llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 43."""
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "data").write_text("1")
+    with pytest.raises(OutputError, match="no store"):
+        extract(cells_file, tmp_path / "precious", llama)
+    assert (tmp_path / "precious" / "data").read_text() == "1"
+
+
+def test_overwrite_makes_a_new_store(cells_file: Path, llama: Path, tmp_path: Path) -> None:
+    extract(cells_file, tmp_path / "s.zarr", llama)
+    store = extract(cells_file, tmp_path / "s.zarr", llama, layers=(1,), overwrite=True)
+    assert "readout_wmean_l1" in store.views
+
+
+def test_hidden_states_that_overflow_stop_the_run(cells: anndata.AnnData, llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 18: the shard is not committed; the message names the cell and the cure."""
+    from safetensors.torch import load_file, save_file
+
+    model = Path(shutil.copytree(llama, tmp_path / "model"))
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"] *= 1e6
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(NumericsError, match="--store-dtype float32"):
+        extract(cells, tmp_path / "s.zarr", model)
+    assert not scstore.open(tmp_path / "s.zarr").committed.any()
+    store = extract(cells, tmp_path / "s32.zarr", model, store_dtype="float32")
+    assert np.isfinite(store.view("readout_last_l3")[:]).all()
+
+
+def test_ids_with_anything_in_them_are_data(cells: anndata.AnnData, llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 15."""
+    odd = ["a/b", "../../etc", "line\nbreak", "ünïcödé 🧬", "x" * 10_000]
+    cells = cells[: len(odd)].copy()
+    cells.obs_names = odd
+    store = extract(cells, tmp_path / "s.zarr", llama)
+    assert list(store.obs.index) == odd
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.genes.h5ad", "s.zarr"]
+
+
+def test_the_trained_llama_writes_a_store(shared: Path, cells: anndata.AnnData, tmp_path: Path) -> None:
+    store = extract(cells, tmp_path / "s.zarr", shared / "llama-stories260k")
+    assert store.view(store.default_view).shape == (60, 64)
+    assert store.default_view == "readout_wmean_l5"
