@@ -27,15 +27,17 @@ __all__ = ["demo"]
 LABEL = "bulk_labels"
 HEADS = ("linear", "mlp", "knn")
 DESCRIPTIONS = {
-    "readout_wmean_l1": "LLM readout: weighted mean, layer 1",
-    "readout_wmean_l6": "LLM readout: weighted mean, layer 6",
-    "readout_last_l1": "LLM readout: class token, layer 1",
-    "readout_last_l6": "LLM readout: class token, layer 6",
-    "genept": "GenePT-w: mean gene vectors, no LLM pass",
-    "genept_random": "control: mean random gene vectors",
-    "X": "control: expression (200 genes, PCA 20)",
+    "readout_wmean_l1": "readout wmean, layer 1",
+    "readout_wmean_l6": "readout wmean, layer 6",
+    "readout_last_l1": "readout class token, layer 1",
+    "readout_last_l6": "readout class token, layer 6",
+    "genept": "GenePT-w (no LLM pass)",
+    "genept_random": "- GenePT-w, random vectors",
+    "X": "- expression, PCA 20",
 }
-RANDOM_READOUT = "control: LLM readout of random gene vectors"
+RANDOM_READOUT = "- readout, random vectors"
+NO_MODEL = "- random vectors + expression"
+DEFAULT = "readout + GenePT-w + expression"
 
 
 def demo(folder: Path, *, overwrite: bool = False, output: Output | None = None) -> dict[str, Any]:
@@ -146,8 +148,8 @@ def _table(
         DESCRIPTIONS[name]: ("", (name,)) for name in DESCRIPTIONS if name in stores["ref"].views
     }
     rows[RANDOM_READOUT] = ("_random", (stores["ref"].default_view,))
-    rows["control: all without LLM (GenePT-w random, expression)"] = ("", ("genept_random", "X"))
-    rows["scstore's default: readout + GenePT-w + expression"] = ("", together)
+    rows[NO_MODEL] = ("", ("genept_random", "X"))
+    rows[DEFAULT] = ("", together)
     table: dict[str, dict[str, dict[str, float]]] = {}
     kept = pd.DataFrame()
     for title, (which, views) in rows.items():
@@ -205,7 +207,7 @@ def _dense(store: Store, view: str) -> NDArray[np.float32]:
 
 def _print(output: Output, table: Mapping[str, Any], files: Mapping[str, Path], seconds: float, *, n_new: int) -> None:
     output.table(
-        f"macro-F1 (accuracy) on {n_new} held-out cells; one split, differences of a few hundredths mean nothing",
+        f"macro-F1 (accuracy) on {n_new} cells held out; rows with - are controls without LLM or gene texts",
         ["features", *HEADS],
         [
             [title, *(f"{row[head]['macro_f1']:.3f} ({row[head]['accuracy']:.3f})" for head in HEADS)]
@@ -215,7 +217,7 @@ def _print(output: Output, table: Mapping[str, Any], files: Mapping[str, Path], 
     folder = files["stores"].parent
     tell = output.reporter
     best = max(table, key=lambda title: table[title]["linear"]["macro_f1"])
-    tell.note(f"best row under the linear head: {best}")
+    tell.note(f"best under the linear head: {best} (one split of few cells: differences below .05 mean nothing)")
     for name, path in files.items():
         tell.note(f"{name}: {path}")
     tell.note(f"done in {seconds:.0f} s. Next, on your own cells:")

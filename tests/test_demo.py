@@ -18,7 +18,7 @@ from scstore.errors import MissingExtraError, OutputError
 def test_the_demo_tells_and_leaves_what_it_promises(tmp_path: Path, scstore_command: Run) -> None:
     done = scstore_command("demo", "out")
     rows = done.stdout.splitlines()
-    for title in ("expression", "LLM readout", "GenePT-w", "control: mean random gene vectors", "default"):
+    for title in ("readout wmean", "GenePT-w, random", "- expression", "- readout, random", "readout + GenePT-w"):
         assert any(title in row for row in rows), title
     for word in ("linear", "mlp", "knn"):
         assert any(word in row for row in rows)

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from scstore.errors import DamagedError, FeatureSpaceError, LabelsError, OptionError
 from scstore.heads.labels import Labels, encode_labels
-from scstore.heads.rows import Array, Rows, is_lazy, iter_blocks
+from scstore.heads.rows import Array, Rows, block_within, is_lazy, iter_blocks
 from scstore.heads.scaling import Scaling, fit_scaling, identity_scaling
 from scstore.heads.threads import one_blas_thread
 
@@ -204,9 +204,9 @@ def class_weights(class_weight: Any, labels: Labels) -> Array:
     return result
 
 
-def choose_scaling(rows: Rows, *, standardize: bool) -> Scaling:
+def choose_scaling(rows: Rows, *, standardize: bool, memory_limit: int) -> Scaling:
     """Scaling fitted on the rows, or the identity for rows that were scaled before."""
-    return fit_scaling(rows) if standardize else identity_scaling(rows)
+    return fit_scaling(rows, block_bytes=block_within(memory_limit)) if standardize else identity_scaling(rows)
 
 
 def check_positive(**options: float) -> None:

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from scstore.errors import DamagedError, OptionError
 from scstore.heads.base import JSON, RowClassifier, check_positive, seeded, take_array
 from scstore.heads.folds import stratified_sample
-from scstore.heads.rows import MEMORY_LIMIT, Array, Rows, RowSubset, iter_blocks
+from scstore.heads.rows import MEMORY_LIMIT, Array, Rows, RowSubset, block_within, iter_blocks
 from scstore.heads.scaling import column_moments, usable_scale
 
 __all__ = ["KNNHead"]
@@ -115,7 +115,7 @@ class KNNHead(RowClassifier):
         rows, labels = self._begin(X, y)
         n, width = rows.shape
         self.prior_ = np.bincount(labels.codes, minlength=len(labels.classes)) / n
-        self.mean_, variance = column_moments(rows)
+        self.mean_, variance = column_moments(rows, block_bytes=block_within(self.memory_limit))
         scaled = self.metric == "euclidean" and self.standardize
         self.scale_ = usable_scale(self.mean_, variance) if scaled else np.ones(width)
         self.index_ = np.arange(n)
@@ -124,7 +124,7 @@ class KNNHead(RowClassifier):
         self.codes_ = labels.codes[self.index_]
         kept: Rows = rows if len(self.index_) == n else RowSubset(rows, self.index_)
         self.vectors_ = np.empty((len(self.index_), width), dtype=self.dtype)
-        for start, block in iter_blocks(kept):
+        for start, block in iter_blocks(kept, block_bytes=block_within(self.memory_limit)):
             self.vectors_[start : start + len(block)] = self._prepare(block)
         return self
 

@@ -109,7 +109,7 @@ class LinearHead(RowClassifier):
         check_positive(C=self.C, epochs=self.epochs, memory_limit=self.memory_limit)
         rows, labels = self._begin(X, y)
         weights = class_weights(self.class_weight, labels)
-        scaling = choose_scaling(rows, standardize=self.standardize)
+        scaling = choose_scaling(rows, standardize=self.standardize, memory_limit=self.memory_limit)
         scaled = scaling.over(rows)
         penalty = 1 / (self.C * weights.sum())
         with one_blas_thread():

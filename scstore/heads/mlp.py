@@ -21,7 +21,7 @@ from scstore.heads.base import (
 )
 from scstore.heads.folds import stratified_part
 from scstore.heads.labels import Labels
-from scstore.heads.rows import MEMORY_LIMIT, Array, Rows, RowSubset, fits, iter_blocks, materialise
+from scstore.heads.rows import MEMORY_LIMIT, Array, Rows, RowSubset, block_within, fits, iter_blocks, materialise
 from scstore.heads.softmax import cross_entropy, log_softmax
 from scstore.heads.threads import one_blas_thread
 
@@ -122,7 +122,7 @@ class MLPHead(RowClassifier):
         self._check_options()
         rows, labels = self._begin(X, y)
         weights = class_weights(self.class_weight, labels)
-        scaling = choose_scaling(rows, standardize=self.standardize)
+        scaling = choose_scaling(rows, standardize=self.standardize, memory_limit=self.memory_limit)
         scaled: Rows = scaling.over(rows)
         if fits(rows, self.memory_limit):
             scaled = materialise(scaled)
@@ -172,7 +172,13 @@ class MLPHead(RowClassifier):
                     adam.step(gradients, learning_rate=self.learning_rate)
             if not len(held_out):
                 continue
-            loss = _loss(layers, RowSubset(rows, held_out), labels.codes[held_out], weights[held_out])
+            loss = _loss(
+                layers,
+                RowSubset(rows, held_out),
+                labels.codes[held_out],
+                weights=weights[held_out],
+                block_bytes=block_within(self.memory_limit),
+            )
             if loss < best_loss:
                 best, best_loss, best_round = [layer.copy() for layer in layers], loss, done
             elif done - best_round >= self.patience:
@@ -239,9 +245,9 @@ def _gradients(layers: Sequence[Array], block: Array, codes: Array, weights: Arr
     return gradients
 
 
-def _loss(layers: Sequence[Array], rows: Rows, codes: Array, weights: Array) -> float:
+def _loss(layers: Sequence[Array], rows: Rows, codes: Array, *, weights: Array, block_bytes: int) -> float:
     total = 0.0
-    for start, block in iter_blocks(rows):
+    for start, block in iter_blocks(rows, block_bytes=block_bytes):
         part = slice(start, start + len(block))
         total += cross_entropy(_forward(layers, block)[-1], codes[part], weights[part])[0]
     return total / len(codes)

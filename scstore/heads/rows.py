@@ -23,6 +23,7 @@ __all__ = [
     "MappedRows",
     "RowSubset",
     "Rows",
+    "block_within",
     "fetch",
     "fits",
     "is_lazy",
@@ -70,6 +71,11 @@ def is_lazy(X: object) -> bool:
 def fits(rows: Rows, memory_limit: int) -> bool:
     """Whether the whole matrix as float32 stays within ``memory_limit`` bytes."""
     return 4 * rows.shape[0] * rows.shape[1] <= memory_limit
+
+
+def block_within(memory_limit: int) -> int:
+    """Bytes of a block for a pass that may take ``memory_limit`` bytes; its float64 copies fit in as well."""
+    return min(BLOCK_BYTES, max(1, memory_limit // 4))
 
 
 def widest(rows: Rows) -> int:

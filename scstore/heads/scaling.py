@@ -72,12 +72,12 @@ def usable_scale(mean: Array, variance: Array) -> Array:
     return np.where(variance <= 1e-12 * mean**2, 1.0, np.sqrt(np.where(variance > 0, variance, 1.0)))
 
 
-def fit_scaling(rows: Rows) -> Scaling:
+def fit_scaling(rows: Rows, *, block_bytes: int = BLOCK_BYTES) -> Scaling:
     """Centre and standardise the columns, then divide by √d: a row's norm is about 1 whatever its width.
 
     A penalty or a learning rate then means the same for a view of 20 columns and for one of 5,120.
     """
-    mean, variance = column_moments(rows)
+    mean, variance = column_moments(rows, block_bytes=block_bytes)
     scale = usable_scale(mean, variance) * np.sqrt(rows.shape[1])
     return Scaling(mean.astype(np.float32).astype(np.float64), scale.astype(np.float32).astype(np.float64))
 

@@ -405,10 +405,10 @@ def _load(plan: _Plan, progress: Reporter) -> Readout:
     device, dtype = pick_device(plan.options.device, plan.options.dtype)
     layers = plan.settled.layers
     backbone = load_backbone(plan.settled.files, device=device, dtype=dtype, depth=max(layers))
+    settled = plan.settled
     progress.note(
-        f"model: {plan.settled.files.name}, layers {', '.join(map(str, layers))} of {plan.settled.files.n_layers}, on "
-        f"{device} "
-        f"in {str(dtype).removeprefix('torch.')}; at most {plan.settled.top_genes:,} genes a cell"
+        f"model: {settled.files.name}, layers {', '.join(map(str, layers))} of {settled.files.n_layers}, on {device} in "
+        f"{str(dtype).removeprefix('torch.')}; at most {settled.top_genes:,} genes a cell ({settled.top_genes_because})"
     )
     inputs = project(
         plan.table.vectors, backbone.token_embeddings, kind=plan.options.projector, seed=plan.options.seed

@@ -8,9 +8,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from scstore.backbone.layout import INSTRUCTION, LAYOUTS, Layout, make_layout
 from scstore.backbone.model import DEFAULT_MODEL, MINILM, ModelFiles, load_tokenizer, locate_model
 from scstore.backbone.projector import PROJECTORS
@@ -232,6 +229,8 @@ class SettledLayout:
         Tokens around the genes.
     top_genes
         Genes a cell may have.
+    top_genes_because
+        What set that number, in words.
     layers
         Layers to read.
     """
@@ -239,6 +238,7 @@ class SettledLayout:
     files: ModelFiles
     layout: Layout
     top_genes: int
+    top_genes_because: str
     layers: tuple[int, ...]
 
 
@@ -270,14 +270,16 @@ def settle_layout(options: ExtractOptions, *, n_panel: int | None) -> SettledLay
             f"{layout.frame.overhead}. At most {room} genes fit."
         )
         raise OptionError(msg)
-    top_genes = options.top_genes or min(DEFAULT_TOP_GENES, room)
+    limits = [(options.top_genes, "--top-genes")] if options.top_genes else [(DEFAULT_TOP_GENES, "the default")]
+    limits.append((room, "what the model's context holds"))
     if n_panel is not None:
-        top_genes = min(top_genes, n_panel)
+        limits.append((n_panel, "the panel"))
+    top_genes, because = min(limits, key=lambda limit: limit[0])
     layers = options.layers or ((1, files.n_layers) if files.name == MINILM else (files.n_layers,))
     if len(set(layers)) < len(layers) or not all(1 <= layer <= files.n_layers for layer in layers):
         msg = f"--layers {','.join(map(str, layers))}: {files.name} has layers 1 to {files.n_layers}; name each once."
         raise OptionError(msg)
-    return SettledLayout(files, layout, top_genes, layers)
+    return SettledLayout(files, layout, top_genes, because, layers)
 
 
 def view_specs(
@@ -339,8 +341,3 @@ def options_record(options: ExtractOptions, folder: Path) -> dict[str, Any]:
             value = Path(os.path.relpath(value, folder)).as_posix()
         values[option.name] = list(value) if isinstance(value, tuple) else value
     return values
-
-
-def admitted_genes(genes: NDArray[np.int64], panel_rows: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
-    """Which of the matched genes the panel admits; all when ``None``."""
-    return None if panel_rows is None else np.isin(genes, panel_rows)

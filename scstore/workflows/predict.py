@@ -83,17 +83,26 @@ def predict(
         name = str(head)
     features = _features(opened, trained, record, name, progress)
     usable = opened.usable_rows(allow_partial=allow_partial)
-    frame = _blank(opened, trained, proba=proba)
+    frame = pd.DataFrame(
+        {"label": UNASSIGNED, "confidence": 0.0, "margin": 0.0, "status": "empty"},
+        index=pd.Index(opened.obs.index.astype(str), name="cell_id"),
+    ).astype({"label": object, "status": object})
+    columns = {name: frame[name].to_numpy(copy=True) for name in frame}
+    chances = np.zeros((opened.n_obs, len(trained.classes_) if proba else 0))
+    columns["status"][usable] = "ok"
     with progress.track("predicting", len(usable), "cells") as track:
         for rows, probabilities in _probabilities(trained, features, usable):
-            label, confidence, margin = summarise(probabilities, trained.classes_)
-            frame.iloc[rows, :4] = pd.DataFrame(
-                {"label": label, "confidence": confidence, "margin": margin, "status": "ok"}
-            ).to_numpy(dtype=object)
+            summary = summarise(probabilities, trained.classes_)
+            columns["label"][rows] = summary.label
+            columns["confidence"][rows] = summary.confidence
+            columns["margin"][rows] = summary.margin
             if proba:
-                frame.iloc[rows, 4:] = probabilities
+                chances[rows] = probabilities
             track.advance(len(rows))
-    frame = frame.astype({"confidence": np.float64, "margin": np.float64})
+    frame = frame.assign(**columns)
+    if proba:
+        names = [f"p({name})" for name in trained.classes_]
+        frame = pd.concat([frame, pd.DataFrame(chances, index=frame.index, columns=names)], axis=1)
     if not opened.is_complete:
         frame = frame[opened.committed]
     if output is not None:
@@ -107,17 +116,6 @@ def _probabilities(
     chosen = {name: RowSubset(view, rows) for name, view in features.items()}
     for start, probabilities in head.iter_proba(chosen):
         yield rows[start : start + len(probabilities)], probabilities
-
-
-def _blank(store: Store, head: FusedHead, *, proba: bool) -> pd.DataFrame:
-    frame = pd.DataFrame(
-        {"label": UNASSIGNED, "confidence": 0.0, "margin": 0.0, "status": "empty"},
-        index=pd.Index(store.obs.index.astype(str), name="cell_id"),
-    ).astype({"label": object, "status": object, "confidence": object, "margin": object})
-    if proba:
-        for name in head.classes_:
-            frame[f"p({name})"] = 0.0
-    return frame
 
 
 def _features(

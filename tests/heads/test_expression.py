@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+from sklearn.decomposition import PCA
+from sklearn.feature_selection import f_classif
+
+from scstore.errors import CellsError, DamagedError, FeatureSpaceError, LabelsError, OptionError
+from scstore.heads import expression
+from scstore.heads.expression import ExpressionReducer
+
+
+def expressed(n: int = 300, genes: int = 80, classes: int = 4, seed: int = 0) -> tuple[sparse.csr_matrix, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    codes = np.concatenate([np.repeat(np.arange(classes), 2), rng.integers(0, classes, n - 2 * classes)])
+    rates = rng.gamma(0.3, 3, (classes, genes))
+    return sparse.csr_matrix(np.log1p(rng.poisson(rates[codes])).astype(np.float32)), np.array([f"t{c}" for c in codes])
+
+
+def test_it_is_selection_scaling_and_pca() -> None:
+    X, y = expressed()
+    reducer = ExpressionReducer(30, n_components=6).fit(X, y)
+    dense = X.toarray().astype(np.float64)
+    f, _ = f_classif(dense[:, dense.std(axis=0) > 0], y)
+    assert set(reducer.selected_) == set(np.flatnonzero(dense.std(axis=0) > 0)[np.argsort(-f)[:30]])
+    chosen = dense[:, reducer.selected_]
+    scaled = (chosen - chosen.mean(axis=0)) / chosen.std(axis=0)
+    wanted = PCA(6, svd_solver="full").fit_transform(scaled)
+    found = reducer.transform(X)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.abs(found), np.abs(wanted), atol=1e-4)
+    assert (reducer.components_[np.arange(6), np.abs(reducer.components_).argmax(axis=1)] > 0).all()
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 99), block_bytes=st.integers(300, 200_000))
+def test_the_size_of_the_blocks_does_not_matter(seed: int, block_bytes: int) -> None:
+    X, y = expressed(seed=seed)
+    whole = ExpressionReducer(20, n_components=4).fit(X, y)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(expression, "BLOCK_BYTES", block_bytes)
+        parts = ExpressionReducer(20, n_components=4).fit(X, y)
+    np.testing.assert_array_equal(parts.selected_, whole.selected_)
+    np.testing.assert_allclose(parts.components_, whole.components_, atol=1e-6)
+
+
+def test_rows_on_disk_dense_or_sparse_give_the_same(disk_rows: Any) -> None:
+    X, y = expressed()
+    wanted = ExpressionReducer().fit(X, y).transform(X)
+    for rows in (X.toarray(), disk_rows(X), disk_rows(X.toarray().astype(np.float64))):
+        np.testing.assert_allclose(ExpressionReducer().fit(rows, y).transform(rows), wanted, atol=1e-5)
+
+
+def test_the_selected_genes_alone_are_enough() -> None:
+    X, y = expressed()
+    reducer = ExpressionReducer(25, n_components=5).fit(X, y)
+    np.testing.assert_array_equal(reducer.transform_selected(X[:, reducer.selected_]), reducer.transform(X))
+    alone = np.vstack([reducer.transform(X[i : i + 1]) for i in range(20)])
+    np.testing.assert_allclose(alone, reducer.transform(X)[:20], atol=1e-6)
+    for rows, method in ((X[:, :7], reducer.transform), (X, reducer.transform_selected)):
+        with pytest.raises(FeatureSpaceError, match="genes where"):
+            method(rows)
+
+
+def test_genes_of_the_only_cell_of_a_class_do_not_take_over() -> None:
+    """RELIABILITY 42: a class seen once."""
+    X, y = expressed(genes=60)
+    lonely = np.zeros((1, 90), dtype=np.float32)
+    lonely[0, 60:] = 3
+    wide = sparse.vstack([sparse.hstack([X, sparse.csr_matrix((300, 30), dtype=np.float32)]), lonely]).tocsr()
+    reducer = ExpressionReducer(20).fit(wide, np.append(y, "rare"))
+    assert reducer.selected_.max() < 60
+
+
+def test_a_class_for_every_cell_falls_back_on_variance() -> None:
+    X, _ = expressed(20)
+    reducer = ExpressionReducer(10, n_components=3).fit(X, [f"c{i:02}" for i in range(20)])
+    np.testing.assert_array_equal(reducer.selected_, np.argsort(-X.toarray().var(axis=0), kind="stable")[:10])
+
+
+def test_fewer_genes_cells_or_directions_than_asked_for() -> None:
+    X, y = expressed(40, genes=5)
+    assert ExpressionReducer().fit(X, y).components_.shape == (5, 5)
+    few = X[[0, 1, 2, 3]]
+    assert len(ExpressionReducer().fit(few, ["a", "a", "b", "b"]).components_) <= 3
+    twice = sparse.hstack([X[:, :1], X[:, :1]]).tocsr()
+    assert ExpressionReducer().fit(twice, y).components_.shape == (1, 2)
+
+
+def test_what_cannot_be_learned_from_is_refused() -> None:
+    X, y = expressed()
+    with pytest.raises(CellsError, match="no gene varies"):
+        ExpressionReducer().fit(sparse.csr_matrix((300, 9), dtype=np.float32), y)
+    with pytest.raises(LabelsError, match="one class"):
+        ExpressionReducer().fit(X, ["a"] * 300)
+    with pytest.raises(OptionError, match="n_components"):
+        ExpressionReducer(n_components=0).fit(X, y)
+    X.data[5] = np.nan
+    with pytest.raises(CellsError, match="is nan"):
+        ExpressionReducer().fit(X, y)
+
+
+def test_it_comes_back_from_its_arrays() -> None:
+    X, y = expressed()
+    reducer = ExpressionReducer(25, n_components=5).fit(X, y)
+    arrays = reducer.to_arrays()
+    np.testing.assert_array_equal(ExpressionReducer.from_arrays(arrays).transform(X), reducer.transform(X))
+    for change in (
+        {"selected": arrays["selected"] + 80},
+        {"selected": arrays["selected"] - 80},
+        {"scale": arrays["scale"] * 0},
+        {"mean": arrays["mean"][:-1]},
+        {"components": arrays["components"][:0]},
+        {name: arrays[name][..., :0] for name in ("selected", "mean", "scale", "components")},
+    ):
+        with pytest.raises(DamagedError, match="damaged"):
+            ExpressionReducer.from_arrays({**arrays, **change})

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from scstore.errors import CellsError, FeatureSpaceError, GenesError, LabelsError, OptionError
+from scstore.heads import held_out
+from scstore.heads.fusion import FusedHead, summarise
+
+N, TRAIN = 500, 350
+GENES = [f"gene {i}" for i in range(60)]
+
+
+@pytest.fixture(scope="module")
+def views(cells_factory: Any) -> dict[str, Any]:
+    """Two views and the expression of the same cells; each tells the classes apart in part."""
+    made = cells_factory(N, 24, 4, seed=3, spread=1.5)
+    rng = np.random.default_rng(1)
+    codes = np.unique(made.y, return_inverse=True)[1]
+    rates = rng.gamma(0.5, 1.5, (4, 60))
+    return {
+        "a": made.X[:, :16].astype(np.float16),
+        "b": made.X[:, 16:],
+        "X": sparse.csr_matrix(np.log1p(rng.poisson(rates[codes])).astype(np.float32)),
+        "y": made.y,
+    }
+
+
+def part(views: dict[str, Any], rows: Any, *, names: str = "abX", genes: list[str] | None = None) -> dict[str, Any]:
+    chosen = {name: views[name][rows] for name in names}
+    if genes is not None and "X" in chosen:
+        chosen["X"] = chosen["X"][:, [GENES.index(gene) for gene in genes]]
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def fitted(views: dict[str, Any]) -> FusedHead:
+    train = slice(0, TRAIN)
+    return FusedHead(n_genes=20, n_components=8).fit(part(views, train), views["y"][train], gene_names=GENES)
+
+
+@pytest.mark.parametrize("fuse", ["late", "early"])
+@pytest.mark.parametrize("kind", ["linear", "mlp", "knn"])
+def test_every_kind_and_fusion(kind: str, fuse: str, views: dict[str, Any]) -> None:
+    params = {"hidden": (16,), "epochs": 10} if kind == "mlp" else None
+    head = FusedHead(kind, fuse=fuse, params=params, n_folds=3)
+    head.fit(part(views, slice(0, TRAIN)), views["y"][:TRAIN], gene_names=GENES)
+    assert head.views_ == ("X", "a", "b")
+    assert list(head.members_) == (["X", "a", "b"] if fuse == "late" else ["X+a+b"])
+    test = part(views, slice(TRAIN, N), genes=head.genes_)
+    proba = head.predict_proba(test)
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-12)
+    accuracy = (head.predict(test) == views["y"][TRAIN:]).mean()
+    assert accuracy > 0.9
+    assert head.held_out_["n"] == TRAIN
+    assert abs(head.held_out_["accuracy"] - accuracy) < 0.06
+    assert head.held_out_["ece"] < 0.08
+
+
+def test_fusion_is_better_than_its_parts(views: dict[str, Any], fitted: FusedHead) -> None:
+    alone = [
+        FusedHead().fit(part(views, slice(0, TRAIN), names=name), views["y"][:TRAIN], gene_names=GENES).held_out_["nll"]
+        for name in "abX"
+    ]
+    assert fitted.held_out_["nll"] < min(alone)
+
+
+def test_late_fusion_is_the_mean_of_calibrated_log_probabilities(views: dict[str, Any], fitted: FusedHead) -> None:
+    test = part(views, slice(TRAIN, N), genes=fitted.genes_)
+    logs = []
+    for name in "ab":
+        scaled = fitted.members_[name].predict_log_proba(test[name]) / fitted.temperatures_[name]
+        logs.append(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
+    late = FusedHead().fit(part(views, slice(0, TRAIN), names="ab"), views["y"][:TRAIN])
+    fused = sum(logs) / 2 / late.temperature_
+    wanted = np.exp(fused) / np.exp(fused).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(late.predict_proba(test), wanted, rtol=1e-6)
+
+
+def test_one_view_has_one_temperature(views: dict[str, Any]) -> None:
+    head = FusedHead().fit(part(views, slice(0, TRAIN), names="b"), views["y"][:TRAIN])
+    assert head.temperatures_ == {"b": 1.0}
+    assert head.temperature_ != 1.0
+    assert head.genes_ is None
+    logits = head.members_["b"].predict_log_proba(views["b"]) / head.temperature_
+    np.testing.assert_allclose(
+        head.predict_proba({"b": views["b"]}), np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    )
+
+
+def test_genes_are_named_in_the_order_that_prediction_takes(views: dict[str, Any], fitted: FusedHead) -> None:
+    assert fitted.genes_ is not None
+    assert len(fitted.genes_) == 20
+    assert fitted.widths_ == {"X": 20, "a": 16, "b": 8}
+    test = part(views, slice(TRAIN, N), genes=fitted.genes_)
+    right = (fitted.predict(test) == views["y"][TRAIN:]).mean()
+    shuffled = {**test, "X": test["X"][:, ::-1].tocsr()}
+    assert (fitted.predict(shuffled) == views["y"][TRAIN:]).mean() < right
+
+
+def test_held_out_predictions_leak_nothing(views: dict[str, Any]) -> None:
+    """Gene selection on all rows would find noise genes that fit the labels of the held-out ones."""
+    rng = np.random.default_rng(0)
+    noise = sparse.random(80, 2000, density=0.3, format="csr", rng=rng, dtype=np.float32)
+    y = np.array(["a", "b"] * 40)
+    head = FusedHead(n_genes=20).fit({"X": noise}, y, gene_names=[str(i) for i in range(2000)])
+    assert head.held_out_["accuracy"] < 0.65
+    assert (head.predict({"X": noise[:, [int(g) for g in head.genes_ or ()]]}) == y).mean() > 0.9
+    assert head.held_out_proba_.shape == (80, 2)
+    np.testing.assert_array_equal(np.sort(head.held_out_index_), np.arange(80))
+
+
+def test_the_same_seed_gives_the_same_head(views: dict[str, Any]) -> None:
+    heads = [
+        FusedHead("mlp", params={"epochs": 2}, n_folds=2, random_state=seed).fit(
+            part(views, slice(0, 100)), views["y"][:100], gene_names=GENES
+        )
+        for seed in (5, 5, 6)
+    ]
+    arrays = [head.to_arrays()[0] for head in heads]
+    assert all((arrays[0][name] == arrays[1][name]).all() for name in arrays[0])
+    assert heads[0].to_arrays()[1] == heads[1].to_arrays()[1]
+    assert any((arrays[0][name] != arrays[2][name]).any() for name in arrays[0])
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(block_rows=st.integers(1, 200))
+def test_blocks_of_any_size_join_to_the_same(block_rows: int, views: dict[str, Any], fitted: FusedHead) -> None:
+    test = part(views, slice(TRAIN, N), genes=fitted.genes_)
+    blocks = list(fitted.iter_proba(test, block_rows=block_rows))
+    assert [start for start, _ in blocks] == list(range(0, N - TRAIN, block_rows))
+    np.testing.assert_allclose(np.concatenate([p for _, p in blocks]), fitted.predict_proba(test), atol=1e-12)
+
+
+def test_rows_on_disk_are_read_in_blocks(views: dict[str, Any], fitted: FusedHead, disk_rows: Any) -> None:
+    train = {name: disk_rows(view) for name, view in part(views, slice(0, TRAIN)).items()}
+    head = FusedHead(n_genes=20, n_components=8).fit(train, views["y"][:TRAIN], gene_names=GENES)
+    test = part(views, slice(TRAIN, N), genes=fitted.genes_)
+    lazy = {name: disk_rows(view) for name, view in test.items()}
+    parts = [proba for _, proba in head.iter_proba(lazy, block_rows=32)]
+    np.testing.assert_allclose(np.concatenate(parts), fitted.predict_proba(test), atol=1e-6)
+    assert all(view.most <= 32 for view in lazy.values())
+
+
+def test_many_cells_use_one_held_out_part(views: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_out, "MANY_ROWS", 300)
+    monkeypatch.setattr(held_out, "PART_ROWS", 90)
+    head = FusedHead().fit(part(views, slice(0, TRAIN), names="ab"), views["y"][:TRAIN])
+    assert abs(head.held_out_["n"] - 90) < 4
+
+
+def test_classes_seen_once_or_twice(views: dict[str, Any]) -> None:
+    """RELIABILITY 42: a class seen once."""
+    y = views["y"][:60].astype(object)
+    y[3], y[10], y[20] = "once", "twice", "twice"
+    head = FusedHead().fit(part(views, slice(0, 60)), y, gene_names=GENES)
+    assert {"once", "twice"} <= set(head.classes_)
+    assert 3 not in head.held_out_index_
+    assert {10, 20} <= set(head.held_out_index_.tolist())
+    assert np.isfinite(head.predict_proba(part(views, slice(60, 80), genes=head.genes_))).all()
+
+
+def test_a_class_for_every_cell(views: dict[str, Any]) -> None:
+    """RELIABILITY 42: nothing can be held out, so nothing is calibrated, and it says so."""
+    head = FusedHead().fit(part(views, [0, 1, 2]), ["x", "y", "z"], gene_names=GENES)
+    assert head.held_out_["n"] == 0
+    assert head.temperature_ == 1
+    assert head.held_out_proba_.shape == (0, 3)
+    assert head.predict(part(views, [0, 1, 2], genes=head.genes_)).tolist() == ["x", "y", "z"]
+
+
+def test_no_cells_no_answers(views: dict[str, Any], fitted: FusedHead) -> None:
+    """RELIABILITY 42: empty query."""
+    empty = part(views, slice(0, 0), genes=fitted.genes_)
+    assert fitted.predict_proba(empty).shape == (0, 4)
+    label, confidence, margin = summarise(fitted.predict_proba(empty), fitted.classes_)
+    assert len(label) == len(confidence) == len(margin) == 0
+
+
+def test_numbers_and_categories_become_text(views: dict[str, Any]) -> None:
+    b = {"b": views["b"][:40]}
+    assert FusedHead().fit(b, [10, 9] * 20).classes_.tolist() == ["10", "9"]
+    head = FusedHead().fit(b, pd.Categorical(["u", "v"] * 20))
+    assert head.predict(b).dtype.kind == "U"
+
+
+@pytest.mark.parametrize(
+    ("y", "told"),
+    [
+        (["a"] * 40, "one class"),
+        (["a", "b"] * 19, "38 labels for 40 cells"),
+        (["a", None] * 20, "20 of 40 labels are missing"),
+        ([*(["a", "b"] * 19), "a", ""], "1 of 40 labels"),
+        ([*(["a", "b"] * 19), "a", float("nan")], "1 of 40 labels"),
+    ],
+)
+def test_labels_that_cannot_be_learned_from(y: list[Any], told: str, views: dict[str, Any]) -> None:
+    """RELIABILITY 42: one class; a label column with missing values."""
+    with pytest.raises(LabelsError, match=told):
+        FusedHead().fit({"b": views["b"][:40]}, np.array(y, dtype=object))
+    with pytest.raises(LabelsError, match="n_samples = 1"):
+        FusedHead().fit({"b": views["b"][:1]}, ["a"])
+
+
+def test_views_that_do_not_fit_at_fit(views: dict[str, Any]) -> None:
+    with pytest.raises(CellsError, match="a 40, b 39"):
+        FusedHead().fit({"a": views["a"][:40], "b": views["b"][:39]}, views["y"][:40])
+    with pytest.raises(CellsError, match="View a"):
+        FusedHead().fit({"a": np.zeros(40)}, views["y"][:40])
+    with pytest.raises(CellsError, match="View a"):
+        FusedHead().fit({"a": np.full((40, 2), "text")}, views["y"][:40])
+    with pytest.raises(OptionError, match="views: none"):
+        FusedHead().fit({}, views["y"][:40])
+    for names in (None, GENES[:-1], [*GENES[:-1], GENES[0]]):
+        with pytest.raises(GenesError, match="gene_names"):
+            FusedHead().fit({"X": views["X"][:40]}, views["y"][:40], gene_names=names)
+
+
+def test_views_that_do_not_fit_at_prediction(views: dict[str, Any], fitted: FusedHead) -> None:
+    """RELIABILITY 35: a view missing or of another width."""
+    test = part(views, slice(TRAIN, N), genes=fitted.genes_)
+    with pytest.raises(FeatureSpaceError, match=r"Missing view\(s\): X, b"):
+        fitted.predict_proba({"a": test["a"]})
+    with pytest.raises(FeatureSpaceError, match=r"View a: 3 columns where 16 belong"):
+        fitted.predict_proba({**test, "a": test["a"][:, :3]})
+    with pytest.raises(FeatureSpaceError, match="genes of genes_"):
+        fitted.predict_proba({**test, "X": views["X"][TRAIN:]})
+    with pytest.raises(CellsError, match="differ in their number of cells"):
+        fitted.predict_proba({**test, "a": test["a"][:5]})
+    bad = test["b"].copy()
+    bad[140, 0] = np.inf
+    with pytest.raises(CellsError, match="Row 140"):
+        list(fitted.iter_proba({**test, "b": bad}, block_rows=64))
+    np.testing.assert_array_equal(
+        fitted.predict_proba({**test, "unused": np.zeros((1, 1))}), fitted.predict_proba(test)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"kind": "forest"}, "kind='forest': must be one of knn, linear, mlp"),
+        ({"fuse": "never"}, "fuse='never': must be one of early, late"),
+        ({"params": {"k": 3}}, "a linear head has no k"),
+        ({"params": {"random_state": 3}}, "random_state"),
+        ({"n_folds": 1}, "n_folds=1"),
+        ({"n_genes": 0}, "n_genes=0"),
+    ],
+)
+def test_options_out_of_range_are_named(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(OptionError, match=told):
+        FusedHead(**options)
+
+
+def test_block_rows_must_be_positive(views: dict[str, Any], fitted: FusedHead) -> None:
+    with pytest.raises(OptionError, match="block_rows=0"):
+        list(fitted.iter_proba(part(views, slice(0, 4), genes=fitted.genes_), block_rows=0))
+
+
+def test_weights_by_label_reach_the_heads(views: dict[str, Any]) -> None:
+    heavy = {label: 50.0 if label == "type 3" else 1.0 for label in np.unique(views["y"])}
+    b = {"b": views["b"]}
+    plain = FusedHead(n_folds=2).fit(b, views["y"])
+    weighted = FusedHead(n_folds=2, params={"class_weight": heavy}).fit(b, views["y"])
+    assert (weighted.predict(b) == "type 3").sum() > (plain.predict(b) == "type 3").sum()
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 999), n=st.integers(0, 20), classes=st.integers(2, 6))
+def test_summaries(seed: int, n: int, classes: int) -> None:
+    proba = np.random.default_rng(seed).dirichlet(np.ones(classes), n)
+    names = np.array([f"t{i}" for i in range(classes)])
+    label, confidence, margin = summarise(proba, names)
+    np.testing.assert_array_equal(label, names[proba.argmax(axis=1)] if n else [])
+    np.testing.assert_array_equal(confidence, proba.max(axis=1) if n else [])
+    assert ((margin >= 0) & (margin <= confidence)).all()
+
+
+def test_of_equal_classes_the_first_is_named() -> None:
+    label, confidence, margin = summarise(np.array([[0.4, 0.4, 0.2]]), np.array(["a", "b", "c"]))
+    assert (label[0], confidence[0], margin[0]) == ("a", 0.4, 0.0)

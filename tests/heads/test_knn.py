@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scstore.errors import DamagedError
+from scstore.heads.knn import KNNHead
+
+
+def brute_force(train: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    centre = train.mean(axis=0)
+    a, b = (part - centre for part in (train.astype(np.float64), queries.astype(np.float64)))
+    a, b = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (a, b))
+    distances = np.linalg.norm(b[:, None] - a[None], axis=2)
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(distances, order, axis=1), order
+
+
+def test_neighbours_are_those_of_a_search_by_hand(cells: Any) -> None:
+    train, queries = cells.X[:400], cells.X[400:]
+    distances, neighbours = KNNHead(7).fit(train, cells.y[:400]).kneighbors(queries)
+    wanted, order = brute_force(train, queries, 7)
+    np.testing.assert_array_equal(neighbours, order)
+    np.testing.assert_allclose(distances, wanted, rtol=1e-4)
+
+
+def test_votes_fall_with_the_square_of_the_distance() -> None:
+    X = np.array([[0.0], [1], [4]])
+    head = KNNHead(3, metric="euclidean", standardize=False).fit(X, ["a", "b", "b"])
+    weights = np.array([1 / 2**2, 1 / 1**2, 1 / 2**2]) * 3 / 1.5
+    wanted = (weights[0] + 0.3 / 3) / 3.3
+    np.testing.assert_allclose(head.predict_proba([[2.0]])[0], [wanted, 1 - wanted], rtol=1e-6)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 99), k=st.integers(1, 40), scale=st.sampled_from([1e-20, 1.0, 1e20]))
+def test_no_class_is_ever_impossible(seed: int, k: int, scale: float) -> None:
+    """RELIABILITY 42: k larger than the reference."""
+    rng = np.random.default_rng(seed)
+    X, y = rng.normal(size=(20, 3)) * scale, np.arange(20) % 4
+    head = KNNHead(k).fit(X, y)
+    proba = head.predict_proba(np.vstack([X, rng.normal(size=(5, 3)) * scale]))
+    assert (proba > 0).all()
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+    assert head.kneighbors(X)[1].shape == (20, min(k, 20))
+
+
+def test_equal_rows_and_rows_at_the_mean_are_fine() -> None:
+    X = np.array([[1.0, 1], [1, 1], [3, 3], [3, 3], [2, 2]])
+    head = KNNHead(2).fit(X, ["a", "a", "b", "b", "a"])
+    distances, _ = head.kneighbors(X)
+    assert not distances[:4].any()
+    assert head.predict(X[:4]).tolist() == ["a", "a", "b", "b"]
+
+
+def test_float16_takes_half_and_hardly_moves_a_vote(cells: Any) -> None:
+    full, half = (KNNHead(dtype=dtype).fit(cells.X, cells.y) for dtype in ("float32", "float16"))
+    assert half.vectors_.nbytes * 2 == full.vectors_.nbytes
+    np.testing.assert_allclose(half.predict_proba(cells.X[::7] + 1), full.predict_proba(cells.X[::7] + 1), atol=0.02)
+
+
+def test_an_absurd_value_does_not_overflow_float16() -> None:
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    head = KNNHead(3, metric="euclidean", dtype="float16").fit(X, np.arange(30) % 2)
+    assert np.isfinite(head.predict_proba(np.array([[1e30, 0]]))).all()
+
+
+def test_a_reference_beyond_the_limit_is_sampled_by_class(cells: Any) -> None:
+    d = cells.X.shape[1]
+    head = KNNHead(memory_limit=4 * d * 100).fit(cells.X, cells.y)
+    assert 90 <= len(head.vectors_) <= 105
+    assert set(head.codes_) == set(range(5))
+    np.testing.assert_array_equal(head.classes_[head.codes_], cells.y[head.index_])
+    np.testing.assert_allclose(head.prior_.sum(), 1)
+    assert set(head.kneighbors(cells.X)[1].ravel()) <= set(head.index_)
+    assert head.score(cells.X, cells.y) > 0.8
+
+
+def test_no_query_no_neighbours(cells: Any, disk_rows: Any) -> None:
+    """RELIABILITY 42: empty query."""
+    head = KNNHead(4).fit(cells.X, cells.y)
+    distances, neighbours = head.kneighbors(disk_rows(cells.X[:0]))
+    assert distances.shape == neighbours.shape == (0, 4)
+
+
+def test_the_index_is_made_from_the_vectors(cells: Any) -> None:
+    """RELIABILITY 39: there is no index to load; what comes back is vectors."""
+    head = KNNHead(3).fit(cells.X, cells.y)
+    arrays, state = head.to_arrays()
+    assert sorted(arrays) == ["codes", "index", "mean", "prior", "scale", "vectors"]
+    swapped = KNNHead.from_arrays({**arrays, "codes": (arrays["codes"] + 1) % 5}, state)
+    assert (swapped.predict(cells.X) != head.predict(cells.X)).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"n_kept": 0}, {"n_kept": "600"}, {"params": {"metric": "x"}}, {"params": {"k": -1}}, {"params": {"k": "3"}}],
+)
+def test_a_description_that_makes_no_sense_is_damage(change: dict[str, Any], cells: Any) -> None:
+    arrays, state = KNNHead(3).fit(cells.X, cells.y).to_arrays()
+    with pytest.raises(DamagedError, match="damaged"):
+        KNNHead.from_arrays(arrays, {**state, **change})
+
+
+@pytest.mark.parametrize(("name", "value"), [("codes", 5), ("codes", -1), ("prior", 0.0)])
+def test_class_numbers_out_of_range_are_damage(name: str, value: float, cells: Any) -> None:
+    arrays, state = KNNHead(3).fit(cells.X, cells.y).to_arrays()
+    arrays[name] = arrays[name].copy()
+    arrays[name][0] = value
+    with pytest.raises(DamagedError, match="class"):
+        KNNHead.from_arrays(arrays, state)
+
+
+def test_importing_the_heads_loads_neither_faiss_nor_torch() -> None:
+    code = (
+        "import sys, pkgutil, importlib, scstore.heads as heads\n"
+        "for module in pkgutil.iter_modules(heads.__path__): importlib.import_module('scstore.heads.' + module.name)\n"
+        "print([name for name in ('faiss', 'torch', 'transformers', 'scstore.backbone') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

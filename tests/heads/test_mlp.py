@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scstore.errors import DamagedError
+from scstore.heads.linear import LinearHead
+from scstore.heads.mlp import MLPHead, _forward, _gradients, _initial
+from scstore.heads.softmax import cross_entropy
+
+
+@pytest.mark.parametrize("hidden", [[7], [7, 5]])
+def test_the_gradients_are_the_slopes_of_the_loss(hidden: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    layers = [layer.astype(np.float64) for layer in _initial([4, *hidden, 3], rng)]
+    block, codes, weights = rng.normal(size=(9, 4)), rng.integers(0, 3, 9), rng.uniform(0.5, 2, 9)
+
+    def loss() -> float:
+        return cross_entropy(_forward(layers, block)[-1], codes, weights)[0] / len(codes)
+
+    for layer, gradient in zip(layers, _gradients(layers, block, codes, weights), strict=True):
+        assert gradient.shape == layer.shape
+        place = tuple(rng.integers(0, size) for size in layer.shape)
+        layer[place] += 1e-6
+        above = loss()
+        layer[place] -= 2e-6
+        below = loss()
+        layer[place] += 1e-6
+        np.testing.assert_allclose(gradient[place], (above - below) / 2e-6, atol=1e-7)
+
+
+def test_it_learns_what_no_line_can() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (900, 2)).astype(np.float32)
+    y = np.where((X[:, 0] > 0) == (X[:, 1] > 0), "same", "different")
+    assert LinearHead().fit(X[:600], y[:600]).score(X[600:], y[600:]) < 0.7
+    assert MLPHead((64,)).fit(X[:600], y[:600]).score(X[600:], y[600:]) > 0.93
+
+
+def test_training_stops_when_the_held_out_loss_does_not_fall(cells: Any) -> None:
+    rng = np.random.default_rng(0)
+    head = MLPHead((16,), patience=2).fit(cells.X, rng.permutation(cells.y))
+    assert head.n_iter_ < 100
+
+
+def test_too_few_cells_to_hold_any_out(cells: Any) -> None:
+    """RELIABILITY 42: two cells."""
+    head = MLPHead((8,)).fit(cells.X[:2], ["a", "b"])
+    assert head.n_iter_ == 15
+    assert head.predict(cells.X[:2]).tolist() == ["a", "b"]
+
+
+def test_streaming_agrees_with_memory(cells: Any, disk_rows: Any) -> None:
+    rows = disk_rows(cells.X[:450])
+    streamed = MLPHead((32,), memory_limit=1 << 14).fit(rows, cells.y[:450])
+    assert rows.most < 450
+    inside = MLPHead((32,)).fit(cells.X[:450], cells.y[:450])
+    assert abs(streamed.score(cells.X[450:], cells.y[450:]) - inside.score(cells.X[450:], cells.y[450:])) < 0.06
+
+
+def test_two_layers_come_back_from_their_arrays(cells: Any) -> None:
+    head = MLPHead((12, 6), epochs=3).fit(cells.X, cells.y)
+    arrays, state = head.to_arrays()
+    assert sorted(arrays) == ["coef_0", "coef_1", "coef_2", "intercept_0", "intercept_1", "intercept_2"]
+    restored = MLPHead.from_arrays(arrays, state)
+    np.testing.assert_array_equal(restored.predict_proba(cells.X), head.predict_proba(cells.X))
+    assert restored.hidden == (12, 6)
+    for widths in (None, [5], [12, 6, 4], [12, 6, 5, 5]):
+        with pytest.raises(DamagedError, match="widths"):
+            MLPHead.from_arrays(arrays, {**state, "widths": widths})
