@@ -178,8 +178,9 @@ class RowSubset:
 
     def __init__(self, rows: Rows, index: Array) -> None:
         index = np.asarray(index)
-        if index.ndim != 1 or (index.size and (index.min() < 0 or index.max() >= rows.shape[0])):
-            msg = f"index: row numbers must be one-dimensional and lie in 0 … {rows.shape[0] - 1}."
+        whole = index.dtype.kind in "iu" or not index.size
+        if not whole or index.ndim != 1 or (index.size and (index.min() < 0 or index.max() >= rows.shape[0])):
+            msg = f"index: must be one-dimensional, of whole row numbers in 0 … {rows.shape[0] - 1}."
             raise OptionError(msg)
         self.below = (rows,)
         self.index = index.astype(np.int64)

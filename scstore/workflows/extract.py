@@ -406,9 +406,10 @@ def _load(plan: _Plan, progress: Reporter) -> Readout:
     layers = plan.settled.layers
     backbone = load_backbone(plan.settled.files, device=device, dtype=dtype, depth=max(layers))
     settled = plan.settled
+    where = f"on {device} in {str(dtype).removeprefix('torch.')}"
     progress.note(
-        f"model: {settled.files.name}, layers {', '.join(map(str, layers))} of {settled.files.n_layers}, on {device} in "
-        f"{str(dtype).removeprefix('torch.')}; at most {settled.top_genes:,} genes a cell ({settled.top_genes_because})"
+        f"model: {settled.files.name}, layers {', '.join(map(str, layers))} of {settled.files.n_layers}, {where}; "
+        f"at most {settled.top_genes:,} genes a cell ({settled.top_genes_because})"
     )
     inputs = project(
         plan.table.vectors, backbone.token_embeddings, kind=plan.options.projector, seed=plan.options.seed

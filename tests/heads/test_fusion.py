@@ -23,7 +23,7 @@ def views(cells_factory: Any) -> dict[str, Any]:
     made = cells_factory(N, 24, 4, seed=3, spread=1.5)
     rng = np.random.default_rng(1)
     codes = np.unique(made.y, return_inverse=True)[1]
-    rates = rng.gamma(0.5, 1.5, (4, 60))
+    rates = rng.gamma(1, 1, 60) * np.exp(rng.normal(0, 0.45, (4, 60)))
     return {
         "a": made.X[:, :16].astype(np.float16),
         "b": made.X[:, 16:],
@@ -48,7 +48,7 @@ def fitted(views: dict[str, Any]) -> FusedHead:
 @pytest.mark.parametrize("fuse", ["late", "early"])
 @pytest.mark.parametrize("kind", ["linear", "mlp", "knn"])
 def test_every_kind_and_fusion(kind: str, fuse: str, views: dict[str, Any]) -> None:
-    params = {"hidden": (16,), "epochs": 10} if kind == "mlp" else None
+    params = {"hidden": (16,), "epochs": 60} if kind == "mlp" else None
     head = FusedHead(kind, fuse=fuse, params=params, n_folds=3)
     head.fit(part(views, slice(0, TRAIN)), views["y"][:TRAIN], gene_names=GENES)
     assert head.views_ == ("X", "a", "b")
@@ -57,7 +57,7 @@ def test_every_kind_and_fusion(kind: str, fuse: str, views: dict[str, Any]) -> N
     proba = head.predict_proba(test)
     np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-12)
     accuracy = (head.predict(test) == views["y"][TRAIN:]).mean()
-    assert accuracy > 0.9
+    assert accuracy > 0.85
     assert head.held_out_["n"] == TRAIN
     assert abs(head.held_out_["accuracy"] - accuracy) < 0.06
     assert head.held_out_["ece"] < 0.08

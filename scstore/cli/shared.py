@@ -1,0 +1,82 @@
+"""What the commands share: the applications they belong to, where they print, options that several take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scstore.console import Output
+
+__all__ = [
+    "AllowFractional",
+    "AllowPartial",
+    "Cells",
+    "Device",
+    "Dtype",
+    "Expression",
+    "Label",
+    "Overwrite",
+    "Revision",
+    "Slot",
+    "StoreArgument",
+    "app",
+    "genes_app",
+    "state",
+]
+
+app = typer.Typer(
+    name="scstore",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Pay for the large language model once, on a GPU; annotate single cells for ever after, on a laptop.\n\n"
+        "`scstore demo` shows the whole path on real cells, in minutes.\n\n"
+        "**extract** runs a frozen language model over cells and writes a store (needs `scstore[extract]`); **fit**, "
+        "**predict** and **query** work on stores and on any AnnData with embeddings, without the model."
+    ),
+)
+genes_app = typer.Typer(no_args_is_help=True, help="Gene tables: descriptions of genes as vectors.")
+app.add_typer(genes_app, name="genes", rich_help_panel="With a model (scstore[extract])")
+
+
+@dataclass
+class State:
+    """Set by the options before the command.
+
+    Attributes
+    ----------
+    output
+        Where results and words go.
+    debug
+        Whether errors show their traceback.
+    """
+
+    output: Output = field(default_factory=Output)
+    debug: bool = False
+
+
+state = State()
+"""Of this process, which runs one command."""
+
+Cells = Annotated[
+    Path, typer.Argument(help="Cells: .h5ad, AnnData Zarr, 10x .h5, or 10x mtx folder.", show_default=False)
+]
+StoreArgument = Annotated[
+    Path, typer.Argument(help="A store, or any .h5ad or AnnData Zarr with obsm matrices.", show_default=False)
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Work with the cells that are extracted so far.")]
+Label = Annotated[str, typer.Option(help="Column of obs.", show_default=False)]
+Expression = Annotated[str, typer.Option(help="What the input holds: counts or lognorm.")]
+Slot = Annotated[str | None, typer.Option(help="Where: X, layers/NAME or raw. Looked for by default.")]
+AllowFractional = Annotated[
+    bool, typer.Option("--allow-fractional", help="Accept pseudo-counts that are no whole numbers.")
+]
+Device = Annotated[str | None, typer.Option(help="cuda, cpu, …. The GPU where there is one.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. bfloat16 on a GPU, float32 on the CPU.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
