@@ -30,6 +30,7 @@ __all__ = [
     "fsync_dir",
     "lock",
     "read_json",
+    "reclaim_if_dead",
     "remove_tree",
     "write_bytes",
     "write_json",
@@ -38,7 +39,8 @@ __all__ = [
 PARTIAL = ".partial-"
 """Marks temporary files and folders; whatever carries it is nobody's data and may be deleted."""
 
-BUFFER = 1 << 22
+STARTING = 60.0
+"""Seconds after which a lock that holds no owner is nobody's."""
 
 
 def digest_bytes(data: bytes | memoryview) -> str:
@@ -206,7 +208,7 @@ def lock(path: str | os.PathLike[str]) -> Iterator[None]:
         try:
             descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
-            _reclaim_if_dead(file)
+            _reclaim_or_refuse(file)
             continue
         except OSError as error:
             msg = f"{file.parent}: cannot write there ({error.strerror})."
@@ -220,23 +222,40 @@ def lock(path: str | os.PathLike[str]) -> Iterator[None]:
         file.unlink(missing_ok=True)
 
 
-def _reclaim_if_dead(file: Path) -> None:
-    try:
-        owner = json.loads(file.read_text() or "{}")
-    except FileNotFoundError:
+def _reclaim_or_refuse(file: Path) -> None:
+    if reclaim_if_dead(file):
         return
-    except ValueError:
-        owner = {}
+    owner = _owner(file)
     host, pid = owner.get("host"), owner.get("pid")
-    if host is None and time.time() - file.stat().st_mtime > 60:
-        file.unlink(missing_ok=True)  # its writer died between creating and filling it
-        return
-    if host == socket.gethostname() and isinstance(pid, int) and not _alive(pid):
-        file.unlink(missing_ok=True)
-        return
     whose = f"process {pid} on {host}" if host else "another process that is just starting"
     msg = f"{file}: {whose} is writing here. Wait for it to end; if it is certainly dead, delete this lock file."
     raise LockedError(msg)
+
+
+def reclaim_if_dead(file: Path) -> bool:
+    """Delete a lock whose process is certainly dead; whether the way is free.
+
+    A process of another host cannot be seen from here, so its lock is left alone.
+    """
+    try:
+        owner, age = _owner(file), time.time() - file.stat().st_mtime
+    except FileNotFoundError:
+        return True
+    host, pid = owner.get("host"), owner.get("pid")
+    never_filled = host is None and age > STARTING  # its writer died between creating and filling it
+    dead = host == socket.gethostname() and isinstance(pid, int) and not _alive(pid)
+    if never_filled or dead:
+        file.unlink(missing_ok=True)
+        return True
+    return False
+
+
+def _owner(file: Path) -> dict[str, Any]:
+    try:
+        owner = json.loads(file.read_text())
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) else {}
 
 
 def _alive(pid: int) -> bool:

@@ -2,7 +2,8 @@
 
     python tests/make_golden.py
 
-A tiny store with its gene table and panel, one head of each kind, and `expected.json`: what every later scstore must read.
+A tiny store with its gene table and panel, one head of each kind, and `expected.json`: what every later scstore
+must read.
 """
 
 from __future__ import annotations

@@ -60,6 +60,8 @@ def fit(
 
 
 def _held_out_line(held_out: dict[str, Any]) -> str:
+    if not held_out["n"]:
+        return "no label has cells enough to hold some out: how good the head is cannot be said"
     return (
         f"on {held_out['n']:,} cells held out in turn: accuracy {held_out['accuracy']:.3f}, macro-F1 "
         f"{held_out['macro_f1']:.3f}, calibration error {held_out['ece']:.3f}"

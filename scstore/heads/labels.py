@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
+from scstore.cells.labels import missing_labels
 from scstore.errors import LabelsError
 from scstore.heads.rows import Array
 
-__all__ = ["Labels", "encode_labels", "missing_labels"]
-
-NOT_A_LABEL = ("", "nan", "<NA>")
-"""Texts that stand for no label: NumPy and pandas write the last two for a missing value turned into text."""
+__all__ = ["Labels", "encode_labels"]
 
 
 @dataclass(frozen=True)
@@ -33,19 +30,6 @@ class Labels:
 
     classes: Array
     codes: Array
-
-
-def missing_labels(y: Any) -> Array:
-    """Which labels are missing, ``(n,) bool``: None, NaN, NA, infinite, blank, or the text that NaN turns into."""
-    values = np.asarray(y)
-    missing: Array = np.asarray(pd.isna(values))
-    if values.dtype.kind == "f":
-        missing = ~np.isfinite(values)
-    if values.dtype.kind in "OU":
-        missing = missing | np.array(
-            [isinstance(v, str) and v.strip() in NOT_A_LABEL for v in values.tolist()], dtype=bool
-        )
-    return missing
 
 
 def encode_labels(y: Any, n_rows: int) -> Labels:

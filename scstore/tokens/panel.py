@@ -116,7 +116,7 @@ def fit_panel(
         sums.add(block[known], of_block[known])
         medians.add(block[known])
         start += block.shape[0]
-    values = sums.f_values()
+    values = sums.f_values(min_cells=2)  # a gene of one cell alone has an infinite F
     expressed = int((medians.counts > 0).sum())
     if n_genes > expressed:
         msg = f"{source}: -n {n_genes}: only {expressed:,} genes are expressed in the labelled cells."

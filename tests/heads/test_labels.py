@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from scstore.errors import LabelsError
-from scstore.heads.labels import encode_labels, missing_labels
+from scstore.cells.labels import missing_labels
+from scstore.heads.labels import encode_labels
 
 
 @pytest.mark.parametrize(
