@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scstore.errors import LabelsError
 from scstore.cells.labels import missing_labels
+from scstore.errors import LabelsError
 from scstore.heads.labels import encode_labels
 
 
