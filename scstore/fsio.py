@@ -13,8 +13,10 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,12 @@ __all__ = [
 
 PARTIAL = ".partial-"
 """Marks temporary files and folders; whatever carries it is nobody's data and may be deleted."""
+
+HEARTBEAT = 30.0
+"""Seconds between touches of a lock by its owner."""
+
+STALE = 600.0
+"""Seconds without a touch after which a lock's owner shows no sign of life."""
 
 STARTING = 60.0
 """Seconds after which a lock that holds no owner is nobody's."""
@@ -105,7 +113,7 @@ def read_json(path: str | os.PathLike[str], *, limit: int = 1 << 28) -> Any:
         raise DamagedError(msg) from error
 
 
-@contextlib.contextmanager
+@contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success flush it and rename it into place, on failure delete it."""
     target = Path(path)
@@ -121,7 +129,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     fsync_dir(target.parent)
 
 
-@contextlib.contextmanager
+@contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary folder beside ``path``; on success flush every file in it and rename it into place.
 
@@ -190,7 +198,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
     return target
 
 
-@contextlib.contextmanager
+@contextmanager
 def lock(path: str | os.PathLike[str]) -> Iterator[None]:
     """Hold a lock file for as long as the block runs.
 
@@ -216,10 +224,30 @@ def lock(path: str | os.PathLike[str]) -> Iterator[None]:
         break
     with os.fdopen(descriptor, "w") as handle:
         json.dump(mine, handle)
+    with _beating(file):
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _beating(file: Path) -> Iterator[None]:
+    """Touch a lock now and then, so that others see its owner is alive even from another host."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT):
+            with contextlib.suppress(OSError):
+                os.utime(file)
+
+    thread = threading.Thread(target=beat, name="scstore-lock", daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)
+        ended.set()
+        thread.join()
 
 
 def _reclaim_or_refuse(file: Path) -> None:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["Space", "canonical_json", "differences", "fingerprint", "flatten"]
+__all__ = ["Space", "canonical_json", "differences", "fingerprint", "flatten", "seal", "unseal"]
 
 Space = Mapping[str, Any]
 """A JSON object that names a feature space."""
@@ -39,6 +39,22 @@ def canonical_json(value: Any) -> str:
 def fingerprint(space: Space) -> str:
     """SHA-256 of the canonical JSON of a feature space, as ``sha256:<64 hex digits>``."""
     return "sha256:" + hashlib.sha256(canonical_json(space).encode()).hexdigest()
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping with a field ``digest``: SHA-256 of its own canonical JSON without that field.
+
+    A checksum against damage; whoever changes the value on purpose can seal it again.
+    """
+    return {**value, "digest": fingerprint(value)}
+
+
+def unseal(value: Any) -> dict[str, Any] | None:
+    """What was sealed, without its digest; ``None`` when the digest does not match."""
+    if not isinstance(value, dict):
+        return None
+    body = {key: item for key, item in value.items() if key != "digest"}
+    return body if value.get("digest") == fingerprint(body) else None
 
 
 def flatten(space: Space, prefix: str = "") -> Iterator[tuple[str, Any]]:

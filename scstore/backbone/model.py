@@ -118,6 +118,11 @@ class Backbone:
         return self.model.layers if self.files.is_decoder else self.model.encoder.layer  # type: ignore[union-attr, return-value]
 
     @property
+    def input_device(self) -> torch.device:
+        """Where its input vectors must be: the first device, when it is spread over several."""
+        return self.token_embeddings.device
+
+    @property
     def token_embeddings(self) -> torch.Tensor:
         """``(vocabulary, width)``: the input embedding of every token."""
         return self.model.get_input_embeddings().weight.detach()  # type: ignore[operator, no-any-return]
@@ -278,7 +283,15 @@ def load_tokenizer(files: ModelFiles) -> Any:
         raise ModelError(msg) from error
 
 
-def load_backbone(files: ModelFiles, *, device: torch.device, dtype: torch.dtype, depth: int | None = None) -> Backbone:
+def load_backbone(
+    files: ModelFiles,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    depth: int | None = None,
+    float8: bool = False,
+    spread: bool = False,
+) -> Backbone:
     """Load a model without its language-modelling head, frozen.
 
     Parameters
@@ -289,14 +302,29 @@ def load_backbone(files: ModelFiles, *, device: torch.device, dtype: torch.dtype
         From :func:`pick_device`.
     depth
         Number of layers to load; those above are neither read nor run. All when ``None``.
+    float8
+        Run the linear layers of the blocks in float8.
+    spread
+        Spread the layers over all GPUs (accelerate's ``device_map="auto"``), for a model that does not fit one.
+
+    Raises
+    ------
+    ModelError
+        If files are missing or damaged, or the device has no float8.
     """
+    if float8:
+        from scstore.backbone.float8 import check_float8
+
+        check_float8(device)
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
     config.num_hidden_layers = depth or files.n_layers
     config.use_cache = False
-    extra = {} if files.is_decoder else {"add_pooling_layer": False}
+    extra: dict[str, Any] = {} if files.is_decoder else {"add_pooling_layer": False}
+    if spread:
+        extra["device_map"] = "auto"
     try:
         with _quiet():
             model, loaded = AutoModel.from_pretrained(
@@ -319,8 +347,13 @@ def load_backbone(files: ModelFiles, *, device: torch.device, dtype: torch.dtype
         msg = f"{files.name}: {files.folder} lacks weights ({', '.join(lacking[:3])}, …). Fetch the whole model again."
         raise ModelError(msg)
     model.requires_grad_(requires_grad=False)
-    model = model.eval().to(device)
-    return Backbone(files=files, model=model, tokenizer=load_tokenizer(files), device=device, dtype=dtype)
+    model = model.eval() if spread else model.eval().to(device)
+    backbone = Backbone(files=files, model=model, tokenizer=load_tokenizer(files), device=device, dtype=dtype)
+    if float8:
+        from scstore.backbone.float8 import use_float8
+
+        use_float8(backbone.layers)
+    return backbone
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from scstore import fsio
 from scstore.errors import DamagedError
-from scstore.spec import canonical_json
+from scstore.spec import canonical_json, seal, unseal
 from scstore.stores.layout import StorePlan, chunk_path, record_path
 
 __all__ = ["check_shard", "committed_shards", "ids_digest", "read_record", "write_record"]
@@ -17,10 +17,6 @@ __all__ = ["check_shard", "committed_shards", "ids_digest", "read_record", "writ
 def ids_digest(ids: Sequence[str]) -> str:
     """SHA-256 of cell ids in their order."""
     return fsio.digest_bytes(canonical_json(list(ids)).encode())
-
-
-def _sealed(record: dict[str, Any]) -> dict[str, Any]:
-    return {**record, "digest": fsio.digest_bytes(canonical_json(record).encode())}
 
 
 def write_record(root: Path, shard: int, *, start: int, stop: int, ids: str, views: dict[str, dict[str, Any]]) -> None:
@@ -38,7 +34,7 @@ def write_record(root: Path, shard: int, *, start: int, stop: int, ids: str, vie
         ``{"bytes": size, "digest": sha256}`` of the file of each view.
     """
     record = {"shard": shard, "start": start, "stop": stop, "ids": ids, "views": views}
-    fsio.write_json(record_path(root, shard), _sealed(record))
+    fsio.write_json(record_path(root, shard), seal(record))
 
 
 def read_record(root: Path, shard: int) -> dict[str, Any] | None:
@@ -54,8 +50,8 @@ def read_record(root: Path, shard: int) -> dict[str, Any] | None:
         record = fsio.read_json(file, limit=1 << 20)
     except FileNotFoundError:
         return None
-    body = {key: value for key, value in record.items() if key != "digest"} if isinstance(record, dict) else {}
-    if not body or _sealed(body) != record or body.get("shard") != shard:
+    body = unseal(record)
+    if body is None or body.get("shard") != shard:
         msg = (
             f"{file}: the record does not match its own digest. Run the same `scstore extract` again to redo this "
             "shard."

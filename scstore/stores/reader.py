@@ -21,7 +21,7 @@ from scipy.sparse import csr_matrix
 from scstore.cells.expression import TARGET_SUM, ExpressionSlot, find_expression, lognorm_block
 from scstore.cells.formats import CellFile, open_cells
 from scstore.errors import CellsError, DamagedError, IncompleteStoreError, InputError, NotAStoreError
-from scstore.spec import Space
+from scstore.spec import Space, unseal
 from scstore.stores.layout import (
     FORMAT,
     SCRATCH_EXPRESSION,
@@ -375,13 +375,19 @@ def _read_record(path: Path, group: Any) -> dict[str, Any] | None:
     try:
         record = json.loads(str(read_elem(group["uns/scstore/record"])))
         major = int(str(record["format"]).split(".")[0])
-    except (ValueError, KeyError, TypeError) as error:
-        msg = f"{path}: the run's record in uns/scstore/record is damaged ({error}). Restore the store from a copy."
+        body = unseal(record)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        msg = f"{path}: the run's record in uns/scstore/record cannot be read ({error}). Restore the store from a copy."
         raise DamagedError(msg) from error
     if major > int(FORMAT.split(".")[0]):
         msg = f"{path} is in store format {record['format']}; this scstore reads up to {FORMAT}. Update scstore."
         raise InputError(msg)
-    return dict(record)
+    if body is None:
+        msg = (
+            f"{path}: the run's record in uns/scstore/record does not match its digest. Restore the store from a copy."
+        )
+        raise DamagedError(msg)
+    return body
 
 
 def _view_specs(record: Mapping[str, Any] | None) -> dict[str, ViewSpec]:

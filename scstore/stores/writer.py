@@ -23,6 +23,7 @@ from scipy.sparse import csr_matrix
 
 from scstore import fsio
 from scstore.errors import NumericsError
+from scstore.spec import seal
 from scstore.stores.layout import (
     FORMAT,
     LEDGER,
@@ -76,7 +77,7 @@ class StoreBuilder:
     def write_frames(self, obs: pd.DataFrame, var: pd.DataFrame, record: Mapping[str, Any]) -> None:
         """Write the cells' and genes' metadata, and the run's record under ``uns["scstore"]``."""
         self._group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        uns = {"scstore": {"format": FORMAT, "record": json.dumps(record, ensure_ascii=False)}}
+        uns = {"scstore": {"format": FORMAT, "record": json.dumps(seal(record), ensure_ascii=False)}}
         elements: dict[str, Any] = {"obs": _storable(obs), "var": _storable(var), "uns": uns}
         elements |= {name: {} for name in ("obsm", "varm", "obsp", "varp", "layers")}
         with anndata.settings.override(auto_shard_zarr_v3=False):

@@ -31,9 +31,10 @@ DEFAULT_TOP_GENES = 2048
 RANKINGS = ("lognorm", "median")
 SCALINGS = ("none", "multiply")
 STORE_DTYPES = ("float16", "float32")
+PRECISIONS = ("native", "float8")
 SPACE_FIELDS = (
     "model", "revision", "genes", "panel", "top_genes", "ranking", "expression_scaling", "projector", "seed", "layout",
-    "instruction", "readout_token", "layers", "pool",
+    "instruction", "readout_token", "layers", "pool", "precision",
 )  # fmt: skip
 """Options that decide the feature space: what ``--like`` takes from another store."""
 
@@ -94,6 +95,10 @@ class ExtractOptions:
         Rows of a shard; about 16 MB, at most 4,096, by default.
     device, dtype
         Where and in which precision the model runs.
+    precision
+        ``native``, or ``float8``: linear layers in float8 on GPUs that have it; another feature space.
+    spread
+        Spread the model's layers over all GPUs, for a model that does not fit one.
     tokens_per_batch
         Padded positions in a batch.
     """
@@ -124,6 +129,8 @@ class ExtractOptions:
     shard_rows: int | None = None
     device: str | None = None
     dtype: str | None = None
+    precision: str = "native"
+    spread: bool = False
     tokens_per_batch: int | None = None
 
     def __post_init__(self) -> None:
@@ -134,6 +141,7 @@ class ExtractOptions:
             ("layout", LAYOUTS),
             ("expression", ("counts", "lognorm")),
             ("store_dtype", STORE_DTYPES),
+            ("precision", PRECISIONS),
         ):
             if (value := getattr(self, name)) not in known:
                 msg = f"{_flag(name)} {value}: not one of {', '.join(known)}."
@@ -308,6 +316,8 @@ def view_specs(
         },
         "projector": {"kind": options.projector, "seed": options.seed},
         "expression_scaling": options.expression_scaling,
+        # rounding to float8 moves features by far more than a batch or a device does
+        **({"precision": "float8"} if options.precision == "float8" else {}),
     }
     specs = [
         ViewSpec(

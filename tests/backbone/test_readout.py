@@ -47,7 +47,7 @@ def make(model: Path, genes: np.ndarray, *, depth: int | None = None, **options:
 
 def run(readout: Readout, ranked: RankedCells, cells: list[int]) -> np.ndarray:
     frame = readout.frame  # type: ignore[attr-defined]
-    return readout.run(assemble(ranked, np.array(cells), frame=frame, poolings=POOLINGS))
+    return readout.run(assemble(ranked, np.array(cells), frame=frame, poolings=POOLINGS)).numpy()
 
 
 def test_it_equals_transformers_own_hidden_states(model: Path, genes: np.ndarray, ranked: RankedCells) -> None:

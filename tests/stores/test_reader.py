@@ -150,12 +150,13 @@ def test_a_newer_format_is_named(path: Path, tmp_path: Path) -> None:
         scstore.open(newer)
 
 
-def test_a_damaged_record_of_the_run_is_an_error(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.7, 0.9])
+def test_a_damaged_record_of_the_run_is_an_error(path: Path, tmp_path: Path, place: float) -> None:
     """RELIABILITY 30: the run's record."""
     damaged = copy(path, tmp_path)
     file = next((damaged / "uns" / "scstore" / "record").glob("c*"))
     data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 255
+    data[int(len(data) * place)] ^= 1
     file.write_bytes(data)
     with pytest.raises(DamagedError, match="record"):
         Store(damaged)

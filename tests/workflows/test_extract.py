@@ -259,7 +259,7 @@ def test_an_input_that_changes_while_it_is_read_is_refused(
     cells_file: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RELIABILITY 13: the input file changes during the run."""
-    import scstore.workflows.extract as workflow
+    import scstore.workflows.extraction_plan as workflow
 
     real = workflow.lognorm_rows
 

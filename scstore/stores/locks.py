@@ -1,0 +1,102 @@
+"""Who may write which shards of a store, when several processes extract into it at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from scstore import fsio
+from scstore.errors import LockedError, OptionError
+
+__all__ = ["Part", "creation_lock", "part_lock"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several equal parts of a store's shards.
+
+    Attributes
+    ----------
+    index
+        Which part, from 0.
+    count
+        How many parts there are.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            msg = f"--shard {self.index}/{self.count}: parts are numbered from 0 to {self.count - 1}."
+            raise OptionError(msg)
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read ``i/n``.
+
+        Raises
+        ------
+        OptionError
+            If it is not of that form, or there is no such part.
+        """
+        if (found := re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)) is None:
+            msg = f"--shard {text}: give i/n, such as 0/8 for the first of eight parts."
+            raise OptionError(msg)
+        return cls(int(found[1]), int(found[2]))
+
+    def owns(self, shard: int) -> bool:
+        """Whether a shard belongs to this part."""
+        return shard % self.count == self.index
+
+    def overlaps(self, other: Part) -> bool:
+        """Whether two parts may own the same shard."""
+        return self.count != other.count or self.index == other.index
+
+
+def creation_lock(root: Path) -> Path:
+    """The lock of whoever shapes a store; beside it, since it does not exist yet."""
+    return root.with_name(f"{root.name}.creating.lock")
+
+
+@contextmanager
+def part_lock(root: Path, part: Part) -> Iterator[None]:
+    """Hold a part of a store for writing.
+
+    The lock is taken first and the others are looked at afterwards, so that of two processes that start at once at
+    least one sees the other.
+
+    Raises
+    ------
+    LockedError
+        If a living process, or one on another host, holds a part that shares shards with this one.
+    """
+    with fsio.lock(_path(root, part)):
+        for other, file in _held(root):
+            if other != part and part.overlaps(other) and not fsio.reclaim_if_dead(file):
+                msg = (
+                    f"{file}: another process extracts part {other.index} of {other.count} of {root}, which shares "
+                    f"shards with part {part.index} of {part.count}. Wait for it, or give every process --shard i/n of "
+                    "the same n."
+                )
+                raise LockedError(msg)
+        yield
+
+
+def _path(root: Path, part: Part) -> Path:
+    name = "lock" if part.count == 1 else f"{part.index}of{part.count}.lock"
+    return root.with_name(f"{root.name}.{name}")
+
+
+def _held(root: Path) -> Iterator[tuple[Part, Path]]:
+    for file in sorted(root.parent.iterdir()):
+        if not file.name.startswith(f"{root.name}."):
+            continue
+        name = file.name.removeprefix(f"{root.name}.")
+        if name == "lock":
+            yield Part(), file
+        elif found := re.fullmatch(r"(\d{1,6})of(\d{1,6})\.lock", name):
+            yield Part(int(found[1]), int(found[2])), file
