@@ -36,8 +36,8 @@ DESCRIPTIONS = {
     "X": "- expression, PCA 20",
 }
 RANDOM_READOUT = "- readout, random vectors"
-NO_MODEL = "- random vectors + expression"
-DEFAULT = "readout + GenePT-w + expression"
+NO_MODEL = "- random vectors + express."
+DEFAULT = "readout + GenePT-w + express."
 
 
 def demo(folder: Path, *, overwrite: bool = False, output: Output | None = None) -> dict[str, Any]:
