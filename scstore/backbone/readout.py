@@ -64,8 +64,10 @@ class Readout:
         self.backbone = backbone
         self.layers = layers
         self.multiply = multiply
-        deepest = backbone.layers[max(layers) - 1]
-        self.trims = last_only and backbone.files.is_decoder and can_trim(deepest)
+        deepest, loaded = max(layers), len(backbone.layers)
+        self.trims = (
+            last_only and backbone.files.is_decoder and deepest == loaded and can_trim(backbone.layers[deepest - 1])
+        )
         device = backbone.input_device
         genes = torch.from_numpy(np.ascontiguousarray(gene_inputs)).to(device, backbone.dtype)
         padding = torch.zeros(1, genes.shape[1], device=device, dtype=backbone.dtype)

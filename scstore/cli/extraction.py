@@ -21,6 +21,7 @@ from scstore.cli.shared import (
     genes_app,
     state,
 )  # fmt: skip
+from scstore.console import Output
 
 __all__: list[str] = []
 
@@ -92,47 +93,69 @@ def extract(
     shard_rows: Annotated[int | None, typer.Option(help="Rows of a shard. About 16 MB, at most 4096.")] = None,
     device: Device = None,
     dtype: Dtype = None,
+    precision: Annotated[str, typer.Option(help="native, or float8 on GPUs that have it.")] = "native",
+    spread: Annotated[bool, typer.Option("--spread", help="Spread a large model over all GPUs.")] = False,
     revision: Revision = None,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: extract part i (from 0) of n, as one job of an array.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print cells, tokens, FLOP, time, sizes; extract nothing.")
+    ] = False,
     tokens_per_batch: Annotated[int | None, typer.Option(help="Padded positions of a batch.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
+    from scstore.stores.locks import Part
+    from scstore.workflows.estimate import estimate
     from scstore.workflows.extract import extract as run
+    from scstore.workflows.processes import this_process
 
-    chosen: dict[str, Any] = {} if instruction is None else {"instruction": instruction}
-    store = run(
-        cells,
-        out,
-        like=like,
-        overwrite=overwrite,
-        progress=state.output.reporter,
-        model=model,
-        revision=revision,
-        genes=None if genes is None else str(genes),
-        panel=None if panel == "all" else panel,
-        top_genes=top_genes,
-        layers=_numbers(layers, "--layers"),
-        pool=_words(pool),
-        projector=projector,
-        seed=seed,
-        layout=layout,
-        readout_token=readout_token,
-        ranking=ranking,
-        expression_scaling=expression_scaling,
-        expression=expression,
-        slot=slot,
-        allow_fractional=allow_fractional,
-        sum_duplicate_genes=sum_duplicate_genes,
-        id_prefix_from=id_prefix_from,
-        organism=organism,
-        min_match=min_match,
-        keep_expression=not no_expression,
-        store_dtype=store_dtype,
-        shard_rows=shard_rows,
-        device=device,
-        dtype=dtype,
-        tokens_per_batch=tokens_per_batch,
-        **chosen,
-    )
+    part = Part.parse(shard) if shard is not None else None
+    if this_process(part).is_silent:  # one of a launcher's several speaks for all
+        state.output = Output(quiet=True)
+    options: dict[str, Any] = {
+        "model": model,
+        "revision": revision,
+        "genes": None if genes is None else str(genes),
+        "panel": None if panel == "all" else panel,
+        "top_genes": top_genes,
+        "layers": _numbers(layers, "--layers"),
+        "pool": _words(pool),
+        "projector": projector,
+        "seed": seed,
+        "layout": layout,
+        "readout_token": readout_token,
+        "ranking": ranking,
+        "expression_scaling": expression_scaling,
+        "expression": expression,
+        "slot": slot,
+        "allow_fractional": allow_fractional,
+        "sum_duplicate_genes": sum_duplicate_genes,
+        "id_prefix_from": id_prefix_from,
+        "organism": organism,
+        "min_match": min_match,
+        "keep_expression": not no_expression,
+        "store_dtype": store_dtype,
+        "shard_rows": shard_rows,
+        "device": device,
+        "dtype": dtype,
+        "precision": precision,
+        "spread": spread,
+        "tokens_per_batch": tokens_per_batch,
+    }
+    if instruction is not None:
+        options["instruction"] = instruction
+    if dry_run:
+        found = estimate(cells, out, like=like, progress=state.output.reporter, **options)
+        state.output.result(found.as_json(), *found.lines())
+        return
+    store = run(cells, out, like=like, overwrite=overwrite, part=part, progress=state.output.reporter, **options)
+    done = int(store.committed.sum())
+    if done < store.n_obs:
+        state.output.result(
+            store.info, f"{out}: {done:,} of {store.n_obs:,} cells so far; the other parts are extracted by others"
+        )
+        return
     state.output.result(
         store.info,
         f"{out}: {store.n_obs:,} cells, views {', '.join(store.views)}",

@@ -15,8 +15,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.backbone.model import load_backbone, pick_device
-from scstore.backbone.projector import project
 from scstore.backbone.readout import Readout
 from scstore.cells.formats import open_cells
 from scstore.errors import OutputError
@@ -32,6 +30,7 @@ from scstore.tokens.batches import assemble, plan_batches
 from scstore.tokens.genept import weighted_means
 from scstore.tokens.ranking import RankedCells
 from scstore.workflows.extraction_plan import ExtractionPlan, check_same_run, expression_blocks, make_plan
+from scstore.workflows.loading import load_readout
 from scstore.workflows.pipeline import Behind, ahead
 from scstore.workflows.planning import ExtractOptions, options_like
 from scstore.workflows.processes import create_or_wait, this_process
@@ -173,7 +172,7 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, progress: Reporter) -> 
     if not (plan.options.keep_expression or (target / SCRATCH_EXPRESSION).exists()):
         # the run had ended and its scratch was deleted; the input is the same, its digest says so
         write_scratch_expression(target, expression_blocks(plan, progress, []), n_genes=len(plan.match.genes))
-    readout = _load(plan, progress)
+    readout = load_readout(plan, progress)
     companions = {
         "genept": whiten(plan.table.vectors)[plan.match.genes],
         "genept_random": RandomEncoder(plan.table.width).encode(
@@ -215,36 +214,6 @@ def _unfinished(
         if "digest" in reason or "missing" in reason:
             progress.warn(f"redoing a damaged shard: {reason}")
     return todo, done
-
-
-def _load(plan: ExtractionPlan, progress: Reporter) -> Readout:
-    device, dtype = pick_device(plan.options.device, plan.options.dtype)
-    layers = plan.settled.layers
-    backbone = load_backbone(
-        plan.settled.files,
-        device=device,
-        dtype=dtype,
-        depth=max(layers),
-        float8=plan.options.precision == "float8",
-        spread=plan.options.spread,
-    )
-    settled = plan.settled
-    where = f"on {device} in {str(dtype).removeprefix('torch.')}"
-    progress.note(
-        f"model: {settled.files.name}, layers {', '.join(map(str, layers))} of {settled.files.n_layers}, {where}; "
-        f"at most {settled.top_genes:,} genes a cell ({settled.top_genes_because})"
-    )
-    inputs = project(
-        plan.table.vectors, backbone.token_embeddings, kind=plan.options.projector, seed=plan.options.seed
-    )[plan.match.genes]
-    return Readout(
-        backbone,
-        plan.settled.layout,
-        inputs,
-        layers=layers,
-        multiply=plan.options.expression_scaling == "multiply",
-        last_only=plan.options.pool == ("last",),
-    )
 
 
 def _read_shard(

@@ -35,10 +35,18 @@ class Process:
         Its share of the shards.
     device
         Its GPU, when a launcher started one process a GPU.
+    launched
+        Whether a launcher (``accelerate launch``, ``torchrun``) started it as one of several.
     """
 
     part: Part
     device: str | None
+    launched: bool = False
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether a launcher started several and another one speaks for all."""
+        return self.launched and self.part.index > 0
 
 
 def this_process(part: Part | None = None) -> Process:
@@ -55,7 +63,7 @@ def this_process(part: Part | None = None) -> Process:
     if part is not None:
         msg = f"--shard {part.index}/{part.count}: a launcher started {world} processes, which share the work already."
         raise OptionError(msg)
-    return Process(Part(int(os.environ["RANK"]), world), _gpu(int(os.environ.get("LOCAL_RANK", "0"))))
+    return Process(Part(int(os.environ["RANK"]), world), _gpu(int(os.environ.get("LOCAL_RANK", "0"))), launched=True)
 
 
 def _gpu(local_rank: int) -> str | None:

@@ -11,7 +11,8 @@ from support import write_model
 from scstore.backbone.layout import make_layout
 from scstore.backbone.model import load_backbone, locate_model
 from scstore.backbone.readout import Readout
-from scstore.tokens.batches import POOLINGS, assemble, plan_batches
+from scstore.errors import FaultError
+from scstore.tokens.batches import POOLINGS, Batch, assemble, plan_batches
 from scstore.tokens.ranking import RankedCells, rank_genes
 
 KINDS = ["llama", "mistral", "qwen2", "qwen3", "bert"]
@@ -118,3 +119,64 @@ def test_half_precision_stays_close(llama: Path, genes: np.ndarray, ranked: Rank
     low = run(half, ranked, [0, 1, 2, 3])
     cosine = (full * low).sum(-1) / (np.linalg.norm(full, axis=-1) * np.linalg.norm(low, axis=-1))
     assert cosine.min() > 0.999
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("layers", [(1,), (2,), (3,), (1, 3)])
+def test_the_trimmed_last_layer_gives_the_same_readout(
+    kind: str, layers: tuple[int, ...], genes: np.ndarray, ranked: RankedCells, tmp_path: Path
+) -> None:
+    folder = write_model(tmp_path / "m", kind)
+    whole, trimmed = (make(folder, genes, depth=max(layers), layers=layers, last_only=only) for only in (False, True))
+    assert trimmed.trims
+    assert not whole.trims
+    batch = assemble(ranked, np.arange(24), frame=whole.frame, poolings=("last",))  # type: ignore[attr-defined]
+    expected = whole.run(batch).numpy()
+    np.testing.assert_allclose(trimmed.run(batch).numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(trimmed.run(batch).numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoder_is_never_trimmed(bert: Path, genes: np.ndarray) -> None:
+    assert not make(bert, genes, last_only=True).trims
+
+
+def test_a_batch_that_does_not_fit_is_run_in_halves_with_the_same_result(
+    llama: Path, genes: np.ndarray, ranked: RankedCells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RELIABILITY 20: out of memory above six cells a batch."""
+    readout = make(llama, genes)
+    whole = run(readout, ranked, list(range(24)))
+    real = readout.run
+
+    def small(batch: Batch) -> torch.Tensor:
+        if len(batch.cells) > 6:
+            raise torch.OutOfMemoryError
+        return real(batch)
+
+    monkeypatch.setattr(readout, "run", small)
+    gathered = readout.gather(24, 3)
+    frame = readout.frame  # type: ignore[attr-defined]
+    gathered.add(np.arange(24), lambda some: assemble(ranked, some, frame=frame, poolings=POOLINGS))
+    assert gathered.halved == 3
+    np.testing.assert_allclose(gathered.rows(), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cell_that_does_not_fit_alone_is_a_plain_error(
+    llama: Path, genes: np.ndarray, ranked: RankedCells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RELIABILITY 20: or fails cleanly."""
+    readout = make(llama, genes)
+
+    def never(_batch: Batch) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(readout, "run", never)
+    frame = readout.frame  # type: ignore[attr-defined]
+    with pytest.raises(FaultError, match="single cell.*--top-genes"):
+        readout.gather(4, 3).add(np.arange(4), lambda some: assemble(ranked, some, frame=frame, poolings=POOLINGS))
+
+
+def test_nothing_gathered_is_zeros(llama: Path, genes: np.ndarray) -> None:
+    rows = make(llama, genes).gather(5, 2).rows()
+    assert rows.shape == (3, 2, 5, 32)
+    assert not rows.any()

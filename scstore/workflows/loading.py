@@ -1,0 +1,50 @@
+"""The model of an extraction's plan, loaded and ready to read cells."""
+
+from __future__ import annotations
+
+from scstore.backbone.model import load_backbone, pick_device
+from scstore.backbone.projector import project
+from scstore.backbone.readout import Readout
+from scstore.progress import Reporter
+from scstore.workflows.extraction_plan import ExtractionPlan
+
+__all__ = ["load_readout"]
+
+
+def load_readout(plan: ExtractionPlan, progress: Reporter) -> Readout:
+    """Load the model as deep as it is read, and project the gene vectors for it.
+
+    Raises
+    ------
+    ModelError
+        If the model's files are damaged, or the device lacks what the options ask for.
+    OptionError
+        If the gene vectors do not fit the projector.
+    """
+    device, dtype = pick_device(plan.options.device, plan.options.dtype)
+    layers = plan.settled.layers
+    backbone = load_backbone(
+        plan.settled.files,
+        device=device,
+        dtype=dtype,
+        depth=max(layers),
+        float8=plan.options.precision == "float8",
+        spread=plan.options.spread,
+    )
+    settled = plan.settled
+    where = f"on {device} in {str(dtype).removeprefix('torch.')}"
+    progress.note(
+        f"model: {settled.files.name}, layers {', '.join(map(str, layers))} of {settled.files.n_layers}, {where}; "
+        f"at most {settled.top_genes:,} genes a cell ({settled.top_genes_because})"
+    )
+    inputs = project(
+        plan.table.vectors, backbone.token_embeddings, kind=plan.options.projector, seed=plan.options.seed
+    )[plan.match.genes]
+    return Readout(
+        backbone,
+        plan.settled.layout,
+        inputs,
+        layers=layers,
+        multiply=plan.options.expression_scaling == "multiply",
+        last_only=plan.options.pool == ("last",),
+    )

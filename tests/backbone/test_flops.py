@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import write_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from scstore.backbone.flops import cell_flop, layer_parameters
+from scstore.backbone.model import load_backbone, locate_model
+
+LLAMA_13B = {
+    "model_type": "llama", "hidden_size": 5120, "intermediate_size": 13824, "num_attention_heads": 40,
+    "num_hidden_layers": 40,
+}  # fmt: skip
+
+
+def test_llama_2_13b_over_2048_genes() -> None:
+    """317 million parameters a layer, 54 TFLOP a cell."""
+    assert layer_parameters(LLAMA_13B) == pytest.approx(317e6, rel=0.01)
+    assert cell_flop(LLAMA_13B, np.array([2063]), depth=40)[0] == pytest.approx(54.1e12, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "bert"])
+def test_it_is_what_torch_counts(kind: str, tmp_path: Path) -> None:
+    """Of the linear layers; torch counts causal attention in full on the CPU."""
+    folder = write_model(tmp_path / "m", kind)
+    backbone = load_backbone(locate_model(str(folder)), device=torch.device("cpu"), dtype=torch.float32)
+    config = json.loads((folder / "config.json").read_text())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        backbone.model(inputs_embeds=torch.zeros(1, 20, 32))
+    counted = sum(value for name, value in counter.get_flop_counts()["Global"].items() if "mm" in str(name))
+    linear = 3 * 2 * layer_parameters(config) * 20
+    assert linear <= counted <= linear * 1.02  # rotary embeddings take a small product of their own
