@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.errors import DamagedError, GenesError
+from scstore.genes.sealed import Kind, read_sealed, write_sealed
 from scstore.spec import canonical_json
 
 __all__ = ["COLUMNS", "GeneTable", "load_gene_table", "save_gene_table", "unique_names"]
 
-FORMAT = "1.0"
+KIND = Kind("gene table", "genes", "Build one with `scstore genes build`.")
 COLUMNS = ("symbol", "ensembl_id", "gene_id", "synonyms", "organism", "text", "text_source")
 """Columns of ``obs``, all strings, empty where unknown: official symbol, Ensembl id without version, NCBI GeneID,
 synonyms
@@ -89,22 +88,11 @@ def save_gene_table(table: GeneTable, path: str | os.PathLike[str], *, overwrite
     OutputError
         If the file exists and ``overwrite`` is not set.
     """
-    target = fsio.check_output(path, overwrite=overwrite)
-    header = {
-        "format": FORMAT,
-        "kind": "gene_table",
-        "encoder": dict(table.encoder),
-        "template": table.template,
-        "digest": table.digest,
-    }
     adata = anndata.AnnData(
-        X=np.ascontiguousarray(table.vectors, dtype=np.float32),
-        obs=table.obs[list(COLUMNS)].astype(str),
-        uns={"scstore": {"format": FORMAT, "genes": json.dumps(header, sort_keys=True)}},
+        X=np.ascontiguousarray(table.vectors, dtype=np.float32), obs=table.obs[list(COLUMNS)].astype(str)
     )
-    with fsio.atomic_path(target) as partial:
-        adata.write_h5ad(partial, convert_strings_to_categoricals=False)
-    return target
+    header = {"encoder": dict(table.encoder), "template": table.template}
+    return write_sealed(path, KIND, table, adata, header, overwrite=overwrite)
 
 
 def load_gene_table(path: str | os.PathLike[str]) -> GeneTable:
@@ -117,26 +105,9 @@ def load_gene_table(path: str | os.PathLike[str]) -> GeneTable:
     DamagedError
         If its contents do not match its digest.
     """
-    file = Path(path)
-    if not file.is_file():
-        msg = f"{file}: no such gene table. Build one with `scstore genes build`."
-        raise GenesError(msg)
-    try:
-        adata = anndata.read_h5ad(file)
-        header = json.loads(str(adata.uns["scstore"]["genes"]))
+
+    def build(adata: anndata.AnnData, header: Mapping[str, Any]) -> GeneTable:
         obs = adata.obs[list(COLUMNS)].astype(str)
-        table = GeneTable(obs, np.asarray(adata.X, dtype=np.float32), header["encoder"], header["template"])
-        format_, digest = str(header["format"]), header["digest"]
-    except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
-        msg = (
-            f"{file} is no gene table of scstore's ({str(error).splitlines()[0]}). Build one with `scstore genes "
-            "build`."
-        )
-        raise GenesError(msg) from error
-    if int(format_.split(".")[0]) > int(FORMAT.split(".")[0]):
-        msg = f"{file} is in gene table format {format_}; this scstore reads up to {FORMAT}. Update scstore."
-        raise GenesError(msg)
-    if table.digest != digest:
-        msg = f"{file}: contents do not match the digest they were written with. Restore the file or build it again."
-        raise DamagedError(msg)
-    return table
+        return GeneTable(obs, np.asarray(adata.X, dtype=np.float32), header["encoder"], header["template"])
+
+    return read_sealed(path, KIND, build)

@@ -6,9 +6,8 @@ types apart is the largest gain that was measured, in quality and in cost.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +21,13 @@ from scipy.sparse import csr_matrix
 
 from scstore import fsio
 from scstore.cells.anova import ClassSums, top_genes
-from scstore.errors import DamagedError, GenesError, LabelsError
+from scstore.errors import GenesError, LabelsError
+from scstore.genes.sealed import Kind, read_sealed, write_sealed
 from scstore.spec import canonical_json
 
 __all__ = ["Panel", "fit_panel", "load_panel", "save_panel"]
 
-FORMAT = "1.0"
+KIND = Kind("panel", "panel", "Fit one with `scstore panel`.")
 COLUMNS = ("symbol", "ensembl_id")
 
 
@@ -161,27 +161,9 @@ class _Medians:
 
 def save_panel(panel: Panel, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write a panel as ``.h5ad`` (genes × no dimensions), atomically."""
-    target = fsio.check_output(path, overwrite=overwrite)
-    header: dict[str, Any] = {
-        "format": FORMAT,
-        "kind": "panel",
-        "label": panel.label,
-        "source": panel.source,
-        "digest": panel.digest,
-    }
-    adata = anndata.AnnData(
-        obs=panel.obs,
-        uns={
-            "scstore": {
-                "format": FORMAT,
-                "panel": json.dumps(header, sort_keys=True),
-                "trained_on": np.array(panel.trained_on, dtype=object),
-            }
-        },
-    )
-    with fsio.atomic_path(target) as partial:
-        adata.write_h5ad(partial, convert_strings_to_categoricals=False)
-    return target
+    trained_on = np.array(panel.trained_on, dtype=object)
+    adata = anndata.AnnData(obs=panel.obs, uns={"scstore": {"trained_on": trained_on}})
+    return write_sealed(path, KIND, panel, adata, {"label": panel.label, "source": panel.source}, overwrite=overwrite)
 
 
 def load_panel(path: str | os.PathLike[str]) -> Panel:
@@ -194,24 +176,10 @@ def load_panel(path: str | os.PathLike[str]) -> Panel:
     DamagedError
         If its contents do not match its digest.
     """
-    file = Path(path)
-    if not file.is_file():
-        msg = f"{file}: no such panel. Fit one with `scstore panel`."
-        raise GenesError(msg)
-    try:
-        adata = anndata.read_h5ad(file)
-        header = json.loads(str(adata.uns["scstore"]["panel"]))
+
+    def build(adata: anndata.AnnData, header: Mapping[str, Any]) -> Panel:
         ids = tuple(str(name) for name in adata.uns["scstore"]["trained_on"])
         obs = adata.obs.astype({"symbol": str, "ensembl_id": str, "f_value": float, "median": float})
-        panel = Panel(obs, str(header["label"]), ids, str(header["source"]))
-        format_, digest = str(header["format"]), header["digest"]
-    except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
-        msg = f"{file} is no panel of scstore's ({str(error).splitlines()[0]}). Fit one with `scstore panel`."
-        raise GenesError(msg) from error
-    if int(format_.split(".")[0]) > int(FORMAT.split(".")[0]):
-        msg = f"{file} is in panel format {format_}; this scstore reads up to {FORMAT}. Update scstore."
-        raise GenesError(msg)
-    if panel.digest != digest:
-        msg = f"{file}: contents do not match the digest they were written with. Restore the file or fit it again."
-        raise DamagedError(msg)
-    return panel
+        return Panel(obs, str(header["label"]), ids, str(header["source"]))
+
+    return read_sealed(path, KIND, build)

@@ -1,4 +1,4 @@
-"""An extraction's plan: everything found, matched, chosen and checked before a model is loaded."""
+"""An extraction's plan: everything found, matched, chosen and checked before a cell is run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ TOKENS_PER_BATCH = {"cpu": 4096, "mps": 8192, "cuda": 32768}
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """Everything an extraction needs, settled and checked; no model is loaded yet.
+    """Everything an extraction needs, settled and checked.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ def make_plan(
     options: ExtractOptions,
     progress: Reporter,
 ) -> ExtractionPlan:
-    """Open, find, match, choose and check everything that can be without loading a model.
+    """Find, match, choose and check everything; a model is loaded only to encode symbols, where no table is named.
 
     Raises
     ------

@@ -346,6 +346,8 @@ def options_record(options: ExtractOptions, folder: Path) -> dict[str, Any]:
     """The options as JSON, files relative to the store's folder so that both can be moved together."""
     values: dict[str, Any] = {}
     for option in fields(options):
+        if option.name == "device":  # whichever process shapes the store, its record is the same
+            continue
         value = getattr(options, option.name)
         if option.name in ("genes", "panel") and value is not None:
             value = Path(os.path.relpath(value, folder)).as_posix()
