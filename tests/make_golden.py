@@ -2,8 +2,8 @@
 
     python tests/make_golden.py
 
-A tiny store with its gene table and panel, one head of each kind, and `expected.json`: what every later scstore
-must read.
+The cells and random model they were made of, a tiny store with its gene table and panel, one head of each kind, and
+`expected.json`: what every later scstore must read, and compute anew.
 """
 
 from __future__ import annotations
@@ -47,13 +47,12 @@ def main() -> None:
     if target.exists():
         sys.exit(f"{target} exists: golden files of a released format are never written again.")
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
-        write_model(Path("model"))
-        cells = make_cells(36, 24, empty=5)
         out = Path("golden")
-        out.mkdir()
-        scstore.panel(cells, out / "panel.h5ad", label="cell_type", n_genes=15)
-        options = {"model": "./model", "panel": str(out / "panel.h5ad"), "shard_rows": 16}
-        scstore.extract(cells, out / "store.zarr", **options)
+        write_model(out / "model")
+        make_cells(36, 24, empty=5).write_h5ad(out / "cells.h5ad")
+        scstore.panel(out / "cells.h5ad", out / "panel.h5ad", label="cell_type", n_genes=15)
+        options = {"model": str(out / "model"), "panel": str(out / "panel.h5ad"), "shard_rows": 16}
+        scstore.extract(out / "cells.h5ad", out / "store.zarr", **options)
         for head in HEADS:
             scstore.fit(out / "store.zarr", out / head, label="cell_type", head=head)
         (out / "expected.json").write_text(json.dumps(observe(out), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Arithmetic of a forward pass, counted from a model's configuration.
+"""Arithmetic and memory of a forward pass, counted from a model's configuration.
 
 A linear layer of ``a × b`` weights costs ``2ab`` floating-point operations a token; attention between ``t`` tokens
 costs ``4 · t² · heads · head_dim`` for its two products, half of it where attention is causal.
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["cell_flop", "layer_parameters"]
+__all__ = ["cell_flop", "layer_parameters", "tokens_that_fit", "weight_bytes"]
 
 
 def layer_parameters(config: Mapping[str, Any]) -> int:
@@ -54,3 +54,46 @@ def cell_flop(config: Mapping[str, Any], lengths: NDArray[np.int64], *, depth: i
     causal = 1.0 if config["model_type"] == "bert" else 0.5
     attention = 4 * causal * heads * head_dim * tokens**2
     return depth * (2 * layer_parameters(config) * tokens + attention)
+
+
+def weight_bytes(config: Mapping[str, Any], *, depth: int, itemsize: int) -> int:
+    """Bytes of the weights that the first layers and the token embeddings take.
+
+    Parameters
+    ----------
+    config
+        Contents of ``config.json``.
+    depth
+        Layers loaded.
+    itemsize
+        Bytes of a weight.
+    """
+    embeddings = int(config["vocab_size"]) * int(config["hidden_size"])
+    return itemsize * (depth * layer_parameters(config) + embeddings)
+
+
+def tokens_that_fit(config: Mapping[str, Any], free: int, *, depth: int, itemsize: int, most: int) -> int:
+    """Positions of a batch whose pass fits a device's memory beside the weights, with room to spare.
+
+    Parameters
+    ----------
+    config
+        Contents of ``config.json``.
+    free
+        Bytes free before the weights are loaded.
+    depth, itemsize
+        As for :func:`weight_bytes`.
+    most
+        More is not asked for: larger batches run no faster.
+
+    Returns
+    -------
+    int
+        A multiple of 1,024, and at least that.
+    """
+    # alive at once: the residual stream and its norm, queries, keys, values, the MLP's gate, projection and product,
+    # and the float32 copy that is pooled
+    width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
+    per_token = itemsize * (6 * width + 3 * inner) + 4 * width
+    room = max(0, free - weight_bytes(config, depth=depth, itemsize=itemsize)) // 2
+    return int(max(1024, min(most, room // per_token) // 1024 * 1024))

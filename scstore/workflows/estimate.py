@@ -14,7 +14,7 @@ import anndata
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from scstore.backbone.flops import cell_flop, layer_parameters
+from scstore.backbone.flops import cell_flop, weight_bytes
 from scstore.backbone.model import pick_device
 from scstore.cells.formats import open_cells
 from scstore.progress import Reporter
@@ -142,7 +142,6 @@ def _estimate(plan: ExtractionPlan, n_genes: Any, sample: csr_matrix, progress: 
     lengths = n_genes[n_genes > 0] + frame.overhead
     flop = float(cell_flop(config, lengths, depth=depth).sum())
     device, dtype = pick_device(plan.options.device, plan.options.dtype)
-    parameters = layer_parameters(config) * depth + int(config["vocab_size"]) * plan.settled.files.width
     rate = None
     cost = flop / max(1, len(lengths)) * sample.shape[0]
     if device.type != "cpu" or cost < MEASURABLE:
@@ -153,7 +152,7 @@ def _estimate(plan: ExtractionPlan, n_genes: Any, sample: csr_matrix, progress: 
         tokens=int(lengths.sum()),
         flop=flop,
         store_bytes=sum(plan.shape.n_obs * view.width * np.dtype(view.dtype).itemsize for view in plan.shape.views),
-        weight_bytes=parameters * dtype.itemsize,
+        weight_bytes=weight_bytes(config, depth=depth, itemsize=dtype.itemsize),
         cells_per_second=rate,
         seconds=None if rate is None else len(lengths) / rate,
         device=str(device),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scstore import fsio
+from scstore.backbone.flops import tokens_that_fit
 from scstore.backbone.model import pick_device
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_rows
 from scstore.cells.formats import CellFile
@@ -42,9 +43,13 @@ from scstore.workflows.planning import (
     view_specs,
 )
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["ExtractionPlan", "check_same_run", "expression_blocks", "make_plan"]
 
 TOKENS_PER_BATCH = {"cpu": 4096, "mps": 8192, "cuda": 32768}
+"""Padded positions of a batch at the most; on a GPU fewer where its memory asks for it."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ def make_plan(
         panel_digest=None if panel is None else panel.digest,
     )
     shape = store_plan(options, views, n_obs=len(cells.obs))
-    tokens = options.tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+    tokens = options.tokens_per_batch or _tokens_per_batch(settled, device, dtype)
     # bytes are hashed while the cells are read, and only a file on disk can change meanwhile
     stamp = None if isinstance(source, anndata.AnnData) else _stamp(Path(source))
     record = {
@@ -173,6 +178,17 @@ def make_plan(
         },
     }
     return ExtractionPlan(options, cells, slot, match, table, admitted, medians, settled, shape, record, stamp, tokens)
+
+
+def _tokens_per_batch(settled: SettledLayout, device: torch.device, dtype: torch.dtype) -> int:
+    most = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+    if device.type != "cuda":
+        return most
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    depth, config = max(settled.layers), settled.files.config
+    return tokens_that_fit(config, free, depth=depth, itemsize=dtype.itemsize, most=most)
 
 
 def _match(var: pd.DataFrame, table: pd.DataFrame, options: ExtractOptions, source: str) -> GeneMatch:

@@ -9,12 +9,12 @@ import torch
 from support import write_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from scstore.backbone.flops import cell_flop, layer_parameters
+from scstore.backbone.flops import cell_flop, layer_parameters, tokens_that_fit, weight_bytes
 from scstore.backbone.model import load_backbone, locate_model
 
 LLAMA_13B = {
     "model_type": "llama", "hidden_size": 5120, "intermediate_size": 13824, "num_attention_heads": 40,
-    "num_hidden_layers": 40,
+    "num_hidden_layers": 40, "vocab_size": 32000,
 }  # fmt: skip
 
 
@@ -35,3 +35,14 @@ def test_it_is_what_torch_counts(kind: str, tmp_path: Path) -> None:
     counted = sum(value for name, value in counter.get_flop_counts()["Global"].items() if "mm" in str(name))
     linear = 3 * 2 * layer_parameters(config) * 20
     assert linear <= counted <= linear * 1.02  # rotary embeddings take a small product of their own
+
+
+def test_the_weights_of_llama_2_13b_are_26_gb() -> None:
+    assert weight_bytes(LLAMA_13B, depth=40, itemsize=2) == pytest.approx(26e9, rel=0.03)
+
+
+@pytest.mark.parametrize(("free", "tokens"), [(141e9, 32768), (48e9, 32768), (30e9, 10240), (26e9, 1024), (0, 1024)])
+def test_batches_shrink_with_the_memory(free: float, tokens: int) -> None:
+    found = tokens_that_fit(LLAMA_13B, int(free), depth=40, itemsize=2, most=32768)
+    assert found == pytest.approx(tokens, rel=0.25)
+    assert found % 1024 == 0

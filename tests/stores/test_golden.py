@@ -37,6 +37,23 @@ def test_golden_files_read_as_they_did(golden: Path) -> None:
 
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=lambda path: path.name)
+def test_the_same_cells_and_model_give_the_golden_rows_today(golden: Path, tmp_path: Path) -> None:
+    """A released feature space keeps its numbers: the same fingerprint, the same rows within half precision."""
+    store = scstore.extract(
+        golden / "cells.h5ad",
+        tmp_path / "s.zarr",
+        model=str(golden / "model"),
+        genes=str(golden / "store.genes.h5ad"),
+        panel=str(golden / "panel.h5ad"),
+    )
+    frozen = scstore.open(golden / "store.zarr")
+    for name in frozen.views:
+        assert store.view(name).fingerprint == frozen.view(name).fingerprint
+        if name != "X":
+            np.testing.assert_allclose(store.view(name)[:], frozen.view(name)[:], rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=lambda path: path.name)
 def test_golden_tables_and_panels_read(golden: Path) -> None:
     assert len(load_gene_table(golden / "store.genes.h5ad")) == 24
     assert len(load_panel(golden / "panel.h5ad")) == 15

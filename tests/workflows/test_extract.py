@@ -21,6 +21,7 @@ from scstore.errors import (
     FeatureSpaceError,
     GenesError,
     LockedError,
+    ModelError,
     NumericsError,
     OptionError,
     OutputError,
@@ -331,7 +332,10 @@ def test_options_that_make_no_sense_are_refused(
     assert not (tmp_path / "s.zarr").exists()
 
 
-def test_without_a_gpu_the_default_model_says_what_it_takes(cells: anndata.AnnData, tmp_path: Path) -> None:
+def test_without_a_gpu_the_default_model_says_what_it_takes(
+    cells: anndata.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(OptionError, match="13 billion.*--model minilm"):
         scstore.extract(cells, tmp_path / "s.zarr")
 
@@ -444,6 +448,23 @@ def test_ids_with_anything_in_them_are_data(cells: anndata.AnnData, llama: Path,
     store = extract(cells, tmp_path / "s.zarr", llama)
     assert list(store.obs.index) == odd
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.genes.h5ad", "s.zarr"]
+
+
+def test_a_model_spread_by_accelerate_gives_the_same_store(cells_file: Path, llama: Path, tmp_path: Path) -> None:
+    plain = extract(cells_file, tmp_path / "a.zarr", llama)
+    spread = extract(cells_file, tmp_path / "b.zarr", llama, spread=True)
+    for view in VIEWS[:-1]:
+        np.testing.assert_array_equal(spread.view(view)[:], plain.view(view)[:])
+
+
+def test_float8_is_refused_without_the_hardware_and_is_another_feature_space(
+    cells: anndata.AnnData, llama: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="--precision float8"):
+        extract(cells, tmp_path / "a.zarr", llama, precision="float8", device="cpu")
+    extract(cells, tmp_path / "b.zarr", llama)
+    with pytest.raises(FeatureSpaceError, match='precision: .absent. → "float8"'):
+        extract(cells, tmp_path / "b.zarr", llama, precision="float8")
 
 
 def test_the_trained_llama_writes_a_store(shared: Path, cells: anndata.AnnData, tmp_path: Path) -> None:
