@@ -213,7 +213,7 @@ def test_real_sorted_cells_to_real_donors(shared: Path, tmp_path: Path, scstore_
     run("panel", sorted_cells, "--label", "cell_type", "-n", "50", "-o", "panel.h5ad")
     model = shared / "llama-stories260k"
     run("extract", sorted_cells, "-o", "ref.zarr", "--model", model, "--panel", "panel.h5ad")
-    run("extract", donors, "-o", "new.zarr", "--like", "ref.zarr", "--min-match", "0.1")
+    run("extract", donors, "-o", "new.zarr", "--like", "ref.zarr")
     run("fit", "ref.zarr", "--label", "cell_type", "-o", "head")
     run("predict", "new.zarr", "--head", "head", "-o", "labels.csv")
     labels = pd.read_csv(tmp_path / "labels.csv", index_col="cell_id")["label"]

@@ -237,7 +237,8 @@ class Store:
         Parameters
         ----------
         views
-            Names of the matrices to include; all by default.
+            Names of the matrices to include; all by default. A file that scstore did not make is then read whole, as
+            it is.
         rows
             Row numbers of the cells to include; all by default.
 
@@ -253,6 +254,9 @@ class Store:
         """
         names = self.views if views is None else [self.default_view if n == "readout" else n for n in views]
         chosen = slice(None) if rows is None else rows
+        if self.record is None and views is None:  # somebody else's file: all of it, as it is
+            whole = anndata.read_zarr(self.path) if self.path.is_dir() else anndata.read_h5ad(self.path)
+            return whole if rows is None else whole[rows].copy()
         X = self.view("X")[chosen] if "X" in names else None
         var = None if X is None else self.expression_genes
         adata = anndata.AnnData(X=X, obs=self.obs.iloc[chosen].copy(), var=var)

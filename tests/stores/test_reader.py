@@ -118,6 +118,16 @@ def test_any_anndata_with_an_obsm_is_a_store(kind: str, values: str, tmp_path: P
         np.testing.assert_allclose(store.view("X")[:].toarray(), lognorm, rtol=1e-5)
 
 
+def test_a_file_of_somebody_else_is_read_as_it_is(tmp_path: Path) -> None:
+    cells = make_cells(10)
+    cells.layers["spliced"] = cells.X.copy()
+    cells.uns["note"] = "mine"
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    adata = scstore.open(tmp_path / "a.h5ad").to_anndata(rows=np.array([1, 4]))
+    np.testing.assert_array_equal(adata.X.toarray(), cells.X[[1, 4]].toarray())
+    assert (list(adata.layers), adata.uns["note"]) == (["spliced"], "mine")
+
+
 def test_several_matrices_have_no_default(tmp_path: Path) -> None:
     cells = make_cells(10)
     cells.obsm["X_a"] = cells.obsm["X_b"] = np.zeros((10, 2))

@@ -154,6 +154,10 @@ def test_embeddings_that_scstore_did_not_make(tmp_path: Path) -> None:
     assert list(head.views_) == ["X_pca"]
     frame = scstore.predict(tmp_path / "b.h5ad", tmp_path / "head")
     assert (frame["label"] == cells[60:].obs["cell_type"].astype(str)).mean() > 0.9
+    scstore.predict(tmp_path / "b.h5ad", tmp_path / "head", tmp_path / "out.h5ad")
+    annotated = anndata.read_h5ad(tmp_path / "out.h5ad")
+    np.testing.assert_array_equal(annotated.X.toarray(), cells[60:].X.toarray())  # the counts are still counts
+    assert list(annotated.obs["scstore_label"]) == list(frame["label"])
     narrower = cells[60:].copy()
     narrower.obsm["X_pca"] = narrower.obsm["X_pca"][:, :9]
     narrower.write_h5ad(tmp_path / "c.h5ad")
