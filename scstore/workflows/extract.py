@@ -197,7 +197,13 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, progress: Reporter) -> 
     ):
         track.resume_at(done)
         for shard, ranked in ahead(read(), reader, depth=AHEAD):
-            behind.submit(write, shard, ranked, _read_shard(ranked, readout, plan, track))
+            readouts, halved = _read_shard(ranked, readout, plan, track)
+            if halved:
+                progress.warn(
+                    f"shard {shard}: {halved} batches did not fit the device's memory and were run in halves; a smaller "
+                    "--tokens-per-batch avoids the detour"
+                )
+            behind.submit(write, shard, ranked, readouts)
 
 
 def _unfinished(
@@ -218,8 +224,8 @@ def _unfinished(
 
 def _read_shard(
     ranked: RankedCells, readout: Readout, plan: ExtractionPlan, track: Track
-) -> dict[str, NDArray[np.float32]]:
-    """Run a shard's cells in batches of similar length; the rows of every readout view."""
+) -> tuple[dict[str, NDArray[np.float32]], int]:
+    """Run a shard's cells in batches of similar length; rows of every readout view, and how many batches were halved."""
     frame, poolings = plan.settled.layout.frame, plan.options.pool
     lengths = np.where(ranked.lengths > 0, ranked.lengths + frame.overhead, 0)
     track.advance(int((lengths == 0).sum()))
@@ -228,8 +234,9 @@ def _read_shard(
         gathered.add(cells, lambda some: assemble(ranked, some, frame=frame, poolings=poolings))
         track.advance(len(cells))
     hidden = gathered.rows()
-    return {
+    readouts = {
         f"readout_{pool}_l{layer}": hidden[i, j]
         for i, layer in enumerate(plan.settled.layers)
         for j, pool in enumerate(poolings)
     }
+    return readouts, gathered.halved

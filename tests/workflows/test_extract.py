@@ -11,11 +11,13 @@ from typing import Any
 import anndata
 import numpy as np
 import pytest
+import torch
 from scipy.sparse import csc_matrix, csr_matrix
 from support import ROOT, make_cells, write_model
 
 import scstore
 from scstore import fsio
+from scstore.backbone.readout import Readout
 from scstore.errors import (
     CellsError,
     FeatureSpaceError,
@@ -28,6 +30,7 @@ from scstore.errors import (
 )
 from scstore.progress import Reporter
 from scstore.stores.layout import chunk_path, lock_path, record_path
+from scstore.tokens.batches import Batch
 
 VIEWS = ("readout_wmean_l3", "readout_last_l3", "genept", "genept_random", "X")
 
@@ -448,6 +451,26 @@ def test_ids_with_anything_in_them_are_data(cells: anndata.AnnData, llama: Path,
     store = extract(cells, tmp_path / "s.zarr", llama)
     assert list(store.obs.index) == odd
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.genes.h5ad", "s.zarr"]
+
+
+def test_a_batch_too_large_for_the_memory_is_run_in_halves_and_said(
+    cells: anndata.AnnData, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RELIABILITY 20: results unchanged; said in the log."""
+    whole = extract(cells, tmp_path / "a.zarr", llama)
+    real = Readout.run
+
+    def small(self: Readout, batch: Batch) -> torch.Tensor:
+        if len(batch.cells) > 9:
+            raise torch.OutOfMemoryError
+        return real(self, batch)
+
+    monkeypatch.setattr(Readout, "run", small)
+    notes = Notes()
+    halved = extract(cells, tmp_path / "b.zarr", llama, progress=notes)
+    assert any("run in halves" in note for note in notes.said)
+    for view in VIEWS[:-1]:
+        np.testing.assert_allclose(halved.view(view)[:], whole.view(view)[:], rtol=2e-3, atol=2e-3)
 
 
 def test_a_model_spread_by_accelerate_gives_the_same_store(cells_file: Path, llama: Path, tmp_path: Path) -> None:
