@@ -200,8 +200,8 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, progress: Reporter) -> 
             readouts, halved = _read_shard(ranked, readout, plan, track)
             if halved:
                 progress.warn(
-                    f"shard {shard}: {halved} batches did not fit the device's memory and were run in halves; a smaller "
-                    "--tokens-per-batch avoids the detour"
+                    f"shard {shard}: {halved} batches did not fit the device's memory and were run in halves; a "
+                    "smaller --tokens-per-batch avoids the detour"
                 )
             behind.submit(write, shard, ranked, readouts)
 
@@ -225,7 +225,7 @@ def _unfinished(
 def _read_shard(
     ranked: RankedCells, readout: Readout, plan: ExtractionPlan, track: Track
 ) -> tuple[dict[str, NDArray[np.float32]], int]:
-    """Run a shard's cells in batches of similar length; rows of every readout view, and how many batches were halved."""
+    """Run a shard's cells in batches of similar length; rows of every readout, and how many batches were halved."""
     frame, poolings = plan.settled.layout.frame, plan.options.pool
     lengths = np.where(ranked.lengths > 0, ranked.lengths + frame.overhead, 0)
     track.advance(int((lengths == 0).sum()))
