@@ -220,6 +220,12 @@ def genes_build(
     out: Annotated[Path, typer.Option("--output", "-o", help="The table, an .h5ad.", show_default=False)],
     *,
     text: Annotated[Path | None, typer.Option(help="TSV or JSON of gene texts, with a column symbol.")] = None,
+    gene_info: Annotated[Path | None, typer.Option(help="NCBI's gene_info file.")] = None,
+    gene_summary: Annotated[Path | None, typer.Option(help="NCBI's gene_summary file.")] = None,
+    orthologs: Annotated[Path | None, typer.Option(help="CSV of human and mouse symbols.")] = None,
+    ortholog_gene_info: Annotated[
+        Path | None, typer.Option(help="gene_info of the other organism, whose summaries stand in.")
+    ] = None,
     symbols_of: Annotated[Path | None, typer.Option(help="Cells whose symbols are the texts.")] = None,
     template: Annotated[str | None, typer.Option(help='Such as "{symbol}: {name}. {summary}".')] = None,
     organism: Annotated[str | None, typer.Option(help="human or mouse.")] = None,
@@ -231,9 +237,11 @@ def genes_build(
 ) -> None:
     """Encode descriptions of genes into a gene table.
 
-    Example:
+    Examples
+    --------
+        scstore genes build --organism human --gene-info gene_info.gz --gene-summary gene_summary.gz -o genes/human.h5ad
 
-        scstore genes build --text genes.tsv --template "{symbol}: {name}. {summary}" -o genes/human.h5ad
+        scstore genes build --text genes.tsv --template "{symbol}: {name}. {summary}" -o genes/mine.h5ad
     """
     from scstore.workflows.genes import build_genes
 
@@ -241,6 +249,10 @@ def genes_build(
         out,
         text=text,
         cells=symbols_of,
+        gene_info=gene_info,
+        gene_summary=gene_summary,
+        orthologs=orthologs,
+        ortholog_gene_info=ortholog_gene_info,
         template=template,
         organism=organism,
         encoder=encoder,

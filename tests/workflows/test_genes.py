@@ -63,9 +63,9 @@ def test_symbols_of_cells_are_texts(tmp_path: Path, llama: Path) -> None:
 
 def test_mistakes_are_found_before_any_model_loads(text: Path, tmp_path: Path) -> None:
     out = tmp_path / "g.h5ad"
-    with pytest.raises(OptionError, match="either --text"):
+    with pytest.raises(OptionError, match="one of --text"):
         scstore.build_genes(out)
-    with pytest.raises(OptionError, match="either --text"):
+    with pytest.raises(OptionError, match="one of --text"):
         scstore.build_genes(out, text=text, cells=text)
     make_cells(3).write_h5ad(tmp_path / "c.h5ad")
     with pytest.raises(OptionError, match="--template goes with --text"):
@@ -78,3 +78,19 @@ def test_mistakes_are_found_before_any_model_loads(text: Path, tmp_path: Path) -
     with pytest.raises(OutputError, match="--overwrite"):
         scstore.build_genes(out, text=text, encoder="random:4")
     assert out.read_text() == "mine"
+
+
+INFO = "#tax_id\tGeneID\tSymbol\tSynonyms\tdbXrefs\tdescription\ttype_of_gene\tFull_name_from_nomenclature_authority"
+
+
+def test_ncbi_files_become_a_table(tmp_path: Path) -> None:
+    (tmp_path / "info").write_text(f"{INFO}\n9606\t1\tA1BG\t-\t-\tglycoprotein\tprotein-coding\t-\n")
+    (tmp_path / "summary").write_text("#tax_id\tGeneID\tSource\tSummary\n9606\t1\tRefSeq\tPlasma.\n")
+    files = {"gene_info": tmp_path / "info", "gene_summary": tmp_path / "summary"}
+    table = scstore.build_genes(tmp_path / "g.h5ad", **files, organism="human", encoder="random:4")
+    assert list(load_gene_table(tmp_path / "g.h5ad").obs["text"]) == ["A1BG: glycoprotein. Plasma."]
+    assert table.template == "{symbol}: {name}. {summary}"
+    with pytest.raises(OptionError, match="--organism human or mouse"):
+        scstore.build_genes(tmp_path / "h.h5ad", **files, encoder="random:4")
+    with pytest.raises(OptionError, match="go together"):
+        scstore.build_genes(tmp_path / "h.h5ad", **files, organism="human", orthologs="o.csv", encoder="random:4")

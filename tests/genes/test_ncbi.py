@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+
+from scstore.errors import GenesError
+from scstore.genes.ncbi import coverage, describe_by_ncbi, read_gene_info, read_orthologs, read_summaries
+
+HEADER = (
+    "#tax_id\tGeneID\tSymbol\tLocusTag\tSynonyms\tdbXrefs\tchromosome\tmap_location\tdescription\ttype_of_gene\t"
+    "Symbol_from_nomenclature_authority\tFull_name_from_nomenclature_authority\tNomenclature_status\t"
+    "Other_designations\tModification_date\tFeature_type\n"
+)
+
+
+def line(tax: int, gene: int, symbol: str, *, name: str = "-", xrefs: str = "-", kind: str = "protein-coding") -> str:
+    return (
+        f"{tax}\t{gene}\t{symbol}\t-\tS1|S2\t{xrefs}\t1\t1p\tdescribed {symbol}\t{kind}\t-\t{name}\tO\t-\t20210101\t-\n"
+    )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    human = (
+        line(9606, 915, "CD3D", name="CD3 delta", xrefs="MIM:1|HGNC:HGNC:2|Ensembl:ENSG00000167286")
+        + line(9606, 4069, "LYZ")
+        + line(9606, 7, "REGION", kind="biological-region")
+        + line(10090, 8, "Other")
+    )
+    mouse = line(10090, 12500, "Cd3d", name="CD3 antigen") + line(10090, 17105, "Lyz2") + line(10090, 9, "Own")
+    summaries = "9606\t915\tRefSeq\tPart of the T-cell receptor.\n10090\t9\tRefSeq\tIts own.\n"
+    found = {name: tmp_path / name for name in ("human.gz", "mouse", "summary.gz", "orthologs.csv")}
+    found["human.gz"].write_bytes(gzip.compress((HEADER + human).encode()))
+    found["mouse"].write_text(HEADER + mouse)
+    found["summary.gz"].write_bytes(gzip.compress(("#tax_id\tGeneID\tSource\tSummary\n" + summaries).encode()))
+    found["orthologs.csv"].write_text("human,mouse\nCD3D,Cd3d\nLYZ,Lyz1\nLYZ,Lyz2\nMT-TF,\n")
+    return found
+
+
+def test_genes_of_the_organism_alone_and_no_regions(files: dict[str, Path]) -> None:
+    genes = read_gene_info(files["human.gz"], organism="human")
+    assert list(genes["symbol"]) == ["CD3D", "LYZ"]
+    assert list(genes["ensembl_id"]) == ["ENSG00000167286", ""]
+    assert list(genes["name"]) == ["CD3 delta", "described LYZ"]
+    assert list(genes["synonyms"]) == ["S1|S2", "S1|S2"]
+
+
+def test_orthologs_are_one_to_one(files: dict[str, Path]) -> None:
+    assert read_orthologs(files["orthologs.csv"]) == {"CD3D": "Cd3d", "Cd3d": "CD3D"}
+
+
+def test_a_summary_falls_back_to_the_orthologs_then_to_the_name(files: dict[str, Path]) -> None:
+    human = read_gene_info(files["human.gz"], organism="human")
+    mouse = read_gene_info(files["mouse"], organism="mouse")
+    summaries = read_summaries(files["summary.gz"])
+    obs, template = describe_by_ncbi(
+        mouse,
+        summaries,
+        organism="mouse",
+        orthologs=read_orthologs(files["orthologs.csv"]),
+        ortholog_genes=human,
+    )
+    assert list(obs["text_source"]) == ["ortholog summary", "name", "summary"]
+    assert list(obs["text"]) == [
+        "Cd3d: CD3 antigen. Part of the T-cell receptor.",
+        "Lyz2: described Lyz2.",
+        "Own: described Own. Its own.",
+    ]
+    assert template == "{symbol}: {name}. {summary}"
+    assert coverage(obs).count("33%") == 3
+
+
+def test_empty_fields_leave_no_punctuation(files: dict[str, Path]) -> None:
+    genes = read_gene_info(files["human.gz"], organism="human").assign(name="")
+    obs, _ = describe_by_ncbi(genes, {}, organism="human")
+    assert list(obs["text"]) == ["CD3D.", "LYZ."]
+    assert set(obs["text_source"]) == {"symbol"}
+
+
+def test_files_of_another_form_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("hello\tworld\n1\t2\n")
+    whole = files["human.gz"].read_bytes()
+    (tmp_path / "cut.gz").write_bytes(whole[: len(whole) // 2])
+    for name in ("text", "cut.gz", "absent"):
+        with pytest.raises(GenesError, match=name):
+            read_gene_info(tmp_path / name, organism="human")
+        with pytest.raises(GenesError, match=name):
+            read_summaries(tmp_path / name)
+    with pytest.raises(GenesError, match="no gene of mouse"):
+        mouse_free = tmp_path / "human_only"
+        mouse_free.write_text(HEADER + line(9606, 1, "A"))
+        read_gene_info(mouse_free, organism="mouse")
+    (tmp_path / "three.csv").write_text("a,b,c\n")
+    (tmp_path / "blank.csv").write_text("a,\n")
+    for name, word in (("three.csv", "3 columns"), ("blank.csv", "no pair"), ("absent", "cannot be read")):
+        with pytest.raises(GenesError, match=word):
+            read_orthologs(tmp_path / name)
+
+
+def test_a_template_names_its_fields(files: dict[str, Path]) -> None:
+    genes = read_gene_info(files["human.gz"], organism="human")
+    with pytest.raises(GenesError, match=r"\{name\}, \{summary\}"):
+        describe_by_ncbi(genes, {}, organism="human", template="{words}")
+
+
+def test_the_real_files_cover_what_blood_and_pancreas_express(shared: Path) -> None:
+    """Own summaries: ≥ 70 % of a human blood cell's 2,048 most expressed genes; mouse ≥ 65 % with orthologs."""
+    folder = shared / "genes"
+    human = read_gene_info(folder / "Homo_sapiens.gene_info.gz", organism="human")
+    mouse = read_gene_info(folder / "Mus_musculus.gene_info.gz", organism="mouse")
+    summaries = read_summaries(folder / "gene_summary.gz")
+    orthologs = read_orthologs(folder / "human_mouse_orthologs.csv")
+    described = {
+        "human": describe_by_ncbi(human, summaries, organism="human")[0],
+        "mouse": describe_by_ncbi(mouse, summaries, organism="mouse", orthologs=orthologs, ortholog_genes=human)[0],
+    }
+    cells = anndata.read_h5ad(shared / "cells" / "pbmc_donorA_unlabelled.h5ad")
+    top = cells.var_names[np.argsort(-np.asarray(cells.X.sum(axis=0)).ravel())[:2048]]
+    of_top = described["human"].reindex(top)["text_source"]
+    assert (of_top == "summary").mean() >= 0.70
+    pancreas = anndata.read_h5ad(shared / "cells" / "pancreas_human_mouse.h5ad")
+    counts = np.asarray(pancreas[pancreas.obs["species"] == "mouse"].X.sum(axis=0)).ravel()
+    names = [orthologs.get(name, "") for name in pancreas.var_names[np.argsort(-counts)[:2048]]]
+    of_mouse = described["mouse"].reindex([name for name in names if name])["text_source"]
+    assert of_mouse.isin(["summary", "ortholog summary"]).mean() >= 0.65
