@@ -6,11 +6,15 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
+
+import scstore
+from scstore.progress import Reporter
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 """The command line in a process of its own: words, then `code=` and `env=`."""
@@ -103,3 +107,20 @@ def make_cells(n_cells: int = 60, n_genes: int = 40, *, seed: int = 0, empty: in
         index=[f"cell{i}" for i in range(n_cells)],
     )
     return anndata.AnnData(csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"GENE{i}" for i in range(n_genes)]))
+
+
+class Notes(Reporter):
+    """Keeps what a workflow says."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.said.append(message)
+
+    warn = note
+
+
+def extract(cells: Any, out: Path, model: Path, **options: Any) -> scstore.Store:
+    """Extract with a model in a folder."""
+    return scstore.extract(cells, out, model=str(model), **options)
