@@ -1,0 +1,309 @@
+"""The extraction pass against the matrix-product ceiling of one GPU, in the same run.
+
+    python benchmarks/extract_gpu.py [--budget-s 480] [--json FILE]
+    python benchmarks/extract_gpu.py --shape tiny --device cpu       the very same code where there is no GPU
+
+Llama-2-13b's shape with random weights made on the device, synthetic cells with the lengths of real ones: 2,048 genes,
+and a 200-gene panel. FLOP are counted on real tokens only, per token and layer 2 × weights of the linear layers, per
+cell and layer 2 × t² × width for causal attention (half of 4 × t² × width). Padding, pooling, the head and whatever
+else is done count as nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is fetched
+
+import numpy as np
+import torch
+from device_passes import Pass, Regime, cosines, cut_to, hand_pass, matmul_ceiling, own_pass, profile
+from measuring import Findings, parser, table
+from random_models import LLAMA_2_13B, TINY, llama_config, llama_on, token_layout
+from scipy.sparse import csr_matrix
+from synthetic_cells import lognorm, make_counts
+
+from scstore.backbone.float8 import check_float8, use_float8
+from scstore.backbone.flops import cell_flop
+from scstore.backbone.layout import Layout
+from scstore.backbone.readout import Readout
+from scstore.errors import ModelError
+from scstore.genes.encoders import RandomEncoder
+
+OF_CEILING = 0.85
+FLOAT8_TIMES = 1.6
+COSINE = 0.999
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything at one shape."""
+
+    config: dict[str, Any]
+    n_genes: int
+    median: int
+    top_genes: int
+    panel: int
+    panel_expressed: tuple[int, int]
+    matmul: tuple[int, ...]
+    tokens: int
+    pool: int
+    """Different cells; longer passes run them again."""
+    seconds: float
+    """Wanted of a pass; the number of cells follows from the ceiling."""
+    numerics: dict[str, Any]
+
+
+SHAPES = {
+    "llama-2-13b": Sizes(
+        LLAMA_2_13B, 20_000, 2000, 2048, 200, (50, 120), (8192, 16384), 32768, 1024, 20.0,
+        llama_config(width=1024, inner=2752, layers=40, heads=8, vocabulary=1000),
+    ),
+    "tiny": Sizes(
+        TINY, 1000, 100, 128, 40, (10, 24), (256, 512), 1024, 48, 0.0,
+        llama_config(width=64, inner=176, layers=40, heads=4, vocabulary=256),
+    ),
+}  # fmt: skip
+
+
+@dataclass
+class Clock:
+    """Keeps the whole within its time: a part that would not fit is left out and listed."""
+
+    budget: float
+    found: Findings
+    begun: float = field(default_factory=time.perf_counter)
+
+    def has(self, part: str, needs: float) -> bool:
+        """Whether a part that takes about so many seconds still fits."""
+        fits = time.perf_counter() - self.begun + needs <= self.budget
+        if not fits:
+            self.found.not_reached.append(part)
+        return fits
+
+
+@dataclass
+class Bench:
+    """One model on one device, and everything measured with it."""
+
+    sizes: Sizes
+    device: torch.device
+    dtype: torch.dtype
+    found: Findings
+    clock: Clock
+    scratch: Path
+    layout: Layout
+    cells: csr_matrix
+    gene_inputs: np.ndarray
+    ceiling: float
+    backbone: Any = None
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
+    own: dict[str, Pass] = field(default_factory=dict)
+
+    @property
+    def regimes(self) -> tuple[Regime, Regime]:
+        admitted = np.arange(self.sizes.n_genes) < self.sizes.panel
+        return (
+            Regime(f"{self.sizes.panel}-gene panel", self.sizes.panel, admitted),
+            Regime(f"{self.sizes.top_genes} genes", self.sizes.top_genes, None),
+        )
+
+    def blocks(self, regime: Regime, depth: int) -> list[csr_matrix]:
+        """Shards that take about the time wanted: the pool of cells again and again, or a part of it."""
+        lengths = regime.rank(self.cells[:64]).lengths + self.layout.frame.overhead
+        flop = float(cell_flop(self.sizes.config, lengths, depth=depth).mean())
+        wanted = int(self.sizes.seconds * self.ceiling * 0.7 / flop) or self.sizes.pool
+        step = min(self.sizes.pool, max(128, wanted // 4))
+        n_blocks = max(1, round(wanted / step))
+        starts = [i * step % max(1, self.sizes.pool - step + 1) for i in range(n_blocks)]
+        return [self.cells[start : start + step] for start in starts]
+
+    def readout(self, layer: int) -> Readout:
+        return Readout(self.backbone, self.layout, self.gene_inputs, layers=(layer,))
+
+    def pass_of(self, regime: Regime, depth: int, label: str) -> tuple[Pass, np.ndarray]:
+        """One warmed-up, timed pass of scstore's pipeline."""
+        with cut_to(self.backbone, depth):
+            readout = self.readout(depth)
+            blocks = self.blocks(regime, depth)
+            options = {"tokens": self.sizes.tokens, "depth": depth, "scratch": self.scratch}
+            own_pass(readout, self.layout, [blocks[0][:32]], regime, **options)
+            done, rows = own_pass(readout, self.layout, blocks, regime, **options)
+        self.note(label, done)
+        return done, rows
+
+    def note(self, label: str, done: Pass, **more: Any) -> None:
+        self.found.figures.setdefault("passes", {})[label] = done.figures(self.ceiling) | more
+        rate = done.flop / done.seconds
+        print(f"{label}: {done.cells / done.seconds:.4g} cells/s, {rate / self.ceiling:.1%} of the ceiling", flush=True)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+
+def measure_own(bench: Bench) -> None:
+    """Scstore's pipeline at full depth, with a profile; the goal of 85 %."""
+    depth = bench.backbone.files.n_layers
+    for regime in bench.regimes:
+        label = f"scstore, {regime.name}, depth {depth}"
+        if not bench.clock.has(label, 1.6 * bench.sizes.seconds):
+            continue
+        done, rows = bench.pass_of(regime, depth, label)
+        bench.rows[regime.name], bench.own[regime.name] = rows, done
+        share = done.flop / done.seconds / bench.ceiling
+        bench.found.at_least(f"{regime.name}: share of the ceiling", share, OF_CEILING, check=bench.on_gpu)
+        if bench.on_gpu and bench.clock.has(f"profile, {regime.name}", bench.sizes.seconds):
+            readout, blocks = bench.readout(depth), bench.blocks(regime, depth)[:1]
+            seen = profile(
+                lambda readout=readout, blocks=blocks, regime=regime: own_pass(
+                    readout, bench.layout, blocks, regime,
+                    tokens=bench.sizes.tokens, depth=depth, scratch=bench.scratch,
+                ),
+                bench.scratch,
+            )  # fmt: skip
+            bench.found.figures.setdefault("profiles", {})[label] = seen
+            kinds = ", ".join(f"{kind} {spent:.2f} s" for kind, spent in seen["seconds_by_kind"].items())
+            print(f"  device idle {seen['idle_share']:.1%} of {seen['wall_seconds']:.2f} s; {kinds}")
+
+
+def measure_by_hand(bench: Bench) -> None:
+    """The hand-written loop on the first cells, and how its rows compare."""
+    depth = bench.backbone.files.n_layers
+    for regime, n_cells in zip(bench.regimes, (512, 32), strict=True):
+        label = f"by hand, {regime.name}"
+        if regime.name not in bench.rows or not bench.clock.has(label, 0.8 * bench.sizes.seconds):
+            continue
+        own = bench.rows[regime.name]
+        rows = bench.cells[: min(n_cells, own.shape[2])]
+        done, theirs, batch = hand_pass(bench.readout(depth), bench.layout, rows, regime, layers=(depth,))
+        agree = float(cosines(own[:, :, : rows.shape[0]], theirs).min())
+        ours = bench.own[regime.name]
+        times = (ours.cells / ours.seconds) / (done.cells / done.seconds)
+        bench.note(label, done, batch=batch, smallest_cosine_to_scstore=agree, scstore_is_times_as_fast=times)
+        print(
+            f"  batches of {batch}; scstore is {times:.2f} times as fast; smallest cosine between the two {agree:.6f}"
+        )
+        bench.found.at_least(f"{regime.name}: cosine to the hand-written loop", agree, COSINE)
+
+
+def measure_half_depth(bench: Bench) -> None:
+    """Early exit: the first half of the layers."""
+    depth = bench.backbone.files.n_layers // 2
+    for regime in bench.regimes:
+        label = f"scstore, {regime.name}, depth {depth}"
+        if bench.clock.has(label, 1.6 * bench.sizes.seconds):
+            bench.pass_of(regime, depth, label)
+
+
+def measure_float8(bench: Bench) -> None:
+    """The linear layers in float8; last, because the bfloat16 weights are gone then."""
+    try:
+        check_float8(bench.device)
+    except ModelError as error:
+        bench.found.figures["float8"] = "not on this device"
+        print(f"float8: not run. {error}")
+        return
+    depth = bench.backbone.files.n_layers
+    if not bench.rows or not bench.clock.has("float8", 20):
+        return
+    use_float8(bench.backbone.layers)
+    for regime in bench.regimes:
+        label = f"scstore in float8, {regime.name}, depth {depth}"
+        if regime.name not in bench.rows or not bench.clock.has(label, 1.3 * bench.sizes.seconds):
+            continue
+        done, rows = bench.pass_of(regime, depth, label)
+        near = cosines(bench.rows[regime.name], rows)
+        ours = bench.own[regime.name]
+        times = (done.cells / done.seconds) / (ours.cells / ours.seconds)
+        bench.found.figures["passes"][label] |= {
+            "times_bfloat16": times,
+            "cosine_to_bfloat16": {"min": float(near.min()), "median": float(np.median(near))},
+        }
+        print(f"  {times:.2f} × bfloat16; cosine to it min {near.min():.5f}, median {np.median(near):.5f}")
+        bench.found.at_least(f"{regime.name}: float8 over bfloat16", times, FLOAT8_TIMES)
+
+
+def measure_numerics(bench: Bench) -> None:
+    """bfloat16 against float32, at full depth and a small width."""
+    if not bench.clock.has("bfloat16 against float32", 15):
+        return
+    config, rows = bench.sizes.numerics, {}
+    regime = bench.regimes[0]
+    inputs = RandomEncoder(config["hidden_size"]).encode([f"g{i}" for i in range(bench.sizes.n_genes)])
+    whole = llama_on(bench.device, torch.float32, config)
+    half = llama_on(bench.device, torch.bfloat16, config)
+    with torch.no_grad():
+        for weights, source in zip(half.model.parameters(), whole.model.parameters(), strict=True):
+            weights.copy_(source)
+    for backbone in (whole, half):
+        readout = Readout(backbone, bench.layout, inputs, layers=(20, 40))
+        _, rows[backbone.dtype] = own_pass(
+            readout, bench.layout, [bench.cells[:48]], regime, tokens=2048, depth=40, scratch=bench.scratch
+        )
+    near = cosines(rows[torch.float32], rows[torch.bfloat16])
+    names = [f"{pool}, layer {layer}" for layer in (20, 40) for pool in ("wmean", "last")]
+    smallest = dict(zip(names, near.min(axis=2).ravel().tolist(), strict=True))
+    bench.found.figures["cosine of bfloat16 to float32"] = {"shape": config, "smallest": smallest}
+    print(f"\nbfloat16 against float32, random weights, 40 layers, width {config['hidden_size']}")
+    table(["readout", "smallest cosine"], [[name, f"{value:.6f}"] for name, value in smallest.items()])
+    bench.found.at_least("bfloat16 against float32, smallest cosine", float(near.min()), COSINE)
+
+
+def main() -> int:
+    options_parser = parser(__doc__.splitlines()[0])
+    options_parser.add_argument("--shape", choices=sorted(SHAPES), default="llama-2-13b")
+    options_parser.add_argument("--device", default="cuda")
+    options_parser.add_argument("--budget-s", type=float, default=480, help="seconds for the whole (default 480)")
+    options_parser.add_argument("--tokens-per-batch", type=int, help="padded positions of a batch")
+    options = options_parser.parse_args()
+    if options.quick:
+        options.shape = "tiny"
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("no GPU here; --shape tiny --device cpu runs the same code on the CPU")
+        return 2
+    sizes = SHAPES[options.shape]
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    found = Findings("benchmarks/extract_gpu.py")
+    clock = Clock(options.budget_s, found)
+    config = sizes.config
+    print(f"shape {options.shape} with random weights, {str(dtype).removeprefix('torch.')} on {device}")
+    ceiling = matmul_ceiling(device, dtype, sizes.matmul, seconds_each=min(3.0, sizes.seconds / 4))
+    found.figures |= {"shape": {"name": options.shape, **config}, "ceiling": ceiling}
+    print(f"ceiling: {ceiling['flop_per_second'] / 1e12:.4g} TFLOP/s of matrix products alone")
+    counts = make_counts(
+        sizes.pool, seed=3, n_genes=sizes.n_genes, median=sizes.median, panel=sizes.panel,
+        panel_expressed=sizes.panel_expressed,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="bench-gpu-") as scratch:
+        inputs = RandomEncoder(config["hidden_size"]).encode([f"g{i}" for i in range(sizes.n_genes)])
+        inputs = (inputs * 0.02 * config["hidden_size"] ** 0.5).astype(np.float32)  # as long as a token embedding
+        bench = Bench(
+            sizes, device, dtype, found, clock, Path(scratch), token_layout(), lognorm(counts), inputs,
+            ceiling["flop_per_second"],
+        )  # fmt: skip
+        if options.tokens_per_batch:
+            bench.sizes = type(sizes)(**{**sizes.__dict__, "tokens": options.tokens_per_batch})
+        measure_numerics(bench)
+        bench.backbone = llama_on(device, dtype, config)
+        for measure in (measure_own, measure_by_hand, measure_half_depth, measure_float8):
+            measure(bench)
+        bench.backbone = None
+        if bench.on_gpu:
+            from vllm_pooling import measure_vllm
+
+            torch.cuda.empty_cache()
+            measure_vllm(bench)
+    found.figures["seconds"] = time.perf_counter() - clock.begun
+    return found.finish(options.json, unchecked="not checked on this device")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

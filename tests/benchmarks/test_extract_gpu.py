@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+SCRIPT = str(ROOT / "benchmarks" / "extract_gpu.py")
+
+
+def run(tmp_path: Path, *words: str) -> tuple[str, dict]:
+    out = tmp_path / "found.json"
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--shape", "tiny", "--device", "cpu", *words, "--json", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout, json.loads(out.read_text())
+
+
+def test_the_whole_benchmark_runs_at_a_small_shape_on_the_cpu(tmp_path: Path) -> None:
+    said, found = run(tmp_path, "--quick")
+    assert "not checked on this device" in said
+    assert said.splitlines()[-1].startswith("goals checked: ")
+    assert found["not_reached"] == []
+    figures = found["figures"]
+    assert figures["ceiling"]["flop_per_second"] > 0
+    passes = figures["passes"]
+    own = [name for name in passes if name.startswith("scstore")]
+    assert len(own) == 4  # two regimes at two depths
+    assert all(passes[name]["cells_per_second"] > 0 and passes[name]["batches_halved"] == 0 for name in own)
+    for name in passes:
+        if name.startswith("by hand"):
+            assert passes[name]["smallest_cosine_to_scstore"] == pytest.approx(1, abs=1e-5)
+            assert passes[name]["batch"] == 16
+    assert figures["float8"] == "not on this device"
+    assert min(figures["cosine of bfloat16 to float32"]["smallest"].values()) >= 0.999
+    speed = [goal for goal in found["goals"] if "share of the ceiling" in goal["name"]]
+    assert len(speed) == 2
+    assert all(goal["held"] is None for goal in speed)
+
+
+def test_what_does_not_fit_the_time_is_listed(tmp_path: Path) -> None:
+    said, found = run(tmp_path, "--budget-s", "0")
+    assert "not reached in the time given" in said
+    assert any("by hand" in part or "depth" in part for part in found["not_reached"])
+
+
+def test_overlapping_kernels_are_busy_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from device_passes import device_time
+
+    def event(name: str, begun: float, lasted: float, cat: str = "kernel") -> dict:
+        return {"name": name, "ts": begun, "dur": lasted, "cat": cat}
+
+    events = [
+        event("nvjet_gemm", 0, 4e5),
+        event("pytorch_flash::flash_fwd_kernel<cutlass>", 5e5, 2e5),
+        event("Memcpy HtoD", 1e5, 1e5, "gpu_memcpy"),
+        event("cudaLaunchKernel", 0, 9e5, "cuda_runtime"),
+    ]
+    seen = device_time(events, wall=1.0)
+    assert seen["idle_share"] == pytest.approx(0.4)
+    assert seen["seconds_by_kind"] == pytest.approx({"matrix products": 0.4, "attention": 0.2, "copies": 0.1})
