@@ -39,7 +39,7 @@ __all__ = ["extract"]
 
 N_GENES = "scstore_n_genes"
 AHEAD = 2
-"""Shards that are read and ranked before the model asks for them."""
+"""Shards, or blocks of the input, that are read before they are asked for."""
 
 
 def extract(
@@ -149,8 +149,9 @@ def _create(target: Path, plan: ExtractionPlan, *, overwrite: bool, progress: Re
     keep = plan.options.keep_expression
     var = plan.table.obs.iloc[plan.match.genes].drop(columns=["text", "text_source"])
     with build_store(target, overwrite=overwrite) as builder:
-        blocks = expression_blocks(plan, progress, lengths)
-        builder.write_expression(blocks, n_genes=len(var), keep=keep)
+        with ThreadPoolExecutor(1, "scstore-read") as reader:
+            blocks = ahead(expression_blocks(plan, progress, lengths), reader, depth=AHEAD)
+            builder.write_expression(blocks, n_genes=len(var), keep=keep)
         obs = plan.cells.obs.copy()
         obs[N_GENES] = np.concatenate(lengths)
         obs[STATUS] = pd.Categorical(
@@ -173,12 +174,7 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, progress: Reporter) -> 
         # the run had ended and its scratch was deleted; the input is the same, its digest says so
         write_scratch_expression(target, expression_blocks(plan, progress, []), n_genes=len(plan.match.genes))
     readout = load_readout(plan, progress)
-    companions = {
-        "genept": whiten(plan.table.vectors)[plan.match.genes],
-        "genept_random": RandomEncoder(plan.table.width).encode(
-            [str(symbol) for symbol in plan.table.obs["symbol"].iloc[plan.match.genes]]
-        ),
-    }
+    companions = _companions(plan)
 
     def read() -> Iterator[tuple[int, RankedCells]]:
         for shard in todo:
@@ -204,6 +200,15 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, progress: Reporter) -> 
                     "smaller --tokens-per-batch avoids the detour"
                 )
             behind.submit(write, shard, ranked, readouts)
+
+
+def _companions(plan: ExtractionPlan) -> dict[str, NDArray[np.float32]]:
+    """Gene vectors of the views that need no model, ``(n_matched, width)`` each: described ones, and random ones."""
+    symbols = plan.table.obs["symbol"].iloc[plan.match.genes].astype(str).to_numpy()
+    admitted = slice(None) if plan.admitted is None else plan.admitted
+    random = np.zeros((len(symbols), plan.table.width), dtype=np.float32)
+    random[admitted] = RandomEncoder(plan.table.width).encode(list(symbols[admitted]))  # the others never enter
+    return {"genept": whiten(plan.table.vectors)[plan.match.genes], "genept_random": random}
 
 
 def _unfinished(

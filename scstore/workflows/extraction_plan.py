@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ExtractionPlan", "check_same_run", "expression_blocks", "make_plan"]
 
+READ_ROWS = 1024
+"""Cells read at a time: blocks small enough to be read while the last one is written."""
+
 TOKENS_PER_BATCH = {"cpu": 4096, "mps": 8192, "cuda": 32768}
 """Padded positions of a batch at the most; on a GPU fewer where its memory asks for it."""
 
@@ -251,7 +254,7 @@ def expression_blocks(
 ) -> Iterator[csr_matrix]:
     """Expression of the matched genes, block by block; each cell's number of genes is added to ``lengths``."""
     with progress.track("reading cells", len(plan.cells.obs), "cells") as track:
-        for _, rows in lognorm_rows(plan.cells, plan.slot, groups=plan.match.groups):
+        for _, rows in lognorm_rows(plan.cells, plan.slot, chunk_rows=READ_ROWS, groups=plan.match.groups):
             matched = plan.match.apply(rows)
             lengths.append(plan.rank(matched).lengths)
             yield matched
