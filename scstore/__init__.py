@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from scstore.heads.knn import KNNHead
     from scstore.heads.linear import LinearHead
     from scstore.heads.mlp import MLPHead
+    from scstore.report.evaluation import save_evaluation
     from scstore.stores.export import export_h5ad as export
     from scstore.stores.reader import Store
     from scstore.stores.reader import open_store as open  # noqa: A004  # scstore.open(path), as in zarr and h5py
+    from scstore.workflows.align import align
+    from scstore.workflows.evaluate import evaluate
     from scstore.workflows.extract import extract
     from scstore.workflows.fit import fit
+    from scstore.workflows.gene_tables import merge_genes, neighbours
     from scstore.workflows.genes import build_genes
-    from scstore.workflows.panel import panel
+    from scstore.workflows.panel import join_panels, panel
     from scstore.workflows.planning import ExtractOptions
     from scstore.workflows.predict import predict
     from scstore.workflows.query import query
@@ -34,15 +38,21 @@ _PUBLIC = {
     "LinearHead": ("scstore.heads.linear", "LinearHead"),
     "MLPHead": ("scstore.heads.mlp", "MLPHead"),
     "Store": ("scstore.stores.reader", "Store"),
+    "align": ("scstore.workflows.align", "align"),
     "build_genes": ("scstore.workflows.genes", "build_genes"),
+    "evaluate": ("scstore.workflows.evaluate", "evaluate"),
     "export": ("scstore.stores.export", "export_h5ad"),
     "extract": ("scstore.workflows.extract", "extract"),
     "fit": ("scstore.workflows.fit", "fit"),
+    "join_panels": ("scstore.workflows.panel", "join_panels"),
     "load_head": ("scstore.heads.artifact", "load_head"),
+    "merge_genes": ("scstore.workflows.gene_tables", "merge_genes"),
+    "neighbours": ("scstore.workflows.gene_tables", "neighbours"),
     "open": ("scstore.stores.reader", "open_store"),
     "panel": ("scstore.workflows.panel", "panel"),
     "predict": ("scstore.workflows.predict", "predict"),
     "query": ("scstore.workflows.query", "query"),
+    "save_evaluation": ("scstore.report.evaluation", "save_evaluation"),
 }
 
 __all__ = [
@@ -52,15 +62,21 @@ __all__ = [
     "LinearHead",
     "MLPHead",
     "Store",
+    "align",
     "build_genes",
+    "evaluate",
     "export",
     "extract",
     "fit",
+    "join_panels",
     "load_head",
+    "merge_genes",
+    "neighbours",
     "open",
     "panel",
     "predict",
     "query",
+    "save_evaluation",
 ]
 
 

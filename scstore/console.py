@@ -154,7 +154,11 @@ class Output:
         """Print a command's result: ``lines`` for a person, ``values`` for a machine."""
         if self.as_json:
             self.results.file.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")
-        elif not self.quiet:
+        self.lines(*lines)
+
+    def lines(self, *lines: str) -> None:
+        """Print words for a person, as part of a result."""
+        if not (self.as_json or self.quiet):
             for line in lines:
                 self.results.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -164,7 +168,7 @@ class Output:
             return
         table = Table(title=escape(title), title_justify="left")
         for i, column in enumerate(columns):
-            table.add_column(escape(column), justify="left" if i == 0 else "right")
+            table.add_column(escape(column), justify="left" if i == 0 else "right", overflow="fold")
         for row in rows:
             table.add_row(*map(escape, row))
         self.results.print(table)

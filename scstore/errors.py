@@ -17,6 +17,7 @@
     └── FaultError (also RuntimeError)    something broke or is damaged: exit code 1
         ├── DamagedError                  bytes that do not match their digest, or do not parse
         ├── LockedError                   somebody else is writing
+        ├── NetworkError                  a server that cannot be reached or does not answer as it should
         └── NumericsError                 hidden states that are not finite
 
 The message names the file, row or field, then what to do next.
@@ -36,6 +37,7 @@ __all__ = [
     "LockedError",
     "MissingExtraError",
     "ModelError",
+    "NetworkError",
     "NotAStoreError",
     "NumericsError",
     "OptionError",
@@ -156,6 +158,12 @@ class LockedError(FaultError):
     """Somebody else is writing."""
 
     kind = "locked"
+
+
+class NetworkError(FaultError):
+    """A server that cannot be reached, or does not answer as it should."""
+
+    kind = "network"
 
 
 class NumericsError(FaultError):

@@ -11,7 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no tes
 
 import anndata
 import pytest
-from support import ROOT, Run, make_cells, write_model
+from support import ROOT, Run, extract, make_cells, make_evaluation_cells, write_model
 
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -34,6 +34,14 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT: 3 layers, width 32, 128 positions."""
     return write_model(tmp_path_factory.mktemp("models") / "bert", "bert")
+
+
+@pytest.fixture(scope="session")
+def evaluation_store(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 126 cells of three types (one is empty), with 7 patients and 2 species. Not to be written to."""
+    path = tmp_path_factory.mktemp("evaluation") / "ref.zarr"
+    extract(make_evaluation_cells(), path, llama)
+    return path
 
 
 @pytest.fixture

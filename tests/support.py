@@ -109,6 +109,15 @@ def make_cells(n_cells: int = 60, n_genes: int = 40, *, seed: int = 0, empty: in
     return anndata.AnnData(csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"GENE{i}" for i in range(n_genes)]))
 
 
+def make_evaluation_cells(n_cells: int = 126, *, seed: int = 0) -> anndata.AnnData:
+    """`make_cells`, one cell empty, with 7 patients, 2 species, and labels of which one class is rare."""
+    cells = make_cells(n_cells, seed=seed, empty=5)
+    cells.obs["patient"] = [f"p{i % 7}" for i in range(n_cells)]
+    cells.obs["species"] = ["human" if i % 3 else "mouse" for i in range(n_cells)]
+    cells.obs["with_rare"] = cells.obs["cell_type"].astype(str).where(np.arange(n_cells) > 3, "rare")
+    return cells
+
+
 class Notes(Reporter):
     """Keeps what a workflow says."""
 

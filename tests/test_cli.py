@@ -15,7 +15,10 @@ import pandas as pd
 import pytest
 from support import ROOT, Run, make_cells, write_model
 
-COMMANDS = ["extract", "fit", "predict", "query", "panel", "info", "export", "demo", "genes build"]
+COMMANDS = [
+    "extract", "align", "fit", "predict", "query", "evaluate", "panel", "info", "export", "demo",
+    "genes build", "genes info", "genes neighbours", "genes merge",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -52,6 +55,40 @@ def test_the_whole_path(folder: Path, scstore_command: Run) -> None:
     run("predict", "stores/new.zarr", "--head", "heads/exported", "-o", "labels.csv", "--proba")
     labels = pd.read_csv(folder / "labels.csv", index_col="cell_id")
     assert list(labels.columns) == ["label", "confidence", "margin", "status", "p(type 0)", "p(type 1)", "p(type 2)"]
+
+
+def test_panels_of_many_kinds(folder: Path, scstore_command: Run) -> None:
+    run = scstore_command
+    words = ["cells.h5ad", "--label", "cell_type", "--label", "donor", "-n", "auto", "-o", "a.h5ad"]
+    done = run("panel", *words)
+    assert "macro-F1 of 5 inner folds (60 cells)" in done.stderr
+    assert "genes that tell cell_type, donor apart" in done.stdout
+    run("panel", "cells.h5ad", "--label-free", "detection", "-n", "9", "-o", "b.h5ad")
+    union = json.loads(run("--json", "panel", "--join", "a.h5ad", "--join", "b.h5ad", "-o", "c.h5ad").stdout)
+    assert 25 <= len(union["genes"]) <= 34
+    assert [parent["source"] for parent in union["record"]["parents"]] == ["cells.h5ad", "cells.h5ad"]
+
+
+def test_evaluate_prints_the_table_and_what_the_model_added(folder: Path, scstore_command: Run) -> None:
+    run = scstore_command
+    run("extract", "cells.h5ad", "-o", "s.zarr", "--model", "./model")
+    asked = ["evaluate", "s.zarr", "--label", "cell_type", "--folds", "2", "--view", "readout", "--view", "X"]
+    said = run(*asked, "--control", "same=s.zarr", "-o", "e", "--no-figures", "--few-shot", "2,4").stdout
+    assert said.count("features") == 3
+    assert "- same: readout_wmean_l3" in said
+    assert said.splitlines()[-1].startswith("the model added ")
+    assert sorted(path.name for path in (folder / "e").iterdir()) == [
+        "evaluation.csv",
+        "evaluation.json",
+        "evaluation.md",
+        "predictions.parquet",
+    ]
+    numbers = json.loads(run("--json", *asked, "--leave-one-class-out").stdout)
+    assert [row["name"] for row in numbers["regimes"][0]["rows"]] == ["readout_wmean_l3", "X"]
+    assert set(numbers["rejection"]["rows"]) == {"readout_wmean_l3", "X"}
+    assert "exists" in run(*asked, "-o", "e", code=2).stderr
+    assert "NAME=STORE" in run(*asked, "--control", "s.zarr", code=2).stderr
+    assert "--few-shot 2;5" in run(*asked, "--few-shot", "2;5", code=2).stderr
 
 
 def test_json_is_one_object_and_nothing_else(folder: Path, scstore_command: Run) -> None:
@@ -118,10 +155,22 @@ def test_the_launcher_is_the_same_command(tmp_path: Path) -> None:
         (["extract", "cells.h5ad", "-o", "s.zarr", "--model", "./model", "--genes", "no.h5ad"], "no such gene table"),
         (["extract", "cells.h5ad", "-o", "cells.h5ad", "--model", "./model"], "is no store"),
         (["panel", "cells.h5ad", "--label", "kind", "-o", "p.h5ad"], "cell_type, donor"),
+        (["panel", "cells.h5ad", "-o", "p.h5ad"], "--label-free detection"),
+        (["panel", "-o", "p.h5ad"], "--join"),
+        (["panel", "cells.h5ad", "--label", "cell_type", "-n", "many", "-o", "p.h5ad"], "nor auto"),
+        (["panel", "--join", "p.h5ad", "--label", "cell_type", "-o", "q.h5ad"], "panels alone"),
+        (["panel", "--join", "p.h5ad", "--join", "q.h5ad", "-o", "r.h5ad"], "no such panel"),
         (["fit", "cells.h5ad", "--label", "cell_type", "-o", "h"], "--view"),
         (["info", "nowhere"], "no such file"),
         (["info", "model"], "no Zarr group"),
         (["genes", "build", "-o", "g.h5ad"], "--text"),
+        (["genes", "info", "cells.h5ad"], "no gene table"),
+        (["genes", "neighbours", "CD3D", "--genes", "nowhere"], "no such gene table"),
+        (["genes", "merge", "nowhere", "-o", "g.h5ad"], "two or more"),
+        (
+            ["extract", "cells.h5ad", "-o", "s.zarr", "--model", "./model", "--orthologs", "no.csv"],
+            "--genes or --panel",
+        ),
         (["genes", "build", "-o", "g.h5ad", "--symbols-of", "cells.h5ad", "--encoder", "random:x"], "random:384"),
         (["predict", "cells.h5ad", "--head", "nowhere", "-o", "x.txt"], ".parquet"),
         (["predict", "cells.h5ad", "--head", "nowhere", "-o", "x.csv"], "nowhere"),

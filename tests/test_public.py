@@ -42,7 +42,7 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("module", ["fit", "predict", "query"])
+@pytest.mark.parametrize("module", ["fit", "predict", "query", "evaluate"])
 def test_stage_2_never_imports_torch(module: str) -> None:
     script = f"import sys, scstore.workflows.{module}; print(*(name for name in {HEAVY[:3]!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -70,6 +70,7 @@ def test_stage_2_runs_where_there_is_no_torch(llama: Path, tmp_path: Path) -> No
         run("fit", "ref.zarr", "--label", "cell_type", "--head", head, "-o", f"heads/{head}")
         run("predict", "new.zarr", "--head", f"heads/{head}", "-o", f"{head}.h5ad")
     run("query", "new.zarr", "--reference", "ref.zarr", "-k", "3", "-o", "n.parquet")
+    run("evaluate", "ref.zarr", "--label", "cell_type", "--folds", "2", "--hold-out-genes", "0.5")
     said = run("extract", "new.h5ad", "-o", "x.zarr", "--model", "minilm", code=2)
     assert "pip install 'scstore[extract]'" in said
 

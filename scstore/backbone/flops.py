@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["cell_flop", "layer_parameters", "tokens_that_fit", "weight_bytes"]
+__all__ = ["cell_flop", "kept_bytes", "layer_parameters", "tokens_that_fit", "weight_bytes"]
 
 
 def layer_parameters(config: Mapping[str, Any]) -> int:
@@ -72,7 +72,26 @@ def weight_bytes(config: Mapping[str, Any], *, depth: int, itemsize: int) -> int
     return itemsize * (depth * layer_parameters(config) + embeddings)
 
 
-def tokens_that_fit(config: Mapping[str, Any], free: int, *, depth: int, itemsize: int, most: int) -> int:
+def kept_bytes(config: Mapping[str, Any], tokens: int, *, depth: int, itemsize: int) -> int:
+    """Bytes that a pass keeps for its way back, where nothing is computed again.
+
+    Parameters
+    ----------
+    config
+        Contents of ``config.json``.
+    tokens
+        Positions of the pass.
+    depth, itemsize
+        As for :func:`weight_bytes`.
+    """
+    # what goes into every linear layer, norm and activation of a block
+    width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
+    return tokens * depth * itemsize * (8 * width + 4 * inner)
+
+
+def tokens_that_fit(
+    config: Mapping[str, Any], free: int, *, depth: int, itemsize: int, most: int, backward: bool = False
+) -> int:
     """Positions of a batch whose pass fits a device's memory beside the weights, with room to spare.
 
     Parameters
@@ -85,6 +104,8 @@ def tokens_that_fit(config: Mapping[str, Any], free: int, *, depth: int, itemsiz
         As for :func:`weight_bytes`.
     most
         More is not asked for: larger batches run no faster.
+    backward
+        Whether the pass also goes back, with the blocks computed again one by one.
 
     Returns
     -------
@@ -95,5 +116,7 @@ def tokens_that_fit(config: Mapping[str, Any], free: int, *, depth: int, itemsiz
     # and the float32 copy that is pooled
     width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
     per_token = itemsize * (6 * width + 3 * inner) + 4 * width
+    if backward:
+        per_token = 2 * per_token + itemsize * depth * width
     room = max(0, free - weight_bytes(config, depth=depth, itemsize=itemsize)) // 2
     return int(max(1024, min(most, room // per_token) // 1024 * 1024))

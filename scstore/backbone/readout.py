@@ -71,6 +71,7 @@ class Readout:
         device = backbone.input_device
         genes = torch.from_numpy(np.ascontiguousarray(gene_inputs)).to(device, backbone.dtype)
         padding = torch.zeros(1, genes.shape[1], device=device, dtype=backbone.dtype)
+        self._n_frame = layout.frame.first_gene_slot
         # every input vector lives on the device, so that a cell costs the bus a few bytes a gene and not its vectors
         self._inputs = torch.cat([padding, layout.embeddings(backbone).to(device), genes])
 
@@ -83,7 +84,28 @@ class Readout:
         ``(n_layers, n_poolings, B, width) float32``
             On the device, in the order of ``layers`` and of the poolings the batch was assembled for.
         """
-        inputs = embedding(self._sent(batch.slots), self._inputs)
+        return self.pooled(batch, self._inputs)
+
+    @property
+    def frame_inputs(self) -> torch.Tensor:
+        """``(first_gene_slot, width)``: input vectors of padding and of the tokens around the genes."""
+        return self._inputs[: self._n_frame]
+
+    def pooled(self, batch: Batch, table: torch.Tensor) -> torch.Tensor:
+        """Forward pass of one batch with other input vectors, through which gradients flow where they ask for them.
+
+        Parameters
+        ----------
+        batch
+            The sequences.
+        table
+            ``(n_slots, width)``: input vectors by slot, in the model's precision and on its input device.
+
+        Returns
+        -------
+        As :meth:`run`.
+        """
+        inputs = embedding(self._sent(batch.slots), table)
         if self.multiply:
             scale = self._sent(batch.scale).to(inputs.dtype)
             inputs = inputs * torch.where(scale > 0, scale, 1).unsqueeze(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +14,9 @@ from scstore.errors import CellsError
 __all__ = ["ClassSums", "top_genes"]
 
 Array = NDArray[Any]
+
+PRIOR_DF = 4
+"""Degrees of freedom with which the variance within all groups moderates that of each."""
 
 
 class ClassSums:
@@ -71,8 +75,8 @@ class ClassSums:
         values: Any = sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
         values = values.astype(np.float64)
         self._check_finite(values)
-        self.sums += _dense(member @ values)
-        self.squares += _dense(member @ (values.power(2) if sparse.issparse(values) else np.square(values)))
+        _accumulate(self.sums, member @ values)
+        _accumulate(self.squares, member @ (values.power(2) if sparse.issparse(values) else np.square(values)))
         self.counts += np.bincount(codes, minlength=len(self.counts))
         return self
 
@@ -104,20 +108,62 @@ class ClassSums:
         no class has a second cell or only one class is left; a gene that is constant in every class but differs
         between them has the largest finite values.
         """
-        used = self.counts >= max(1, min_cells)
-        counts, sums = self.counts[used][:, None], self.sums[used]
+        split = self._split(np.flatnonzero(self.counts >= max(1, min_cells)))
+        if split is None:
+            return np.zeros(self.sums.shape[1])
+        between, within, df_between, df_within = split
+        return between / np.where(within > 0, within, 1) * (df_within / df_between)
+
+    def grouped_f_values(self, groups: Sequence[Array]) -> Array:
+        """F of each gene within groups of cells (donors, batches), one F a gene that no group dominates.
+
+        The classes are pairs of group and label. Within each group: the mean square between its labels over the mean
+        square within them, the latter moderated towards that of all groups with 4 degrees of freedom, as a group of
+        few cells would otherwise have F without bound by chance [1]_. Then the mean over the groups of log(1 + F), and
+        back. The number of a group's cells scales all its F alike and shifts their logarithms alike, so it does not
+        weigh in the order of the genes; what differs between groups alone is in none of the F. For one group it is
+        the plain F.
+
+        Parameters
+        ----------
+        groups
+            Class numbers of each group, two or more each; there is at least one group.
+
+        Returns
+        -------
+        ``(n_genes,) float64``, never NaN.
+
+        References
+        ----------
+        .. [1] G. K. Smyth, Statistical Applications in Genetics and Molecular Biology 3 (2004), article 3.
+        """
+        splits = [split for group in groups if (split := self._split(group)) is not None]
+        if not splits:
+            return np.zeros(self.sums.shape[1])
+        pooled = sum(within for _, within, _, _ in splits) / sum(df for _, _, _, df in splits)
+        total = np.zeros(self.sums.shape[1])
+        for between, within, df_between, df_within in splits:
+            error = (within + PRIOR_DF * pooled) / (df_within + PRIOR_DF)
+            total += np.log1p(between / df_between / np.where(error > 0, error, 1))
+        return np.expm1(total / len(splits))
+
+    def _split(self, classes: Array) -> tuple[Array, Array, int, int] | None:
+        """Sums of squares between and within some classes and their degrees of freedom, if there are any.
+
+        A gene that is constant but for rounding has zeros.
+        """
+        counts, sums = self.counts[classes][:, None], self.sums[classes]
         n, n_classes = int(counts.sum()), len(counts)
         if n_classes < 2 or n <= n_classes:
-            return np.zeros(self.sums.shape[1])
-        squares, grand = self.squares[used].sum(axis=0), sums.sum(axis=0) ** 2 / n
+            return None
+        squares, grand = self.squares[classes].sum(axis=0), sums.sum(axis=0) ** 2 / n
         total = squares - grand
         between = (sums**2 / counts).sum(axis=0) - grand
         # Both come out of differences of sums of squares: what is below their rounding error is nothing.
         rounding = 1e-13 * squares
         within = np.maximum(total - between, rounding)
         varies = total > 1e2 * rounding
-        ratio = np.where(varies, np.maximum(between, 0), 0) / np.where(varies, within, 1)
-        return ratio * ((n - n_classes) / (n_classes - 1))
+        return np.where(varies, np.maximum(between, 0), 0), np.where(varies, within, 0), n_classes - 1, n - n_classes
 
     def variances(self) -> Array:
         """Population variance of each gene over all cells added, ``(n_genes,) float64``."""
@@ -144,5 +190,10 @@ def top_genes(f: Array, n: int) -> Array:
     return np.argsort(-np.asarray(f), kind="stable")[:n].astype(np.int64)
 
 
-def _dense(product: Any) -> Array:
-    return product.toarray() if sparse.issparse(product) else np.asarray(product)
+def _accumulate(total: Array, product: Any) -> None:
+    """Add a product of matrices; of a sparse one only what is there, so that many classes cost no dense copy."""
+    if not sparse.issparse(product):
+        total += np.asarray(product)
+        return
+    entries = sparse.coo_matrix(product)
+    total[entries.row, entries.col] += entries.data  # a product of sparse matrices lists each entry once

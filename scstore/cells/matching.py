@@ -14,10 +14,10 @@ from scipy import sparse
 
 from scstore.cells.match_report import KINDS, NOT_FOUND, Found, describe_match, refusal
 from scstore.cells.species import common_name, guess_organism
-from scstore.cells.wording import show_some
+from scstore.cells.wording import show, show_some
 from scstore.errors import GenesError
 
-__all__ = ["GeneMatch", "guess_organism", "match_genes"]
+__all__ = ["ENSEMBL_ID", "GeneMatch", "gene_names", "guess_organism", "match_genes"]
 
 IDENTIFIER_COLUMNS = (
     "gene_ids",
@@ -34,6 +34,9 @@ IDENTIFIER_COLUMNS = (
     "_index",
 )
 """Columns of ``var`` in which names are looked for beside its index, whatever their capitals."""
+
+SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_symbols", "gene_name", "gene_names", "feature_name")
+"""Of these, the ones that hold symbols."""
 
 ENSEMBL_ID = re.compile(r"(ENS[A-Z]*\d+)(\.\d+)?")
 
@@ -58,6 +61,8 @@ class GeneMatch:
         ``None``, or, where genes that occur more than once are summed, (n_input_genes,) int64: the column
         that each column's counts are added to. Give it to :func:`scstore.cells.expression.lognorm_rows`,
         since sums are taken before the logarithm; only the first column of a group has a match.
+    organism
+        Of a table that holds several organisms, the one whose genes were looked at.
     """
 
     table_rows: NDArray[np.int64]
@@ -66,6 +71,7 @@ class GeneMatch:
     genes: NDArray[np.int64]
     report: str
     groups: NDArray[np.int64] | None = None
+    organism: str | None = None
 
     def apply(self, rows: sparse.csr_matrix) -> sparse.csr_matrix:
         """Take the matched columns, in the order of the gene table.
@@ -130,13 +136,15 @@ def match_genes(
     min_fraction: float = 0.3,
     sum_duplicates: bool = False,
     source: str = "cells",
+    organism: str | None = None,
 ) -> GeneMatch:
     """Find each input gene in a gene table.
 
     A gene is found by its Ensembl id (without version), else by its exact symbol, else by a synonym that
     means one gene only and is no other gene's symbol. Names are looked for in the index of ``var`` and in its
     usual columns, for every gene by itself, so ids and symbols may be mixed. Capitals count: mouse genes do
-    not match human ones. Where two input genes are one gene of the table, the better kind of match wins, then
+    not match human ones. Of a table that holds several organisms, only the genes of the input's organism are
+    looked at. Where two input genes are one gene of the table, the better kind of match wins, then
     the first; the other stays unmatched.
 
     Parameters
@@ -152,16 +160,21 @@ def match_genes(
         Add up input genes of the same name, instead of refusing them; see :attr:`GeneMatch.groups`.
     source
         What the input is called in messages.
+    organism
+        Of the input, for a table of several; by default guessed from its names.
 
     Raises
     ------
     GenesError
-        If names repeat in the input, or too few genes match; gives the percentage and the likely reason.
+        If names repeat in the input, too few genes match (gives the percentage and the likely reason), or it is
+        not clear which organism's genes of the table are meant.
     """
     columns = _identifier_columns(var)
     per_gene = list(zip(*columns.values(), strict=True))
     groups = _group_duplicates(per_gene, sum_duplicates=sum_duplicates, source=source)
-    known = _table_names(table, organism=guess_organism(_flat(per_gene)))
+    whole, (rows_looked_at, looked_at) = table, _of_one_organism(table, organism, _flat(per_gene), source=source)
+    table = whole.iloc[rows_looked_at]
+    known = _table_names(table)
     leads = np.ones(len(per_gene), bool) if groups is None else groups == np.arange(len(per_gene))
     found = [known.find(names) if lead else NOT_FOUND for names, lead in zip(per_gene, leads, strict=True)]
     settled = _settle(found)
@@ -177,15 +190,93 @@ def match_genes(
             is_known=lambda name: known.find([name]) is not NOT_FOUND,
         )
         raise GenesError(msg)
-    rows = np.array([one.row for one in settled], dtype=np.int64)
+    within = np.array([one.row for one in settled], dtype=np.int64)
+    rows = np.where(within >= 0, rows_looked_at[within], -1)
+    report = describe_match(columns, found, settled, n_table=len(table), summed=(~leads).tolist())
+    if looked_at is not None:
+        report += f"\nof the table's {len(whole):,} genes, those of {looked_at} were looked at"
     return GeneMatch(
         table_rows=rows,
         how=np.array([one.how for one in settled], dtype="<U8"),
-        n_table=len(table),
+        n_table=len(whole),
         genes=np.unique(rows[rows >= 0]),
-        report=describe_match(columns, found, settled, n_table=len(table), summed=(~leads).tolist()),
+        report=report,
         groups=groups,
+        organism=looked_at,
     )
+
+
+def _of_one_organism(
+    table: pd.DataFrame, organism: str | None, names: Sequence[str], *, source: str
+) -> tuple[NDArray[np.int64], str | None]:
+    """The rows of a table that may match, and their organism where the table holds several."""
+    rows = np.arange(len(table))
+    if "organism" not in table:
+        return rows, None
+    theirs = np.array([common_name(text) for text in _strings(table["organism"])], dtype=object)
+    held = sorted({*theirs} - {""})
+    if len(held) < 2:
+        return rows, None
+    ours = common_name(organism) if organism else guess_organism(names)
+    if ours is None:
+        msg = (
+            f"{source}: the gene table holds genes of {' and '.join(held)}, and the gene names here do not tell which "
+            f"they are. Say it with --organism {held[0]}."
+        )
+        raise GenesError(msg)
+    if ours not in held:
+        msg = (
+            f"{source}: the gene table holds genes of {' and '.join(held)}, and these are {show(ours)}. Use a table "
+            "of that organism (--genes), or correct --organism."
+        )
+        raise GenesError(msg)
+    return rows[(theirs == ours) | (theirs == "")], ours
+
+
+def gene_names(
+    var: pd.DataFrame, *, sum_duplicates: bool = False, source: str = "cells"
+) -> tuple[pd.DataFrame, NDArray[np.int64] | None]:
+    """The names by which :func:`match_genes` would find each gene of an input.
+
+    Parameters
+    ----------
+    var
+        (n_input_genes, …) from :meth:`scstore.cells.formats.CellFile.var`.
+    sum_duplicates
+        Add up input genes of the same name, instead of refusing them.
+    source
+        What the input is called in messages.
+
+    Returns
+    -------
+    ``(names, groups)``: (n_input_genes,) rows of ``name`` (as in the index), ``symbol`` (the first name that is no
+    Ensembl id; the name where there is none) and ``ensembl_id`` (without version, empty where unknown); and
+    ``groups`` as :attr:`GeneMatch.groups`.
+
+    Raises
+    ------
+    GenesError
+        If names repeat in the input.
+    """
+    columns = _identifier_columns(var)
+    per_gene = list(zip(*columns.values(), strict=True))
+    groups = _group_duplicates(per_gene, sum_duplicates=sum_duplicates, source=source)
+    by_name = {str(column).casefold(): column for column in reversed(list(var.columns))}
+    symbols = [_strings(var[by_name[column]]) for column in SYMBOL_COLUMNS if column in by_name]
+    preferred = zip(*symbols, *columns.values(), strict=True)
+    names = pd.DataFrame(
+        {
+            "name": [own[0] for own in per_gene],
+            "symbol": [
+                next((name for name in listed if name and not ENSEMBL_ID.fullmatch(name)), own[0])
+                for listed, own in zip(preferred, per_gene, strict=True)
+            ],
+            "ensembl_id": [
+                next((_stable_id(name) for name in own if ENSEMBL_ID.fullmatch(name)), "") for own in per_gene
+            ],
+        }
+    )
+    return names, groups
 
 
 def _identifier_columns(var: pd.DataFrame) -> dict[str, list[str]]:
@@ -236,24 +327,22 @@ def _group_duplicates(
     return groups
 
 
-def _table_names(table: pd.DataFrame, *, organism: str | None) -> _Names:
+def _table_names(table: pd.DataFrame) -> _Names:
     n_table = len(table)
     texts = {
         column: _strings(table[column]) if column in table else [""] * n_table
-        for column in ("symbol", "ensembl_id", "synonyms", "organism")
+        for column in ("symbol", "ensembl_id", "synonyms")
     }
-    # Where one symbol names genes of several organisms, those of the input's organism come first.
-    order = sorted(range(n_table), key=lambda row: common_name(texts["organism"][row]) != organism)
     index = [str(name) for name in table.index]
     ensembl: dict[str, int] = {}
     symbol: dict[str, int] = {}
-    for row in order:
+    for row in range(n_table):
         for name in (texts["ensembl_id"][row], index[row] if ENSEMBL_ID.fullmatch(index[row]) else ""):
             ensembl.setdefault(_stable_id(name), row)
         symbol.setdefault(texts["symbol"][row], row)
     claims = Counter[str]()
     synonym: dict[str, int] = {}
-    for row in order:
+    for row in range(n_table):
         for name in {part.strip() for part in texts["synonyms"][row].split("|")} - {""}:
             claims[name] += 1
             synonym[name] = row

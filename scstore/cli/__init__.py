@@ -12,7 +12,17 @@ import typer
 from scstore.cli import extraction as _extraction  # noqa: F401  # registers its commands, first in the help
 
 # isort: split
+from scstore.cli import panel as _panel  # noqa: F401
+
+# isort: split
+from scstore.cli import align as _align  # noqa: F401
+
+# isort: split
+from scstore.cli import genes as _genes  # noqa: F401
+
+# isort: split
 from scstore.cli import annotation as _annotation  # noqa: F401
+from scstore.cli import evaluate as _evaluate  # noqa: F401
 from scstore.cli.shared import app, state
 from scstore.console import Output
 from scstore.errors import ScstoreError

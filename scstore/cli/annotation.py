@@ -24,6 +24,9 @@ def fit(
         typer.Option(help="Feature matrix; repeat for several. Readout, genept and X by default."),
     ] = None,
     fuse: Annotated[str, typer.Option(help="Several views: late (averaged) or early (joined).")] = "late",
+    prior_adjustment: Annotated[
+        float, typer.Option(help="0: labels rare here are rare elsewhere; 1: all are equally likely.", min=0, max=1)
+    ] = 0.5,
     seed: Annotated[int, typer.Option(help="The same seed gives the same head.")] = 0,
     allow_partial: AllowPartial = False,
     overwrite: Overwrite = False,
@@ -45,6 +48,7 @@ def fit(
         head=head,
         views=view,
         fuse=fuse,
+        prior_adjustment=prior_adjustment,
         seed=seed,
         allow_partial=allow_partial,
         overwrite=overwrite,

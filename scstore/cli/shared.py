@@ -11,21 +11,27 @@ import typer
 from scstore.console import Output
 
 __all__ = [
+    "STAGE_1",
     "AllowFractional",
     "AllowPartial",
     "Cells",
     "Device",
     "Dtype",
     "Expression",
+    "IdPrefixFrom",
     "Label",
     "Overwrite",
     "Revision",
     "Slot",
     "StoreArgument",
+    "SumDuplicateGenes",
     "app",
     "genes_app",
     "state",
 ]
+
+STAGE_1 = r"With a model (scstore\[extract])"
+"""Heading of commands in the help."""
 
 app = typer.Typer(
     name="scstore",
@@ -41,7 +47,7 @@ app = typer.Typer(
     ),
 )
 genes_app = typer.Typer(no_args_is_help=True, help="Gene tables: descriptions of genes as vectors.")
-app.add_typer(genes_app, name="genes", rich_help_panel="With a model (scstore[extract])")
+app.add_typer(genes_app, name="genes", rich_help_panel=STAGE_1)
 
 
 @dataclass
@@ -77,6 +83,8 @@ Slot = Annotated[str | None, typer.Option(help="Where: X, layers/NAME or raw. Lo
 AllowFractional = Annotated[
     bool, typer.Option("--allow-fractional", help="Accept pseudo-counts that are no whole numbers.")
 ]
+SumDuplicateGenes = Annotated[bool, typer.Option("--sum-duplicate-genes", help="Add up genes of the same name.")]
+IdPrefixFrom = Annotated[str | None, typer.Option(help="obs column to put before cell ids.")]
 Device = Annotated[str | None, typer.Option(help="cuda, cpu, …. The GPU where there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. bfloat16 on a GPU, float32 on the CPU.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pandas as pd
 
 from scstore.errors import GenesError
 from scstore.genes.table import COLUMNS, unique_names
+from scstore.genes.templates import check_template, fill_template
 
 __all__ = ["describe_by_symbol", "read_descriptions"]
 
@@ -60,8 +60,9 @@ def read_descriptions(
         objects. The column ``symbol`` must be there; ``ensembl_id``, ``gene_id``, ``synonyms``, ``organism`` are kept;
         all columns may be used by the template.
     template
-        How a gene's text is put together, such as ``"{symbol}: {name}. {summary}"``. By default the column ``text``, or
-        the symbol where there is no such column.
+        How a gene's text is put together, such as ``"{symbol}: {name}.[ Also known as {synonyms}.]"``; a part in
+        square brackets is left out where one of its fields is empty. By default the column ``text``, or the symbol
+        where there is no such column.
     organism
         Of the genes, where the file does not say.
 
@@ -87,14 +88,7 @@ def read_descriptions(
         raise GenesError(msg)
     if template is None:
         template = TEXT_TEMPLATE if "text" in frame else SYMBOL_TEMPLATE
-    try:
-        fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-    except ValueError as error:
-        msg = f"--template {template!r}: {error}."
-        raise GenesError(msg) from error
-    if lacking := [name for name in fields if name not in frame.columns]:
-        msg = f"--template {template!r}: {file} has no column {lacking[0]!r}. It has: {', '.join(frame.columns)}."
-        raise GenesError(msg)
+    check_template(template, list(frame.columns), source=str(file))
     return _finish(frame, template, organism), template
 
 
@@ -123,7 +117,7 @@ def _read_frame(file: Path) -> pd.DataFrame:
 
 def _finish(frame: pd.DataFrame, template: str, organism: str) -> pd.DataFrame:
     rows = frame.to_dict("records")
-    texts = [template.format_map(row).strip() for row in rows]
+    texts = [fill_template(template, row) for row in rows]
     source = "symbol" if template == SYMBOL_TEMPLATE else "template"
     obs = pd.DataFrame({column: frame.get(column, "") for column in COLUMNS}, dtype=str)
     obs["text"] = [text or symbol for text, symbol in zip(texts, obs["symbol"], strict=True)]

@@ -10,21 +10,23 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from scstore.errors import GenesError
 from scstore.genes.table import COLUMNS, unique_names
+from scstore.genes.templates import check_template, fill_template
 
 __all__ = [
+    "FIELDS",
     "NCBI_TEMPLATE",
     "TAXA",
     "coverage",
     "describe_by_ncbi",
+    "read_columns",
     "read_gene_info",
-    "read_orthologs",
     "read_summaries",
 ]
 
@@ -41,6 +43,24 @@ INFO_COLUMNS = {
     "type_of_gene": "type",
     "Full_name_from_nomenclature_authority": "full_name",
 }
+MORE_COLUMNS = {
+    "chromosome": "chromosome",
+    "map_location": "map_location",
+    "Other_designations": "other_designations",
+}
+"""Of whole ``gene_info`` files; extracts of them may lack these, which are then empty."""
+
+FIELDS = (
+    "symbol", "name", "summary", "type", "organism", "synonyms", "other_designations", "chromosome", "map_location",
+    "gene_id", "ensembl_id",
+)  # fmt: skip
+"""What a template may use."""
+
+LISTS = ("synonyms", "other_designations")
+"""Fields that hold several names, separated by ``|``."""
+
+CHUNK_ROWS = 200_000
+
 SUMMARY_COLUMNS = ("#tax_id", "GeneID", "Source", "Summary")
 
 
@@ -57,67 +77,38 @@ def read_gene_info(path: str | os.PathLike[str], *, organism: str) -> pd.DataFra
     Returns
     -------
     DataFrame
-        One row a gene, all strings: ``gene_id``, ``symbol``, ``synonyms`` (separated by ``|``), ``ensembl_id``,
-        ``name`` (full name
-        of the nomenclature authority, else NCBI's description), ``type``. Regions that are no genes are left out.
+        One row a gene, all strings, empty where unknown: ``gene_id``, ``symbol``, ``synonyms`` and
+        ``other_designations`` (separated by ``|``), ``ensembl_id``, ``name`` (full name of the nomenclature authority,
+        else NCBI's description), ``type``, ``chromosome``, ``map_location``. Regions that are no genes are left out.
 
     Raises
     ------
     GenesError
         If the file is not of that form, or has no gene of the organism.
     """
-    frame = _read(path, tuple(INFO_COLUMNS)).rename(columns=INFO_COLUMNS)
-    frame = frame[(frame["tax_id"] == str(TAXA[organism])) & ~frame["type"].isin(NOT_GENES)]
+    taxa = {str(TAXA[organism])}
+    frame = read_columns(path, tuple(INFO_COLUMNS), optional=tuple(MORE_COLUMNS), taxa=taxa)
+    frame = frame.rename(columns=INFO_COLUMNS | MORE_COLUMNS)
+    frame = frame[~frame["type"].isin(NOT_GENES)]
     if frame.empty:
         msg = f"{path}: no gene of {organism} (tax id {TAXA[organism]}). Give NCBI's gene_info of that organism."
         raise GenesError(msg)
     frame = frame.replace("-", "").drop_duplicates("gene_id").reset_index(drop=True)
     frame["ensembl_id"] = frame["xrefs"].str.extract(r"Ensembl:(ENS[A-Z]*G\d+)", expand=False).fillna("")
     frame["name"] = frame["full_name"].where(frame["full_name"] != "", frame["description"])
-    return frame[["gene_id", "symbol", "synonyms", "ensembl_id", "name", "type"]]
+    return frame[["gene_id", "symbol", "synonyms", "ensembl_id", "name", "type", *MORE_COLUMNS.values()]]
 
 
 def read_summaries(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read a ``gene_summary`` file: summary by NCBI GeneID, of all organisms in it.
+    """Read a ``gene_summary`` file: summary by NCBI GeneID, of the genes of human and mouse.
 
     Raises
     ------
     GenesError
         If the file is not of that form.
     """
-    frame = _read(path, SUMMARY_COLUMNS)
+    frame = read_columns(path, SUMMARY_COLUMNS, taxa=set(map(str, TAXA.values())))
     return dict(zip(frame["GeneID"], frame["Summary"].str.strip(), strict=True))
-
-
-def read_orthologs(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read one-to-one orthologs: a CSV of human symbol, mouse symbol; a header may be there, blanks are skipped.
-
-    Returns
-    -------
-    dict
-        Mouse symbol by human symbol and human symbol by mouse symbol.
-
-    Raises
-    ------
-    GenesError
-        If it has not two columns, or no pair.
-    """
-    try:
-        frame = pd.read_csv(path, header=None, dtype=str, keep_default_na=False)
-    except (OSError, UnicodeDecodeError, ValueError, EOFError, zlib.error) as error:
-        msg = f"{path}: cannot be read as a CSV of orthologs ({str(error).splitlines()[0]})."
-        raise GenesError(msg) from error
-    if frame.shape[1] != 2:
-        msg = f"{path}: {frame.shape[1]} columns; a table of orthologs has two, human symbol and mouse symbol."
-        raise GenesError(msg)
-    pairs = frame[(frame[0].str.strip() != "") & (frame[1].str.strip() != "")]
-    pairs = pairs[pairs[0].str.lower() != "human"]
-    pairs = pairs[~pairs[0].duplicated(keep=False) & ~pairs[1].duplicated(keep=False)]
-    if pairs.empty:
-        msg = f"{path}: holds no pair of human and mouse symbols."
-        raise GenesError(msg)
-    human, mouse = pairs[0].str.strip(), pairs[1].str.strip()
-    return {**dict(zip(human, mouse, strict=True)), **dict(zip(mouse, human, strict=True))}
 
 
 def describe_by_ncbi(
@@ -140,10 +131,10 @@ def describe_by_ncbi(
     organism
         Of the genes.
     template
-        May use ``symbol``, ``name``, ``summary``, ``type``, ``synonyms``, ``organism``.
+        May use :data:`FIELDS`. A part in square brackets is left out where one of its fields is empty.
     orthologs, ortholog_genes
-        From :func:`read_orthologs`, and the other organism's genes: their summaries stand in for those that are
-        missing.
+        Symbols of the other organism by symbols of this one (:meth:`scstore.genes.orthologs.Orthologs.symbols`), and
+        the other organism's genes: their summaries stand in for those that are missing.
 
     Returns
     -------
@@ -159,6 +150,7 @@ def describe_by_ncbi(
         If the template names a field that is not there.
     """
     borrowed = _by_symbol(ortholog_genes, summaries) if ortholog_genes is not None else {}
+    check_template(template, FIELDS, source="NCBI's files")
     texts, sources = [], []
     for row in genes.to_dict("records"):
         summary, source = summaries.get(row["gene_id"], ""), "summary"
@@ -166,15 +158,8 @@ def describe_by_ncbi(
             summary, source = borrowed.get(orthologs.get(row["symbol"], ""), ""), "ortholog summary"
         if not summary:
             source = "name" if row["name"] else "symbol"
-        try:
-            text = template.format(**{**row, "summary": summary, "organism": organism})
-        except (KeyError, IndexError, ValueError) as error:
-            msg = (
-                f"--template {template!r}: {error} cannot be filled. It may use {{symbol}}, {{name}}, {{summary}}, "
-                f"{{type}}, "
-                "{synonyms}, {organism}."
-            )
-            raise GenesError(msg) from error
+        lists = {name: row[name].replace("|", ", ") for name in LISTS}
+        text = fill_template(template, {**row, **lists, "summary": summary, "organism": organism})
         texts.append(_tidy(text) or row["symbol"])
         sources.append(source)
     obs = pd.DataFrame({column: genes.get(column, "") for column in COLUMNS}, dtype=str)
@@ -201,22 +186,53 @@ def _tidy(text: str) -> str:
     return re.sub(r"(?:\s*\.)+(?=\s*\.)", "", text).strip(" :,")
 
 
-def _read(path: str | os.PathLike[str], columns: tuple[str, ...]) -> pd.DataFrame:
+def read_columns(
+    path: str | os.PathLike[str], columns: tuple[str, ...], *, taxa: Collection[str], optional: tuple[str, ...] = ()
+) -> pd.DataFrame:
+    """Read columns of one of NCBI's tab-separated files, gzipped or not, as strings; memory is that of the rows kept.
+
+    Parameters
+    ----------
+    path
+        The file, whose first column is ``#tax_id``.
+    columns
+        Must be there.
+    taxa
+        Rows whose ``#tax_id`` is one of these are kept.
+    optional
+        Empty where they are not there.
+
+    Raises
+    ------
+    GenesError
+        If it cannot be read or lacks a column.
+    """
     file = Path(path)
     try:
-        return pd.read_csv(
+        with file.open("rb") as handle:
+            compression = "gzip" if handle.read(2) == b"\x1f\x8b" else None
+        with pd.read_csv(
             file,
             sep="\t",
             dtype=str,
-            usecols=list(columns),
+            usecols=lambda name: name in columns or name in optional,
             keep_default_na=False,
             quoting=3,
-            compression="gzip" if file.read_bytes()[:2] == b"\x1f\x8b" else None,
-        )
+            compression=compression,
+            chunksize=CHUNK_ROWS,
+        ) as chunks:
+            kept = []
+            for chunk in chunks:
+                if lacking := [name for name in columns if name not in chunk]:
+                    msg = f"no column {lacking[0]}"
+                    raise GenesError(msg)
+                kept.append(chunk[chunk["#tax_id"].isin(taxa)])
+        frame = pd.concat(kept, ignore_index=True)
     except (OSError, UnicodeDecodeError, ValueError, EOFError, zlib.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         msg = (
-            f"{file}: cannot be read as NCBI's file with the columns {', '.join(columns)} "
-            f"({str(error).splitlines()[0]}). "
+            f"{file}: cannot be read as NCBI's file with the columns {', '.join(columns)} ({reason}). "
             "Fetch it again from NCBI's gene/DATA."
         )
         raise GenesError(msg) from error
+    return frame.assign(**{name: "" for name in optional if name not in frame})

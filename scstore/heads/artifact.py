@@ -20,8 +20,8 @@ from scstore.errors import DamagedError, InputError, NotAStoreError, OptionError
 from scstore.fsio import atomic_folder, check_output, digest_bytes, write_bytes
 from scstore.heads.base import JSON
 from scstore.heads.fusion import FusedHead
-from scstore.heads.weights import WEIGHTS_LIMIT, read_weights
 from scstore.spec import canonical_json
+from scstore.weights import WEIGHTS_LIMIT, read_weights
 
 __all__ = ["FORMAT", "load_head", "save_head"]
 

@@ -31,11 +31,11 @@ class FusedHead:
     """A classifier over one or several views of the same cells.
 
     Late fusion: a head per view; its log-probabilities are divided by a temperature fitted on out-of-fold
-    predictions, averaged over the views, and divided by one more temperature for the average. Early fusion: the
-    views are standardised, each divided by the root of its width, and joined for a single head. The view named
-    ``X`` is expression; it goes through an :class:`~scstore.heads.expression.ExpressionReducer` first. All of it is
-    fitted inside each fold as well, so that the temperatures and ``held_out_`` come from cells that nothing was
-    learned from.
+    predictions, averaged over the views, adjusted for the classes' shares, and divided by one more temperature.
+    Early fusion: the views are standardised, each divided by the root of its width, and joined for a single head. The
+    view named ``X`` is expression; it goes through an :class:`~scstore.heads.expression.ExpressionReducer` first. All
+    of it is fitted inside each fold as well, so that the temperatures and ``held_out_`` come from cells that nothing
+    was learned from.
 
     Parameters
     ----------
@@ -49,6 +49,10 @@ class FusedHead:
         Folds of the out-of-fold predictions, at least 2. Above 50,000 cells one part of 10,000 is held out instead.
     n_genes, n_components
         Of the reducer of ``X``.
+    prior_adjustment
+        How much of the classes' shares among the training cells is taken back, 0 to 1: this times their logarithm is
+        subtracted from the log-probabilities (logit adjustment, Menon et al. 2021, arXiv 2007.07314). A rare type of
+        the reference need not be rare among new cells; at 0 it is assumed to be.
     random_state
         Seed of the folds and of the heads.
 
@@ -64,6 +68,8 @@ class FusedHead:
         Names of the genes that ``X`` must have at prediction, in order; None without ``X``.
     members_
         Fitted heads by view; early fusion has one, under the names joined with ``+``.
+    shares_
+        ``(n_classes,) float64``: share of each class among the training cells.
     temperatures_
         Temperature of each member.
     temperature_
@@ -78,6 +84,7 @@ class FusedHead:
     """
 
     classes_: Array
+    shares_: Array
     genes_: list[str] | None
     temperatures_: dict[str, float]
     temperature_: float
@@ -97,6 +104,7 @@ class FusedHead:
         n_folds: int = 5,
         n_genes: int = 200,
         n_components: int = 20,
+        prior_adjustment: float = 0.5,
         random_state: int = 0,
     ) -> None:
         for name, value, allowed in (("kind", kind, sorted(HEADS)), ("fuse", fuse, FUSIONS)):
@@ -111,6 +119,9 @@ class FusedHead:
         if n_folds < 2:
             msg = f"n_folds={n_folds!r}: must be at least 2."
             raise OptionError(msg)
+        if not 0 <= prior_adjustment <= 1:
+            msg = f"prior_adjustment={prior_adjustment!r}: must be between 0 and 1."
+            raise OptionError(msg)
         check_positive(n_genes=n_genes, n_components=n_components)
         self.kind = kind
         self.fuse = fuse
@@ -118,6 +129,7 @@ class FusedHead:
         self.n_folds = n_folds
         self.n_genes = n_genes
         self.n_components = n_components
+        self.prior_adjustment = prior_adjustment
         self.random_state = random_state
 
     @property
@@ -157,6 +169,7 @@ class FusedHead:
         texts = np.array([str(label) for label in encoded.classes.tolist()])
         self.classes_, place = np.unique(texts, return_inverse=True)
         codes = place[encoded.codes]
+        self.shares_ = np.bincount(codes, minlength=len(self.classes_)) / len(codes)
         # As objects: a fixed-width text array would take the longest name's bytes for every cell.
         labels = self.classes_.astype(object)[codes]
         names = _check_gene_names(rows, gene_names)
@@ -165,9 +178,8 @@ class FusedHead:
         held_out = out_of_fold(rows, labels, folds=folds, fit=self._fit_branches)
         self._branches = tuple(self._fit_branches(rows, labels))
         truth = codes[held_out.index]
-        # With a single branch its temperature and the fused one are the same thing; the latter is used.
-        alone = len(self._branches) == 1 or not len(truth)
-        fitted = [1.0] * len(self._branches) if alone else [fit_temperature(p, truth) for p in held_out.log_probas]
+        # each branch is calibrated before the shares are taken back: an overconfident one would drown them
+        fitted = [fit_temperature(p, truth) for p in held_out.log_probas] or [1.0] * len(self._branches)
         self.temperatures_ = {_name(branch): t for branch, t in zip(self._branches, fitted, strict=True)}
         self.temperature_ = 1.0
         if len(truth):
@@ -245,7 +257,8 @@ class FusedHead:
         """Probabilities from the log-probabilities of each branch."""
         temperatures = list(self.temperatures_.values())
         calibrated = [log_softmax(p / t) for p, t in zip(log_probas, temperatures, strict=True)]
-        proba: Array = np.exp(log_softmax(sum(calibrated[1:], calibrated[0]) / (len(calibrated) * self.temperature_)))
+        fused = sum(calibrated[1:], calibrated[0]) / len(calibrated) - self.prior_adjustment * np.log(self.shares_)
+        proba: Array = np.exp(log_softmax(fused / self.temperature_))
         return proba
 
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
@@ -263,8 +276,10 @@ class FusedHead:
             "n_folds": self.n_folds,
             "n_genes": self.n_genes,
             "n_components": self.n_components,
+            "prior_adjustment": self.prior_adjustment,
             "random_state": self.random_state,
             "classes": self.classes_.tolist(),
+            "shares": self.shares_.tolist(),
             "members": members,
             "temperature": self.temperature_,
             "genes": self.genes_,
@@ -281,7 +296,9 @@ class FusedHead:
         DamagedError
             If the arrays and the state do not fit together.
         """
-        options = ("kind", "fuse", "params", "n_folds", "n_genes", "n_components", "random_state")
+        options = (
+            "kind", "fuse", "params", "n_folds", "n_genes", "n_components", "prior_adjustment", "random_state",
+        )  # fmt: skip
         try:
             head = cls(**{name: state[name] for name in options})
             members = [dict(member) for member in state["members"]]
@@ -295,6 +312,7 @@ class FusedHead:
             ]
             head._branches = tuple(branches)
             head.classes_ = np.array([str(label) for label in state["classes"]])
+            head.shares_ = np.array([float(share) for share in state["shares"]])
             head.temperatures_ = {_name(b): float(m["temperature"]) for b, m in zip(branches, members, strict=True)}
             head.temperature_ = float(state["temperature"])
             head.genes_ = None if state["genes"] is None else [str(gene) for gene in state["genes"]]
@@ -314,6 +332,7 @@ class FusedHead:
             not self._branches or len(self.temperatures_) < len(self._branches),
             any(branch.head.classes_.tolist() != self.classes_.tolist() for branch in self._branches),
             not all(0 < temperature < np.inf for temperature in temperatures),
+            len(self.shares_) != len(self.classes_) or not all(0 < share <= 1 for share in self.shares_.tolist()),
             (self.genes_ is None) != (reducer is None) or len(self.genes_ or ()) != genes,
             self.to_arrays()[0].keys() != arrays.keys(),
         )

@@ -23,6 +23,7 @@ __all__ = [
     "MappedRows",
     "RowSubset",
     "Rows",
+    "StackedRows",
     "block_within",
     "fetch",
     "fits",
@@ -244,3 +245,37 @@ class ConcatRows:
 
     def __getitem__(self, key: slice | Array) -> Array:
         return np.concatenate([to_dense(fetch(part, key)) for part in self.below], axis=1)
+
+
+class StackedRows:
+    """Matrices of the same columns one below the other, read when asked for.
+
+    Parameters
+    ----------
+    parts
+        At least one matrix; all of width d, and all dense or all sparse.
+    """
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        widths = sorted({part.shape[1] for part in parts})
+        if len(widths) != 1:
+            msg = f"parts: matrices to stack must have the same number of columns; these have {widths}."
+            raise OptionError(msg)
+        self.parts = tuple(parts)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(sum of the lengths, d)``."""
+        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
+
+    def __getitem__(self, key: slice | Array) -> Any:
+        wanted = np.arange(self.shape[0])[key]
+        blocks, places, first = [], [], 0
+        for part in self.parts:
+            here = np.flatnonzero((wanted >= first) & (wanted < first + part.shape[0]))
+            blocks.append(fetch(part, wanted[here] - first))
+            places.append(here)
+            first += part.shape[0]
+        joined = sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.concatenate(blocks)
+        back = np.argsort(np.concatenate(places), kind="stable")
+        return joined[back]

@@ -6,11 +6,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 __all__ = ["in_threads", "one_blas_thread"]
+
+_LIMITED: ContextVar[bool] = ContextVar("one_blas_thread", default=False)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,10 +25,18 @@ def one_blas_thread() -> Iterator[None]:
 
     The products of a head are small. On several threads they gain little, and beside another busy process they take
     5 to 30 times as long (OpenBLAS threads spin while they wait). On one, the last bit does not depend on the
-    number of cores.
+    number of cores. Inside another such block it costs nothing: to find the loaded libraries takes milliseconds, as
+    long as a small fit.
     """
-    with threadpool_limits(limits=1, user_api="blas"):
+    if _LIMITED.get():
         yield
+        return
+    token = _LIMITED.set(True)
+    try:
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
+    finally:
+        _LIMITED.reset(token)
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

@@ -16,6 +16,8 @@ __all__ = [
     "LEDGER",
     "MANIFEST",
     "SCRATCH_EXPRESSION",
+    "SEEN_BY_PANEL",
+    "SEEN_BY_PROJECTOR",
     "STATUS",
     "STATUS_EMPTY",
     "STATUS_OK",
@@ -41,6 +43,11 @@ STATUS = "scstore_status"
 STATUS_OK = "ok"
 STATUS_EMPTY = "empty"
 """In ``obs``: a cell without any expressed gene of the table (and panel); its rows are zeros."""
+
+SEEN_BY_PANEL = "scstore_seen_by_panel"
+SEEN_BY_PROJECTOR = "scstore_seen_by_projector"
+"""Columns of ``obs``, bool, there only where a panel fitted on labels or a trained projector was used: whether it saw
+this cell's label. `evaluate` does not score such cells unasked."""
 
 SHARD_BYTES = 16 * 2**20
 MAX_SHARD_ROWS = 4096

@@ -10,9 +10,39 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from scstore.genes.encoders import RandomEncoder
+from scstore.genes.table import GeneTable
+from scstore.genes.vectors import whiten
 from scstore.tokens.ranking import RankedCells
 
-__all__ = ["weighted_means"]
+__all__ = ["companion_vectors", "weighted_means"]
+
+
+def companion_vectors(
+    table: GeneTable, genes: NDArray[np.int64], *, admitted: NDArray[np.bool_] | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """Gene vectors of the views that need no model: the described genes', and random ones as a control.
+
+    Parameters
+    ----------
+    table
+        The gene table.
+    genes
+        ``(n_genes,)`` its rows that are wanted.
+    admitted
+        ``(n_genes,) bool``: genes that may enter; the others get a random vector of zeros. All when ``None``.
+
+    Returns
+    -------
+    dict
+        ``genept``: ``(n_genes, width) float32``, whitened over the whole table; ``genept_random``: as many standard
+        normal ones, seeded by the genes' symbols.
+    """
+    symbols = table.obs["symbol"].iloc[genes].astype(str).to_numpy()
+    enter = np.ones(len(genes), dtype=bool) if admitted is None else admitted
+    random = np.zeros((len(genes), table.width), dtype=np.float32)
+    random[enter] = RandomEncoder(table.width).encode(list(symbols[enter]))
+    return {"genept": whiten(table.vectors)[genes], "genept_random": random}
 
 
 def weighted_means(ranked: RankedCells, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,31 +1,30 @@
 """Panels: which genes may enter a sequence at all.
 
-Fitted once on labelled cells, saved, digested, and reused for every later cell. Letting in only genes that tell cell
-types apart is the largest gain that was measured, in quality and in cost.
+Fitted once, saved, digested, and reused for every later cell. Letting in only genes that tell cell types apart is the
+largest gain that was measured, in quality and in cost.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import fsum
 from pathlib import Path
 from typing import Any
 
 import anndata
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from scstore import fsio
-from scstore.cells.anova import ClassSums, top_genes
-from scstore.errors import GenesError, LabelsError
+from scstore.cells.joined_genes import join_genes
 from scstore.genes.sealed import Kind, read_sealed, write_sealed
 from scstore.spec import canonical_json
+from scstore.tokens.gene_rankings import take_in_turn
 
-__all__ = ["Panel", "fit_panel", "load_panel", "save_panel"]
+__all__ = ["Panel", "join_panels", "load_panel", "save_panel"]
 
 KIND = Kind("panel", "panel", "Fit one with `scstore panel`.")
 COLUMNS = ("symbol", "ensembl_id")
@@ -38,21 +37,26 @@ class Panel:
     Attributes
     ----------
     obs
-        ``(n_genes,)`` rows, best first: ``symbol``, ``ensembl_id`` (empty where unknown), ``f_value``, and ``median``
-        of the gene's log-normalised expression over the cells that express it, above zero. The index holds unique
+        ``(n_genes,)`` rows, best first: ``symbol``, ``ensembl_id`` (empty where unknown), and ``median`` of the
+        gene's log-normalised expression over the cells that express it, above zero. Fitted ones also have
+        ``n_cells`` (cells that express it), ``n_inputs`` (data sets that measured it), ``rank:…`` and ``score:…`` for
+        each ranking, and ``f_value`` (the F behind its best rank) where there were labels. The index holds unique
         names.
     label
-        Column of labels it was fitted for.
+        Columns of labels it was fitted for, separated by commas; empty where it saw none.
     trained_on
-        Ids of the cells whose labels it saw, sorted.
+        Ids of the cells whose labels it saw, sorted; none for a panel without labels.
     source
-        File they came from.
+        Files they came from.
+    record
+        How it was fitted, as JSON: label columns, inputs, groups, rule, choice of the size, parents.
     """
 
     obs: pd.DataFrame
     label: str
     trained_on: tuple[str, ...] = field(repr=False)
     source: str = ""
+    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.obs)
@@ -65,105 +69,64 @@ class Panel:
         return fsio.digest_bytes(canonical_json({"genes": genes, "medians": medians}).encode())
 
 
-def fit_panel(
-    blocks: Iterable[csr_matrix],
-    labels: Sequence[str | None],
-    var: pd.DataFrame,
-    *,
-    n_genes: int,
-    label: str,
-    cell_ids: Sequence[str],
-    source: str = "",
-) -> Panel:
-    """Choose the genes that tell labels apart best: highest one-way ANOVA F of the log-normalised expression.
+def join_panels(panels: Sequence[Panel], *, source: str = "") -> Panel:
+    """Make one panel of all genes of several.
+
+    Genes are one gene as in :func:`scstore.cells.joined_genes.join_genes`, and are taken from the panels in turn. A
+    gene's median is the mean of the panels', weighted by the cells that express it where all panels know how many.
+    The union has seen the labels that any of them has seen. The order of the panels does not matter.
 
     Parameters
     ----------
-    blocks
-        ``(n, n_var)`` each: the cells' log-normalised expression, in order.
-    labels
-        One a cell; ``None`` where it has none, and the cell is left out.
-    var
-        Genes of the columns: index, and ``symbol`` and ``ensembl_id`` where known.
-    n_genes
-        Size of the panel.
-    label
-        Name of the label column, for the record.
-    cell_ids
-        Ids of the cells.
+    panels
+        Two or more.
     source
-        Where the cells came from, for the record.
-
-    Raises
-    ------
-    LabelsError
-        If fewer than two labels have cells.
-    GenesError
-        If fewer than ``n_genes`` genes are expressed; the message says how many.
+        The files they came from, for the record.
     """
-    classes = sorted({value for value in labels if value is not None})
-    if len(classes) < 2:
-        msg = f"{source}: column {label!r} has {len(classes)} label(s). A panel tells at least two apart."
-        raise LabelsError(msg)
-    code = {name: i for i, name in enumerate(classes)}
-    codes = np.array([-1 if value is None else code[value] for value in labels])
-    sums = ClassSums(n_classes=len(classes), n_genes=len(var))
-    medians = _Medians(len(var))
-    start = 0
-    for block in blocks:
-        of_block = codes[start : start + block.shape[0]]
-        known = np.flatnonzero(of_block >= 0)
-        sums.add(block[known], of_block[known])
-        medians.add(block[known])
-        start += block.shape[0]
-    values = sums.f_values(min_cells=2)  # a gene of one cell alone has an infinite F
-    expressed = int((medians.counts > 0).sum())
-    if n_genes > expressed:
-        msg = f"{source}: -n {n_genes}: only {expressed:,} genes are expressed in the labelled cells."
-        raise GenesError(msg)
-    chosen = top_genes(np.where(medians.counts > 0, values, -1.0), n_genes)
-    obs = pd.DataFrame(
-        {
-            "symbol": [str(name) for name in var.get("symbol", var.index)],
-            "ensembl_id": [str(name) for name in var["ensembl_id"]] if "ensembl_id" in var else "",
-            "f_value": values,
-            "median": medians.values(),
-        },
-        index=pd.Index(var.index.astype(str), name="gene"),
-    ).iloc[chosen]
-    trained_on = tuple(sorted(str(name) for name, value in zip(cell_ids, labels, strict=True) if value is not None))
-    return Panel(obs=obs, label=label, trained_on=trained_on, source=source)
-
-
-class _Medians:
-    """Median of each gene's values above zero, from fixed bins: one pass, the same in any order of blocks."""
-
-    BINS = 512
-    TOP = 10.0  # log1p(CP10k) is below log(10001) = 9.2
-
-    def __init__(self, n_genes: int) -> None:
-        self._histogram = np.zeros((n_genes, self.BINS), dtype=np.int64)
-
-    def add(self, block: csr_matrix) -> None:
-        positive = block.data > 0
-        bins = np.minimum((block.data[positive] * (self.BINS / self.TOP)).astype(np.int64), self.BINS - 1)
-        np.add.at(self._histogram, (block.indices[positive], bins), 1)
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        return np.asarray(self._histogram.sum(axis=1))
-
-    def values(self) -> NDArray[np.float64]:
-        below = np.cumsum(self._histogram, axis=1) * 2 >= self.counts[:, None]
-        middle = (below.argmax(axis=1) + 0.5) * (self.TOP / self.BINS)
-        return np.where(self.counts > 0, middle, 1.0)
+    names = [
+        pd.DataFrame({"name": panel.obs.index.astype(str), **{column: list(panel.obs[column]) for column in COLUMNS}})
+        for panel in panels
+    ]
+    genes = join_genes(names)
+    ranks = np.array([genes.spread(np.arange(1.0, len(panel) + 1), i) for i, panel in enumerate(panels)])
+    medians = np.array([genes.spread(panel.obs["median"].to_numpy(float), i) for i, panel in enumerate(panels)])
+    counted = all("n_cells" in panel.obs for panel in panels)
+    cells = np.array(
+        [
+            genes.spread(panel.obs["n_cells"].to_numpy(float) if counted else np.ones(len(panel)), i)
+            for i, panel in enumerate(panels)
+        ]
+    )
+    chosen = take_in_turn(ranks, list(genes.obs.index))
+    obs = genes.obs.iloc[chosen].copy()
+    # fsum: exact, so that the order of the panels is no part of the digest
+    obs["median"] = [
+        fsum(medians[has, gene] * cells[has, gene]) / fsum(cells[has, gene])
+        for gene, has in zip(chosen, ~np.isnan(ranks[:, chosen].T), strict=True)
+    ]
+    if counted:
+        obs["n_cells"] = np.nansum(cells[:, chosen], axis=0).astype(np.int64)
+    obs["n_panels"] = genes.n_inputs[chosen]
+    labels = dict.fromkeys(label for panel in panels for label in (panel.record.get("labels") or [panel.label]))
+    parents = [
+        {"digest": panel.digest, "source": panel.source, "label": panel.label, "record": dict(panel.record)}
+        for panel in panels
+    ]
+    return Panel(
+        obs=obs,
+        label=", ".join(sorted(filter(None, labels))),
+        trained_on=tuple(sorted({name for panel in panels for name in panel.trained_on})),
+        source=source,
+        record={"rule": "all genes of several panels, taken in turn", "parents": parents},
+    )
 
 
 def save_panel(panel: Panel, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write a panel as ``.h5ad`` (genes × no dimensions), atomically."""
     trained_on = np.array(panel.trained_on, dtype=object)
     adata = anndata.AnnData(obs=panel.obs, uns={"scstore": {"trained_on": trained_on}})
-    return write_sealed(path, KIND, panel, adata, {"label": panel.label, "source": panel.source}, overwrite=overwrite)
+    header = {"label": panel.label, "source": panel.source, "record": panel.record}
+    return write_sealed(path, KIND, panel, adata, header, overwrite=overwrite)
 
 
 def load_panel(path: str | os.PathLike[str]) -> Panel:
@@ -179,7 +142,8 @@ def load_panel(path: str | os.PathLike[str]) -> Panel:
 
     def build(adata: anndata.AnnData, header: Mapping[str, Any]) -> Panel:
         ids = tuple(str(name) for name in adata.uns["scstore"]["trained_on"])
-        obs = adata.obs.astype({"symbol": str, "ensembl_id": str, "f_value": float, "median": float})
-        return Panel(obs, str(header["label"]), ids, str(header["source"]))
+        obs = adata.obs.astype({"symbol": str, "ensembl_id": str, "median": float})
+        # files of the first version have no record
+        return Panel(obs, str(header["label"]), ids, str(header["source"]), dict(header.get("record", {})))
 
     return read_sealed(path, KIND, build)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-__all__ = ["RankedCells", "rank_genes"]
+__all__ = ["RankedCells", "count_genes", "rank_genes"]
 
 
 @dataclass(frozen=True)
@@ -68,19 +68,29 @@ def rank_genes(
     RankedCells
         Descending by value; ties in gene-table order. Genes that are not expressed never enter.
     """
-    values = np.asarray(rows.data, dtype=np.float32)
-    genes = np.asarray(rows.indices, dtype=np.int64)
-    keep = values > 0
-    if admitted is not None:
-        keep &= admitted[genes]
-    kept = np.concatenate([[0], np.cumsum(keep)])[rows.indptr]
-    values, genes = values[keep], genes[keep]
+    keep, kept = _entering(rows, admitted)
+    values = np.asarray(rows.data, dtype=np.float32)[keep]
+    genes = np.asarray(rows.indices, dtype=np.int64)[keep]
     order = _descending(values if medians is None else values / medians[genes], kept)
     counts = np.diff(kept)
     top = np.arange(len(values)) - np.repeat(kept[:-1], counts) < top_genes
     chosen = order[top]
     offsets = np.concatenate([[0], np.cumsum(np.minimum(counts, top_genes))]).astype(np.int64)
     return RankedCells(offsets=offsets, genes=genes[chosen], values=values[chosen])
+
+
+def count_genes(rows: csr_matrix, *, top_genes: int, admitted: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+    """``(n_cells,) int64``: how many genes :func:`rank_genes` would keep of each cell, without ranking them."""
+    _, kept = _entering(rows, admitted)
+    return np.minimum(np.diff(kept), top_genes)
+
+
+def _entering(rows: csr_matrix, admitted: NDArray[np.bool_] | None) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which stored values are expressed genes that are admitted, and how many of them lie before each cell."""
+    keep: NDArray[np.bool_] = np.asarray(rows.data) > 0
+    if admitted is not None:
+        keep &= admitted[rows.indices]
+    return keep, np.concatenate([[0], np.cumsum(keep)])[rows.indptr]
 
 
 def _descending(keys: NDArray[np.float32], starts: NDArray[np.int64]) -> NDArray[np.int64]:

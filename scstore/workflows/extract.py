@@ -18,8 +18,6 @@ from scstore import fsio
 from scstore.backbone.readout import Readout
 from scstore.cells.formats import open_cells
 from scstore.errors import OutputError
-from scstore.genes.encoders import RandomEncoder
-from scstore.genes.vectors import whiten
 from scstore.progress import Reporter, Track
 from scstore.stores.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, STATUS_OK
 from scstore.stores.ledger import check_shard, ids_digest
@@ -27,7 +25,7 @@ from scstore.stores.locks import Part, part_lock
 from scstore.stores.reader import Store, open_store
 from scstore.stores.writer import build_store, commit_shard, write_scratch_expression
 from scstore.tokens.batches import assemble, plan_batches
-from scstore.tokens.genept import weighted_means
+from scstore.tokens.genept import companion_vectors, weighted_means
 from scstore.tokens.ranking import RankedCells
 from scstore.workflows.extraction_plan import ExtractionPlan, check_same_run, expression_blocks, make_plan
 from scstore.workflows.loading import load_readout
@@ -157,6 +155,8 @@ def _create(target: Path, plan: ExtractionPlan, *, overwrite: bool, progress: Re
         obs[STATUS] = pd.Categorical(
             np.where(obs[N_GENES] > 0, STATUS_OK, STATUS_EMPTY), categories=[STATUS_OK, STATUS_EMPTY]
         )
+        for column, ids in plan.trained_on.items():
+            obs[column] = obs.index.astype(str).isin(ids)
         builder.write_frames(obs, var if keep else pd.DataFrame(index=var.index[:0]), plan.record)
         builder.create_views(plan.shape)
     if empty := int((obs[N_GENES] == 0).sum()):
@@ -174,13 +174,15 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, progress: Reporter) -> 
         # the run had ended and its scratch was deleted; the input is the same, its digest says so
         write_scratch_expression(target, expression_blocks(plan, progress, []), n_genes=len(plan.match.genes))
     readout = load_readout(plan, progress)
-    companions = _companions(plan)
+    companions: dict[str, NDArray[np.float32]] = {}
 
     def read() -> Iterator[tuple[int, RankedCells]]:
         for shard in todo:
             yield shard, plan.rank(store.expression_rows(*plan.shape.bounds(shard)))
 
     def write(shard: int, ranked: RankedCells, readouts: dict[str, NDArray[np.float32]]) -> None:
+        if not companions:  # first needed here, beside the model's first cells and not before them
+            companions.update(companion_vectors(plan.table, plan.match.genes, admitted=plan.admitted))
         views = {name: weighted_means(ranked, vectors) for name, vectors in companions.items()}
         start, stop = plan.shape.bounds(shard)
         commit_shard(target, plan.shape, shard, views | readouts, ids=ids[start:stop])
@@ -200,15 +202,6 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, progress: Reporter) -> 
                     "smaller --tokens-per-batch avoids the detour"
                 )
             behind.submit(write, shard, ranked, readouts)
-
-
-def _companions(plan: ExtractionPlan) -> dict[str, NDArray[np.float32]]:
-    """Gene vectors of the views that need no model, ``(n_matched, width)`` each: described ones, and random ones."""
-    symbols = plan.table.obs["symbol"].iloc[plan.match.genes].astype(str).to_numpy()
-    admitted = slice(None) if plan.admitted is None else plan.admitted
-    random = np.zeros((len(symbols), plan.table.width), dtype=np.float32)
-    random[admitted] = RandomEncoder(plan.table.width).encode(list(symbols[admitted]))  # the others never enter
-    return {"genept": whiten(plan.table.vectors)[plan.match.genes], "genept_random": random}
 
 
 def _unfinished(

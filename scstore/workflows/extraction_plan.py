@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,40 +13,41 @@ from typing import TYPE_CHECKING, Any
 
 import anndata
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scstore import fsio
 from scstore.backbone.flops import tokens_that_fit
 from scstore.backbone.model import pick_device
+from scstore.backbone.projector_file import ProjectorFile, load_projector
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_rows
 from scstore.cells.formats import CellFile
-from scstore.cells.matching import GeneMatch, guess_organism, match_genes
+from scstore.cells.matching import GeneMatch, match_genes
 from scstore.errors import CellsError, FeatureSpaceError, OutputError
-from scstore.genes.descriptions import describe_by_symbol
 from scstore.genes.table import GeneTable, load_gene_table
 from scstore.progress import Reporter
 from scstore.spec import differences
-from scstore.stores.layout import FORMAT, StorePlan
+from scstore.stores.layout import FORMAT, SEEN_BY_PANEL, SEEN_BY_PROJECTOR, StorePlan
 from scstore.stores.ledger import ids_digest
 from scstore.stores.reader import open_store
 from scstore.tokens.panel import Panel, load_panel
-from scstore.tokens.ranking import RankedCells, rank_genes
+from scstore.tokens.ranking import RankedCells, count_genes, rank_genes
 from scstore.workflows.models import cached_table
 from scstore.workflows.planning import (
     ExtractOptions,
     SettledLayout,
+    layout_space,
     options_record,
     settle_layout,
     store_plan,
     view_specs,
 )
+from scstore.workflows.species import describe_cells_genes, match_cells, needed_translation
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ExtractionPlan", "check_same_run", "expression_blocks", "make_plan"]
+__all__ = ["ExtractionPlan", "check_same_run", "expression_blocks", "make_plan", "projector_fits"]
 
 READ_ROWS = 1024
 """Cells read at a time: blocks small enough to be read while the last one is written."""
@@ -77,6 +78,10 @@ class ExtractionPlan:
         Size and time of the input's files, to notice a change while they are read.
     tokens_per_batch
         Padded positions in a batch.
+    trained_on
+        Ids of the cells whose labels the panel or projector saw, by the ``obs`` column that marks them.
+    projector
+        The trained projector, if there is one.
     """
 
     options: ExtractOptions
@@ -91,6 +96,8 @@ class ExtractionPlan:
     record: dict[str, Any]
     stamp: tuple[int, int] | None
     tokens_per_batch: int
+    trained_on: Mapping[str, tuple[str, ...]]
+    projector: ProjectorFile | None
 
     def rank(self, rows: csr_matrix) -> RankedCells:
         """The genes of each cell that enter its sequence."""
@@ -117,20 +124,32 @@ def make_plan(
     var = cells.var(slot.slot)
     progress.note(f"cells: {cells.source}: {len(cells.obs):,} cells × {len(var):,} genes, {slot.kind} from {slot.slot}")
     table = load_gene_table(options.genes) if options.genes else None
-    if table is not None:  # before any model is looked at
-        match = _match(var, table.obs, options, cells.source)
     panel = load_panel(options.panel) if options.panel else None
+    translation = needed_translation(
+        options.orthologs,
+        var,
+        organism=options.organism,
+        table=None if table is None else table.obs,
+        panel=None if panel is None else panel.obs,
+        source=cells.source,
+        progress=progress,
+    )
+    if table is not None:  # before any model is looked at
+        match = match_cells(var, table.obs, options, translation, source=cells.source)
+    projector = load_projector(options.trained_projector) if options.trained_projector else None
     settled = settle_layout(options, n_panel=None if panel is None else len(panel))
     device, dtype = pick_device(options.device, options.dtype)
     if table is None:
         file = target.with_suffix(".genes.h5ad")
-        described = _symbols(var, options)
-        match = _match(var, described[0], options, cells.source)
+        described = describe_cells_genes(var, options, translation)
+        match = match_cells(var, described[0], options, translation, source=cells.source)
         table = cached_table(
             file, described, settled.files, device=options.device, dtype=options.dtype, progress=progress
         )
         options = replace(options, genes=str(file))
     progress.note(match.report)
+    if projector is not None:
+        _check_projector(projector, options, settled, table, panel, progress)
     admitted, medians = _admit(panel, table, match, options, progress)
     views = view_specs(
         options,
@@ -138,6 +157,7 @@ def make_plan(
         genes_digest=table.digest,
         genes_width=table.width,
         panel_digest=None if panel is None else panel.digest,
+        projector_digest=None if projector is None else projector.digest,
     )
     shape = store_plan(options, views, n_obs=len(cells.obs))
     tokens = options.tokens_per_batch or _tokens_per_batch(settled, device, dtype)
@@ -162,6 +182,9 @@ def make_plan(
             "matched": match.report,
         },
         "panel": None if panel is None else {"digest": panel.digest, "n_genes": len(panel), "label": panel.label},
+        "projector": None
+        if projector is None
+        else {"digest": projector.digest, "label": projector.label, "recipe": projector.training["recipe"]["name"]},
         "input": {
             "name": Path(cells.source).name,
             "digest": _input_digest(source, cells, slot),
@@ -169,6 +192,7 @@ def make_plan(
             "kind": slot.kind,
             "fractional": slot.fractional,
             "ids": ids_digest([str(name) for name in cells.obs.index]),
+            **({} if translation is None else {"orthologs": translation.record}),
         },
         "run": {
             "device": device.type,
@@ -180,7 +204,57 @@ def make_plan(
             **{name: version(name) for name in ("scstore", "torch", "transformers", "anndata", "zarr", "numpy")},
         },
     }
-    return ExtractionPlan(options, cells, slot, match, table, admitted, medians, settled, shape, record, stamp, tokens)
+    seen = {
+        SEEN_BY_PANEL: () if panel is None else panel.trained_on,
+        SEEN_BY_PROJECTOR: () if projector is None else projector.seen,
+    }
+    return ExtractionPlan(
+        options=options,
+        cells=cells,
+        slot=slot,
+        match=match,
+        table=table,
+        admitted=admitted,
+        medians=medians,
+        settled=settled,
+        shape=shape,
+        record=record,
+        stamp=stamp,
+        tokens_per_batch=tokens,
+        trained_on={column: ids for column, ids in seen.items() if ids},
+        projector=projector,
+    )
+
+
+def projector_fits(options: ExtractOptions, settled: SettledLayout, table: GeneTable) -> dict[str, Any]:
+    """What a projector's training and an extraction with it must have in common."""
+    return {
+        "model": {"digest": settled.files.digest, "width": settled.files.width},
+        "genes": {"encoder": dict(table.encoder), "width": table.width},
+        "layout": layout_space(options, settled),
+        "expression_scaling": options.expression_scaling,
+    }
+
+
+def _check_projector(
+    projector: ProjectorFile,
+    options: ExtractOptions,
+    settled: SettledLayout,
+    table: GeneTable,
+    panel: Panel | None,
+    progress: Reporter,
+) -> None:
+    """Refuse a projector that does not fit, and say where it is used for what it was not trained for."""
+    projector.check_fits(projector_fits(options, settled, table), path=options.projector)
+    progress.note(
+        f"projector: {options.projector}, trained on {len(projector.trained_on):,} cells for {projector.label!r}"
+    )
+    trained = projector.training
+    if trained["panel"] != (None if panel is None else panel.digest):
+        progress.warn(f"{options.projector} was trained with {'another' if trained['panel'] else 'no'} panel.")
+    if untrained := sorted(set(settled.layers) - set(trained["layers"])):
+        known, unknown = (", ".join(map(str, layers)) for layers in (trained["layers"], untrained))
+        progress.warn(f"{options.projector} was trained for layers {known}; what it does to {unknown} is unknown.")
 
 
 def _tokens_per_batch(settled: SettledLayout, device: torch.device, dtype: torch.dtype) -> int:
@@ -194,17 +268,6 @@ def _tokens_per_batch(settled: SettledLayout, device: torch.device, dtype: torch
     return tokens_that_fit(config, free, depth=depth, itemsize=dtype.itemsize, most=most)
 
 
-def _match(var: pd.DataFrame, table: pd.DataFrame, options: ExtractOptions, source: str) -> GeneMatch:
-    return match_genes(
-        var, table, min_fraction=options.min_match, sum_duplicates=options.sum_duplicate_genes, source=source
-    )
-
-
-def _symbols(var: pd.DataFrame, options: ExtractOptions) -> tuple[pd.DataFrame, str]:
-    names = list(dict.fromkeys(str(name) for name in var.get("symbol", var.index)))
-    return describe_by_symbol(names, organism=options.organism or guess_organism(names) or "")
-
-
 def _admit(
     panel: Panel | None, table: GeneTable, match: GeneMatch, options: ExtractOptions, progress: Reporter
 ) -> tuple[NDArray[np.bool_] | None, NDArray[np.float32] | None]:
@@ -215,7 +278,7 @@ def _admit(
             "better."
         )
         return None, None
-    in_table = match_genes(panel.obs, table.obs, min_fraction=0.0, source="the panel")
+    in_table = match_genes(panel.obs, table.obs, min_fraction=0.0, source="the panel", organism=match.organism)
     column = {row: i for i, row in enumerate(match.genes)}
     admitted = np.zeros(len(match.genes), dtype=bool)
     medians = np.ones(len(match.genes), dtype=np.float32)
@@ -256,7 +319,7 @@ def expression_blocks(
     with progress.track("reading cells", len(plan.cells.obs), "cells") as track:
         for _, rows in lognorm_rows(plan.cells, plan.slot, chunk_rows=READ_ROWS, groups=plan.match.groups):
             matched = plan.match.apply(rows)
-            lengths.append(plan.rank(matched).lengths)
+            lengths.append(count_genes(matched, top_genes=plan.settled.top_genes, admitted=plan.admitted))
             yield matched
             track.advance(rows.shape[0])
     if plan.stamp is not None and _stamp(Path(plan.cells.source)) != plan.stamp:

@@ -32,6 +32,7 @@ def fit(
     views: Sequence[str] | None = None,
     fuse: str = "late",
     params: Mapping[str, Any] | None = None,
+    prior_adjustment: float = 0.5,
     seed: int = 0,
     allow_partial: bool = False,
     overwrite: bool = False,
@@ -55,6 +56,9 @@ def fit(
         ``late``: one head a view, their calibrated log-probabilities averaged. ``early``: one head on all columns.
     params
         Parameters of the head's estimator, such as ``{"C": 0.1}``.
+    prior_adjustment
+        How much of the labels' shares among the training cells is taken back, 0 to 1: at 0 a rare label is assumed to
+        be as rare among new cells.
     seed
         The same seed gives the same head, byte for byte.
     allow_partial
@@ -99,7 +103,7 @@ def fit(
             )
     features: dict[str, Rows] = {name: RowSubset(view, rows) for name, view in matrices.items()}
     genes = opened.expression_genes if "X" in names else None
-    trained = FusedHead(head, fuse=fuse, params=params, random_state=seed)
+    trained = FusedHead(head, fuse=fuse, params=params, prior_adjustment=prior_adjustment, random_state=seed)
     progress.note(f"fitting {head} on {', '.join(names)}: {len(rows):,} cells, {len(set(y)):,} labels of {label!r}")
     trained.fit(features, y, gene_names=None if genes is None else list(genes.index))
     record: dict[str, Any] = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +12,37 @@ import pandas as pd
 
 from scstore import fsio
 from scstore.cells.formats import open_cells
-from scstore.cells.matching import guess_organism
+from scstore.cells.species import guess_organism
 from scstore.errors import OptionError
 from scstore.genes.descriptions import describe_by_symbol, read_descriptions
-from scstore.genes.ncbi import (
-    NCBI_TEMPLATE,
-    TAXA,
-    coverage,
-    describe_by_ncbi,
-    read_gene_info,
-    read_orthologs,
-    read_summaries,
-)
+from scstore.genes.ncbi import NCBI_TEMPLATE, TAXA, coverage, describe_by_ncbi, read_gene_info, read_summaries
+from scstore.genes.orthologs import other_organism, read_orthologs
+from scstore.genes.published import read_published
 from scstore.genes.table import GeneTable, save_gene_table
 from scstore.progress import Reporter
 from scstore.workflows.models import encode_table, make_encoder
 
 __all__ = ["build_genes"]
 
+ENDPOINT = "openai:"
+DEFAULT_ENCODER = "minilm"
+File = str | os.PathLike[str]
+
 
 def build_genes(
-    output: str | os.PathLike[str],
+    output: File,
     *,
-    text: str | os.PathLike[str] | None = None,
-    cells: str | os.PathLike[str] | None = None,
-    gene_info: str | os.PathLike[str] | None = None,
-    gene_summary: str | os.PathLike[str] | None = None,
-    orthologs: str | os.PathLike[str] | None = None,
-    ortholog_gene_info: str | os.PathLike[str] | None = None,
+    text: File | None = None,
+    cells: File | None = None,
+    gene_info: File | None = None,
+    gene_summary: File | None = None,
+    orthologs: File | None = None,
+    ortholog_gene_info: File | None = None,
+    download: File | None = None,
+    vectors: File | None = None,
     template: str | None = None,
     organism: str | None = None,
-    encoder: str = "minilm",
+    encoder: str | None = None,
     revision: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -60,17 +62,23 @@ def build_genes(
     gene_info, gene_summary
         Instead: NCBI's files of genes and their summaries, as they come.
     orthologs, ortholog_gene_info
-        Pairs of human and mouse symbols (CSV) and the other organism's ``gene_info``: its summaries stand in for those
-        that are missing.
+        With ``gene_info``: pairs of human and mouse genes (:func:`scstore.genes.orthologs.read_orthologs`) and the
+        other organism's ``gene_info``: its summaries stand in for those that are missing.
+    download
+        Instead: a folder into which all of these files of NCBI's are fetched, once.
+    vectors
+        Instead: published vectors, as :func:`scstore.genes.published.read_published` reads them; ``gene_info`` then
+        fills in Ensembl ids and synonyms, and nothing is encoded.
     template
-        How a gene's text is put together from the columns of ``text``, or from NCBI's ``symbol``, ``name``,
-        ``summary``, ``type``, ``synonyms``.
+        How a gene's text is put together from the columns of ``text``, or from NCBI's
+        :data:`~scstore.genes.ncbi.FIELDS`.
     organism
-        ``human`` or ``mouse``; needed with ``gene_info``, else guessed from the symbols.
+        ``human`` or ``mouse``; needed with ``gene_info`` and ``download``, else guessed from the symbols.
     encoder
-        A Hugging Face model by name or folder, ``minilm``, or ``random:WIDTH`` for the control that knows nothing.
+        A Hugging Face model by name or folder, ``minilm`` (the default), ``openai:MODEL`` for an OpenAI-compatible
+        endpoint, or ``random:WIDTH`` for the control that knows nothing.
     revision, device, dtype
-        Of the encoder.
+        Of a Hugging Face model.
     overwrite
         Replace an existing table.
     progress
@@ -84,38 +92,100 @@ def build_genes(
     Raises
     ------
     OptionError
-        If not exactly one of ``text``, ``cells`` and ``gene_info`` is given, or options do not go together.
+        If not exactly one source is given, or options do not go together.
     GenesError
         If the texts cannot be read.
+    NetworkError
+        If NCBI's server or the endpoint does not answer. What came of it is kept; the same call goes on.
     """
-    if sum(source is not None for source in (text, cells, gene_info)) != 1:
-        msg = (
-            "Give one of --text FILE (gene texts), --gene-info FILE (NCBI's descriptions) and --symbols-of CELLS (the "
-            "symbols "
-            "are the texts)."
-        )
-        raise OptionError(msg)
-    fsio.check_output(output, overwrite=overwrite)
     progress = progress or Reporter()
+    sources = {"--text": text, "--gene-info": gene_info, "--download": download, "--symbols-of": cells}
+    _check_source(sources, vectors)
+    companions: dict[str, object] = {
+        "--gene-summary": gene_summary,
+        "--orthologs": orthologs,
+        "--ortholog-gene-info": ortholog_gene_info,
+    }
+    how: dict[str, object] = {
+        "--template": template,
+        "--encoder": encoder,
+        "--revision": revision,
+        "--device": device,
+        "--dtype": dtype,
+    }
+    if vectors is not None:
+        _refuse(companions | how, "--vectors FILE holds finished vectors: nothing is described or encoded")
+    if gene_info is None:
+        _refuse(companions, "that goes with --gene-info FILE (--download brings its own)")
+    if cells is not None and template is not None:
+        msg = "--template goes with --text, --gene-info or --download; the symbols of cells are encoded as they are."
+        raise OptionError(msg)
+    if (orthologs is None) != (ortholog_gene_info is None):
+        msg = "--orthologs and --ortholog-gene-info go together: the pairs, and the other organism's gene_info."
+        raise OptionError(msg)
+    if (gene_info is not None or download is not None) and organism not in TAXA:
+        source = "--gene-info" if download is None else "--download"
+        msg = f"{source} needs --organism {' or '.join(TAXA)}: which genes to take."
+        raise OptionError(msg)
+    name = encoder or DEFAULT_ENCODER
+    if name.startswith(ENDPOINT):
+        _refuse({key: how[key] for key in ("--revision", "--device", "--dtype")}, "an endpoint decides that itself")
+    fsio.check_output(output, overwrite=overwrite)
+    if vectors is not None:
+        table = _from_published(vectors, gene_info, organism)
+        progress.note(f"genes: {len(table):,}, published vectors {table.width} wide")
+        save_gene_table(table, output, overwrite=overwrite)
+        return table
     if text is not None:
         obs, used = read_descriptions(text, template=template, organism=organism or "")
-    elif gene_info is not None:
-        ortholog_files = None if orthologs is None or ortholog_gene_info is None else (orthologs, ortholog_gene_info)
-        if (orthologs is None) != (ortholog_gene_info is None):
-            msg = "--orthologs and --ortholog-gene-info go together: the pairs, and the other organism's gene_info."
-            raise OptionError(msg)
-        obs, used = _from_ncbi(gene_info, gene_summary, ortholog_files, organism=organism, template=template)
-    else:
-        if template is not None:
-            msg = "--template goes with --text or --gene-info; the symbols of cells are encoded as they are."
-            raise OptionError(msg)
+    elif cells is not None:
         obs, used = _from_symbols(cells, Path(output).parent, organism)
+    else:
+        files = _NcbiFiles(gene_info, gene_summary, orthologs, ortholog_gene_info)
+        if download is not None:
+            files = _fetch(download, str(organism), progress)
+        obs, used = _from_ncbi(files, organism=str(organism), template=template)
     progress.note(f"genes: {len(obs):,}, their texts rest on: {coverage(obs)}")
-    table = encode_table(
-        obs, used, make_encoder(encoder, revision=revision, device=device, dtype=dtype), progress=progress
-    )
+    if name.startswith(ENDPOINT):
+        from scstore.workflows.endpoint import encode_at_endpoint  # needs scstore[endpoint]
+
+        model = name.removeprefix(ENDPOINT)
+        return encode_at_endpoint(obs, used, model, output, overwrite=overwrite, progress=progress)
+    made = make_encoder(name, revision=revision, device=device, dtype=dtype)
+    table = encode_table(obs, used, made, progress=progress)
     save_gene_table(table, output, overwrite=overwrite)
     return table
+
+
+@dataclass(frozen=True)
+class _NcbiFiles:
+    """What a description of one organism's genes is read from."""
+
+    gene_info: File | None
+    gene_summary: File | None
+    orthologs: File | None
+    ortholog_gene_info: File | None
+
+
+def _check_source(sources: Mapping[str, File | None], vectors: File | None) -> None:
+    """Exactly one source of genes; published vectors may have a ``gene_info`` beside them."""
+    given = [option for option, value in sources.items() if value is not None]
+    if vectors is None and len(given) != 1:
+        msg = (
+            "Give one of --text FILE (gene texts), --gene-info FILE (NCBI's descriptions), --download FOLDER (the "
+            "same, fetched), --symbols-of CELLS (the symbols are the texts) and --vectors FILE (published vectors)."
+        )
+        raise OptionError(msg)
+    if vectors is not None and set(given) - {"--gene-info"}:
+        msg = f"--vectors and {given[0]} are two sources of genes. Give one of them."
+        raise OptionError(msg)
+
+
+def _refuse(options: Mapping[str, object], because: str) -> None:
+    for option, value in options.items():
+        if value is not None:
+            msg = f"{option} {value}: {because}. Leave it out."
+            raise OptionError(msg)
 
 
 def _from_symbols(cells: Any, scratch: Path, organism: str | None) -> tuple[pd.DataFrame, str]:
@@ -125,23 +195,34 @@ def _from_symbols(cells: Any, scratch: Path, organism: str | None) -> tuple[pd.D
     return describe_by_symbol(names, organism=organism or guess_organism(names) or "")
 
 
-def _from_ncbi(
-    gene_info: str | os.PathLike[str],
-    gene_summary: str | os.PathLike[str] | None,
-    orthologs: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None,
-    *,
-    organism: str | None,
-    template: str | None,
-) -> tuple[pd.DataFrame, str]:
-    if organism not in TAXA:
-        msg = f"--gene-info needs --organism {' or '.join(TAXA)}: which genes of the file to take."
-        raise OptionError(msg)
-    other = next(name for name in TAXA if name != organism)
+def _from_published(vectors: File, gene_info: File | None, organism: str | None) -> GeneTable:
+    known = None if gene_info is None else read_gene_info(gene_info, organism=str(organism))
+    table = read_published(vectors, organism=organism or "", gene_info=known)
+    if organism is None and (guess := guess_organism(table.obs["symbol"])):
+        table = replace(table, obs=table.obs.assign(organism=guess))
+    return table
+
+
+def _fetch(folder: File, organism: str, progress: Reporter) -> _NcbiFiles:
+    from scstore.genes.download import download_ncbi  # needs scstore[endpoint]
+
+    files = download_ncbi(folder, progress=progress)
+    other = files.gene_info[other_organism(organism)]
+    return _NcbiFiles(files.gene_info[organism], files.gene_summary, files.gene_orthologs, other)
+
+
+def _from_ncbi(files: _NcbiFiles, *, organism: str, template: str | None) -> tuple[pd.DataFrame, str]:
+    other = other_organism(organism)
+    genes = {organism: read_gene_info(str(files.gene_info), organism=organism)}
+    pairs = None
+    if files.orthologs is not None and files.ortholog_gene_info is not None:
+        genes[other] = read_gene_info(files.ortholog_gene_info, organism=other)
+        pairs = read_orthologs(files.orthologs, gene_info=genes).symbols(organism)
     return describe_by_ncbi(
-        read_gene_info(gene_info, organism=organism),
-        {} if gene_summary is None else read_summaries(gene_summary),
+        genes[organism],
+        {} if files.gene_summary is None else read_summaries(files.gene_summary),
         organism=organism,
         template=template or NCBI_TEMPLATE,
-        orthologs=None if orthologs is None else read_orthologs(orthologs[0]),
-        ortholog_genes=None if orthologs is None else read_gene_info(orthologs[1], organism=other),
+        orthologs=pairs,
+        ortholog_genes=genes.get(other),
     )

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from scstore.backbone.model import load_backbone, pick_device
+from scstore.backbone.model import Backbone, load_backbone, pick_device
 from scstore.backbone.projector import project
 from scstore.backbone.readout import Readout
 from scstore.progress import Reporter
 from scstore.workflows.extraction_plan import ExtractionPlan
 
-__all__ = ["load_readout"]
+__all__ = ["load_model", "load_readout"]
 
 
-def load_readout(plan: ExtractionPlan, progress: Reporter) -> Readout:
-    """Load the model as deep as it is read, and project the gene vectors for it.
+def load_model(plan: ExtractionPlan, progress: Reporter) -> Backbone:
+    """Load the model of a plan as deep as it is read.
 
     Raises
     ------
     ModelError
         If the model's files are damaged, or the device lacks what the options ask for.
-    OptionError
-        If the gene vectors do not fit the projector.
     """
     device, dtype = pick_device(plan.options.device, plan.options.dtype)
     layers = plan.settled.layers
@@ -37,14 +35,31 @@ def load_readout(plan: ExtractionPlan, progress: Reporter) -> Readout:
         f"model: {settled.files.name}, layers {', '.join(map(str, layers))} of {settled.files.n_layers}, {where}; "
         f"at most {settled.top_genes:,} genes a cell ({settled.top_genes_because})"
     )
-    inputs = project(
-        plan.table.vectors, backbone.token_embeddings, kind=plan.options.projector, seed=plan.options.seed
-    )[plan.match.genes]
+    return backbone
+
+
+def load_readout(plan: ExtractionPlan, progress: Reporter) -> Readout:
+    """Load the model of a plan, and project the gene vectors for it.
+
+    Raises
+    ------
+    ModelError
+        If the model's files are damaged, or the device lacks what the options ask for.
+    OptionError
+        If the gene vectors do not fit the projector.
+    """
+    backbone = load_model(plan, progress)
+    if plan.projector is None:
+        inputs = project(
+            plan.table.vectors, backbone.token_embeddings, kind=plan.options.projector, seed=plan.options.seed
+        )[plan.match.genes]
+    else:
+        inputs = plan.projector.build().project(plan.table.vectors[plan.match.genes])
     return Readout(
         backbone,
         plan.settled.layout,
         inputs,
-        layers=layers,
+        layers=plan.settled.layers,
         multiply=plan.options.expression_scaling == "multiply",
         last_only=plan.options.pool == ("last",),
     )

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from scstore.backbone.model import ModelFiles, load_backbone, locate_model, pick_device
-from scstore.backbone.text_encoder import HuggingFaceEncoder
 from scstore.errors import OptionError, ScstoreError
 from scstore.genes.encoders import RandomEncoder, TextEncoder, encode_texts
 from scstore.genes.table import GeneTable, load_gene_table, save_gene_table
@@ -39,7 +38,9 @@ def make_encoder(
     return _huggingface(locate_model(name, revision=revision), device=device, dtype=dtype)
 
 
-def _huggingface(files: ModelFiles, *, device: str | None, dtype: str | None) -> HuggingFaceEncoder:
+def _huggingface(files: ModelFiles, *, device: str | None, dtype: str | None) -> TextEncoder:
+    from scstore.backbone.text_encoder import HuggingFaceEncoder  # needs torch, which the other encoders do not
+
     where, precision = pick_device(device, dtype)
     return HuggingFaceEncoder(load_backbone(files, device=where, dtype=precision))
 

@@ -22,6 +22,7 @@ __all__ = [
     "DEFAULT_TOP_GENES",
     "ExtractOptions",
     "check_default_model",
+    "layout_space",
     "options_like",
     "settle_layout",
     "view_specs",
@@ -37,6 +38,12 @@ SPACE_FIELDS = (
     "instruction", "readout_token", "layers", "pool", "precision",
 )  # fmt: skip
 """Options that decide the feature space: what ``--like`` takes from another store."""
+
+FILES = ("genes", "panel", "projector")
+"""Options of the feature space that name files."""
+
+PATHS = (*FILES, "orthologs")
+"""All options that name files; a store's record has them relative to its folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +67,7 @@ class ExtractOptions:
     expression_scaling
         ``multiply`` scales each gene's vector with its expression.
     projector
-        ``aligned``, ``native`` or ``random``.
+        ``aligned``, ``native`` or ``random``, or the path of a projector that ``scstore align`` trained.
     seed
         Of the projector.
     layout
@@ -84,7 +91,10 @@ class ExtractOptions:
     id_prefix_from
         A column of ``obs`` put before the cell ids, to make them unique.
     organism
-        ``human`` or ``mouse``, for gene tables made from symbols.
+        ``human`` or ``mouse``, for gene tables made from symbols or holding several organisms; guessed by default.
+    orthologs
+        A table of human and mouse orthologs, by which cells of the other species are read as cells of the gene
+        table's (or panel's).
     min_match
         Smallest fraction of the input's genes that must be in the gene table.
     keep_expression
@@ -123,6 +133,7 @@ class ExtractOptions:
     sum_duplicate_genes: bool = False
     id_prefix_from: str | None = None
     organism: str | None = None
+    orthologs: str | None = None
     min_match: float = 0.3
     keep_expression: bool = True
     store_dtype: str = "float16"
@@ -137,7 +148,6 @@ class ExtractOptions:
         for name, known in (
             ("ranking", RANKINGS),
             ("expression_scaling", SCALINGS),
-            ("projector", PROJECTORS),
             ("layout", LAYOUTS),
             ("expression", ("counts", "lognorm")),
             ("store_dtype", STORE_DTYPES),
@@ -146,6 +156,9 @@ class ExtractOptions:
             if (value := getattr(self, name)) not in known:
                 msg = f"{_flag(name)} {value}: not one of {', '.join(known)}."
                 raise OptionError(msg)
+        if self.trained_projector is not None and not Path(self.trained_projector).exists():
+            msg = f"--projector {self.projector}: not one of {', '.join(PROJECTORS)}, and no such projector is there."
+            raise OptionError(msg)
         if not self.pool or not set(self.pool) <= set(POOLINGS) or len(set(self.pool)) < len(self.pool):
             msg = f"--pool {','.join(self.pool)}: name each of {', '.join(POOLINGS)} at most once."
             raise OptionError(msg)
@@ -156,6 +169,11 @@ class ExtractOptions:
         if self.ranking == "median" and self.panel is None:
             msg = "--ranking median needs --panel: the per-gene medians are fitted with the panel."
             raise OptionError(msg)
+
+    @property
+    def trained_projector(self) -> str | None:
+        """Path of the trained projector, if the projector is one."""
+        return None if self.projector in PROJECTORS else self.projector
 
 
 def _flag(name: str) -> str:
@@ -177,7 +195,7 @@ def options_like(reference: str | os.PathLike[str], options: ExtractOptions) -> 
     OptionError
         If one of them is not.
     FeatureSpaceError
-        If the reference has no record, or its gene table or panel has moved.
+        If the reference has no record, or its gene table, panel or projector has moved.
     """
     default = ExtractOptions()
     for name in SPACE_FIELDS:
@@ -191,10 +209,10 @@ def options_like(reference: str | os.PathLike[str], options: ExtractOptions) -> 
     taken: Mapping[str, Any] = record["options"]
     values: dict[str, Any] = {name: tuple(v) if isinstance(v := taken[name], list) else v for name in SPACE_FIELDS}
     folder = Path(reference).parent
-    for name in ("genes", "panel"):
-        if values[name] is not None:
+    for name in FILES:
+        if _is_file(name, values[name]):
             values[name] = os.path.normpath(folder / values[name])
-            if not Path(values[name]).is_file():
+            if not Path(values[name]).exists():
                 msg = f"--like {reference}: its {name} file {values[name]} is not there. Put it back beside the store."
                 raise FeatureSpaceError(msg)
     return replace(options, **values)
@@ -290,6 +308,16 @@ def settle_layout(options: ExtractOptions, *, n_panel: int | None) -> SettledLay
     return SettledLayout(files, layout, top_genes, because, layers)
 
 
+def layout_space(options: ExtractOptions, settled: SettledLayout) -> dict[str, Any]:
+    """What stands around the genes, as a feature space names it."""
+    return {
+        "order": options.layout,
+        "instruction": options.instruction,
+        "prefix": list(settled.layout.prefix),
+        "suffix": list(settled.layout.suffix),
+    }
+
+
 def view_specs(
     options: ExtractOptions,
     settled: SettledLayout,
@@ -297,6 +325,7 @@ def view_specs(
     genes_digest: str,
     genes_width: int,
     panel_digest: str | None,
+    projector_digest: str | None,
 ) -> tuple[ViewSpec, ...]:
     """The views of a store with the feature space of each, the default view first."""
     tokens: Space = {
@@ -308,13 +337,10 @@ def view_specs(
     frozen: Space = {
         **tokens,
         "model": {"digest": settled.files.digest},
-        "layout": {
-            "order": options.layout,
-            "instruction": options.instruction,
-            "prefix": list(settled.layout.prefix),
-            "suffix": list(settled.layout.suffix),
-        },
-        "projector": {"kind": options.projector, "seed": options.seed},
+        "layout": layout_space(options, settled),
+        "projector": {"kind": options.projector, "seed": options.seed}
+        if projector_digest is None
+        else {"kind": "trained", "digest": projector_digest},
         "expression_scaling": options.expression_scaling,
         # rounding to float8 moves features by far more than a batch or a device does
         **({"precision": "float8"} if options.precision == "float8" else {}),
@@ -349,7 +375,12 @@ def options_record(options: ExtractOptions, folder: Path) -> dict[str, Any]:
         if option.name == "device":  # whichever process shapes the store, its record is the same
             continue
         value = getattr(options, option.name)
-        if option.name in ("genes", "panel") and value is not None:
+        if _is_file(option.name, value):
             value = Path(os.path.relpath(value, folder)).as_posix()
         values[option.name] = list(value) if isinstance(value, tuple) else value
     return values
+
+
+def _is_file(name: str, value: Any) -> bool:
+    """Whether an option's value is a path."""
+    return name in PATHS and value is not None and not (name == "projector" and value in PROJECTORS)

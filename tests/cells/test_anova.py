@@ -97,3 +97,47 @@ def test_top_genes_break_ties_by_number() -> None:
     assert top_genes(np.array([1.0, 5, 5, 0, 7]), 3).tolist() == [4, 1, 2]
     assert top_genes(np.array([1.0, 2]), 10).tolist() == [1, 0]
     assert top_genes(np.zeros(0), 3).tolist() == []
+
+
+def grouped(values: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    pairs, codes = np.unique(np.stack([groups, labels]), axis=1, return_inverse=True)
+    sums = streamed(values, codes.ravel(), step=23, as_csr=True)
+    return sums.grouped_f_values([np.flatnonzero(pairs[0] == group) for group in np.unique(groups)])
+
+
+def test_one_group_has_the_plain_f() -> None:
+    values, codes = counts(1)
+    plain = streamed(values, codes, step=50, as_csr=False).f_values()
+    np.testing.assert_allclose(grouped(values, codes, np.zeros_like(codes)), plain, rtol=1e-9)
+
+
+def test_what_differs_between_groups_alone_scores_next_to_nothing() -> None:
+    rng = np.random.default_rng(0)
+    groups, labels = np.repeat([0, 1, 2], 60), rng.integers(0, 2, 180)
+    labels[:50], labels[-50:] = 0, 1  # labels and groups go together, so plain F is fooled
+    values = np.stack([groups * 3.0, labels * 1.0], axis=1) + rng.normal(0, 0.5, (180, 2)) + 2
+    plain = streamed(values, labels, step=60, as_csr=False).f_values()
+    assert plain[0] > 50
+    within = grouped(values, labels, groups)
+    assert within[0] < 3
+    assert within[1] > 10
+
+
+def test_a_group_of_few_cells_does_not_decide() -> None:
+    """In four cells a gene can be constant in both labels by chance: an F without bound, but for the moderation."""
+    rng = np.random.default_rng(0)
+    labels = np.concatenate([rng.integers(0, 2, 200), [0, 0, 1, 1]])
+    groups = np.concatenate([np.repeat([0, 1], 100), [2, 2, 2, 2]])
+    values = rng.normal(3, 1, (204, 2))
+    values[:200, 0] += labels[:200] * 1.5
+    values[200:, 0] = [3, 2, 3, 2]
+    values[200:, 1] = [0, 0, 1, 1]
+    within = grouped(values, labels, groups)
+    assert within[0] > 3 * within[1]
+
+
+def test_many_classes_are_added_as_few() -> None:
+    values, _ = counts(2, n=300)
+    codes = np.arange(300) // 2
+    wanted = np.nan_to_num(f_classif(values.astype(np.float64), codes)[0])
+    np.testing.assert_allclose(streamed(values, codes, step=31, as_csr=True).f_values(), wanted, rtol=1e-8, atol=1e-12)

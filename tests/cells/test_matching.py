@@ -10,7 +10,7 @@ from scipy import sparse
 
 from scstore.cells.expression import find_expression, lognorm_rows
 from scstore.cells.formats import open_cells
-from scstore.cells.matching import match_genes
+from scstore.cells.matching import gene_names, match_genes
 from scstore.errors import GenesError
 
 
@@ -131,7 +131,27 @@ def test_tables_of_two_organisms(table):
     mouse = table.assign(organism="Mus musculus", symbol=symbols, ensembl_id="", synonyms="")
     both = pd.concat([table, mouse.set_axis(mouse.index + "-mouse")])
     assert match_genes(var("Cd3d", "Ms4a1", "Nkg7", "Lat", "PPBP"), both).table_rows.tolist() == [10, 11, 12, -1, 16]
-    assert match_genes(var("CD3D", "MS4A1", "PPBP"), both).table_rows.tolist() == [0, 1, 6]
+    human = match_genes(var("CD3D", "MS4A1", "PPBP"), both)
+    assert human.table_rows.tolist() == [0, 1, 6]
+    assert (human.organism, human.n_table) == ("human", 20)
+    assert "3 of 3 match the table's 10" in human.report
+    assert "of the table's 20 genes, those of human were looked at" in human.report
+    assert match_genes(var("CD3D", "MS4A1", "PPBP"), table).organism is None
+
+
+def test_whose_genes_of_a_table_of_two_organisms(table):
+    """The organism that is said wins over the guess; genes of the other do not match, whatever their names."""
+    mouse = table.assign(organism="mouse", ensembl_id="", synonyms="")
+    both = pd.concat([table, mouse.set_axis(mouse.index + "-mouse")])
+    assert match_genes(var("CD3D", "MS4A1"), both, organism="Mus musculus").table_rows.tolist() == [10, 11]
+    with pytest.raises(GenesError, match=r"0 of 1 genes .* the gene table's 10;"):
+        match_genes(var("ENSG00000000003"), both, organism="mouse")
+    with pytest.raises(GenesError, match=r"holds genes of human and mouse.*Say it with --organism human"):
+        match_genes(var("C3", "x"), both)
+    with pytest.raises(GenesError, match=r"of human and mouse, and these are 'rat'.*correct --organism"):
+        match_genes(var("CD3D"), both, organism="rat")
+    shared = both.assign(organism=["human"] * 9 + [""] + ["mouse"] * 10)
+    assert match_genes(var("Cd3d", "FCGR3A", "CD3D"), shared, organism="mouse").table_rows.tolist() == [-1, 9, 10]
 
 
 def test_duplicate_names(table):
@@ -236,3 +256,26 @@ def test_10x_genes(table, write_10x_h5):
         assert match.how.tolist() == ["ensembl"] * 8
         symbols = table[["symbol"]].assign(symbol=[f"GENE{i}" for i in range(10)])
         assert match_genes(cells.var("X"), symbols).how.tolist() == ["symbol"] * 8
+
+
+def test_names_of_an_input_are_those_it_is_matched_by() -> None:
+    ids = [f"ENSG{i:011d}" for i in range(3)]
+    by_id = pd.DataFrame({"symbol": ["CD3D", "", "LYZ"]}, index=[f"{ids[0]}.4", ids[1], ids[2]])
+    names, groups = gene_names(by_id)
+    assert groups is None
+    assert names["name"].tolist() == list(by_id.index)
+    assert names["symbol"].tolist() == ["CD3D", ids[1], "LYZ"]
+    assert names["ensembl_id"].tolist() == ids
+    made_unique = pd.DataFrame({"gene_ids": ids, "gene_symbols": ["A", "A", "B"]}, index=["A", "A-1", "B"])
+    names, _ = gene_names(made_unique)
+    assert names["symbol"].tolist() == ["A", "A", "B"]
+    assert names["ensembl_id"].tolist() == ids
+
+
+def test_names_that_repeat_are_refused_or_grouped() -> None:
+    var = pd.DataFrame(index=["A", "B", "A"])
+    with pytest.raises(GenesError, match="--sum-duplicate-genes"):
+        gene_names(var, source="cells.h5ad")
+    _, groups = gene_names(var, sum_duplicates=True)
+    assert groups is not None
+    assert groups.tolist() == [0, 1, 0]

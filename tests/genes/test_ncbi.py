@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from scstore.errors import GenesError
-from scstore.genes.ncbi import coverage, describe_by_ncbi, read_gene_info, read_orthologs, read_summaries
+from scstore.genes.ncbi import FIELDS, coverage, describe_by_ncbi, read_gene_info, read_summaries
+from scstore.genes.orthologs import read_orthologs
 
 HEADER = (
     "#tax_id\tGeneID\tSymbol\tLocusTag\tSynonyms\tdbXrefs\tchromosome\tmap_location\tdescription\ttype_of_gene\t"
@@ -49,10 +50,6 @@ def test_genes_of_the_organism_alone_and_no_regions(files: dict[str, Path]) -> N
     assert list(genes["synonyms"]) == ["S1|S2", "S1|S2"]
 
 
-def test_orthologs_are_one_to_one(files: dict[str, Path]) -> None:
-    assert read_orthologs(files["orthologs.csv"]) == {"CD3D": "Cd3d", "Cd3d": "CD3D"}
-
-
 def test_a_summary_falls_back_to_the_orthologs_then_to_the_name(files: dict[str, Path]) -> None:
     human = read_gene_info(files["human.gz"], organism="human")
     mouse = read_gene_info(files["mouse"], organism="mouse")
@@ -61,7 +58,7 @@ def test_a_summary_falls_back_to_the_orthologs_then_to_the_name(files: dict[str,
         mouse,
         summaries,
         organism="mouse",
-        orthologs=read_orthologs(files["orthologs.csv"]),
+        orthologs=read_orthologs(files["orthologs.csv"]).symbols("mouse"),
         ortholog_genes=human,
     )
     assert list(obs["text_source"]) == ["ortholog summary", "name", "summary"]
@@ -94,11 +91,6 @@ def test_files_of_another_form_are_refused(files: dict[str, Path], tmp_path: Pat
         mouse_free = tmp_path / "human_only"
         mouse_free.write_text(HEADER + line(9606, 1, "A"))
         read_gene_info(mouse_free, organism="mouse")
-    (tmp_path / "three.csv").write_text("a,b,c\n")
-    (tmp_path / "blank.csv").write_text("a,\n")
-    for name, word in (("three.csv", "3 columns"), ("blank.csv", "no pair"), ("absent", "cannot be read")):
-        with pytest.raises(GenesError, match=word):
-            read_orthologs(tmp_path / name)
 
 
 def test_a_template_names_its_fields(files: dict[str, Path]) -> None:
@@ -107,13 +99,38 @@ def test_a_template_names_its_fields(files: dict[str, Path]) -> None:
         describe_by_ncbi(genes, {}, organism="human", template="{words}")
 
 
+def test_a_template_may_use_all_that_the_files_say(files: dict[str, Path]) -> None:
+    genes = read_gene_info(files["human.gz"], organism="human")
+    genes["other_designations"] = ["delta chain|T3D", ""]
+    summaries = read_summaries(files["summary.gz"])
+    template = " / ".join(f"{{{name}}}" for name in FIELDS)
+    obs, _ = describe_by_ncbi(genes, summaries, organism="human", template=template)
+    assert obs["text"].iloc[0] == (
+        "CD3D / CD3 delta / Part of the T-cell receptor. / protein-coding / human / S1, S2 / delta chain, T3D / 1 / 1p "
+        "/ 915 / ENSG00000167286"
+    )
+    optional = "{symbol}.[ Also named {other_designations}.] On {map_location}."
+    obs, _ = describe_by_ncbi(genes, summaries, organism="human", template=optional)
+    assert list(obs["text"]) == ["CD3D. Also named delta chain, T3D. On 1p.", "LYZ. On 1p."]
+
+
+def test_columns_that_only_whole_files_have_may_be_absent(tmp_path: Path) -> None:
+    header = HEADER.strip().split("\t")
+    keep = [i for i, name in enumerate(header) if name not in ("chromosome", "map_location", "Other_designations")]
+    rows = [header, line(9606, 1, "A1BG").strip("\n").split("\t")]
+    (tmp_path / "info").write_text("".join("\t".join(row[i] for i in keep) + "\n" for row in rows))
+    genes = read_gene_info(tmp_path / "info", organism="human")
+    assert list(genes.loc[0, ["symbol", "chromosome", "map_location", "other_designations"]]) == ["A1BG", "", "", ""]
+
+
 def test_the_real_files_cover_what_blood_and_pancreas_express(shared: Path) -> None:
     """Own summaries: ≥ 70 % of a human blood cell's 2,048 most expressed genes; mouse ≥ 65 % with orthologs."""
     folder = shared / "genes"
     human = read_gene_info(folder / "Homo_sapiens.gene_info.gz", organism="human")
     mouse = read_gene_info(folder / "Mus_musculus.gene_info.gz", organism="mouse")
     summaries = read_summaries(folder / "gene_summary.gz")
-    orthologs = read_orthologs(folder / "human_mouse_orthologs.csv")
+    orthologs = read_orthologs(folder / "human_mouse_orthologs.csv").symbols("mouse")
+    to_mouse = {human: mouse for mouse, human in orthologs.items()}
     described = {
         "human": describe_by_ncbi(human, summaries, organism="human")[0],
         "mouse": describe_by_ncbi(mouse, summaries, organism="mouse", orthologs=orthologs, ortholog_genes=human)[0],
@@ -124,6 +141,6 @@ def test_the_real_files_cover_what_blood_and_pancreas_express(shared: Path) -> N
     assert (of_top == "summary").mean() >= 0.70
     pancreas = anndata.read_h5ad(shared / "cells" / "pancreas_human_mouse.h5ad")
     counts = np.asarray(pancreas[pancreas.obs["species"] == "mouse"].X.sum(axis=0)).ravel()
-    names = [orthologs.get(name, "") for name in pancreas.var_names[np.argsort(-counts)[:2048]]]
+    names = [to_mouse.get(name, "") for name in pancreas.var_names[np.argsort(-counts)[:2048]]]
     of_mouse = described["mouse"].reindex([name for name in names if name])["text_source"]
     assert of_mouse.isin(["summary", "ortholog summary"]).mean() >= 0.65

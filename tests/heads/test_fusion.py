@@ -78,20 +78,40 @@ def test_late_fusion_is_the_mean_of_calibrated_log_probabilities(views: dict[str
         scaled = fitted.members_[name].predict_log_proba(test[name]) / fitted.temperatures_[name]
         logs.append(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
     late = FusedHead().fit(part(views, slice(0, TRAIN), names="ab"), views["y"][:TRAIN])
-    fused = sum(logs) / 2 / late.temperature_
+    labels = np.array(views["y"][:TRAIN], dtype=str)
+    shares = np.array([(labels == name).mean() for name in late.classes_])
+    fused = (sum(logs) / 2 - 0.5 * np.log(shares)) / late.temperature_
     wanted = np.exp(fused) / np.exp(fused).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(late.predict_proba(test), wanted, rtol=1e-6)
 
 
-def test_one_view_has_one_temperature(views: dict[str, Any]) -> None:
-    head = FusedHead().fit(part(views, slice(0, TRAIN), names="b"), views["y"][:TRAIN])
-    assert head.temperatures_ == {"b": 1.0}
-    assert head.temperature_ != 1.0
+def test_without_adjustment_a_single_view_is_its_tempered_head(views: dict[str, Any]) -> None:
+    head = FusedHead(prior_adjustment=0).fit(part(views, slice(0, TRAIN), names="b"), views["y"][:TRAIN])
     assert head.genes_ is None
-    logits = head.members_["b"].predict_log_proba(views["b"]) / head.temperature_
+    logits = head.members_["b"].predict_log_proba(views["b"]) / (head.temperatures_["b"] * head.temperature_)
     np.testing.assert_allclose(
         head.predict_proba({"b": views["b"]}), np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     )
+
+
+def test_taking_shares_back_finds_more_of_a_rare_class() -> None:
+    rng = np.random.default_rng(0)
+    y = np.array(["common"] * 380 + ["rare"] * 20)
+    rows = rng.standard_normal((400, 3)).astype(np.float32) + (y == "rare")[:, None]
+    new = np.tile([[0.0] * 3, [1.0] * 3], (300, 1)).astype(np.float32) + rng.standard_normal((600, 3)).astype("f4")
+    truth = np.tile(["common", "rare"], 300)
+    found = []
+    for amount in (0.0, 0.5, 1.0):
+        head = FusedHead(prior_adjustment=amount).fit({"a": rows}, y)
+        assert head.shares_.tolist() == [0.95, 0.05]
+        found.append(((head.predict({"a": new}) == "rare") & (truth == "rare")).sum())
+    assert found[0] < found[1] < found[2]
+
+
+@pytest.mark.parametrize("amount", [-0.1, 1.1])
+def test_an_adjustment_lies_between_nothing_and_all(amount: float) -> None:
+    with pytest.raises(OptionError, match="between 0 and 1"):
+        FusedHead(prior_adjustment=amount)
 
 
 def test_genes_are_named_in_the_order_that_prediction_takes(views: dict[str, Any], fitted: FusedHead) -> None:

@@ -14,6 +14,7 @@ from scstore.heads.rows import (
     ConcatRows,
     MappedRows,
     RowSubset,
+    StackedRows,
     fetch,
     fits,
     is_lazy,
@@ -21,6 +22,7 @@ from scstore.heads.rows import (
     iter_raw_blocks,
     materialise,
     read,
+    to_dense,
     widest,
 )
 
@@ -122,3 +124,15 @@ def test_fetch_keeps_a_slice_a_slice(disk_rows: Any) -> None:
     rows = disk_rows(VALUES)
     np.testing.assert_array_equal(fetch(rows, slice(0, 4)), VALUES[:4])
     assert rows.read == 4
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
+def test_stacked_rows_are_one_matrix(kind: Any) -> None:
+    whole = np.arange(30, dtype=np.float32).reshape(10, 3)
+    stacked = StackedRows([kind(whole[:4]), kind(whole[4:5]), kind(whole[5:])])
+    assert stacked.shape == (10, 3)
+    for key in (slice(2, 7), slice(0, 0), np.array([9, 0, 4, 4, 5])):
+        np.testing.assert_array_equal(to_dense(stacked[key]), whole[key])
+    np.testing.assert_array_equal(materialise(RowSubset(stacked, np.array([8, 1]))), whole[[8, 1]])
+    with pytest.raises(OptionError, match="same number of columns"):
+        StackedRows([whole, whole[:, :2]])

@@ -17,6 +17,9 @@ def test_products_run_on_one_thread_inside_and_on_as_many_as_before_outside() ->
     before = used()
     with one_blas_thread():
         assert all(n == 1 for n in used())
+        with one_blas_thread():
+            assert all(n == 1 for n in used())
+        assert all(n == 1 for n in used())
     assert used() == before
 
 

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib.image
 import numpy as np
 import pytest
 
-from scstore.report.plots import confusion_matrix_figure, embed, umap_figure
+from scstore.report.plots import (
+    confusion_matrices_figure,
+    confusion_matrix_figure,
+    embed,
+    metrics_figure,
+    umap_figure,
+)
+from scstore.report.style import class_mark
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
@@ -20,7 +28,46 @@ def test_rows_of_the_confusion_matrix_are_shares_of_the_true_class(tmp_path: Pat
 def test_sixty_one_classes_are_drawn(tmp_path: Path) -> None:
     names = [f"cell type {i}" for i in range(61)]
     confusion_matrix_figure(names, names[::-1], tmp_path / "c.png")
-    assert matplotlib.image.imread(tmp_path / "c.png").shape[0] > 2000
+    assert matplotlib.image.imread(tmp_path / "c.png").shape[0] > 1200
+
+
+def texts(svg: Path) -> list[str]:
+    tag = "{http://www.w3.org/2000/svg}text"
+    return ["".join(text.itertext()).strip() for text in ElementTree.parse(svg).iter(tag)]  # noqa: S314  # our own
+
+
+def test_figures_name_all_of_sixty_one_classes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names = [f"cell type {i}, $CD{i}$+" for i in range(61)]
+    truth = names * 3
+    confusion_matrices_figure({"one": (truth, truth), "two": (truth, truth[::-1])}, tmp_path / "c.svg")
+    drawn = texts(tmp_path / "c.svg")
+    assert drawn.count("predicted") == 2
+    assert drawn.count("true") == 1
+    assert all(drawn.count(name) == 3 for name in names)  # two axes of predictions, one of truth
+    layouts = {name: rng.normal(0, 1, (183, 2)).astype(np.float32) for name in "abc"}
+    umap_figure(layouts, truth, tmp_path / "u.svg")
+    drawn = texts(tmp_path / "u.svg")
+    assert drawn.count("UMAP 1") == 3
+    for i, name in enumerate(sorted(names)):
+        assert drawn.count(f"{i + 1} {name}") == 1  # in the legend
+        assert drawn.count(str(i + 1)) == 3  # on every panel
+
+
+def test_sixty_four_classes_differ_in_colour_or_marker() -> None:
+    assert len({class_mark(i) for i in range(64)}) == 64
+
+
+def test_metrics_have_a_panel_each_and_a_bar_a_method(tmp_path: Path) -> None:
+    methods = {f"method {i}": {"accuracy": (0.1 * i, 0.02), "F1": (0.05 * i, None)} for i in range(1, 8)}
+    kinds = {name: "control" if i % 2 else "with the model" for i, name in enumerate(methods)}
+    metrics_figure(methods, tmp_path / "m.svg", tmp_path / "m.png", kinds=kinds, title="$ title")
+    drawn = texts(tmp_path / "m.svg")
+    for name in (*methods, "accuracy", "F1", "control", "with the model", "$ title"):
+        assert drawn.count(name) == 1
+    assert ".70" in drawn
+    assert ".35" in drawn
+    assert (tmp_path / "m.png").stat().st_size > 1000
 
 
 def test_umaps_keep_groups_together_and_a_seed_gives_the_same_picture(tmp_path: Path) -> None:

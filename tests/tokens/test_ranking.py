@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.sparse import csr_matrix
 
-from scstore.tokens.ranking import rank_genes
+from scstore.tokens.ranking import count_genes, rank_genes
 
 MATRICES = arrays(
     np.float32, st.tuples(st.integers(1, 6), st.integers(1, 8)), elements=st.sampled_from([0, 0, 1, 2, 3])
@@ -30,6 +30,15 @@ def test_a_cell_is_ranked_alike_alone_and_among_others(matrix: np.ndarray) -> No
     for cell in range(len(matrix)):
         alone = rank_genes(csr_matrix(matrix[cell : cell + 1]), top_genes=4)
         assert alone.genes.tolist() == together.genes[together.offsets[cell] : together.offsets[cell + 1]].tolist()
+
+
+@given(MATRICES, st.integers(1, 9), st.integers(0, 2**8 - 1))
+def test_genes_are_counted_as_they_are_ranked(matrix: np.ndarray, top: int, mask: int) -> None:
+    admitted = np.array([bool(mask >> gene & 1) for gene in range(matrix.shape[1])])
+    rows = csr_matrix(matrix)
+    for allowed in (None, admitted):
+        ranked = rank_genes(rows, top_genes=top, admitted=allowed)
+        assert count_genes(rows, top_genes=top, admitted=allowed).tolist() == ranked.lengths.tolist()
 
 
 def test_only_admitted_genes_enter() -> None:

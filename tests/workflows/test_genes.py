@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import gzip
+import json
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import make_cells
+from loopback import answer, serve
+from support import Notes, make_cells
 
 import scstore
-from scstore.errors import GenesError, ModelError, OptionError, OutputError
+from scstore.errors import GenesError, ModelError, NetworkError, OptionError, OutputError
 from scstore.genes.table import load_gene_table
 
 
@@ -94,3 +100,103 @@ def test_ncbi_files_become_a_table(tmp_path: Path) -> None:
         scstore.build_genes(tmp_path / "h.h5ad", **files, encoder="random:4")
     with pytest.raises(OptionError, match="go together"):
         scstore.build_genes(tmp_path / "h.h5ad", **files, organism="human", orthologs="o.csv", encoder="random:4")
+
+
+HUMAN = "9606\t915\tCD3D\tT3D\tEnsembl:ENSG00000167286\tx\tprotein-coding\tCD3 delta\n"
+MOUSE = "10090\t12500\tCd3d\t-\tEnsembl:ENSMUSG00000032094\tx\tprotein-coding\tCD3 antigen\n"
+SERVED = {
+    "/GENE_INFO/Mammalia/Homo_sapiens.gene_info.gz": f"{INFO}\n{HUMAN}",
+    "/GENE_INFO/Mammalia/Mus_musculus.gene_info.gz": f"{INFO}\n{MOUSE}",
+    "/gene_summary.gz": "#tax_id\tGeneID\tSource\tSummary\n9606\t915\tRefSeq\tPart of the TCR.\n",
+    "/gene_orthologs.gz": (
+        "#tax_id\tGeneID\trelationship\tOther_tax_id\tOther_GeneID\n9606\t915\tOrtholog\t10090\t12500\n"
+    ),
+}
+
+
+def test_ncbi_files_are_downloaded_once_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mouse gene has no summary of its own: its human ortholog's stands in, all from what was fetched."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serve(lambda request, _: answer(request, 200, gzip.compress(SERVED[request.path].encode()))) as server:
+        monkeypatch.setenv("SCSTORE_NCBI_URL", f"{server.url}/")
+        for organism, text, source in (
+            ("mouse", "Cd3d: CD3 antigen. Part of the TCR.", "ortholog summary"),
+            ("human", "CD3D: CD3 delta. Part of the TCR.", "summary"),
+        ):
+            table = scstore.build_genes(
+                tmp_path / f"{organism}.h5ad", download=tmp_path / "ncbi", organism=organism, encoder="random:4"
+            )
+            assert (list(table.obs["text"]), list(table.obs["text_source"])) == ([text], [source])
+        assert len(server.requests) == 4
+    monkeypatch.setenv("SCSTORE_NCBI_URL", "gopher://nowhere")
+    again = {"organism": "human", "encoder": "random:4"}
+    scstore.build_genes(tmp_path / "again.h5ad", download=tmp_path / "ncbi", **again)
+    with pytest.raises(NetworkError, match="--gene-info FILE"):
+        scstore.build_genes(tmp_path / "x.h5ad", download=tmp_path / "empty", **again)
+    assert not (tmp_path / "x.h5ad").exists()
+
+
+def test_published_vectors_become_a_table_that_extraction_uses(llama: Path, tmp_path: Path) -> None:
+    vectors = {f"GENE{i}": np.random.default_rng(i).standard_normal(6).tolist() for i in range(40)}
+    (tmp_path / "GenePT.pickle").write_bytes(pickle.dumps(vectors))
+    notes = Notes()
+    table = scstore.build_genes(tmp_path / "g.h5ad", vectors=tmp_path / "GenePT.pickle", progress=notes)
+    assert set(table.obs["organism"]) == {"human"}  # guessed
+    assert load_gene_table(tmp_path / "g.h5ad").encoder["file"] == "GenePT.pickle"
+    assert "published vectors 6 wide" in notes.said[0]
+    store = scstore.extract(make_cells(), tmp_path / "s.zarr", model=str(llama), genes=str(tmp_path / "g.h5ad"))
+    assert store.view("genept").shape == (60, 6)
+
+
+def test_published_vectors_get_their_ids_from_gene_info(tmp_path: Path) -> None:
+    (tmp_path / "v.pkl").write_bytes(pickle.dumps({"CD3D": [1.0, 2.0], "T": [0.5, 1.0]}))
+    (tmp_path / "info").write_text(f"{INFO}\n{HUMAN}")
+    files = {"vectors": tmp_path / "v.pkl", "gene_info": tmp_path / "info"}
+    obs = scstore.build_genes(tmp_path / "g.h5ad", **files, organism="human").obs
+    assert list(obs["ensembl_id"]) == ["ENSG00000167286", ""]
+    with pytest.raises(OptionError, match="--gene-info needs --organism"):
+        scstore.build_genes(tmp_path / "h.h5ad", **files)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"vectors": "v", "text": "t"}, "--vectors and --text are two sources"),
+        ({"vectors": "v", "encoder": "minilm"}, "--encoder minilm: --vectors FILE holds finished vectors"),
+        ({"vectors": "v", "template": "{symbol}"}, "--template {symbol}: --vectors"),
+        ({"vectors": "v", "gene_info": "i", "gene_summary": "s", "organism": "human"}, "--gene-summary s: --vectors"),
+        ({"download": "d", "gene_info": "i"}, "one of --text"),
+        ({"download": "d"}, "--download needs --organism human or mouse"),
+        ({"download": "d", "organism": "human", "orthologs": "o"}, "--orthologs o: that goes with --gene-info"),
+        ({"text": "t", "gene_summary": "s"}, "--gene-summary s: that goes with --gene-info"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path: Path, options: dict[str, str], said: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        scstore.build_genes(tmp_path / "g.h5ad", **options)
+    assert said in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_encoders_without_a_model_need_no_torch(text: Path, tmp_path: Path) -> None:
+    """Published and random vectors, and an endpoint's, on a laptop that has the base install."""
+    script = (
+        "import sys, scstore, json; sys.modules['torch'] = None\n"
+        f"scstore.build_genes('g.h5ad', text={str(text)!r}, encoder='random:4')\n"
+        "import scstore.workflows.endpoint, scstore.workflows.gene_tables\n"
+        "print(json.dumps(sorted({'transformers', 'accelerate'} & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize(("option", "value"), [("encoder", "openai:m"), ("download", "ncbi")])
+def test_without_the_extra_for_servers(text: Path, tmp_path: Path, option: str, value: str) -> None:
+    source = "" if option == "download" else f"text={str(text)!r}, "
+    script = (
+        "import sys, scstore; sys.modules['httpx'] = None\n"
+        f"scstore.build_genes('g.h5ad', {source}organism='human', {option}={value!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert "MissingExtraError" in done.stderr
+    assert "pip install 'scstore[endpoint]'" in done.stderr

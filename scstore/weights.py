@@ -12,26 +12,26 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from scstore.errors import DamagedError
 from scstore.fsio import digest_file
-from scstore.heads.rows import Array
 
 __all__ = ["WEIGHTS_LIMIT", "check_layout", "read_weights"]
 
 HEADER_LIMIT = 1 << 20
-"""Bytes of header; a head with a hundred arrays needs ten thousand."""
+"""Bytes of header; a hundred arrays need ten thousand."""
 
 WEIGHTS_LIMIT = 1 << 34
 """Bytes of weights that are read unless the caller says otherwise."""
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "I64": 8}
-"""The dtypes that heads are made of."""
+"""The dtypes that scstore writes."""
 
 
-def read_weights(path: Path, *, digest: str, limit: int = WEIGHTS_LIMIT) -> dict[str, Array]:
+def read_weights(path: Path, *, digest: str, limit: int = WEIGHTS_LIMIT) -> dict[str, NDArray[Any]]:
     """Arrays of a weights file, by name.
 
     Parameters
@@ -50,9 +50,9 @@ def read_weights(path: Path, *, digest: str, limit: int = WEIGHTS_LIMIT) -> dict
     """
     check_layout(path, limit=limit)
     if (found := digest_file(path)) != digest:
-        _refuse(path, f"its digest is {found[:19]}… where head.json says {digest[:19]}…")
+        _refuse(path, f"its digest is {found[:19]}… where its description says {digest[:19]}…")
     try:
-        arrays: dict[str, Array] = load_file(path)
+        arrays: dict[str, NDArray[Any]] = load_file(path)
     except (SafetensorError, KeyError, ValueError) as error:
         _refuse(path, f"not readable as safetensors ({error})")
     for name, array in arrays.items():
@@ -67,8 +67,8 @@ def check_layout(path: Path, *, limit: int = WEIGHTS_LIMIT) -> None:
     Raises
     ------
     DamagedError
-        If the file is larger than ``limit``, the header is too long, no JSON or malformed, a dtype is none of a
-        head's, or the arrays overlap, leave holes, or do not fill the file.
+        If the file is larger than ``limit``, the header is too long, no JSON or malformed, a dtype is none that
+        scstore writes, or the arrays overlap, leave holes, or do not fill the file.
     """
     size = path.stat().st_size
     if size > limit:
@@ -103,7 +103,7 @@ def _span(path: Path, name: str, entry: Any) -> tuple[int, int, str]:
     if not all(type(number) is int and number >= 0 for number in numbers) or len(offsets) != 2 or len(shape) > 2:
         _refuse(path, f"{name} has a malformed shape or place")
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        _refuse(path, f"{name} has the dtype {dtype!r}, which no head has")
+        _refuse(path, f"{name} has the dtype {dtype!r}, which scstore does not write")
     start, stop = offsets
     if stop - start != math.prod(shape) * ITEM_BYTES[dtype]:
         _refuse(path, f"{name} of shape {shape} does not take {stop - start:,} bytes")
@@ -118,5 +118,5 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse(path: Path, why: str) -> NoReturn:
-    msg = f"{path}: {why}. The file is damaged or not scstore's: restore the head from a copy, or fit it again."
+    msg = f"{path}: {why}. The file is damaged or not scstore's: restore it from a copy, or make it again."
     raise DamagedError(msg)

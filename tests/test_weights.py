@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from scstore.errors import DamagedError
 from scstore.fsio import digest_file
-from scstore.heads.weights import check_layout, read_weights
+from scstore.weights import check_layout, read_weights
 
 Header = dict[str, Any]
 
@@ -119,6 +119,6 @@ def test_what_is_whole_is_read(tmp_path: Path) -> None:
 def test_what_only_the_library_refuses_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.safetensors"
     write(path, b"nonsense", b"")
-    monkeypatch.setattr("scstore.heads.weights.check_layout", lambda *_, **__: None)
+    monkeypatch.setattr("scstore.weights.check_layout", lambda *_, **__: None)
     with pytest.raises(DamagedError, match="not readable as safetensors"):
         read_weights(path, digest=digest_file(path))

@@ -1,0 +1,145 @@
+"""Which genes vary more than their mean explains, without any label: by dispersion, or by detection; streamed."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.optimize import minimize_scalar
+
+from scstore.cells.anova import ClassSums
+
+__all__ = ["GroupMoments", "excess_dropout", "normalised_dispersion"]
+
+Array = NDArray[Any]
+
+N_BINS = 20
+"""Bins of mean expression, as in Seurat and scanpy."""
+
+SMALLEST_MEAN = 1e-12
+"""Stands for a mean of zero, as in scanpy."""
+
+
+class GroupMoments:
+    """Mean, variance and detection of genes in each group of cells, streamed.
+
+    Values are taken back from the logarithm: counts per 10,000.
+
+    Parameters
+    ----------
+    n_groups
+        How many groups there are.
+    n_genes
+        Genes of every block.
+    """
+
+    def __init__(self, n_groups: int, n_genes: int) -> None:
+        self._values = ClassSums(n_groups, n_genes)
+        self._detected = np.zeros((n_groups, n_genes), dtype=np.int64)
+
+    def add(self, block: sparse.csr_matrix, codes: Array) -> Self:
+        """Add log-normalised expression ``(b, n_genes)`` of cells whose group numbers are ``codes``."""
+        values = sparse.csr_matrix(block, dtype=np.float64, copy=True)
+        values.eliminate_zeros()
+        np.expm1(values.data, out=values.data)
+        self._values.add(values, codes)
+        groups = np.repeat(codes, np.diff(values.indptr))
+        np.add.at(self._detected, (groups, values.indices), 1)
+        return self
+
+    @property
+    def n_cells(self) -> Array:
+        """``(n_groups,) int64``."""
+        return self._values.counts
+
+    def mean(self, group: int) -> Array:
+        """Mean of each gene in a group, ``(n_genes,) float64``."""
+        return np.asarray(self._values.sums[group] / self.n_cells[group])
+
+    def variance(self, group: int) -> Array:
+        """Variance of each gene in a group, of a sample (n - 1), ``(n_genes,) float64``; 0 but for rounding is 0."""
+        n = self.n_cells[group]
+        mean_square = self._values.squares[group] / n
+        variance = mean_square - self.mean(group) ** 2
+        return np.where(variance > 1e-13 * mean_square, variance * (n / (n - 1)), 0.0)
+
+    def detection(self, group: int) -> Array:
+        """Share of a group's cells in which each gene is there at all, ``(n_genes,) float64``."""
+        return np.asarray(self._detected[group] / self.n_cells[group])
+
+    @property
+    def expressed(self) -> NDArray[np.bool_]:
+        """``(n_genes,)``: whether any cell has the gene."""
+        return np.asarray(self._detected.any(axis=0))
+
+
+def normalised_dispersion(mean: Array, variance: Array) -> Array:
+    """Log of variance over mean, standardised among genes of similar mean.
+
+    Twenty bins of equal width over log1p of the mean; in each, minus the mean over its genes and by their standard
+    deviation. A gene alone in its bin has 1. What Seurat calls the mean-variance plot [1]_, and what
+    ``scanpy.pp.highly_variable_genes(flavor="seurat")`` computes.
+
+    Parameters
+    ----------
+    mean, variance
+        ``(n_genes,)`` of expression that is not logarithmic.
+
+    Returns
+    -------
+    ``(n_genes,) float64``; NaN for a gene that does not vary.
+
+    References
+    ----------
+    .. [1] R. Satija et al., Nature Biotechnology 33 (2015) 495-502.
+    """
+    mean = np.where(mean == 0, SMALLEST_MEAN, mean)
+    ratio = variance / mean
+    dispersion = pd.Series(np.log(np.where(ratio > 0, ratio, np.nan)))
+    by_bin = dispersion.groupby(pd.cut(np.log1p(mean), bins=N_BINS), observed=True)
+    centre, spread = by_bin.transform("mean"), by_bin.transform("std")
+    alone = spread.isna()
+    result = (dispersion - centre.mask(alone, 0.0)) / spread.mask(alone, centre)
+    return np.asarray(result, dtype=np.float64)
+
+
+def excess_dropout(mean: Array, variance: Array, detection: Array) -> Array:
+    r"""How many more cells lack a gene than its mean predicts, in standard errors of one cell.
+
+    A gene that all cells share at its mean S is missing in a share P = K / (K + S) of them, with one K for all genes
+    (Michaelis-Menten; fitted by least squares). A gene of its own K = S P / (1 - P) above that is high in some cells
+    and absent from others. As M3Drop tests it [1]_: the difference of the logarithms over its standard error,
+    :math:`\sqrt{1 / P (1 - P) + \mathrm{Var} / S^2}`; without the number of cells, so that groups of any size compare.
+
+    Parameters
+    ----------
+    mean, variance
+        ``(n_genes,)`` of expression that is not logarithmic.
+    detection
+        ``(n_genes,)`` share of the cells that have the gene.
+
+    Returns
+    -------
+    ``(n_genes,) float64``; NaN for a gene that is in no cell or in all.
+
+    References
+    ----------
+    .. [1] T. S. Andrews and M. Hemberg, Bioinformatics 35 (2019) 2865-2867.
+    """
+    result = np.full(len(mean), np.nan)
+    usable = (detection > 0) & (detection < 1)
+    if not usable.any():
+        return result
+    s, p = mean[usable], 1 - detection[usable]
+    own = np.log(s * p / (1 - p))
+
+    def misfit(log_k: float) -> float:
+        k = np.exp(log_k)
+        return float(((p - k / (k + s)) ** 2).sum())
+
+    common = float(minimize_scalar(misfit, bounds=(own.min() - 1, own.max() + 1), method="bounded").x)
+    result[usable] = (own - common) / np.sqrt(1 / (p * (1 - p)) + variance[usable] / s**2)
+    return result

@@ -1,0 +1,168 @@
+"""The commands of gene tables: genes build, info, neighbours, merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scstore.cli.shared import Device, Dtype, Overwrite, Revision, genes_app, state
+
+__all__: list[str] = []
+
+TEXT_SHOWN = 80
+
+Table = Annotated[Path, typer.Argument(help="A gene table.", show_default=False)]
+Output = Annotated[Path, typer.Option("--output", "-o", help="The table to write, an .h5ad.", show_default=False)]
+
+
+@genes_app.command("build")
+def genes_build(
+    out: Output,
+    *,
+    download: Annotated[
+        Path | None, typer.Option(help="Folder for NCBI's files, which are fetched once.", show_default=False)
+    ] = None,
+    gene_info: Annotated[Path | None, typer.Option(help="NCBI's gene_info file.")] = None,
+    gene_summary: Annotated[Path | None, typer.Option(help="NCBI's gene_summary file.")] = None,
+    orthologs: Annotated[
+        Path | None,
+        typer.Option(help="Orthologs: NCBI's gene_orthologs, MGI's .rpt, BioMart's table, or a CSV of symbols."),
+    ] = None,
+    ortholog_gene_info: Annotated[
+        Path | None, typer.Option(help="gene_info of the other organism, whose summaries stand in.")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="TSV or JSON of gene texts, with a column symbol.")] = None,
+    symbols_of: Annotated[Path | None, typer.Option(help="Cells whose symbols are the texts.")] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Published vectors (GenePT's): pickle, .npz, .parquet, .h5ad.")
+    ] = None,
+    template: Annotated[str | None, typer.Option(help='Such as "{symbol}: {name}. {summary}".')] = None,
+    organism: Annotated[str | None, typer.Option(help="human or mouse.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="minilm (the default), a folder, a hub name, openai:MODEL, or random:WIDTH."),
+    ] = None,
+    revision: Revision = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Encode descriptions of genes into a gene table.
+
+    Examples
+    --------
+        scstore genes build --organism human --download ncbi -o genes/human.h5ad
+
+        scstore genes build --organism human --gene-info gene_info.gz --gene-summary gene_summary.gz -o genes/human.h5ad
+
+        scstore genes build --organism human --download ncbi --encoder openai:text-embedding-ada-002 -o genes/ada.h5ad
+
+        scstore genes build --vectors GenePT_gene_embedding_ada_text.pickle --organism human -o genes/genept.h5ad
+
+        scstore genes build --text genes.tsv --template "{symbol}: {name}. {summary}" -o genes/mine.h5ad
+    """
+    from scstore.workflows.genes import build_genes
+
+    table = build_genes(
+        out,
+        text=text,
+        cells=symbols_of,
+        gene_info=gene_info,
+        gene_summary=gene_summary,
+        orthologs=orthologs,
+        ortholog_gene_info=ortholog_gene_info,
+        download=download,
+        vectors=vectors,
+        template=template,
+        organism=organism,
+        encoder=encoder,
+        revision=revision,
+        device=device,
+        dtype=dtype,
+        overwrite=overwrite,
+        progress=state.output.reporter,
+    )
+    state.output.result(
+        {"genes": str(out), "n_genes": len(table), "width": table.width, "digest": table.digest},
+        f"{out}: {len(table):,} genes × {table.width}",
+        f"next: scstore extract CELLS -o STORE --genes {out}",
+    )
+
+
+@genes_app.command("info")
+def genes_info(table: Table) -> None:
+    """Say what a gene table holds and what made it.
+
+    Example:
+
+        scstore genes info genes/human.h5ad
+    """
+    from scstore.workflows.gene_tables import describe_genes
+
+    found = describe_genes(table)
+    organisms = ", ".join(f"{name or 'not named'} {count:,}" for name, count in found["organisms"].items())
+    state.output.result(
+        found,
+        f"{table}: {found['n_genes']:,} genes × {found['width']}",
+        f"encoder: {', '.join(f'{name} {value}' for name, value in found['encoder'].items())}",
+        f"template: {found['template'] or 'none'}",
+        f"organisms: {organisms}",
+        f"texts rest on: {found['coverage']}",
+        f"digest: {found['digest']}",
+    )
+
+
+@genes_app.command("neighbours")
+def genes_neighbours(
+    gene: Annotated[str, typer.Argument(help="Symbol, Ensembl id or synonym.", show_default=False)],
+    *,
+    genes: Annotated[Path, typer.Option(help="The gene table.", show_default=False)],
+    k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 10,
+) -> None:
+    """Show the genes that a table holds to be most like one: cosine of the vectors, whitened over the table.
+
+    Example:
+
+        scstore genes neighbours CD3D --genes genes/human.h5ad -k 10
+    """
+    from scstore.workflows.gene_tables import neighbours
+
+    found = neighbours(gene, genes=genes, k=k)
+    state.output.table(
+        f"{gene} in {genes}: nearest by cosine of vectors whitened over the table",
+        ["gene", "organism", "cosine", "text"],
+        [
+            [str(name), organism, f"{cosine:.3f}", text if len(text) <= TEXT_SHOWN else f"{text[:TEXT_SHOWN]}…"]
+            for name, organism, cosine, text in zip(
+                found.index, found["organism"], found["cosine"], found["text"], strict=True
+            )
+        ],
+    )
+    state.output.result({"gene": gene, "neighbours": found.reset_index(names="gene").to_dict("records")})
+
+
+@genes_app.command("merge")
+def genes_merge(
+    tables: Annotated[list[Path], typer.Argument(help="Two or more gene tables.", show_default=False)],
+    out: Output,
+    *,
+    overwrite: Overwrite = False,
+) -> None:
+    """Put gene tables of several organisms into one; extract takes the genes of the cells' organism.
+
+    Example:
+
+        scstore genes merge genes/human.h5ad genes/mouse.h5ad -o genes/both.h5ad
+    """
+    from scstore.workflows.gene_tables import merge_genes
+
+    merged = merge_genes(tables, out, overwrite=overwrite)
+    organisms = {str(name): int(n) for name, n in merged.obs["organism"].value_counts().items()}
+    state.output.result(
+        {"genes": str(out), "n_genes": len(merged), "organisms": organisms, "digest": merged.digest},
+        f"{out}: {len(merged):,} genes × {merged.width}: "
+        + ", ".join(f"{name or 'not named'} {count:,}" for name, count in organisms.items()),
+        f"next: scstore extract CELLS -o STORE --genes {out}",
+    )

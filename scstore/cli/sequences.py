@@ -1,0 +1,58 @@
+"""Options of extract and align that say which cells become which sequences, and what reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "Genes",
+    "Instruction",
+    "Layers",
+    "LayoutOrder",
+    "MinMatch",
+    "Model",
+    "Organism",
+    "PanelFile",
+    "Ranking",
+    "ReadoutToken",
+    "Spread",
+    "TokensPerBatch",
+    "TopGenes",
+    "numbers",
+    "words",
+]
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="minilm, a folder, or a hub name. By default meta-llama/Llama-2-13b-hf.", show_default=False),
+]
+Genes = Annotated[Path | None, typer.Option(help="Gene table. By default the symbols, encoded by the model.")]
+PanelFile = Annotated[str, typer.Option(help="Panel file: the genes that may enter; or all.")]
+TopGenes = Annotated[int | None, typer.Option(help="Most expressed genes a cell: 2048, or what fits.")]
+Layers = Annotated[str | None, typer.Option(help="Layers to read, such as 20,40. The last (minilm: 1,6).")]
+LayoutOrder = Annotated[str, typer.Option(help="genes-first or instruction-first.")]
+Instruction = Annotated[str | None, typer.Option(help="Words beside the genes. The papers' by default.")]
+ReadoutToken = Annotated[str | None, typer.Option(help="Of a decoder. Its end-of-sequence token.")]
+Ranking = Annotated[str, typer.Option(help="lognorm, or median: divided by the panel's medians.")]
+Organism = Annotated[str | None, typer.Option(help="human or mouse. Guessed from the symbols.")]
+MinMatch = Annotated[float, typer.Option(help="Fraction of genes that must match the gene table.", min=0, max=1)]
+Spread = Annotated[bool, typer.Option("--spread", help="Spread a large model over all GPUs.")]
+TokensPerBatch = Annotated[int | None, typer.Option(help="Padded positions of a batch.")]
+
+
+def numbers(text: str | None, option: str) -> tuple[int, ...] | None:
+    """Read a list such as ``1,6``."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no list of numbers such as 1,6", param_hint=option) from None
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Read a list such as ``wmean,last``."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,0 +1,66 @@
+"""CellTypist as a row of an evaluation, where it is installed: trained on the training cells' expression of all genes.
+
+Source: Domínguez Conde et al., Science 2022 (doi 10.1126/science.abl5197).
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scstore.heads.metrics import widen
+
+__all__ = ["celltypist_proba"]
+
+
+def celltypist_proba(
+    train: Any, labels: NDArray[np.object_], test: Any, *, genes: Sequence[str], classes: Sequence[str], seed: int
+) -> NDArray[np.float64]:
+    """Train CellTypist with its defaults and give the probabilities of other cells.
+
+    Parameters
+    ----------
+    train, test
+        Log-normalised expression, CSR or dense: ``(n, genes)`` and ``(m, genes)``.
+    labels
+        ``(n,)`` labels.
+    genes
+        Names of the columns.
+    classes
+        Names of all classes.
+    seed
+        Of its stochastic gradient descent, which is used where its default solver fails (it passes scikit-learn an
+        option that newer versions no longer know).
+
+    Returns
+    -------
+    ``(m, len(classes)) float64``
+        CellTypist's one-against-the-rest probabilities, divided by their sum in each cell.
+    """
+    import celltypist  # type: ignore[import-not-found,unused-ignore]
+
+    logging.getLogger("celltypist").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own, of libraries' versions and convergence
+        options = {"labels": labels, "genes": list(genes), "check_expression": False}
+        try:
+            model = celltypist.train(train, **options)
+        except TypeError:
+            model = celltypist.train(train, **options, use_SGD=True, random_state=seed)
+        cells = anndata.AnnData(
+            X=sparse.csr_matrix(test),
+            obs=pd.DataFrame(index=[str(i) for i in range(test.shape[0])]),
+            var=pd.DataFrame(index=list(genes)),
+        )
+        found = celltypist.annotate(cells, model=model, majority_voting=False).probability_matrix
+    proba = found.to_numpy(dtype=np.float64)
+    proba /= np.maximum(proba.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return widen(proba, [str(name) for name in found.columns], classes)

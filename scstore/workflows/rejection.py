@@ -1,0 +1,102 @@
+"""Leaving out a class in turn, to see whether confidence tells the cells that a head cannot know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from scstore.errors import LabelsError
+from scstore.heads.splits import Split
+from scstore.progress import Reporter
+from scstore.workflows.evaluation_cells import EvaluationCells
+from scstore.workflows.evaluation_result import Rejection
+from scstore.workflows.evaluation_rows import EvaluationRow
+from scstore.workflows.evaluation_runs import StoredFeatures, fit_head, give_genes
+
+__all__ = ["KEPT", "leave_classes_out"]
+
+KEPT = 0.95
+"""Share of the known cells that the threshold is to keep."""
+
+
+def leave_classes_out(
+    rows: Sequence[EvaluationRow],
+    splits: Sequence[Split],
+    cells: EvaluationCells,
+    *,
+    head: str,
+    seed: int,
+    progress: Reporter,
+) -> Rejection:
+    """For each class, train without it and see whether its cells get less confidence than held-out known cells.
+
+    Each class is left out once, on the first split. Known cells are the split's test cells; unknown ones are all cells
+    of the class that some split tests. The threshold is fitted as a user could, on the training cells: the confidence
+    that 95 % of the head's own out-of-fold predictions reach.
+
+    Parameters
+    ----------
+    rows
+        Those that read views.
+    splits
+        Of the evaluation.
+    cells, head, seed, progress
+        As everywhere.
+
+    Raises
+    ------
+    LabelsError
+        If there are fewer than three classes, or none can be left out.
+    """
+    first, testable = splits[0], np.unique(np.concatenate([split.test for split in splits]))
+    features = StoredFeatures(cells)
+    cases = [case for code in range(len(cells.classes)) if (case := _case(code, first, testable, cells)) is not None]
+    if not cases:
+        msg = (
+            f"--leave-one-class-out: {len(cells.classes)} classes of which none can be left out with two others to "
+            "train on and to test. Use a --label of at least three classes."
+        )
+        raise LabelsError(msg)
+    rows = [row for row in rows if row.views]
+    found: dict[str, dict[str, dict[str, float | int]]] = {row.name: {} for row in rows}
+    with progress.track("leaving classes out", len(rows) * len(cases), "fits") as track:
+        for name, known, unknown in cases:
+            for row in rows:
+                train, test = features.sides(row, known)
+                names = features.gene_names if "X" in train else []
+                fitted = fit_head(train, cells.labels[known.train], kind=head, seed=seed, gene_names=names)
+                _, strange = features.sides(row, Split(0, name, known.train, unknown))
+                inside = fitted.predict_proba(give_genes(test, fitted, names)).max(axis=1)
+                outside = fitted.predict_proba(give_genes(strange, fitted, names)).max(axis=1)
+                own = fitted.held_out_proba_.max(axis=1)
+                threshold = float(np.quantile(own, 1 - KEPT)) if len(own) else 0.0
+                is_known = np.repeat([True, False], [len(inside), len(outside)])
+                found[row.name][name] = {
+                    "auroc": float(roc_auc_score(is_known, np.concatenate([inside, outside]))),
+                    "rejected": float((outside < threshold).mean()),
+                    "kept": float((inside >= threshold).mean()),
+                    "n_unknown": len(outside),
+                    "n_known": len(inside),
+                }
+                track.advance()
+    title = (
+        f"cells of a class that was left out: {len(cases)} classes in turn, {head} heads, mean ± sd over classes; "
+        f"threshold: what {KEPT:.0%} of the training cells reach out of fold"
+    )
+    return Rejection(title, found, tuple(rows))
+
+
+def _case(
+    code: int, split: Split, testable: NDArray[np.int64], cells: EvaluationCells
+) -> tuple[str, Split, NDArray[np.int64]] | None:
+    """A class's name, the split without it, and its cells; ``None`` where nothing is left to learn or to tell."""
+    train = split.train[cells.codes[split.train] != code]
+    learned = np.unique(cells.codes[train])
+    test = split.test[np.isin(cells.codes[split.test], learned)]
+    unknown = testable[cells.codes[testable] == code]
+    if len(learned) < 2 or not len(test) or not len(unknown):
+        return None
+    return cells.classes[code], Split(0, split.fold, train, test), unknown

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import gzip
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_matrix
+
+from scstore import fsio
+from scstore.errors import GenesError
+from scstore.genes.published import read_published
+from scstore.genes.table import load_gene_table, save_gene_table
+
+NAMES = ["CD3D", "LYZ", "ENSG00000105374.9"]
+VECTORS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+INFO = pd.DataFrame(
+    {
+        "gene_id": ["915", "4069", "4818", "931"],
+        "symbol": ["CD3D", "LYZ", "NKG7", "MS4A1"],
+        "synonyms": ["T3D|CD3-DELTA", "", "GIG1", "CD20|B1"],
+        "ensembl_id": ["ENSG00000167286", "", "ENSG00000105374", "ENSG00000156738"],
+    }
+)
+Write = Callable[[Path], None]
+
+
+def frame(**columns: Any) -> pd.DataFrame:
+    return pd.DataFrame(VECTORS, columns=list("abcd"), **columns)
+
+
+def h5ad(matrix: Any) -> Write:
+    return lambda path: anndata.AnnData(matrix, obs=pd.DataFrame(index=NAMES)).write_h5ad(path)
+
+
+FORMS: dict[str, Write] = {
+    "lists.pickle": lambda path: path.write_bytes(pickle.dumps(dict(zip(NAMES, VECTORS.tolist(), strict=True)))),
+    "arrays.pkl": lambda path: path.write_bytes(pickle.dumps(dict(zip(NAMES, VECTORS, strict=True)), protocol=2)),
+    "text.pkl": lambda path: path.write_bytes(pickle.dumps(dict(zip(NAMES, VECTORS.tolist(), strict=True)), 0)),
+    "two.npz": lambda path: np.savez(path, genes=np.array(NAMES), vectors=VECTORS),
+    "bytes.npz": lambda path: np.savez_compressed(path, genes=np.array(NAMES, dtype="S"), vectors=VECTORS),
+    "each.npz": lambda path: np.savez(path, **dict(zip(NAMES, VECTORS, strict=True))),
+    "index.parquet": lambda path: frame(index=NAMES).to_parquet(path),
+    "column.parquet": lambda path: frame().assign(gene=NAMES).to_parquet(path),
+    "first.parquet": lambda path: frame().assign(x=NAMES)[["x", *"abcd"]].to_parquet(path),
+    "lists.parquet": lambda path: pd.DataFrame({"gene": NAMES, "v": list(VECTORS)}).to_parquet(path),
+    "dense.h5ad": h5ad(VECTORS),
+    "sparse.h5ad": h5ad(csr_matrix(VECTORS)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_gives_the_same_table(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    FORMS[name](path)
+    table = read_published(path, organism="human")
+    np.testing.assert_array_equal(table.vectors, VECTORS)
+    assert list(table.obs.index) == ["CD3D", "LYZ", "ENSG00000105374"]
+    assert list(table.obs["ensembl_id"]) == ["", "", "ENSG00000105374"]
+    assert set(table.obs["organism"]) == {"human"}
+    assert set(table.obs["text_source"]) == {"published"}
+    assert table.encoder == {"kind": "published", "file": name, "digest": fsio.digest_file(path)}
+    save_gene_table(table, tmp_path / "saved.h5ad")
+    assert load_gene_table(tmp_path / "saved.h5ad").digest == table.digest
+
+
+def test_gene_info_fills_in_the_other_names(tmp_path: Path) -> None:
+    """By symbol, Ensembl id, and an old symbol whose gene is not there under its present one."""
+    names = ["CD3D", "T3D", "ENSG00000105374", "CD20", "NOBODY", "LYZ"]
+    np.savez(tmp_path / "v.npz", genes=np.array(names), vectors=np.eye(6))
+    obs = read_published(tmp_path / "v.npz", organism="human", gene_info=INFO).obs
+    assert list(obs["symbol"]) == ["CD3D", "T3D", "NKG7", "CD20", "NOBODY", "LYZ"]
+    assert list(obs["ensembl_id"]) == ["ENSG00000167286", "", "ENSG00000105374", "ENSG00000156738", "", ""]
+    assert list(obs["gene_id"]) == ["915", "", "4818", "931", "", "4069"]
+    assert list(obs["synonyms"]) == ["T3D|CD3-DELTA", "", "GIG1", "MS4A1|B1", "", ""]
+
+
+def mapping(**vectors: Any) -> Write:
+    return lambda path: path.write_bytes(pickle.dumps(vectors))
+
+
+def bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("vectors.npy", b"\0" * (1 << 22))
+
+
+BAD: dict[str, tuple[Write, str]] = {
+    "ragged.pkl": (mapping(A=[1.0, 2.0], B=[1.0]), "gene 'B' has 1 numbers, those before it 2"),
+    "nan.pkl": (mapping(A=[1.0], B=[float("nan")]), r"gene 'B' is not finite \(1 such"),
+    "huge.pkl": (mapping(A=[1.0], B=[1e300]), "gene 'B' is not finite"),
+    "words.pkl": (mapping(A=["x"]), "gene 'A' is no list of numbers"),
+    "nested.pkl": (mapping(A=[[1.0]]), "gene 'A' is no list of numbers"),
+    "scalar.pkl": (mapping(A=1.0), "gene 'A' is no list of numbers"),
+    "uneven.pkl": (mapping(A=[[1.0], [1.0, 2.0]]), "gene 'A' is no list of numbers"),
+    "none.pkl": (mapping(A=None), "gene 'A' is no list of numbers"),
+    "empty.pkl": (mapping(), "holds no genes"),
+    "width0.pkl": (mapping(A=[]), "no list of numbers|vectors are empty"),
+    "blank.pkl": (mapping(**{"": [1.0]}), "gene 1 has no name"),
+    "keys.pkl": (lambda path: path.write_bytes(pickle.dumps({7: [1.0]})), "key 7 is no gene name"),
+    "versions.pkl": (mapping(**{"ENSG00000167286.1": [1.0], "ENSG00000167286.2": [2.0]}), "occur more than once: ENSG"),
+    "twice.npz": (lambda path: np.savez(path, genes=np.array(["A", "A"]), vectors=np.eye(2)), "more than once: A"),
+    "objects.npz": (
+        lambda path: np.savez(path, genes=np.array(["A"], dtype=object), vectors=np.eye(1)),
+        "strings, not objects",
+    ),
+    "short.npz": (lambda path: np.savez(path, genes=np.array(["A"]), vectors=np.eye(2)), r"expected names \(n,\)"),
+    "nameless.npz": (lambda path: np.savez(path, vectors=np.eye(2)), "no array `genes`"),
+    "bomb.npz": (bomb, "would unpack to 4,194,304 bytes"),
+    "text.parquet": (lambda path: frame().assign(gene=NAMES, x="y").to_parquet(path), "column 'x' holds no numbers"),
+    "half.parquet": (lambda path: path.write_bytes(b"PAR1\0\0"), "cannot be read as Parquet"),
+    "half.npz": (lambda path: path.write_bytes(b"PK\3\4\0\0"), "cannot be read as .npz"),
+    "half.h5ad": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n\0"), "cannot be read as .h5ad"),
+    "packed.pickle.gz": (lambda path: path.write_bytes(gzip.compress(b"x")), "unpack it first"),
+    "words.csv": (lambda path: path.write_text("a,b\n") and None, "is none of a pickle"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_vectors_are_refused_and_named(tmp_path: Path, name: str) -> None:
+    write, said = BAD[name]
+    write(tmp_path / name)
+    with pytest.raises(GenesError, match=rf"{name}.*{said}"):
+        read_published(tmp_path / name)
+
+
+def test_repeated_names_of_an_anndata(tmp_path: Path) -> None:
+    adata = anndata.AnnData(np.eye(2), obs=pd.DataFrame(index=["A", "B"]))
+    adata.obs_names = ["A", "A"]
+    adata.write_h5ad(tmp_path / "twice.h5ad")
+    with pytest.raises(GenesError, match="more than once: A"):
+        read_published(tmp_path / "twice.h5ad")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(GenesError, match=r"absent\.pkl: cannot be read"):
+        read_published(tmp_path / "absent.pkl")
