@@ -131,7 +131,8 @@ def refusal(
     if theirs and ours and theirs != ours:
         return (
             f"{begin} The cells look like {theirs} and the table like {ours}: build a table for {theirs} "
-            f"with 'scstore genes build --organism {theirs}' and pass it with --genes."
+            f"with 'scstore genes build --organism {theirs}' and pass it with --genes; or extract them as their "
+            f"{ours} orthologs (--orthologs FILE)."
         )
     for column in var.columns:
         if f"var column {str(column)!r}" in columns or not _holds_text(var[column]):
