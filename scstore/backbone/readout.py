@@ -65,9 +65,10 @@ class Readout:
         self.layers = layers
         self.multiply = multiply
         deepest, loaded = max(layers), len(backbone.layers)
-        self.trims = (
-            last_only and backbone.files.is_decoder and deepest == loaded and can_trim(backbone.layers[deepest - 1])
-        )
+        block = backbone.layers[deepest - 1]
+        # a forward of the block's own is accelerate's, of a model spread over devices: it moves the inputs, and stays
+        spread = "forward" in vars(block)
+        self.trims = last_only and backbone.files.is_decoder and deepest == loaded and not spread and can_trim(block)
         device = backbone.input_device
         genes = torch.from_numpy(np.ascontiguousarray(gene_inputs)).to(device, backbone.dtype)
         padding = torch.zeros(1, genes.shape[1], device=device, dtype=backbone.dtype)

@@ -68,7 +68,7 @@ def _build(data: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any]:
     if min(lengths, default=0) < 0 or math.prod(lengths) * dtype.dtype.itemsize != len(data):
         msg = "an array whose bytes do not fit its shape"
         raise ValueError(msg)
-    # copied: Python before 3.13 may free a bytearray that an array of a cycle still looks at (gh-77894)
+    # copied: an array over a bytearray would keep looking at a buffer that the pickle still holds
     return np.frombuffer(bytes(data), dtype=dtype.dtype).reshape(lengths, order="F" if order == "F" else "C")
 
 

@@ -25,8 +25,7 @@ from scstore.workflows.evaluation_rows import EvaluationRow
 __all__ = ["INNER_FOLDS", "Features", "FoldScores", "Scored", "StoredFeatures", "fit_head", "give_genes", "score_rows"]
 
 INNER_FOLDS = 3
-"""Folds inside the training cells of a split, for the temperatures. `fit` takes 5; three cost 40 % less and move the
-calibration error by less than it varies between folds."""
+"""Folds inside the training cells of a split, for the temperatures. `fit` takes 5; three cost less."""
 
 
 class Features(Protocol):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from scipy.sparse import random as random_sparse
 from support import write_model
 
@@ -138,6 +139,22 @@ def test_the_trimmed_last_layer_gives_the_same_readout(
 
 def test_an_encoder_is_never_trimmed(bert: Path, genes: np.ndarray) -> None:
     assert not make(bert, genes, last_only=True).trims
+
+
+def test_a_spread_model_keeps_the_hooks_that_move_its_inputs(
+    llama: Path, genes: np.ndarray, ranked: RankedCells
+) -> None:
+    plain = make(llama, genes, layers=(3,))
+    block = plain.backbone.layers[2]
+    add_hook_to_module(block, AlignDevicesHook("cpu"))
+    hooked = block.forward
+    spread = Readout(
+        plain.backbone, make_layout(plain.backbone.files, plain.backbone.tokenizer), genes, layers=(3,), last_only=True
+    )
+    assert not spread.trims
+    batch = assemble(ranked, np.arange(24), frame=plain.frame, poolings=("last",))  # type: ignore[attr-defined]
+    np.testing.assert_allclose(spread.run(batch).numpy(), plain.run(batch).numpy(), rtol=1e-6)
+    assert block.forward is hooked
 
 
 def test_a_batch_that_does_not_fit_is_run_in_halves_with_the_same_result(
