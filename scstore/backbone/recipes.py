@@ -1,4 +1,4 @@
-"""How a projector is trained: what worked in small trials (benchmarks/projector.py measures it), and what the papers did."""
+"""How a projector is trained: what worked in small trials (benchmarks/projector.py) and what the papers did."""
 
 from __future__ import annotations
 
