@@ -157,7 +157,7 @@ def _table(
         for head in HEADS:
             saved = folder / "heads" / head if views == together else None
             trained = fit(stores[f"ref{which}"], saved, label=LABEL, head=head, views=views, overwrite=True)
-            frame = predict(stores[f"new{which}"], trained)
+            frame = predict(stores[f"new{which}"], trained, unassigned="none")  # every cell is of a known type
             table[title][head] = {
                 "macro_f1": float(f1_score(truth, frame["label"], average="macro", zero_division=0)),
                 "accuracy": float(accuracy_score(truth, frame["label"])),

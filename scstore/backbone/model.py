@@ -291,6 +291,7 @@ def load_backbone(
     depth: int | None = None,
     float8: bool = False,
     spread: bool = False,
+    random_seed: int | None = None,
 ) -> Backbone:
     """Load a model without its language-modelling head, frozen.
 
@@ -306,6 +307,8 @@ def load_backbone(
         Run the linear layers of the blocks in float8.
     spread
         Spread the layers over all GPUs (accelerate's ``device_map="auto"``), for a model that does not fit one.
+    random_seed
+        Draw the weights at random by this seed instead of reading them: a control. Not with ``spread``.
 
     Raises
     ------
@@ -325,6 +328,11 @@ def load_backbone(
     extra: dict[str, Any] = {} if files.is_decoder else {"add_pooling_layer": False}
     if spread:
         extra["device_map"] = "auto"
+    if random_seed is not None:
+        from scstore.backbone.random_weights import random_model
+
+        model = random_model(config, dtype=dtype, seed=random_seed, attn_implementation="sdpa", **extra)
+        return _ready(files, model.to(device), device=device, dtype=dtype, float8=float8)
     try:
         with _quiet():
             model, loaded = AutoModel.from_pretrained(
@@ -346,9 +354,13 @@ def load_backbone(
         lacking = sorted({*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])})
         msg = f"{files.name}: {files.folder} lacks weights ({', '.join(lacking[:3])}, …). Fetch the whole model again."
         raise ModelError(msg)
+    return _ready(files, model if spread else model.to(device), device=device, dtype=dtype, float8=float8)
+
+
+def _ready(files: ModelFiles, model: Any, *, device: torch.device, dtype: torch.dtype, float8: bool) -> Backbone:
+    """Freeze a model that is where it runs."""
     model.requires_grad_(requires_grad=False)
-    model = model.eval() if spread else model.eval().to(device)
-    backbone = Backbone(files=files, model=model, tokenizer=load_tokenizer(files), device=device, dtype=dtype)
+    backbone = Backbone(files=files, model=model.eval(), tokenizer=load_tokenizer(files), device=device, dtype=dtype)
     if float8:
         from scstore.backbone.float8 import use_float8
 

@@ -36,6 +36,12 @@ class RenamedGenes:
     columns: NDArray[np.int64]
     report: str
 
+    def in_input(self, groups: NDArray[np.int64], n_genes: int) -> NDArray[np.int64]:
+        """Groups of the renamed genes, as :func:`scstore.cells.matching.gene_names` gives them, of all ``n_genes``."""
+        whole = np.arange(n_genes, dtype=np.int64)
+        whole[self.columns] = self.columns[groups]
+        return whole
+
 
 def rename_by_orthologs(
     var: pd.DataFrame, orthologs: Orthologs, *, organism: str, source: str = "cells"
@@ -128,8 +134,5 @@ def match_orthologs(
     rows = np.full(len(var), -1, dtype=np.int64)
     how = np.full(len(var), "", dtype=match.how.dtype)
     rows[renamed.columns], how[renamed.columns] = match.table_rows, match.how
-    groups = None
-    if match.groups is not None:
-        groups = np.arange(len(var), dtype=np.int64)
-        groups[renamed.columns] = renamed.columns[match.groups]
+    groups = None if match.groups is None else renamed.in_input(match.groups, len(var))
     return replace(match, table_rows=rows, how=how, groups=groups, report=f"{renamed.report}\n{match.report}")

@@ -34,6 +34,7 @@ from scstore.cli.shared import (
     Expression,
     IdPrefixFrom,
     Label,
+    Orthologs,
     Overwrite,
     Revision,
     Slot,
@@ -105,6 +106,7 @@ def align(
     sum_duplicate_genes: SumDuplicateGenes = False,
     id_prefix_from: IdPrefixFrom = None,
     organism: Organism = None,
+    orthologs: Orthologs = None,
     min_match: MinMatch = 0.3,
     device: Device = None,
     dtype: Dtype = None,
@@ -141,6 +143,7 @@ def align(
         "sum_duplicate_genes": sum_duplicate_genes,
         "id_prefix_from": id_prefix_from,
         "organism": organism,
+        "orthologs": None if orthologs is None else str(orthologs),
         "min_match": min_match,
         "device": device,
         "dtype": dtype,
@@ -174,7 +177,7 @@ def align(
             for row in trained.curve
         ],
     )
-    same = "".join(f" --{name} {value}" for name, value in (("genes", genes), ("panel", options["panel"])) if value)
+    same = "".join(f" --{name} {options[name]}" for name in ("genes", "panel", "orthologs") if options[name])
     state.output.result(
         {"projector": str(out), "digest": trained.digest, "best_epoch": best, "curve": trained.curve},
         f"{out}: trained on {len(trained.trained_on):,} cells for {label}, best epoch {best}",

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scstore.cli.shared import AllowPartial, Label, Overwrite, StoreArgument, app, state
+from scstore.cli.shared import AllowPartial, Label, Overwrite, PriorAdjustment, StoreArgument, app, state
 
 __all__: list[str] = []
 
@@ -24,9 +24,10 @@ def fit(
         typer.Option(help="Feature matrix; repeat for several. Readout, genept and X by default."),
     ] = None,
     fuse: Annotated[str, typer.Option(help="Several views: late (averaged) or early (joined).")] = "late",
-    prior_adjustment: Annotated[
-        float, typer.Option(help="0: labels rare here are rare elsewhere; 1: all are equally likely.", min=0, max=1)
-    ] = 0.5,
+    prior_adjustment: PriorAdjustment = 0.5,
+    keep: Annotated[
+        float, typer.Option(help="Share of known, rightly labelled cells that predict is to leave their label.")
+    ] = 0.95,
     seed: Annotated[int, typer.Option(help="The same seed gives the same head.")] = 0,
     allow_partial: AllowPartial = False,
     overwrite: Overwrite = False,
@@ -39,6 +40,7 @@ def fit(
 
         scstore fit any.h5ad --view X_pca --label leiden --head knn -o heads/leiden
     """
+    from scstore.report.card import save_model_card
     from scstore.workflows.fit import fit as run
 
     trained = run(
@@ -49,16 +51,19 @@ def fit(
         views=view,
         fuse=fuse,
         prior_adjustment=prior_adjustment,
+        keep=keep,
         seed=seed,
         allow_partial=allow_partial,
         overwrite=overwrite,
         progress=state.output.reporter,
     )
+    save_model_card(trained, out / "README.md", name=out.name, overwrite=True)
     held_out = trained.held_out_
     state.output.result(
         {"head": str(out), "classes": [str(name) for name in trained.classes_], "held_out": held_out},
         f"{out}: {head} head for {len(trained.classes_)} labels on {', '.join(trained.views_)}",
         _held_out_line(held_out),
+        f"model card: {out / 'README.md'}",
         f"next: scstore predict STORE --head {out} -o annotated.h5ad",
     )
 
@@ -81,6 +86,20 @@ def predict(
         typer.Option("--output", "-o", help="annotated.h5ad, labels.csv or labels.parquet.", show_default=False),
     ],
     *,
+    unassigned: Annotated[
+        str | None,
+        typer.Option(
+            help="What makes a label unassigned: none, confidence, distance, both. Both if the head has thresholds.",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of known, rightly labelled cells to leave their label. As the head was fitted by default.",
+            show_default=False,
+        ),
+    ] = None,
     proba: Annotated[bool, typer.Option("--proba", help="Add the probability of every class.")] = False,
     allow_partial: AllowPartial = False,
     overwrite: Overwrite = False,
@@ -93,25 +112,30 @@ def predict(
 
         scstore predict stores/new.zarr --head heads/cell_type -o labels.csv --proba
     """
-    from scstore.workflows.predict import predict as run
+    from scstore.workflows.predict import predict_to_file
 
-    frame = run(
+    counts = predict_to_file(
         store,
         head,
         out,
+        unassigned=unassigned,
+        keep=keep,
         proba=proba,
         allow_partial=allow_partial,
         overwrite=overwrite,
         progress=state.output.reporter,
     )
-    counts = frame["label"].value_counts()
+    labels = dict(sorted(counts.cells.items(), key=lambda item: -item[1]))
     state.output.table(
-        f"{out}: {len(frame):,} cells",
+        f"{out}: {counts.n_cells:,} cells",
         ["label", "cells", "mean confidence"],
-        [[str(n), f"{c:,}", f"{frame.confidence[frame['label'] == n].mean():.3f}"] for n, c in counts.items()],
+        [[name, f"{n:,}", f"{counts.confidence[name] / n:.3f}"] for name, n in labels.items()],
     )
+    reasons = {"unsure": "confidence too low", "far": "too far from the training cells", "empty": "no gene to read"}
+    told = [f"{counts.statuses[name]:,} {why}" for name, why in reasons.items() if counts.statuses.get(name)]
     state.output.result(
-        {"output": str(out), "n_cells": len(frame), "labels": {str(k): int(v) for k, v in counts.items()}}
+        {"output": str(out), "n_cells": counts.n_cells, "labels": labels, "statuses": counts.statuses},
+        *([f"unassigned: {', '.join(told)}; what each would have been: best_label"] if told else []),
     )
 
 
@@ -161,11 +185,21 @@ def query(
 @app.command(rich_help_panel="On a laptop, without the model")
 def info(
     path: Annotated[Path, typer.Argument(help="A store, an AnnData, or a head.", show_default=False)],
+    *,
+    card: Annotated[
+        Path | None, typer.Option(help="Of a head: also write its model card, Markdown, here.", show_default=False)
+    ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Say what a store, an AnnData or a head holds."""
     if (path / "head.json").exists():
-        _info_of_head(path)
+        _info_of_head(path, card=card, overwrite=overwrite)
         return
+    if card is not None:
+        from scstore.errors import OptionError
+
+        msg = f"--card: {path} is no head. Only heads have a model card."
+        raise OptionError(msg)
     from scstore.stores.reader import open_store
 
     store = open_store(path)
@@ -180,27 +214,52 @@ def info(
     lines = [f"obs: {', '.join(values['obs_columns'])}"]
     if run:
         lines += [
-            f"model: {run['model']['name']} ({run['model']['digest'][7:19]})",
+            _model_line(run),
             f"default view: {values['default_view']}",
             f"input: {run['input']['name']}, {run['input']['kind']} from {run['input']['slot']}",
         ]
     state.output.result(values, *lines)
 
 
-def _info_of_head(path: Path) -> None:
+def _model_line(run: dict[str, Any]) -> str:
+    """The model that read the cells, and what of the run was made meaningless."""
+    model, control = run["model"], run.get("control")
+    told = "none read the cells" if model is None else f"{model['name']} ({model['digest'][7:19]})"
+    return f"model: {told}" + (f"; control: {control['kind']}" if control else "")
+
+
+def _info_of_head(path: Path, *, card: Path | None, overwrite: bool) -> None:
     from scstore.heads.artifact import load_head
+    from scstore.report.card import save_model_card
 
     head, record = load_head(path)
+    written = None if card is None else save_model_card(head, card, name=path.resolve().name, overwrite=overwrite)
     classes = record["trained_on"]["classes"]
-    state.output.table(
-        f"{path}: {head.kind} head", ["label", "training cells"], [[n, f"{c:,}"] for n, c in classes.items()]
-    )
-    values = {"kind": head.kind, "views": list(head.views_), "held_out": head.held_out_, "record": record}
+    seen = record.get("held_out_by_class", {})
+    rows = [[name, f"{n:,}", f"{seen[name]['f1']:.3f}" if name in seen else "-"] for name, n in classes.items()]
+    state.output.table(f"{path}: {head.kind} head", ["label", "training cells", "held-out F1"], rows)
+    thresholds = None if head.rejection_ is None else head.rejection_.thresholds("both")._asdict()
+    values = {
+        "kind": head.kind,
+        "views": list(head.views_),
+        "held_out": head.held_out_,
+        "thresholds": thresholds,
+        "record": record,
+        "card": None if written is None else str(written),
+    }
+    rejects = "no thresholds: every cell gets a label"
+    if head.rejection_ is not None and thresholds is not None:
+        rejects = (
+            f"unassigned where confidence is below {thresholds['confidence']:.3f} or novelty above "
+            f"{thresholds['novelty']:.2f}: {head.rejection_.keep:.0%} of known, rightly labelled cells pass"
+        )
     state.output.result(
         values,
         f"label: {record['label']} of {record['trained_on']['name']}",
         f"views: {', '.join(head.views_)}",
         _held_out_line(head.held_out_),
+        rejects,
+        *([] if written is None else [f"model card: {written}"]),
     )
 
 

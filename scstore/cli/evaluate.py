@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scstore.cli.shared import AllowPartial, Label, Overwrite, StoreArgument, app, state
+from scstore.cli.shared import AllowPartial, Label, Overwrite, PriorAdjustment, StoreArgument, app, state
 from scstore.errors import OptionError
 
 __all__: list[str] = []
@@ -19,6 +19,7 @@ def evaluate(
     label: Label,
     *,
     head: Annotated[str, typer.Option(help="linear, mlp or knn.")] = "linear",
+    prior_adjustment: PriorAdjustment = 0.5,
     view: Annotated[
         list[str] | None,
         typer.Option(help="Row wanted: a view, or views joined with +; repeat. All, and the controls, by default."),
@@ -81,6 +82,7 @@ def evaluate(
         store,
         label=label,
         head=head,
+        prior_adjustment=prior_adjustment,
         views=view,
         controls=_controls(control or []),
         folds=folds,

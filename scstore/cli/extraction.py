@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from scstore.cli.sequences import (
+    Companions,
+    Control,
     Genes,
     Instruction,
     Layers,
@@ -16,6 +18,7 @@ from scstore.cli.sequences import (
     Model,
     Organism,
     PanelFile,
+    Preset,
     Ranking,
     ReadoutToken,
     Spread,
@@ -32,6 +35,7 @@ from scstore.cli.shared import (
     Dtype,
     Expression,
     IdPrefixFrom,
+    Orthologs,
     Overwrite,
     Revision,
     Slot,
@@ -53,21 +57,29 @@ Examples:
     scstore extract cells.h5ad -o stores/ref.zarr --model minilm --panel panels/blood.h5ad    # a laptop
 
     scstore extract new.h5ad -o stores/new.zarr --like stores/ref.zarr               # cells to be labelled
+
+    scstore extract cells.h5ad -o stores/w.zarr --preset genept-w --genes genes/human.h5ad    # a published recipe
+
+    scstore extract cells.h5ad -o stores/random.zarr --like stores/ref.zarr --control random-llm    # for evaluate
 """
 
 
 @app.command(help=EXTRACT_HELP, rich_help_panel=STAGE_1)
 def extract(
+    context: typer.Context,
     cells: Cells,
     out: Annotated[Path, typer.Option("--output", "-o", help="The store to write.", show_default=False)],
     *,
+    preset: Preset = None,
     model: Model = None,
     like: Annotated[Path | None, typer.Option(help="Take the feature space of another store.")] = None,
+    control: Control = None,
     genes: Genes = None,
     panel: PanelFile = "all",
     top_genes: TopGenes = None,
     layers: Layers = None,
-    pool: Annotated[str, typer.Option(help="Of last, mean, wmean (weighted by expression).")] = "wmean,last",
+    pool: Annotated[str, typer.Option(help="Of last, mean, wmean (weighted by expression); or none.")] = "wmean,last",
+    companions: Companions = "genept,genept_random",
     projector: Annotated[
         str, typer.Option(help="Gene vectors into the model: aligned, native, random, or what align trained.")
     ] = "aligned",
@@ -83,9 +95,7 @@ def extract(
     sum_duplicate_genes: SumDuplicateGenes = False,
     id_prefix_from: IdPrefixFrom = None,
     organism: Organism = None,
-    orthologs: Annotated[
-        Path | None, typer.Option(help="Orthologs of human and mouse: read mouse cells as human ones, or back.")
-    ] = None,
+    orthologs: Orthologs = None,
     min_match: MinMatch = 0.3,
     no_expression: Annotated[bool, typer.Option("--no-expression", help="Do not keep the expression as X.")] = False,
     store_dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
@@ -113,6 +123,7 @@ def extract(
     if this_process(part).is_silent:  # one of a launcher's several speaks for all
         state.output = Output(quiet=True)
     options: dict[str, Any] = {
+        "preset": preset,
         "model": model,
         "revision": revision,
         "genes": None if genes is None else str(genes),
@@ -120,9 +131,12 @@ def extract(
         "top_genes": top_genes,
         "layers": numbers(layers, "--layers"),
         "pool": words(pool),
+        "companions": words(companions),
+        "control": control,
         "projector": projector,
         "seed": seed,
         "layout": layout,
+        "instruction": instruction,
         "readout_token": readout_token,
         "ranking": ranking,
         "expression_scaling": expression_scaling,
@@ -143,8 +157,11 @@ def extract(
         "spread": spread,
         "tokens_per_batch": tokens_per_batch,
     }
-    if instruction is not None:
-        options["instruction"] = instruction
+    # what was not given is the preset's to say
+    given = {name for name in context.params if str(context.get_parameter_source(name)).endswith(".COMMANDLINE")}
+    if "no_expression" in given:
+        given.add("keep_expression")
+    options = {name: value for name, value in options.items() if name in given}
     if dry_run:
         found = estimate(cells, out, like=like, progress=state.output.reporter, **options)
         state.output.result(found.as_json(), *found.lines())
@@ -156,10 +173,13 @@ def extract(
             store.info, f"{out}: {done:,} of {store.n_obs:,} cells so far; the other parts are extracted by others"
         )
         return
+    purpose = (store.record or {}).get("control")
     state.output.result(
         store.info,
         f"{out}: {store.n_obs:,} cells, views {', '.join(store.views)}",
-        f"next: scstore fit {out} --label COLUMN -o heads/NAME",
+        f"next: scstore fit {out} --label COLUMN -o heads/NAME"
+        if purpose is None
+        else f"next: scstore evaluate STORE --label COLUMN --control {purpose['kind']}={out}",
     )
 
 

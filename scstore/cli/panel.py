@@ -12,6 +12,7 @@ from scstore.cli.shared import (
     AllowFractional,
     Expression,
     IdPrefixFrom,
+    Orthologs,
     Overwrite,
     Slot,
     SumDuplicateGenes,
@@ -42,7 +43,7 @@ def panel(
     label: Annotated[
         list[str] | None, typer.Option(help="Column of obs; repeat for several.", show_default=False)
     ] = None,
-    n_genes: Annotated[str, typer.Option("-n", help="Genes in the panel; or auto: tried out on the labels.")] = "200",
+    n_genes: Annotated[str, typer.Option("-n", help="Genes in the panel; or auto: tried out on the labels.")] = "100",
     group: Annotated[str | None, typer.Option(help="obs column of donors or batches, each judged by itself.")] = None,
     label_free: Annotated[str | None, typer.Option(help="In place of labels: detection or dispersion.")] = None,
     shared_genes: Annotated[
@@ -57,6 +58,10 @@ def panel(
     allow_fractional: AllowFractional = False,
     sum_duplicate_genes: SumDuplicateGenes = False,
     id_prefix_from: IdPrefixFrom = None,
+    orthologs: Orthologs = None,
+    organism: Annotated[
+        str | None, typer.Option(help="Whose genes --orthologs makes of all: human or mouse. The first input's.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Choose the genes that may enter a cell's sequence, once, for every later extraction.
@@ -65,11 +70,13 @@ def panel(
 
     Examples
     --------
-        scstore panel cells.h5ad --label cell_type -n 200 -o panels/blood.h5ad
+        scstore panel cells.h5ad --label cell_type -o panels/blood.h5ad
 
         scstore panel a.h5ad b.h5ad --label cell_type --label tissue --group donor -n auto -o panels/both.h5ad
 
         scstore panel cells.h5ad --label-free detection -o panels/unlabelled.h5ad
+
+        scstore panel human.h5ad mouse.h5ad --label cell_type --orthologs gene_orthologs.gz -o panels/both.h5ad
 
         scstore panel --join panels/blood.h5ad --join panels/gut.h5ad -o panels/all.h5ad
     """
@@ -99,6 +106,8 @@ def panel(
             allow_fractional=allow_fractional,
             sum_duplicate_genes=sum_duplicate_genes,
             id_prefix_from=id_prefix_from,
+            orthologs=orthologs,
+            organism=organism,
             overwrite=overwrite,
             progress=state.output.reporter,
         )
@@ -108,5 +117,5 @@ def panel(
     state.output.result(
         {"panel": str(out), "digest": fitted.digest, "genes": symbols, "record": dict(fitted.record)},
         f"{out}: {len(fitted)} genes {what}: {', '.join(symbols[:8])}{more}",
-        f"next: scstore extract CELLS -o STORE --panel {out}",
+        f"next: scstore extract CELLS -o STORE --panel {out}{'' if orthologs is None else f' --orthologs {orthologs}'}",
     )

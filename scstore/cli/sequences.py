@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "Companions",
+    "Control",
     "Genes",
     "Instruction",
     "Layers",
@@ -16,6 +18,7 @@ __all__ = [
     "Model",
     "Organism",
     "PanelFile",
+    "Preset",
     "Ranking",
     "ReadoutToken",
     "Spread",
@@ -25,14 +28,29 @@ __all__ = [
     "words",
 ]
 
+Preset = Annotated[
+    str | None,
+    typer.Option(help="default, scinterpreter, screader, genept-w or genept-s; options given here win."),
+]
+Companions = Annotated[
+    str, typer.Option(help="Views without a readout: of genept, genept_random, genept_w, genept_s; or none.")
+]
+Control = Annotated[
+    str | None,
+    typer.Option(help="Make one thing meaningless: random-genes, random-llm or shuffled-order."),
+]
 Model = Annotated[
     str | None,
     typer.Option(help="minilm, a folder, or a hub name. By default meta-llama/Llama-2-13b-hf.", show_default=False),
 ]
 Genes = Annotated[Path | None, typer.Option(help="Gene table. By default the symbols, encoded by the model.")]
-PanelFile = Annotated[str, typer.Option(help="Panel file: the genes that may enter; or all.")]
+PanelFile = Annotated[
+    str, typer.Option(help="Panel file: the genes that may enter; all; or auto: 100, chosen here without labels.")
+]
 TopGenes = Annotated[int | None, typer.Option(help="Most expressed genes a cell: 2048, or what fits.")]
-Layers = Annotated[str | None, typer.Option(help="Layers to read, such as 20,40. The last (minilm: 1,6).")]
+Layers = Annotated[
+    str | None, typer.Option(help="Layers to read, such as 20,40; or -1, the last, the default (minilm: 1,6).")
+]
 LayoutOrder = Annotated[str, typer.Option(help="genes-first or instruction-first.")]
 Instruction = Annotated[str | None, typer.Option(help="Words beside the genes. The papers' by default.")]
 ReadoutToken = Annotated[str | None, typer.Option(help="Of a decoder. Its end-of-sequence token.")]
@@ -54,5 +72,5 @@ def numbers(text: str | None, option: str) -> tuple[int, ...] | None:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Read a list such as ``wmean,last``."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """Read a list such as ``wmean,last``; ``none`` is the empty one."""
+    return () if text.strip() == "none" else tuple(part.strip() for part in text.split(","))

@@ -20,7 +20,9 @@ __all__ = [
     "Expression",
     "IdPrefixFrom",
     "Label",
+    "Orthologs",
     "Overwrite",
+    "PriorAdjustment",
     "Revision",
     "Slot",
     "StoreArgument",
@@ -78,6 +80,9 @@ StoreArgument = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Work with the cells that are extracted so far.")]
 Label = Annotated[str, typer.Option(help="Column of obs.", show_default=False)]
+PriorAdjustment = Annotated[
+    float, typer.Option(help="0: labels rare here are rare elsewhere; 1: all are equally likely.", min=0, max=1)
+]
 Expression = Annotated[str, typer.Option(help="What the input holds: counts or lognorm.")]
 Slot = Annotated[str | None, typer.Option(help="Where: X, layers/NAME or raw. Looked for by default.")]
 AllowFractional = Annotated[
@@ -85,6 +90,9 @@ AllowFractional = Annotated[
 ]
 SumDuplicateGenes = Annotated[bool, typer.Option("--sum-duplicate-genes", help="Add up genes of the same name.")]
 IdPrefixFrom = Annotated[str | None, typer.Option(help="obs column to put before cell ids.")]
+Orthologs = Annotated[
+    Path | None, typer.Option(help="Orthologs of human and mouse: read mouse cells as human ones, or back.")
+]
 Device = Annotated[str | None, typer.Option(help="cuda, cpu, …. The GPU where there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. bfloat16 on a GPU, float32 on the CPU.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]

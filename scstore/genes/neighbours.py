@@ -38,8 +38,12 @@ def nearest_genes(table: GeneTable, gene: str, *, k: int = 10) -> pd.DataFrame:
     Raises
     ------
     GenesError
-        If there is no such gene, or the name means several; says which names come close.
+        If there is no such gene, or the name means several; says which names come close. If the table holds symbols
+        without vectors.
     """
+    if not table.width:
+        msg = "The table holds symbols without vectors, so no gene is like another. Build one: scstore genes build."
+        raise GenesError(msg)
     row = find_gene(table, gene)
     white = whiten(table.vectors)
     white /= np.maximum(np.linalg.norm(white, axis=1, keepdims=True), np.finfo(np.float32).tiny)

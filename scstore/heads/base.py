@@ -58,6 +58,10 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
         """Learn from rows ``(n, d)`` and labels ``(n,)``."""
 
     @abstractmethod
+    def training_note(self) -> str:
+        """How the fitted head was trained, in words: what a user should know of the way taken."""
+
+    @abstractmethod
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
         """The fitted head as named arrays and a JSON object; :meth:`from_arrays` takes them back."""
 

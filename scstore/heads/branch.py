@@ -41,7 +41,13 @@ class Branch:
     scalings: Mapping[str, Scaling] = field(default_factory=dict)
 
     def log_proba(self, views: Mapping[str, Rows], *, selected: bool) -> Array:
-        """Log-probabilities ``(n, n_classes) float64``.
+        """Log-probabilities ``(n, n_classes) float64``; takes what :meth:`parts` does."""
+        parts = list(self.parts(views, selected=selected).values())
+        result: Array = self.head.predict_log_proba(parts[0] if len(parts) == 1 else ConcatRows(parts))
+        return result
+
+    def parts(self, views: Mapping[str, Rows], *, selected: bool) -> dict[str, Rows]:
+        """What the head reads, by view, when asked for.
 
         Parameters
         ----------
@@ -50,12 +56,11 @@ class Branch:
         selected
             Whether ``X`` has the reducer's genes alone, in its order, rather than all genes of the fit.
         """
-        parts = []
+        parts: dict[str, Rows] = {}
         for name in self.views:
             rows = _reduce(views[name], self.reducer if name == EXPRESSION else None, selected=selected)
-            parts.append(self.scalings[name].over(rows) if name in self.scalings else rows)
-        result: Array = self.head.predict_log_proba(parts[0] if len(parts) == 1 else ConcatRows(parts))
-        return result
+            parts[name] = self.scalings[name].over(rows) if name in self.scalings else rows
+        return parts
 
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
         """Named arrays and a JSON object; :meth:`from_arrays` takes them back."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from scstore.heads.rows import Array
 
-__all__ = ["expected_calibration_error", "fit_temperature", "negative_log_likelihood"]
+__all__ = ["expected_calibration_error", "fit_temperature", "negative_log_likelihood", "reliability"]
 
 HOTTEST = 50.0
 """Temperatures are sought from 1/50 to 50."""
@@ -63,8 +65,34 @@ def expected_calibration_error(proba: Array, y_index: Array, bins: int = 15) -> 
     bins
         How many.
     """
+    gaps = [part["n"] * abs(part["confidence"] - part["accuracy"]) for part in reliability(proba, y_index, bins=bins)]
+    return float(sum(gaps) / len(y_index))
+
+
+def reliability(proba: Array, y_index: Array, *, bins: int = 15) -> list[dict[str, Any]]:
+    """A reliability diagram as numbers: confidence against accuracy in equally wide bins of confidence.
+
+    Parameters
+    ----------
+    proba
+        ``(n, c)`` probabilities.
+    y_index
+        ``(n,)`` columns of the true classes.
+    bins
+        How many; those without cells are left out.
+
+    Returns
+    -------
+    For each bin ``n`` cells, their mean ``confidence`` and their ``accuracy``.
+    """
     confidence = proba.max(axis=1)
-    right = proba.argmax(axis=1) == y_index
+    right = proba.argmax(axis=1) == y_index if len(proba) else np.zeros(0, dtype=bool)
     place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    gaps = np.bincount(place, weights=confidence - right, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))
+    return [
+        {
+            "n": int((place == one).sum()),
+            "confidence": float(confidence[place == one].mean()),
+            "accuracy": float(right[place == one].mean()),
+        }
+        for one in np.unique(place).tolist()
+    ]

@@ -11,27 +11,30 @@ from scipy import sparse
 from scstore.errors import CellsError, DamagedError, FeatureSpaceError, GenesError, OptionError
 from scstore.heads.base import JSON, RowClassifier, check_positive
 from scstore.heads.branch import EXPRESSION, Branch, fit_branch
-from scstore.heads.calibration import fit_temperature
+from scstore.heads.calibrated_fusion import Fusion, fit_fusion
+from scstore.heads.distances import fit_distances
 from scstore.heads.expression import ExpressionReducer
 from scstore.heads.held_out import choose_held_out, out_of_fold, scores
 from scstore.heads.knn import KNNHead
 from scstore.heads.labels import encode_labels
 from scstore.heads.linear import LinearHead
 from scstore.heads.mlp import MLPHead
-from scstore.heads.rows import Array, Rows, is_lazy, read
-from scstore.heads.softmax import log_softmax
+from scstore.heads.rejection import Rejection, fit_rejection
+from scstore.heads.rows import Array, Rows, RowSubset, is_lazy, read
 
 __all__ = ["HEADS", "FusedHead", "Summary", "summarise"]
 
 HEADS: dict[str, type[RowClassifier]] = {"knn": KNNHead, "linear": LinearHead, "mlp": MLPHead}
 FUSIONS = ("early", "late")
+OPTIONS = ("kind", "fuse", "params", "n_folds", "n_genes", "n_components", "prior_adjustment", "random_state")
+"""Of a head's constructor, and of the file it is saved in."""
 
 
 class FusedHead:
     """A classifier over one or several views of the same cells.
 
-    Late fusion: a head per view; its log-probabilities are divided by a temperature fitted on out-of-fold
-    predictions, averaged over the views, adjusted for the classes' shares, and divided by one more temperature.
+    Late fusion: a head per view, whose log-probabilities a :class:`~scstore.heads.calibrated_fusion.Fusion` averages
+    and calibrates on out-of-fold predictions. A view's head is the same with and without the others.
     Early fusion: the views are standardised, each divided by the root of its width, and joined for a single head. The
     view named ``X`` is expression; it goes through an :class:`~scstore.heads.expression.ExpressionReducer` first. All
     of it is fitted inside each fold as well, so that the temperatures and ``held_out_`` come from cells that nothing
@@ -75,25 +78,29 @@ class FusedHead:
     temperature_
         Temperature of the fused log-probabilities.
     held_out_
-        ``n``, ``accuracy``, ``macro_f1``, ``nll`` and ``ece`` of the out-of-fold predictions.
-    held_out_index_, held_out_proba_
-        Rows held out, ``(m,) int64``, and their calibrated probabilities, ``(m, n_classes) float64``. They exist
-        after :meth:`fit` only, for thresholds to be fitted on; a saved head does not keep them.
+        ``n``, ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``nll`` and ``ece`` of the out-of-fold predictions.
+    held_out_index_, held_out_codes_, held_out_log_probas_, held_out_proba_
+        Rows held out, ``(m,) int64``; columns of their true classes; by member their log-probabilities before any
+        temperature, ``(m, n_classes) float64``; and their calibrated probabilities, of the same shape. They exist
+        after :meth:`fit` only, for thresholds and other fusions to be fitted on; a saved head does not keep them.
+    rejection_
+        Thresholds and reference cells; None where none were asked for, or no held-out cell was labelled rightly.
     record_
         What the caller wrote down about the training data; empty after :meth:`fit`, from the file after loading.
     """
 
     classes_: Array
-    shares_: Array
     genes_: list[str] | None
-    temperatures_: dict[str, float]
-    temperature_: float
     held_out_: dict[str, float | int | None]
     held_out_index_: Array
+    held_out_codes_: Array
+    held_out_log_probas_: dict[str, Array]
     held_out_proba_: Array
+    rejection_: Rejection | None
     widths_: dict[str, int]
     record_: dict[str, JSON]
     _branches: tuple[Branch, ...]
+    _fusion: Fusion
 
     def __init__(
         self,
@@ -112,7 +119,7 @@ class FusedHead:
                 msg = f"{name}={value!r}: must be one of {', '.join(allowed)}."
                 raise OptionError(msg)
         given = dict(params or {})
-        known = set(HEADS[kind]().get_params()) - {"random_state", "standardize"}
+        known = set(HEADS[kind]().get_params()) - {"random_state", "standardize", "warm_start"}
         if unknown := sorted(set(given) - known):
             msg = f"params: a {kind} head has no {', '.join(unknown)}. It has {', '.join(sorted(known))}."
             raise OptionError(msg)
@@ -142,7 +149,29 @@ class FusedHead:
         """Fitted heads by view."""
         return {_name(branch): branch.head for branch in self._branches}
 
-    def fit(self, views: Mapping[str, Rows], y: Any, *, gene_names: Sequence[str] | None = None) -> Self:
+    @property
+    def shares_(self) -> Array:
+        """Share of each class among the training cells."""
+        return self._fusion.shares
+
+    @property
+    def temperatures_(self) -> dict[str, float]:
+        """Temperature of each member."""
+        return dict(zip(map(_name, self._branches), self._fusion.temperatures, strict=True))
+
+    @property
+    def temperature_(self) -> float:
+        """Temperature of the fused log-probabilities."""
+        return self._fusion.temperature
+
+    def fit(
+        self,
+        views: Mapping[str, Rows],
+        y: Any,
+        *,
+        gene_names: Sequence[str] | None = None,
+        keep: float | None = None,
+    ) -> Self:
         """Learn from views of the same cells.
 
         Parameters
@@ -153,6 +182,8 @@ class FusedHead:
             ``(n,)`` labels; they are kept as text.
         gene_names
             Names of the columns of ``X``, distinct.
+        keep
+            Learn thresholds that this share of the rightly labelled held-out cells passes; none by default.
 
         Raises
         ------
@@ -169,24 +200,42 @@ class FusedHead:
         texts = np.array([str(label) for label in encoded.classes.tolist()])
         self.classes_, place = np.unique(texts, return_inverse=True)
         codes = place[encoded.codes]
-        self.shares_ = np.bincount(codes, minlength=len(self.classes_)) / len(codes)
         # As objects: a fixed-width text array would take the longest name's bytes for every cell.
         labels = self.classes_.astype(object)[codes]
         names = _check_gene_names(rows, gene_names)
 
         folds = choose_held_out(codes, n_folds=self.n_folds, rng=np.random.default_rng(self.random_state))
-        held_out = out_of_fold(rows, labels, folds=folds, fit=self._fit_branches)
+
+        def measure(branches: Sequence[Branch], outside: Array, inside: Array) -> Array:
+            known, left = ({name: RowSubset(view, part) for name, view in rows.items()} for part in (outside, inside))
+            distances = fit_distances(branches, known, codes[outside], rng=np.random.default_rng(self.random_state))
+            return distances.measure(branches, left, codes[inside], selected=False)
+
+        held_out = out_of_fold(
+            rows, labels, folds=folds, fit=self._fit_branches, measure=None if keep is None else measure
+        )
         self._branches = tuple(self._fit_branches(rows, labels))
+        n_classes = len(self.classes_)
+        log_probas = held_out.log_probas or (np.empty((0, n_classes)),) * len(self._branches)
         truth = codes[held_out.index]
-        # each branch is calibrated before the shares are taken back: an overconfident one would drown them
-        fitted = [fit_temperature(p, truth) for p in held_out.log_probas] or [1.0] * len(self._branches)
-        self.temperatures_ = {_name(branch): t for branch, t in zip(self._branches, fitted, strict=True)}
-        self.temperature_ = 1.0
-        if len(truth):
-            self.temperature_ = fit_temperature(np.log(self._fuse(held_out.log_probas)), truth)
-        self.held_out_index_ = held_out.index
-        self.held_out_proba_ = self._fuse(held_out.log_probas) if len(truth) else np.empty((0, len(self.classes_)))
+        shares = np.bincount(codes, minlength=n_classes) / len(codes)
+        self._fusion = fit_fusion(log_probas, truth, shares=shares, prior_adjustment=self.prior_adjustment)
+        self.held_out_index_, self.held_out_codes_ = held_out.index, truth
+        self.held_out_log_probas_ = dict(zip(map(_name, self._branches), log_probas, strict=True))
+        self.held_out_proba_ = self._fusion.proba(log_probas)
         self.held_out_ = scores(self.held_out_proba_, truth)
+        self.rejection_ = None
+        if keep is not None:
+            self.rejection_ = fit_rejection(
+                self._branches,
+                rows,
+                codes,
+                proba=self.held_out_proba_,
+                truth=truth,
+                measured=held_out.measured,
+                keep=keep,
+                rng=np.random.default_rng(self.random_state),
+            )
         reducers = [branch.reducer for branch in self._branches if branch.reducer is not None]
         self.genes_ = [names[column] for reducer in reducers for column in reducer.selected_] if reducers else None
         self.widths_ = {name: view.shape[1] for name, view in rows.items()}
@@ -228,12 +277,39 @@ class FusedHead:
 
         Takes and raises what :meth:`predict_proba` does; holds one block of each view at a time.
         """
+        for start, log_probas in self.iter_log_probas(views, block_rows=block_rows):
+            yield start, self._fusion.proba(log_probas)
+
+    def iter_log_probas(
+        self, views: Mapping[str, Rows], *, block_rows: int = 4096
+    ) -> Iterator[tuple[int, tuple[Array, ...]]]:
+        """Yield ``(first row, log-probabilities (b, n_classes) of each member before any temperature)``.
+
+        In blocks as :meth:`iter_proba`, which takes and raises the same; members in the order of ``members_``.
+        """
+        for start, block in self._iter_blocks(views, block_rows):
+            yield start, tuple(branch.log_proba(block, selected=True) for branch in self._branches)
+
+    def iter_judged(
+        self, views: Mapping[str, Rows], *, block_rows: int = 4096
+    ) -> Iterator[tuple[int, Array, Array | None]]:
+        """Yield what :meth:`iter_proba` does, and the novelty ``(b,)`` of each cell with its most probable label.
+
+        Novelty is None for a head without ``rejection_``.
+        """
+        for start, block in self._iter_blocks(views, block_rows):
+            proba = self._fusion.proba([branch.log_proba(block, selected=True) for branch in self._branches])
+            novelty = None
+            if self.rejection_ is not None:
+                novelty = self.rejection_.novelty_of(self._branches, block, proba.argmax(axis=1))
+            yield start, proba, novelty
+
+    def _iter_blocks(self, views: Mapping[str, Rows], block_rows: int) -> Iterator[tuple[int, dict[str, Array]]]:
         check_positive(block_rows=block_rows)
         rows = self._check_views(views)
         n = _count(rows)
         for start in range(0, n, block_rows):
-            block = {name: read(view, slice(start, min(n, start + block_rows))) for name, view in rows.items()}
-            yield start, self._fuse([branch.log_proba(block, selected=True) for branch in self._branches])
+            yield start, {name: read(view, slice(start, min(n, start + block_rows))) for name, view in rows.items()}
 
     def predict(self, views: Mapping[str, Rows]) -> Array:
         """The most probable label of each cell, ``(n,)`` text."""
@@ -253,14 +329,6 @@ class FusedHead:
                 raise FeatureSpaceError(msg)
         return rows
 
-    def _fuse(self, log_probas: Sequence[Array]) -> Array:
-        """Probabilities from the log-probabilities of each branch."""
-        temperatures = list(self.temperatures_.values())
-        calibrated = [log_softmax(p / t) for p, t in zip(log_probas, temperatures, strict=True)]
-        fused = sum(calibrated[1:], calibrated[0]) / len(calibrated) - self.prior_adjustment * np.log(self.shares_)
-        proba: Array = np.exp(log_softmax(fused / self.temperature_))
-        return proba
-
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
         """The fitted head as named arrays and a JSON object; :meth:`from_arrays` takes them back."""
         arrays: dict[str, Array] = {}
@@ -268,23 +336,21 @@ class FusedHead:
         for place, branch in enumerate(self._branches):
             named, state = branch.to_arrays()
             arrays |= {f"{place}.{name}": array for name, array in named.items()}
-            members.append({**state, "temperature": self.temperatures_[_name(branch)]})
+            members.append({**state, "temperature": self._fusion.temperatures[place]})
         state = {
-            "kind": self.kind,
-            "fuse": self.fuse,
+            **{name: getattr(self, name) for name in OPTIONS},
             "params": {name: list(v) if isinstance(v, tuple) else v for name, v in self.params.items()},
-            "n_folds": self.n_folds,
-            "n_genes": self.n_genes,
-            "n_components": self.n_components,
-            "prior_adjustment": self.prior_adjustment,
-            "random_state": self.random_state,
             "classes": self.classes_.tolist(),
             "shares": self.shares_.tolist(),
             "members": members,
             "temperature": self.temperature_,
             "genes": self.genes_,
             "held_out": self.held_out_,
+            "rejection": None,
         }
+        if self.rejection_ is not None:
+            named, state["rejection"] = self.rejection_.to_arrays()
+            arrays |= {f"rejection.{name}": array for name, array in named.items()}
         return arrays, state
 
     @classmethod
@@ -296,11 +362,8 @@ class FusedHead:
         DamagedError
             If the arrays and the state do not fit together.
         """
-        options = (
-            "kind", "fuse", "params", "n_folds", "n_genes", "n_components", "prior_adjustment", "random_state",
-        )  # fmt: skip
         try:
-            head = cls(**{name: state[name] for name in options})
+            head = cls(**{name: state[name] for name in OPTIONS})
             members = [dict(member) for member in state["members"]]
             branches = [
                 Branch.from_arrays(
@@ -312,11 +375,21 @@ class FusedHead:
             ]
             head._branches = tuple(branches)
             head.classes_ = np.array([str(label) for label in state["classes"]])
-            head.shares_ = np.array([float(share) for share in state["shares"]])
-            head.temperatures_ = {_name(b): float(m["temperature"]) for b, m in zip(branches, members, strict=True)}
-            head.temperature_ = float(state["temperature"])
+            head._fusion = Fusion(
+                np.array([float(share) for share in state["shares"]]),
+                head.prior_adjustment,
+                tuple(float(member["temperature"]) for member in members),
+                float(state["temperature"]),
+            )
             head.genes_ = None if state["genes"] is None else [str(gene) for gene in state["genes"]]
             head.held_out_ = dict(state["held_out"])
+            head.rejection_ = None
+            if state["rejection"] is not None:
+                head.rejection_ = Rejection.from_arrays(
+                    {name.removeprefix("rejection."): a for name, a in arrays.items() if name.startswith("rejection.")},
+                    state["rejection"],
+                    n_classes=len(head.classes_),
+                )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             msg = f"The head's description is malformed ({type(error).__name__}: {error}). Restore it or fit it again."
             raise DamagedError(msg) from error

@@ -128,6 +128,10 @@ class KNNHead(RowClassifier):
             self.vectors_[start : start + len(block)] = self._prepare(block)
         return self
 
+    def training_note(self) -> str:
+        """How the head was trained, in words."""
+        return f"nearest neighbours: exact search among {len(self.codes_):,} training cells kept"
+
     def _check_options(self) -> None:
         for name, options in (("metric", METRICS), ("dtype", DTYPES)):
             if (value := getattr(self, name)) not in options:

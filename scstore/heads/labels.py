@@ -13,7 +13,7 @@ from scstore.cells.labels import missing_labels
 from scstore.errors import LabelsError
 from scstore.heads.rows import Array
 
-__all__ = ["Labels", "encode_labels"]
+__all__ = ["Labels", "encode_known_labels", "encode_labels"]
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,7 @@ def encode_labels(y: Any, n_rows: int) -> Labels:
         If ``y`` is None, of another length, has missing values, fewer than two cells or classes, or is no set of
         classes.
     """
-    if y is None:
-        msg = "fit requires y to be passed, but the target y is None: give one label per cell."
-        raise LabelsError(msg)
-    values = column_or_1d(y, warn=True)
-    if len(values) != n_rows:
-        msg = f"y: {len(values):,} labels for {n_rows:,} cells. Give exactly one label per cell."
-        raise LabelsError(msg)
-    if (missing := missing_labels(values)).any():
-        msg = (
-            f"y: {int(missing.sum()):,} of {n_rows:,} labels are missing (first: row {int(np.argmax(missing)):,}). "
-            f"Leave those cells out of training, or label them."
-        )
-        raise LabelsError(msg)
+    values = _check_labels(y, n_rows)
     if n_rows < 2:
         msg = f"y: {n_rows} labelled cells (n_samples = {n_rows}); a head needs at least 2, of different classes."
         raise LabelsError(msg)
@@ -72,3 +60,52 @@ def encode_labels(y: Any, n_rows: int) -> Labels:
     if classes.dtype.kind == "O" and all(isinstance(label, str) for label in classes):
         classes = np.array(classes.tolist())
     return Labels(classes, codes.astype(np.int64))
+
+
+def encode_known_labels(y: Any, n_rows: int, classes: Array) -> Labels:
+    """Check one label per row and number them by classes that are known already.
+
+    Parameters
+    ----------
+    classes
+        ``(c,)`` distinct labels, sorted.
+
+    Raises
+    ------
+    LabelsError
+        If ``y`` is None, of another length, has missing values, or a label that is none of ``classes``.
+    """
+    values = _check_labels(y, n_rows)
+    try:
+        known = values.astype(str) if classes.dtype.kind == "U" else values.astype(classes.dtype)
+        places = np.searchsorted(classes, known)
+        places[places == len(classes)] = 0
+        strange = classes[places] != known
+    except (TypeError, ValueError) as error:
+        msg = f"y: labels of another kind than the head's classes ({error}). Give labels such as {classes[0]!r}."
+        raise LabelsError(msg) from error
+    if strange.any():
+        msg = (
+            f"y: {known[strange].tolist()[0]!r} is none of the head's {len(classes)} classes. A new class needs all cells: fit "
+            "the head again."
+        )
+        raise LabelsError(msg)
+    return Labels(classes, places.astype(np.int64))
+
+
+def _check_labels(y: Any, n_rows: int) -> Array:
+    """One label a row, ``(n,)``, none of them missing."""
+    if y is None:
+        msg = "fit requires y to be passed, but the target y is None: give one label per cell."
+        raise LabelsError(msg)
+    values: Array = column_or_1d(y, warn=True)
+    if len(values) != n_rows:
+        msg = f"y: {len(values):,} labels for {n_rows:,} cells. Give exactly one label per cell."
+        raise LabelsError(msg)
+    if (missing := missing_labels(values)).any():
+        msg = (
+            f"y: {int(missing.sum()):,} of {n_rows:,} labels are missing (first: row {int(np.argmax(missing)):,}). "
+            f"Leave those cells out of training, or label them."
+        )
+        raise LabelsError(msg)
+    return values

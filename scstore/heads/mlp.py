@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -30,6 +30,12 @@ __all__ = ["MLPHead"]
 ROUND_STEPS = 20
 """The held-out part is looked at after each pass, or after so many steps where a pass is shorter."""
 
+LONGEST_ROUND = 2000
+"""Steps after which it is looked at where a pass is longer: a million cells need not be seen twenty times over."""
+
+HELD_OUT_ROWS = 10_000
+"""Held-out rows at most; more would not tell a better round from a worse one any surer."""
+
 BLIND_ROUNDS = 15
 """Rounds when there are too few cells to hold any out."""
 
@@ -48,11 +54,11 @@ class MLPHead(RowClassifier):
     weight_decay, learning_rate, batch_rows
         Of Adam.
     epochs
-        Most rounds: passes over the rows, or 20 steps where a pass is shorter.
+        Most rounds. A round is a pass over the rows, but at least 20 and at most 2,000 steps.
     patience
         Rounds without a lower held-out loss before training stops.
     validation_fraction
-        Share of the cells held out.
+        Share of the cells held out, at most 10,000 cells.
     class_weight
         ``None``, ``"balanced"``, or a mapping of label to weight.
     standardize
@@ -74,11 +80,14 @@ class MLPHead(RowClassifier):
         d.
     n_iter_
         Rounds trained.
+    streamed_
+        Whether the rows did not fit into ``memory_limit``.
     """
 
     coefs_: list[Array]
     intercepts_: list[Array]
     n_iter_: int
+    streamed_: bool
 
     def __init__(
         self,
@@ -124,7 +133,8 @@ class MLPHead(RowClassifier):
         weights = class_weights(self.class_weight, labels)
         scaling = choose_scaling(rows, standardize=self.standardize, memory_limit=self.memory_limit)
         scaled: Rows = scaling.over(rows)
-        if fits(rows, self.memory_limit):
+        self.streamed_ = not fits(rows, self.memory_limit)
+        if not self.streamed_:
             scaled = materialise(scaled)
         with one_blas_thread():
             layers, self.n_iter_ = self._train(scaled, labels, weights / weights.mean())
@@ -132,6 +142,11 @@ class MLPHead(RowClassifier):
         self.coefs_ = [first[0], *(layer.astype(np.float64) for layer in layers[2::2])]
         self.intercepts_ = [first[1], *(layer.astype(np.float64) for layer in layers[3::2])]
         return self
+
+    def training_note(self) -> str:
+        """How the head was trained, in words."""
+        how = "streamed" if self.streamed_ else "rows in memory"
+        return f"perceptron, {how}: the best of {self.n_iter_} rounds by held-out loss"
 
     def _check_options(self) -> None:
         sizes = list(self.hidden)
@@ -155,21 +170,21 @@ class MLPHead(RowClassifier):
     def _train(self, rows: Rows, labels: Labels, weights: Array) -> tuple[list[Array], int]:
         """Layers as weights and biases in turn, and the rounds trained."""
         rng, n = seeded(self.random_state), rows.shape[0]
-        held_out = stratified_part(labels.codes, size=round(n * self.validation_fraction), rng=rng)
+        size = min(HELD_OUT_ROWS, round(n * self.validation_fraction))
+        held_out = stratified_part(labels.codes, size=size, rng=rng)
         index = np.setdiff1d(np.arange(n), held_out)
         layers = _initial([rows.shape[1], *self.hidden, len(labels.classes)], rng)
         adam = Adam(layers, weight_decay=self.weight_decay)
         best, best_loss, best_round = [layer.copy() for layer in layers], np.inf, 0
         most = int(self.epochs) if len(held_out) else min(BLIND_ROUNDS, int(self.epochs))
-        passes = n_batches(ROUND_STEPS, n_batches(len(index), int(self.batch_rows)))
+        per_pass = n_batches(len(index), int(self.batch_rows))
+        steps = min(LONGEST_ROUND, per_pass * n_batches(ROUND_STEPS, per_pass))
+        batches = self._batches(rows, index, rng)
         done = 0
         for done in range(1, most + 1):
-            for _ in range(passes):
-                for chosen, block in shuffled_batches(
-                    rows, index, rng=rng, batch_rows=int(self.batch_rows), memory_limit=self.memory_limit
-                ):
-                    gradients = _gradients(layers, block, labels.codes[chosen], weights[chosen])
-                    adam.step(gradients, learning_rate=self.learning_rate)
+            for chosen, block in islice(batches, steps):
+                gradients = _gradients(layers, block, labels.codes[chosen], weights[chosen])
+                adam.step(gradients, learning_rate=self.learning_rate)
             if not len(held_out):
                 continue
             loss = _loss(
@@ -185,6 +200,13 @@ class MLPHead(RowClassifier):
                 break
         return (best if len(held_out) else layers), done
 
+    def _batches(self, rows: Rows, index: Array, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
+        """Pass after pass without end."""
+        while True:
+            yield from shuffled_batches(
+                rows, index, rng=rng, batch_rows=int(self.batch_rows), memory_limit=self.memory_limit
+            )
+
     def _log_proba(self, block: Array) -> Array:
         values = block.astype(np.float64)
         for coef, intercept in zip(self.coefs_[:-1], self.intercepts_[:-1], strict=True):
@@ -193,7 +215,8 @@ class MLPHead(RowClassifier):
 
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
         """The fitted head as ``coef_i`` and ``intercept_i`` of each layer i, and its parameters as JSON."""
-        state = {**self._state(), "n_iter": int(self.n_iter_), "widths": [len(b) for b in self.intercepts_]}
+        counts = {"n_iter": int(self.n_iter_), "streamed": bool(self.streamed_)}
+        state = {**self._state(), **counts, "widths": [len(b) for b in self.intercepts_]}
         arrays = {f"coef_{i}": coef for i, coef in enumerate(self.coefs_)}
         return {**arrays, **{f"intercept_{i}": bias for i, bias in enumerate(self.intercepts_)}}, state
 
@@ -211,7 +234,7 @@ class MLPHead(RowClassifier):
             for i, (out, into) in enumerate(zip(widths, ins, strict=True))
         ]
         head.intercepts_ = [take_array(arrays, f"intercept_{i}", shape=(out,)) for i, out in enumerate(widths)]
-        head.n_iter_ = int(params.get("n_iter", 0))
+        head.n_iter_, head.streamed_ = int(params.get("n_iter", 0)), params.get("streamed") is True
         return head
 
 

@@ -43,6 +43,10 @@ class Scaling:
         folded = weights.astype(np.float64) / self.scale
         return folded, bias.astype(np.float64) - folded @ self.mean
 
+    def unfold(self, weights: Array, bias: Array) -> tuple[Array, Array]:
+        """The other way round: weights for the rows as they are, turned into those for scaled rows."""
+        return weights * self.scale, bias + weights @ self.mean
+
 
 def column_moments(rows: Rows, *, block_bytes: int = BLOCK_BYTES) -> tuple[Array, Array]:
     """Mean and population variance of each column, in one pass and float64.

@@ -131,9 +131,9 @@ class Store:
 
     @property
     def default_views(self) -> tuple[str, ...]:
-        """The views a head is trained on where none is named: readout, ``genept`` and ``X``, as far as there."""
+        """The views a head is trained on where none is named: the default view, ``genept``, ``X``, as far as there."""
         companions = ("genept", "X") if self.record is not None else ()
-        return (self.default_view, *(name for name in companions if name in self.views))
+        return tuple(dict.fromkeys([self.default_view, *(name for name in companions if name in self.views)]))
 
     def view(self, name: str) -> View:
         """One feature matrix, read lazily by rows.

@@ -1,10 +1,13 @@
 """Expression-weighted means of gene vectors: GenePT-w, the companion and control of every readout.
 
 Source: GenePT (Chen and Zou, bioRxiv 2023.10.16.562533): the L2-normalised mean of gene vectors, weighted by normalised
-expression.
+expression. ``genept_w`` is that, over all expressed genes; ``genept`` is over the genes that the readout sees, with
+gene vectors whitened; ``genept_random`` the same with random ones.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +18,18 @@ from scstore.genes.table import GeneTable
 from scstore.genes.vectors import whiten
 from scstore.tokens.ranking import RankedCells
 
-__all__ = ["companion_vectors", "weighted_means"]
+__all__ = ["COMPANIONS", "companion_vectors", "weighted_means"]
+
+COMPANIONS = ("genept", "genept_random", "genept_w", "genept_s")
+"""Views that need no readout; ``genept_s`` (:mod:`scstore.tokens.sentences`) has no gene vectors."""
 
 
 def companion_vectors(
-    table: GeneTable, genes: NDArray[np.int64], *, admitted: NDArray[np.bool_] | None = None
+    table: GeneTable,
+    genes: NDArray[np.int64],
+    *,
+    admitted: NDArray[np.bool_] | None = None,
+    names: Sequence[str] = ("genept", "genept_random"),
 ) -> dict[str, NDArray[np.float32]]:
     """Gene vectors of the views that need no model: the described genes', and random ones as a control.
 
@@ -31,18 +41,31 @@ def companion_vectors(
         ``(n_genes,)`` its rows that are wanted.
     admitted
         ``(n_genes,) bool``: genes that may enter; the others get a random vector of zeros. All when ``None``.
+    names
+        Which of :data:`COMPANIONS` are wanted.
 
     Returns
     -------
     dict
-        ``genept``: ``(n_genes, width) float32``, whitened over the whole table; ``genept_random``: as many standard
-        normal ones, seeded by the genes' symbols.
+        By name, ``(n_genes, width) float32``: ``genept``, whitened over the whole table; ``genept_random``, standard
+        normal ones, seeded by the genes' symbols; ``genept_w``, as they stand in the table.
     """
+    vectors = {}
+    if "genept" in names:
+        vectors["genept"] = whiten(table.vectors)[genes]
+    if "genept_random" in names:
+        vectors["genept_random"] = _random(table, genes, admitted)
+    if "genept_w" in names:
+        vectors["genept_w"] = table.vectors[genes]
+    return vectors
+
+
+def _random(table: GeneTable, genes: NDArray[np.int64], admitted: NDArray[np.bool_] | None) -> NDArray[np.float32]:
     symbols = table.obs["symbol"].iloc[genes].astype(str).to_numpy()
     enter = np.ones(len(genes), dtype=bool) if admitted is None else admitted
     random = np.zeros((len(genes), table.width), dtype=np.float32)
     random[enter] = RandomEncoder(table.width).encode(list(symbols[enter]))
-    return {"genept": whiten(table.vectors)[genes], "genept_random": random}
+    return random
 
 
 def weighted_means(ranked: RankedCells, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-__all__ = ["RankedCells", "count_genes", "rank_genes"]
+__all__ = ["RankedCells", "count_genes", "expressed_genes", "rank_genes"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,22 @@ def rank_genes(
     chosen = order[top]
     offsets = np.concatenate([[0], np.cumsum(np.minimum(counts, top_genes))]).astype(np.int64)
     return RankedCells(offsets=offsets, genes=genes[chosen], values=values[chosen])
+
+
+def expressed_genes(rows: csr_matrix, *, admitted: NDArray[np.bool_] | None = None) -> RankedCells:
+    """All genes that a cell expresses and the panel admits, in gene-table order: for sums, which need no ranking.
+
+    Parameters
+    ----------
+    rows, admitted
+        As for :func:`rank_genes`.
+    """
+    keep, kept = _entering(rows, admitted)
+    return RankedCells(
+        offsets=kept.astype(np.int64),
+        genes=np.asarray(rows.indices, dtype=np.int64)[keep],
+        values=np.asarray(rows.data, dtype=np.float32)[keep],
+    )
 
 
 def count_genes(rows: csr_matrix, *, top_genes: int, admitted: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:

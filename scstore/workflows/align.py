@@ -41,7 +41,7 @@ TRAINING = (
 EXTRACTION = (
     "model", "revision", "genes", "panel", "top_genes", "ranking", "expression_scaling", "seed", "layout",
     "instruction", "readout_token", "layers", "pool", "expression", "slot", "allow_fractional", "sum_duplicate_genes",
-    "id_prefix_from", "organism", "min_match", "device", "dtype", "spread", "tokens_per_batch",
+    "id_prefix_from", "organism", "orthologs", "min_match", "device", "dtype", "spread", "tokens_per_batch",
 )  # fmt: skip
 """Options of extraction that training shares."""
 

@@ -6,29 +6,30 @@ vectors know about each other. This is the case of targeted panels against whole
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
-from scstore.errors import FeatureSpaceError, OptionError
-from scstore.genes.table import GeneTable, load_gene_table
-from scstore.heads.rows import Rows
+from scstore.errors import OptionError
+from scstore.genes.table import GeneTable
+from scstore.heads.across_genes import KIND, AcrossGenesHead
+from scstore.heads.metrics import widen
+from scstore.heads.rows import Rows, fetch
 from scstore.heads.splits import Split
 from scstore.stores.reader import Store
 from scstore.tokens.genept import companion_vectors, weighted_means
 from scstore.tokens.ranking import rank_genes
 from scstore.workflows.evaluation_cells import EvaluationCells
-from scstore.workflows.evaluation_rows import EvaluationRow
+from scstore.workflows.evaluation_rows import ACROSS_RANDOM, EvaluationRow, ViewSource
+from scstore.workflows.store_genes import expression_genes_in, store_gene_table
 
 __all__ = ["GeneSplit", "GeneSplitFeatures", "centred", "gene_split_features", "gene_split_rows"]
 
+OPTION = "--hold-out-genes"
 BLOCK_ROWS = 4096
 UNWHITENED = "genept_unwhitened"
 
@@ -53,11 +54,13 @@ class GeneSplit:
 
 
 def gene_split_rows() -> list[EvaluationRow]:
-    """The rows of this table: the views of :func:`gene_split_features`."""
+    """The rows of this table: the head that is made for it, the views of :func:`gene_split_features`, the controls."""
     return [
+        EvaluationRow(KIND, (), "gene texts"),
         EvaluationRow("genept", ("genept",), "gene texts"),
         EvaluationRow(UNWHITENED, (UNWHITENED,), "gene texts"),
         EvaluationRow("genept_random", ("genept_random",), "nothing"),
+        EvaluationRow(ACROSS_RANDOM, (), "nothing"),
     ]
 
 
@@ -89,13 +92,10 @@ def gene_split_features(store: Store, *, fraction: float, seed: int) -> GeneSpli
     FeatureSpaceError
         If the store has no record or expression, or its gene table is gone or another one.
     """
-    table = _gene_table(store)
-    rows = _table_rows(store, table)
+    table = store_gene_table(store, option=OPTION)
+    rows = expression_genes_in(store, table, option=OPTION)
     symbols = table.obs["symbol"].astype(str).to_numpy()
-    names, place = np.unique(symbols, return_inverse=True)
-    held_out = np.zeros(len(names), dtype=bool)
-    held_out[np.random.default_rng(seed).permutation(len(names))[: round(fraction * len(names))]] = True
-    on_test_side = held_out[place][rows]
+    on_test_side = _on_test_side(table, fraction=fraction, seed=seed)[rows]
     if not 0 < on_test_side.sum() < len(rows):
         msg = f"--hold-out-genes {fraction:g}: it leaves one side without any of the {len(rows):,} genes of X."
         raise OptionError(msg)
@@ -106,6 +106,15 @@ def gene_split_features(store: Store, *, fraction: float, seed: int) -> GeneSpli
     return GeneSplit(tuple(measured[~on_test_side]), tuple(measured[on_test_side]), *sides)
 
 
+def _on_test_side(table: GeneTable, *, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """``(n_genes,)`` of the table: dealt to the test side, all genes of a symbol to one side."""
+    names, place = np.unique(table.obs["symbol"].astype(str).to_numpy(), return_inverse=True)
+    held_out = np.zeros(len(names), dtype=bool)
+    held_out[np.random.default_rng(seed).permutation(len(names))[: round(fraction * len(names))]] = True
+    dealt: NDArray[np.bool_] = held_out[place]
+    return dealt
+
+
 def centred(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows less their own mean.
 
@@ -114,32 +123,6 @@ def centred(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     result: NDArray[np.float32] = rows - rows.mean(axis=0, keepdims=True)
     return result
-
-
-def _gene_table(store: Store) -> GeneTable:
-    record = store.record
-    if record is None or "X" not in store.views:
-        what = "scstore did not extract it" if record is None else "it was extracted with --no-expression"
-        msg = f"--hold-out-genes: {store.path} cannot be read on a part of its genes, since {what}."
-        raise FeatureSpaceError(msg)
-    path = Path(os.path.normpath(store.path.parent / record["options"]["genes"]))
-    if not path.is_file():
-        msg = f"--hold-out-genes: the gene table {path} of {store.path} is not there. Put it back beside the store."
-        raise FeatureSpaceError(msg)
-    table = load_gene_table(path)
-    if table.digest != record["genes"]["digest"]:
-        msg = f"--hold-out-genes: {path} is another gene table than {store.path} was extracted with. Put that one back."
-        raise FeatureSpaceError(msg)
-    return table
-
-
-def _table_rows(store: Store, table: GeneTable) -> NDArray[np.int64]:
-    """Row of the gene table of each column of ``X``, which is named after it."""
-    rows: NDArray[np.int64] = pd.Index(table.obs.index).get_indexer(pd.Index(store.var.index.astype(str)))
-    if (rows < 0).any():
-        msg = f"--hold-out-genes: genes of X in {store.path} are not in its gene table. Extract the store again."
-        raise FeatureSpaceError(msg)
-    return rows
 
 
 def _means(
@@ -179,19 +162,49 @@ class GeneSplitFeatures:
         """None: expression cannot run here."""
         return []
 
-    def sides(self, row: EvaluationRow, split: Split) -> tuple[dict[str, Rows], dict[str, Rows]]:
-        """Views by name: training cells from their genes, test cells from the others, each side centred on itself."""
+    def sides(self, source: ViewSource, split: Split) -> tuple[Rows, Rows]:
+        """A view of the training cells from their genes and of the test cells from the others, each centred."""
         if self._dealt is None or self._dealt[0] != split.run:
             dealt = [
                 gene_split_features(s, fraction=self.fraction, seed=self.seed + split.run) for s in self.cells.stores
             ]
             self._dealt = (split.run, dealt)
-        train: dict[str, Rows] = {}
-        test: dict[str, Rows] = {}
-        for view in row.views:
-            train[view] = centred(self._gather([one.train[view] for one in self._dealt[1]], split.train))
-            test[view] = centred(self._gather([one.test[view] for one in self._dealt[1]], split.test))
-        return train, test
+        train = self._gather([one.train[source.view] for one in self._dealt[1]], split.train)
+        test = self._gather([one.test[source.view] for one in self._dealt[1]], split.test)
+        return centred(train), centred(test)
+
+    def judge(self, row: EvaluationRow, split: Split, *, seed: int) -> NDArray[np.float64]:
+        """Probabilities by the head that is made for other genes; its control has random gene vectors."""
+        table = store_gene_table(self.cells.stores[0], option=OPTION)
+        on_test_side = _on_test_side(table, fraction=self.fraction, seed=self.seed + split.run)
+        if row.name == ACROSS_RANDOM:
+            vectors = companion_vectors(table, np.arange(len(table)), names=("genept_random",))["genept_random"]
+        else:
+            vectors = table.vectors
+        head = AcrossGenesHead(random_state=seed)
+        head.fit(
+            self._expression(split.train, ~on_test_side),
+            self.cells.labels[split.train],
+            vectors=vectors[~on_test_side],
+            centre=vectors.mean(axis=0),
+        )
+        proba = head.predict_proba(self._expression(split.test, on_test_side), vectors=vectors[on_test_side])
+        return widen(proba, [str(name) for name in head.classes_], self.cells.classes)
+
+    def _expression(self, which: NDArray[np.int64], genes: NDArray[np.bool_]) -> csr_matrix:
+        """Expression ``(n, n_genes)`` of cells, wherever they lie, over some genes of the table; held in memory."""
+        parts: list[csr_matrix] = []
+        order: list[NDArray[np.int64]] = []
+        for number, store in enumerate(self.cells.stores):
+            here = np.flatnonzero(self.cells.source[which] == number)
+            table = store_gene_table(store, option=OPTION)
+            columns = expression_genes_in(store, table, option=OPTION)
+            own: csr_matrix = fetch(store.view("X"), self.cells.rows[which[here]])
+            shape = (own.shape[0], len(table))
+            parts.append(csr_matrix((own.data, columns[own.indices], own.indptr), shape=shape)[:, genes])
+            order.append(here)
+        result: csr_matrix = vstack(parts, format="csr")[np.argsort(np.concatenate(order))]
+        return result
 
     def _gather(self, matrices: Sequence[NDArray[Any]], which: NDArray[np.int64]) -> NDArray[np.float32]:
         gathered = np.empty((len(which), matrices[0].shape[1]), dtype=np.float32)

@@ -15,13 +15,17 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 from scstore.backbone.flops import cell_flop, weight_bytes
-from scstore.backbone.model import pick_device
+from scstore.backbone.model import ModelFiles, load_tokenizer, pick_device
 from scstore.cells.formats import open_cells
-from scstore.progress import Reporter
-from scstore.tokens.batches import assemble, plan_batches
+from scstore.progress import Reporter, Track
+from scstore.tokens.genept import companion_vectors, weighted_means
+from scstore.tokens.ranking import expressed_genes
+from scstore.tokens.sentences import write_sentences
 from scstore.workflows.extraction_plan import ExtractionPlan, expression_blocks, make_plan
-from scstore.workflows.loading import load_readout
+from scstore.workflows.loading import load_readout, load_sentence_encoder
 from scstore.workflows.planning import ExtractOptions, options_like
+from scstore.workflows.presets import apply_preset
+from scstore.workflows.reading import read_cells
 
 __all__ = ["Estimate", "estimate"]
 
@@ -38,7 +42,7 @@ class Estimate:
     n_cells, n_empty
         Cells of the input, and those without a gene to read.
     tokens
-        Positions over all cells, padding not counted.
+        Positions over all cells, padding not counted; of sentences estimated on a sample.
     flop
         Floating-point operations of the forward pass over them.
     store_bytes
@@ -111,14 +115,14 @@ def estimate(
         As for :func:`scstore.extract`. Nothing is written to ``output``.
     """
     progress = progress or Reporter()
-    settings = ExtractOptions(**options)
+    settings = ExtractOptions(**apply_preset(options))
     if like is not None:
         settings = options_like(like, settings)
     with (
         tempfile.TemporaryDirectory() as scratch,
         open_cells(cells, scratch=Path(scratch), id_prefix_from=settings.id_prefix_from) as opened,
     ):
-        # a gene table made from symbols is cached beside the store: here, in the scratch folder
+        # a gene table made from symbols, or a panel fitted, is kept beside the store: here, in the scratch folder
         plan = make_plan(cells, opened, Path(scratch) / Path(output).name, settings, progress)
         lengths, sample = _lengths(plan, progress)
         return _estimate(plan, lengths, sample, progress)
@@ -137,41 +141,70 @@ def _lengths(plan: ExtractionPlan, progress: Reporter) -> tuple[np.ndarray[Any, 
 
 
 def _estimate(plan: ExtractionPlan, n_genes: Any, sample: csr_matrix, progress: Reporter) -> Estimate:
-    config: Mapping[str, Any] = plan.settled.files.config
-    depth, frame = max(plan.settled.layers), plan.settled.layout.frame
-    lengths = n_genes[n_genes > 0] + frame.overhead
-    flop = float(cell_flop(config, lengths, depth=depth).sum())
-    device, dtype = pick_device(plan.options.device, plan.options.dtype)
+    n_read = int((n_genes > 0).sum())
+    model = _ModelCost() if plan.files is None else _model_cost(plan, plan.files, n_genes, sample)
     rate = None
-    cost = flop / max(1, len(lengths)) * sample.shape[0]
-    if device.type != "cpu" or cost < MEASURABLE:
+    if plan.record["run"]["device"] not in (None, "cpu") or model.flop / max(1, n_read) * sample.shape[0] < MEASURABLE:
         rate = _measured_rate(plan, sample, progress)
     return Estimate(
         n_cells=plan.shape.n_obs,
         n_empty=int((n_genes == 0).sum()),
-        tokens=int(lengths.sum()),
-        flop=flop,
+        tokens=model.tokens,
+        flop=model.flop,
         store_bytes=sum(plan.shape.n_obs * view.width * np.dtype(view.dtype).itemsize for view in plan.shape.views),
-        weight_bytes=weight_bytes(config, depth=depth, itemsize=dtype.itemsize),
+        weight_bytes=model.weight_bytes,
         cells_per_second=rate,
-        seconds=None if rate is None else len(lengths) / rate,
-        device=str(device),
+        seconds=None if rate is None else n_read / rate,
+        device=plan.options.device or plan.record["run"]["device"] or "cpu",
     )
 
 
+@dataclass(frozen=True)
+class _ModelCost:
+    """Positions, arithmetic and weights of what a model reads: nothing where none does."""
+
+    tokens: int = 0
+    flop: float = 0.0
+    weight_bytes: int = 0
+
+
+def _model_cost(plan: ExtractionPlan, files: ModelFiles, n_genes: Any, sample: csr_matrix) -> _ModelCost:
+    """The readouts' cost is exact; that of sentences is the sample's, whose symbols are counted in tokens."""
+    config: Mapping[str, Any] = files.config
+    read = n_genes[n_genes > 0]
+    tokens, flop, depth = 0, 0.0, 0
+    if plan.readout is not None:
+        depth = max(plan.readout.layers)
+        lengths = read + plan.readout.layout.frame.overhead
+        tokens, flop = int(lengths.sum()), float(cell_flop(config, lengths, depth=depth).sum())
+    if plan.options.writes_sentences:
+        depth = files.n_layers
+        written = write_sentences(
+            plan.rank(sample), plan.symbols, tokenizer=load_tokenizer(files), max_tokens=files.context
+        ).lengths
+        written = written[written > 0]
+        if len(written):
+            tokens += round(float(written.mean()) * len(read))
+            flop += float(cell_flop(config, written, depth=depth).mean()) * len(read)
+    itemsize = pick_device(plan.options.device, plan.options.dtype)[1].itemsize
+    return _ModelCost(tokens, flop, weight_bytes(config, depth=depth, itemsize=itemsize))
+
+
 def _measured_rate(plan: ExtractionPlan, sample: csr_matrix, progress: Reporter) -> float | None:
-    readout = load_readout(plan, progress)
-    frame, poolings = plan.settled.layout.frame, plan.options.pool
     ranked = plan.rank(sample)
-    lengths = np.where(ranked.lengths > 0, ranked.lengths + frame.overhead, 0)
-    batches = plan_batches(lengths, tokens=plan.tokens_per_batch)
-    if not batches:
+    n_read = int((ranked.lengths > 0).sum())
+    if not n_read:
         return None
-    gathered = readout.gather(len(ranked), len(poolings))
+    readout = load_readout(plan, progress) if plan.readout is not None else None
+    sentences = load_sentence_encoder(plan, readout, progress) if plan.options.writes_sentences else None
+    vectors = companion_vectors(
+        plan.table, plan.match.genes, admitted=plan.admitted, names=plan.options.companion_views
+    )
     for repeat in range(2):  # the first pass warms up
         if repeat:
             begun = time.perf_counter()
-        for some in batches:
-            gathered.add(some, lambda chosen: assemble(ranked, chosen, frame=frame, poolings=poolings))
-        gathered.rows()
-    return int((lengths > 0).sum()) / (time.perf_counter() - begun)
+        read_cells(plan, ranked, readout, sentences, Track())
+        if not plan.options.runs_model:  # beside a model these cost nothing
+            for companion in vectors.values():
+                weighted_means(expressed_genes(sample, admitted=plan.admitted), companion)
+    return n_read / (time.perf_counter() - begun)

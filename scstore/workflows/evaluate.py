@@ -17,6 +17,7 @@ from scstore.progress import Reporter
 from scstore.stores.reader import Store
 from scstore.workflows.disjoint_genes import GeneSplitFeatures, gene_split_rows
 from scstore.workflows.evaluation_cells import EvaluationCells, gather_cells
+from scstore.workflows.evaluation_fits import HeadOptions
 from scstore.workflows.evaluation_result import Evaluation, Regime, Rejection, make_regime
 from scstore.workflows.evaluation_rows import choose_rows
 from scstore.workflows.evaluation_runs import Scored, StoredFeatures, score_rows
@@ -35,6 +36,7 @@ def evaluate(
     *,
     label: str,
     head: str = "linear",
+    prior_adjustment: float = 0.5,
     views: Sequence[str] | None = None,
     controls: Mapping[str, StoreLike | Sequence[StoreLike]] | None = None,
     folds: int = 5,
@@ -64,6 +66,8 @@ def evaluate(
         Column of ``obs``; cells without a label, and empty cells, are left out.
     head
         ``linear``, ``mlp`` or ``knn``.
+    prior_adjustment
+        How much of the labels' shares among the training cells is taken back, 0 to 1, as for :func:`scstore.fit`.
     views
         The rows wanted: names of views, joined with ``+`` to combine them. By default each view alone, the default
         views together, random vectors with expression, and CellTypist where it is installed.
@@ -116,7 +120,7 @@ def evaluate(
     >>> found = scstore.evaluate("stores/ref.zarr", label="cell_type", group="donor")  # doctest: +SKIP
     >>> print(found.regimes[0].says[-1])  # doctest: +SKIP
     """
-    _check(head, folds, repeats, min_cells, few_shot, hold_out_genes)
+    _check(head, prior_adjustment, folds, repeats, min_cells, few_shot, hold_out_genes)
     progress = progress or Reporter()
     given = {
         name: [one] if isinstance(one, str | os.PathLike | Store) else list(one)
@@ -151,7 +155,8 @@ def evaluate(
         title = f"{about}, {n_scored:,} cells scored; {head} heads, means over classes; {what}{warned}"
         return make_regime(name, title, scored, cells, notes=[*notes, *more], seed=seed)
 
-    how: dict[str, Any] = {"head": head, "seed": seed, "progress": progress}
+    options = HeadOptions(head, prior_adjustment, seed)
+    how: dict[str, Any] = {"options": options, "progress": progress}
     with one_blas_thread():
         stored = StoredFeatures(cells)
         scored = score_rows(rows, splits, stored, cells, doing="evaluating", **how)
@@ -169,6 +174,7 @@ def evaluate(
     settings = {
         "label": label,
         "head": head,
+        "prior_adjustment": prior_adjustment,
         "stores": [one.path.name for one in cells.stores],
         "controls": {name: [one.path.name for one in pair[0]] for name, pair in cells.controls.items()},
         "design": design,
@@ -188,10 +194,19 @@ def evaluate(
 
 
 def _check(
-    head: str, folds: int, repeats: int, min_cells: int, few_shot: Sequence[int], hold_out_genes: float | None
+    head: str,
+    prior_adjustment: float,
+    folds: int,
+    repeats: int,
+    min_cells: int,
+    few_shot: Sequence[int],
+    hold_out_genes: float | None,
 ) -> None:
     if head not in HEADS:
         msg = f"--head {head}: not one of {', '.join(sorted(HEADS))}."
+        raise OptionError(msg)
+    if not 0 <= prior_adjustment <= 1:
+        msg = f"--prior-adjustment {prior_adjustment:g}: must be between 0 and 1."
         raise OptionError(msg)
     for option, value, least in (("--folds", folds, 2), ("--repeats", repeats, 1), ("--min-cells", min_cells, 1)):
         if value < least:
@@ -255,7 +270,7 @@ def _disjoint(
     """Every repeat deals the genes anew, on the folds of that repeat or, where there is one way, on the same."""
     runs = 1 + max(split.run for split in splits)
     dealt = [replace(s, run=run) for run in range(repeats) for s in splits if s.run == run % runs]
-    features = GeneSplitFeatures(cells, fraction, how["seed"])
+    features = GeneSplitFeatures(cells, fraction, how["options"].seed)
     scored = score_rows(gene_split_rows(), dealt, features, cells, doing="disjoint genes", **how)
     return regime(
         "disjoint genes",

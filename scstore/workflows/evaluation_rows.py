@@ -5,17 +5,37 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from scstore.errors import OptionError
+from scstore.heads.across_genes import KIND
 from scstore.stores.reader import Store
 
-__all__ = ["CELLTYPIST", "EvaluationRow", "choose_rows", "kind_of_view"]
+__all__ = ["ACROSS_RANDOM", "CELLTYPIST", "EvaluationRow", "ViewSource", "choose_rows", "kind_of_view"]
 
 CELLTYPIST = "celltypist"
+ACROSS_RANDOM = f"{KIND}_random"
+"""The across-genes head with gene vectors that mean nothing."""
 
 READOUT, GENE_TEXTS, RANDOM, EXPRESSION, FOREIGN = "readout", "gene texts", "random vectors", "expression", "embedding"
 MODEL_KINDS = (READOUT, FOREIGN)
-WORDS = {"genept": "GenePT-w", "genept_random": "random vectors", "X": "expression", CELLTYPIST: "CellTypist"}
+WORDS = {
+    "genept": "GenePT-w",
+    "genept_random": "random vectors",
+    "genept_w": "GenePT-w as published",
+    "genept_s": "GenePT-s",
+    "X": "expression",
+    CELLTYPIST: "CellTypist",
+    KIND: "the across-genes head",
+    ACROSS_RANDOM: "the across-genes head with random vectors",
+}
+
+
+class ViewSource(NamedTuple):
+    """A view of the cells' own stores, or of a control's (by its name)."""
+
+    view: str
+    control: str
 
 
 @dataclass(frozen=True)
@@ -27,7 +47,7 @@ class EvaluationRow:
     name
         As in the table and for ``--view``.
     views
-        Views it reads; none for CellTypist, which reads the expression of all genes.
+        Views it reads; none for a method that reads expression of its own choice: CellTypist, the across-genes head.
     uses
         ``model`` (a readout, or another embedding), ``gene texts`` (vectors of described genes, no readout),
         ``nothing`` (neither), or ``control`` (a store given with ``--control``).
@@ -46,10 +66,15 @@ class EvaluationRow:
         return f"- {self.name}" if self.uses in ("nothing", "control") else self.name
 
     @property
+    def sources(self) -> tuple[ViewSource, ...]:
+        """Where its views come from; the cells' expression is one and the same, whatever was made of it."""
+        return tuple(ViewSource(view, "" if view == "X" else self.control) for view in self.views)
+
+    @property
     def words(self) -> str:
         """What it reads, for a sentence."""
         if not self.views:
-            return WORDS[CELLTYPIST]
+            return WORDS[self.name]
         told = " + ".join(WORDS.get(view, view) for view in self.views)
         return f"{told} of {self.control}" if self.control else told
 

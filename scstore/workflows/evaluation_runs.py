@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -13,30 +14,30 @@ from numpy.typing import NDArray
 
 from scstore.errors import LabelsError
 from scstore.heads.branch import EXPRESSION
-from scstore.heads.fusion import FusedHead
 from scstore.heads.metrics import prediction_metrics, widen
-from scstore.heads.rows import MappedRows, Rows, RowSubset, fetch
+from scstore.heads.rows import Rows, RowSubset, fetch
 from scstore.heads.splits import Split
 from scstore.progress import Reporter
 from scstore.workflows.celltypist import celltypist_proba
 from scstore.workflows.evaluation_cells import EvaluationCells
-from scstore.workflows.evaluation_rows import EvaluationRow
+from scstore.workflows.evaluation_fits import HeadOptions, predict_rows
+from scstore.workflows.evaluation_rows import EvaluationRow, ViewSource
 
-__all__ = ["INNER_FOLDS", "Features", "FoldScores", "Scored", "StoredFeatures", "fit_head", "give_genes", "score_rows"]
-
-INNER_FOLDS = 3
-"""Folds inside the training cells of a split, for the temperatures. `fit` takes 5; three cost less."""
+__all__ = ["Features", "FoldScores", "Scored", "StoredFeatures", "score_rows"]
 
 
 class Features(Protocol):
-    """Gives a row's features of both sides of a split."""
+    """Gives a view of both sides of a split."""
 
     @property
     def gene_names(self) -> list[str]:
         """Names of the columns of ``X``."""
 
-    def sides(self, row: EvaluationRow, split: Split) -> tuple[dict[str, Rows], dict[str, Rows]]:
-        """Views by name of the training cells and of the test cells."""
+    def sides(self, source: ViewSource, split: Split) -> tuple[Rows, Rows]:
+        """Rows of the training cells and of the test cells."""
+
+    def judge(self, row: EvaluationRow, split: Split, *, seed: int) -> NDArray[np.float64]:
+        """Probabilities of the test cells ``(n, n_classes)`` by a row that reads no view: a method of its own."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,22 @@ class StoredFeatures:
         """Names of the columns of ``X``."""
         return self.cells.gene_names
 
-    def sides(self, row: EvaluationRow, split: Split) -> tuple[dict[str, Rows], dict[str, Rows]]:
-        """Views by name of the training cells and of the test cells; CellTypist gets ``X``."""
-        # the cells' expression is one and the same; a control differs in what was made of it
-        views = {
-            view: self.cells.features(view, "" if view == EXPRESSION else row.control)
-            for view in row.views or (EXPRESSION,)
-        }
-        train: dict[str, Rows] = {name: RowSubset(rows, split.train) for name, rows in views.items()}
-        test: dict[str, Rows] = {name: RowSubset(rows, split.test) for name, rows in views.items()}
-        return train, test
+    def sides(self, source: ViewSource, split: Split) -> tuple[Rows, Rows]:
+        """Rows of the training cells and of the test cells."""
+        rows = self.cells.features(source.view, source.control)
+        return RowSubset(rows, split.train), RowSubset(rows, split.test)
+
+    def judge(self, row: EvaluationRow, split: Split, *, seed: int) -> NDArray[np.float64]:
+        """CellTypist's probabilities of the test cells; no other row here reads no view."""
+        train, test = (fetch(rows, slice(0, None)) for rows in self.sides(ViewSource(EXPRESSION, ""), split))
+        return celltypist_proba(
+            train,
+            self.cells.labels[split.train],
+            test,
+            genes=self.gene_names,
+            classes=self.cells.classes,
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class FoldScores:
     metrics
         From :func:`scstore.heads.metrics.prediction_metrics`.
     seconds
-        Fitting (calibration included) and predicting.
+        Fitting (calibration included) and predicting, as if the row were alone: views are fitted once for all rows.
     """
 
     run: int
@@ -141,32 +148,13 @@ class Scored:
         return pd.concat(frames, ignore_index=True)
 
 
-def fit_head(
-    train: Mapping[str, Rows], labels: NDArray[Any], *, kind: str, seed: int, gene_names: Sequence[str]
-) -> FusedHead:
-    """A head as ``fit`` makes it, calibrated on fewer inner folds."""
-    head = FusedHead(kind, n_folds=INNER_FOLDS, random_state=seed)
-    return head.fit(train, labels, gene_names=gene_names if EXPRESSION in train else None)
-
-
-def give_genes(test: Mapping[str, Rows], head: FusedHead, gene_names: Sequence[str]) -> dict[str, Rows]:
-    """The views as the head wants them: of ``X`` its genes alone."""
-    views = dict(test)
-    if head.genes_ is not None:
-        place = {name: column for column, name in enumerate(gene_names)}
-        columns = np.array([place[name] for name in head.genes_])
-        views[EXPRESSION] = MappedRows(test[EXPRESSION], lambda block: block[:, columns], width=len(columns))
-    return views
-
-
 def score_rows(
     rows: Sequence[EvaluationRow],
     splits: Sequence[Split],
     features: Features,
     cells: EvaluationCells,
     *,
-    head: str,
-    seed: int,
+    options: HeadOptions,
     progress: Reporter,
     doing: str,
 ) -> Scored:
@@ -176,9 +164,7 @@ def score_rows(
     ----------
     rows, splits, features, cells
         What to fit, where, on what.
-    head
-        ``linear``, ``mlp`` or ``knn``.
-    seed
+    options
         Of the heads.
     progress
         Told after every fit.
@@ -198,27 +184,41 @@ def score_rows(
     confidence = {row.name: np.zeros(shape, dtype=np.float32) for row in rows}
     scores: dict[str, list[FoldScores]] = {row.name: [] for row in rows}
     failed: dict[str, str] = {}
-    with progress.track(doing, len(rows) * len(usable), "fits") as track:
+    with_views = [row for row in rows if row.views]
+    foreign = [row for row in rows if not row.views]
+    n_fits = len({source for row in rows for source in row.sources}) + len(foreign)
+
+    def score(row: EvaluationRow, split: Split, proba: NDArray[np.float64], seconds: float) -> None:
+        predicted[row.name][split.run, split.test] = proba.argmax(axis=1)
+        confidence[row.name][split.run, split.test] = proba.max(axis=1)
+        metrics = prediction_metrics(cells.codes[split.test], proba)
+        sizes = len(split.train), len(split.test)
+        scores[row.name].append(FoldScores(split.run, split.fold, *sizes, metrics, seconds))
+
+    with progress.track(doing, n_fits * len(usable), "fits") as track:
         for split in usable:
             truth[split.run, split.test] = cells.codes[split.test]
             fold[split.run, split.test] = fold_names.index(split.fold)
-            for row in rows:
+            said = predict_rows(
+                with_views,
+                cells.labels[split.train],
+                partial(features.sides, split=split),
+                gene_names=features.gene_names,
+                options=options,
+                track=track,
+            )
+            for row, found in said:
+                score(row, split, widen(found.others[0], found.classes, cells.classes), found.seconds)
+            for row in foreign:
                 if row.name not in failed:
                     begun = time.monotonic()
                     try:
-                        proba = _proba(row, split, features, cells, head=head, seed=seed)
-                    except Exception as error:  # another project's code: its failure is not the evaluation's
-                        if row.views:
-                            raise
+                        proba = features.judge(row, split, seed=options.seed)
+                    except Exception as error:  # noqa: BLE001  # another project's code: its failure is not ours
                         failed[row.name] = f"{row.words} failed and has no row: {type(error).__name__}: {error}"
                         progress.warn(failed[row.name])
-                        continue
-                    seconds = time.monotonic() - begun
-                    predicted[row.name][split.run, split.test] = proba.argmax(axis=1)
-                    confidence[row.name][split.run, split.test] = proba.max(axis=1)
-                    metrics = prediction_metrics(cells.codes[split.test], proba)
-                    sizes = len(split.train), len(split.test)
-                    scores[row.name].append(FoldScores(split.run, split.fold, *sizes, metrics, seconds))
+                    else:
+                        score(row, split, proba, time.monotonic() - begun)
                 track.advance()
     ran = tuple(row for row in rows if row.name not in failed)
     return Scored(
@@ -254,24 +254,3 @@ def _usable(splits: Sequence[Split], cells: EvaluationCells) -> tuple[list[Split
         )
         raise LabelsError(msg)
     return usable, {name: int(n) for name, n in zip(cells.classes, absent, strict=True) if n}, notes
-
-
-def _proba(
-    row: EvaluationRow, split: Split, features: Features, cells: EvaluationCells, *, head: str, seed: int
-) -> NDArray[np.float64]:
-    train, test = features.sides(row, split)
-    labels = cells.labels[split.train]
-    if not row.views:
-        whole = slice(0, None)
-        return celltypist_proba(
-            fetch(train[EXPRESSION], whole),
-            labels,
-            fetch(test[EXPRESSION], whole),
-            genes=features.gene_names,
-            classes=cells.classes,
-            seed=seed,
-        )
-    names = features.gene_names if EXPRESSION in train else []
-    fitted = fit_head(train, labels, kind=head, seed=seed, gene_names=names)
-    proba = fitted.predict_proba(give_genes(test, fitted, names))
-    return widen(proba, [str(name) for name in fitted.classes_], cells.classes)

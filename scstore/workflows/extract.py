@@ -13,25 +13,27 @@ import anndata
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from scstore import fsio
-from scstore.backbone.readout import Readout
 from scstore.cells.formats import open_cells
 from scstore.errors import OutputError
-from scstore.progress import Reporter, Track
+from scstore.progress import Reporter
 from scstore.stores.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, STATUS_OK
 from scstore.stores.ledger import check_shard, ids_digest
 from scstore.stores.locks import Part, part_lock
 from scstore.stores.reader import Store, open_store
 from scstore.stores.writer import build_store, commit_shard, write_scratch_expression
-from scstore.tokens.batches import assemble, plan_batches
 from scstore.tokens.genept import companion_vectors, weighted_means
-from scstore.tokens.ranking import RankedCells
+from scstore.tokens.ranking import RankedCells, expressed_genes
 from scstore.workflows.extraction_plan import ExtractionPlan, check_same_run, expression_blocks, make_plan
-from scstore.workflows.loading import load_readout
+from scstore.workflows.kept_panel import panel_of_store
+from scstore.workflows.loading import load_readout, load_sentence_encoder
 from scstore.workflows.pipeline import Behind, ahead
-from scstore.workflows.planning import ExtractOptions, options_like
+from scstore.workflows.planning import AUTO_PANEL, ExtractOptions, options_like
+from scstore.workflows.presets import apply_preset
 from scstore.workflows.processes import create_or_wait, this_process
+from scstore.workflows.reading import read_cells
 
 __all__ = ["extract"]
 
@@ -71,7 +73,8 @@ def extract(
     progress
         Told what happens.
     **options
-        Fields of :class:`scstore.ExtractOptions`.
+        Fields of :class:`scstore.ExtractOptions`. With ``preset`` the options that are not given are completed from
+        it (:data:`scstore.workflows.presets.PRESETS`).
 
     Returns
     -------
@@ -101,7 +104,7 @@ def extract(
     """
     progress = progress or Reporter()
     process = this_process(part)
-    settings = ExtractOptions(**options)
+    settings = ExtractOptions(**apply_preset(options))
     if like is not None:
         settings = options_like(like, settings)
     settings = replace(settings, device=settings.device or process.device)
@@ -126,6 +129,8 @@ def extract(
         made = create_or_wait(target, process, create, overwrite=overwrite)
         if made is None:  # it was there, or another process has shaped it
             begun = open_store(target).record
+            if settings.panel == AUTO_PANEL:
+                settings = replace(settings, panel=str(panel_of_store(open_store(target))))
             if begun is not None:  # batches and precision go on as they were, unless the caller insists
                 settings = replace(
                     settings,
@@ -173,19 +178,30 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, progress: Reporter) -> 
     if not (plan.options.keep_expression or (target / SCRATCH_EXPRESSION).exists()):
         # the run had ended and its scratch was deleted; the input is the same, its digest says so
         write_scratch_expression(target, expression_blocks(plan, progress, []), n_genes=len(plan.match.genes))
-    readout = load_readout(plan, progress)
+    readout = load_readout(plan, progress) if plan.readout is not None else None
+    sentences = load_sentence_encoder(plan, readout, progress) if plan.options.writes_sentences else None
     companions: dict[str, NDArray[np.float32]] = {}
 
-    def read() -> Iterator[tuple[int, RankedCells]]:
+    def read() -> Iterator[tuple[int, csr_matrix, RankedCells]]:
         for shard in todo:
-            yield shard, plan.rank(store.expression_rows(*plan.shape.bounds(shard)))
+            rows = store.expression_rows(*plan.shape.bounds(shard))
+            yield shard, rows, plan.rank(rows)
 
-    def write(shard: int, ranked: RankedCells, readouts: dict[str, NDArray[np.float32]]) -> None:
+    def write(shard: int, rows: csr_matrix, ranked: RankedCells, read: dict[str, NDArray[np.float32]]) -> None:
         if not companions:  # first needed here, beside the model's first cells and not before them
-            companions.update(companion_vectors(plan.table, plan.match.genes, admitted=plan.admitted))
-        views = {name: weighted_means(ranked, vectors) for name, vectors in companions.items()}
+            companions.update(
+                companion_vectors(
+                    plan.table, plan.match.genes, admitted=plan.admitted, names=plan.options.companion_views
+                )
+            )
+        views = {
+            name: weighted_means(
+                expressed_genes(rows, admitted=plan.admitted) if name == "genept_w" else ranked, vectors
+            )
+            for name, vectors in companions.items()
+        }
         start, stop = plan.shape.bounds(shard)
-        commit_shard(target, plan.shape, shard, views | readouts, ids=ids[start:stop])
+        commit_shard(target, plan.shape, shard, views | read, ids=ids[start:stop])
 
     total = done + sum(stop - start for start, stop in map(plan.shape.bounds, todo))
     with (
@@ -194,14 +210,14 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, progress: Reporter) -> 
         Behind("scstore-write") as behind,
     ):
         track.resume_at(done)
-        for shard, ranked in ahead(read(), reader, depth=AHEAD):
-            readouts, halved = _read_shard(ranked, readout, plan, track)
+        for shard, rows, ranked in ahead(read(), reader, depth=AHEAD):
+            views, halved = read_cells(plan, ranked, readout, sentences, track)
             if halved:
                 progress.warn(
                     f"shard {shard}: {halved} batches did not fit the device's memory and were run in halves; a "
                     "smaller --tokens-per-batch avoids the detour"
                 )
-            behind.submit(write, shard, ranked, readouts)
+            behind.submit(write, shard, rows, ranked, views)
 
 
 def _unfinished(
@@ -218,23 +234,3 @@ def _unfinished(
         if "digest" in reason or "missing" in reason:
             progress.warn(f"redoing a damaged shard: {reason}")
     return todo, done
-
-
-def _read_shard(
-    ranked: RankedCells, readout: Readout, plan: ExtractionPlan, track: Track
-) -> tuple[dict[str, NDArray[np.float32]], int]:
-    """Run a shard's cells in batches of similar length; rows of every readout, and how many batches were halved."""
-    frame, poolings = plan.settled.layout.frame, plan.options.pool
-    lengths = np.where(ranked.lengths > 0, ranked.lengths + frame.overhead, 0)
-    track.advance(int((lengths == 0).sum()))
-    gathered = readout.gather(len(ranked), len(poolings))
-    for cells in plan_batches(lengths, tokens=plan.tokens_per_batch):
-        gathered.add(cells, lambda some: assemble(ranked, some, frame=frame, poolings=poolings))
-        track.advance(len(cells))
-    hidden = gathered.rows()
-    readouts = {
-        f"readout_{pool}_l{layer}": hidden[i, j]
-        for i, layer in enumerate(plan.settled.layers)
-        for j, pool in enumerate(poolings)
-    }
-    return readouts, gathered.halved

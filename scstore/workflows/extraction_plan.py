@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anndata
 import numpy as np
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scstore import fsio
-from scstore.backbone.flops import tokens_that_fit
-from scstore.backbone.model import pick_device
+from scstore.backbone.model import ModelFiles
 from scstore.backbone.projector_file import ProjectorFile, load_projector
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_rows
 from scstore.cells.formats import CellFile
 from scstore.cells.matching import GeneMatch, match_genes
-from scstore.errors import CellsError, FeatureSpaceError, OutputError
+from scstore.errors import CellsError, FeatureSpaceError, OptionError, OutputError
+from scstore.genes.encoders import RandomEncoder
 from scstore.genes.table import GeneTable, load_gene_table
 from scstore.progress import Reporter
 from scstore.spec import differences
@@ -32,28 +32,28 @@ from scstore.stores.ledger import ids_digest
 from scstore.stores.reader import open_store
 from scstore.tokens.panel import Panel, load_panel
 from scstore.tokens.ranking import RankedCells, count_genes, rank_genes
+from scstore.tokens.shuffling import shuffled_order
+from scstore.workflows.feature_spaces import layout_space, store_plan, view_specs
+from scstore.workflows.kept_panel import kept_panel
 from scstore.workflows.models import cached_table
 from scstore.workflows.planning import (
+    AUTO_PANEL,
+    CONTROL_SEED,
+    CONTROLS,
+    RANDOM_GENES,
+    RANDOM_LLM,
+    SHUFFLED_ORDER,
     ExtractOptions,
-    SettledLayout,
-    layout_space,
     options_record,
-    settle_layout,
-    store_plan,
-    view_specs,
 )
+from scstore.workflows.presets import PRESETS
+from scstore.workflows.settling import SettledLayout, model_files, run_record, settle_layout, settle_top_genes
 from scstore.workflows.species import describe_cells_genes, match_cells, needed_translation
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["ExtractionPlan", "check_same_run", "expression_blocks", "make_plan", "projector_fits"]
 
 READ_ROWS = 1024
 """Cells read at a time: blocks small enough to be read while the last one is written."""
-
-TOKENS_PER_BATCH = {"cpu": 4096, "mps": 8192, "cuda": 32768}
-"""Padded positions of a batch at the most; on a GPU fewer where its memory asks for it."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,14 @@ class ExtractionPlan:
         The genes found, and the table they were found in.
     admitted, medians
         ``(n_matched,)``: the genes of the panel, and what their expression is divided by for ranking; ``None`` for all.
-    settled
-        What depends on the model.
+    readout
+        What depends on the model that reads the genes; ``None`` where no readout is wanted.
+    files
+        The model that reads the cells in any way; ``None`` where none does.
+    top_genes
+        Genes of a cell that are ranked and counted.
+    places
+        ``(n_matched,)``: an order of the genes in place of expression's, for the control of it.
     shape, record
         Of the store.
     stamp
@@ -91,7 +97,10 @@ class ExtractionPlan:
     table: GeneTable
     admitted: NDArray[np.bool_] | None
     medians: NDArray[np.float32] | None
-    settled: SettledLayout
+    readout: SettledLayout | None
+    files: ModelFiles | None
+    top_genes: int
+    places: NDArray[np.int64] | None
     shape: StorePlan
     record: dict[str, Any]
     stamp: tuple[int, int] | None
@@ -99,9 +108,33 @@ class ExtractionPlan:
     trained_on: Mapping[str, tuple[str, ...]]
     projector: ProjectorFile | None
 
+    @property
+    def settled(self) -> SettledLayout:
+        """What depends on the model that reads the genes.
+
+        Raises
+        ------
+        OptionError
+            If no readout is wanted.
+        """
+        if self.readout is None:
+            msg = "--pool none: no model reads the genes. Name a pooling: last, mean, wmean."
+            raise OptionError(msg)
+        return self.readout
+
+    @property
+    def symbols(self) -> list[str]:
+        """``(n_matched,)`` symbols of the genes."""
+        return [str(symbol) for symbol in self.table.obs["symbol"].iloc[self.match.genes]]
+
+    @property
+    def random_seed(self) -> int | None:
+        """Seed of the model's weights, where they are drawn at random."""
+        return CONTROL_SEED if self.options.control == RANDOM_LLM else None
+
     def rank(self, rows: csr_matrix) -> RankedCells:
-        """The genes of each cell that enter its sequence."""
-        return rank_genes(rows, top_genes=self.settled.top_genes, admitted=self.admitted, medians=self.medians)
+        """The genes of each cell that may be read, in descending expression."""
+        return rank_genes(rows, top_genes=self.top_genes, admitted=self.admitted, medians=self.medians)
 
 
 def make_plan(
@@ -123,6 +156,11 @@ def make_plan(
     )
     var = cells.var(slot.slot)
     progress.note(f"cells: {cells.source}: {len(cells.obs):,} cells × {len(var):,} genes, {slot.kind} from {slot.slot}")
+    if options.panel == AUTO_PANEL:
+        options = replace(options, panel=str(kept_panel(source, target, options, cells, progress)))
+    _say_preset(options, progress)
+    if options.control is not None:
+        progress.note(f"control {options.control}: {CONTROLS[options.control]}")
     table = load_gene_table(options.genes) if options.genes else None
     panel = load_panel(options.panel) if options.panel else None
     translation = needed_translation(
@@ -137,30 +175,40 @@ def make_plan(
     if table is not None:  # before any model is looked at
         match = match_cells(var, table.obs, options, translation, source=cells.source)
     projector = load_projector(options.trained_projector) if options.trained_projector else None
-    settled = settle_layout(options, n_panel=None if panel is None else len(panel))
-    device, dtype = pick_device(options.device, options.dtype)
+    n_panel = None if panel is None else len(panel)
+    encodes = table is None and options.needs_vectors
+    files = model_files(options) if options.runs_model or encodes else None
+    readout = settle_layout(options, files, n_panel=n_panel) if files is not None and options.pool else None
     if table is None:
         file = target.with_suffix(".genes.h5ad")
         described = describe_cells_genes(var, options, translation)
         match = match_cells(var, described[0], options, translation, source=cells.source)
         table = cached_table(
-            file, described, settled.files, device=options.device, dtype=options.dtype, progress=progress
+            file, described, files if encodes else None, device=options.device, dtype=options.dtype, progress=progress
         )
         options = replace(options, genes=str(file))
+    elif options.needs_vectors and not table.width:
+        msg = f"--genes {options.genes}: it holds symbols without vectors (genept_s needs none). Name another."
+        raise OptionError(msg)
     progress.note(match.report)
-    if projector is not None:
-        _check_projector(projector, options, settled, table, panel, progress)
+    if projector is not None and readout is not None:
+        _check_projector(projector, options, readout, table, panel, progress)
     admitted, medians = _admit(panel, table, match, options, progress)
+    if not options.runs_model:
+        files = None  # it had symbols to encode, and no cell to read
+    top_genes = settle_top_genes(options, readout, files, n_matched=len(match.genes), n_panel=n_panel)
     views = view_specs(
         options,
-        settled,
+        readout,
+        files=files,
+        top_genes=top_genes,
         genes_digest=table.digest,
         genes_width=table.width,
         panel_digest=None if panel is None else panel.digest,
         projector_digest=None if projector is None else projector.digest,
     )
     shape = store_plan(options, views, n_obs=len(cells.obs))
-    tokens = options.tokens_per_batch or _tokens_per_batch(settled, device, dtype)
+    running = None if files is None else run_record(options, files, readout)
     # bytes are hashed while the cells are read, and only a file on disk can change meanwhile
     stamp = None if isinstance(source, anndata.AnnData) else _stamp(Path(source))
     record = {
@@ -170,11 +218,8 @@ def make_plan(
         "default_view": views[0].name,
         "shard_rows": shape.shard_rows,
         "options": options_record(options, target.parent),
-        "model": {
-            "name": settled.files.name,
-            "digest": settled.files.digest,
-            "n_layers": settled.files.n_layers,
-        },
+        "model": None if files is None else {"name": files.name, "digest": files.digest, "n_layers": files.n_layers},
+        **({} if options.control is None else {"control": {"kind": options.control, "seed": CONTROL_SEED}}),
         "genes": {
             "digest": table.digest,
             "n_genes": len(table),
@@ -194,11 +239,7 @@ def make_plan(
             "ids": ids_digest([str(name) for name in cells.obs.index]),
             **({} if translation is None else {"orthologs": translation.record}),
         },
-        "run": {
-            "device": device.type,
-            "dtype": str(dtype).removeprefix("torch."),
-            "tokens_per_batch": tokens,
-        },
+        "run": running or dict.fromkeys(("device", "dtype", "tokens_per_batch")),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("scstore", "torch", "transformers", "anndata", "zarr", "numpy")},
@@ -208,7 +249,9 @@ def make_plan(
         SEEN_BY_PANEL: () if panel is None else panel.trained_on,
         SEEN_BY_PROJECTOR: () if projector is None else projector.seen,
     }
-    return ExtractionPlan(
+    if options.control == RANDOM_GENES:
+        table = _with_random_vectors(table)
+    plan = ExtractionPlan(
         options=options,
         cells=cells,
         slot=slot,
@@ -216,14 +259,37 @@ def make_plan(
         table=table,
         admitted=admitted,
         medians=medians,
-        settled=settled,
+        readout=readout,
+        files=files,
+        top_genes=top_genes,
+        places=None,
         shape=shape,
         record=record,
         stamp=stamp,
-        tokens_per_batch=tokens,
+        tokens_per_batch=0 if running is None else running["tokens_per_batch"],
         trained_on={column: ids for column, ids in seen.items() if ids},
         projector=projector,
     )
+    if options.control == SHUFFLED_ORDER:
+        plan = replace(plan, places=shuffled_order(plan.symbols, seed=CONTROL_SEED))
+    return plan
+
+
+def _say_preset(options: ExtractOptions, progress: Reporter) -> None:
+    """Name the preset's source, and what stands in for what it trains."""
+    if options.preset is None:
+        return
+    preset = PRESETS[options.preset]
+    progress.note(f"preset {options.preset}: {preset.summary}; {preset.source}")
+    if preset.untrained and options.trained_projector is None:
+        progress.warn(preset.untrained.format(projector=options.projector))
+
+
+def _with_random_vectors(table: GeneTable) -> GeneTable:
+    """The table with standard normal vectors of the same width, seeded by the genes' symbols."""
+    encoder = RandomEncoder(table.width, seed=CONTROL_SEED)
+    vectors = encoder.encode([str(symbol) for symbol in table.obs["symbol"]])
+    return replace(table, vectors=vectors, encoder=encoder.identity)
 
 
 def projector_fits(options: ExtractOptions, settled: SettledLayout, table: GeneTable) -> dict[str, Any]:
@@ -252,20 +318,11 @@ def _check_projector(
     trained = projector.training
     if trained["panel"] != (None if panel is None else panel.digest):
         progress.warn(f"{options.projector} was trained with {'another' if trained['panel'] else 'no'} panel.")
+    if options.control == RANDOM_LLM:
+        progress.warn(f"{options.projector} was trained through the real weights; with random ones it is of no use.")
     if untrained := sorted(set(settled.layers) - set(trained["layers"])):
         known, unknown = (", ".join(map(str, layers)) for layers in (trained["layers"], untrained))
         progress.warn(f"{options.projector} was trained for layers {known}; what it does to {unknown} is unknown.")
-
-
-def _tokens_per_batch(settled: SettledLayout, device: torch.device, dtype: torch.dtype) -> int:
-    most = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
-    if device.type != "cuda":
-        return most
-    import torch
-
-    free, _ = torch.cuda.mem_get_info(device)
-    depth, config = max(settled.layers), settled.files.config
-    return tokens_that_fit(config, free, depth=depth, itemsize=dtype.itemsize, most=most)
 
 
 def _admit(
@@ -319,7 +376,7 @@ def expression_blocks(
     with progress.track("reading cells", len(plan.cells.obs), "cells") as track:
         for _, rows in lognorm_rows(plan.cells, plan.slot, chunk_rows=READ_ROWS, groups=plan.match.groups):
             matched = plan.match.apply(rows)
-            lengths.append(count_genes(matched, top_genes=plan.settled.top_genes, admitted=plan.admitted))
+            lengths.append(count_genes(matched, top_genes=plan.top_genes, admitted=plan.admitted))
             yield matched
             track.advance(rows.shape[0])
     if plan.stamp is not None and _stamp(Path(plan.cells.source)) != plan.stamp:

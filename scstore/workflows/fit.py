@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from scstore import fsio
 from scstore.cells.labels import read_labels
 from scstore.errors import OptionError
 from scstore.heads.artifact import save_head
+from scstore.heads.calibration import reliability
 from scstore.heads.fusion import FusedHead
+from scstore.heads.metrics import metrics_by_class
+from scstore.heads.rejection import KEEP, check_keep
 from scstore.heads.rows import Rows, RowSubset
 from scstore.progress import Reporter
 from scstore.stores.ledger import ids_digest
@@ -33,6 +37,7 @@ def fit(
     fuse: str = "late",
     params: Mapping[str, Any] | None = None,
     prior_adjustment: float = 0.5,
+    keep: float = KEEP,
     seed: int = 0,
     allow_partial: bool = False,
     overwrite: bool = False,
@@ -59,6 +64,9 @@ def fit(
     prior_adjustment
         How much of the labels' shares among the training cells is taken back, 0 to 1: at 0 a rare label is assumed to
         be as rare among new cells.
+    keep
+        Share of the rightly labelled held-out cells that keep their label: the thresholds below which ``predict``
+        says ``unassigned`` are set by it. Another share can be asked for there.
     seed
         The same seed gives the same head, byte for byte.
     allow_partial
@@ -82,6 +90,7 @@ def fit(
     OutputError
         If the head exists.
     """
+    check_keep(keep)
     if output is not None:
         fsio.check_output(output, overwrite=overwrite)
     progress = progress or Reporter()
@@ -105,7 +114,14 @@ def fit(
     genes = opened.expression_genes if "X" in names else None
     trained = FusedHead(head, fuse=fuse, params=params, prior_adjustment=prior_adjustment, random_state=seed)
     progress.note(f"fitting {head} on {', '.join(names)}: {len(rows):,} cells, {len(set(y)):,} labels of {label!r}")
-    trained.fit(features, y, gene_names=None if genes is None else list(genes.index))
+    trained.fit(features, y, gene_names=None if genes is None else list(genes.index), keep=keep)
+    for name, member in trained.members_.items():
+        progress.note(f"{name}: {member.training_note()}")
+    if trained.rejection_ is None:
+        progress.warn(
+            "No held-out cell was labelled rightly: there are no thresholds, and every cell will get a label however "
+            "unlike the training cells it is."
+        )
     record: dict[str, Any] = {
         "label": label,
         "views": {name: {"space": dict(v.space), "fingerprint": v.fingerprint} for name, v in matrices.items()},
@@ -118,6 +134,10 @@ def fit(
             "partial": not opened.is_complete,
         },
         "seed": seed,
+        "held_out_by_class": _by_class(trained),
+        "reliability": reliability(trained.held_out_proba_, trained.held_out_codes_),
+        "training": {name: member.training_note() for name, member in trained.members_.items()},
+        "versions": {name: version(name) for name in ("scstore", "numpy", "scipy", "scikit-learn", "faiss-cpu")},
     }
     if genes is not None and trained.genes_ is not None:
         chosen = genes.loc[list(trained.genes_), ["symbol", "ensembl_id"]].astype(str)
@@ -126,3 +146,11 @@ def fit(
     if output is not None:
         save_head(trained, Path(output), record=record, overwrite=overwrite)
     return trained
+
+
+def _by_class(head: FusedHead) -> dict[str, dict[str, float | int]]:
+    """Precision, recall, F1 and support of each class among the held-out cells."""
+    if not len(head.held_out_codes_):
+        return {}
+    names = [str(name) for name in head.classes_]
+    return metrics_by_class(head.held_out_codes_, head.held_out_proba_.argmax(axis=1), names)

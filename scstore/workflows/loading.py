@@ -5,10 +5,12 @@ from __future__ import annotations
 from scstore.backbone.model import Backbone, load_backbone, pick_device
 from scstore.backbone.projector import project
 from scstore.backbone.readout import Readout
+from scstore.backbone.sentence_encoder import SentenceEncoder
+from scstore.errors import OptionError
 from scstore.progress import Reporter
 from scstore.workflows.extraction_plan import ExtractionPlan
 
-__all__ = ["load_model", "load_readout"]
+__all__ = ["load_model", "load_readout", "load_sentence_encoder"]
 
 
 def load_model(plan: ExtractionPlan, progress: Reporter) -> Backbone:
@@ -28,12 +30,14 @@ def load_model(plan: ExtractionPlan, progress: Reporter) -> Backbone:
         depth=max(layers),
         float8=plan.options.precision == "float8",
         spread=plan.options.spread,
+        random_seed=plan.random_seed,
     )
     settled = plan.settled
     where = f"on {device} in {str(dtype).removeprefix('torch.')}"
+    weights = "" if plan.random_seed is None else " with random weights"
     progress.note(
-        f"model: {settled.files.name}, layers {', '.join(map(str, layers))} of {settled.files.n_layers}, {where}; "
-        f"at most {settled.top_genes:,} genes a cell ({settled.top_genes_because})"
+        f"model: {settled.files.name}{weights}, layers {', '.join(map(str, layers))} of {settled.files.n_layers}, "
+        f"{where}; at most {settled.top_genes:,} genes a cell ({settled.top_genes_because})"
     )
     return backbone
 
@@ -63,3 +67,30 @@ def load_readout(plan: ExtractionPlan, progress: Reporter) -> Readout:
         multiply=plan.options.expression_scaling == "multiply",
         last_only=plan.options.pool == ("last",),
     )
+
+
+def load_sentence_encoder(plan: ExtractionPlan, readout: Readout | None, progress: Reporter) -> SentenceEncoder:
+    """The encoder of a plan's sentences: the readout's model where that is whole, else loaded.
+
+    Raises
+    ------
+    ModelError
+        If the model's files are damaged, or the device lacks what the options ask for.
+    OptionError
+        If no view is made from sentences.
+    """
+    if plan.files is None:
+        msg = "--companions: genept_s is not among them, so there are no sentences to encode."
+        raise OptionError(msg)
+    device, dtype = pick_device(plan.options.device, plan.options.dtype)
+    whole = max(plan.readout.layers) == plan.files.n_layers if plan.readout is not None else False
+    if readout is not None and whole and plan.options.precision == "native" and not plan.options.spread:
+        backbone = readout.backbone
+    else:
+        backbone = load_backbone(plan.files, device=device, dtype=dtype, random_seed=plan.random_seed)
+    weights = "" if plan.random_seed is None else " with random weights"
+    progress.note(
+        f"sentences: at most {plan.top_genes:,} symbols a cell, as many as {plan.files.context:,} tokens hold, encoded "
+        f"by {plan.files.name}{weights} on {device} in {str(dtype).removeprefix('torch.')}"
+    )
+    return SentenceEncoder(backbone, plan.symbols, tokens_per_batch=plan.tokens_per_batch, places=plan.places)

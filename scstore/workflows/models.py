@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from scstore.backbone.model import ModelFiles, load_backbone, locate_model, pick_device
@@ -15,6 +16,9 @@ from scstore.genes.table import GeneTable, load_gene_table, save_gene_table
 from scstore.progress import Reporter
 
 __all__ = ["cached_table", "encode_table", "make_encoder"]
+
+NO_ENCODER = {"kind": "none"}
+"""Identity of the encoder of a table of symbols without vectors."""
 
 
 def make_encoder(
@@ -66,7 +70,7 @@ def encode_table(
 def cached_table(
     path: Path,
     described: tuple[pd.DataFrame, str],
-    files: ModelFiles,
+    files: ModelFiles | None,
     *,
     device: str | None,
     dtype: str | None,
@@ -81,7 +85,7 @@ def cached_table(
     described
         The genes it must hold, and the template.
     files
-        The model that encodes them.
+        The model that encodes them; ``None`` where their vectors are not wanted.
     device, dtype
         As for extraction.
     progress
@@ -95,8 +99,13 @@ def cached_table(
             progress.warn(f"{error} It is made anew.")
         else:
             if table.obs.equals(obs) and _encoded_by(table.encoder, files) and table.template == template:
-                progress.note(f"gene vectors: {path} ({len(table):,} symbols, encoded before)")
+                if files is not None:
+                    progress.note(f"gene vectors: {path} ({len(table):,} symbols, encoded before)")
                 return table
+    if files is None:
+        vectors = np.zeros((len(obs), 0), dtype=np.float32)
+        save_gene_table(GeneTable(obs, vectors, NO_ENCODER, template), path, overwrite=True)
+        return load_gene_table(path)
     encoder = _huggingface(files, device=device, dtype=dtype)
     table = encode_table(obs, template, encoder, progress=progress)
     save_gene_table(table, path, overwrite=True)
@@ -104,5 +113,5 @@ def cached_table(
     return load_gene_table(path)
 
 
-def _encoded_by(identity: Mapping[str, Any], files: ModelFiles) -> bool:
-    return identity.get("digest") == files.digest
+def _encoded_by(identity: Mapping[str, Any], files: ModelFiles | None) -> bool:
+    return dict(identity) == NO_ENCODER if files is None else identity.get("digest") == files.digest

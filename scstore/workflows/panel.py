@@ -33,7 +33,7 @@ def panel(
     output: str | os.PathLike[str],
     *,
     label: str | Sequence[str] | None = None,
-    n_genes: int | Literal["auto"] = 200,
+    n_genes: int | Literal["auto"] = 100,
     group: str | None = None,
     label_free: str | None = None,
     shared_genes: bool = False,
@@ -43,6 +43,8 @@ def panel(
     allow_fractional: bool = False,
     sum_duplicate_genes: bool = False,
     id_prefix_from: str | None = None,
+    organism: str | None = None,
+    orthologs: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     progress: Reporter | None = None,
 ) -> Panel:
@@ -75,6 +77,9 @@ def panel(
     expression, slot, allow_fractional, sum_duplicate_genes, id_prefix_from
         What the inputs hold and where, as for extraction. Use the prefix of the extraction: stores know by their ids
         the cells whose labels the panel saw.
+    orthologs, organism
+        Orthologs of human and mouse, as for extraction: inputs of the other species are read as cells of this one, by
+        default the first input's. Genes without an ortholog are left out of them.
     overwrite
         Replace an existing panel.
     progress
@@ -92,13 +97,16 @@ def panel(
     LabelsError
         If no input has a column, or nothing can be compared.
     GenesError
-        If fewer genes than that are expressed.
+        If fewer genes than that are expressed, or it cannot be told whose genes are to be translated.
     CellsError
         If an input cannot be read, or inputs share cell ids.
     """
     labels = [label] if isinstance(label, str) else list(dict.fromkeys(label or ()))
     sources = [cells] if isinstance(cells, str | os.PathLike | anndata.AnnData) else list(cells)
     _check_options(sources, labels, n_genes=n_genes, label_free=label_free)
+    if organism is not None and orthologs is None:
+        msg = "--organism: says into whose genes --orthologs translates. Give --orthologs FILE, or leave it out."
+        raise OptionError(msg)
     fsio.check_output(output, overwrite=overwrite)
     progress = progress or Reporter()
     with ExitStack() as stack:
@@ -111,6 +119,8 @@ def panel(
             allow_fractional=allow_fractional,
             sum_duplicate_genes=sum_duplicate_genes,
             id_prefix_from=id_prefix_from,
+            orthologs=orthologs,
+            organism=organism,
             progress=progress,
         )
         if labels:
@@ -147,10 +157,7 @@ def panel(
             "labels": labels,
             "label_free": label_free,
             "group": group,
-            "inputs": [
-                {"name": one.name, "n_cells": one.cells.n_cells, "n_genes": len(one.names), "slot": one.slot.slot}
-                for one in inputs
-            ],
+            "inputs": [one.record for one in inputs],
             "n_genes": "auto" if size else n_genes,
             "shared_genes": shared_genes,
             "rule": "best rank over the rankings, then mean rank, then name",

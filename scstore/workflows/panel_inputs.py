@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import anndata
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from scstore.cells.cell_file import CellFile
-from scstore.cells.expression import ExpressionSlot, find_expression
+from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_rows
 from scstore.cells.formats import open_cells
 from scstore.cells.labels import read_labels
 from scstore.cells.matching import gene_names
+from scstore.cells.orthologs import RenamedGenes, rename_by_orthologs
 from scstore.cells.wording import show_some
 from scstore.errors import CellsError, LabelsError
 from scstore.progress import Reporter
 from scstore.tokens.gene_scores import Design, design_groups, design_labels
+from scstore.workflows.species import Translation, translate_to_one
 
 __all__ = ["Cells", "Comparison", "PanelInput", "check_ids", "compare", "open_inputs"]
 
@@ -45,6 +48,9 @@ class PanelInput:
         Where its expression is.
     names, repeats
         What its genes are called, and which are repetitions: see :func:`scstore.cells.matching.gene_names`.
+    renamed, translation
+        Where it is of another species than the panel: its genes that have an ortholog, the only ones that ``names``
+        has; and what the record says of it.
     """
 
     name: str
@@ -52,6 +58,33 @@ class PanelInput:
     slot: ExpressionSlot
     names: pd.DataFrame
     repeats: NDArray[np.int64] | None
+    renamed: RenamedGenes | None = None
+    translation: Mapping[str, str] | None = None
+
+    def expression(self) -> Iterator[tuple[int, csr_matrix]]:
+        """First row and log-normalised expression ``(n, n_names) float32``, block by block.
+
+        Cells are normalised over all their genes, also those that have no ortholog.
+        """
+        if self.renamed is None:
+            yield from lognorm_rows(self.cells, self.slot, groups=self.repeats)
+            return
+        n_genes = self.cells.slots[self.slot.slot].shape[1]
+        groups = None if self.repeats is None else self.renamed.in_input(self.repeats, n_genes)
+        for start, block in lognorm_rows(self.cells, self.slot, groups=groups):
+            yield start, block[:, self.renamed.columns]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the panel's record says of it."""
+        translated = {} if self.translation is None else {"orthologs": dict(self.translation)}
+        return {
+            "name": self.name,
+            "n_cells": self.cells.n_cells,
+            "n_genes": len(self.names),
+            "slot": self.slot.slot,
+            **translated,
+        }
 
 
 def open_inputs(
@@ -64,21 +97,56 @@ def open_inputs(
     allow_fractional: bool,
     sum_duplicate_genes: bool,
     id_prefix_from: str | None,
+    orthologs: str | os.PathLike[str] | None,
+    organism: str | None,
     progress: Reporter,
 ) -> list[PanelInput]:
-    """Open the inputs; ``stack`` closes them."""
+    """Open the inputs, with their genes named as those of one species; ``stack`` closes them.
+
+    Parameters
+    ----------
+    sources, scratch, expression, slot, allow_fractional, sum_duplicate_genes, id_prefix_from, orthologs, organism
+        As for :func:`scstore.panel`; ``scratch`` takes temporary files.
+    stack
+        Closes the inputs.
+    progress
+        Told what each input is, and what was translated.
+
+    Raises
+    ------
+    CellsError
+        If an input cannot be read.
+    GenesError
+        If gene names repeat, or it cannot be told whose genes they are where orthologs are given.
+    """
     opened = [
         stack.enter_context(open_cells(source, scratch=scratch, id_prefix_from=id_prefix_from)) for source in sources
     ]
     files = [Path(cells.source).name for cells in opened]
+    slots = [
+        find_expression(cells, expression=expression, slot=slot, allow_fractional=allow_fractional) for cells in opened
+    ]
+    named = [file if files.count(file) == 1 else f"{file} {files[: i + 1].count(file)}" for i, file in enumerate(files)]
+    vars_ = [cells.var(found.slot) for cells, found in zip(opened, slots, strict=True)]
+    translations: Sequence[Translation | None] = [None] * len(opened)
+    if orthologs is not None:
+        translations = translate_to_one(
+            orthologs, vars_, organism=organism, sources=[cells.source for cells in opened], progress=progress
+        )
     inputs = []
-    for i, (cells, file) in enumerate(zip(opened, files, strict=True)):
-        found = find_expression(cells, expression=expression, slot=slot, allow_fractional=allow_fractional)
-        var = cells.var(found.slot)
-        names, repeats = gene_names(var, sum_duplicates=sum_duplicate_genes, source=cells.source)
-        name = file if files.count(file) == 1 else f"{file} {files[: i + 1].count(file)}"
-        inputs.append(PanelInput(name, cells, found, names, repeats))
+    for name, cells, found, var, translation in zip(named, opened, slots, vars_, translations, strict=True):
         progress.note(f"cells: {name}: {cells.n_cells:,} cells × {len(var):,} genes, {found.kind} from {found.slot}")
+        renamed = None
+        if translation is not None:
+            renamed = rename_by_orthologs(
+                var, translation.orthologs, organism=translation.organism, source=cells.source
+            )
+            progress.note(f"{name}: {renamed.report}")
+        names, repeats = gene_names(
+            var if renamed is None else renamed.var, sum_duplicates=sum_duplicate_genes, source=cells.source
+        )
+        record = None if translation is None else translation.record
+        inputs.append(PanelInput(name, cells, found, names, repeats, renamed, record))
     return inputs
 
 

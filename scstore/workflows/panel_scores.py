@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scstore.cells.expression import lognorm_rows
 from scstore.cells.joined_genes import JoinedGenes
 from scstore.progress import Reporter
 from scstore.tokens.gene_scores import Design, GeneScore, LabelScore, VariationScore
@@ -134,7 +133,7 @@ def _read(
                 else VariationScore(own, n_genes, kind=label_free)
                 for name, own in designs.items()
             }
-            for start, block in lognorm_rows(one.cells, one.slot, groups=one.repeats):
+            for start, block in one.expression():
                 for score in scores.values():
                     score.add(start, block if len(spans) == 1 else block[:, span])
                 if span is spans[0]:

@@ -1,4 +1,4 @@
-"""What an extraction will do, settled and checked before any model is loaded."""
+"""Options of an extraction, checked before anything is opened."""
 
 from __future__ import annotations
 
@@ -8,36 +8,57 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from scstore.backbone.layout import INSTRUCTION, LAYOUTS, Layout, make_layout
-from scstore.backbone.model import DEFAULT_MODEL, MINILM, ModelFiles, load_tokenizer, locate_model
+from scstore.backbone.layout import INSTRUCTION, LAYOUTS
 from scstore.backbone.projector import PROJECTORS
-from scstore.cells.expression import TARGET_SUM
 from scstore.errors import FeatureSpaceError, OptionError
-from scstore.spec import Space
-from scstore.stores.layout import StorePlan, ViewSpec, default_shard_rows
 from scstore.stores.reader import open_store
 from scstore.tokens.batches import POOLINGS
+from scstore.tokens.genept import COMPANIONS
+from scstore.workflows.presets import check_preset
 
 __all__ = [
-    "DEFAULT_TOP_GENES",
+    "AUTO_PANEL",
+    "CONTROLS",
+    "CONTROL_SEED",
+    "RANDOM_GENES",
+    "RANDOM_LLM",
+    "SHUFFLED_ORDER",
     "ExtractOptions",
-    "check_default_model",
-    "layout_space",
     "options_like",
-    "settle_layout",
-    "view_specs",
+    "options_record",
 ]
 
-DEFAULT_TOP_GENES = 2048
 RANKINGS = ("lognorm", "median")
 SCALINGS = ("none", "multiply")
 STORE_DTYPES = ("float16", "float32")
 PRECISIONS = ("native", "float8")
 SPACE_FIELDS = (
     "model", "revision", "genes", "panel", "top_genes", "ranking", "expression_scaling", "projector", "seed", "layout",
-    "instruction", "readout_token", "layers", "pool", "precision",
+    "instruction", "readout_token", "layers", "pool", "precision", "companions",
 )  # fmt: skip
 """Options that decide the feature space: what ``--like`` takes from another store."""
+
+OF_THE_READOUT = (
+    "expression_scaling", "projector", "seed", "layout", "instruction", "readout_token", "layers", "precision",
+    "spread",
+)  # fmt: skip
+"""Options that say nothing where no readout is wanted."""
+
+GENEPT_W, GENEPT_S = "genept_w", "genept_s"
+
+AUTO_PANEL = "auto"
+"""``--panel auto``: a label-free panel of these cells, kept beside the store."""
+
+RANDOM_GENES, RANDOM_LLM, SHUFFLED_ORDER = "random-genes", "random-llm", "shuffled-order"
+CONTROLS = {
+    RANDOM_GENES: "every gene has a random vector in place of its own",
+    RANDOM_LLM: "the model has random weights in place of those it learnt",
+    SHUFFLED_ORDER: "every cell has its genes in one random order in place of expression's",
+}
+"""What ``--control`` makes meaningless, in words."""
+
+CONTROL_SEED = 0
+"""Of the controls: a seed of its own, since ``--seed`` is the projector's and must stay the same for a comparison."""
 
 FILES = ("genes", "panel", "projector")
 """Options of the feature space that name files."""
@@ -52,6 +73,9 @@ class ExtractOptions:
 
     Attributes
     ----------
+    preset
+        Name of the set of options that the others were completed from: see :mod:`scstore.workflows.presets`. It is
+        recorded, and is no part of the feature space.
     model
         ``minilm``, a folder in Hugging Face layout, or a hub name.
     revision
@@ -59,9 +83,11 @@ class ExtractOptions:
     genes
         A gene table file; without one the symbols are encoded by the model and cached beside the store.
     panel
-        A panel file, or ``None``: all genes may enter.
+        A panel file; ``None``: all genes may enter; ``auto``: 100 genes chosen without labels on these cells, kept
+        beside the store as ``STORE.panel.h5ad``.
     top_genes
-        The most expressed genes of a cell that enter; 2,048 or what the model's context holds.
+        The most expressed genes of a cell that enter; 2,048 or what the model's context holds. ``genept_w`` is always
+        over all of them.
     ranking
         ``lognorm``: by log-normalised expression; ``median``: divided by the panel's per-gene medians.
     expression_scaling
@@ -77,9 +103,15 @@ class ExtractOptions:
     readout_token
         A decoder's readout token; its end-of-sequence token by default.
     layers
-        Layers to read; by default the last (of ``minilm``: the first and the last).
+        Layers to read, ``-1`` for the last; by default the last (of ``minilm``: the first and the last).
     pool
-        Of ``last``, ``mean``, ``wmean``; by default ``wmean`` and ``last``.
+        Of ``last``, ``mean``, ``wmean``; by default ``wmean`` and ``last``. Empty: no readout is wanted.
+    companions
+        Views beside the readouts, or in their place: of ``genept`` (gene vectors whitened), ``genept_random`` (random
+        gene vectors), ``genept_w`` (GenePT-w as published) and ``genept_s`` (GenePT-s: a sentence of gene symbols).
+    control
+        One thing made meaningless: ``random-genes`` (the gene vectors), ``random-llm`` (the model's weights) or
+        ``shuffled-order`` (the order of the genes). Part of the feature space.
     expression
         ``counts`` or ``lognorm``: what the input holds.
     slot
@@ -113,6 +145,7 @@ class ExtractOptions:
         Padded positions in a batch.
     """
 
+    preset: str | None = None
     model: str | None = None
     revision: str | None = None
     genes: str | None = None
@@ -127,6 +160,8 @@ class ExtractOptions:
     readout_token: str | None = None
     layers: tuple[int, ...] | None = None
     pool: tuple[str, ...] = ("wmean", "last")
+    companions: tuple[str, ...] = ("genept", "genept_random")
+    control: str | None = None
     expression: str = "counts"
     slot: str | None = None
     allow_fractional: bool = False
@@ -145,6 +180,7 @@ class ExtractOptions:
     tokens_per_batch: int | None = None
 
     def __post_init__(self) -> None:
+        check_preset(self.preset)
         for name, known in (
             ("ranking", RANKINGS),
             ("expression_scaling", SCALINGS),
@@ -159,9 +195,11 @@ class ExtractOptions:
         if self.trained_projector is not None and not Path(self.trained_projector).exists():
             msg = f"--projector {self.projector}: not one of {', '.join(PROJECTORS)}, and no such projector is there."
             raise OptionError(msg)
-        if not self.pool or not set(self.pool) <= set(POOLINGS) or len(set(self.pool)) < len(self.pool):
-            msg = f"--pool {','.join(self.pool)}: name each of {', '.join(POOLINGS)} at most once."
-            raise OptionError(msg)
+        for name, choices in {"pool": POOLINGS, "companions": COMPANIONS}.items():
+            words = getattr(self, name)
+            if not set(words) <= set(choices) or len(set(words)) < len(words):
+                msg = f"{_flag(name)} {','.join(words)}: name each of {', '.join(choices)} at most once, or say none."
+                raise OptionError(msg)
         for name in ("top_genes", "shard_rows", "tokens_per_batch"):
             if (number := getattr(self, name)) is not None and number < 1:
                 msg = f"{_flag(name)} {number}: must be at least 1."
@@ -169,6 +207,70 @@ class ExtractOptions:
         if self.ranking == "median" and self.panel is None:
             msg = "--ranking median needs --panel: the per-gene medians are fitted with the panel."
             raise OptionError(msg)
+        if self.panel == AUTO_PANEL and self.orthologs is not None:
+            msg = "--panel auto cannot go with --orthologs: it is fitted on the cells' own genes. Name a panel file."
+            raise OptionError(msg)
+        self._check_control()
+        self._check_idle()
+
+    def _check_control(self) -> None:
+        """Refuse a control that has nothing to act on, or that would not be one."""
+        if self.control is None:
+            return
+        if self.control not in CONTROLS:
+            msg = f"--control {self.control}: not one of {', '.join(CONTROLS)}."
+        elif self.control == RANDOM_GENES and self.trained_projector is not None:
+            msg = (
+                f"--control random-genes cannot go with --projector {self.projector}: it was trained for other gene "
+                "vectors. Make random ones (scstore genes build --encoder random:WIDTH), train a projector for them "
+                "(scstore align --genes), and extract with both."
+            )
+        elif self.control == RANDOM_GENES and not self.pool and GENEPT_W not in self.companions:
+            msg = "--control random-genes: neither a readout nor genept_w is wanted, so no view has gene vectors."
+        elif self.control != RANDOM_GENES and not self.runs_model:
+            msg = f"--control {self.control}: no model reads the cells, so there is nothing to make meaningless."
+        elif self.control == RANDOM_LLM and self.spread:
+            msg = "--control random-llm cannot go with --spread: its weights are drawn on one device."
+        else:
+            return
+        raise OptionError(msg)
+
+    def _check_idle(self) -> None:
+        """Refuse options that would decide nothing, where no readout is wanted."""
+        if self.pool:
+            return
+        if not self.companion_views:
+            msg = "--pool none --companions none: no view is left to extract. Name one."
+            raise OptionError(msg)
+        idle = [*OF_THE_READOUT, *(["top_genes", "ranking"] if self.companion_views == (GENEPT_W,) else [])]
+        default = {option.name: option.default for option in fields(self)}
+        for name in idle:
+            if getattr(self, name) != default[name]:
+                views = ", ".join(self.companion_views)
+                msg = f"{_flag(name)}: decides nothing here. Without a readout (--pool none) the store has {views}."
+                raise OptionError(msg)
+
+    @property
+    def companion_views(self) -> tuple[str, ...]:
+        """The companions that the store gets: with random gene vectors, only what these change."""
+        if self.control == RANDOM_GENES:
+            return tuple(name for name in self.companions if name == GENEPT_W)
+        return self.companions
+
+    @property
+    def writes_sentences(self) -> bool:
+        """Whether a view is made from sentences of gene symbols."""
+        return GENEPT_S in self.companion_views
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether a model reads the cells."""
+        return bool(self.pool) or self.writes_sentences
+
+    @property
+    def needs_vectors(self) -> bool:
+        """Whether a view is made from the genes' vectors."""
+        return bool(self.pool) or self.companion_views != (GENEPT_S,)
 
     @property
     def trained_projector(self) -> str | None:
@@ -193,11 +295,14 @@ def options_like(reference: str | os.PathLike[str], options: ExtractOptions) -> 
     Raises
     ------
     OptionError
-        If one of them is not.
+        If one of them is not, or the reference is a control of another kind.
     FeatureSpaceError
         If the reference has no record, or its gene table, panel or projector has moved.
     """
     default = ExtractOptions()
+    if options.preset is not None:
+        msg = f"--preset {options.preset} cannot go with --like: the feature space is taken from {reference}."
+        raise OptionError(msg)
     for name in SPACE_FIELDS:
         if getattr(options, name) != getattr(default, name):
             msg = f"{_flag(name)} cannot go with --like: the feature space is taken from {reference}."
@@ -207,7 +312,15 @@ def options_like(reference: str | os.PathLike[str], options: ExtractOptions) -> 
         msg = f"--like {reference}: scstore did not extract it, so there is no feature space to take."
         raise FeatureSpaceError(msg)
     taken: Mapping[str, Any] = record["options"]
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v := taken[name], list) else v for name in SPACE_FIELDS}
+    # records of before a field came have its default
+    found = {name: taken.get(name, getattr(default, name)) for name in SPACE_FIELDS}
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+    values["control"] = taken.get("control")
+    if options.control not in (None, values["control"]):
+        if values["control"] is not None:
+            msg = f"--control {options.control}: {reference} is {values['control']} itself. Name the real store."
+            raise OptionError(msg)
+        values["control"] = options.control
     folder = Path(reference).parent
     for name in FILES:
         if _is_file(name, values[name]):
@@ -218,163 +331,13 @@ def options_like(reference: str | os.PathLike[str], options: ExtractOptions) -> 
     return replace(options, **values)
 
 
-def check_default_model() -> None:
-    """Refuse to run the default model, 13 billion parameters, where there is no GPU.
-
-    Raises
-    ------
-    OptionError
-        With what it would take and what can be used instead.
-    """
-    import importlib.util
-
-    if importlib.util.find_spec("torch") is not None:
-        import torch
-
-        if torch.cuda.is_available():
-            return
-    msg = (
-        f"No GPU here, and no --model was named: the default, {DEFAULT_MODEL}, has 13 billion parameters. It takes a "
-        "GPU "
-        f"with 32 GB or more, and 26 GB of weights. On this machine use the embedded model: --model {MINILM} (or name "
-        "a "
-        f"model: --model {DEFAULT_MODEL} --device cpu runs it here, at minutes a cell)."
-    )
-    raise OptionError(msg)
-
-
-@dataclass(frozen=True)
-class SettledLayout:
-    """What depends on the model alone.
-
-    Attributes
-    ----------
-    files
-        The model, not loaded.
-    layout
-        Tokens around the genes.
-    top_genes
-        Genes a cell may have.
-    top_genes_because
-        What set that number, in words.
-    layers
-        Layers to read.
-    """
-
-    files: ModelFiles
-    layout: Layout
-    top_genes: int
-    top_genes_because: str
-    layers: tuple[int, ...]
-
-
-def settle_layout(options: ExtractOptions, *, n_panel: int | None) -> SettledLayout:
-    """Choose what the options leave open and check it against the model.
-
-    Raises
-    ------
-    OptionError
-        If the genes and instruction do not fit the model's context, or a layer is not there.
-    """
-    if options.model is None:
-        check_default_model()
-    files = locate_model(options.model or DEFAULT_MODEL, revision=options.revision)
-    layout = make_layout(
-        files,
-        load_tokenizer(files),
-        order=options.layout,
-        instruction=options.instruction,
-        readout_token=options.readout_token,
-    )
-    room = files.context - layout.frame.overhead
-    if room < 1:
-        msg = f"--instruction: it fills the {files.context} positions of {files.name}. Shorten it."
-        raise OptionError(msg)
-    if options.top_genes is not None and options.top_genes > room:
-        msg = (
-            f"--top-genes {options.top_genes}: {files.name} has {files.context} positions and the instruction takes "
-            f"{layout.frame.overhead}. At most {room} genes fit."
-        )
-        raise OptionError(msg)
-    limits = [(options.top_genes, "--top-genes")] if options.top_genes else [(DEFAULT_TOP_GENES, "the default")]
-    limits.append((room, "what the model's context holds"))
-    if n_panel is not None:
-        limits.append((n_panel, "the panel"))
-    top_genes, because = min(limits, key=lambda limit: limit[0])
-    layers = options.layers or ((1, files.n_layers) if files.name == MINILM else (files.n_layers,))
-    if len(set(layers)) < len(layers) or not all(1 <= layer <= files.n_layers for layer in layers):
-        msg = f"--layers {','.join(map(str, layers))}: {files.name} has layers 1 to {files.n_layers}; name each once."
-        raise OptionError(msg)
-    return SettledLayout(files, layout, top_genes, because, layers)
-
-
-def layout_space(options: ExtractOptions, settled: SettledLayout) -> dict[str, Any]:
-    """What stands around the genes, as a feature space names it."""
-    return {
-        "order": options.layout,
-        "instruction": options.instruction,
-        "prefix": list(settled.layout.prefix),
-        "suffix": list(settled.layout.suffix),
-    }
-
-
-def view_specs(
-    options: ExtractOptions,
-    settled: SettledLayout,
-    *,
-    genes_digest: str,
-    genes_width: int,
-    panel_digest: str | None,
-    projector_digest: str | None,
-) -> tuple[ViewSpec, ...]:
-    """The views of a store with the feature space of each, the default view first."""
-    tokens: Space = {
-        "genes": {"digest": genes_digest},
-        "panel": {"digest": panel_digest},
-        "ranking": {"by": options.ranking, "top_genes": settled.top_genes},
-        "expression": {"target_sum": TARGET_SUM, "log1p": True},
-    }
-    frozen: Space = {
-        **tokens,
-        "model": {"digest": settled.files.digest},
-        "layout": layout_space(options, settled),
-        "projector": {"kind": options.projector, "seed": options.seed}
-        if projector_digest is None
-        else {"kind": "trained", "digest": projector_digest},
-        "expression_scaling": options.expression_scaling,
-        # rounding to float8 moves features by far more than a batch or a device does
-        **({"precision": "float8"} if options.precision == "float8" else {}),
-    }
-    specs = [
-        ViewSpec(
-            f"readout_{pool}_l{layer}",
-            settled.files.width,
-            options.store_dtype,
-            {**frozen, "view": "readout", "layer": layer, "pooling": pool},
-        )
-        for layer in settled.layers
-        for pool in options.pool
-    ]
-    genept = {"view": "genept", **tokens, "vectors": "whitened"}
-    control = {"view": "genept", **tokens, "vectors": "random"}
-    specs.append(ViewSpec("genept", genes_width, options.store_dtype, genept))
-    specs.append(ViewSpec("genept_random", genes_width, options.store_dtype, control))
-    return tuple(specs)
-
-
-def store_plan(options: ExtractOptions, views: tuple[ViewSpec, ...], *, n_obs: int) -> StorePlan:
-    """The fixed shape of the store."""
-    default = default_shard_rows(n_obs, [(view.width, view.dtype) for view in views])
-    return StorePlan(n_obs, min(options.shard_rows or default, n_obs), views)
-
-
 def options_record(options: ExtractOptions, folder: Path) -> dict[str, Any]:
     """The options as JSON, files relative to the store's folder so that both can be moved together."""
     values: dict[str, Any] = {}
     for option in fields(options):
         if option.name == "device":  # whichever process shapes the store, its record is the same
             continue
-        value = getattr(options, option.name)
+        value: Any = options.companion_views if option.name == "companions" else getattr(options, option.name)
         if _is_file(option.name, value):
             value = Path(os.path.relpath(value, folder)).as_posix()
         values[option.name] = list(value) if isinstance(value, tuple) else value

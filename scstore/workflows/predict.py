@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,46 @@ from numpy.typing import NDArray
 
 from scstore import fsio
 from scstore.cells.matching import GeneMatch, match_genes
-from scstore.errors import FeatureSpaceError, GenesError, OutputError
+from scstore.errors import FeatureSpaceError, GenesError, OptionError
 from scstore.heads.artifact import load_head
 from scstore.heads.fusion import FusedHead, summarise
+from scstore.heads.rejection import RULES, Thresholds
 from scstore.heads.rows import MappedRows, Rows, RowSubset
 from scstore.progress import Reporter
 from scstore.spec import differences
 from scstore.stores.reader import Store, open_store
+from scstore.workflows.prediction_files import UNASSIGNED, check_format, open_writer
 
-__all__ = ["FORMATS", "UNASSIGNED", "predict", "write_predictions"]
+__all__ = ["PredictionCounts", "predict", "predict_to_file", "write_predictions"]
 
-UNASSIGNED = "unassigned"
-FORMATS = (".h5ad", ".csv", ".parquet")
+
+@dataclass
+class PredictionCounts:
+    """What came of a prediction, counted block by block.
+
+    Attributes
+    ----------
+    n_cells
+        How many.
+    cells, confidence
+        By label: cells, and the sum of their confidences.
+    statuses
+        Cells by status.
+    """
+
+    n_cells: int = 0
+    cells: dict[str, int] = field(default_factory=dict)
+    confidence: dict[str, float] = field(default_factory=dict)
+    statuses: dict[str, int] = field(default_factory=dict)
+
+    def add(self, frame: pd.DataFrame) -> None:
+        """Count the cells of one block."""
+        self.n_cells += len(frame)
+        for name, part in frame.groupby("label", sort=False)["confidence"]:
+            self.cells[name] = self.cells.get(name, 0) + len(part)
+            self.confidence[name] = self.confidence.get(name, 0.0) + float(part.sum())
+        for name, n in frame["status"].value_counts().items():
+            self.statuses[name] = self.statuses.get(name, 0) + int(n)
 
 
 def predict(
@@ -32,6 +62,8 @@ def predict(
     head: str | os.PathLike[str] | FusedHead,
     output: str | os.PathLike[str] | None = None,
     *,
+    unassigned: str | None = None,
+    keep: float | None = None,
     proba: bool = False,
     allow_partial: bool = False,
     overwrite: bool = False,
@@ -48,6 +80,12 @@ def predict(
     output
         ``.h5ad`` (the cells with ``obs["scstore_label"]`` and so on), ``.csv`` or ``.parquet`` (a table). Not written
         when ``None``.
+    unassigned
+        What turns a label into ``unassigned``: ``confidence`` (the calibrated probability is low), ``distance`` (the
+        cell lies far from the training cells of that label), ``both`` (either of them), or ``none``. By default
+        ``both``, and ``none`` with a head that has no thresholds.
+    keep
+        Share of the rightly labelled held-out cells that keep their label; what the head was fitted with by default.
     proba
         Add the probability of every class.
     allow_partial
@@ -60,9 +98,11 @@ def predict(
     Returns
     -------
     DataFrame
-        Index: cell id. Columns: ``label``, ``confidence`` (calibrated probability of the label), ``margin`` (to the
-        second most probable), ``status`` (``ok``, or ``empty`` for a cell without any gene to read, labelled
-        ``unassigned``), and with ``proba`` one ``p(CLASS)`` a class.
+        Index: cell id. Columns: ``label``; ``confidence`` (calibrated probability of the most probable label);
+        ``margin`` (to the second most probable); ``status`` (``ok``; or why the label is ``unassigned``: ``unsure``,
+        ``far``, or ``empty`` for a cell without any gene to read); ``novelty`` (distance to the training cells of the
+        most probable label, where 1 is the 95 % quantile of held-out cells; NaN with a head that has no thresholds);
+        ``best_label`` (the most probable label, whatever the status), and with ``proba`` one ``p(CLASS)`` a class.
 
     Raises
     ------
@@ -70,9 +110,72 @@ def predict(
         If a view is missing or lives in another feature space; the differing fields are listed.
     GenesError
         If the head uses expression and none of its genes is there.
+    OptionError
+        If thresholds are asked for that the head does not have.
     """
+    parts: list[pd.DataFrame] = []
+    _run(
+        store,
+        head,
+        output,
+        take=parts.append,
+        unassigned=unassigned,
+        keep=keep,
+        proba=proba,
+        allow_partial=allow_partial,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    return pd.concat(parts)
+
+
+def predict_to_file(
+    store: str | os.PathLike[str] | Store,
+    head: str | os.PathLike[str] | FusedHead,
+    output: str | os.PathLike[str],
+    *,
+    unassigned: str | None = None,
+    keep: float | None = None,
+    proba: bool = False,
+    allow_partial: bool = False,
+    overwrite: bool = False,
+    progress: Reporter | None = None,
+) -> PredictionCounts:
+    """:func:`predict` for any number of cells: blocks go to the file, and counts come back.
+
+    Takes and raises what :func:`predict` does. Besides the cells' metadata, a few numbers a cell are held at most.
+    """
+    counts = PredictionCounts()
+    _run(
+        store,
+        head,
+        output,
+        take=counts.add,
+        unassigned=unassigned,
+        keep=keep,
+        proba=proba,
+        allow_partial=allow_partial,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    return counts
+
+
+def _run(
+    store: str | os.PathLike[str] | Store,
+    head: str | os.PathLike[str] | FusedHead,
+    output: str | os.PathLike[str] | None,
+    *,
+    take: Callable[[pd.DataFrame], None],
+    unassigned: str | None,
+    keep: float | None,
+    proba: bool,
+    allow_partial: bool,
+    overwrite: bool,
+    progress: Reporter | None,
+) -> None:
     if output is not None:
-        _check_format(Path(output))
+        check_format(Path(output))
         fsio.check_output(output, overwrite=overwrite)
     progress = progress or Reporter()
     opened = store if isinstance(store, Store) else open_store(store)
@@ -81,41 +184,93 @@ def predict(
     else:
         trained, record = load_head(Path(head))
         name = str(head)
+    thresholds = _thresholds(trained, name, unassigned, keep, progress)
     features = _features(opened, trained, record, name, progress)
     usable = opened.usable_rows(allow_partial=allow_partial)
-    frame = pd.DataFrame(
-        {"label": UNASSIGNED, "confidence": 0.0, "margin": 0.0, "status": "empty"},
-        index=pd.Index(opened.obs.index.astype(str), name="cell_id"),
-    ).astype({"label": object, "status": object})
-    columns = {name: frame[name].to_numpy(copy=True) for name in frame}
-    chances = np.zeros((opened.n_obs, len(trained.classes_) if proba else 0))
-    columns["status"][usable] = "ok"
-    with progress.track("predicting", len(usable), "cells") as track:
-        for rows, probabilities in _probabilities(trained, features, usable):
-            summary = summarise(probabilities, trained.classes_)
-            columns["label"][rows] = summary.label
-            columns["confidence"][rows] = summary.confidence
-            columns["margin"][rows] = summary.margin
-            if proba:
-                chances[rows] = probabilities
-            track.advance(len(rows))
-    frame = frame.assign(**columns)
+    classes = [str(label) for label in trained.classes_]
+    writing = nullcontext() if output is None else open_writer(Path(output), opened, classes=classes)
+    with progress.track("predicting", len(usable), "cells") as track, writing as writer:
+        for frame, n_judged in _frames(opened, trained, features, usable, thresholds, proba=proba):
+            take(frame)
+            if writer is not None:
+                writer.write(frame)
+            track.advance(n_judged)
+
+
+def _thresholds(
+    head: FusedHead, name: str, unassigned: str | None, keep: float | None, progress: Reporter
+) -> Thresholds:
+    if unassigned is not None and unassigned not in RULES:
+        msg = f"--unassigned {unassigned}: must be one of {', '.join(RULES)}."
+        raise OptionError(msg)
+    if head.rejection_ is not None:
+        return head.rejection_.thresholds(unassigned or "both", keep)
+    if unassigned not in (None, "none") or keep is not None:
+        msg = (
+            f"{name} has no thresholds for --unassigned and --keep: it was fitted without, or no held-out cell was "
+            "labelled rightly. Fit it again, or use --unassigned none."
+        )
+        raise OptionError(msg)
+    if unassigned is None:
+        progress.note(f"{name} has no thresholds: every cell but the empty ones gets a label")
+    return Thresholds(0.0, np.inf)
+
+
+def _frames(
+    store: Store,
+    head: FusedHead,
+    features: Mapping[str, Rows],
+    usable: NDArray[np.int64],
+    thresholds: Thresholds,
+    *,
+    proba: bool,
+) -> Iterator[tuple[pd.DataFrame, int]]:
+    """Predictions block by block in the order of the cells, and how many of each block are not empty."""
+    ids, committed, begin = store.obs.index.astype(str), store.committed, 0
+    chosen = {name: RowSubset(view, usable) for name, view in features.items()}
+    for start, chances, novelty in head.iter_judged(chosen):
+        rows = usable[start : start + len(chances)]
+        end = int(rows[-1]) + 1
+        span = begin + np.flatnonzero(committed[begin:end])
+        yield _frame(head, ids[span], np.searchsorted(span, rows), chances, novelty, thresholds, proba=proba), len(rows)
+        begin = end
+    span = begin + np.flatnonzero(committed[begin:])
+    if len(span) or not begin:
+        none = np.empty((0, len(head.classes_)))
+        yield _frame(head, ids[span], np.empty(0, dtype=np.int64), none, None, thresholds, proba=proba), 0
+
+
+def _frame(
+    head: FusedHead,
+    ids: pd.Index,
+    places: NDArray[np.int64],
+    chances: NDArray[np.float64],
+    novelty: NDArray[np.float64] | None,
+    thresholds: Thresholds,
+    *,
+    proba: bool,
+) -> pd.DataFrame:
+    """One block: the cells at ``places`` were judged, the others are empty."""
+    summary = summarise(chances, head.classes_)
+    status = np.full(len(places), "ok", dtype=object)
+    status[summary.confidence < thresholds.confidence] = "unsure"
+    if novelty is not None:
+        status[novelty > thresholds.novelty] = "far"  # the stronger reason of the two
+    judged = {
+        "label": (UNASSIGNED, np.where(status == "ok", summary.label.astype(object), UNASSIGNED)),
+        "confidence": (0.0, summary.confidence),
+        "margin": (0.0, summary.margin),
+        "status": ("empty", status),
+        "novelty": (np.nan, np.nan if novelty is None else novelty),
+        "best_label": (UNASSIGNED, summary.label.astype(object)),
+    }
     if proba:
-        names = [f"p({name})" for name in trained.classes_]
-        frame = pd.concat([frame, pd.DataFrame(chances, index=frame.index, columns=names)], axis=1)
-    if not opened.is_complete:
-        frame = frame[opened.committed]
-    if output is not None:
-        write_predictions(frame, opened, Path(output))
-    return frame
-
-
-def _probabilities(
-    head: FusedHead, features: Mapping[str, Rows], rows: NDArray[np.int64]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    chosen = {name: RowSubset(view, rows) for name, view in features.items()}
-    for start, probabilities in head.iter_proba(chosen):
-        yield rows[start : start + len(probabilities)], probabilities
+        judged |= {f"p({name})": (0.0, chances[:, code]) for code, name in enumerate(head.classes_)}
+    columns = {}
+    for name, (without, values) in judged.items():
+        columns[name] = np.full(len(ids), without, dtype=object if isinstance(without, str) else np.float64)
+        columns[name][places] = values
+    return pd.DataFrame(columns, index=pd.Index(ids, name="cell_id"))
 
 
 def _features(
@@ -174,14 +329,8 @@ def _aligned(store: Store, view: Rows, genes: Mapping[str, list[str]], name: str
     return MappedRows(view, align, width=len(table))
 
 
-def _check_format(output: Path) -> None:
-    if output.suffix not in FORMATS:
-        msg = f"{output}: the name must end in one of {', '.join(FORMATS)}."
-        raise OutputError(msg)
-
-
 def write_predictions(frame: pd.DataFrame, store: Store, output: Path) -> None:
-    """Write predictions in the format that the name asks for, atomically.
+    """Write predictions that are in memory in the format that the name asks for, atomically.
 
     Parameters
     ----------
@@ -192,17 +341,8 @@ def write_predictions(frame: pd.DataFrame, store: Store, output: Path) -> None:
     output
         ``.h5ad``, ``.csv`` or ``.parquet``.
     """
-    with fsio.atomic_path(output) as partial:
-        if output.suffix == ".csv":
-            frame.to_csv(partial)
-        elif output.suffix == ".parquet":
-            frame.to_parquet(partial)
-        else:
-            adata = store.to_anndata(rows=np.flatnonzero(store.committed))
-            for column in ("label", "status"):
-                adata.obs[f"scstore_{column}"] = pd.Categorical(frame[column].astype(str))
-            for column in ("confidence", "margin"):
-                adata.obs[f"scstore_{column}"] = frame[column].to_numpy()
-            if chances := [column for column in frame.columns if column.startswith("p(")]:
-                adata.obsm["scstore_probability"] = frame[chances].set_axis(adata.obs_names)
-            adata.write_h5ad(partial)
+    check_format(output)
+    classes = sorted({str(name) for name in frame["best_label"]} - {UNASSIGNED})
+    chances = [name[2:-1] for name in frame.columns if name.startswith("p(")]
+    with open_writer(output, store, classes=chances or classes) as writer:
+        writer.write(frame)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from scstore.errors import LabelsError
+from scstore.heads.rows import Rows, RowSubset
 from scstore.heads.splits import Split
 from scstore.progress import Reporter
 from scstore.workflows.evaluation_cells import EvaluationCells
+from scstore.workflows.evaluation_fits import HeadOptions, predict_rows
 from scstore.workflows.evaluation_result import Rejection
-from scstore.workflows.evaluation_rows import EvaluationRow
-from scstore.workflows.evaluation_runs import StoredFeatures, fit_head, give_genes
+from scstore.workflows.evaluation_rows import EvaluationRow, ViewSource
 
 __all__ = ["KEPT", "leave_classes_out"]
 
@@ -27,8 +29,7 @@ def leave_classes_out(
     splits: Sequence[Split],
     cells: EvaluationCells,
     *,
-    head: str,
-    seed: int,
+    options: HeadOptions,
     progress: Reporter,
 ) -> Rejection:
     """For each class, train without it and see whether its cells get less confidence than held-out known cells.
@@ -43,7 +44,7 @@ def leave_classes_out(
         Those that read views.
     splits
         Of the evaluation.
-    cells, head, seed, progress
+    cells, options, progress
         As everywhere.
 
     Raises
@@ -52,7 +53,6 @@ def leave_classes_out(
         If there are fewer than three classes, or none can be left out.
     """
     first, testable = splits[0], np.unique(np.concatenate([split.test for split in splits]))
-    features = StoredFeatures(cells)
     cases = [case for code in range(len(cells.classes)) if (case := _case(code, first, testable, cells)) is not None]
     if not cases:
         msg = (
@@ -62,16 +62,15 @@ def leave_classes_out(
         raise LabelsError(msg)
     rows = [row for row in rows if row.views]
     found: dict[str, dict[str, dict[str, float | int]]] = {row.name: {} for row in rows}
-    with progress.track("leaving classes out", len(rows) * len(cases), "fits") as track:
+    n_fits = len({source for row in rows for source in row.sources})
+    with progress.track("leaving classes out", n_fits * len(cases), "fits") as track:
         for name, known, unknown in cases:
-            for row in rows:
-                train, test = features.sides(row, known)
-                names = features.gene_names if "X" in train else []
-                fitted = fit_head(train, cells.labels[known.train], kind=head, seed=seed, gene_names=names)
-                _, strange = features.sides(row, Split(0, name, known.train, unknown))
-                inside = fitted.predict_proba(give_genes(test, fitted, names)).max(axis=1)
-                outside = fitted.predict_proba(give_genes(strange, fitted, names)).max(axis=1)
-                own = fitted.held_out_proba_.max(axis=1)
+            sides = partial(_sides, cells, (known.train, known.test, unknown))
+            said = predict_rows(
+                rows, cells.labels[known.train], sides, gene_names=cells.gene_names, options=options, track=track
+            )
+            for row, predicted in said:
+                own, inside, outside = (proba.max(axis=1) for proba in (predicted.held_out, *predicted.others))
                 threshold = float(np.quantile(own, 1 - KEPT)) if len(own) else 0.0
                 is_known = np.repeat([True, False], [len(inside), len(outside)])
                 found[row.name][name] = {
@@ -81,12 +80,16 @@ def leave_classes_out(
                     "n_unknown": len(outside),
                     "n_known": len(inside),
                 }
-                track.advance()
     title = (
-        f"cells of a class that was left out: {len(cases)} classes in turn, {head} heads, mean ± sd over classes; "
-        f"threshold: what {KEPT:.0%} of the training cells reach out of fold"
+        f"cells of a class that was left out: {len(cases)} classes in turn, {options.kind} heads, mean ± sd over "
+        f"classes; threshold: what {KEPT:.0%} of the training cells reach out of fold"
     )
     return Rejection(title, found, tuple(rows))
+
+
+def _sides(cells: EvaluationCells, sides: Sequence[NDArray[np.int64]], source: ViewSource) -> tuple[Rows, ...]:
+    rows = cells.features(source.view, source.control)
+    return tuple(RowSubset(rows, cells_of_side) for cells_of_side in sides)
 
 
 def _case(

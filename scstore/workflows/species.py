@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -18,7 +19,7 @@ from scstore.genes.orthologs import Orthologs, other_organism, read_orthologs
 from scstore.progress import Reporter
 from scstore.workflows.planning import ExtractOptions
 
-__all__ = ["Translation", "describe_cells_genes", "match_cells", "needed_translation"]
+__all__ = ["Translation", "describe_cells_genes", "match_cells", "needed_translation", "translate_to_one"]
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,7 @@ def needed_translation(
     if target is None and table is None and panel is None:
         msg = "--orthologs needs --genes or --panel: into whose species the cells' genes are renamed."
         raise OptionError(msg)
-    names = gene_names(var, sum_duplicates=True)[0].to_numpy().ravel()
-    ours = common_name(organism) if organism else guess_organism(names)
-    if ours not in TAXA:
-        said = f"are {show(ours)}" if ours else "do not look like either"
-        msg = (
-            f"{source}: --orthologs translates human and mouse genes, and these {said}. Give --organism human or mouse."
-        )
-        raise GenesError(msg)
+    ours = _organism_of(var, organism, source=source, cure="Give --organism human or mouse.")
     if target not in TAXA:
         said = f"are {show(target)}" if target else "do not look like either"
         msg = (
@@ -103,7 +97,55 @@ def needed_translation(
     if ours == target:
         progress.note(f"orthologs: not needed, the cells are {ours} like the genes they are matched with")
         return None
-    return Translation(read_orthologs(path), str(ours))
+    return Translation(read_orthologs(path), ours)
+
+
+def translate_to_one(
+    path: str | os.PathLike[str],
+    genes: Sequence[pd.DataFrame],
+    *,
+    organism: str | None,
+    sources: Sequence[str],
+    progress: Reporter,
+) -> list[Translation | None]:
+    """Read ``--orthologs`` for several inputs that are to be of one species.
+
+    Parameters
+    ----------
+    path
+        The file.
+    genes
+        ``var`` of each input; what species it is of is told from its names.
+    organism
+        The one species, human or mouse; that of the first input by default.
+    sources
+        What the inputs are called.
+    progress
+        Told where orthologs are not needed.
+
+    Returns
+    -------
+    For each input its translation, ``None`` where it is of that species.
+
+    Raises
+    ------
+    OptionError
+        If the one species is neither human nor mouse.
+    GenesError
+        If it cannot be told whose genes an input has.
+    """
+    target = common_name(organism) if organism else None
+    if target is not None and target not in TAXA:
+        msg = f"--organism {organism}: --orthologs translates into human or mouse genes. Give one of these."
+        raise OptionError(msg)
+    cure = "Name its genes by their symbols or Ensembl ids."
+    own = [_organism_of(var, None, source=source, cure=cure) for var, source in zip(genes, sources, strict=True)]
+    target = target or own[0]
+    if set(own) == {target}:
+        progress.note(f"orthologs: not needed, all cells are {target}")
+        return [None] * len(own)
+    orthologs = read_orthologs(path)
+    return [None if one == target else Translation(orthologs, one) for one in own]
 
 
 def match_cells(
@@ -140,6 +182,17 @@ def describe_cells_genes(
         organism = other_organism(translation.organism)
     names = list(dict.fromkeys(str(name) for name in var.get("symbol", var.index)))
     return describe_by_symbol(names, organism=organism or guess_organism(names) or "")
+
+
+def _organism_of(var: pd.DataFrame, organism: str | None, *, source: str, cure: str) -> str:
+    """The species of an input, human or mouse, as said or else guessed from its genes' names."""
+    names = gene_names(var, sum_duplicates=True)[0].to_numpy().ravel()
+    found = common_name(organism) if organism else guess_organism(names)
+    if found not in TAXA:
+        said = f"are {show(found)}" if found else "do not look like either"
+        msg = f"{source}: --orthologs translates human and mouse genes, and these {said}. {cure}"
+        raise GenesError(msg)
+    return str(found)
 
 
 def _organisms(genes: pd.DataFrame) -> set[str]:

@@ -50,3 +50,9 @@ def test_genes_are_found_by_every_name(table: GeneTable) -> None:
 def test_other_names_are_answered(table: GeneTable, name: str, said: str) -> None:
     with pytest.raises(GenesError, match=said):
         nearest_genes(table, name)
+
+
+def test_symbols_without_vectors_are_said(table: GeneTable) -> None:
+    bare = GeneTable(table.obs, np.zeros((12, 0), dtype=np.float32), {"kind": "none"}, table.template)
+    with pytest.raises(GenesError, match="without vectors"):
+        nearest_genes(bare, "A")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from scstore.heads.calibration import expected_calibration_error, fit_temperature, negative_log_likelihood
+from scstore.heads.calibration import expected_calibration_error, fit_temperature, negative_log_likelihood, reliability
 from scstore.heads.softmax import log_softmax
 
 
@@ -60,3 +60,12 @@ def test_calibration_error_by_hand() -> None:
 
 def test_a_probability_of_zero_has_a_finite_loss() -> None:
     assert np.isfinite(negative_log_likelihood(np.array([[1.0, 0.0]]), np.array([1])))
+
+
+def test_a_reliability_diagram_by_hand() -> None:
+    proba = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
+    found = reliability(proba, np.array([0, 1, 0, 0]), bins=10)
+    assert [part["n"] for part in found] == [1, 1, 2]
+    assert [part["accuracy"] for part in found] == [1.0, 0.0, 0.5]
+    assert [part["confidence"] for part in found] == pytest.approx([0.6, 0.7, 0.9])
+    assert reliability(np.empty((0, 2)), np.zeros(0, dtype=np.int64)) == []

@@ -138,6 +138,8 @@ def test_arrays_that_do_not_fit_together_are_damage(head: RowClassifier, cells: 
     ("head", "told"),
     [
         (LinearHead(C=0), "C=0"),
+        (LinearHead(C="much"), "C='much'"),
+        (LinearHead(solver="magic"), "solver='magic'"),
         (LinearHead(epochs=-1), "epochs=-1"),
         (LinearHead(memory_limit=0), "memory_limit=0"),
         (MLPHead(()), "hidden"),

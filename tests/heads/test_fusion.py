@@ -11,6 +11,7 @@ from scipy import sparse
 
 from scstore.errors import CellsError, FeatureSpaceError, GenesError, LabelsError, OptionError
 from scstore.heads import held_out
+from scstore.heads.calibrated_fusion import fit_fusion
 from scstore.heads.fusion import FusedHead, summarise
 
 N, TRAIN = 500, 350
@@ -83,6 +84,22 @@ def test_late_fusion_is_the_mean_of_calibrated_log_probabilities(views: dict[str
     fused = (sum(logs) / 2 - 0.5 * np.log(shares)) / late.temperature_
     wanted = np.exp(fused) / np.exp(fused).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(late.predict_proba(test), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp", "knn"])
+def test_heads_on_one_view_each_give_the_fused_head_to_the_last_bit(kind: str, views: dict[str, Any]) -> None:
+    y, train, test = views["y"][:TRAIN], part(views, slice(0, TRAIN)), part(views, slice(TRAIN, N))
+    options: dict[str, Any] = {"params": {"epochs": 3} if kind == "mlp" else None, "n_folds": 3, "random_state": 4}
+    whole = FusedHead(kind, **options).fit(train, y, gene_names=GENES)
+    alone = [FusedHead(kind, **options).fit({name: train[name]}, y, gene_names=GENES) for name in whole.views_]
+    held_out = [head.held_out_log_probas_[name] for head, name in zip(alone, whole.views_, strict=True)]
+    fusion = fit_fusion(held_out, alone[0].held_out_codes_, shares=alone[0].shares_, prior_adjustment=0.5)
+    assert fusion.temperatures == tuple(whole.temperatures_.values())
+    assert fusion.temperature == whole.temperature_
+    np.testing.assert_array_equal(fusion.proba(held_out), whole.held_out_proba_)
+    test["X"] = part(views, slice(TRAIN, N), genes=whole.genes_)["X"]
+    said = [next(head.iter_log_probas(test))[1][0] for head in alone]
+    np.testing.assert_array_equal(fusion.proba(said), whole.predict_proba(test))
 
 
 def test_without_adjustment_a_single_view_is_its_tempered_head(views: dict[str, Any]) -> None:

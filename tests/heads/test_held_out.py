@@ -49,6 +49,7 @@ def test_nothing_to_hold_out() -> None:
     assert scores(np.empty((0, 2)), found.index) == {
         "n": 0,
         "accuracy": None,
+        "balanced_accuracy": None,
         "macro_f1": None,
         "nll": None,
         "ece": None,

@@ -8,7 +8,7 @@ import pytest
 
 from scstore.cells.labels import missing_labels
 from scstore.errors import LabelsError
-from scstore.heads.labels import encode_labels
+from scstore.heads.labels import encode_known_labels, encode_labels
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,22 @@ def test_labels_that_cannot_be_learned_from_are_refused(y: Any, n: int, told: st
     y = np.array(y, dtype=object) if y == ["a", 1] else y
     with pytest.raises(LabelsError, match=told):
         encode_labels(y, n)
+
+
+@pytest.mark.parametrize(
+    "y", [["b", "a", "b"], pd.Categorical(["b", "a", "b"]), np.array(["b", "a", "b"], dtype=object)]
+)
+def test_labels_of_classes_that_are_known(y: Any) -> None:
+    assert encode_known_labels(y, 3, np.array(["a", "b", "c"])).codes.tolist() == [1, 0, 1]
+
+
+def test_numbers_of_classes_that_are_known() -> None:
+    assert encode_known_labels([5, 2], 2, np.array([2, 5])).codes.tolist() == [1, 0]
+    with pytest.raises(LabelsError, match="7 is none"):
+        encode_known_labels([5, 7], 2, np.array([2, 5]))
+    with pytest.raises(LabelsError, match="another kind"):
+        encode_known_labels(["many", "few"], 2, np.array([2, 5]))
+    with pytest.raises(LabelsError, match="missing"):
+        encode_known_labels(["a", None], 2, np.array(["a", "b"]))
+    with pytest.raises(LabelsError, match="1 labels for 2 cells"):
+        encode_known_labels(["a"], 2, np.array(["a", "b"]))

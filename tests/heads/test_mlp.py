@@ -70,3 +70,14 @@ def test_two_layers_come_back_from_their_arrays(cells: Any) -> None:
     for widths in (None, [5], [12, 6, 4], [12, 6, 5, 5]):
         with pytest.raises(DamagedError, match="widths"):
             MLPHead.from_arrays(arrays, {**state, "widths": widths})
+
+
+def test_a_round_of_many_cells_is_no_whole_pass(cells: Any, disk_rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scstore.heads.mlp.LONGEST_ROUND", 2)
+    monkeypatch.setattr("scstore.heads.mlp.HELD_OUT_ROWS", 30)
+    rows = disk_rows(cells.X)
+    head = MLPHead((8,), epochs=3, batch_rows=32, memory_limit=1 << 13).fit(rows, cells.y)
+    assert head.n_iter_ == 3
+    # the scaling's pass, windows of 64 rows for 6 batches of 32, and 3 looks at 30 held-out rows
+    assert rows.read == 600 + 3 * 64 + 3 * 30
+    assert head.training_note() == "perceptron, streamed: the best of 3 rounds by held-out loss"

@@ -57,3 +57,11 @@ def test_folding_moves_the_scaling_into_the_weights(cells: Any) -> None:
 
 def test_identity_changes_nothing(cells: Any) -> None:
     np.testing.assert_array_equal(identity_scaling(cells.X).apply(cells.X), cells.X)
+
+
+def test_unfolding_undoes_folding() -> None:
+    rng = np.random.default_rng(0)
+    scaling = fit_scaling(rng.normal(3, 5, (40, 6)).astype(np.float32))
+    weights, bias = rng.normal(size=(3, 6)), rng.normal(size=3)
+    for seen, wanted in zip(scaling.unfold(*scaling.fold(weights, bias)), (weights, bias), strict=True):
+        np.testing.assert_allclose(seen, wanted, rtol=1e-10)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.sparse import csr_matrix
 
-from scstore.tokens.ranking import count_genes, rank_genes
+from scstore.tokens.ranking import count_genes, expressed_genes, rank_genes
 
 MATRICES = arrays(
     np.float32, st.tuples(st.integers(1, 6), st.integers(1, 8)), elements=st.sampled_from([0, 0, 1, 2, 3])
@@ -57,3 +57,11 @@ def test_medians_change_the_order_and_not_the_values() -> None:
 def test_explicit_zeros_never_enter() -> None:
     rows = csr_matrix((np.array([0, 2], dtype=np.float32), [0, 1], [0, 2]), shape=(1, 3))
     assert rank_genes(rows, top_genes=3).genes.tolist() == [1]
+
+
+def test_expressed_genes_are_all_that_may_enter() -> None:
+    rows = csr_matrix(np.array([[1, 0, 3, 2], [0, 0, 0, 0], [0, 4, 5, 0]], dtype=np.float32))
+    found = expressed_genes(rows, admitted=np.array([True, True, True, False]))
+    assert found.offsets.tolist() == [0, 2, 2, 4]
+    assert found.genes.tolist() == [0, 2, 1, 2]
+    assert found.values.tolist() == [1, 3, 4, 5]

@@ -20,8 +20,10 @@ from scstore.errors import (
     LabelsError,
     OptionError,
 )
+from scstore.heads.fusion import FusedHead
 from scstore.stores.layout import SEEN_BY_PANEL, record_path
 from scstore.workflows.evaluate import DRAWS
+from scstore.workflows.evaluation_fits import INNER_FOLDS
 from scstore.workflows.evaluation_result import Evaluation
 
 READOUT = "readout_wmean_l3"
@@ -318,6 +320,36 @@ def test_other_heads(evaluation_store: Path, head: str) -> None:
     assert found.scores.query("metric == 'accuracy'")["value"].astype(float).mean() > 0.9
 
 
+def test_the_prior_adjustment_is_that_of_fit_and_recorded(evaluation_store: Path) -> None:
+    """A side that is trained on whole gives the numbers of a head that is fitted on it by itself."""
+    store = scstore.open(evaluation_store)
+    cells = store.usable_rows(allow_partial=False)
+    mouse = (store.obs["species"] == "mouse").to_numpy()[cells]
+    train, test = cells[~mouse], cells[mouse]
+    confidences = []
+    for amount in (0.0, 1.0):
+        found = scstore.evaluate(
+            store,
+            label="cell_type",
+            views=[DEFAULT, "X"],
+            test_on=["species=mouse"],
+            prior_adjustment=amount,
+        )
+        assert found.as_json()["prior_adjustment"] == amount
+        genes = [str(name) for name in store.expression_genes.index]
+        labels = store.obs["cell_type"].astype(str).to_numpy()
+        head = FusedHead(n_folds=INNER_FOLDS, prior_adjustment=amount)
+        head.fit({name: store.view(name)[train] for name in DEFAULT.split("+")}, labels[train], gene_names=genes)
+        given: dict[str, Any] = {name: store.view(name)[test] for name in head.views_}
+        given["X"] = given["X"][:, [genes.index(gene) for gene in head.genes_ or ()]]
+        one = found.predictions.query("row == @DEFAULT")
+        assert one["predicted"].astype(str).tolist() == head.predict(given).tolist()
+        np.testing.assert_array_equal(one["confidence"], head.predict_proba(given).max(axis=1).astype(np.float32))
+        confidences.append(one["confidence"].to_numpy())
+    assert not np.array_equal(*confidences)
+    assert scstore.evaluate(store, label="cell_type", views=["X"], folds=2).as_json()["prior_adjustment"] == 0.5
+
+
 def test_combinations_are_named_with_plus(evaluation_store: Path) -> None:
     found = scstore.evaluate(evaluation_store, label="cell_type", folds=2, views=["readout + X", "genept_random"])
     assert [row.name for row in found.regimes[0].scored.rows] == [f"{READOUT}+X", "genept_random"]
@@ -336,6 +368,7 @@ def test_combinations_are_named_with_plus(evaluation_store: Path) -> None:
         ({"head": "svm"}, "--head svm"),
         ({"folds": 1}, "--folds 1"),
         ({"repeats": 0}, "--repeats 0"),
+        ({"prior_adjustment": 1.5}, "--prior-adjustment 1.5"),
         ({"min_cells": 0}, "--min-cells 0"),
         ({"hold_out_genes": 1.0}, "--hold-out-genes 1"),
         ({"group": "hospital"}, "--group hospital"),

@@ -137,7 +137,7 @@ def test_genes_and_instruction_beyond_the_context_are_refused_with_the_largest_n
         {"layers": (0,)},
         {"layers": (1, 1)},
         {"pool": ("first",)},
-        {"pool": ()},
+        {"pool": (), "companions": ()},
         {"projector": "magic"},
         {"ranking": "median"},
         {"layout": "sideways"},

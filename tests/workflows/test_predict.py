@@ -36,11 +36,13 @@ def folder(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_cells_get_label_confidence_margin_status(folder: Path) -> None:
     frame = scstore.predict(folder / "new.zarr", folder / "head")
     truth = scstore.open(folder / "new.zarr").obs["cell_type"].astype(str)
-    assert list(frame.columns) == ["label", "confidence", "margin", "status"]
+    assert list(frame.columns) == ["label", "confidence", "margin", "status", "novelty", "best_label"]
     assert frame.index.name == "cell_id"
     rest = frame.drop("cell5")
-    assert (rest["label"] == truth.drop("cell5")).mean() > 0.9
-    assert set(rest["status"]) == {"ok"}
+    assert (rest["best_label"] == truth.drop("cell5")).mean() > 0.9
+    assert set(rest["status"]) <= {"ok", "unsure", "far"}
+    assert ((rest["label"] == rest["best_label"]) == (rest["status"] == "ok")).all()
+    assert (rest["label"] == "unassigned").mean() < 0.3
     assert rest["confidence"].between(1 / 3, 1).all()
     assert (rest["margin"] <= rest["confidence"]).all()
 
@@ -48,7 +50,9 @@ def test_cells_get_label_confidence_margin_status(folder: Path) -> None:
 def test_an_empty_cell_is_unassigned(folder: Path) -> None:
     """RELIABILITY 10: heads answer unassigned."""
     row = scstore.predict(folder / "new.zarr", folder / "head").loc["cell5"]
-    assert row.tolist() == ["unassigned", 0.0, 0.0, "empty"]
+    assert row[["label", "confidence", "margin", "status"]].tolist() == ["unassigned", 0.0, 0.0, "empty"]
+    assert row["best_label"] == "unassigned"
+    assert np.isnan(row["novelty"])
 
 
 def test_probabilities_on_request(folder: Path) -> None:
@@ -91,7 +95,7 @@ def test_formulas_and_markup_stay_text(llama: Path, tmp_path: Path) -> None:
     cells.obs["cell_type"] = cells.obs["cell_type"].astype(str).map(names)
     scstore.extract(cells, tmp_path / "s.zarr", model=str(llama))
     head = scstore.fit(tmp_path / "s.zarr", label="cell_type", views=["genept"])
-    scstore.predict(tmp_path / "s.zarr", head, tmp_path / "out.csv")
+    scstore.predict(tmp_path / "s.zarr", head, tmp_path / "out.csv", unassigned="none")
     assert set(pd.read_csv(tmp_path / "out.csv")["label"]) == set(names.values())
 
 
@@ -129,7 +133,7 @@ def test_genes_that_are_not_measured_are_said(folder: Path, tmp_path: Path) -> N
     warnings = Warnings()
     frame = scstore.predict(tmp_path / "fewer.h5ad", head, progress=warnings)
     assert any("genes whose expression the head reads are not in" in said for said in warnings.said)
-    assert (frame["label"] != "unassigned").all()
+    assert len(frame) == 20
     none = make_cells(20, seed=1)
     none.var_names = [f"OTHER{i}" for i in range(40)]
     none.write_h5ad(tmp_path / "none.h5ad")
@@ -153,7 +157,7 @@ def test_embeddings_that_scstore_did_not_make(tmp_path: Path) -> None:
     head = scstore.fit(tmp_path / "a.h5ad", tmp_path / "head", label="cell_type")
     assert list(head.views_) == ["X_pca"]
     frame = scstore.predict(tmp_path / "b.h5ad", tmp_path / "head")
-    assert (frame["label"] == cells[60:].obs["cell_type"].astype(str)).mean() > 0.9
+    assert (frame["best_label"] == cells[60:].obs["cell_type"].astype(str)).mean() > 0.9
     scstore.predict(tmp_path / "b.h5ad", tmp_path / "head", tmp_path / "out.h5ad")
     annotated = anndata.read_h5ad(tmp_path / "out.h5ad")
     np.testing.assert_array_equal(annotated.X.toarray(), cells[60:].X.toarray())  # the counts are still counts

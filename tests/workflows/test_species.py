@@ -10,10 +10,11 @@ from typing import Any
 import anndata
 import numpy as np
 import pytest
-from support import Notes, extract, make_cells
+from support import Notes, Run, extract, make_cells
 
 import scstore
 from scstore.errors import FeatureSpaceError, GenesError, OptionError
+from scstore.tokens.panel import load_panel
 
 N = 40
 VIEWS = ("readout_wmean_l3", "readout_last_l3", "genept", "genept_random")
@@ -151,3 +152,99 @@ def test_a_table_of_both_species(genes: Path, llama: Path, tmp_path: Path) -> No
     upper = extract(named("Gene"), tmp_path / "y.zarr", llama, genes=both, organism="mouse")
     np.testing.assert_array_equal(rows(upper)[0], rows(mouse)[0])
     json.dumps(mouse.record)
+
+
+def both_species(*, left_out: tuple[int, ...] = ()) -> list[anndata.AnnData]:
+    """Human cells, and mouse cells that measured the genes the other way round."""
+    human, mouse = named("GENE"), named("Gene", seed=1)
+    mouse.obs_names = [f"mouse{i}" for i in range(30)]
+    kept = [i for i in range(N) if i not in left_out]
+    return [human, mouse[:, kept[::-1]].copy()]
+
+
+def test_a_panel_of_human_and_mouse_cells_is_that_of_human_cells_with_the_same_counts(
+    orthologs: Path, tmp_path: Path
+) -> None:
+    human, mouse = both_species()
+    as_human = mouse.copy()
+    as_human.var_names = [name.upper() for name in mouse.var_names]
+    notes = Notes()
+    options: dict[str, Any] = {"label": "cell_type", "n_genes": 12}
+    wanted = scstore.panel([human, as_human], tmp_path / "w.h5ad", **options)
+    found = scstore.panel([human, mouse], tmp_path / "p.h5ad", orthologs=orthologs, progress=notes, **options)
+    assert found.digest == wanted.digest
+    assert found.trained_on == wanted.trained_on
+    assert (found.obs["n_inputs"] == 2).all()
+    assert any("AnnData in memory 2: orthologs: 40 of 40 mouse genes are read as" in line for line in notes.said)
+    inputs = load_panel(tmp_path / "p.h5ad").record["inputs"]
+    assert "orthologs" not in inputs[0]
+    assert (inputs[1]["orthologs"]["from"], inputs[1]["orthologs"]["to"]) == ("mouse", "human")
+    back = scstore.panel(
+        [human, mouse], tmp_path / "m.h5ad", orthologs=orthologs, organism="Mus musculus", n_genes="auto", label="donor"
+    )
+    assert all(name.startswith("Gene") for name in back.obs["symbol"])
+    assert [("orthologs" in one) for one in back.record["inputs"]] == [True, False]
+
+
+def test_a_panel_leaves_out_genes_without_an_ortholog_but_counts_them(tmp_path: Path) -> None:
+    """What is left has the values that it has among all measured genes, repetitions added up."""
+    some = write_orthologs(tmp_path / "some.csv", left_out=(2, 3, 39))
+    options: dict[str, Any] = {"label_free": "detection", "n_genes": 25, "sum_duplicate_genes": True}
+    mouse = named("Gene")
+    mouse.var_names = ["Gene0" if name == "Gene1" else name for name in mouse.var_names]
+    whole = scstore.panel(mouse, tmp_path / "w.h5ad", **{**options, "n_genes": 38})
+    found = scstore.panel(mouse, tmp_path / "p.h5ad", orthologs=some, organism="human", **options)
+    assert not {"GENE2", "GENE3", "GENE39"} & set(found.obs["symbol"])
+    assert found.record["inputs"][0]["n_genes"] == N - 3
+    medians = dict(zip(whole.obs["symbol"], whole.obs["median"], strict=True))
+    assert [medians[name.capitalize()] for name in found.obs["symbol"]] == found.obs["median"].tolist()
+
+
+def test_a_panels_species_must_be_clear(orthologs: Path, tmp_path: Path) -> None:
+    human, mouse = both_species()
+    options: dict[str, Any] = {"label": "cell_type", "n_genes": 5}
+    notes = Notes()
+    scstore.panel(human, tmp_path / "h.h5ad", orthologs=orthologs, progress=notes, **options)
+    assert "orthologs: not needed, all cells are human" in notes.said
+    for more, error, said in (
+        ({"organism": "human"}, OptionError, "--organism: says into whose genes --orthologs translates"),
+        ({"organism": "rat", "orthologs": orthologs}, OptionError, "--organism rat"),
+        ({"orthologs": tmp_path / "none.csv"}, GenesError, r"none\.csv"),
+    ):
+        with pytest.raises(error, match=said):
+            scstore.panel([human, mouse], tmp_path / "p.h5ad", **options, **more)
+    mouse.var_names = [str(i) for i in range(N)]
+    with pytest.raises(GenesError, match="do not look like either. Name its genes"):
+        scstore.panel([human, mouse], tmp_path / "p.h5ad", orthologs=orthologs, **options)
+    assert not (tmp_path / "p.h5ad").exists()
+
+
+def test_a_projector_learns_from_mouse_cells_what_it_learns_from_human_ones(
+    genes: Path, orthologs: Path, llama: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"label": "cell_type", "model": str(llama), "genes": str(genes), "epochs": 1}
+    human = scstore.align(named("GENE"), tmp_path / "h", **options)
+    mouse = scstore.align(named("Gene"), tmp_path / "m", orthologs=str(orthologs), **options)
+    assert mouse.digest == human.digest
+    assert mouse.training["curve"] == human.training["curve"]
+    recorded = mouse.training["input"]["orthologs"]
+    assert (recorded["from"], recorded["to"]) == ("mouse", "human")
+    assert "orthologs" not in human.training["input"]
+    with pytest.raises(GenesError, match="look like mouse"):
+        scstore.align(named("Gene"), tmp_path / "x", **options)
+
+
+def test_the_commands_take_orthologs(scstore_command: Run, genes: Path, orthologs: Path, llama: Path) -> None:
+    folder = genes.parent
+    human, mouse = both_species(left_out=(7,))
+    human.write_h5ad(folder / "human.h5ad")
+    mouse.write_h5ad(folder / "mouse.h5ad")
+    shutil.copytree(llama, folder / "model")
+    run = scstore_command
+    words = ["panel", "human.h5ad", "mouse.h5ad", "--label", "cell_type", "-n", "12", "--orthologs", "orthologs.csv"]
+    done = run(*words, "-o", "p.h5ad")
+    assert "mouse.h5ad: orthologs: 39 of 39 mouse genes are read as their human orthologs" in done.stderr
+    assert "next: scstore extract CELLS -o STORE --panel p.h5ad --orthologs orthologs.csv" in done.stdout
+    words = ["align", "mouse.h5ad", "--label", "cell_type", "-o", "p", "--model", "./model", "--genes", "h.h5ad"]
+    done = run(*words, "--panel", "p.h5ad", "--orthologs", "orthologs.csv", "--epochs", "1")
+    assert "--genes h.h5ad --panel p.h5ad --orthologs orthologs.csv" in done.stdout

@@ -1,0 +1,76 @@
+"""Cells as sentences: the symbols of their genes in descending expression, separated by spaces.
+
+Source: GenePT-s (Chen and Zou, bioRxiv 2023.10.16.562533).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scstore.tokens.ranking import RankedCells
+
+__all__ = ["Sentences", "write_sentences"]
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Sentences of a run of cells.
+
+    Attributes
+    ----------
+    texts
+        One a cell; empty for a cell without genes.
+    lengths
+        ``(n_cells,) int64``: tokens of each, special ones included; 0 for a cell without genes.
+    """
+
+    texts: tuple[str, ...]
+    lengths: NDArray[np.int64]
+
+
+def write_sentences(
+    ranked: RankedCells,
+    symbols: Sequence[str],
+    *,
+    tokenizer: Any,
+    max_tokens: int,
+    places: NDArray[np.int64] | None = None,
+) -> Sentences:
+    """Write the sentence of every cell, as long as the encoder's context holds whole symbols.
+
+    Parameters
+    ----------
+    ranked
+        The cells' genes in descending expression.
+    symbols
+        ``(n_genes,)`` of the columns of the expression matrix.
+    tokenizer
+        The encoder's, a fast one of transformers.
+    max_tokens
+        Tokens that the encoder reads, special ones included.
+    places
+        ``(n_genes,)``: an order in which the symbols are put after the cut, in place of expression's.
+    """
+    texts: list[str] = []
+    lengths = np.zeros(len(ranked), dtype=np.int64)
+    for cell in range(len(ranked)):
+        start, stop = ranked.offsets[cell], ranked.offsets[cell + 1]
+        genes = ranked.genes[start : min(stop, start + max_tokens)]  # a symbol is one token or more
+        if not len(genes):
+            texts.append("")
+            continue
+        words = [symbols[gene] for gene in genes]
+        read = tokenizer(" ".join(words), truncation=True, max_length=max_tokens, return_offsets_mapping=True)
+        reached = max(end for _, end in read["offset_mapping"])
+        ends = np.cumsum([len(word) + 1 for word in words]) - 1
+        whole = max(1, int(np.searchsorted(ends, reached, side="right")))
+        if places is not None:
+            words = [words[i] for i in np.argsort(places[genes[:whole]], kind="stable")]
+        texts.append(" ".join(words[:whole]))
+        lengths[cell] = len(read["input_ids"])
+    return Sentences(tuple(texts), lengths)

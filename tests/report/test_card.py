@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support import make_cells
+
+import scstore
+from scstore.errors import OutputError
+from scstore.heads.fusion import FusedHead
+from scstore.report.card import model_card, save_model_card
+
+NAMES = {"type 0": "T | B", "type 1": "<b>B</b>", "type 2": "`rm`\n# x"}
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> FusedHead:
+    folder = tmp_path_factory.mktemp("card")
+    cells = make_cells(120)
+    cells.obs["cell_type"] = cells.obs["cell_type"].astype(str).map(NAMES)
+    cells.obsm["X_new"] = cells.X.toarray()[:, :12]
+    cells.write_h5ad(folder / "cells.h5ad")
+    return scstore.fit(folder / "cells.h5ad", folder / "head", label="cell_type", views=["X_new", "X"])
+
+
+def test_it_says_all_that_the_head_says(head: FusedHead) -> None:
+    card = model_card(head, name="blood")
+    assert card.startswith("# blood\n")
+    assert "| labels | `cell_type` of cells.h5ad |" in card
+    assert "| cells | 120 of 3 classes (ids sha256:" in card
+    assert f"| accuracy | {head.held_out_['accuracy']:.3f} |" in card
+    assert f"| balanced accuracy (mean recall) | {head.held_out_['balanced_accuracy']:.3f} |" in card
+    assert f"temperatures, fitted on these cells: x {head.temperatures_['X']:.2f}" in card.lower()
+    assert head.rejection_ is not None
+    assert f"confidence below {head.rejection_.thresholds('both').confidence:.3f}, or novelty" in card
+    assert head.record_["views"]["X_new"]["fingerprint"] in card
+    assert "Genes whose expression is read: " in card
+    assert "scikit-learn" in card.split("## Versions")[1]
+    for name, n in head.record_["trained_on"]["classes"].items():
+        recall = head.record_["held_out_by_class"][name]["recall"]
+        assert any(f"| {n} |" in line and f"| {recall:.3f} |" in line for line in card.splitlines())
+
+
+def test_it_comes_from_the_file_alone(head: FusedHead, tmp_path: Path) -> None:
+    from scstore.heads.artifact import save_head
+
+    save_head(head, tmp_path / "head", record=head.record_)
+    loaded, _ = scstore.load_head(tmp_path / "head")
+    assert model_card(loaded, name="blood") == model_card(head, name="blood")
+
+
+def test_labels_stay_text(head: FusedHead) -> None:
+    """RELIABILITY 45."""
+    card = model_card(head, name="a|b")
+    assert "T \\| B" in card
+    assert "&lt;b>B&lt;/b>" in card
+    assert "'rm' # x" in card
+    assert "<b>" not in card
+
+
+def test_without_held_out_cells_it_says_so(tmp_path: Path) -> None:
+    cells = make_cells(3)
+    cells.obs["cell_type"] = ["a", "b", "c"]
+    cells.obsm["X_new"] = cells.X.toarray()[:, :5]
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    card = model_card(scstore.fit(tmp_path / "cells.h5ad", label="cell_type", views=["X_new"]), name="few")
+    assert "how good the head is cannot be said" in card
+    assert "Never: the head has no thresholds." in card
+
+
+def test_a_card_that_exists_is_kept(head: FusedHead, tmp_path: Path) -> None:
+    written = save_model_card(head, tmp_path / "card.md", name="blood")
+    assert written.read_text(encoding="utf-8") == model_card(head, name="blood")
+    with pytest.raises(OutputError, match="--overwrite"):
+        save_model_card(head, tmp_path / "card.md", name="blood")
