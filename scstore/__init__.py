@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scstore.heads.across_genes import AcrossGenesHead
     from scstore.heads.artifact import load_head
     from scstore.heads.fusion import FusedHead
     from scstore.heads.knn import KNNHead
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from scstore.workflows.query import query
 
 _PUBLIC = {
+    "AcrossGenesHead": ("scstore.heads.across_genes", "AcrossGenesHead"),
     "ExtractOptions": ("scstore.workflows.planning", "ExtractOptions"),
     "FusedHead": ("scstore.heads.fusion", "FusedHead"),
     "KNNHead": ("scstore.heads.knn", "KNNHead"),
@@ -56,6 +58,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "AcrossGenesHead",
     "ExtractOptions",
     "FusedHead",
     "KNNHead",

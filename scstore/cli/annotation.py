@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,9 @@ def fit(
     label: Label,
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder of the head.", show_default=False)],
     *,
-    head: Annotated[str, typer.Option(help="linear, mlp or knn.")] = "linear",
+    head: Annotated[
+        str, typer.Option(help="linear, mlp, knn; or across-genes, for cells measured on other genes.")
+    ] = "linear",
     view: Annotated[
         list[str] | None,
         typer.Option(help="Feature matrix; repeat for several. Readout, genept and X by default."),
@@ -238,20 +241,22 @@ def _info_of_head(path: Path, *, card: Path | None, overwrite: bool) -> None:
     seen = record.get("held_out_by_class", {})
     rows = [[name, f"{n:,}", f"{seen[name]['f1']:.3f}" if name in seen else "-"] for name, n in classes.items()]
     state.output.table(f"{path}: {head.kind} head", ["label", "training cells", "held-out F1"], rows)
-    thresholds = None if head.rejection_ is None else head.rejection_.thresholds("both")._asdict()
+    limits = {} if head.rejection_ is None else head.rejection_.thresholds("both")._asdict()
+    thresholds = {name: limit for name, limit in limits.items() if isfinite(limit)}  # a head may know one alone
     values = {
         "kind": head.kind,
         "views": list(head.views_),
         "held_out": head.held_out_,
-        "thresholds": thresholds,
+        "thresholds": thresholds or None,
         "record": record,
         "card": None if written is None else str(written),
     }
     rejects = "no thresholds: every cell gets a label"
-    if head.rejection_ is not None and thresholds is not None:
+    if head.rejection_ is not None:
+        far = f" or novelty above {thresholds['novelty']:.2f}" if "novelty" in thresholds else ""
         rejects = (
-            f"unassigned where confidence is below {thresholds['confidence']:.3f} or novelty above "
-            f"{thresholds['novelty']:.2f}: {head.rejection_.keep:.0%} of known, rightly labelled cells pass"
+            f"unassigned where confidence is below {thresholds['confidence']:.3f}{far}: "
+            f"{head.rejection_.keep:.0%} of known, rightly labelled cells pass"
         )
     state.output.result(
         values,

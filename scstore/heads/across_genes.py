@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -16,10 +17,11 @@ from scstore.heads.folds import stratified_folds, stratified_sample
 from scstore.heads.held_out import scores
 from scstore.heads.labels import encode_labels
 from scstore.heads.mixture import MIN_CELLS, ClassProfiles, ExpressionComponents, fit_mixture
+from scstore.heads.rejection import KEEP, RULES, Thresholds, check_keep
 from scstore.heads.rows import Array, Rows, fetch, iter_raw_blocks
 from scstore.heads.softmax import log_softmax
 
-__all__ = ["KIND", "AcrossGenesHead"]
+__all__ = ["KIND", "AcrossGenesHead", "ConfidenceRejection"]
 
 KIND = "across-genes"
 """Its name among the heads."""
@@ -30,6 +32,41 @@ SAMPLE = 20_000
 PROFILES = ("means", "axes", "strengths")
 
 
+@dataclass(frozen=True)
+class ConfidenceRejection:
+    """Thresholds on confidence alone: how far a cell is from the training cells means nothing across genes.
+
+    Attributes
+    ----------
+    confidence
+        ``(m,)`` of the held-out cells that were labelled rightly, ascending; at least one.
+    keep
+        Share of them that keep their label, unless another one is asked for.
+    """
+
+    confidence: Array
+    keep: float
+
+    def thresholds(self, rule: str, keep: float | None = None) -> Thresholds:
+        """As :meth:`scstore.heads.rejection.Rejection.thresholds`; ``both`` is confidence alone.
+
+        Raises
+        ------
+        OptionError
+            If distance alone is asked for, or the rule or share is none.
+        """
+        if rule == "distance":
+            msg = f"--unassigned distance: a head of --head {KIND} knows no distance. Use confidence or none."
+            raise OptionError(msg)
+        if rule not in RULES:
+            msg = f"--unassigned {rule}: must be one of {', '.join(RULES)}."
+            raise OptionError(msg)
+        keep = self.keep if keep is None else check_keep(keep)
+        if rule == "none":
+            return Thresholds(0.0, np.inf)
+        return Thresholds(float(self.confidence[int(np.floor((1 - keep) * len(self.confidence) + 1e-9))]), np.inf)
+
+
 class AcrossGenesHead:
     """Labels cells by what their genes' texts say and by the groups they form, whatever genes were measured.
 
@@ -38,6 +75,8 @@ class AcrossGenesHead:
 
     Parameters
     ----------
+    keep
+        Share of the rightly labelled held-out cells that keep their label.
     random_state
         Of the samples and of the held-out genes.
 
@@ -52,17 +91,32 @@ class AcrossGenesHead:
         genes on either side, in turn (:func:`scstore.heads.held_out.scores`).
     confidence_
         ``(m,)`` calibrated probabilities of the held-out cells that were labelled rightly, ascending.
+    held_out_codes_, held_out_proba_
+        ``(2n,)`` classes and ``(2n, n_classes)`` calibrated probabilities of the held-out cells; not saved.
     """
 
     classes_: Array
     temperature_: float
     held_out_: dict[str, Any]
     confidence_: Array
+    held_out_codes_: Array
+    held_out_proba_: Array
     record_: dict[str, JSON]
     kind = KIND
 
-    def __init__(self, *, random_state: int = 0) -> None:
+    def __init__(self, *, keep: float = KEEP, random_state: int = 0) -> None:
+        self.keep = check_keep(keep)
         self.random_state = random_state
+
+    @property
+    def views_(self) -> tuple[str, ...]:
+        """What it reads."""
+        return ("X",)
+
+    @property
+    def rejection_(self) -> ConfidenceRejection | None:
+        """Thresholds; None where no held-out cell was labelled rightly."""
+        return ConfidenceRejection(self.confidence_, self.keep) if len(self.confidence_) else None
 
     def fit(self, expression: Rows, y: Any, *, vectors: Array, centre: Array) -> Self:
         """Learn from labelled cells.
@@ -126,11 +180,6 @@ class AcrossGenesHead:
             judged = mixture.log_proba(_means(block, units), components.of(block))
             yield start, np.exp(log_softmax(judged / self.temperature_))
 
-    def confidence_threshold(self, keep: float) -> float:
-        """The confidence that the share ``keep`` of the rightly labelled held-out cells reach."""
-        n = len(self.confidence_)
-        return float(self.confidence_[int(np.floor((1 - keep) * n + 1e-9))]) if n else 0.0
-
     def _units(self, vectors: Array) -> Array:
         if vectors.shape[1] != len(self._centre):
             msg = f"vectors: {vectors.shape[1]} wide where the head knows {len(self._centre)}."
@@ -177,6 +226,7 @@ class AcrossGenesHead:
         self.temperature_ = fit_temperature(log_proba, codes)
         proba = np.exp(log_softmax(log_proba / self.temperature_))
         self.held_out_ = scores(proba, codes)
+        self.held_out_codes_, self.held_out_proba_ = codes, proba
         self.confidence_ = np.sort(proba.max(axis=1)[proba.argmax(axis=1) == codes])
 
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
@@ -190,6 +240,7 @@ class AcrossGenesHead:
             "power": self._profiles.power,
             "temperature": self.temperature_,
             "held_out": self.held_out_,
+            "keep": self.keep,
             "random_state": self.random_state,
         }
         return arrays, state
@@ -204,12 +255,12 @@ class AcrossGenesHead:
             If the arrays and the state do not fit together.
         """
         try:
-            head = cls(random_state=int(state["random_state"]))
+            head = cls(keep=float(state["keep"]), random_state=int(state["random_state"]))
             head.classes_ = np.array([str(label) for label in state["classes"]])
             head.temperature_ = float(state["temperature"])
             head.held_out_ = dict(state["held_out"])
             floor, power = float(state["floor"]), float(state["power"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OptionError) as error:
             msg = f"The head's description is malformed ({type(error).__name__}: {error}). Restore it or fit it again."
             raise DamagedError(msg) from error
         if not (floor > 0 and head.temperature_ > 0):

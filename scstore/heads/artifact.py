@@ -18,12 +18,16 @@ from safetensors.numpy import save
 
 from scstore.errors import DamagedError, InputError, NotAStoreError, OptionError, OutputError
 from scstore.fsio import atomic_folder, check_output, digest_bytes, write_bytes
+from scstore.heads.across_genes import KIND, AcrossGenesHead
 from scstore.heads.base import JSON
 from scstore.heads.fusion import FusedHead
 from scstore.spec import canonical_json
 from scstore.weights import WEIGHTS_LIMIT, read_weights
 
-__all__ = ["FORMAT", "load_head", "save_head"]
+__all__ = ["FORMAT", "AnyHead", "load_head", "save_head"]
+
+AnyHead = FusedHead | AcrossGenesHead
+"""What can be saved and loaded."""
 
 FORMAT = "1.0"
 DESCRIPTION = "head.json"
@@ -34,7 +38,7 @@ DESCRIPTION_LIMIT = 1 << 26
 
 
 def save_head(
-    head: FusedHead, path: str | os.PathLike[str], *, record: Mapping[str, JSON], overwrite: bool = False
+    head: AnyHead, path: str | os.PathLike[str], *, record: Mapping[str, JSON], overwrite: bool = False
 ) -> None:
     """Write a fitted head, whole or not at all. The same head and record give the same bytes.
 
@@ -82,7 +86,7 @@ def save_head(
         write_bytes(folder / DESCRIPTION, text)
 
 
-def load_head(path: str | os.PathLike[str], *, limit: int = WEIGHTS_LIMIT) -> tuple[FusedHead, dict[str, JSON]]:
+def load_head(path: str | os.PathLike[str], *, limit: int = WEIGHTS_LIMIT) -> tuple[AnyHead, dict[str, JSON]]:
     """Read a head that :func:`save_head` wrote. Other files in the folder are not looked at.
 
     Parameters
@@ -115,7 +119,8 @@ def load_head(path: str | os.PathLike[str], *, limit: int = WEIGHTS_LIMIT) -> tu
     if not weights.is_file():
         _refuse(weights, "the file is missing")
     arrays = read_weights(weights, digest=document["weights"], limit=limit)
-    head = FusedHead.from_arrays(arrays, document)
+    made: type[AnyHead] = AcrossGenesHead if document.get("kind") == KIND else FusedHead
+    head = made.from_arrays(arrays, document)
     head.record_ = document["record"]
     return head, document["record"]
 

@@ -35,8 +35,8 @@ CHUNK = 4096
 """Rows of one product in the exact fit: so many go to a thread, and their logits are small beside the rows."""
 
 BATCH_ROWS = 128
-MIN_STEPS = 200
-LEARNING_RATE = 0.05
+MIN_STEPS = 1000
+LEARNING_RATE = 0.1
 
 SOLVERS = ("auto", "exact", "stream")
 
@@ -50,6 +50,8 @@ PATH_ROWS = 20_000
 """Cells that ``C="auto"`` is chosen on at most; a fifth of them is held out."""
 
 PATH_HELD_OUT = 0.2
+
+PARTIAL_RATE = 0.05
 
 PARTIAL_STEPS = 100
 """Steps after which the rate of :meth:`LinearHead.partial_fit` begins to fall as one over their root."""
@@ -74,7 +76,7 @@ class LinearHead(RowClassifier):
     solver
         ``"exact"``, ``"stream"``, or ``"auto"``: exact where the rows fit into ``memory_limit``.
     epochs
-        Passes over rows that are streamed (more when that makes fewer than 200 steps).
+        Passes over rows that are streamed (more when that makes fewer than 1,000 steps).
     standardize
         Whether to scale the columns; ``False`` for rows that were scaled before.
     warm_start
@@ -226,7 +228,7 @@ class LinearHead(RowClassifier):
                 self._adam,
                 penalty=penalty,
                 rng=np.random.default_rng([int(seeded(self.random_state).integers(2**31)), self.n_seen_]),
-                rate=lambda step: LEARNING_RATE / (1 + (done + step) / PARTIAL_STEPS) ** 0.5,
+                rate=lambda step: PARTIAL_RATE / (1 + (done + step) / PARTIAL_STEPS) ** 0.5,
             )
         self._finish((self._adam.weights[0], self._adam.weights[1]), scaling)
         return self

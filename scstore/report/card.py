@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from scstore import fsio
-from scstore.heads.fusion import FusedHead
+from scstore.heads.across_genes import AcrossGenesHead, ConfidenceRejection
+from scstore.heads.artifact import AnyHead
 from scstore.heads.rejection import RULES
 
 __all__ = ["model_card", "save_model_card"]
@@ -28,7 +29,7 @@ WHY = {
 }
 
 
-def save_model_card(head: FusedHead, output: str | os.PathLike[str], *, name: str, overwrite: bool = False) -> Path:
+def save_model_card(head: AnyHead, output: str | os.PathLike[str], *, name: str, overwrite: bool = False) -> Path:
     """Write :func:`model_card` to a file, atomically.
 
     Parameters
@@ -53,7 +54,7 @@ def save_model_card(head: FusedHead, output: str | os.PathLike[str], *, name: st
     return target
 
 
-def model_card(head: FusedHead, *, name: str) -> str:
+def model_card(head: AnyHead, *, name: str) -> str:
     """What a head is, in Markdown: all that its file says and nothing else, so the same head has the same card.
 
     Parameters
@@ -75,24 +76,30 @@ def model_card(head: FusedHead, *, name: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _training(head: FusedHead, record: Mapping[str, Any]) -> str:
+def _training(head: AnyHead, record: Mapping[str, Any]) -> str:
     trained = record["trained_on"]
     partial = ", which was not finished" if trained["partial"] else ""
     rows = [
         ("labels", f"`{_plain(record['label'])}` of {_plain(trained['name'])}{partial}"),
         ("cells", f"{trained['n_cells']:,} of {len(trained['classes'])} classes (ids {trained['ids'][:19]}…)"),
-        (
-            "head",
-            f"{head.kind}; views {', '.join(head.views_)}" + (f", {head.fuse} fusion" if len(head.views_) > 1 else ""),
-        ),
+        *_kind(head),
         *((f"member {view}", _plain(how)) for view, how in record.get("training", {}).items()),
-        ("class shares taken back", f"{head.prior_adjustment:g}"),
         ("seed", str(record["seed"])),
     ]
     return "## Training data and head\n\n" + _table(["", ""], rows)
 
 
-def _held_out(head: FusedHead, record: Mapping[str, Any]) -> str:
+def _kind(head: AnyHead) -> list[tuple[str, str]]:
+    if isinstance(head, AcrossGenesHead):
+        return [("head", f"{head.kind}; expression of any genes, through the texts of the genes")]
+    fused = f", {head.fuse} fusion" if len(head.views_) > 1 else ""
+    return [
+        ("head", f"{head.kind}; views {', '.join(head.views_)}{fused}"),
+        ("class shares taken back", f"{head.prior_adjustment:g}"),
+    ]
+
+
+def _held_out(head: AnyHead, record: Mapping[str, Any]) -> str:
     found = head.held_out_
     if not found["n"]:
         counts = [(_plain(name), f"{n:,}") for name, n in record["trained_on"]["classes"].items()]
@@ -105,7 +112,16 @@ def _held_out(head: FusedHead, record: Mapping[str, Any]) -> str:
         seen = by_class.get(name)
         figures_of = [f"{seen[key]:.3f}" for key in ("precision", "recall", "f1")] if seen else ["–"] * 3
         classes.append((_plain(name), f"{n:,}", *figures_of))
-    temperatures = ", ".join(f"{view} {value:.2f}" for view, value in head.temperatures_.items())
+    if isinstance(head, AcrossGenesHead):
+        how = (
+            f"{found['n']:,} predictions: each cell twice, by heads that had seen neither it nor any of the genes that "
+            "it was measured on. Other donors' cells do worse."
+        )
+        temperatures = f"One temperature, fitted on these predictions: {head.temperature_:.2f}."
+    else:
+        how = f"Each of {found['n']:,} cells was predicted by heads that had not seen it. Other donors' cells do worse."
+        told = ", ".join(f"{view} {value:.2f}" for view, value in head.temperatures_.items())
+        temperatures = f"Temperatures, fitted on these cells: {told}; of all together {head.temperature_:.2f}."
     bins = [
         (f"{part['n']:,}", f"{part['confidence']:.3f}", f"{part['accuracy']:.3f}")
         for part in record.get("reliability", [])
@@ -113,35 +129,48 @@ def _held_out(head: FusedHead, record: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             "## Held-out cells",
-            f"Each of {found['n']:,} cells was predicted by heads that had not seen it. Other donors' cells do worse.",
+            how,
             _table(["", ""], figures),
             _table(["class", "training cells", "precision", "recall", "F1"], classes),
             "## Calibration",
-            f"Temperatures, fitted on these cells: {temperatures}; of all together {head.temperature_:.2f}.",
+            temperatures,
             _table(["cells with such confidence", "mean confidence", "share right"], bins),
         ]
     )
 
 
-def _rejection(head: FusedHead) -> str:
+def _rejection(head: AnyHead) -> str:
     title = "## When the label is `unassigned`"
     if head.rejection_ is None:
         return f"{title}\n\nNever: the head has no thresholds."
     rejection = head.rejection_
+    passing = (
+        f"Thresholds that {rejection.keep:.0%} of {len(rejection.confidence):,} rightly labelled held-out cells pass "
+        f"(`--keep {rejection.keep:g}`)."
+    )
+    if isinstance(rejection, ConfidenceRejection):
+        why = WHY["confidence"].format(**rejection.thresholds("confidence")._asdict())
+        return f"{title}\n\n{passing}\n\n" + _table(["", "why"], [("`--unassigned confidence`", why)])
     rows = [
         (f"`--unassigned {rule}`", WHY[rule].format(**rejection.thresholds(rule)._asdict()))
         for rule in RULES
         if rule != "none"
     ]
     words = (
-        f"Thresholds that {rejection.keep:.0%} of {len(rejection.confidence):,} rightly labelled held-out cells pass "
-        f"(`--keep {rejection.keep:g}`). Novelty is the distance to the training cells of the label, measured in "
+        f"{passing} Novelty is the distance to the training cells of the label, measured in "
         f"{', '.join(rejection.distances.views)}; 1 is the 95 % quantile of held-out cells."
     )
     return f"{title}\n\n{words}\n\n" + _table(["", "why"], rows)
 
 
-def _feature_spaces(head: FusedHead, record: Mapping[str, Any]) -> str:
+def _feature_spaces(head: AnyHead, record: Mapping[str, Any]) -> str:
+    if isinstance(head, AcrossGenesHead):
+        texts, n_genes = record["gene_texts"], len(record["genes"]["symbol"])
+        encoder = ", ".join(f"{key} {value}" for key, value in sorted(texts["encoder"].items()))
+        return (
+            f"## Feature space\n\nTexts of genes, whichever were measured ({n_genes:,} in training), in the form "
+            f"`{_plain(texts['template'])}`, encoded by: {_plain(encoder)}."
+        )
     rows = [(name, f"{head.widths_[name]:,}", record["views"][name]["fingerprint"]) for name in head.views_]
     text = "## Feature space\n\n" + _table(["view", "width", "fingerprint"], rows)
     if head.genes_ is None:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scstore import fsio
 from scstore.cells.labels import read_labels
 from scstore.errors import OptionError
-from scstore.heads.artifact import save_head
+from scstore.heads.across_genes import KIND
+from scstore.heads.artifact import AnyHead, save_head
 from scstore.heads.calibration import reliability
 from scstore.heads.fusion import FusedHead
 from scstore.heads.metrics import metrics_by_class
@@ -23,8 +25,11 @@ from scstore.heads.rows import Rows, RowSubset
 from scstore.progress import Reporter
 from scstore.stores.ledger import ids_digest
 from scstore.stores.reader import Store, open_store
+from scstore.workflows.across_genes import fit_across_genes, refuse_other_options
 
 __all__ = ["fit"]
+
+PRIOR_ADJUSTMENT = 0.5
 
 
 def fit(
@@ -36,13 +41,13 @@ def fit(
     views: Sequence[str] | None = None,
     fuse: str = "late",
     params: Mapping[str, Any] | None = None,
-    prior_adjustment: float = 0.5,
+    prior_adjustment: float = PRIOR_ADJUSTMENT,
     keep: float = KEEP,
     seed: int = 0,
     allow_partial: bool = False,
     overwrite: bool = False,
     progress: Reporter | None = None,
-) -> FusedHead:
+) -> AnyHead:
     """Train a head to tell labels from features that are already on disk. No model, no torch, no GPU.
 
     Parameters
@@ -54,7 +59,8 @@ def fit(
     label
         Column of ``obs``; cells without a label, and empty cells, are left out.
     head
-        ``linear``, ``mlp`` or ``knn``.
+        ``linear``, ``mlp`` or ``knn``; or ``across-genes``, for new cells that were measured on other genes
+        (:class:`scstore.AcrossGenesHead`).
     views
         Feature matrices; the store's readout, ``genept`` and ``X`` by default.
     fuse
@@ -78,8 +84,8 @@ def fit(
 
     Returns
     -------
-    FusedHead
-        Trained; its ``held_out`` says how well it did on cells it had not seen.
+    FusedHead or AcrossGenesHead
+        Trained; its ``held_out_`` says how well it did on cells it had not seen.
 
     Raises
     ------
@@ -99,33 +105,24 @@ def fit(
     usable = opened.usable_rows(allow_partial=allow_partial)
     rows = usable[[labels[row] is not None for row in usable]]
     y = np.array([labels[row] for row in rows], dtype=object)
-    names = [opened.view(name).name for name in (views or opened.default_views)]
-    if len(set(names)) < len(names):
-        msg = f"--view: {', '.join(names)}: name each view once."
-        raise OptionError(msg)
-    matrices = {name: opened.view(name) for name in names}
-    for view in matrices.values():
-        if "source" in view.space:
-            progress.note(
-                f"{view.name} was not extracted by scstore: whether other cells' {view.name} is in the same space "
-                "cannot be checked."
-            )
-    features: dict[str, Rows] = {name: RowSubset(view, rows) for name, view in matrices.items()}
-    genes = opened.expression_genes if "X" in names else None
-    trained = FusedHead(head, fuse=fuse, params=params, prior_adjustment=prior_adjustment, random_state=seed)
-    progress.note(f"fitting {head} on {', '.join(names)}: {len(rows):,} cells, {len(set(y)):,} labels of {label!r}")
-    trained.fit(features, y, gene_names=None if genes is None else list(genes.index), keep=keep)
-    for name, member in trained.members_.items():
-        progress.note(f"{name}: {member.training_note()}")
+    trained: AnyHead
+    if head == KIND:
+        nothing = {"--view": (views, None), "--fuse": (fuse, "late"), "params": (params, None)}
+        refuse_other_options(nothing | {"--prior-adjustment": (prior_adjustment, PRIOR_ADJUSTMENT)})
+        progress.note(f"fitting {head} on X: {len(rows):,} cells, {len(set(y)):,} labels of {label!r}")
+        trained, record = fit_across_genes(opened, rows, y, keep=keep, seed=seed)
+    else:
+        names = [opened.view(name).name for name in (views or opened.default_views)]
+        unfitted = FusedHead(head, fuse=fuse, params=params, prior_adjustment=prior_adjustment, random_state=seed)
+        progress.note(f"fitting {head} on {', '.join(names)}: {len(rows):,} cells, {len(set(y)):,} labels of {label!r}")
+        trained, record = _fit_views(unfitted, opened, names, rows, y, keep=keep, progress=progress)
     if trained.rejection_ is None:
         progress.warn(
             "No held-out cell was labelled rightly: there are no thresholds, and every cell will get a label however "
             "unlike the training cells it is."
         )
-    record: dict[str, Any] = {
+    record |= {
         "label": label,
-        "views": {name: {"space": dict(v.space), "fingerprint": v.fingerprint} for name, v in matrices.items()},
-        "genes": None,
         "trained_on": {
             "name": opened.path.name,
             "n_cells": len(rows),
@@ -136,19 +133,52 @@ def fit(
         "seed": seed,
         "held_out_by_class": _by_class(trained),
         "reliability": reliability(trained.held_out_proba_, trained.held_out_codes_),
-        "training": {name: member.training_note() for name, member in trained.members_.items()},
         "versions": {name: version(name) for name in ("scstore", "numpy", "scipy", "scikit-learn", "faiss-cpu")},
     }
-    if genes is not None and trained.genes_ is not None:
-        chosen = genes.loc[list(trained.genes_), ["symbol", "ensembl_id"]].astype(str)
-        record["genes"] = chosen.to_dict("list")
     trained.record_ = record
     if output is not None:
         save_head(trained, Path(output), record=record, overwrite=overwrite)
     return trained
 
 
-def _by_class(head: FusedHead) -> dict[str, dict[str, float | int]]:
+def _fit_views(
+    head: FusedHead,
+    store: Store,
+    names: Sequence[str],
+    rows: NDArray[np.int64],
+    y: NDArray[Any],
+    *,
+    keep: float,
+    progress: Reporter,
+) -> tuple[FusedHead, dict[str, Any]]:
+    """Fit a head on views of a store; and what has to be known of the views."""
+    if len(set(names)) < len(names):
+        msg = f"--view: {', '.join(names)}: name each view once."
+        raise OptionError(msg)
+    matrices = {name: store.view(name) for name in names}
+    for view in matrices.values():
+        if "source" in view.space:
+            progress.note(
+                f"{view.name} was not extracted by scstore: whether other cells' {view.name} is in the same space "
+                "cannot be checked."
+            )
+    features: dict[str, Rows] = {name: RowSubset(view, rows) for name, view in matrices.items()}
+    genes = store.expression_genes if "X" in names else None
+    head.fit(features, y, gene_names=None if genes is None else list(genes.index), keep=keep)
+    record: dict[str, Any] = {
+        "views": {name: {"space": dict(v.space), "fingerprint": v.fingerprint} for name, v in matrices.items()},
+        "genes": None,
+        "training": {name: member.training_note() for name, member in head.members_.items()},
+    }
+    for name, note in record["training"].items():
+        progress.note(f"{name}: {note}")
+    if genes is not None and head.genes_ is not None:
+        chosen = genes.loc[list(head.genes_), ["symbol", "ensembl_id"]].astype(str)
+        record["genes"] = chosen.to_dict("list")
+    return head, record
+
+
+def _by_class(head: AnyHead) -> dict[str, dict[str, float | int]]:
     """Precision, recall, F1 and support of each class among the held-out cells."""
     if not len(head.held_out_codes_):
         return {}

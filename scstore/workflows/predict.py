@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from scstore import fsio
 from scstore.cells.matching import GeneMatch, match_genes
 from scstore.errors import FeatureSpaceError, GenesError, OptionError
-from scstore.heads.artifact import load_head
+from scstore.heads.across_genes import AcrossGenesHead
+from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead, summarise
 from scstore.heads.rejection import RULES, Thresholds
 from scstore.heads.rows import MappedRows, Rows, RowSubset
 from scstore.progress import Reporter
 from scstore.spec import differences
 from scstore.stores.reader import Store, open_store
+from scstore.workflows.across_genes import judge_across_genes
 from scstore.workflows.prediction_files import UNASSIGNED, check_format, open_writer
 
 __all__ = ["PredictionCounts", "predict", "predict_to_file", "write_predictions"]
@@ -59,7 +61,7 @@ class PredictionCounts:
 
 def predict(
     store: str | os.PathLike[str] | Store,
-    head: str | os.PathLike[str] | FusedHead,
+    head: str | os.PathLike[str] | AnyHead,
     output: str | os.PathLike[str] | None = None,
     *,
     unassigned: str | None = None,
@@ -131,7 +133,7 @@ def predict(
 
 def predict_to_file(
     store: str | os.PathLike[str] | Store,
-    head: str | os.PathLike[str] | FusedHead,
+    head: str | os.PathLike[str] | AnyHead,
     output: str | os.PathLike[str],
     *,
     unassigned: str | None = None,
@@ -163,7 +165,7 @@ def predict_to_file(
 
 def _run(
     store: str | os.PathLike[str] | Store,
-    head: str | os.PathLike[str] | FusedHead,
+    head: str | os.PathLike[str] | AnyHead,
     output: str | os.PathLike[str] | None,
     *,
     take: Callable[[pd.DataFrame], None],
@@ -179,18 +181,23 @@ def _run(
         fsio.check_output(output, overwrite=overwrite)
     progress = progress or Reporter()
     opened = store if isinstance(store, Store) else open_store(store)
-    if isinstance(head, FusedHead):
+    if isinstance(head, AnyHead):
         trained, record, name = head, head.record_, "the head"
     else:
         trained, record = load_head(Path(head))
         name = str(head)
     thresholds = _thresholds(trained, name, unassigned, keep, progress)
-    features = _features(opened, trained, record, name, progress)
     usable = opened.usable_rows(allow_partial=allow_partial)
+    judged: Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64] | None]]
+    if isinstance(trained, AcrossGenesHead):
+        judged = judge_across_genes(opened, trained, record, name, usable, progress)
+    else:
+        features = _features(opened, trained, record, name, progress)
+        judged = trained.iter_judged({view: RowSubset(rows, usable) for view, rows in features.items()})
     classes = [str(label) for label in trained.classes_]
     writing = nullcontext() if output is None else open_writer(Path(output), opened, classes=classes)
     with progress.track("predicting", len(usable), "cells") as track, writing as writer:
-        for frame, n_judged in _frames(opened, trained, features, usable, thresholds, proba=proba):
+        for frame, n_judged in _frames(opened, trained.classes_, judged, usable, thresholds, proba=proba):
             take(frame)
             if writer is not None:
                 writer.write(frame)
@@ -198,7 +205,7 @@ def _run(
 
 
 def _thresholds(
-    head: FusedHead, name: str, unassigned: str | None, keep: float | None, progress: Reporter
+    head: AnyHead, name: str, unassigned: str | None, keep: float | None, progress: Reporter
 ) -> Thresholds:
     if unassigned is not None and unassigned not in RULES:
         msg = f"--unassigned {unassigned}: must be one of {', '.join(RULES)}."
@@ -218,8 +225,8 @@ def _thresholds(
 
 def _frames(
     store: Store,
-    head: FusedHead,
-    features: Mapping[str, Rows],
+    classes: NDArray[Any],
+    judged: Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64] | None]],
     usable: NDArray[np.int64],
     thresholds: Thresholds,
     *,
@@ -227,21 +234,21 @@ def _frames(
 ) -> Iterator[tuple[pd.DataFrame, int]]:
     """Predictions block by block in the order of the cells, and how many of each block are not empty."""
     ids, committed, begin = store.obs.index.astype(str), store.committed, 0
-    chosen = {name: RowSubset(view, usable) for name, view in features.items()}
-    for start, chances, novelty in head.iter_judged(chosen):
+    for start, chances, novelty in judged:
         rows = usable[start : start + len(chances)]
         end = int(rows[-1]) + 1
         span = begin + np.flatnonzero(committed[begin:end])
-        yield _frame(head, ids[span], np.searchsorted(span, rows), chances, novelty, thresholds, proba=proba), len(rows)
+        places = np.searchsorted(span, rows)
+        yield _frame(classes, ids[span], places, chances, novelty, thresholds, proba=proba), len(rows)
         begin = end
     span = begin + np.flatnonzero(committed[begin:])
     if len(span) or not begin:
-        none = np.empty((0, len(head.classes_)))
-        yield _frame(head, ids[span], np.empty(0, dtype=np.int64), none, None, thresholds, proba=proba), 0
+        none = np.empty((0, len(classes)))
+        yield _frame(classes, ids[span], np.empty(0, dtype=np.int64), none, None, thresholds, proba=proba), 0
 
 
 def _frame(
-    head: FusedHead,
+    classes: NDArray[Any],
     ids: pd.Index,
     places: NDArray[np.int64],
     chances: NDArray[np.float64],
@@ -251,7 +258,7 @@ def _frame(
     proba: bool,
 ) -> pd.DataFrame:
     """One block: the cells at ``places`` were judged, the others are empty."""
-    summary = summarise(chances, head.classes_)
+    summary = summarise(chances, classes)
     status = np.full(len(places), "ok", dtype=object)
     status[summary.confidence < thresholds.confidence] = "unsure"
     if novelty is not None:
@@ -265,7 +272,7 @@ def _frame(
         "best_label": (UNASSIGNED, summary.label.astype(object)),
     }
     if proba:
-        judged |= {f"p({name})": (0.0, chances[:, code]) for code, name in enumerate(head.classes_)}
+        judged |= {f"p({name})": (0.0, chances[:, code]) for code, name in enumerate(classes)}
     columns = {}
     for name, (without, values) in judged.items():
         columns[name] = np.full(len(ids), without, dtype=object if isinstance(without, str) else np.float64)

@@ -69,7 +69,9 @@ def test_it_comes_back_from_arrays_bit_for_bit(fitted: AcrossGenesHead) -> None:
     back = AcrossGenesHead.from_arrays(arrays, state)
     assert (back.predict_proba(expression, vectors=vectors) == fitted.predict_proba(expression, vectors=vectors)).all()
     assert back.held_out_ == fitted.held_out_
-    assert back.confidence_threshold(0.95) == fitted.confidence_threshold(0.95)
+    assert back.rejection_ is not None
+    assert fitted.rejection_ is not None
+    assert back.rejection_.thresholds("both") == fitted.rejection_.thresholds("both")
 
 
 def test_damage_is_found(fitted: AcrossGenesHead) -> None:
@@ -88,10 +90,17 @@ def test_damage_is_found(fitted: AcrossGenesHead) -> None:
 
 
 def test_thresholds_keep_the_share_asked_for(fitted: AcrossGenesHead) -> None:
-    right = fitted.confidence_
+    right, rejection = fitted.confidence_, fitted.rejection_
+    assert rejection is not None
     for keep in (0.5, 0.9, 1.0):
-        assert (right >= fitted.confidence_threshold(keep)).mean() >= keep
-    assert fitted.confidence_threshold(1.0) == right[0]
+        assert (right >= rejection.thresholds("both", keep).confidence).mean() >= keep
+    assert rejection.thresholds("confidence", 1.0) == (right[0], np.inf)
+    assert rejection.thresholds("both") == rejection.thresholds("both", 0.95)
+    assert rejection.thresholds("none").confidence == 0
+    with pytest.raises(OptionError, match="knows no distance"):
+        rejection.thresholds("distance")
+    with pytest.raises(OptionError, match="one of none"):
+        rejection.thresholds("sometimes")
 
 
 def test_too_few_cells_are_refused(fitted: AcrossGenesHead) -> None:

@@ -1,0 +1,122 @@
+"""A head that labels cells measured on other genes, from store to labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_matrix
+from support import Notes, Run
+
+import scstore
+from scstore.errors import CellsError, FeatureSpaceError, OptionError
+from scstore.genes.descriptions import describe_by_symbol
+from scstore.genes.table import GeneTable, save_gene_table
+
+N_GENES = 160
+SYMBOLS = [f"GENE{i}" for i in range(N_GENES)]
+OWNER = np.random.default_rng(0).integers(0, 4, N_GENES)  # a type's own gene, or (3) everybody's
+
+
+def gene_file(path: Path, *, encoder: str = "text") -> Path:
+    """Genes whose vectors say which type they belong to."""
+    vectors = np.eye(4, 16)[OWNER] + np.random.default_rng(1).normal(size=(N_GENES, 16)) * 0.35 + 2
+    obs, template = describe_by_symbol(SYMBOLS, organism="human")
+    save_gene_table(GeneTable(obs, vectors.astype(np.float32), {"name": encoder}, template), path)
+    return path
+
+
+def measured(n: int, genes: slice, *, seed: int) -> anndata.AnnData:
+    """Cells of three types of which only some genes were measured."""
+    rng = np.random.default_rng(seed)
+    types = rng.integers(0, 3, n)
+    counts = rng.poisson(0.3 + 2.0 * (OWNER[None] == types[:, None]) + 1.0 * (OWNER == 3)[None]).astype(np.float32)
+    obs = pd.DataFrame({"cell_type": [f"type {kind}" for kind in types]}, index=[f"{seed}-{i}" for i in range(n)])
+    return anndata.AnnData(csr_matrix(counts[:, genes]), obs=obs, var=pd.DataFrame(index=SYMBOLS[genes]))
+
+
+def store_of(cells: anndata.AnnData, path: Path, genes: Path) -> scstore.Store:
+    return scstore.extract(cells, path, preset="genept-w", genes=str(genes))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`ref.zarr` and `new.zarr`, with no gene in common, and the head `head`."""
+    folder = tmp_path_factory.mktemp("across")
+    genes = gene_file(folder / "genes.h5ad")
+    store_of(measured(240, slice(0, 80), seed=1), folder / "ref.zarr", genes)
+    store_of(measured(150, slice(80, 160), seed=2), folder / "new.zarr", genes)
+    scstore.fit(folder / "ref.zarr", folder / "head", label="cell_type", head="across-genes")
+    return folder
+
+
+def test_cells_get_labels_though_no_gene_is_shared(folder: Path) -> None:
+    notes = Notes()
+    table = scstore.predict(folder / "new.zarr", folder / "head", unassigned="none", progress=notes)
+    truth = scstore.open(folder / "new.zarr").obs["cell_type"]
+    assert (table["label"].to_numpy() == truth.to_numpy()).mean() > 0.95
+    assert list(table.index) == list(truth.index)
+    told = "\n".join(notes.said)
+    assert "0 of the 80 genes here were measured in training" in told
+    assert "may change with the cells beside it" in told
+
+
+def test_genes_that_are_shared_are_counted(folder: Path, tmp_path: Path) -> None:
+    store = store_of(measured(120, slice(60, 160), seed=3), tmp_path / "some.zarr", folder / "genes.h5ad")
+    notes = Notes()
+    table = scstore.predict(store, folder / "head", progress=notes)
+    assert "20 of the 100 genes here" in "\n".join(notes.said)
+    assert set(table["status"]) <= {"ok", "unsure"}
+    assert table["novelty"].isna().all()
+
+
+def test_a_head_in_memory_and_from_disk_say_the_same(folder: Path, tmp_path: Path) -> None:
+    fitted = scstore.fit(folder / "ref.zarr", label="cell_type", head="across-genes")
+    here = scstore.predict(folder / "new.zarr", fitted, proba=True)
+    there = scstore.predict(folder / "new.zarr", folder / "head", tmp_path / "labels.parquet", proba=True)
+    pd.testing.assert_frame_equal(here, there)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "labels.parquet"), there, check_dtype=False)
+    assert fitted.held_out_["n"] == 480
+
+
+def test_other_texts_are_refused_by_name(folder: Path, tmp_path: Path) -> None:
+    other = gene_file(tmp_path / "other.h5ad", encoder="another")
+    store = store_of(measured(120, slice(80, 160), seed=4), tmp_path / "new.zarr", other)
+    with pytest.raises(FeatureSpaceError, match=r"encoder.*text.*another"):
+        scstore.predict(store, folder / "head")
+
+
+def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="--view"):
+        scstore.fit(folder / "ref.zarr", label="cell_type", head="across-genes", views=["X"])
+    with pytest.raises(OptionError, match="--prior-adjustment"):
+        scstore.fit(folder / "ref.zarr", label="cell_type", head="across-genes", prior_adjustment=0.0)
+    with pytest.raises(OptionError, match="knows no distance"):
+        scstore.predict(folder / "new.zarr", folder / "head", unassigned="distance")
+    few = store_of(measured(20, slice(80, 160), seed=5), tmp_path / "few.zarr", folder / "genes.h5ad")
+    with pytest.raises(CellsError, match="20 cells"):
+        scstore.predict(few, folder / "head")
+    bare = scstore.extract(
+        measured(120, slice(0, 80), seed=6), tmp_path / "bare.zarr", preset="genept-w",
+        genes=str(folder / "genes.h5ad"), keep_expression=False,
+    )  # fmt: skip
+    with pytest.raises(FeatureSpaceError, match="--no-expression"):
+        scstore.fit(bare, label="cell_type", head="across-genes")
+
+
+def test_the_command_line_and_its_card(folder: Path, tmp_path: Path, scstore_command: Run) -> None:
+    words = ("--label", "cell_type", "--head", "across-genes", "-o", tmp_path / "head")
+    fitted = scstore_command("fit", folder / "ref.zarr", *words)
+    assert "480 cells held out" in fitted.stdout
+    card = (tmp_path / "head" / "README.md").read_text()
+    assert "across-genes" in card
+    assert "neither it nor any of the genes" in card
+    told = scstore_command("info", tmp_path / "head").stdout
+    assert "across-genes head" in " ".join(told.split())
+    assert "inf" not in told
+    labelled = scstore_command("predict", folder / "new.zarr", "--head", tmp_path / "head", "-o", tmp_path / "l.csv")
+    assert "labels across genes" in labelled.stdout + labelled.stderr
+    assert len(pd.read_csv(tmp_path / "l.csv")) == 150
