@@ -141,20 +141,22 @@ class Stores:
         return Source("", store, (self.default, *alone, "genept", *together, *without), controls)
 
     def label_free(self, pair: Pair) -> Source:
-        """The panel that saw no label, and the control of its readout."""
+        """The panel that saw no label, and the controls that fewer labels ask for."""
         panel = self.panel(pair, "label-free", label_free="detection")
         shallow: dict[str, Any] = {"panel": panel, "layers": self.layers[:1], "pool": ("wmean",)}
         store = self.extract(pair, f"{pair.name}-label-free", **shallow)
-        control = self.extract(pair, f"{pair.name}-label-free-random-genes", control="random-genes", **shallow)
+        controls = {
+            name: [self.extract(pair, f"{pair.name}-label-free-{CONTROLS[name]}", control=CONTROLS[name], **shallow)]
+            for name in ("random genes", "random model")
+        }
         views = (self.default, self.readout, "genept", "genept+X", "genept_random", "X", "genept_random+X")
-        return Source(LABEL_FREE, store, views, {"random genes": [control]})
+        return Source(LABEL_FREE, store, views, controls)
 
     def whole(self, pair: Pair) -> list[Source]:
         """No panel: the most expressed genes, GenePT-w, GenePT-s. The same for every pair of a file."""
         name, first, last = pair.file.stem, self.layers[0], self.layers[-1]
-        most = self.extract(
-            pair, f"{name}-all-genes", top_genes=self.top_genes, layers=(first, last), pool=("wmean", "last")
-        )
+        ends = tuple(dict.fromkeys((first, last)))
+        most = self.extract(pair, f"{name}-all-genes", top_genes=self.top_genes, layers=ends, pool=("wmean", "last"))
         papers = f"readout_last_l{last}"
         return [
             Source("all genes: ", most, (self.readout, papers), {}),

@@ -132,10 +132,11 @@ def comparisons(regime: str, rows: Table, stores: Stores) -> dict[str, tuple[str
         chosen = {
             "default over no model": (default, prefix + NO_MODEL),
             "default over texts and expression": (default, prefix + "genept+X"),
+            "default over a random model": (default, f"{prefix}random model: {stores.default}"),
             "readout over random genes": (readout, f"{prefix}random genes: {stores.readout}"),
+            "readout over a random model": (readout, f"{prefix}random model: {stores.readout}"),
         }
         if regime == ALL:
-            chosen["readout over a random model"] = (readout, f"random model: {stores.readout}")
             chosen["readout over shuffled order"] = (readout, f"shuffled order: {stores.readout}")
     model, nothing = best(rows, "model"), best(rows, "nothing")
     if model is not None and nothing is not None:
@@ -182,13 +183,13 @@ def in_words(regime: str, gains: dict[str, Gain], n_pairs: int) -> str:
         found = gains["gene texts"]
         return f"{regime}: gene texts added {found.words}, {found.verdict}; the model's pass has no row here"
     default, model = gains["default over no model"], gains["default over texts and expression"]
-    readout = gains["readout over random genes"]
-    up = sum(value > 0 for value in model.by_pair)
+    random, readout = gains["default over a random model"], gains["readout over random genes"]
+    up = sum(value > 0 for value in random.by_pair)
     return (
-        f"{regime}: the model's pass added {model.words} to gene texts and expression, {model.verdict} (more in {up} "
-        f"of {n_pairs} pairs); model and texts together added {default.words} to what needs neither, "
-        f"{default.verdict}; described genes instead of random ones moved the readout by {readout.words}, "
-        f"{readout.verdict}"
+        f"{regime}: the model's pass added {model.words} to gene texts and expression, {model.verdict}; over the pass "
+        f"of a model of random weights it is {random.words}, {random.verdict} (more in {up} of {n_pairs} pairs). Model "
+        f"and texts together added {default.words} to what needs neither, {default.verdict}. Described genes instead of "
+        f"random ones moved the readout by {readout.words}, {readout.verdict}."
     )
 
 

@@ -1,18 +1,22 @@
 """A projector trained by ``scstore align`` against the untrained one, on cells it has not seen.
 
     python benchmarks/projector.py ../shared/data/cells --genes ../shared/data/genes [--pairs FILE:COLUMN:VALUE …]
-        [--seeds 0 1 2] [--cells N] [--panel N | none] [--table FILE] [--json FILE] [--quick]
+        [--seeds 0 1 2] [--cells N] [--panel N | none] [--table FILE] [--runs FILE] [--json FILE] [--quick]
 
 A pair holds out the cells whose COLUMN is VALUE; panel, projector and head see the others alone. Each row: macro-F1 of
 a linear head (``scstore.LinearHead``) on the readout at the last position and on the weighted mean, before and after.
+With a --table of random vectors (``scstore genes build --encoder random:384``) it is the control: what training gives
+without any gene text. It takes hours; --runs keeps what is finished, and the same command goes on.
 """
 
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +148,12 @@ def main() -> int:
     options_parser.add_argument("--pairs", nargs="+", default=list(PAIRS), metavar="FILE:COLUMN:VALUE")
     options_parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options_parser.add_argument("--cells", type=int, default=400, help="cells of each side, at the most")
-    options_parser.add_argument("--panel", nargs="+", default=["200", "none"], help="genes of the panel, or none")
+    options_parser.add_argument("--panel", nargs="+", default=["100", "none"], help="genes of the panel, or none")
     options_parser.add_argument("--top-genes", type=int, default=256, help="genes a cell, where there is no panel")
     options_parser.add_argument("--model", default="minilm")
     options_parser.add_argument("--layer", type=int, default=6)
     options_parser.add_argument("--recipe", default="default")
+    options_parser.add_argument("--runs", type=Path, help="file of finished runs (JSON lines), to go on from")
     options_parser.add_argument("--table", type=Path, help="gene table to take, or to keep for the next time")
     for name, kind in (
         ("epochs", int), ("learning-rate", float), ("gene-dropout", float), ("weight-decay", float), ("patience", int),
@@ -165,18 +170,27 @@ def main() -> int:
         options.cells, options.training = min(options.cells, 60), {"epochs": 1, **options.training}
     found = Findings("benchmarks/projector.py")
     runs: list[dict[str, Any]] = []
+    finished: dict[tuple[str, str, int], dict[str, Any]] = {}
+    if options.runs is not None and options.runs.exists():
+        for line in options.runs.read_text(encoding="utf-8").splitlines():
+            run = json.loads(line)
+            finished[run["panel"], run["pair"], run["seed"]] = run
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         genes = gene_table(options, work)
-        for panel in options.panel:
+        for panel, seed in product(options.panel, options.seeds):  # a seed over all pairs first, so that a part is fair
             for pair in options.pairs:
-                for seed in options.seeds:
+                run = finished.get((panel, pair, seed))
+                if run is None:
                     run = measure(options, work, genes, pair, seed, panel)
-                    runs.append(run)
-                    shown = ", ".join(
-                        f"{pool} {run['untrained'][pool]:.3f} -> {run['trained'][pool]:.3f}" for pool in POOLINGS
-                    )
-                    print(f"{pair} seed {seed} panel {panel}: {shown} ({run['seconds']:.0f} s)", flush=True)
+                    if options.runs is not None:
+                        with options.runs.open("a", encoding="utf-8") as kept:
+                            kept.write(json.dumps(run) + "\n")
+                runs.append(run)
+                shown = ", ".join(
+                    f"{pool} {run['untrained'][pool]:.3f} -> {run['trained'][pool]:.3f}" for pool in POOLINGS
+                )
+                print(f"{pair} seed {seed} panel {panel}: {shown} ({run['seconds']:.0f} s)", flush=True)
     print()
     rows = []
     for panel in options.panel:

@@ -23,7 +23,7 @@ def main(folder: Path) -> None:
     head = scstore.fit(folder / "known.h5ad", label="bulk_labels", head="knn", views=["X_pca"])
     labels = scstore.predict(folder / "new.h5ad", head)
     truth = scstore.open(folder / "new.h5ad").obs["bulk_labels"].astype(str)
-    print(f"agreement with the labels held back: {(labels['label'] == truth).mean():.2f}")
+    print(f"agreement with the labels held back: {(labels['best_label'] == truth).mean():.2f}")
 
     neighbours = scstore.query(folder / "new.h5ad", folder / "known.h5ad", view="X_pca", k=5, columns=["bulk_labels"])
     print(neighbours.head())

@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
     head = scstore.fit(reference, label="bulk_labels", head="linear")
     labels = scstore.predict(store, head)
     print(labels.head())
-    agreement = (labels["label"] == store.obs["bulk_labels"].astype(str)).mean()
+    agreement = (labels["best_label"] == store.obs["bulk_labels"].astype(str)).mean()
     print(f"agreement with the labels held back: {agreement:.2f}")
 
     neighbours = scstore.query(store, reference, k=3, columns=["bulk_labels"])

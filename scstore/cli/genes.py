@@ -38,6 +38,9 @@ def genes_build(
     vectors: Annotated[
         Path | None, typer.Option(help="Published vectors (GenePT's): pickle, .npz, .parquet, .h5ad.")
     ] = None,
+    only_genes_of: Annotated[
+        list[Path] | None, typer.Option(help="Cells whose genes alone are encoded; repeat.", show_default=False)
+    ] = None,
     template: Annotated[str | None, typer.Option(help='Such as "{symbol}: {name}. {summary}".')] = None,
     organism: Annotated[str | None, typer.Option(help="human or mouse.")] = None,
     encoder: Annotated[
@@ -57,6 +60,8 @@ def genes_build(
 
         scstore genes build --organism human --gene-info gene_info.gz --gene-summary gene_summary.gz -o genes/human.h5ad
 
+        scstore genes build --organism human --download ncbi --only-genes-of cells.h5ad -o genes/cells.h5ad
+
         scstore genes build --organism human --download ncbi --encoder openai:text-embedding-ada-002 -o genes/ada.h5ad
 
         scstore genes build --vectors GenePT_gene_embedding_ada_text.pickle --organism human -o genes/genept.h5ad
@@ -75,6 +80,7 @@ def genes_build(
         ortholog_gene_info=ortholog_gene_info,
         download=download,
         vectors=vectors,
+        only_genes_of=only_genes_of,
         template=template,
         organism=organism,
         encoder=encoder,

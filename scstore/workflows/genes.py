@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from scstore import fsio
 from scstore.cells.formats import open_cells
+from scstore.cells.matching import match_genes
 from scstore.cells.species import guess_organism
 from scstore.errors import OptionError
 from scstore.genes.descriptions import describe_by_symbol, read_descriptions
@@ -40,6 +42,7 @@ def build_genes(
     ortholog_gene_info: File | None = None,
     download: File | None = None,
     vectors: File | None = None,
+    only_genes_of: File | Sequence[File] | None = None,
     template: str | None = None,
     organism: str | None = None,
     encoder: str | None = None,
@@ -69,6 +72,9 @@ def build_genes(
     vectors
         Instead: published vectors, as :func:`scstore.genes.published.read_published` reads them; ``gene_info`` then
         fills in Ensembl ids and synonyms, and nothing is encoded.
+    only_genes_of
+        With ``text``, ``gene_info`` or ``download``: inputs of cells whose genes alone are described and encoded. What
+        is fitted on the whole table (whitening, the ``aligned`` projector) is then fitted on these.
     template
         How a gene's text is put together from the columns of ``text``, or from NCBI's
         :data:`~scstore.genes.ncbi.FIELDS`.
@@ -94,7 +100,7 @@ def build_genes(
     OptionError
         If not exactly one source is given, or options do not go together.
     GenesError
-        If the texts cannot be read.
+        If the texts cannot be read, or too few genes of the cells are among them.
     NetworkError
         If NCBI's server or the endpoint does not answer. What came of it is kept; the same call goes on.
     """
@@ -106,6 +112,8 @@ def build_genes(
         "--orthologs": orthologs,
         "--ortholog-gene-info": ortholog_gene_info,
     }
+    chosen = _as_files(only_genes_of)
+    only: dict[str, object] = {"--only-genes-of": chosen[0] if chosen else None}
     how: dict[str, object] = {
         "--template": template,
         "--encoder": encoder,
@@ -114,9 +122,11 @@ def build_genes(
         "--dtype": dtype,
     }
     if vectors is not None:
-        _refuse(companions | how, "--vectors FILE holds finished vectors: nothing is described or encoded")
+        _refuse(companions | how | only, "--vectors FILE holds finished vectors: nothing is described or encoded")
     if gene_info is None:
         _refuse(companions, "that goes with --gene-info FILE (--download brings its own)")
+    if cells is not None:
+        _refuse(only, "--symbols-of CELLS takes the genes of these cells, and no others")
     if cells is not None and template is not None:
         msg = "--template goes with --text, --gene-info or --download; the symbols of cells are encoded as they are."
         raise OptionError(msg)
@@ -145,6 +155,10 @@ def build_genes(
         if download is not None:
             files = _fetch(download, str(organism), progress)
         obs, used = _from_ncbi(files, organism=str(organism), template=template)
+    if chosen:
+        whole = len(obs)
+        obs = _only_genes_of(chosen, obs, Path(output).parent)
+        progress.note(f"genes: of {whole:,} the {len(obs):,} that are genes of {', '.join(map(str, chosen))}")
     progress.note(f"genes: {len(obs):,}, their texts rest on: {coverage(obs)}")
     if name.startswith(ENDPOINT):
         from scstore.workflows.endpoint import encode_at_endpoint  # needs scstore[endpoint]
@@ -186,6 +200,22 @@ def _refuse(options: Mapping[str, object], because: str) -> None:
         if value is not None:
             msg = f"{option} {value}: {because}. Leave it out."
             raise OptionError(msg)
+
+
+def _as_files(given: File | Sequence[File] | None) -> list[File]:
+    if given is None:
+        return []
+    return [given] if isinstance(given, str | os.PathLike) else list(given)
+
+
+def _only_genes_of(inputs: Sequence[File], obs: pd.DataFrame, scratch: Path) -> pd.DataFrame:
+    """The rows of a gene table that extraction would find for any of these inputs, in their order."""
+    rows: list[int] = []
+    for cells in inputs:
+        with open_cells(cells, scratch=scratch) as opened:
+            var, source = opened.var(next(iter(opened.slots))), opened.source
+        rows += match_genes(var, obs, sum_duplicates=True, source=source).genes.tolist()
+    return obs.iloc[np.unique(rows)]
 
 
 def _from_symbols(cells: Any, scratch: Path, organism: str | None) -> tuple[pd.DataFrame, str]:

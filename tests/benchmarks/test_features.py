@@ -58,7 +58,7 @@ def test_a_quick_run_gives_every_table_and_a_second_one_finds_the_stores(llama: 
     done = run(tmp_path, *words, "--json", "found.json")
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     lines = done.stdout.splitlines()
-    assert sum(": extracted " in line for line in lines) == 9
+    assert sum(": extracted " in line for line in lines) == 10
     for regime in ("all labels", "2 cells a label", "disjoint genes"):
         assert any(line.startswith(f"{regime}: macro-F1 and accuracy") for line in lines)
         assert any(line.startswith(f"{regime}: ") and "added" in line for line in lines)

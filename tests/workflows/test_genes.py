@@ -102,6 +102,32 @@ def test_ncbi_files_become_a_table(tmp_path: Path) -> None:
         scstore.build_genes(tmp_path / "h.h5ad", **files, organism="human", orthologs="o.csv", encoder="random:4")
 
 
+def test_only_the_genes_of_some_cells_are_encoded(text: Path, llama: Path, tmp_path: Path) -> None:
+    """Each gene has the vector it would have in the whole table, in its order; several inputs add up."""
+    cells = make_cells(3)
+    cells[:, [7, 3]].copy().write_h5ad(tmp_path / "a.h5ad")
+    cells[:, [3, 20]].copy().write_h5ad(tmp_path / "b.h5ad")
+    notes = Notes()
+    how = {"text": text, "encoder": str(llama)}
+    whole = scstore.build_genes(tmp_path / "whole.h5ad", **how)
+    both = [tmp_path / "a.h5ad", tmp_path / "b.h5ad"]
+    some = scstore.build_genes(tmp_path / "some.h5ad", only_genes_of=both, progress=notes, **how)
+    assert list(some.obs["symbol"]) == ["GENE3", "GENE7", "GENE20"]
+    np.testing.assert_allclose(some.vectors, whole.vectors[[3, 7, 20]], atol=1e-5)
+    assert "genes: of 40 the 3 that are genes of" in notes.said[0]
+    one = scstore.build_genes(tmp_path / "one.h5ad", only_genes_of=tmp_path / "a.h5ad", **how)
+    assert list(one.obs["symbol"]) == ["GENE3", "GENE7"]
+    renamed = cells.copy()
+    renamed.var_names = [f"OTHER{i}" for i in range(renamed.n_vars)]
+    renamed.write_h5ad(tmp_path / "other.h5ad")
+    with pytest.raises(GenesError, match="other.h5ad"):
+        scstore.build_genes(tmp_path / "none.h5ad", only_genes_of=tmp_path / "other.h5ad", **how)
+    for source in ({"vectors": "v.npz"}, {"cells": tmp_path / "a.h5ad", "encoder": "random:4"}):
+        with pytest.raises(OptionError, match="--only-genes-of .*Leave it out"):
+            scstore.build_genes(tmp_path / "none.h5ad", only_genes_of=both, **source)
+    assert not (tmp_path / "none.h5ad").exists()
+
+
 HUMAN = "9606\t915\tCD3D\tT3D\tEnsembl:ENSG00000167286\tx\tprotein-coding\tCD3 delta\n"
 MOUSE = "10090\t12500\tCd3d\t-\tEnsembl:ENSMUSG00000032094\tx\tprotein-coding\tCD3 antigen\n"
 SERVED = {
