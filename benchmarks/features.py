@@ -38,7 +38,7 @@ REGIMES = ("all", "few", "genes")
 FEW = (2, 5, 20)
 DEALS = 3
 SHARE = 0.5
-DISJOINT = "genept_unwhitened"
+DISJOINT = "across-genes"
 """The row of ``evaluate --hold-out-genes`` that its goal is about."""
 NO_MODEL = "genept_random+X"
 """Neither model nor texts, chosen beforehand."""
@@ -188,8 +188,8 @@ def in_words(regime: str, gains: dict[str, Gain], n_pairs: int) -> str:
     return (
         f"{regime}: the model's pass added {model.words} to gene texts and expression, {model.verdict}; over the pass "
         f"of a model of random weights it is {random.words}, {random.verdict} (more in {up} of {n_pairs} pairs). Model "
-        f"and texts together added {default.words} to what needs neither, {default.verdict}. Described genes instead of "
-        f"random ones moved the readout by {readout.words}, {readout.verdict}."
+        f"and texts together added {default.words} to what needs neither, {default.verdict}. Described genes instead "
+        f"of random ones moved the readout by {readout.words}, {readout.verdict}."
     )
 
 
