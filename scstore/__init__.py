@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from scstore.workflows.planning import ExtractOptions
     from scstore.workflows.predict import predict
     from scstore.workflows.query import query
+    from scstore.workflows.verify import verify
 
 _PUBLIC = {
     "AcrossGenesHead": ("scstore.heads.across_genes", "AcrossGenesHead"),
@@ -55,6 +56,7 @@ _PUBLIC = {
     "predict": ("scstore.workflows.predict", "predict"),
     "query": ("scstore.workflows.query", "query"),
     "save_evaluation": ("scstore.report.evaluation", "save_evaluation"),
+    "verify": ("scstore.workflows.verify", "verify"),
 }
 
 __all__ = [
@@ -80,6 +82,7 @@ __all__ = [
     "predict",
     "query",
     "save_evaluation",
+    "verify",
 ]
 
 

@@ -221,7 +221,7 @@ def _print(output: Output, table: Mapping[str, Any], files: Mapping[str, Path], 
     for name, path in files.items():
         tell.note(f"{name}: {path}")
     tell.note(f"done in {seconds:.0f} s. Next, on your own cells:")
-    tell.note("  scstore panel cells.h5ad --label cell_type -n 200 -o panels/mine.h5ad")
+    tell.note("  scstore panel cells.h5ad --label cell_type -o panels/mine.h5ad")
     tell.note("  scstore extract cells.h5ad -o stores/ref.zarr --model minilm --panel panels/mine.h5ad")
     tell.note("  scstore fit stores/ref.zarr --label cell_type -o heads/cell_type")
     tell.note(f"or look into the demo's: scstore info {folder / 'ref.zarr'}")

@@ -30,6 +30,7 @@ __all__ = [
     "digest_file",
     "digest_tree",
     "fsync_dir",
+    "json_bytes",
     "lock",
     "read_json",
     "reclaim_if_dead",
@@ -88,10 +89,20 @@ def write_bytes(path: str | os.PathLike[str], *parts: bytes | memoryview) -> Non
             file.write(part)
 
 
+def json_bytes(value: Any) -> bytes:
+    """The one way in which scstore writes JSON files, so that a file with a digest in it cannot change in any byte.
+
+    Raises
+    ------
+    ValueError
+        If the value holds NaN or infinity.
+    """
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, sort_keys=True).encode() + b"\n"
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write indented JSON atomically and durably; NaN and infinity are refused."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, sort_keys=True)
-    write_bytes(path, text.encode() + b"\n")
+    write_bytes(path, json_bytes(value))
 
 
 def read_json(path: str | os.PathLike[str], *, limit: int = 1 << 28) -> Any:

@@ -16,7 +16,7 @@ import pytest
 from support import ROOT, Run, make_cells, write_model
 
 COMMANDS = [
-    "extract", "align", "fit", "predict", "query", "evaluate", "panel", "info", "export", "demo",
+    "extract", "align", "fit", "predict", "query", "evaluate", "panel", "info", "export", "verify", "demo",
     "genes build", "genes info", "genes neighbours", "genes merge",
 ]  # fmt: skip
 
@@ -45,7 +45,7 @@ def test_the_whole_path(folder: Path, scstore_command: Run) -> None:
     run("predict", "stores/new.zarr", "--head", "heads/cell_type", "-o", "annotated.h5ad")
     annotated = anndata.read_h5ad(folder / "annotated.h5ad")
     truth = annotated.obs["cell_type"].astype(str)
-    assert (annotated.obs["scstore_label"].astype(str) == truth).mean() > 0.9
+    assert (annotated.obs["scstore_best_label"].astype(str) == truth).mean() > 0.9
     run("query", "stores/new.zarr", "--reference", "stores/ref.zarr", "-k", "4", "-o", "neighbours.parquet")
     neighbours = pd.read_parquet(folder / "neighbours.parquet")
     assert len(neighbours) == 80
@@ -54,7 +54,8 @@ def test_the_whole_path(folder: Path, scstore_command: Run) -> None:
     run("fit", "ref.h5ad", "--label", "cell_type", "-o", "heads/exported")
     run("predict", "stores/new.zarr", "--head", "heads/exported", "-o", "labels.csv", "--proba")
     labels = pd.read_csv(folder / "labels.csv", index_col="cell_id")
-    assert list(labels.columns) == ["label", "confidence", "margin", "status", "p(type 0)", "p(type 1)", "p(type 2)"]
+    columns = ["label", "confidence", "margin", "status", "novelty", "best_label"]
+    assert list(labels.columns) == [*columns, "p(type 0)", "p(type 1)", "p(type 2)"]
 
 
 def test_panels_of_many_kinds(folder: Path, scstore_command: Run) -> None:
@@ -266,7 +267,7 @@ def test_real_sorted_cells_to_real_donors(shared: Path, tmp_path: Path, scstore_
     run("extract", donors, "-o", "new.zarr", "--like", "ref.zarr")
     run("fit", "ref.zarr", "--label", "cell_type", "-o", "head")
     run("predict", "new.zarr", "--head", "head", "-o", "labels.csv")
-    labels = pd.read_csv(tmp_path / "labels.csv", index_col="cell_id")["label"]
+    labels = pd.read_csv(tmp_path / "labels.csv", index_col="cell_id")["best_label"]
     truth = anndata.read_h5ad(donors).obs["cell_type"].astype(str)
     assert (labels[truth == "B"] == "bcells").mean() > 0.9
     assert (labels[truth == "Mono_CD14"] == "monocytes").mean() > 0.9

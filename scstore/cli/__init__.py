@@ -23,6 +23,7 @@ from scstore.cli import genes as _genes  # noqa: F401
 # isort: split
 from scstore.cli import annotation as _annotation  # noqa: F401
 from scstore.cli import evaluate as _evaluate  # noqa: F401
+from scstore.cli import verify as _verify  # noqa: F401
 from scstore.cli.shared import app, state
 from scstore.console import Output
 from scstore.errors import ScstoreError
@@ -65,7 +66,10 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 a fault, 2 the user's to mend, 130 and 143 stopped."""
+    """Run the command line and exit.
+
+    With 0 done, 1 a fault, 2 the user's to mend, 3 damage that verify found, 130 and 143 stopped.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:

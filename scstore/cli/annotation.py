@@ -92,7 +92,7 @@ def predict(
     unassigned: Annotated[
         str | None,
         typer.Option(
-            help="What makes a label unassigned: none, confidence, distance, both. Both if the head has thresholds.",
+            help="What makes a label unassigned: confidence (the default), distance, both or none.",
             show_default=False,
         ),
     ] = None,
@@ -241,8 +241,11 @@ def _info_of_head(path: Path, *, card: Path | None, overwrite: bool) -> None:
     seen = record.get("held_out_by_class", {})
     rows = [[name, f"{n:,}", f"{seen[name]['f1']:.3f}" if name in seen else "-"] for name, n in classes.items()]
     state.output.table(f"{path}: {head.kind} head", ["label", "training cells", "held-out F1"], rows)
-    limits = {} if head.rejection_ is None else head.rejection_.thresholds("both")._asdict()
-    thresholds = {name: limit for name, limit in limits.items() if isfinite(limit)}  # a head may know one alone
+    thresholds: dict[str, float] = {}
+    if head.rejection_ is not None:
+        thresholds["confidence"] = head.rejection_.thresholds("confidence").confidence
+        if isfinite(head.rejection_.thresholds("both").novelty):  # a head may know no distance
+            thresholds["distance"] = head.rejection_.thresholds("distance").novelty
     values = {
         "kind": head.kind,
         "views": list(head.views_),
@@ -253,7 +256,7 @@ def _info_of_head(path: Path, *, card: Path | None, overwrite: bool) -> None:
     }
     rejects = "no thresholds: every cell gets a label"
     if head.rejection_ is not None:
-        far = f" or novelty above {thresholds['novelty']:.2f}" if "novelty" in thresholds else ""
+        far = f" (by distance: novelty above {thresholds['distance']:.2f})" if "distance" in thresholds else ""
         rejects = (
             f"unassigned where confidence is below {thresholds['confidence']:.3f}{far}: "
             f"{head.rejection_.keep:.0%} of known, rightly labelled cells pass"

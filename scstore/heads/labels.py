@@ -86,8 +86,8 @@ def encode_known_labels(y: Any, n_rows: int, classes: Array) -> Labels:
         raise LabelsError(msg) from error
     if strange.any():
         msg = (
-            f"y: {known[strange].tolist()[0]!r} is none of the head's {len(classes)} classes. A new class needs all cells: fit "
-            "the head again."
+            f"y: {known[strange].tolist()[0]!r} is none of the head's {len(classes)} classes. A new class needs all "
+            "cells: fit the head again."
         )
         raise LabelsError(msg)
     return Labels(classes, places.astype(np.int64))

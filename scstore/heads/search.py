@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore.heads.rows import BLOCK_BYTES, Rows, iter_blocks
+from scstore.heads.rows import BLOCK_BYTES, MappedRows, Rows, iter_blocks, to_dense
 
-__all__ = ["nearest"]
+__all__ = ["centre_of", "nearest", "nearest_prepared", "unit_rows", "unit_view"]
+
+Float32 = NDArray[np.float32]
+
+
+def centre_of(rows: Rows, *, block_bytes: int = BLOCK_BYTES) -> Float32:
+    """The mean of all rows, ``(d,) float32``, in one pass."""
+    total = np.zeros(rows.shape[1], dtype=np.float64)
+    for _, block in iter_blocks(rows, block_bytes=block_bytes):
+        total += block.sum(axis=0, dtype=np.float64)
+    mean: Float32 = (total / rows.shape[0]).astype(np.float32)
+    return mean
+
+
+def unit_rows(block: Any, mean: Float32) -> Float32:
+    """Rows minus ``mean``, each of length 1: half the squared Euclidean distance of two is 1 − their cosine."""
+    centred = to_dense(block) - mean
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.ascontiguousarray(centred / np.maximum(lengths, np.finfo(np.float32).tiny))
+
+
+def unit_view(rows: Rows, mean: Float32) -> MappedRows:
+    """:func:`unit_rows` of a whole matrix, worked out when asked for."""
+    return MappedRows(rows, lambda block: unit_rows(block, mean), width=rows.shape[1])
 
 
 def nearest(
@@ -35,28 +61,59 @@ def nearest(
     indices
         ``(m, k) int64``: rows of the reference.
     """
-    import faiss
-
-    total = np.zeros(reference.shape[1], dtype=np.float64)
-    for _, block in iter_blocks(reference, block_bytes=block_bytes):
-        total += block.sum(axis=0, dtype=np.float64)
-    mean = (total / reference.shape[0]).astype(np.float32)
-    similarities = np.empty((queries.shape[0], k), dtype=np.float32)
+    mean = centre_of(reference, block_bytes=block_bytes)
+    prepared = unit_view(reference, mean)
+    distances = np.empty((queries.shape[0], k), dtype=np.float32)
     indices = np.empty((queries.shape[0], k), dtype=np.int64)
     for start, block in iter_blocks(queries, block_bytes=block_bytes):
-        wanted = _normalised(block, mean)
-        heap = faiss.ResultHeap(len(wanted), k, keep_max=True)
-        for first, rows in iter_blocks(reference, block_bytes=block_bytes):
-            size = min(k, len(rows))
-            found, where = faiss.knn(wanted, _normalised(rows, mean), size, metric=faiss.METRIC_INNER_PRODUCT)
+        part = slice(start, start + len(block))
+        ((distances[part], indices[part]),) = nearest_prepared(
+            prepared, unit_rows(block, mean), k=k, block_bytes=block_bytes
+        )
+    return np.clip(distances / 2, 0, 2), indices
+
+
+def nearest_prepared(
+    reference: Rows,
+    queries: Float32,
+    *,
+    k: int,
+    block_bytes: int = BLOCK_BYTES,
+    through: Sequence[tuple[Callable[[Float32], Float32], Float32]] = (),
+) -> list[tuple[Float32, NDArray[np.int64]]]:
+    """Exact neighbours by Euclidean distance of some rows among rows as they are, in one pass over the latter.
+
+    Parameters
+    ----------
+    reference
+        ``(n, d)``.
+    queries
+        ``(m, d) float32``.
+    k
+        Neighbours a query, at most ``n``.
+    block_bytes
+        Bytes of float32 of one block of the reference.
+    through
+        Functions of a block, each with the queries to search for among the blocks as it gives them, in the same pass.
+
+    Returns
+    -------
+    One ``(distances, indices)`` for the rows as they are and one for each function: squared Euclidean distances
+    ``(m, k) float32``, ascending, and rows of the reference ``(m, k) int64``.
+    """
+    import faiss
+
+    ways = [(_as_they_are, queries), *through]
+    heaps = [faiss.ResultHeap(len(wanted), k) for _, wanted in ways]
+    for first, rows in iter_blocks(reference, block_bytes=block_bytes):
+        size = min(k, len(rows))
+        for (way, wanted), heap in zip(ways, heaps, strict=True):
+            found, where = faiss.knn(wanted, way(rows), size)
             heap.add_result(found, where + first)
+    for heap in heaps:
         heap.finalize()
-        similarities[start : start + len(wanted)] = heap.D
-        indices[start : start + len(wanted)] = heap.I
-    return np.clip(1 - similarities, 0, 2), indices
+    return [(heap.D, heap.I) for heap in heaps]
 
 
-def _normalised(rows: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:
-    centred = rows - mean
-    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.ascontiguousarray(centred / np.maximum(lengths, np.finfo(np.float32).tiny))
+def _as_they_are(rows: Float32) -> Float32:
+    return rows

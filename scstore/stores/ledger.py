@@ -1,17 +1,69 @@
-"""Records of the shards: a shard counts once its record is on disk, and only while its bytes match it."""
+"""What a store says about its own files: the manifest of what never changes, and a record of every shard.
+
+A shard counts once its record is on disk, and only while its bytes match it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from scstore import fsio
 from scstore.errors import DamagedError
 from scstore.spec import canonical_json, seal, unseal
-from scstore.stores.layout import StorePlan, chunk_path, record_path
+from scstore.stores.layout import MANIFEST, StorePlan, chunk_path, record_path
 
-__all__ = ["check_shard", "committed_shards", "ids_digest", "read_record", "write_record"]
+__all__ = [
+    "check_shard",
+    "committed_shards",
+    "ids_digest",
+    "read_manifest",
+    "read_record",
+    "write_manifest",
+    "write_record",
+]
+
+RECORD_LIMIT = 1 << 20
+"""Bytes of a shard's record; a view takes about 150."""
+
+
+def write_manifest(root: Path, names: Iterable[str]) -> None:
+    """Write size and digest of files that never change again.
+
+    Parameters
+    ----------
+    root
+        The store.
+    names
+        The files, relative to it.
+    """
+    files = {
+        name: {"bytes": (root / name).stat().st_size, "digest": fsio.digest_file(root / name)} for name in sorted(names)
+    }
+    fsio.write_json(root / MANIFEST, seal({"files": files}))
+
+
+def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
+    """``{"bytes": size, "digest": sha256}`` of every file that never changes, by its name in the store.
+
+    Raises
+    ------
+    DamagedError
+        If the manifest is missing, or is not byte for byte as it was written.
+    """
+    file = root / MANIFEST
+    try:
+        sealed = fsio.read_json(file)
+    except FileNotFoundError:
+        sealed = None
+    body = unseal(sealed)
+    if body is None or not isinstance(body.get("files"), dict) or file.read_bytes() != fsio.json_bytes(sealed):
+        what = "is missing" if sealed is None else "does not match its own digest"
+        msg = f"{file}: the manifest {what}, so the store's files cannot be checked. Restore the store from a copy."
+        raise DamagedError(msg)
+    files: dict[str, dict[str, Any]] = body["files"]
+    return files
 
 
 def ids_digest(ids: Sequence[str]) -> str:
@@ -47,7 +99,9 @@ def read_record(root: Path, shard: int) -> dict[str, Any] | None:
     """
     file = record_path(root, shard)
     try:
-        record = fsio.read_json(file, limit=1 << 20)
+        if not file.stat().st_size:  # a file system that lost the bytes in a power cut, not the name
+            return None
+        record = fsio.read_json(file, limit=RECORD_LIMIT)
     except FileNotFoundError:
         return None
     body = unseal(record)
@@ -61,8 +115,15 @@ def read_record(root: Path, shard: int) -> dict[str, Any] | None:
 
 
 def committed_shards(root: Path, plan: StorePlan) -> list[bool]:
-    """Which shards have a record, by number; the bytes are not looked at."""
-    return [record_path(root, shard).exists() for shard in range(plan.n_shards)]
+    """Which shards have a record that is not empty, by number; the bytes are not looked at."""
+    return [_has_bytes(record_path(root, shard)) for shard in range(plan.n_shards)]
+
+
+def _has_bytes(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def check_shard(root: Path, shard: int, *, ids: str | None = None) -> str | None:

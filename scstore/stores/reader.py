@@ -284,12 +284,12 @@ class Store:
         """Log-normalised expression that extraction works from, kept as ``X`` or not."""
         if self._scratch is None:
             return self._expression_view()[start:stop]
-        return _csr_rows(self._scratch, start, stop)
+        return _csr_rows(self._scratch, start, stop, source=self.path)
 
     @cached_property
     def _scratch(self) -> zarr.Group | None:
         folder = self.path / SCRATCH_EXPRESSION
-        return zarr.open_group(folder, mode="r") if folder.exists() else None
+        return _checked_csr(zarr.open_group(folder, mode="r"), folder) if folder.exists() else None
 
     @cached_property
     def _expression_slot(self) -> ExpressionSlot | None:
@@ -307,11 +307,11 @@ class Store:
 
     def _expression_view(self) -> View:
         if self.record is not None:
-            group = self._group["X"]
+            group = _checked_csr(self._group["X"], self.path / "X")
             shape = tuple(int(n) for n in group.attrs["shape"])
             genes = [str(name) for name in self.var.index]
             return ExpressionView(
-                lambda start, stop: _csr_rows(group, start, stop),
+                lambda start, stop: _csr_rows(group, start, stop, source=self.path),
                 (shape[0], shape[1]),
                 EXPRESSION_SPACE,
                 genes=genes,
@@ -401,11 +401,28 @@ def _view_specs(record: Mapping[str, Any] | None) -> dict[str, ViewSpec]:
     return {name: ViewSpec(name, int(view["width"]), str(view["dtype"]), view["space"]) for name, view in views.items()}
 
 
-def _csr_rows(group: Any, start: int, stop: int) -> csr_matrix:
-    indptr = np.asarray(group["indptr"][start : stop + 1])
-    first, last = int(indptr[0]), int(indptr[-1])
-    n_genes = int(group.attrs["shape"][1])
-    return csr_matrix(
-        (np.asarray(group["data"][first:last]), np.asarray(group["indices"][first:last]), indptr - first),
-        shape=(stop - start, n_genes),
-    )
+def _checked_csr(group: Any, folder: Path) -> Any:
+    """The group, all chunks of which are there: a Zarr chunk that was lost would read as zeros, with no error."""
+    for name in ("data", "indices", "indptr"):
+        array = group[name]
+        if isinstance(array, zarr.Array) and (lost := array.nchunks - array.nchunks_initialized):
+            msg = f"{folder / name}: {lost:,} of {array.nchunks:,} chunks are missing. Restore the store from a copy."
+            raise DamagedError(msg)
+    return group
+
+
+def _csr_rows(group: Any, start: int, stop: int, *, source: Path) -> csr_matrix:
+    try:
+        indptr = np.asarray(group["indptr"][start : stop + 1])
+        first, last = int(indptr[0]), int(indptr[-1])
+        n_genes = int(group.attrs["shape"][1])
+        return csr_matrix(
+            (np.asarray(group["data"][first:last]), np.asarray(group["indices"][first:last]), indptr - first),
+            shape=(stop - start, n_genes),
+        )
+    except (RuntimeError, ValueError) as error:  # a chunk's checksum, or numbers that are no CSR
+        msg = (
+            f"{source}: the expression of cells {start:,} to {stop - 1:,} is damaged ({str(error).splitlines()[0]}). "
+            "Restore the store from a copy."
+        )
+        raise DamagedError(msg) from error

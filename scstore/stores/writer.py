@@ -28,18 +28,24 @@ from scstore.spec import seal
 from scstore.stores.layout import (
     FORMAT,
     LEDGER,
-    MANIFEST,
     SCRATCH_EXPRESSION,
     StorePlan,
     ViewSpec,
     chunk_path,
 )
-from scstore.stores.ledger import ids_digest, write_record
+from scstore.stores.ledger import ids_digest, write_manifest, write_record
 
 __all__ = ["StoreBuilder", "build_store", "commit_shard", "write_scratch_expression"]
 
 SPARSE_CHUNK = 1 << 20
 """Values in a chunk of the expression: 4 MB before compression."""
+
+CHECKED: dict[str, Any] = {
+    # level 1: expression compresses about as well as at higher levels, in half the time
+    "compressors": ZstdCodec(level=1, checksum=True),
+    "config": {"write_empty_chunks": True},
+}
+"""How the expression is kept: a damaged chunk is an error to any reader, and an absent one was lost."""
 
 STORABLE = frozenset({"string", "boolean", "integer", "floating", "empty"})
 """Kinds of columns that AnnData stores as they are."""
@@ -106,15 +112,8 @@ class StoreBuilder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # zarr: consolidated metadata is not in the v3 specification yet
             zarr.consolidate_metadata(self.root)
-        files = sorted(file for file in self.root.rglob("*") if file.is_file())
-        names = [file.relative_to(self.root).as_posix() for file in files]
-        scratch = f"{SCRATCH_EXPRESSION}/"
-        manifest = {
-            name: {"bytes": file.stat().st_size, "digest": fsio.digest_file(file)}
-            for name, file in zip(names, files, strict=True)
-            if not name.startswith(scratch)
-        }
-        fsio.write_json(self.root / MANIFEST, manifest)
+        names = [file.relative_to(self.root).as_posix() for file in self.root.rglob("*") if file.is_file()]
+        write_manifest(self.root, (name for name in names if not name.startswith(f"{SCRATCH_EXPRESSION}/")))
 
 
 def _storable(frame: pd.DataFrame) -> pd.DataFrame:
@@ -162,7 +161,7 @@ def _write_csr(group: zarr.Group, blocks: Iterable[csr_matrix], n_genes: int) ->
     data.close()
     indices.close()
     indptr = np.concatenate(ends)
-    group.create_array("indptr", data=indptr, chunks=(SPARSE_CHUNK,))
+    group.create_array("indptr", data=indptr, chunks=(SPARSE_CHUNK,), **CHECKED)
     for name in ("data", "indices", "indptr"):
         group[name].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     shape = [len(indptr) - 1, n_genes]
@@ -173,10 +172,7 @@ class _Growing:
     """A one-dimensional Zarr array of unknown length, written in whole chunks."""
 
     def __init__(self, group: zarr.Group, name: str, dtype: np.dtype[Any]) -> None:
-        # level 1: expression compresses about as well as at higher levels, in half the time
-        self._array = group.create_array(
-            name, shape=(0,), chunks=(SPARSE_CHUNK,), dtype=dtype, compressors=ZstdCodec(level=1)
-        )
+        self._array = group.create_array(name, shape=(0,), chunks=(SPARSE_CHUNK,), dtype=dtype, **CHECKED)
         self._waiting: list[NDArray[Any]] = []
         self._size = 0
 

@@ -29,6 +29,9 @@ from scstore.workflows.prediction_files import UNASSIGNED, check_format, open_wr
 
 __all__ = ["PredictionCounts", "predict", "predict_to_file", "write_predictions"]
 
+MANY_FAR = 0.5
+"""Share of far cells above which it is the data set that is strange."""
+
 
 @dataclass
 class PredictionCounts:
@@ -85,7 +88,8 @@ def predict(
     unassigned
         What turns a label into ``unassigned``: ``confidence`` (the calibrated probability is low), ``distance`` (the
         cell lies far from the training cells of that label), ``both`` (either of them), or ``none``. By default
-        ``both``, and ``none`` with a head that has no thresholds.
+        ``confidence``, and ``none`` with a head that has no thresholds. ``distance`` is for cells of the training
+        cells' own kind of data: another technology can put every cell far away.
     keep
         Share of the rightly labelled held-out cells that keep their label; what the head was fitted with by default.
     proba
@@ -196,22 +200,29 @@ def _run(
         judged = trained.iter_judged({view: RowSubset(rows, usable) for view, rows in features.items()})
     classes = [str(label) for label in trained.classes_]
     writing = nullcontext() if output is None else open_writer(Path(output), opened, classes=classes)
+    far = np.inf if trained.rejection_ is None else trained.rejection_.thresholds("both", keep).novelty
+    n_far = 0
     with progress.track("predicting", len(usable), "cells") as track, writing as writer:
         for frame, n_judged in _frames(opened, trained.classes_, judged, usable, thresholds, proba=proba):
             take(frame)
             if writer is not None:
                 writer.write(frame)
+            n_far += int((frame["novelty"] > far).sum())
             track.advance(n_judged)
+    if n_far > MANY_FAR * len(usable):
+        progress.warn(
+            f"{n_far:,} of {len(usable):,} cells lie far from their label's training cells (novelty above {far:.2f}): "
+            "another technology, tissue or species, or types that were not among them. Confidence says less than it "
+            "seems to here."
+        )
 
 
-def _thresholds(
-    head: AnyHead, name: str, unassigned: str | None, keep: float | None, progress: Reporter
-) -> Thresholds:
+def _thresholds(head: AnyHead, name: str, unassigned: str | None, keep: float | None, progress: Reporter) -> Thresholds:
     if unassigned is not None and unassigned not in RULES:
         msg = f"--unassigned {unassigned}: must be one of {', '.join(RULES)}."
         raise OptionError(msg)
     if head.rejection_ is not None:
-        return head.rejection_.thresholds(unassigned or "both", keep)
+        return head.rejection_.thresholds(unassigned or "confidence", keep)
     if unassigned not in (None, "none") or keep is not None:
         msg = (
             f"{name} has no thresholds for --unassigned and --keep: it was fitted without, or no held-out cell was "

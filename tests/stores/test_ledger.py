@@ -36,9 +36,17 @@ def test_what_is_wrong_with_a_shard_is_said(root: Path) -> None:
     assert "is missing" in str(check_shard(root, 0))
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", "null", '{"shard": 0}', "{"])
-def test_an_empty_or_broken_record_does_not_count(root: Path, content: str) -> None:
-    """RELIABILITY 31: empty record."""
+def test_an_empty_record_is_none(root: Path) -> None:
+    """RELIABILITY 31: empty record, as not committed."""
+    record_path(root, 0).write_bytes(b"")
+    assert read_record(root, 0) is None
+    assert committed_shards(root, PLAN) == [False, False]
+    assert check_shard(root, 0) == "not extracted yet"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"shard": 0}', "{"])
+def test_a_broken_record_does_not_count(root: Path, content: str) -> None:
+    """RELIABILITY 30: a record that was damaged."""
     record_path(root, 0).write_text(content)
     with pytest.raises(DamagedError):
         read_record(root, 0)

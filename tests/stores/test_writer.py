@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 from scstore import fsio
 from scstore.errors import NumericsError
 from scstore.stores.layout import MANIFEST, StorePlan, ViewSpec, chunk_path, record_path
+from scstore.stores.ledger import read_manifest
 from scstore.stores.writer import SPARSE_CHUNK, StoreBuilder, build_store, commit_shard
 
 PLAN = StorePlan(5, 2, (ViewSpec("a", 3, "float16", {"v": 1}), ViewSpec("b", 2, "float32", {"v": 2})))
@@ -97,7 +98,7 @@ def test_the_manifest_lists_every_fixed_file(tmp_path: Path) -> None:
     root = tmp_path / "s.zarr"
     with build_store(root) as builder:
         shape(builder)
-    manifest = fsio.read_json(root / MANIFEST)
+    manifest = read_manifest(root)
     files = {file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()}
     assert set(manifest) == files - {MANIFEST}
     assert all(fsio.digest_file(root / name) == entry["digest"] for name, entry in manifest.items())

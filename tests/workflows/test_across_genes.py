@@ -120,3 +120,25 @@ def test_the_command_line_and_its_card(folder: Path, tmp_path: Path, scstore_com
     labelled = scstore_command("predict", folder / "new.zarr", "--head", tmp_path / "head", "-o", tmp_path / "l.csv")
     assert "labels across genes" in labelled.stdout + labelled.stderr
     assert len(pd.read_csv(tmp_path / "l.csv")) == 150
+
+
+def test_evaluate_has_it_beside_its_control(folder: Path) -> None:
+    found = scstore.evaluate(folder / "ref.zarr", label="cell_type", folds=2, hold_out_genes=0.5)
+    regime = found.regimes[-1]
+    assert regime.name == "disjoint genes"
+    scores = {
+        name: np.mean([fold.metrics["macro_f1"] for fold in folds]) for name, folds in regime.scored.folds.items()
+    }
+    assert scores["across-genes"] > 0.9
+    assert scores["across-genes"] > scores["across-genes_random"] + 0.2
+    marked = {row.name: row.marked for row in regime.scored.rows}
+    assert marked["across-genes"] == "across-genes"
+    assert marked["across-genes_random"] == "- across-genes_random"
+
+
+def test_evaluate_of_few_cells_says_why_the_row_is_missing(folder: Path, tmp_path: Path) -> None:
+    few = store_of(measured(90, slice(0, 160), seed=7), tmp_path / "few.zarr", folder / "genes.h5ad")
+    found = scstore.evaluate(few, label="cell_type", folds=2, hold_out_genes=0.5)
+    regime = found.regimes[-1]
+    assert "across-genes" not in regime.scored.folds
+    assert any("the across-genes head failed and has no row" in note for note in regime.notes)

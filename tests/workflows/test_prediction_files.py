@@ -12,8 +12,17 @@ from support import make_cells
 import scstore
 from scstore.errors import CellsError, OptionError
 from scstore.heads.fusion import FusedHead
+from scstore.progress import Reporter
 from scstore.workflows.predict import PredictionCounts, predict_to_file
 from scstore.workflows.prediction_files import open_writer
+
+
+class Warnings(Reporter):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.said.append(message)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +107,20 @@ def test_why_a_label_is_unassigned(folder: Path) -> None:
         assert far.empty or far["novelty"].min() > kept["novelty"].max()
         assert unsure.empty or unsure["confidence"].max() < kept["confidence"].min()
         assert (frame.loc[frame["status"] != "ok", "label"] == "unassigned").all()
+
+
+def test_a_data_set_far_away_is_said(folder: Path, tmp_path: Path) -> None:
+    cells = make_cells(40, seed=1)
+    cells.obsm["X_new"] = np.log1p(cells.X.toarray())[:, :20]
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    cells.obsm["X_new"] = 5 * cells.obsm["X_new"][:, ::-1] + 30
+    cells.write_h5ad(tmp_path / "b.h5ad")
+    head = scstore.fit(tmp_path / "a.h5ad", label="cell_type", views=["X_new"])
+    for name, said in (("a", []), ("b", ["40 of 40 cells lie far"])):
+        notes = Warnings()
+        frame = scstore.predict(tmp_path / f"{name}.h5ad", head, progress=notes)
+        assert [words[:22] for words in notes.said] == said
+        assert set(frame["status"]) <= {"ok", "unsure"}
 
 
 def test_a_head_without_thresholds(folder: Path) -> None:
