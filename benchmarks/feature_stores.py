@@ -15,7 +15,7 @@ import scstore
 from scstore.errors import FeatureSpaceError
 
 LABEL = "cell_type"
-PANEL_GENES = 100
+PANEL_GENES = 200
 CONTROLS = {"random genes": "random-genes", "random model": "random-llm", "shuffled order": "shuffled-order"}
 """Names in the tables, and what ``scstore extract --control`` calls them."""
 LABEL_FREE = "label-free panel: "

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from scstore.workflows.fit import fit
     from scstore.workflows.gene_tables import merge_genes, neighbours
     from scstore.workflows.genes import build_genes
+    from scstore.workflows.index import build_index
     from scstore.workflows.panel import join_panels, panel
     from scstore.workflows.planning import ExtractOptions
     from scstore.workflows.predict import predict
     from scstore.workflows.query import query
+    from scstore.workflows.summarise import summarise
     from scstore.workflows.verify import verify
 
 _PUBLIC = {
@@ -43,6 +45,7 @@ _PUBLIC = {
     "Store": ("scstore.stores.reader", "Store"),
     "align": ("scstore.workflows.align", "align"),
     "build_genes": ("scstore.workflows.genes", "build_genes"),
+    "build_index": ("scstore.workflows.index", "build_index"),
     "evaluate": ("scstore.workflows.evaluate", "evaluate"),
     "export": ("scstore.stores.export", "export_h5ad"),
     "extract": ("scstore.workflows.extract", "extract"),
@@ -56,6 +59,7 @@ _PUBLIC = {
     "predict": ("scstore.workflows.predict", "predict"),
     "query": ("scstore.workflows.query", "query"),
     "save_evaluation": ("scstore.report.evaluation", "save_evaluation"),
+    "summarise": ("scstore.workflows.summarise", "summarise"),
     "verify": ("scstore.workflows.verify", "verify"),
 }
 
@@ -69,6 +73,7 @@ __all__ = [
     "Store",
     "align",
     "build_genes",
+    "build_index",
     "evaluate",
     "export",
     "extract",
@@ -82,6 +87,7 @@ __all__ = [
     "predict",
     "query",
     "save_evaluation",
+    "summarise",
     "verify",
 ]
 

@@ -2,6 +2,8 @@
 
 Everything scstore writes goes through here: to a temporary file beside the target, flushed to disk (fsync), renamed,
 and the folder flushed too. A reader sees the old file or the new one, never a part.
+
+What changes a file goes through one object, :data:`disk`, so that tests can break each operation in turn.
 """
 
 from __future__ import annotations
@@ -18,17 +20,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from scstore.errors import DamagedError, InputError, LockedError, OutputError
 
 __all__ = [
+    "Disk",
     "atomic_folder",
     "atomic_path",
     "check_output",
     "digest_bytes",
     "digest_file",
     "digest_tree",
+    "disk",
     "fsync_dir",
     "json_bytes",
     "lock",
@@ -50,6 +54,45 @@ STALE = 600.0
 
 STARTING = 60.0
 """Seconds after which a lock that holds no owner is nobody's."""
+
+
+class Disk:
+    """The operations that change files. Reading needs none of it: what was read is compared with a digest."""
+
+    def create(self, path: Path) -> IO[bytes]:
+        """Open a file that must not be there yet, for writing."""
+        return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644), "wb")
+
+    def write(self, file: IO[bytes], data: bytes | memoryview) -> None:
+        """Write a buffer to an open file."""
+        file.write(data)
+
+    def sync(self, descriptor: int) -> None:
+        """Flush an open file or folder to the device."""
+        os.fsync(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file or folder its name, in place of what had it."""
+        source.replace(target)
+
+    def make_folder(self, path: Path) -> None:
+        """Make a folder and those above it, where they are not there."""
+        path.mkdir(parents=True, exist_ok=True)
+
+    def make_unique_folder(self, parent: Path, prefix: str) -> Path:
+        """Make a folder of a name that nothing has."""
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+
+    def delete(self, path: Path) -> None:
+        """Delete a file, or a folder with all that is in it; what is gone already is fine."""
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+disk = Disk()
+"""The one that all of scstore writes with. Nothing but a test puts another in its place."""
 
 
 def digest_bytes(data: bytes | memoryview) -> str:
@@ -77,7 +120,7 @@ def fsync_dir(path: str | os.PathLike[str]) -> None:
     """Flush a folder's entries to disk, so that a rename in it outlives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        disk.sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -86,7 +129,7 @@ def write_bytes(path: str | os.PathLike[str], *parts: bytes | memoryview) -> Non
     """Write a file atomically and durably from one or more buffers."""
     with atomic_path(path) as partial, partial.open("wb") as file:
         for part in parts:
-            file.write(part)
+            disk.write(file, part)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -132,10 +175,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield partial
         with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(target)
+            disk.sync(file.fileno())
+        disk.rename(partial, target)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        disk.delete(partial)
         raise
     fsync_dir(target.parent)
 
@@ -148,22 +191,22 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     there, whole, until the new one is complete.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    disk.make_folder(target.parent)
     for stale in target.parent.glob(f".{target.name}{PARTIAL}*"):
         remove_tree(stale)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}{PARTIAL}", dir=target.parent))
+    partial = disk.make_unique_folder(target.parent, f".{target.name}{PARTIAL}")
     partial.chmod(0o777 & ~_umask())
     try:
         yield partial
         for folder, _, files in os.walk(partial):
             for name in files:
                 with Path(folder, name).open("rb+") as file:
-                    os.fsync(file.fileno())
+                    disk.sync(file.fileno())
             fsync_dir(folder)
         old = target.with_name(f".{target.name}{PARTIAL}old-{os.getpid()}")
         if overwrite and target.exists():
-            target.rename(old)
-        partial.rename(target)
+            disk.rename(target, old)
+        disk.rename(partial, target)
     except BaseException:
         remove_tree(partial)
         raise
@@ -173,10 +216,7 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
 
 def remove_tree(path: Path) -> None:
     """Delete a file, or a folder with all that is in it; what is gone already is fine."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    disk.delete(path)
 
 
 def _umask() -> int:
@@ -225,7 +265,7 @@ def lock(path: str | os.PathLike[str]) -> Iterator[None]:
     mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
     while True:
         try:
-            descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            handle = disk.create(file)
         except FileExistsError:
             _reclaim_or_refuse(file)
             continue
@@ -233,13 +273,13 @@ def lock(path: str | os.PathLike[str]) -> Iterator[None]:
             msg = f"{file.parent}: cannot write there ({error.strerror})."
             raise InputError(msg) from error
         break
-    with os.fdopen(descriptor, "w") as handle:
-        json.dump(mine, handle)
-    with _beating(file):
-        try:
+    try:
+        with handle:
+            disk.write(handle, json.dumps(mine).encode())
+        with _beating(file):
             yield
-        finally:
-            file.unlink(missing_ok=True)
+    finally:
+        disk.delete(file)
 
 
 @contextmanager
@@ -284,7 +324,7 @@ def reclaim_if_dead(file: Path) -> bool:
     never_filled = host is None and age > STARTING  # its writer died between creating and filling it
     dead = host == socket.gethostname() and isinstance(pid, int) and not _alive(pid)
     if never_filled or dead:
-        file.unlink(missing_ok=True)
+        disk.delete(file)
         return True
     return False
 

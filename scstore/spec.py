@@ -54,7 +54,10 @@ def unseal(value: Any) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         return None
     body = {key: item for key, item in value.items() if key != "digest"}
-    return body if value.get("digest") == fingerprint(body) else None
+    try:
+        return body if value.get("digest") == fingerprint(body) else None
+    except ValueError:  # NaN, infinity or a lone surrogate: never sealed
+        return None
 
 
 def flatten(space: Space, prefix: str = "") -> Iterator[tuple[str, Any]]:

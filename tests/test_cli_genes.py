@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from support import Run
+from support import Run, make_cells
 
 
 def test_from_texts_to_neighbours(tmp_path: Path, scstore_command: Run) -> None:
@@ -49,3 +49,13 @@ def test_a_server_that_is_not_there_is_a_fault(tmp_path: Path, scstore_command: 
     said = scstore_command(*words, code=1, env={"SCSTORE_NCBI_URL": "gopher://nowhere"}).stderr
     assert "gopher://nowhere/GENE_INFO/Mammalia/Homo_sapiens.gene_info.gz: cannot be fetched" in said
     assert "--gene-info FILE" in said
+
+
+def test_only_the_genes_of_cells(tmp_path: Path, scstore_command: Run) -> None:
+    for name, columns in (("a", [1, 2]), ("b", [2, 3])):
+        make_cells(3)[:, columns].copy().write_h5ad(tmp_path / f"{name}.h5ad")
+    (tmp_path / "genes.tsv").write_text("symbol\n" + "".join(f"GENE{i}\n" for i in range(40)))
+    words = "genes build --text genes.tsv --encoder random:4 -o g.h5ad --only-genes-of a.h5ad --only-genes-of b.h5ad"
+    done = scstore_command(*words.split())
+    assert "g.h5ad: 3 genes × 4" in done.stdout
+    assert "genes: of 40 the 3 that are genes of a.h5ad, b.h5ad" in done.stderr

@@ -22,6 +22,11 @@ from scstore.cli import genes as _genes  # noqa: F401
 
 # isort: split
 from scstore.cli import annotation as _annotation  # noqa: F401
+
+# isort: split
+from scstore.cli import search as _search  # noqa: F401
+
+# isort: split
 from scstore.cli import evaluate as _evaluate  # noqa: F401
 from scstore.cli import verify as _verify  # noqa: F401
 from scstore.cli.shared import app, state

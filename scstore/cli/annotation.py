@@ -1,4 +1,4 @@
-"""The commands of stage 2, which run on any laptop: fit, predict, query, info, export."""
+"""The commands of stage 2, which run on any laptop: fit, predict, info, export."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scstore.cli.shared import AllowPartial, Label, Overwrite, PriorAdjustment, StoreArgument, app, state
+from scstore.cli.shared import AllowPartial, MergeLabels, Overwrite, PriorAdjustment, StoreArgument, app, state
 
 __all__: list[str] = []
 
@@ -16,9 +16,13 @@ __all__: list[str] = []
 @app.command(rich_help_panel="On a laptop, without the model")
 def fit(
     store: StoreArgument,
-    label: Label,
+    label: Annotated[
+        list[str],
+        typer.Option(help="Column of obs; repeat for coarser levels of the same labels.", show_default=False),
+    ],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder of the head.", show_default=False)],
     *,
+    merge_labels: MergeLabels = None,
     head: Annotated[
         str, typer.Option(help="linear, mlp, knn; or across-genes, for cells measured on other genes.")
     ] = "linear",
@@ -42,6 +46,8 @@ def fit(
         scstore fit stores/ref.zarr --label cell_type -o heads/cell_type
 
         scstore fit any.h5ad --view X_pca --label leiden --head knn -o heads/leiden
+
+        scstore fit stores/ref.zarr --label lineage --label cell_type --merge-labels names.tsv -o heads/two_levels
     """
     from scstore.report.card import save_model_card
     from scstore.workflows.fit import fit as run
@@ -50,6 +56,7 @@ def fit(
         store,
         out,
         label=label,
+        merge_labels=merge_labels,
         head=head,
         views=view,
         fuse=fuse,
@@ -65,10 +72,21 @@ def fit(
     state.output.result(
         {"head": str(out), "classes": [str(name) for name in trained.classes_], "held_out": held_out},
         f"{out}: {head} head for {len(trained.classes_)} labels on {', '.join(trained.views_)}",
+        *_level_lines(trained.record_),
         _held_out_line(held_out),
         f"model card: {out / 'README.md'}",
         f"next: scstore predict STORE --head {out} -o annotated.h5ad",
     )
+
+
+def _level_lines(record: dict[str, Any]) -> list[str]:
+    """How well each level of a head of several was told."""
+    levels = [
+        f"{level['column']} {level['held_out']['accuracy']:.3f} ({len(level['classes'])} labels)"
+        for level in record.get("levels", [])
+        if level["held_out"]["n"]
+    ]
+    return [f"accuracy of held-out cells, coarse to fine: {', '.join(levels)}"] if levels else []
 
 
 def _held_out_line(held_out: dict[str, Any]) -> str:
@@ -104,6 +122,16 @@ def predict(
         ),
     ] = None,
     proba: Annotated[bool, typer.Option("--proba", help="Add the probability of every class.")] = False,
+    majority: Annotated[
+        str | None,
+        typer.Option(
+            help="Also the label of most cells of a cluster: an obs column of clusters, or auto to make them.",
+            show_default=False,
+        ),
+    ] = None,
+    min_share: Annotated[
+        float, typer.Option(help="With --majority: a cluster in which no label has this share is heterogeneous.")
+    ] = 0.0,
     allow_partial: AllowPartial = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -114,6 +142,8 @@ def predict(
         scstore predict stores/new.zarr --head heads/cell_type -o annotated.h5ad
 
         scstore predict stores/new.zarr --head heads/cell_type -o labels.csv --proba
+
+        scstore predict stores/new.zarr --head heads/cell_type -o annotated.h5ad --majority auto
     """
     from scstore.workflows.predict import predict_to_file
 
@@ -124,64 +154,28 @@ def predict(
         unassigned=unassigned,
         keep=keep,
         proba=proba,
+        majority=majority,
+        min_share=min_share,
         allow_partial=allow_partial,
         overwrite=overwrite,
         progress=state.output.reporter,
     )
     labels = dict(sorted(counts.cells.items(), key=lambda item: -item[1]))
-    state.output.table(
-        f"{out}: {counts.n_cells:,} cells",
-        ["label", "cells", "mean confidence"],
-        [[name, f"{n:,}", f"{counts.confidence[name] / n:.3f}"] for name, n in labels.items()],
-    )
+    voted = ["by majority"] if counts.majority else []
+    rows = []
+    for name in [*labels, *(name for name in counts.majority if name not in labels)]:
+        n = labels.get(name, 0)
+        mean = f"{counts.confidence[name] / n:.3f}" if n else "-"
+        rows.append([name, f"{n:,}", mean, *(f"{counts.majority.get(name, 0):,}" for _ in voted)])
+    state.output.table(f"{out}: {counts.n_cells:,} cells", ["label", "cells", "mean confidence", *voted], rows)
     reasons = {"unsure": "confidence too low", "far": "too far from the training cells", "empty": "no gene to read"}
     told = [f"{counts.statuses[name]:,} {why}" for name, why in reasons.items() if counts.statuses.get(name)]
+    coarse = counts.statuses.get("coarse", 0)
+    result = {"output": str(out), "n_cells": counts.n_cells, "labels": labels, "statuses": counts.statuses}
     state.output.result(
-        {"output": str(out), "n_cells": counts.n_cells, "labels": labels, "statuses": counts.statuses},
+        result | ({"majority": counts.majority} if counts.majority else {}),
+        *([f"{coarse:,} cells have a coarse label: their finest one is unsure"] if coarse else []),
         *([f"unassigned: {', '.join(told)}; what each would have been: best_label"] if told else []),
-    )
-
-
-@app.command(rich_help_panel="On a laptop, without the model")
-def query(
-    store: StoreArgument,
-    reference: Annotated[Path, typer.Option(help="Store to look in.", show_default=False)],
-    out: Annotated[
-        Path, typer.Option("--output", "-o", help="neighbours.parquet or neighbours.csv.", show_default=False)
-    ],
-    *,
-    k: Annotated[int, typer.Option("-k", help="Neighbours a cell.")] = 15,
-    view: Annotated[str | None, typer.Option(help="Feature matrix of both. The readout by default.")] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(help="obs column of the reference to bring along; repeat. All by default."),
-    ] = None,
-    allow_partial: AllowPartial = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Find the nearest reference cells of every cell.
-
-    Example:
-
-        scstore query stores/new.zarr --reference stores/ref.zarr -k 15 -o neighbours.parquet
-    """
-    from scstore.workflows.query import query as run
-
-    frame = run(
-        store,
-        reference,
-        out,
-        k=k,
-        view=view,
-        columns=column,
-        allow_partial=allow_partial,
-        overwrite=overwrite,
-        progress=state.output.reporter,
-    )
-    n_cells = frame["cell_id"].nunique()
-    state.output.result(
-        {"output": str(out), "n_cells": n_cells, "k": k, "columns": list(map(str, frame.columns))},
-        f"{out}: {k} neighbours of each of {n_cells:,} cells, median distance {frame['distance'].median():.3f}",
     )
 
 
@@ -264,11 +258,18 @@ def _info_of_head(path: Path, *, card: Path | None, overwrite: bool) -> None:
     state.output.result(
         values,
         f"label: {record['label']} of {record['trained_on']['name']}",
+        *_level_lines(record),
+        *_merged_lines(record),
         f"views: {', '.join(head.views_)}",
         _held_out_line(head.held_out_),
         rejects,
         *([] if written is None else [f"model card: {written}"]),
     )
+
+
+def _merged_lines(record: dict[str, Any]) -> list[str]:
+    merged = record.get("merged_labels")
+    return [f"spellings merged: {len(merged['names'])}, by {merged['file']}"] if merged else []
 
 
 @app.command(rich_help_panel="On a laptop, without the model")

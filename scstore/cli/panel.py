@@ -43,7 +43,7 @@ def panel(
     label: Annotated[
         list[str] | None, typer.Option(help="Column of obs; repeat for several.", show_default=False)
     ] = None,
-    n_genes: Annotated[str, typer.Option("-n", help="Genes in the panel; or auto: tried out on the labels.")] = "100",
+    n_genes: Annotated[str, typer.Option("-n", help="Genes in the panel; or auto: tried out on the labels.")] = "200",
     group: Annotated[str | None, typer.Option(help="obs column of donors or batches, each judged by itself.")] = None,
     label_free: Annotated[str | None, typer.Option(help="In place of labels: detection or dispersion.")] = None,
     shared_genes: Annotated[

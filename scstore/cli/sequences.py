@@ -45,7 +45,7 @@ Model = Annotated[
 ]
 Genes = Annotated[Path | None, typer.Option(help="Gene table. By default the symbols, encoded by the model.")]
 PanelFile = Annotated[
-    str, typer.Option(help="Panel file: the genes that may enter; all; or auto: 100, chosen here without labels.")
+    str, typer.Option(help="Panel file: the genes that may enter; all; or auto: 200, chosen here without labels.")
 ]
 TopGenes = Annotated[int | None, typer.Option(help="Most expressed genes a cell: 2048, or what fits.")]
 Layers = Annotated[

@@ -52,17 +52,22 @@ def verify(
     lines += [f"note: {note}" for note in found.notes]
     lines += [f"removed: {name}" for name in found.removed]
     if found.marked:
-        lines.append(f"{len(found.marked):,} shards count as not extracted now: run the same `scstore extract` again")
-    elif found.damaged_shards:
         lines.append(
-            f"{len(found.damaged_shards):,} shards are damaged: run the same `scstore extract` again to redo just those"
+            f"not extracted from now on: {_shards(found.marked)}; the same `scstore extract` redoes just those"
         )
+    elif found.damaged_shards:
+        lines.append(f"damaged: {_shards(found.damaged_shards)}; the same `scstore extract` redoes just those")
     if any(finding.shard is None for finding in found.findings):
         lines.append("what is no shard cannot be mended: restore it from a copy, or make it again")
     read = f"{found.n_files:,} files, {found.n_bytes / 1e6:,.1f} MB compared with their digests"
-    verdict = f"{len(found.findings):,} things wrong" if found.findings else "nothing wrong"
+    verdict = f"{len(found.findings):,} wrong" if found.findings else "nothing wrong"
     hint = "" if found.deep or found.findings else "; --deep reads the views and the expression too"
-    lines.append(f"{path}: a {found.kind}, {read}: {verdict}{hint}")
+    lines.append(f"{path} ({found.kind}): {read}: {verdict}{hint}")
     state.output.result(found.as_json(), *lines)
     if not found.ok:
         raise typer.Exit(EXIT_DAMAGED)
+
+
+def _shards(numbers: tuple[int, ...]) -> str:
+    more = f" and {len(numbers) - 10:,} more" if len(numbers) > 10 else ""
+    return f"shard{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers[:10]))}{more}"

@@ -103,14 +103,19 @@ def read_sealed(
         adata = anndata.read_h5ad(file)
         header = json.loads(str(adata.uns["scstore"][kind.key]))
         found, digest = str(header["format"]), header["digest"]
+        newer = int(found.split(".")[0]) > int(FORMAT.split(".")[0])
         content = build(adata, header)
-    except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
-        msg = f"{file} is no {kind.name} of scstore's ({str(error).splitlines()[0]}). {kind.cure}"
+        intact = content.digest == digest
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # HDF5 and anndata raise anything on damaged bytes
+        reason = " ".join(str(error).split())[:200]
+        msg = f"{file} is no {kind.name} of scstore's, or a damaged one ({reason}). {kind.cure}"
         raise GenesError(msg) from error
-    if int(found.split(".")[0]) > int(FORMAT.split(".")[0]):
+    if newer:
         msg = f"{file} is in {kind.name} format {found}; this scstore reads up to {FORMAT}. Update scstore."
         raise GenesError(msg)
-    if content.digest != digest:
+    if not intact:
         msg = f"{file}: contents do not match the digest they were written with. Restore the file from a copy."
         raise DamagedError(msg)
     return content

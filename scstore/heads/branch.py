@@ -12,7 +12,7 @@ from scstore.heads.expression import ExpressionReducer
 from scstore.heads.rows import Array, ConcatRows, Rows
 from scstore.heads.scaling import Scaling, fit_scaling
 
-__all__ = ["EXPRESSION", "Branch", "fit_branch"]
+__all__ = ["EXPRESSION", "Branch", "below", "fit_branch", "join_parts"]
 
 EXPRESSION = "X"
 """The view that passes through an :class:`~scstore.heads.expression.ExpressionReducer`."""
@@ -82,8 +82,8 @@ class Branch:
     ) -> Self:
         """The branch from what :meth:`to_arrays` gave; :class:`DamagedError` where the two do not fit."""
         views = tuple(str(view) for view in state["views"])
-        head = head_class.from_arrays(_below(arrays, "head."), state["head"])
-        reducer = ExpressionReducer.from_arrays(_below(arrays, "reducer.")) if EXPRESSION in views else None
+        head = head_class.from_arrays(below(arrays, "head."), state["head"])
+        reducer = ExpressionReducer.from_arrays(below(arrays, "reducer.")) if EXPRESSION in views else None
         scalings = {}
         for place, view in enumerate(views if len(views) > 1 else ()):
             mean = take_array(arrays, f"scaling.{place}.mean", shape=(-1,))
@@ -137,11 +137,30 @@ def fit_branch(
     return Branch(tuple(names), make_head(standardize=False).fit(joined, y), reducer, scalings)
 
 
+def join_parts(
+    branches: Sequence[Branch], views: Mapping[str, Rows], names: Sequence[str], *, selected: bool
+) -> ConcatRows:
+    """What the heads of some branches read, side by side.
+
+    Parameters
+    ----------
+    branches
+        Of one head.
+    views, selected
+        As for :meth:`Branch.parts`.
+    names
+        Views to join, in order.
+    """
+    parts = {name: rows for branch in branches for name, rows in branch.parts(views, selected=selected).items()}
+    return ConcatRows([parts[name] for name in names])
+
+
 def _reduce(rows: Rows, reducer: ExpressionReducer | None, *, selected: bool) -> Rows:
     if reducer is None:
         return rows
     return reducer.over_selected(rows) if selected else reducer.over(rows)
 
 
-def _below(arrays: Mapping[str, Array], prefix: str) -> dict[str, Any]:
+def below(arrays: Mapping[str, Array], prefix: str) -> dict[str, Any]:
+    """The arrays whose names begin with a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -21,6 +21,7 @@ from scstore.heads.search import nearest_prepared
 
 __all__ = [
     "EXACT_BELOW",
+    "FARTHEST",
     "Compression",
     "HeldOut",
     "ListSearch",
@@ -49,6 +50,9 @@ PCA_BYTES = 1 << 28
 POINTS_A_LIST = 40
 """Rows that k-means sees for each centroid; FAISS asks for 39."""
 
+FARTHEST = 6e4
+"""Where a value is cut off: within half precision, and far beyond any prepared row."""
+
 MARGIN = 0.01
 """What the choosing half must have beyond the recall wanted, so that the other half has it too."""
 
@@ -71,8 +75,9 @@ class Compression:
     centroids: Float32
 
     def project(self, block: Array) -> Float32:
-        """Prepared rows ``(b, d)`` on the components, ``(b, p) float32``."""
-        return np.ascontiguousarray(block @ self.components, dtype=np.float32)
+        """Prepared rows ``(b, d)`` on the components, ``(b, p) float32`` within the range of half precision."""
+        # In float64, so that half precision rounds a row alone and among others to the same code.
+        return _within_half(block.astype(np.float64) @ self.components.astype(np.float64))
 
     def encode(self, block: Array) -> tuple[NDArray[np.float16], NDArray[np.int32]]:
         """Codes ``(b, p) float16`` and list numbers ``(b,) int32`` of prepared rows ``(b, d)``."""
@@ -101,10 +106,13 @@ class HeldOut:
     queries: Float32
     truth: NDArray[np.int64]
 
+    def renumbered(self, numbers: NDArray[np.int64]) -> HeldOut:
+        """The same with ``numbers[i]`` for row i."""
+        return HeldOut(numbers[self.own], self.queries, numbers[self.truth])
+
     def recall(self, found: NDArray[np.int64], part: slice) -> float:
-        """Share of the exact neighbours of some of the rows that are among those found, ``(m', k + 1) int64``."""
-        k = self.truth.shape[1]
-        others = _without_own(found, self.own[part], k)
+        """Share of the exact neighbours of some of the rows that are among those found beside themselves."""
+        others = _without_own(found, self.own[part], found.shape[1] - 1)
         return float((others[:, :, None] == self.truth[part][:, None, :]).any(axis=1).mean())
 
 
@@ -122,16 +130,19 @@ class Probing:
         Neighbours that were asked for.
     n_queries
         How many held-out rows it was measured on.
+    fetch
+        Codes looked up for each neighbour asked for, where exact distances decide among them; 1 where they do not.
     """
 
     probes: int
     recall: float
     k: int
     n_queries: int
+    fetch: int
 
 
 def fit_compression(
-    rows: Rows, *, k: int = 10, target: float = 0.95, seed: int = 0, block_bytes: int = BLOCK_BYTES
+    rows: Rows, *, k: int = 10, fetch: int = 1, target: float = 0.95, seed: int = 0, block_bytes: int = BLOCK_BYTES
 ) -> tuple[Compression, HeldOut]:
     """Learn components and centroids from a seeded sample, in one pass over the rows besides.
 
@@ -144,6 +155,8 @@ def fit_compression(
         ``(n, d)`` prepared rows, at least 100.
     k
         Neighbours whose recall counts.
+    fetch
+        Codes that will be looked up for each neighbour asked for.
     target
         Recall wanted in the end.
     seed
@@ -163,22 +176,24 @@ def fit_compression(
     widths = [w for w in WIDTHS if w < components.shape[1]] + [components.shape[1]]
     first = slice(0, len(own), 2)
     ways = [(way, way(queries[first])) for way in (_through(components[:, :w]) for w in widths)]
-    exact, *seen = nearest_prepared(rows, queries, k=k + 1, block_bytes=block_bytes, through=ways)
+    exact, *seen = nearest_prepared(rows, queries, k=fetch * k + 1, block_bytes=block_bytes, through=ways)
     held_out = HeldOut(own, queries, _without_own(exact[1], own, k))
     recalls = [held_out.recall(found, first) for _, found in seen]
     chosen = next((w for w, recall in zip(widths, recalls, strict=True) if recall >= (1 + target) / 2), widths[-1])
     kept = np.ascontiguousarray(components[:, :chosen])
     points = np.empty((min(len(fitted_on), n_lists * POINTS_A_LIST), chosen), dtype=np.float32)
     for start, block in iter_blocks(RowSubset(rows, np.sort(fitted_on[: len(points)])), block_bytes=block_bytes):
-        points[start : start + len(block)] = block @ kept
+        points[start : start + len(block)] = _within_half(block @ kept)
     return Compression(kept, _centroids(points, n_lists, seed=seed)), held_out
 
 
-def held_out_again(rows: Rows, own: Array, *, k: int, block_bytes: int = BLOCK_BYTES) -> HeldOut:
-    """The exact neighbours of rows that were held out before, among more rows; one pass."""
+def held_out_again(
+    rows: Rows, own: Array, *, among: NDArray[np.int64], k: int, block_bytes: int = BLOCK_BYTES
+) -> HeldOut:
+    """The exact neighbours of rows that were held out before, now among the row numbers ``among``; one pass."""
     queries = materialise(RowSubset(rows, own))
-    ((_, found),) = nearest_prepared(rows, queries, k=k + 1, block_bytes=block_bytes)
-    return HeldOut(own, queries, _without_own(found, own, k))
+    ((_, found),) = nearest_prepared(RowSubset(rows, among), queries, k=k + 1, block_bytes=block_bytes)
+    return HeldOut(own, queries, _without_own(among[found], own, k))
 
 
 def encode(
@@ -196,7 +211,7 @@ def encode(
     return lists
 
 
-def choose_probes(search: ListSearch, held_out: HeldOut, *, target: float = 0.95) -> Probing:
+def choose_probes(search: ListSearch, held_out: HeldOut, *, fetch: int = 1, target: float = 0.95) -> Probing:
     """The fewest lists that give the recall wanted on one half of the held-out rows, measured on the other half.
 
     All lists where none of :data:`PROBES` is enough: the recall then says so.
@@ -207,13 +222,14 @@ def choose_probes(search: ListSearch, held_out: HeldOut, *, target: float = 0.95
     for probes in ladder:
         found = []
         for half in halves:
-            _, places = search.search(held_out.queries[half], k=k + 1, probes=probes)
+            codes = search.compression.project(held_out.queries[half])
+            _, places = search.search(codes, k=fetch * k + 1, probes=probes)
             found.append(held_out.recall(places, half))
             if probes < search.n_lists and found[-1] < target + (MARGIN if half is halves[0] else 0):
                 break
         else:
             break
-    return Probing(probes, found[-1], k, len(range(n)[halves[1]]))
+    return Probing(probes, found[-1], k, len(range(n)[halves[1]]), fetch)
 
 
 class ListSearch:
@@ -240,7 +256,12 @@ class ListSearch:
         self._lists = lists
         kind = faiss.ScalarQuantizer.QT_fp16
         self._index = faiss.IndexIVFScalarQuantizer(
-            self._quantizer, width, self.n_lists, kind, faiss.METRIC_L2, False  # noqa: FBT003  # FAISS's signature
+            self._quantizer,
+            width,
+            self.n_lists,
+            kind,
+            faiss.METRIC_L2,
+            False,  # noqa: FBT003  # FAISS's signature
         )
         self._index.is_trained = True  # half precision has nothing to learn
         self._index.replace_invlists(lists, False)  # noqa: FBT003
@@ -273,38 +294,30 @@ class ListSearch:
 
         n, width = int(sizes.sum()), compression.centroids.shape[1]
         if not hasattr(faiss, "OnDiskInvertedLists"):  # pragma: no cover  # FAISS cannot map files on Windows
-            raw = np.fromfile(file, dtype=np.uint8)
-            inverted = faiss.ArrayInvertedLists(len(sizes), 2 * width)
-            start = 0
-            for i, size in enumerate(sizes.tolist()):
-                middle, end = start + 2 * width * size, start + (2 * width + 8) * size
-                if size:
-                    rows, values = raw[middle:end].view(np.int64), raw[start:middle]
-                    inverted.add_entries(i, size, faiss.swig_ptr(rows), faiss.swig_ptr(values))
-                start = end
-            return cls(compression, inverted, n)
-        inverted = faiss.OnDiskInvertedLists(len(sizes), 2 * width, str(file))
+            return cls(compression, _read_lists(file, sizes, width), n)
+        inverted: Any = faiss.OnDiskInvertedLists(len(sizes), 2 * width, str(file))
         inverted.read_only = True
         inverted.prefetch_nthread = 0
         inverted.totsize = n * (2 * width + 8)
         unsigned = sizes.astype(np.uint64)
         inverted.set_all_lists_sizes(faiss.swig_ptr(unsigned))
-        inverted.do_mmap()
+        if n:
+            inverted.do_mmap()
         return cls(compression, inverted, n)
 
     def search(
         self, queries: Array, *, k: int, probes: int, chosen: NDArray[np.bool_] | None = None
     ) -> tuple[Float32, NDArray[np.int64]]:
-        """The nearest codes of prepared rows.
+        """The nearest codes of projected rows.
 
         Parameters
         ----------
         queries
-            ``(m, d)`` prepared rows.
+            ``(m, p) float32`` as :meth:`Compression.project` gives them.
         k
             Neighbours a query.
         probes
-            How many lists to look into.
+            How many lists to look into; more are for queries that find fewer than ``k`` there.
         chosen
             ``bool`` by row number: which may be found; all by default.
 
@@ -312,31 +325,60 @@ class ListSearch:
         -------
         distances, places
             ``(m, k) float32`` squared Euclidean distances of the codes, ascending, and ``(m, k) int64`` row numbers;
-            −1 where the lists held fewer.
+            −1 where there are fewer.
         """
         import faiss
 
-        options: dict[str, Any] = {"nprobe": min(probes, self.n_lists)}
+        parameters: Any = faiss.SearchParametersIVF  # in Python it takes names
+        options: dict[str, Any] = {}
         if chosen is not None:
             bits = np.packbits(chosen, bitorder="little")
-            options["sel"] = faiss.IDSelectorBitmap(bits)
-        found: tuple[Float32, NDArray[np.int64]] = self._index.search(
-            self.compression.project(queries), k, params=faiss.SearchParametersIVF(**options)
-        )
-        return found
+            selector: Any = faiss.IDSelectorBitmap  # its Python form takes an array
+            options["sel"] = selector(bits)
+
+        def look(rows: Array) -> tuple[Float32, NDArray[np.int64]]:
+            limits = parameters(nprobe=min(probes, self.n_lists), **options)
+            found: tuple[Float32, NDArray[np.int64]] = self._index.search(rows, k, params=limits)
+            return found
+
+        distances, places = look(queries)
+        while (short := places[:, -1] < 0).any() and probes < self.n_lists:
+            probes *= 4
+            distances[short], places[short] = look(queries[short])
+        return distances, places
+
+
+def _read_lists(file: Path, sizes: NDArray[np.int64], width: int) -> Any:  # pragma: no cover  # as above
+    """Lists as they lie in a file, in memory."""
+    import faiss
+
+    inverted = faiss.ArrayInvertedLists(len(sizes), 2 * width)
+    raw, start = np.fromfile(file, dtype=np.uint8), 0
+    for i, size in enumerate(sizes.tolist()):
+        middle, end = start + 2 * width * size, start + (2 * width + 8) * size
+        if size:
+            rows, values = raw[middle:end].view(np.int64), raw[start:middle]
+            inverted.add_entries(i, size, faiss.swig_ptr(rows), faiss.swig_ptr(values))
+        start = end
+    return inverted
 
 
 def _without_own(found: NDArray[np.int64], own: Array, k: int) -> NDArray[np.int64]:
     """Drop each row's own number from what was found for it, or the last where it is not there: ``(m, k)``."""
     away = found == own[:, None]
     away[~away.any(axis=1), -1] = True
-    return found[~away].reshape(len(found), -1)[:, :k]
+    others: NDArray[np.int64] = found[~away].reshape(len(found), -1)[:, :k]
+    return others
 
 
 def _through(components: Array) -> Any:
     part = np.ascontiguousarray(components)
     # rounded as the codes are, so that a width is judged by what it will give
-    return lambda block: (block @ part).astype(np.float16).astype(np.float32)
+    return lambda block: _within_half(block @ part).astype(np.float16).astype(np.float32)
+
+
+def _within_half(values: Array) -> Float32:
+    return np.ascontiguousarray(np.clip(values, -FARTHEST, FARTHEST), dtype=np.float32)
 
 
 def _components(rows: Rows, index: Array, *, seed: int) -> Float32:

@@ -11,8 +11,8 @@ from sklearn.utils.extmath import randomized_svd
 
 from scstore.errors import DamagedError
 from scstore.heads.base import take_array
-from scstore.heads.branch import EXPRESSION, Branch
-from scstore.heads.rows import Array, ConcatRows, Rows, iter_blocks, read, widest
+from scstore.heads.branch import EXPRESSION, Branch, join_parts
+from scstore.heads.rows import Array, Rows, iter_blocks, read, widest
 from scstore.heads.scaling import usable_scale
 from scstore.heads.threads import one_blas_thread
 
@@ -89,7 +89,7 @@ class Distances:
         -------
         ``(n, 2) float64``: mean distance to the 5 nearest reference cells of the class, and distance to their mean.
         """
-        rows = _joined(branches, views, self.views, selected=selected)
+        rows = join_parts(branches, views, self.views, selected=selected)
         found = np.empty((len(codes), 2))
         ends = np.cumsum(self.counts)
         with one_blas_thread():
@@ -136,7 +136,7 @@ def fit_distances(
     """
     every = sorted({name for branch in branches for name in branch.views})
     names = [EXPRESSION] if EXPRESSION in every else every
-    rows = _joined(branches, views, names, selected=False)
+    rows = join_parts(branches, views, names, selected=False)
     n_classes = int(codes.max()) + 1
     room = min(REFERENCE_CELLS, SAMPLE_BYTES // (4 * widest(rows)))
     each = max(NEAREST, room // n_classes)
@@ -173,13 +173,6 @@ def _discriminant(values: Array, counts: Array, *, seed: int) -> Array:
     *_, directions = np.linalg.svd(between - between.mean(axis=0), full_matrices=False)
     axes: Array = components.T @ whiten @ directions[: max(1, len(counts) - 1)].T
     return axes
-
-
-def _joined(
-    branches: Sequence[Branch], views: Mapping[str, Rows], names: Sequence[str], *, selected: bool
-) -> ConcatRows:
-    parts = {name: rows for branch in branches for name, rows in branch.parts(views, selected=selected).items()}
-    return ConcatRows([parts[name] for name in names])
 
 
 def _from_cells(placed: Array, cells: Array) -> Array:

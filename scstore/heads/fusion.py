@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
-from scipy import sparse
 
-from scstore.errors import CellsError, DamagedError, FeatureSpaceError, GenesError, OptionError
+from scstore.errors import DamagedError, FeatureSpaceError, OptionError
 from scstore.heads.base import JSON, RowClassifier, check_positive
-from scstore.heads.branch import EXPRESSION, Branch, fit_branch
+from scstore.heads.branch import EXPRESSION, Branch, below, fit_branch, join_parts
 from scstore.heads.calibrated_fusion import Fusion, fit_fusion
 from scstore.heads.distances import fit_distances
 from scstore.heads.expression import ExpressionReducer
 from scstore.heads.held_out import choose_held_out, out_of_fold, scores
+from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
 from scstore.heads.labels import encode_labels
 from scstore.heads.linear import LinearHead
 from scstore.heads.mlp import MLPHead
 from scstore.heads.rejection import Rejection, fit_rejection
-from scstore.heads.rows import Array, Rows, RowSubset, is_lazy, read
+from scstore.heads.rows import Array, ConcatRows, Rows, RowSubset, read
+from scstore.heads.same_cells import as_rows, check_gene_names, count_cells
 
-__all__ = ["HEADS", "FusedHead", "Summary", "summarise"]
+__all__ = ["HEADS", "FusedHead"]
 
 HEADS: dict[str, type[RowClassifier]] = {"knn": KNNHead, "linear": LinearHead, "mlp": MLPHead}
 FUSIONS = ("early", "late")
@@ -85,6 +86,8 @@ class FusedHead:
         after :meth:`fit` only, for thresholds and other fusions to be fitted on; a saved head does not keep them.
     rejection_
         Thresholds and reference cells; None where none were asked for, or no held-out cell was labelled rightly.
+    hierarchy_
+        Coarser levels of the labels; None where the caller sets none.
     record_
         What the caller wrote down about the training data; empty after :meth:`fit`, from the file after loading.
     """
@@ -97,6 +100,7 @@ class FusedHead:
     held_out_log_probas_: dict[str, Array]
     held_out_proba_: Array
     rejection_: Rejection | None
+    hierarchy_: Hierarchy | None
     widths_: dict[str, int]
     record_: dict[str, JSON]
     _branches: tuple[Branch, ...]
@@ -194,15 +198,15 @@ class FusedHead:
         GenesError
             If there is an ``X`` without distinct names for its columns.
         """
-        rows = {name: _as_rows(view, name) for name, view in sorted(views.items())}
-        n = _count(rows)
+        rows = {name: as_rows(view, name) for name, view in sorted(views.items())}
+        n = count_cells(rows)
         encoded = encode_labels(y, n)
         texts = np.array([str(label) for label in encoded.classes.tolist()])
         self.classes_, place = np.unique(texts, return_inverse=True)
         codes = place[encoded.codes]
         # As objects: a fixed-width text array would take the longest name's bytes for every cell.
         labels = self.classes_.astype(object)[codes]
-        names = _check_gene_names(rows, gene_names)
+        names = check_gene_names(rows, gene_names)
 
         folds = choose_held_out(codes, n_folds=self.n_folds, rng=np.random.default_rng(self.random_state))
 
@@ -241,6 +245,7 @@ class FusedHead:
         self.widths_ = {name: view.shape[1] for name, view in rows.items()}
         if self.genes_ is not None:
             self.widths_[EXPRESSION] = len(self.genes_)
+        self.hierarchy_ = None
         self.record_ = {}
         return self
 
@@ -293,7 +298,7 @@ class FusedHead:
     def iter_judged(
         self, views: Mapping[str, Rows], *, block_rows: int = 4096
     ) -> Iterator[tuple[int, Array, Array | None]]:
-        """Yield what :meth:`iter_proba` does, and the novelty ``(b,)`` of each cell with its most probable label.
+        """Yield what :meth:`iter_proba` does, and the novelty ``(b,)`` of each cell with the label it gets.
 
         Novelty is None for a head without ``rejection_``.
         """
@@ -301,27 +306,37 @@ class FusedHead:
             proba = self._fusion.proba([branch.log_proba(block, selected=True) for branch in self._branches])
             novelty = None
             if self.rejection_ is not None:
-                novelty = self.rejection_.novelty_of(self._branches, block, proba.argmax(axis=1))
+                novelty = self.rejection_.novelty_of(self._branches, block, self.choose(proba))
             yield start, proba, novelty
+
+    def joined(self, views: Mapping[str, Rows]) -> ConcatRows:
+        """What the members read of these views, side by side, ``(n, d)``; takes and raises as :meth:`predict_proba`."""
+        rows = self._check_views(views)
+        count_cells(rows)
+        return join_parts(self._branches, rows, self.views_, selected=True)
 
     def _iter_blocks(self, views: Mapping[str, Rows], block_rows: int) -> Iterator[tuple[int, dict[str, Array]]]:
         check_positive(block_rows=block_rows)
         rows = self._check_views(views)
-        n = _count(rows)
+        n = count_cells(rows)
         for start in range(0, n, block_rows):
             yield start, {name: read(view, slice(start, min(n, start + block_rows))) for name, view in rows.items()}
 
     def predict(self, views: Mapping[str, Rows]) -> Array:
         """The most probable label of each cell, ``(n,)`` text."""
-        best = self.predict_proba(views).argmax(axis=1)
-        labels: Array = self.classes_[best]
+        labels: Array = self.classes_[self.choose(self.predict_proba(views))]
         return labels
+
+    def choose(self, proba: Array) -> Array:
+        """The class of each cell ``(n,)``: the most probable one, inside the coarser labels where there are levels."""
+        chosen: Array = proba.argmax(axis=1) if self.hierarchy_ is None else self.hierarchy_.choose(proba)
+        return chosen
 
     def _check_views(self, views: Mapping[str, Rows]) -> dict[str, Rows]:
         if missing := [name for name in self.views_ if name not in views]:
             msg = f"Missing view(s): {', '.join(missing)}. The head needs {', '.join(self.views_)}; give them all."
             raise FeatureSpaceError(msg)
-        rows = {name: _as_rows(views[name], name) for name in self.views_}
+        rows = {name: as_rows(views[name], name) for name in self.views_}
         for name, view in rows.items():
             if view.shape[1] != self.widths_[name]:
                 what = "the genes of genes_, in that order" if name == EXPRESSION else "the view it was trained on"
@@ -351,6 +366,9 @@ class FusedHead:
         if self.rejection_ is not None:
             named, state["rejection"] = self.rejection_.to_arrays()
             arrays |= {f"rejection.{name}": array for name, array in named.items()}
+        if self.hierarchy_ is not None:
+            named, state["hierarchy"] = self.hierarchy_.to_arrays(self.classes_)
+            arrays |= {f"hierarchy.{name}": array for name, array in named.items()}
         return arrays, state
 
     @classmethod
@@ -366,11 +384,7 @@ class FusedHead:
             head = cls(**{name: state[name] for name in OPTIONS})
             members = [dict(member) for member in state["members"]]
             branches = [
-                Branch.from_arrays(
-                    {name.removeprefix(f"{i}."): a for name, a in arrays.items() if name.startswith(f"{i}.")},
-                    member,
-                    head_class=HEADS[head.kind],
-                )
+                Branch.from_arrays(below(arrays, f"{i}."), member, head_class=HEADS[head.kind])
                 for i, member in enumerate(members)
             ]
             head._branches = tuple(branches)
@@ -386,10 +400,11 @@ class FusedHead:
             head.rejection_ = None
             if state["rejection"] is not None:
                 head.rejection_ = Rejection.from_arrays(
-                    {name.removeprefix("rejection."): a for name, a in arrays.items() if name.startswith("rejection.")},
-                    state["rejection"],
-                    n_classes=len(head.classes_),
+                    below(arrays, "rejection."), state["rejection"], n_classes=len(head.classes_)
                 )
+            head.hierarchy_ = None
+            if (levels := state.get("hierarchy")) is not None:
+                head.hierarchy_ = Hierarchy.from_arrays(below(arrays, "hierarchy."), levels, classes=head.classes_)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             msg = f"The head's description is malformed ({type(error).__name__}: {error}). Restore it or fit it again."
             raise DamagedError(msg) from error
@@ -420,67 +435,5 @@ class FusedHead:
             self.widths_[EXPRESSION] = genes
 
 
-class Summary(NamedTuple):
-    """The answer for each cell.
-
-    Attributes
-    ----------
-    label
-        ``(n,)`` most probable class; of equal ones the first.
-    confidence
-        ``(n,) float64`` its probability.
-    margin
-        ``(n,) float64`` how far ahead it is of the second.
-    """
-
-    label: Array
-    confidence: Array
-    margin: Array
-
-
-def summarise(proba: Array, classes: Array) -> Summary:
-    """Label, confidence and margin of each cell from probabilities ``(n, n_classes)``, at least two classes."""
-    best = proba.argmax(axis=1) if len(proba) else np.zeros(0, dtype=np.int64)
-    second, first = np.partition(proba, -2, axis=1)[:, -2:].T
-    return Summary(np.asarray(classes)[best], first, first - second)
-
-
 def _name(branch: Branch) -> str:
     return "+".join(branch.views)
-
-
-def _as_rows(view: Any, name: str) -> Rows:
-    rows: Rows = sparse.csr_matrix(view) if sparse.issparse(view) else view
-    if not is_lazy(rows) and not sparse.issparse(rows):
-        rows = np.asarray(rows)
-    kind = getattr(getattr(rows, "dtype", None), "kind", "f")
-    if len(rows.shape) != 2 or kind not in "fiub":
-        msg = f"View {name}: shape {rows.shape}, where rows of numbers (cells × columns) belong."
-        raise CellsError(msg)
-    return rows
-
-
-def _count(rows: Mapping[str, Rows]) -> int:
-    lengths = {name: view.shape[0] for name, view in rows.items()}
-    if not lengths:
-        msg = "views: none given. Name at least one view to learn from."
-        raise OptionError(msg)
-    if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} {length:,}" for name, length in lengths.items())
-        msg = f"The views differ in their number of cells ({told}). Give the same cells, in the same order, in each."
-        raise CellsError(msg)
-    return next(iter(lengths.values()))
-
-
-def _check_gene_names(rows: Mapping[str, Rows], gene_names: Sequence[str] | None) -> list[str]:
-    if EXPRESSION not in rows:
-        return []
-    names = [] if gene_names is None else [str(name) for name in gene_names]
-    width = rows[EXPRESSION].shape[1]
-    if len(names) != width or len(set(names)) != width:
-        msg = (
-            f"gene_names: {len(names):,} names ({len(set(names)):,} distinct) for the {width:,} columns of X. "
-            f"Give one distinct name per column, so that later cells can be matched to them."
-        )
-        raise GenesError(msg)
-    return names

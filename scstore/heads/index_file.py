@@ -21,12 +21,12 @@ from scstore import fsio
 from scstore.errors import DamagedError, InputError, NotAStoreError, OutputError
 from scstore.heads.base import take_array
 from scstore.heads.compressed import Compression, HeldOut, ListSearch, Probing, choose_probes, encode
-from scstore.heads.rows import BLOCK_BYTES, Array, Rows, iter_blocks, read
+from scstore.heads.rows import BLOCK_BYTES, Rows, iter_blocks, read
 from scstore.heads.search import unit_rows
 from scstore.spec import seal, unseal
 from scstore.weights import read_weights
 
-__all__ = ["DESCRIPTION", "FORMAT", "Index", "check_target", "index_bytes", "open_index", "write_index"]
+__all__ = ["DESCRIPTION", "FETCH", "FORMAT", "Index", "check_target", "index_bytes", "open_index", "write_index"]
 
 FORMAT = "1.0"
 KIND = "scstore index"
@@ -40,6 +40,9 @@ DESCRIPTION_LIMIT = 1 << 26
 
 ARRAYS_LIMIT = 1 << 30
 """Bytes of ``arrays.safetensors``: the components of 5,120 dimensions take five million."""
+
+FETCH = 2
+"""Codes looked up for each neighbour asked for; with the exact distances of twice as many, far fewer dimensions do."""
 
 REFINE_BYTES = 4 * BLOCK_BYTES
 """Bytes of float32 of the reference rows that are read at a time for the distances."""
@@ -106,16 +109,18 @@ class Index:
         indices
             ``(m, k) int64`` rows of ``reference``.
         """
-        m, width = queries.shape
+        m = queries.shape[0]
         distances, indices = np.empty((m, k), dtype=np.float32), np.empty((m, k), dtype=np.int64)
-        share = 1.0 if chosen is None else max(1, int(chosen.sum())) / self.n
-        probes = int(np.ceil(self.probing.probes / share))
+        n_chosen = self.n if chosen is None else int(chosen.sum())
+        fetch = min(self.probing.fetch * k, n_chosen)
+        probes = int(np.ceil(self.probing.probes * self.n / max(1, n_chosen)))
         # so many queries at a time that the rows of all they find fit
-        step_bytes = min(BLOCK_BYTES, max(1, REFINE_BYTES // k))
+        step_bytes = min(BLOCK_BYTES, max(1, REFINE_BYTES // fetch))
         for start, block in iter_blocks(queries, block_bytes=step_bytes):
             part = slice(start, start + len(block))
             units = unit_rows(block, self.mean)
-            found = self._places(units, k=k, probes=probes, chosen=chosen)
+            codes = self.compression.project(units)
+            _, found = self.search.search(codes, k=fetch, probes=probes, chosen=chosen)
             if found.min() < 0 or found.max() >= reference.shape[0]:
                 msg = f"{self.path / LISTS}: it holds row numbers that {reference.shape[0]:,} cells do not have."
                 raise DamagedError(msg)
@@ -124,19 +129,10 @@ class Index:
             apart = np.empty(found.shape, dtype=np.float32)
             for i, near in enumerate(where.reshape(found.shape)):
                 apart[i] = 1 - others[near] @ units[i]
-            order = np.argsort(apart, axis=1, kind="stable")
+            order = np.argsort(apart, axis=1, kind="stable")[:, :k]
             distances[part] = np.take_along_axis(apart, order, axis=1)
             indices[part] = np.take_along_axis(found, order, axis=1)
         return np.clip(distances, 0, 2), indices
-
-    def _places(
-        self, units: Array, *, k: int, probes: int, chosen: NDArray[np.bool_] | None
-    ) -> NDArray[np.int64]:
-        _, found = self.search.search(units, k=k, probes=probes, chosen=chosen)
-        while (short := found[:, -1] < 0).any() and probes < self.search.n_lists:  # few rows there: look further
-            probes *= 4
-            _, found[short] = self.search.search(units[short], k=k, probes=probes, chosen=chosen)
-        return found
 
 
 def check_target(path: Path) -> None:
@@ -203,7 +199,7 @@ def write_index(
         del codes
         (folder / SCRATCH).unlink()
         search = ListSearch.on_disk(compression, folder / LISTS, sizes)
-        probing = choose_probes(search, held_out, target=target)
+        probing = choose_probes(search, held_out, fetch=FETCH, target=target)
         del search
         arrays = save(
             {
@@ -275,7 +271,8 @@ def open_index(path: Path) -> Index:
     if document is None or document.get("kind") != KIND:
         _refuse(file, "it does not match its own digest, or is something else")
     if document.get("format") != FORMAT:
-        msg = f"{file}: index format {document.get('format')!r}; this scstore reads {FORMAT}. Make it anew: scstore index."
+        found = str(document.get("format"))[:20]
+        msg = f"{file}: index format {found!r}; this scstore reads {FORMAT}. Make it anew: scstore index."
         raise InputError(msg)
     shape, probing, record = document.get("shape"), document.get("probing"), document.get("record")
     if not (isinstance(shape, dict) and isinstance(probing, dict) and isinstance(record, dict)):
@@ -283,7 +280,8 @@ def open_index(path: Path) -> Index:
     try:
         n_lists, components, width, m = (int(shape[key]) for key in ("n_lists", "components", "width", "held_out"))
         measured = Probing(**probing)
-        sound = 1 <= measured.probes <= n_lists and 0 <= measured.recall <= 1 and min(components, width, m) > 0
+        sound = 1 <= measured.probes <= n_lists and 0 <= measured.recall <= 1 and 1 <= measured.fetch <= 100
+        sound = sound and min(components, width, m) > 0
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:
@@ -301,6 +299,8 @@ def open_index(path: Path) -> Index:
         _refuse(lists, "it is not as long as its lists")
     if fsio.digest_file(lists) != document.get("lists"):
         _refuse(lists, "it does not match its digest")
+    if any(array.dtype != np.float32 for array in (mean, projection, centroids)) or sizes.dtype != np.int64:
+        _refuse(path / ARRAYS, "its arrays are of other types")
     compression = Compression(projection, centroids)
     search = ListSearch.on_disk(compression, lists, sizes)
     return Index(path, record, mean, compression, sizes, own, measured, search)

@@ -1,8 +1,9 @@
-"""Votes of the nearest training cells, found exactly with FAISS."""
+"""Votes of the nearest training cells, found with FAISS."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
@@ -10,8 +11,28 @@ from sklearn.utils.validation import check_is_fitted
 
 from scstore.errors import DamagedError, OptionError
 from scstore.heads.base import JSON, RowClassifier, check_positive, seeded, take_array
+from scstore.heads.compressed import (
+    EXACT_BELOW,
+    FARTHEST,
+    WIDTHS,
+    Compression,
+    ListSearch,
+    Probing,
+    choose_probes,
+    encode,
+    fit_compression,
+)
 from scstore.heads.folds import stratified_sample
-from scstore.heads.rows import MEMORY_LIMIT, Array, Rows, RowSubset, block_within, iter_blocks
+from scstore.heads.rows import (
+    MEMORY_LIMIT,
+    Array,
+    MappedRows,
+    Rows,
+    RowSubset,
+    block_within,
+    iter_blocks,
+    to_dense,
+)
 from scstore.heads.scaling import column_moments, usable_scale
 
 __all__ = ["KNNHead"]
@@ -22,8 +43,8 @@ DTYPES = ("float32", "float16")
 PRIOR_VOTES = 0.3
 """Votes shared out by class frequency, so that no class ever gets a probability of 0."""
 
-FARTHEST = 6e4
-"""Standard deviations at which a value is cut off: within float16, and far beyond any cell."""
+FEWEST = 100
+"""Rows that can be compressed at all."""
 
 GATHER_VALUES = 1 << 22
 """Neighbour values held at a time while distances are worked out again."""
@@ -37,8 +58,11 @@ class KNNHead(RowClassifier):
     :math:`r` has the weight :math:`1/r^2`, scaled so that the weights sum to k; 0.3 votes more are shared out by
     class frequency.
 
-    FAISS searches the vectors by brute force: there is no index to build, to save or to load. The distances of the
-    neighbours are then worked out in float64, so a cell's votes do not depend on the cells searched with it.
+    Up to ``exact_below`` rows FAISS searches the vectors by brute force. Above, it searches compressed ones: their
+    first principal components in half precision, in lists of which the nearest are looked into, as many as find 95 %
+    of the 10 exact neighbours of held-out rows (see :mod:`scstore.heads.compressed`). Either way no index is saved or
+    loaded: it is made from the vectors. The distances of the neighbours are worked out in float64, so a cell's votes
+    do not depend on the cells searched with it.
 
     Parameters
     ----------
@@ -47,20 +71,24 @@ class KNNHead(RowClassifier):
     metric
         ``"cosine"`` or ``"euclidean"``.
     dtype
-        How the training rows are kept: ``"float32"`` or ``"float16"``.
+        How the training rows are kept: ``"float32"`` or ``"float16"``; compressed ones always ``"float16"``.
     standardize
         With ``"euclidean"``, whether to standardise the columns; ``False`` for rows that were scaled before.
     memory_limit
-        Bytes that the kept rows may take as float32. Where all would take more, a stratified sample is kept.
+        Bytes that the kept rows may take, as float32 or compressed. Where all would take more, a stratified sample is
+        kept.
+    exact_below
+        Kept rows above which they are compressed; 100 at least are needed for that.
     random_state
-        Seed of that sample.
+        Seed of the samples.
 
     Attributes
     ----------
     classes_
         ``(n_classes,)`` labels, sorted.
     vectors_
-        ``(m, d)`` kept training rows as prepared, in ``dtype``; m is n unless they would not fit.
+        ``(m, d)`` kept training rows as prepared, in ``dtype``, or compressed, ``(m, p) float16``; m is n unless they
+        would not fit.
     codes_
         ``(m,) int64`` class number of each.
     index_
@@ -69,6 +97,10 @@ class KNNHead(RowClassifier):
         ``(n_classes,) float64`` class frequencies of all training rows.
     mean_, scale_
         ``(d,) float64`` each.
+    compression_, lists_
+        Of compressed rows: components and centroids, and the list of each row, ``(m,) int64``; else ``None``.
+    probing_
+        Of compressed rows: how many lists are looked into, and the recall measured; else ``None``.
     n_features_in_
         d.
     """
@@ -81,6 +113,9 @@ class KNNHead(RowClassifier):
     prior_: Array
     mean_: Array
     scale_: Array
+    compression_: Compression | None
+    lists_: Array | None
+    probing_: Probing | None
 
     def __init__(
         self,
@@ -90,6 +125,7 @@ class KNNHead(RowClassifier):
         dtype: str = "float32",
         standardize: bool = True,
         memory_limit: int = MEMORY_LIMIT,
+        exact_below: int = EXACT_BELOW,
         random_state: Any = 0,
     ) -> None:
         self.k = k
@@ -97,6 +133,7 @@ class KNNHead(RowClassifier):
         self.dtype = dtype
         self.standardize = standardize
         self.memory_limit = memory_limit
+        self.exact_below = exact_below
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
@@ -119,10 +156,16 @@ class KNNHead(RowClassifier):
         scaled = self.metric == "euclidean" and self.standardize
         self.scale_ = usable_scale(self.mean_, variance) if scaled else np.ones(width)
         self.index_ = np.arange(n)
-        if (room := self.memory_limit // (4 * width)) < n:
+        compressed = n > max(self.exact_below, FEWEST)
+        if (room := self.memory_limit // (2 * min(width, WIDTHS[-1]) if compressed else 4 * width)) < n:
             self.index_ = stratified_sample(labels.codes, size=room, rng=seeded(self.random_state))
         self.codes_ = labels.codes[self.index_]
         kept: Rows = rows if len(self.index_) == n else RowSubset(rows, self.index_)
+        self.compression_ = self.lists_ = self.probing_ = None
+        self.__dict__.pop("_compressed", None)
+        if compressed and len(self.index_) > FEWEST:
+            self._compress(kept)
+            return self
         self.vectors_ = np.empty((len(self.index_), width), dtype=self.dtype)
         for start, block in iter_blocks(kept, block_bytes=block_within(self.memory_limit)):
             self.vectors_[start : start + len(block)] = self._prepare(block)
@@ -130,14 +173,45 @@ class KNNHead(RowClassifier):
 
     def training_note(self) -> str:
         """How the head was trained, in words."""
-        return f"nearest neighbours: exact search among {len(self.codes_):,} training cells kept"
+        kept = f"among {len(self.codes_):,} training cells kept"
+        if self.probing_ is None or self.compression_ is None:
+            return f"nearest neighbours: exact search {kept}"
+        n_lists, components = self.compression_.centroids.shape
+        probing = self.probing_
+        return (
+            f"nearest neighbours: compressed search {kept} ({components} dimensions in half precision, "
+            f"{probing.probes} of {n_lists} lists looked into); recall at {probing.k} measured on {probing.n_queries} of them held out: "
+            f"{probing.recall:.3f}"
+        )
+
+    def _compress(self, kept: Rows) -> None:
+        """Keep the rows compressed."""
+        prepared = MappedRows(kept, lambda block: self._prepare(to_dense(block)), width=kept.shape[1])
+        step = block_within(self.memory_limit)
+        seed = int(seeded(self.random_state).integers(2**31))
+        self.compression_, held_out = fit_compression(prepared, seed=seed, block_bytes=step)
+        components = self.compression_.centroids.shape[1]
+        self.vectors_ = np.empty((kept.shape[0], components), dtype=np.float16)
+        self.lists_ = encode(prepared, self.compression_, self.vectors_, block_bytes=step).astype(np.int64)
+        self._compressed = ListSearch.in_memory(self.compression_, self.vectors_, self.lists_)
+        self.probing_ = choose_probes(self._compressed, held_out)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # FAISS's objects are made again from the vectors
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_compressed"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if state.get("compression_") is not None:
+            self._compressed = ListSearch.in_memory(state["compression_"], self.vectors_, state["lists_"])
 
     def _check_options(self) -> None:
         for name, options in (("metric", METRICS), ("dtype", DTYPES)):
             if (value := getattr(self, name)) not in options:
                 msg = f"{name}={value!r}: must be one of {', '.join(options)}."
                 raise OptionError(msg)
-        check_positive(k=self.k, memory_limit=self.memory_limit)
+        check_positive(k=self.k, memory_limit=self.memory_limit, exact_below=self.exact_below)
 
     def _prepare(self, block: Array) -> Array:
         values = (block - self.mean_) / self.scale_
@@ -170,8 +244,14 @@ class KNNHead(RowClassifier):
 
         k = min(int(self.k), len(self.codes_))
         queries = np.ascontiguousarray(self._prepare(block), dtype=np.float32)
-        vectors = np.ascontiguousarray(self.vectors_, dtype=np.float32)
-        _, places = faiss.knn(queries, vectors, k)
+        if self.compression_ is not None and self.probing_ is not None:
+            vectors = self.vectors_
+            # rounded as they are, so that a training cell is at distance 0 of itself
+            queries = self.compression_.project(queries).astype(np.float16).astype(np.float32)
+            _, places = self._compressed.search(queries, k=k, probes=self.probing_.probes)
+        else:
+            vectors = np.ascontiguousarray(self.vectors_, dtype=np.float32)
+            _, places = faiss.knn(queries, vectors, k)
         distances = np.empty(places.shape)
         step = max(1, GATHER_VALUES // (k * vectors.shape[1]))
         for start in range(0, len(queries), step):
@@ -199,7 +279,17 @@ class KNNHead(RowClassifier):
         """The fitted head as arrays named after its attributes, and its parameters as JSON."""
         state = self._state()
         names = ("vectors", "codes", "index", "prior", "mean", "scale")
-        return {name: getattr(self, f"{name}_") for name in names}, {**state, "n_kept": len(self.codes_)}
+        arrays = {name: getattr(self, f"{name}_") for name in names}
+        state["n_kept"] = len(self.codes_)
+        if self.compression_ is not None and self.probing_ is not None and self.lists_ is not None:
+            arrays |= {
+                "components": self.compression_.components,
+                "centroids": self.compression_.centroids,
+                "lists": self.lists_,
+            }
+            state["probing"] = {**asdict(self.probing_), "n_lists": len(self.compression_.centroids)}
+            state["probing"]["components"] = self.compression_.centroids.shape[1]
+        return arrays, state
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], params: Mapping[str, JSON]) -> Self:
@@ -214,7 +304,11 @@ class KNNHead(RowClassifier):
         if not isinstance(kept, int) or kept < 1:
             msg = f"KNNHead: n_kept {kept!r} is no number of rows. The head is damaged."
             raise DamagedError(msg)
-        head.vectors_ = take_array(arrays, "vectors", shape=(kept, width))
+        head.compression_ = head.lists_ = head.probing_ = None
+        if (probing := params.get("probing")) is None:
+            head.vectors_ = take_array(arrays, "vectors", shape=(kept, width))
+        else:
+            head._take_compressed(arrays, probing, kept=kept)
         head.codes_ = take_array(arrays, "codes", shape=(kept,), kind="i")
         head.index_ = take_array(arrays, "index", shape=(kept,), kind="i")
         head.prior_ = take_array(arrays, "prior", shape=(n_classes,))
@@ -224,3 +318,25 @@ class KNNHead(RowClassifier):
             msg = f"KNNHead: class numbers outside 0 … {n_classes - 1}, or a class without cells. The head is damaged."
             raise DamagedError(msg)
         return head
+
+    def _take_compressed(self, arrays: Mapping[str, Array], probing: JSON, *, kept: int) -> None:
+        try:
+            numbers = dict(probing)
+            n_lists, components = (int(numbers.pop(name)) for name in ("n_lists", "components"))
+            self.probing_ = Probing(**numbers)
+            sound = 1 <= self.probing_.probes <= n_lists and components >= 1
+        except (KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            msg = f"KNNHead: probing {str(probing)[:100]} makes no sense. The head is damaged."
+            raise DamagedError(msg)
+        self.vectors_ = take_array(arrays, "vectors", shape=(kept, components))
+        self.lists_ = take_array(arrays, "lists", shape=(kept,), kind="i")
+        self.compression_ = Compression(
+            take_array(arrays, "components", shape=(self.n_features_in_, components)),
+            take_array(arrays, "centroids", shape=(n_lists, components)),
+        )
+        if self.vectors_.dtype != np.float16 or self.lists_.min() < 0 or self.lists_.max() >= n_lists:
+            msg = f"KNNHead: lists outside 0 … {n_lists - 1}, or vectors that are not float16. The head is damaged."
+            raise DamagedError(msg)
+        self._compressed = ListSearch.in_memory(self.compression_, self.vectors_, self.lists_)

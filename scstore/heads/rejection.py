@@ -10,7 +10,7 @@ import numpy as np
 
 from scstore.errors import DamagedError, OptionError
 from scstore.heads.base import JSON, take_array
-from scstore.heads.branch import Branch
+from scstore.heads.branch import Branch, below
 from scstore.heads.distances import Distances, fit_distances
 from scstore.heads.rows import Array, Rows
 
@@ -136,8 +136,8 @@ class Rejection:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], state: Mapping[str, Any], *, n_classes: int) -> Self:
         """What :meth:`to_arrays` gave; :class:`DamagedError` where the two do not fit."""
-        below = {name.removeprefix("distances."): a for name, a in arrays.items() if name.startswith("distances.")}
-        distances = Distances.from_arrays(below, views=[str(v) for v in state["views"]], n_classes=n_classes)
+        inner = below(arrays, "distances.")
+        distances = Distances.from_arrays(inner, views=[str(v) for v in state["views"]], n_classes=n_classes)
         confidence = take_array(arrays, "confidence", shape=(-1,))
         novelty = take_array(arrays, "novelty", shape=confidence.shape)
         units = take_array(arrays, "units", shape=(n_classes, 2))

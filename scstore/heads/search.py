@@ -37,9 +37,9 @@ def unit_view(rows: Rows, mean: Float32) -> MappedRows:
 
 
 def nearest(
-    reference: Rows, queries: Rows, *, k: int, block_bytes: int = BLOCK_BYTES
+    reference: Rows, queries: Rows, *, k: int, mean: Float32 | None = None, block_bytes: int = BLOCK_BYTES
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Find the nearest reference rows of every query row, by cosine distance around the reference's mean.
+    """Find the nearest reference rows of every query row, by cosine distance around a mean.
 
     Both sides are streamed, so memory does not grow with the reference; the result is exact.
 
@@ -51,6 +51,8 @@ def nearest(
         ``(m, d)``.
     k
         Neighbours a query, at most ``n``.
+    mean
+        ``(d,)``; the reference's by default.
     block_bytes
         Bytes of float32 of one block of rows.
 
@@ -61,7 +63,8 @@ def nearest(
     indices
         ``(m, k) int64``: rows of the reference.
     """
-    mean = centre_of(reference, block_bytes=block_bytes)
+    if mean is None:
+        mean = centre_of(reference, block_bytes=block_bytes)
     prepared = unit_view(reference, mean)
     distances = np.empty((queries.shape[0], k), dtype=np.float32)
     indices = np.empty((queries.shape[0], k), dtype=np.int64)

@@ -44,6 +44,13 @@ def write_manifest(root: Path, names: Iterable[str]) -> None:
     fsio.write_json(root / MANIFEST, seal({"files": files}))
 
 
+def _read_sealed(file: Path, *, limit: int = 1 << 28) -> dict[str, Any] | None:
+    """What a JSON file seals; ``None`` where a digest or any byte is not as it was written."""
+    sealed = fsio.read_json(file, limit=limit)
+    body = unseal(sealed)  # first: it leaves nothing but a mapping of finite values
+    return body if body is not None and file.read_bytes() == fsio.json_bytes(sealed) else None
+
+
 def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
     """``{"bytes": size, "digest": sha256}`` of every file that never changes, by its name in the store.
 
@@ -54,12 +61,11 @@ def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
     """
     file = root / MANIFEST
     try:
-        sealed = fsio.read_json(file)
+        body = _read_sealed(file)
     except FileNotFoundError:
-        sealed = None
-    body = unseal(sealed)
-    if body is None or not isinstance(body.get("files"), dict) or file.read_bytes() != fsio.json_bytes(sealed):
-        what = "is missing" if sealed is None else "does not match its own digest"
+        body = None
+    if body is None or not isinstance(body.get("files"), dict):
+        what = "does not match its own digest" if file.exists() else "is missing"
         msg = f"{file}: the manifest {what}, so the store's files cannot be checked. Restore the store from a copy."
         raise DamagedError(msg)
     files: dict[str, dict[str, Any]] = body["files"]
@@ -101,10 +107,9 @@ def read_record(root: Path, shard: int) -> dict[str, Any] | None:
     try:
         if not file.stat().st_size:  # a file system that lost the bytes in a power cut, not the name
             return None
-        record = fsio.read_json(file, limit=RECORD_LIMIT)
+        body = _read_sealed(file, limit=RECORD_LIMIT)
     except FileNotFoundError:
         return None
-    body = unseal(record)
     if body is None or body.get("shard") != shard:
         msg = (
             f"{file}: the record does not match its own digest. Run the same `scstore extract` again to redo this "

@@ -22,6 +22,7 @@ from scstore.cells.expression import TARGET_SUM, ExpressionSlot, find_expression
 from scstore.cells.formats import CellFile, open_cells
 from scstore.errors import CellsError, DamagedError, IncompleteStoreError, InputError, NotAStoreError
 from scstore.spec import Space, unseal
+from scstore.stores.decoding import decoding
 from scstore.stores.layout import (
     FORMAT,
     SCRATCH_EXPRESSION,
@@ -71,14 +72,16 @@ class Store:
     @cached_property
     def obs(self) -> pd.DataFrame:
         """Metadata of the cells; the index holds their ids. ``(n_obs, n_columns)``."""
-        frame = read_elem(self._group["obs"])
-        frame.index = frame.index.astype(str)
-        return frame
+        with decoding(self.path, "obs"):
+            frame = read_elem(self._group["obs"])
+            frame.index = frame.index.astype(str)
+            return frame
 
     @cached_property
     def var(self) -> pd.DataFrame:
         """Metadata of the genes of ``X``."""
-        return read_elem(self._group["var"])
+        with decoding(self.path, "var"):
+            return read_elem(self._group["var"])
 
     @property
     def n_obs(self) -> int:
@@ -100,8 +103,10 @@ class Store:
     @cached_property
     def views(self) -> tuple[str, ...]:
         """Names of the feature matrices: the dense entries of ``obsm``, then ``X`` where there is expression."""
-        obsm = self._group.get("obsm")
-        names = [] if obsm is None else [name for name in sorted(obsm) if len(getattr(obsm[name], "shape", ())) == 2]
+        with decoding(self.path, "obsm"):
+            obsm = self._group.get("obsm")
+            shapes = {} if obsm is None else {name: getattr(obsm[name], "shape", ()) for name in sorted(obsm)}
+        names = [name for name, shape in shapes.items() if len(shape) == 2]
         order = list(self._specs)
         names.sort(key=lambda name: order.index(name) if name in order else len(order))
         return (*names, "X") if self._has_expression else tuple(names)
@@ -157,12 +162,12 @@ class Store:
             return self._expression_view()
         if self.plan is not None and name in self._specs:
             return ShardView(self.path, self.plan, self._specs[name])
-        array = self._group["obsm"][name]
+        with decoding(self.path, name):
+            array = self._group["obsm"][name]
         if name in self._specs:
-            return ArrayView(name, array, self._specs[name].space)
-        return ArrayView(
-            name, array, {"view": name, "source": "not extracted by scstore", "width": int(array.shape[1])}
-        )
+            return ArrayView(name, array, self._specs[name].space, source=self.path)
+        space = {"view": name, "source": "not extracted by scstore", "width": int(array.shape[1])}
+        return ArrayView(name, array, space, source=self.path)
 
     @property
     def committed(self) -> NDArray[np.bool_]:
@@ -264,7 +269,8 @@ class Store:
             if name != "X":
                 adata.obsm[name] = np.asarray(self.view(name)[chosen])
         if "uns" in self._group:
-            adata.uns = read_elem(self._group["uns"])
+            with decoding(self.path, "uns"):
+                adata.uns = read_elem(self._group["uns"])
         return adata
 
     @property
@@ -355,11 +361,11 @@ def _open_group(path: Path) -> Any:
     if path.is_dir():
         try:
             group = zarr.open_group(path, mode="r")
-        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-            msg = (
-                f"{path} holds no Zarr group ({str(error).splitlines()[0]}). scstore opens stores and AnnData (.h5ad, "
-                "Zarr)."
-            )
+        except PermissionError:
+            raise
+        except Exception as error:  # damaged metadata makes Zarr raise anything
+            reason = " ".join(str(error).split())[:200]
+            msg = f"{path} holds no Zarr group ({reason}). scstore opens stores and AnnData (.h5ad, Zarr)."
             raise NotAStoreError(msg) from error
     else:
         try:
@@ -367,20 +373,22 @@ def _open_group(path: Path) -> Any:
         except OSError as error:
             msg = f"{path} is no HDF5 file, or a truncated one. scstore opens stores and AnnData (.h5ad, Zarr)."
             raise NotAStoreError(msg) from error
-    if "obs" not in group:
+    with decoding(path, "its list of parts"):
+        has_cells = "obs" in group
+    if not has_cells:
         msg = f"{path} is no AnnData: it has no `obs`."
         raise NotAStoreError(msg)
     return group
 
 
 def _read_record(path: Path, group: Any) -> dict[str, Any] | None:
-    if "uns" not in group or "scstore" not in group["uns"] or "record" not in group["uns/scstore"]:
-        return None
     try:
+        if "uns" not in group or "scstore" not in group["uns"] or "record" not in group["uns/scstore"]:
+            return None
         record = json.loads(str(read_elem(group["uns/scstore/record"])))
         major = int(str(record["format"]).split(".")[0])
         body = unseal(record)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+    except Exception as error:  # damaged metadata makes a library raise anything
         msg = f"{path}: the run's record in uns/scstore/record cannot be read ({error}). Restore the store from a copy."
         raise DamagedError(msg) from error
     if major > int(FORMAT.split(".")[0]):
@@ -412,7 +420,7 @@ def _checked_csr(group: Any, folder: Path) -> Any:
 
 
 def _csr_rows(group: Any, start: int, stop: int, *, source: Path) -> csr_matrix:
-    try:
+    with decoding(source, f"the expression of cells {start:,} to {stop - 1:,}"):
         indptr = np.asarray(group["indptr"][start : stop + 1])
         first, last = int(indptr[0]), int(indptr[-1])
         n_genes = int(group.attrs["shape"][1])
@@ -420,9 +428,3 @@ def _csr_rows(group: Any, start: int, stop: int, *, source: Path) -> csr_matrix:
             (np.asarray(group["data"][first:last]), np.asarray(group["indices"][first:last]), indptr - first),
             shape=(stop - start, n_genes),
         )
-    except (RuntimeError, ValueError) as error:  # a chunk's checksum, or numbers that are no CSR
-        msg = (
-            f"{source}: the expression of cells {start:,} to {stop - 1:,} is damaged ({str(error).splitlines()[0]}). "
-            "Restore the store from a copy."
-        )
-        raise DamagedError(msg) from error

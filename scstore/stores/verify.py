@@ -216,6 +216,8 @@ def _check_fixed_files(check: _Check, progress: Reporter) -> set[str]:
     except DamagedError as error:
         check.say(MANIFEST, "damaged", str(error))
         return {name for name in _files(check.root) if not name.startswith((f"{LEDGER}/", "obsm/"))}
+    check.n_files += 1
+    check.n_bytes += (check.root / MANIFEST).stat().st_size
     todo = [(name, expected, check.deep or not _is_bulk(name)) for name, expected in files.items()]
     with (
         progress.track("verifying files", len(todo), "files") as track,
@@ -309,14 +311,12 @@ def _check_shard(check: _Check, shard: int, plan: StorePlan | None, ids: list[st
         record = read_record(check.root, shard)
         if record is None:
             return None
-        raw = file.read_bytes()
+        size = file.stat().st_size
     except (DamagedError, OSError) as error:
         check.say(file, "damaged", str(error), shard=shard)
         return {}
     check.n_files += 1
-    check.n_bytes += len(raw)
-    if raw != fsio.json_bytes(fsio.read_json(file)):
-        check.say(file, "damaged", "is not byte for byte as it was written", shard=shard)
+    check.n_bytes += size
     if plan is not None and ids is not None and (wrong := _contradicts(record, shard, plan, ids)):
         check.say(file, "inconsistent", wrong, shard=shard)
         return record
@@ -399,7 +399,7 @@ def _unexpected(root: Path, fixed: set[str], plan: StorePlan | None, leftovers: 
 def _mark(root: Path, shards: list[int]) -> tuple[int, ...]:
     """Delete the records of shards, so that they count as not extracted."""
     for shard in shards:
-        record_path(root, shard).unlink(missing_ok=True)
+        fsio.disk.delete(record_path(root, shard))
     if shards:
         fsio.fsync_dir(record_path(root, 0).parent)
     return tuple(shards)

@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix, vstack
 from scstore import fsio
 from scstore.errors import DamagedError, IncompleteStoreError
 from scstore.spec import Space, fingerprint
+from scstore.stores.decoding import decoding
 from scstore.stores.layout import StorePlan, ViewSpec, chunk_path
 from scstore.stores.ledger import read_record
 
@@ -100,14 +101,24 @@ class View:
 
 
 class ArrayView(View):
-    """Rows of a Zarr array or HDF5 data set, through its own library."""
+    """Rows of a Zarr array or HDF5 data set, through its own library.
 
-    def __init__(self, name: str, array: Any, space: Space) -> None:
+    Parameters
+    ----------
+    name, array, space
+        The view.
+    source
+        The file it is in, for messages.
+    """
+
+    def __init__(self, name: str, array: Any, space: Space, *, source: Path) -> None:
         super().__init__(name, (int(array.shape[0]), int(array.shape[1])), np.dtype(array.dtype), space)
         self._array = array
+        self._source = source
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
-        return np.asarray(self._array[start:stop])
+        with decoding(self._source, self.name):
+            return np.asarray(self._array[start:stop])
 
 
 class ExpressionView(View):

@@ -23,8 +23,9 @@ from scipy.sparse import csr_matrix
 from zarr.codecs import ZstdCodec
 
 from scstore import fsio
-from scstore.errors import NumericsError
+from scstore.errors import DamagedError, LockedError, NumericsError
 from scstore.spec import seal
+from scstore.stores.disk_store import DiskStore
 from scstore.stores.layout import (
     FORMAT,
     LEDGER,
@@ -32,8 +33,9 @@ from scstore.stores.layout import (
     StorePlan,
     ViewSpec,
     chunk_path,
+    record_path,
 )
-from scstore.stores.ledger import ids_digest, write_manifest, write_record
+from scstore.stores.ledger import check_shard, ids_digest, read_record, write_manifest, write_record
 
 __all__ = ["StoreBuilder", "build_store", "commit_shard", "write_scratch_expression"]
 
@@ -62,7 +64,8 @@ class StoreBuilder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._group = zarr.open_group(root, mode="w", zarr_format=3)
+        self._zarr = DiskStore(root)
+        self._group = zarr.open_group(self._zarr, mode="w", zarr_format=3)
 
     def write_expression(self, blocks: Iterable[csr_matrix], *, n_genes: int, keep: bool) -> None:
         """Write the cells' log-normalised expression, block by block.
@@ -105,13 +108,13 @@ class StoreBuilder:
                 filters=None,
                 attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
             )
-        (self.root / LEDGER / "shards").mkdir(parents=True)
+        fsio.disk.make_folder(self.root / LEDGER / "shards")
 
     def seal(self) -> None:
         """Consolidate the metadata and write the digest of every file that will never change again."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # zarr: consolidated metadata is not in the v3 specification yet
-            zarr.consolidate_metadata(self.root)
+            zarr.consolidate_metadata(self._zarr)
         names = [file.relative_to(self.root).as_posix() for file in self.root.rglob("*") if file.is_file()]
         write_manifest(self.root, (name for name in names if not name.startswith(f"{SCRATCH_EXPRESSION}/")))
 
@@ -147,7 +150,7 @@ def build_store(path: Path, *, overwrite: bool = False) -> Iterator[StoreBuilder
 def write_scratch_expression(root: Path, blocks: Iterable[csr_matrix], *, n_genes: int) -> None:
     """Write the expression that extraction works from beside the AnnData; it is deleted when the run ends."""
     with fsio.atomic_folder(root / SCRATCH_EXPRESSION) as folder:
-        _write_csr(zarr.open_group(folder, mode="w", zarr_format=3), blocks, n_genes)
+        _write_csr(zarr.open_group(DiskStore(folder), mode="w", zarr_format=3), blocks, n_genes)
 
 
 def _write_csr(group: zarr.Group, blocks: Iterable[csr_matrix], n_genes: int) -> None:
@@ -216,23 +219,51 @@ def commit_shard(
     ------
     NumericsError
         If a value is not finite, or does not fit the view's precision; nothing is written then.
+    LockedError
+        If another process has committed the shard meanwhile, with other bytes: the first record wins.
     """
     start, stop = plan.bounds(shard)
-    stored = {view.name: _cast(views[view.name], view, ids) for view in plan.views}
-    written = {}
-    for view in plan.views:
-        rows = stored[view.name]
-        chunk = np.full((plan.shard_rows, view.width), np.nan, dtype=rows.dtype)
-        chunk[: stop - start] = rows
-        data = chunk.reshape(-1).view(np.uint8).data
-        file = chunk_path(root, view.name, shard)
+    chunks = {view.name: _chunk(_cast(views[view.name], view, ids), plan.shard_rows) for view in plan.views}
+    written = {name: {"bytes": data.nbytes, "digest": fsio.digest_bytes(data)} for name, data in chunks.items()}
+    # nobody else writes this shard, unless locks do not lock, as on some network file systems
+    before = _record(root, shard)
+    if before is not None and check_shard(root, shard) is None:
+        _same_or_refuse(root, shard, before, written)
+        return
+    for name, data in chunks.items():
+        file = chunk_path(root, name, shard)
         made = [folder for folder in (file.parent, file.parent.parent) if not folder.exists()]
-        file.parent.mkdir(parents=True, exist_ok=True)
+        if made:
+            fsio.disk.make_folder(file.parent)
         fsio.write_bytes(file, data)
         for folder in made:
             fsio.fsync_dir(folder.parent)
-        written[view.name] = {"bytes": data.nbytes, "digest": fsio.digest_bytes(data)}
+    if (meanwhile := _record(root, shard)) is not None and meanwhile != before:
+        _same_or_refuse(root, shard, meanwhile, written)
     write_record(root, shard, start=start, stop=stop, ids=ids_digest(ids), views=written)
+
+
+def _chunk(rows: NDArray[Any], shard_rows: int) -> memoryview:
+    """The bytes of a shard's file: its rows, and rows of NaN where it is the last and not full."""
+    chunk = np.full((shard_rows, rows.shape[1]), np.nan, dtype=rows.dtype)
+    chunk[: len(rows)] = rows
+    return chunk.reshape(-1).view(np.uint8).data
+
+
+def _record(root: Path, shard: int) -> dict[str, Any] | None:
+    try:
+        return read_record(root, shard)
+    except DamagedError:
+        return None
+
+
+def _same_or_refuse(root: Path, shard: int, record: Mapping[str, Any], written: Mapping[str, Any]) -> None:
+    if record["views"] != written:
+        msg = (
+            f"{record_path(root, shard)}: another process committed this shard meanwhile, with other values. Locks do "
+            "not hold on this file system: run one process, or give each its part with --shard i/n."
+        )
+        raise LockedError(msg)
 
 
 def _cast(rows: NDArray[np.float32], view: ViewSpec, ids: list[str]) -> NDArray[Any]:

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.cells.labels import read_labels
+from scstore.cells.label_names import read_label_names
 from scstore.errors import OptionError
 from scstore.heads.across_genes import KIND
 from scstore.heads.artifact import AnyHead, save_head
 from scstore.heads.calibration import reliability
 from scstore.heads.fusion import FusedHead
+from scstore.heads.held_out import scores
+from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.metrics import metrics_by_class
 from scstore.heads.rejection import KEEP, check_keep
 from scstore.heads.rows import Rows, RowSubset
@@ -26,6 +28,7 @@ from scstore.progress import Reporter
 from scstore.stores.ledger import ids_digest
 from scstore.stores.reader import Store, open_store
 from scstore.workflows.across_genes import fit_across_genes, refuse_other_options
+from scstore.workflows.label_columns import LabelColumns, merge_record, read_label_columns
 
 __all__ = ["fit"]
 
@@ -36,7 +39,8 @@ def fit(
     store: str | os.PathLike[str] | Store,
     output: str | os.PathLike[str] | None = None,
     *,
-    label: str,
+    label: str | Sequence[str],
+    merge_labels: str | os.PathLike[str] | None = None,
     head: str = "linear",
     views: Sequence[str] | None = None,
     fuse: str = "late",
@@ -57,7 +61,12 @@ def fit(
     output
         Folder to save the head in; not saved when ``None``.
     label
-        Column of ``obs``; cells without a label, and empty cells, are left out.
+        Column of ``obs``; cells without a label, and empty cells, are left out. Several columns, of which each divides
+        the labels of a coarser one, make one head of several levels: it learns the finest, a coarse label is as
+        probable as the fine ones in it together, and ``predict`` backs off to it where the fine one is unsure.
+    merge_labels
+        File of spellings and names (:func:`scstore.cells.label_names.read_label_names`): labels to be taken as the
+        same, or left out. Without it no two labels are, however alike; those that are alike are warned of.
     head
         ``linear``, ``mlp`` or ``knn``; or ``across-genes``, for new cells that were measured on other genes
         (:class:`scstore.AcrossGenesHead`).
@@ -90,7 +99,8 @@ def fit(
     Raises
     ------
     LabelsError
-        If there is no such column, or fewer than two labels.
+        If there is no such column, or fewer than two labels; if a label lies in two labels of a coarser column; or if
+        the file of spellings cannot be read.
     IncompleteStoreError
         If the store is not finished and ``allow_partial`` is not set.
     OutputError
@@ -100,8 +110,13 @@ def fit(
     if output is not None:
         fsio.check_output(output, overwrite=overwrite)
     progress = progress or Reporter()
+    if head == KIND and not isinstance(label, str) and len(label) > 1:
+        msg = f"--label: {len(label)} columns. A head of --head {KIND} learns one; fit one head a column."
+        raise OptionError(msg)
     opened = store if isinstance(store, Store) else open_store(store)
-    labels = read_labels(opened.obs, label, source=str(opened.path))
+    names = None if merge_labels is None else read_label_names(merge_labels)
+    told = read_label_columns(opened, label, names=names, progress=progress)
+    labels, finest = told.labels, told.columns[-1]
     usable = opened.usable_rows(allow_partial=allow_partial)
     rows = usable[[labels[row] is not None for row in usable]]
     y = np.array([labels[row] for row in rows], dtype=object)
@@ -109,20 +124,25 @@ def fit(
     if head == KIND:
         nothing = {"--view": (views, None), "--fuse": (fuse, "late"), "params": (params, None)}
         refuse_other_options(nothing | {"--prior-adjustment": (prior_adjustment, PRIOR_ADJUSTMENT)})
-        progress.note(f"fitting {head} on X: {len(rows):,} cells, {len(set(y)):,} labels of {label!r}")
+        progress.note(f"fitting {head} on X: {len(rows):,} cells, {len(set(y)):,} labels of {finest!r}")
         trained, record = fit_across_genes(opened, rows, y, keep=keep, seed=seed)
     else:
-        names = [opened.view(name).name for name in (views or opened.default_views)]
+        chosen = [opened.view(name).name for name in (views or opened.default_views)]
         unfitted = FusedHead(head, fuse=fuse, params=params, prior_adjustment=prior_adjustment, random_state=seed)
-        progress.note(f"fitting {head} on {', '.join(names)}: {len(rows):,} cells, {len(set(y)):,} labels of {label!r}")
-        trained, record = _fit_views(unfitted, opened, names, rows, y, keep=keep, progress=progress)
+        progress.note(
+            f"fitting {head} on {', '.join(chosen)}: {len(rows):,} cells, {len(set(y)):,} labels of {finest!r}"
+        )
+        trained, record = _fit_views(unfitted, opened, chosen, rows, y, keep=keep, progress=progress)
+        if told.parents:
+            record["levels"] = _add_levels(trained, told)
     if trained.rejection_ is None:
         progress.warn(
             "No held-out cell was labelled rightly: there are no thresholds, and every cell will get a label however "
             "unlike the training cells it is."
         )
     record |= {
-        "label": label,
+        "label": finest,
+        "merged_labels": merge_record(names),
         "trained_on": {
             "name": opened.path.name,
             "n_cells": len(rows),
@@ -176,6 +196,20 @@ def _fit_views(
         chosen = genes.loc[list(head.genes_), ["symbol", "ensembl_id"]].astype(str)
         record["genes"] = chosen.to_dict("list")
     return head, record
+
+
+def _add_levels(head: FusedHead, told: LabelColumns) -> list[dict[str, Any]]:
+    """Give a trained head its coarser levels; how well each was told on held-out cells, coarse to fine."""
+    proba, truth = head.held_out_proba_, head.held_out_codes_
+    head.hierarchy_ = Hierarchy.fit(told.columns[-1], told.parents, classes=head.classes_, proba=proba, truth=truth)
+    found = [
+        (level.column, level.labels, scores(level.sums(proba), level.parents[truth]))
+        for level in head.hierarchy_.levels
+    ]
+    return [
+        {"column": column, "classes": [str(name) for name in names], "held_out": held_out}
+        for column, names, held_out in (*found, (told.columns[-1], head.classes_, head.held_out_))
+    ]
 
 
 def _by_class(head: AnyHead) -> dict[str, dict[str, float | int]]:

@@ -12,13 +12,11 @@ from scstore.errors import FeatureSpaceError, GenesError, OutputError
 from scstore.progress import Reporter
 from scstore.stores.reader import Store
 from scstore.tokens.panel import load_panel
-from scstore.workflows.panel import panel
+from scstore.workflows.panel import DEFAULT_N_GENES, panel
 from scstore.workflows.planning import ExtractOptions
 
-__all__ = ["AUTO_GENES", "kept_panel", "panel_of_store"]
+__all__ = ["kept_panel", "panel_of_store"]
 
-AUTO_GENES = 100
-"""Genes of the panel."""
 
 METHOD = "detection"
 
@@ -59,7 +57,7 @@ def kept_panel(
         found = load_panel(file)
         inputs = [(one["name"], one["n_cells"]) for one in found.record.get("inputs", [])]
         made = (found.record.get("label_free"), found.record.get("n_genes"), inputs)
-        if made != (METHOD, AUTO_GENES, [(Path(cells.source).name, cells.n_cells)]):
+        if made != (METHOD, DEFAULT_N_GENES, [(Path(cells.source).name, cells.n_cells)]):
             msg = (
                 f"{file}: --panel auto keeps its panel there, and this one was not fitted so on {cells.source}. Move "
                 "or delete it, or use it: --panel FILE."
@@ -72,7 +70,7 @@ def kept_panel(
             source,
             file,
             label_free=METHOD,
-            n_genes=AUTO_GENES,
+            n_genes=DEFAULT_N_GENES,
             expression=options.expression,
             slot=options.slot,
             allow_fractional=options.allow_fractional,
@@ -81,9 +79,9 @@ def kept_panel(
             progress=progress,
         )
     except GenesError as error:
-        msg = f"--panel auto takes {AUTO_GENES} genes: {error} Or name a panel file, or all genes: --panel all."
+        msg = f"--panel auto takes {DEFAULT_N_GENES} genes: {error} Or name a panel file, or all genes: --panel all."
         raise GenesError(msg) from error
-    progress.note(f"panel: {AUTO_GENES} genes chosen on these cells without labels, kept in {file}")
+    progress.note(f"panel: {DEFAULT_N_GENES} genes chosen on these cells without labels, kept in {file}")
     return file
 
 

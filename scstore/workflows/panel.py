@@ -25,7 +25,9 @@ from scstore.workflows.panel_inputs import Cells, PanelInput, check_ids, compare
 from scstore.workflows.panel_scores import ScoredGenes, score_inputs
 from scstore.workflows.panel_size import MAX_CELLS, choose_size
 
-__all__ = ["join_panels", "panel"]
+__all__ = ["DEFAULT_N_GENES", "join_panels", "panel"]
+
+DEFAULT_N_GENES = 200
 
 
 def panel(
@@ -33,7 +35,7 @@ def panel(
     output: str | os.PathLike[str],
     *,
     label: str | Sequence[str] | None = None,
-    n_genes: int | Literal["auto"] = 100,
+    n_genes: int | Literal["auto"] = DEFAULT_N_GENES,
     group: str | None = None,
     label_free: str | None = None,
     shared_genes: bool = False,

@@ -83,7 +83,7 @@ class ExtractOptions:
     genes
         A gene table file; without one the symbols are encoded by the model and cached beside the store.
     panel
-        A panel file; ``None``: all genes may enter; ``auto``: 100 genes chosen without labels on these cells, kept
+        A panel file; ``None``: all genes may enter; ``auto``: 200 genes chosen without labels on these cells, kept
         beside the store as ``STORE.panel.h5ad``.
     top_genes
         The most expressed genes of a cell that enter; 2,048 or what the model's context holds. ``genept_w`` is always

@@ -18,14 +18,16 @@ from scstore import fsio
 from scstore.errors import OutputError
 from scstore.stores.export import write_h5ad
 from scstore.stores.reader import Store
+from scstore.workflows.majority import HETEROGENEOUS
+from scstore.workflows.prediction_frames import COARSE, UNASSIGNED
 
-__all__ = ["FORMATS", "UNASSIGNED", "PredictionWriter", "check_format", "open_writer"]
+__all__ = ["FORMATS", "PredictionWriter", "check_format", "open_writer"]
 
-UNASSIGNED = "unassigned"
 FORMATS = (".h5ad", ".csv", ".parquet")
-TEXTS = ("label", "status", "best_label")
-STATUSES = ("ok", "empty", "unsure", "far")
+STATUSES = ("ok", "empty", "unsure", "far", COARSE)
 PROBABILITY = "scstore_probability"
+NOT_ALWAYS = ("majority_", "over_clustering", "label:", "confidence:")
+"""How names of columns begin that only some predictions have: those of an earlier one do not outlive it."""
 
 
 class PredictionWriter(Protocol):
@@ -49,7 +51,7 @@ def check_format(output: Path) -> None:
 
 
 @contextmanager
-def open_writer(output: Path, store: Store, *, classes: Sequence[str]) -> Iterator[PredictionWriter]:
+def open_writer(output: Path, store: Store, *, labels: Sequence[str]) -> Iterator[PredictionWriter]:
     """Write to the format that the name asks for; the file appears, whole, when the block ends without an error.
 
     Parameters
@@ -58,8 +60,8 @@ def open_writer(output: Path, store: Store, *, classes: Sequence[str]) -> Iterat
         ``.h5ad``, ``.csv`` or ``.parquet``.
     store
         The cells that are predicted, all that are committed; an ``.h5ad`` holds all of it.
-    classes
-        The head's.
+    labels
+        All that the columns of labels may hold, beside ``unassigned`` and ``heterogeneous``.
     """
     with fsio.atomic_path(output) as partial:
         writer: _Csv | _Parquet | _H5ad
@@ -68,7 +70,7 @@ def open_writer(output: Path, store: Store, *, classes: Sequence[str]) -> Iterat
         elif output.suffix == ".parquet":
             writer = _Parquet(partial)
         else:
-            writer = _H5ad(partial, store, classes)
+            writer = _H5ad(partial, store, labels)
         try:
             yield writer
         except BaseException:
@@ -111,31 +113,33 @@ class _Parquet:
 class _H5ad:
     """The store's cells with predictions in ``obs``, and the probabilities, if any, in ``obsm``."""
 
-    def __init__(self, path: Path, store: Store, classes: Sequence[str]) -> None:
+    def __init__(self, path: Path, store: Store, labels: Sequence[str]) -> None:
         write_h5ad(store, path, rows=None if store.is_complete else np.flatnonzero(store.committed))
         self._n = int(store.committed.sum())
         self._file = h5py.File(path, "r+")
         # text takes a small number a cell until the end
-        self._categories = {
-            "label": [*dict.fromkeys((*classes, UNASSIGNED))],
-            "best_label": [*dict.fromkeys((*classes, UNASSIGNED))],
-            "status": list(STATUSES),
-        }
+        self._labels = [*dict.fromkeys((*labels, UNASSIGNED, HETEROGENEOUS))]
+        self._categories: dict[str, list[str]] = {}
         self._columns: dict[str, Any] = {}
-        self._classes = list(classes)
+        self._classes: list[str] = []
         self._done = 0
 
     def write(self, frame: pd.DataFrame) -> None:
         part = slice(self._done, self._done + len(frame))
         chances = [name for name in frame.columns if name.startswith("p(")]
         for name in frame.columns.drop(chances):
-            text = name in TEXTS
-            column = self._columns.setdefault(name, np.zeros(self._n, dtype=np.int32 if text else np.float64))
             values = frame[name]
-            column[part] = pd.Categorical(values, self._categories[name]).codes if text else values
+            if name not in self._columns:
+                text = values.dtype == object
+                self._columns[name] = np.zeros(self._n, dtype=np.int32 if text else values.dtype)
+                if text:
+                    self._categories[name] = list(STATUSES) if name == "status" else self._labels
+            known = self._categories.get(name)
+            self._columns[name][part] = values if known is None else pd.Categorical(values, known).codes
         if chances:
             obsm = self._file.require_group("obsm")
             if self._done == 0:
+                self._classes = [name[2:-1] for name in chances]
                 if PROBABILITY in obsm:
                     del obsm[PROBABILITY]
                 array = obsm.create_dataset(PROBABILITY, shape=(self._n, len(chances)), dtype=np.float64)
@@ -153,6 +157,9 @@ class _H5ad:
     def _finish(self) -> None:
         obs, uns = self._file["obs"], self._file.require_group("uns")
         order = [str(name) for name in obs.attrs["column-order"]]
+        for key in [key for key in order if key.startswith(tuple(f"scstore_{name}" for name in NOT_ALWAYS))]:
+            del obs[key]
+            order.remove(key)
         for name, values in self._columns.items():
             key = f"scstore_{name}"
             if key in obs:

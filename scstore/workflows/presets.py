@@ -62,7 +62,7 @@ _UNTRAINED = (
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "default": Preset(
-            summary="the default options, and a panel of 100 genes chosen without labels",
+            summary="the default options, and a panel of 200 genes chosen without labels",
             options=MappingProxyType({"panel": "auto"}),
             source="the best label-free choice in the experiments made here",
             not_covered="a panel fitted for labels (scstore panel --label) is better where there are labels",

@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from scstore import fsio
-from scstore.errors import FeatureSpaceError, InputError, OptionError, OutputError
-from scstore.heads.rows import RowSubset
-from scstore.heads.search import nearest
+from scstore.errors import FeatureSpaceError, InputError, OptionError
+from scstore.heads.compressed import EXACT_BELOW
+from scstore.heads.rows import BLOCK_BYTES, RowSubset
+from scstore.heads.search import centre_of, nearest
 from scstore.progress import Reporter
 from scstore.spec import differences
 from scstore.stores.reader import Store, open_store
+from scstore.stores.views import View
+from scstore.stores.where import cells_where
+from scstore.workflows.index import fitting_index, searchable_view
+from scstore.workflows.tables import check_table, open_table, write_table
 
-__all__ = ["FORMATS", "query"]
+__all__ = ["QueryCounts", "query", "query_to_file"]
 
-FORMATS = (".parquet", ".csv")
+MOST_CELLS = 50_000
+"""Cells whose neighbours are worked out at a time, at most."""
+
+
+@dataclass(frozen=True)
+class QueryCounts:
+    """What :func:`query_to_file` wrote.
+
+    Attributes
+    ----------
+    n_cells
+        Cells that have neighbours.
+    median_distance
+        Over all cells and neighbours; NaN where there are none.
+    columns
+        Of the table.
+    """
+
+    n_cells: int
+    median_distance: float
+    columns: tuple[str, ...]
 
 
 def query(
@@ -30,11 +55,17 @@ def query(
     k: int = 15,
     view: str | None = None,
     columns: Sequence[str] | None = None,
+    where: str | None = None,
+    exact: bool = False,
+    index: str | os.PathLike[str] | None = None,
     allow_partial: bool = False,
     overwrite: bool = False,
     progress: Reporter | None = None,
 ) -> pd.DataFrame:
     """Find the ``k`` nearest reference cells of every cell, by cosine distance around the reference's mean.
+
+    The index that ``scstore index`` made is searched where it is there and fits the cells, else all cells are,
+    exactly and in blocks. Distances are exact either way.
 
     Parameters
     ----------
@@ -50,6 +81,13 @@ def query(
         The feature matrix both have; the readout by default.
     columns
         Columns of the reference's ``obs`` to bring along; all by default.
+    where
+        Condition on the reference's ``obs`` that the neighbours must fulfil, such as ``"tissue == 'lung'"``; see
+        :func:`scstore.stores.where.cells_where`. The mean stays that of all cells.
+    exact
+        Search all cells even where there is an index.
+    index
+        Folder of the index, where it is not beside the reference.
     allow_partial
         Search what is extracted so far.
     overwrite
@@ -68,43 +106,145 @@ def query(
     FeatureSpaceError
         If the two live in different feature spaces.
     OptionError
-        If ``k`` is not at least one and at most the number of reference cells.
+        If ``k`` is not at least one and at most the number of reference cells to choose from, or the condition cannot
+        be read, or both ``exact`` and ``index`` are given.
+    NotAStoreError, InputError, DamagedError
+        If the index that was named is not there, does not fit or is damaged.
     """
     if output is not None:
-        target = Path(output)
-        if target.suffix not in FORMATS:
-            msg = f"{target}: the name must end in one of {', '.join(FORMATS)}."
-            raise OutputError(msg)
-        fsio.check_output(target, overwrite=overwrite)
-    progress = progress or Reporter()
+        check_table(output, overwrite=overwrite)
+    parts = _tables(
+        store, reference, k=k, view=view, columns=columns, where=where, exact=exact, index=index,
+        allow_partial=allow_partial, progress=progress or Reporter(),
+    )  # fmt: skip
+    frame = pd.concat(list(parts), ignore_index=True)
+    if output is not None:
+        write_table(frame, output)
+    return frame
+
+
+def query_to_file(
+    store: str | os.PathLike[str] | Store,
+    reference: str | os.PathLike[str] | Store,
+    output: str | os.PathLike[str],
+    *,
+    k: int = 15,
+    view: str | None = None,
+    columns: Sequence[str] | None = None,
+    where: str | None = None,
+    exact: bool = False,
+    index: str | os.PathLike[str] | None = None,
+    allow_partial: bool = False,
+    overwrite: bool = False,
+    progress: Reporter | None = None,
+) -> QueryCounts:
+    """What :func:`query` gives, written block by block: memory does not grow with the number of cells."""
+    check_table(output, overwrite=overwrite)
+    parts = _tables(
+        store, reference, k=k, view=view, columns=columns, where=where, exact=exact, index=index,
+        allow_partial=allow_partial, progress=progress or Reporter(),
+    )  # fmt: skip
+    distances = []
+    with open_table(output) as table:
+        for frame in parts:
+            table.write(frame)
+            distances.append(frame["distance"].to_numpy(dtype=np.float32))
+    everything = np.concatenate(distances)
+    median = float(np.median(everything)) if len(everything) else float("nan")
+    return QueryCounts(len(everything) // k, median, tuple(map(str, frame.columns)))
+
+
+def _tables(
+    store: str | os.PathLike[str] | Store,
+    reference: str | os.PathLike[str] | Store,
+    *,
+    k: int,
+    view: str | None,
+    columns: Sequence[str] | None,
+    where: str | None,
+    exact: bool,
+    index: str | os.PathLike[str] | None,
+    allow_partial: bool,
+    progress: Reporter,
+) -> Iterator[pd.DataFrame]:
+    """The table of neighbours in blocks of cells, one block at least."""
+    if exact and index is not None:
+        msg = f"--exact and --index {index}: give one of them."
+        raise OptionError(msg)
     cells = store if isinstance(store, Store) else open_store(store)
     others = reference if isinstance(reference, Store) else open_store(reference)
-    wanted, among = cells.view(view or others.default_view), others.view(view or others.default_view)
-    if wanted.name == "X":
-        msg = "--view X: expression is not searched. Name an obsm matrix."
-        raise OptionError(msg)
-    if wanted.fingerprint != among.fingerprint:
-        fields = "\n  ".join(differences(among.space, wanted.space))
-        msg = (
-            f"{cells.path} and {others.path}: {among.name} lives in two feature spaces. What differs (reference → "
-            "cells):\n"
-            f"  {fields}\nExtract the cells with --like {others.path}."
-        )
-        raise FeatureSpaceError(msg)
+    among = searchable_view(others, view)
+    wanted = searchable_view(cells, view or among.name)
+    _check_space(cells, wanted, others, among)
     if columns is not None and (unknown := [name for name in columns if name not in others.obs]):
         msg = f"{others.path} has no obs column {unknown[0]!r}. It has: {', '.join(map(str, others.obs.columns))}."
         raise InputError(msg)
     rows, other_rows = (side.usable_rows(allow_partial=allow_partial) for side in (cells, others))
-    if not 1 <= k <= len(other_rows):
-        msg = f"-k {k}: {others.path} has {len(other_rows):,} cells to choose from; k must be between 1 and that."
+    chosen = np.ones(len(other_rows), dtype=bool) if where is None else cells_where(others.obs, where)[other_rows]
+    n_chosen = int(chosen.sum())
+    if not 1 <= k <= n_chosen:
+        whose = f"{others.path} has {n_chosen:,} cells to choose from" + (f" where {where}" if where else "")
+        msg = f"-k {k}: {whose}; k must be between 1 and that."
         raise OptionError(msg)
-    progress.note(f"searching {len(other_rows):,} reference cells for each of {len(rows):,}, by {among.name}")
-    distances, indices = nearest(RowSubset(among, other_rows), RowSubset(wanted, rows), k=k)
-    metadata = others.obs.iloc[other_rows[indices.ravel()]]
-    ids = cells.obs.index[rows].astype(str)
+    progress.note(f"searching {n_chosen:,} reference cells for each of {len(rows):,}, by {among.name}")
+    found, told = None, ""
+    if not exact and (index is not None or n_chosen >= EXACT_BELOW):
+        found, told = fitting_index(others, among, other_rows, path=index)
+        if found is None and not told:
+            told = f"without an index all cells are compared; `scstore index {others.path}` would make this quicker"
+    if told:
+        progress.note(told)
+    if found is not None:
+        probing = found.probing
+        progress.note(
+            f"with the index {found.path}: recall at {probing.k} was {probing.recall:.3f} on {probing.n_queries} cells "
+            "held out; --exact compares all"
+        )
+        allowed = None
+        if where is not None:
+            allowed = np.zeros(others.n_obs, dtype=bool)
+            allowed[other_rows[chosen]] = True
+    else:
+        mean = centre_of(RowSubset(among, other_rows))
+        candidates = other_rows[chosen]
+    step = min(MOST_CELLS, max(1, BLOCK_BYTES // (4 * wanted.shape[1])))
+    for start in range(0, max(1, len(rows)), step):
+        some = rows[start : start + step]
+        queries = RowSubset(wanted, some)
+        if found is not None:
+            distances, places = found.nearest(among, queries, k=k, chosen=allowed)
+        else:
+            distances, indices = nearest(RowSubset(among, candidates), queries, k=k, mean=mean)
+            places = candidates[indices]
+        yield _table(cells, some, others, places, distances, columns=columns)
+
+
+def _check_space(cells: Store, wanted: View, others: Store, among: View) -> None:
+    if wanted.fingerprint == among.fingerprint:
+        return
+    fields = "\n  ".join(differences(among.space, wanted.space))
+    msg = (
+        f"{cells.path} and {others.path}: {among.name} lives in two feature spaces. What differs (reference → "
+        "cells):\n"
+        f"  {fields}\nExtract the cells with --like {others.path}."
+    )
+    raise FeatureSpaceError(msg)
+
+
+def _table(
+    cells: Store,
+    rows: NDArray[np.int64],
+    others: Store,
+    places: NDArray[np.int64],
+    distances: NDArray[np.float32],
+    *,
+    columns: Sequence[str] | None,
+) -> pd.DataFrame:
+    k = places.shape[1]
+    metadata = others.obs.iloc[places.ravel()]
     frame = pd.DataFrame(
         {
-            "cell_id": np.repeat(ids.to_numpy(dtype=object), k),
+            "cell_id": np.repeat(cells.obs.index[rows].astype(str).to_numpy(dtype=object), k),
             "rank": np.tile(np.arange(1, k + 1), len(rows)),
             "neighbour": metadata.index.astype(str).to_numpy(dtype=object),
             "distance": distances.ravel(),
@@ -112,11 +252,4 @@ def query(
     )
     kept = metadata[list(columns)] if columns is not None else metadata
     kept = kept.rename(columns={name: f"neighbour_{name}" for name in kept.columns if name in frame.columns})
-    frame = pd.concat([frame, kept.reset_index(drop=True)], axis=1)
-    if output is not None:
-        with fsio.atomic_path(target) as partial:
-            if target.suffix == ".csv":
-                frame.to_csv(partial, index=False)
-            else:
-                frame.to_parquet(partial, index=False)
-    return frame
+    return pd.concat([frame, kept.reset_index(drop=True)], axis=1)

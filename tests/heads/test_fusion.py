@@ -12,7 +12,8 @@ from scipy import sparse
 from scstore.errors import CellsError, FeatureSpaceError, GenesError, LabelsError, OptionError
 from scstore.heads import held_out
 from scstore.heads.calibrated_fusion import fit_fusion
-from scstore.heads.fusion import FusedHead, summarise
+from scstore.heads.fusion import FusedHead
+from scstore.heads.summary import summarise
 
 N, TRAIN = 500, 350
 GENES = [f"gene {i}" for i in range(60)]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import json
 import subprocess
 import sys
 from typing import Any
@@ -115,6 +117,66 @@ def test_class_numbers_out_of_range_are_damage(name: str, value: float, cells: A
     arrays[name][0] = value
     with pytest.raises(DamagedError, match="class"):
         KNNHead.from_arrays(arrays, state)
+
+
+@pytest.fixture(scope="module")
+def many(cells_factory: Any) -> Any:
+    return cells_factory(2500, 48, 5)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_above_a_size_the_search_is_compressed_and_says_what_it_finds(many: Any, metric: str) -> None:
+    exact = KNNHead(10, metric=metric).fit(many.X[:2200], many.y[:2200])
+    head = KNNHead(10, metric=metric, exact_below=500).fit(many.X[:2200], many.y[:2200])
+    assert "exact search among 2,200" in exact.training_note()
+    assert head.probing_ is not None
+    assert head.probing_.recall >= 0.95
+    assert f"recall at 10 measured on {head.probing_.n_queries} of them held out: {head.probing_.recall:.3f}" in (
+        head.training_note()
+    )
+    assert head.vectors_.dtype == np.float16
+    queries = many.X[2200:]
+    found, wanted = head.kneighbors(queries)[1], exact.kneighbors(queries)[1]
+    recall = np.mean([len(set(f) & set(w)) / 10 for f, w in zip(found, wanted, strict=True)])
+    assert recall >= 0.92
+    apart = np.abs(head.predict_proba(queries) - exact.predict_proba(queries))
+    assert apart.mean() < 0.02
+    assert abs(head.score(queries, many.y[2200:]) - exact.score(queries, many.y[2200:])) < 0.02
+
+
+def test_a_compressed_head_comes_back_bit_for_bit(many: Any) -> None:
+    head = KNNHead(exact_below=500).fit(many.X, many.y)
+    arrays, state = head.to_arrays()
+    wanted = head.predict_log_proba(many.X[:200])
+    for again in (KNNHead.from_arrays(arrays, json.loads(json.dumps(state))), copy.deepcopy(head)):
+        np.testing.assert_array_equal(again.predict_log_proba(many.X[:200]), wanted)
+        assert again.training_note() == head.training_note()
+    assert (head.kneighbors(many.X[:200])[0][:, 0] == 0).all()
+    alone = np.vstack([head.predict_log_proba(many.X[i : i + 1]) for i in range(20)])
+    np.testing.assert_allclose(alone, wanted[:20], rtol=0, atol=1e-9)
+    refitted = head.set_params(exact_below=10_000).fit(many.X, many.y)
+    assert refitted.compression_ is None
+    assert "exact" in refitted.training_note()
+
+
+def test_the_limit_holds_more_compressed_rows(many: Any) -> None:
+    limit = 2 * 48 * 1000
+    assert len(KNNHead(memory_limit=limit).fit(many.X, many.y).vectors_) <= 505
+    head = KNNHead(memory_limit=limit, exact_below=500).fit(many.X, many.y)
+    assert 900 <= len(head.vectors_) <= 1005
+    np.testing.assert_array_equal(head.classes_[head.codes_], many.y[head.index_])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"probes": 0}, {"probes": 10**9}, {"n_lists": 3}, {"components": 0}, {"components": "x"}, {"more": 1}],
+)
+def test_a_compression_that_makes_no_sense_is_damage(change: dict[str, Any], many: Any) -> None:
+    arrays, state = KNNHead(exact_below=500).fit(many.X, many.y).to_arrays()
+    with pytest.raises(DamagedError, match="damaged"):
+        KNNHead.from_arrays(arrays, {**state, "probing": {**state["probing"], **change}})
+    with pytest.raises(DamagedError, match="lists"):
+        KNNHead.from_arrays({**arrays, "lists": arrays["lists"] + 1000}, state)
 
 
 def test_importing_the_heads_loads_neither_faiss_nor_torch() -> None:

@@ -35,8 +35,8 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, View]:
         file["v"] = ROWS
     return {
         "shards": write(folder),
-        "hdf5": ArrayView("v", h5py.File(folder / "a.h5")["v"], {}),
-        "numpy": ArrayView("v", ROWS, {}),
+        "hdf5": ArrayView("v", h5py.File(folder / "a.h5")["v"], {}, source=folder / "a.h5"),
+        "numpy": ArrayView("v", ROWS, {}, source=folder),
     }
 
 

@@ -142,7 +142,7 @@ def test_a_failure_on_the_way_leaves_nothing(suffix: str, folder: Path, tmp_path
     store, out = scstore.open(folder / "new.zarr"), tmp_path / f"out.{suffix}"
     frame = scstore.predict(store, folder / "head")
     out.write_text("old")
-    with pytest.raises(CellsError), open_writer(out, store, classes=["CD4/CD8, naïve", "type 1", "type 2"]) as writer:
+    with pytest.raises(CellsError), open_writer(out, store, labels=["CD4/CD8, naïve", "type 1", "type 2"]) as writer:
         writer.write(frame[:10])
         raise CellsError("row 11")
     assert out.read_text() == "old"

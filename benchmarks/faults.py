@@ -1,0 +1,183 @@
+"""Faults and attacks in numbers: what breaks no promise, however often it is tried.
+
+Every file operation of a small extraction, broken in every way in turn; processes killed at random; single bytes
+flipped in finished stores and heads; files of users mutated at random. Prints runs, violations of the promises, crashes
+and the peak of memory. The promises: no visible row is ever wrong (I1), no committed row is lost (I2), a resumed run
+ends in the same store (I3), a failure is one plain message (I4), and no file can run code (I5, in the test suite).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from broken_disk import FAULTS, count_operations, make_benches, violations
+from damage import flipped, random_bytes_of
+from kills import kill_at_random
+from measuring import Findings, parser, table
+from mutations import crash, make_inputs
+from support import make_cells, write_model
+
+import scstore
+
+KINDS = (
+    "cells .h5ad", "cells Zarr", "store", "store verified", "exported store", "head", "projector", "gene table",
+    "panel", "gene_info", "orthologs CSV", "gene texts TSV",
+)  # fmt: skip
+
+BEGINNING, PATIENCE = 120, 20
+"""Seconds that a reader of mutated files may take: for its imports and the first file, and for each one after it."""
+
+SLICES = 8
+"""Pieces that the work of a part is cut into, for the processes to take."""
+
+
+def operations(piece: int, every: int) -> dict[str, Any]:
+    """Break every operation of a fresh run and of one that goes on; a piece of them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        benches = make_benches(Path(scratch) / "benches")
+        found, runs = [], 0
+        for bench in benches.values():
+            cases = [(at, fault) for at in range(len(count_operations(bench))) for fault in FAULTS]
+            for at, fault in cases[piece * every :: SLICES * every]:
+                found += violations(bench, at=at, fault=fault)
+                runs += 1
+    return _report(runs, found)
+
+
+def kills(piece: int, number: int) -> dict[str, Any]:
+    """Kill processes at random moments."""
+    with tempfile.TemporaryDirectory() as scratch:
+        found = kill_at_random(Path(scratch), number, seed=piece)
+    return _report(found.killed, found.violations, finished=found.finished)
+
+
+def flips(name: str, number: int) -> dict[str, Any]:
+    """Flip single bytes of a store or head; those that are not found."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_model(folder / "model")
+        scstore.extract(
+            make_cells(36, 24, empty=5), folder / "store", model=str(folder / "model"), shard_rows=16, device="cpu"
+        )
+        if name != "store":
+            scstore.fit(folder / "store", folder / name, label="cell_type", head=name)
+        root, missed = folder / name, []
+        for file, place, mask in random_bytes_of(root, number, seed=0):
+            with flipped(file, place, mask):
+                if scstore.verify(root, deep=True).ok:
+                    missed.append(f"{file.relative_to(root)}: byte {place} XOR {mask} is not found")
+    return _report(number, missed)
+
+
+def mutations(kind: str, number: int) -> dict[str, Any]:
+    """Mutate files of users and read them, in a process that is begun anew when a library hangs or crashes in it."""
+    bad, stuck, done, grown, peak = [], [], 0, 0.0, 0.0
+    context = get_context("spawn")
+    with tempfile.TemporaryDirectory() as scratch:
+        while done < number:
+            ours, theirs = context.Pipe()
+            reader = context.Process(target=_mutate, args=(kind, done, number, Path(scratch) / str(done), theirs))
+            reader.start()
+            theirs.close()
+            try:
+                while done < number:
+                    if not ours.poll(BEGINNING if done == 0 or stuck[-1:] == [done - 1] else PATIENCE):
+                        raise EOFError
+                    crashed, grown_now, peak_now = ours.recv()
+                    bad += [crashed] if crashed else []
+                    grown, peak, done = max(grown, grown_now), max(peak, peak_now), done + 1
+            except EOFError:
+                stuck.append(done)
+                done += 1
+            reader.kill()
+            reader.join()
+    return {**_report(number, bad, grown_gb=grown, stuck=len(stuck)), "peak_gb": peak}
+
+
+def _mutate(kind: str, first: int, number: int, folder: Path, results: Any) -> None:
+    warnings.simplefilter("ignore")
+    folder.mkdir()
+    inputs = make_inputs(folder)
+    before = _peak_gb()
+    for i in range(first, number):
+        crashed = crash(inputs, kind, i)
+        results.send((crashed, _peak_gb() - before, _peak_gb()))
+
+
+def _peak_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kB on Linux
+
+
+def _report(runs: int, bad: list[str], **more: float) -> dict[str, Any]:
+    return {"runs": runs, "bad": bad, "peak_gb": _peak_gb(), **more}
+
+
+def parts(*, quick: bool) -> dict[str, list[tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]]]:
+    """What is run, by part, in pieces."""
+    every, n_kills, n_flips, n_mutations = (40, 4, 50, 240) if quick else (1, 200, 1000, 10_000)
+    return {
+        "operations x faults": [(operations, (piece, every)) for piece in range(SLICES)],
+        "random kills": [(kills, (piece, n_kills // 2)) for piece in range(2)],
+        "flipped bytes": [
+            (flips, (name, int(n_flips * share))) for name, share in (("store", 0.6), ("linear", 0.2), ("knn", 0.2))
+        ],
+        "mutated inputs": [(mutations, (kind, -(-n_mutations // len(KINDS)))) for kind in KINDS],
+    }
+
+
+def main() -> int:
+    options = parser("Faults: operations broken, processes killed, bytes flipped, inputs mutated.")
+    options.add_argument("--only", help="one part: operations, kills, flips or mutations")
+    options.add_argument("--processes", type=int, default=2)
+    words = options.parse_args()
+    findings = Findings("faults")
+    rows, begun = [], time.monotonic()
+    for name, pieces in parts(quick=words.quick).items():
+        if words.only and pieces[0][0].__name__ != words.only:
+            continue
+        started = time.monotonic()
+        # a process a piece: a crash of a library ends one of them, and its memory is its own
+        with ProcessPoolExecutor(words.processes, get_context("spawn"), max_tasks_per_child=1) as pool:
+            futures = [pool.submit(work, *named) for work, named in pieces]
+            results = [future.result() for future in futures]
+        bad = [line for result in results for line in result["bad"]]
+        for line in bad[:20]:
+            print(f"  {line}")
+        here = {
+            "runs": sum(result["runs"] for result in results),
+            "bad": bad,
+            "peak_gb": max(result["peak_gb"] for result in results),
+            "seconds": time.monotonic() - started,
+            "finished": sum(result.get("finished", 0) for result in results),
+            "grown_gb": max(result.get("grown_gb", 0.0) for result in results),
+            "stuck": sum(result.get("stuck", 0) for result in results),
+        }
+        findings.figures[name] = here
+        rows.append([name, here["runs"], len(bad), here["peak_gb"], here["seconds"]])
+        findings.at_most(f"{name}: violations, misses or crashes", len(bad), 0)
+    print()
+    table(["part", "runs", "violations", "peak GB", "seconds"], rows)
+    if "mutated inputs" in findings.figures:
+        findings.at_most(
+            "memory that reading mutated inputs takes, GB", findings.figures["mutated inputs"]["grown_gb"], 1
+        )
+    findings.at_most("minutes", (time.monotonic() - begun) / 60, 30, check=not words.quick and not words.only)
+    return findings.finish(words.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

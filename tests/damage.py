@@ -1,0 +1,40 @@
+"""Damage done on purpose: single bytes of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+
+def files_of(root: Path) -> list[Path]:
+    """Every file of a folder, sorted, or the file itself."""
+    return [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
+
+
+def random_bytes_of(root: Path, number: int, *, seed: int) -> Iterator[tuple[Path, int, int]]:
+    """Files, places in them, and what a byte there is XORed with; half drawn by file, half by byte."""
+    rng = np.random.default_rng(seed)
+    files = [file for file in files_of(root) if file.stat().st_size]
+    sizes = np.array([file.stat().st_size for file in files], dtype=float)
+    for i in range(number):
+        file = files[int(rng.choice(len(files), p=None if i % 2 else sizes / sizes.sum()))]
+        yield file, int(rng.integers(file.stat().st_size)), int(rng.integers(1, 256))
+
+
+@contextmanager
+def flipped(file: Path, place: int, mask: int) -> Iterator[None]:
+    """One byte of a file is another for as long as the block runs."""
+    with file.open("r+b") as handle:
+        handle.seek(place)
+        byte = handle.read(1)[0]
+        handle.seek(place)
+        handle.write(bytes([byte ^ mask]))
+    try:
+        yield
+    finally:
+        with file.open("r+b") as handle:
+            handle.seek(place)
+            handle.write(bytes([byte]))

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from scstore.errors import DamagedError
+from scstore.heads.hierarchy import Hierarchy
+
+CLASSES = np.array(["CD4", "CD8", "DC", "mono"])
+PARENTS = {
+    "compartment": {"CD4": "blood", "CD8": "blood", "DC": "blood", "mono": "blood"},
+    "lineage": {"CD4": "T", "CD8": "T", "DC": "myeloid", "mono": "myeloid"},
+}
+
+
+def make(proba: Any = None, truth: Any = (), parents: Any = PARENTS) -> Hierarchy:
+    codes = np.array(truth, dtype=np.int64)
+    return Hierarchy.fit("cell_type", parents, classes=CLASSES, proba=np.reshape(proba or [], (-1, 4)), truth=codes)
+
+
+def test_a_coarse_label_is_as_probable_as_its_fine_ones_together() -> None:
+    sums = make().levels[1].sums(np.array([[0.3, 0.2, 0.15, 0.35]]))
+    assert list(make().levels[1].labels) == ["T", "myeloid"]
+    np.testing.assert_allclose(sums, [[0.5, 0.5]])
+
+
+def test_the_fine_label_follows_the_coarse_one() -> None:
+    proba = np.array([[0.3, 0.25, 0.05, 0.4], [0.1, 0.1, 0.2, 0.6]])
+    assert CLASSES[make().choose(proba)].tolist() == ["CD4", "mono"]
+
+
+@given(arrays(np.float64, (5, 4), elements=st.floats(0, 1)))
+def test_every_level_agrees(proba: Any) -> None:
+    hierarchy = make(parents={"lineage": PARENTS["lineage"]})
+    chosen = hierarchy.choose(proba)
+    sums = hierarchy.levels[0].sums(proba)
+    mine = sums[np.arange(5), hierarchy.levels[0].parents[chosen]]
+    np.testing.assert_array_equal(mine, sums.max(axis=1))
+    siblings = hierarchy.levels[0].parents[None, :] == hierarchy.levels[0].parents[chosen][:, None]
+    np.testing.assert_array_equal(proba[np.arange(5), chosen], np.where(siblings, proba, -1).max(axis=1))
+
+
+def test_no_cells() -> None:
+    assert make().choose(np.empty((0, 4))).shape == (0,)
+
+
+def test_thresholds_are_read_off_cells_that_got_the_right_coarse_label() -> None:
+    # the second is labelled wrongly within its lineage, rightly as T; the third in another lineage
+    held_out = [[0.8, 0.1, 0.1, 0], [0.6, 0.3, 0.1, 0], [0.7, 0.2, 0.1, 0], [0.5, 0.25, 0.25, 0]]
+    level = make(held_out, [0, 1, 3, 1]).levels[1]
+    np.testing.assert_allclose(level.confidence, [0.75, 0.9, 0.9])
+    assert level.threshold(1.0) == 0.75
+    assert level.threshold(0.5) == pytest.approx(0.9)
+    assert make().levels[1].threshold(0.95) == np.inf
+
+
+def test_saved_and_loaded() -> None:
+    first = make([[0.8, 0.1, 0.1, 0]], [0])
+    saved, state = first.to_arrays(CLASSES)
+    second = Hierarchy.from_arrays(saved, state, classes=CLASSES)
+    assert second.column == "cell_type"
+    for one, other in zip(first.levels, second.levels, strict=True):
+        assert one.column == other.column
+        for name in ("labels", "parents", "confidence"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_a_damaged_hierarchy_is_refused() -> None:
+    saved, state = make([[0.8, 0.1, 0.1, 0], [0.6, 0.1, 0.3, 0]], [0, 0]).to_arrays(CLASSES)
+    crossed = {"column": "lineage", "parents": {"CD4": "a", "CD8": "b", "DC": "a", "mono": "b"}}
+    for arrays_, state_ in (
+        (saved, state | {"levels": []}),
+        (saved, state | {"levels": [crossed, state["levels"][1]]}),
+        (saved | {"confidence.1": saved["confidence.1"][::-1]}, state),
+        ({}, state),
+    ):
+        with pytest.raises(DamagedError):
+            Hierarchy.from_arrays(arrays_, state_, classes=CLASSES)
