@@ -7,9 +7,9 @@ long tail, half precision, on disk. 16, 64 and 128 principal components hold abo
 the rows as compared; in the readouts of a small model on real blood cells it is .77-.86, .93-.97 and .98-.99.
 
 Every search finds the 10 nearest cells of 1,000 new ones by cosine around the mean. scstore's row is what `query` does:
-from features on disk to exact distances of the neighbours found, with the index mapped from its file. The others get centred and normalised float32 rows in memory, and for hnswlib and usearch
-(half precision) the smallest beam whose recall is at least .95. Sizes are bytes of the index as saved. All use the same
-number of threads.
+from features on disk to exact distances of the neighbours found, with the index mapped from its file. The others get
+centred and normalised float32 rows in memory, and for hnswlib and usearch (half precision) the smallest beam whose
+recall is at least .95. Sizes are bytes of the index as saved. All use the same number of threads.
 """
 
 from __future__ import annotations

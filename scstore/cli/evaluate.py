@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scstore.cli.shared import AllowPartial, Label, Overwrite, PriorAdjustment, StoreArgument, app, state
+from scstore.cli.shared import AllowPartial, Label, MergeLabels, Overwrite, PriorAdjustment, StoreArgument, app, state
 from scstore.errors import OptionError
 
 __all__: list[str] = []
@@ -18,6 +18,7 @@ def evaluate(
     store: StoreArgument,
     label: Label,
     *,
+    merge_labels: MergeLabels = None,
     head: Annotated[str, typer.Option(help="linear, mlp or knn.")] = "linear",
     prior_adjustment: PriorAdjustment = 0.5,
     view: Annotated[
@@ -48,7 +49,8 @@ def evaluate(
         typer.Option(help="Also test on this share of the genes and train on the others, such as 0.5."),
     ] = None,
     leave_one_class_out: Annotated[
-        bool, typer.Option("--leave-one-class-out", help="Also see whether confidence tells cells of unknown classes.")
+        bool,
+        typer.Option("--leave-one-class-out", help="Also see whether confidence and novelty tell unknown classes."),
     ] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same numbers.")] = 0,
     out: Annotated[
@@ -81,6 +83,7 @@ def evaluate(
     found = run(
         store,
         label=label,
+        merge_labels=merge_labels,
         head=head,
         prior_adjustment=prior_adjustment,
         views=view,

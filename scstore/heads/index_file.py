@@ -100,7 +100,7 @@ class Index:
         k
             Neighbours a query, at most as many as may be found.
         chosen
-            ``(n_obs,) bool``: which rows may be found; all by default.
+            ``(n_obs,) bool``: which of the rows it holds may be found; all by default.
 
         Returns
         -------

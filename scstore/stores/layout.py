@@ -25,6 +25,7 @@ __all__ = [
     "ViewSpec",
     "chunk_path",
     "default_shard_rows",
+    "is_inside",
     "lock_path",
     "record_path",
 ]
@@ -130,6 +131,13 @@ def default_shard_rows(n_obs: int, views: list[tuple[int, str]]) -> int:
     """
     row_bytes = max(width * np.dtype(dtype).itemsize for width, dtype in views)
     return max(1, min(MAX_SHARD_ROWS, SHARD_BYTES // row_bytes, n_obs))
+
+
+def is_inside(name: object) -> bool:
+    """Whether a name that stands in a file is of something below the store, so that no path leaves its root."""
+    if not isinstance(name, str) or "\\" in name or "\0" in name or ":" in name:
+        return False
+    return all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 def chunk_path(root: Path, view: str, shard: int) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 from scstore import fsio
 from scstore.errors import DamagedError
 from scstore.spec import canonical_json, seal, unseal
-from scstore.stores.layout import MANIFEST, StorePlan, chunk_path, record_path
+from scstore.stores.layout import MANIFEST, StorePlan, chunk_path, is_inside, record_path
 
 __all__ = [
     "check_shard",
@@ -64,7 +64,7 @@ def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
         body = _read_sealed(file)
     except FileNotFoundError:
         body = None
-    if body is None or not isinstance(body.get("files"), dict):
+    if body is None or not isinstance(body.get("files"), dict) or not all(map(is_inside, body["files"])):
         what = "does not match its own digest" if file.exists() else "is missing"
         msg = f"{file}: the manifest {what}, so the store's files cannot be checked. Restore the store from a copy."
         raise DamagedError(msg)
@@ -110,7 +110,7 @@ def read_record(root: Path, shard: int) -> dict[str, Any] | None:
         body = _read_sealed(file, limit=RECORD_LIMIT)
     except FileNotFoundError:
         return None
-    if body is None or body.get("shard") != shard:
+    if body is None or body.get("shard") != shard or not all("/" not in v and is_inside(v) for v in body["views"]):
         msg = (
             f"{file}: the record does not match its own digest. Run the same `scstore extract` again to redo this "
             "shard."

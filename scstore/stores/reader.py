@@ -30,6 +30,7 @@ from scstore.stores.layout import (
     STATUS_EMPTY,
     StorePlan,
     ViewSpec,
+    is_inside,
 )
 from scstore.stores.ledger import committed_shards
 from scstore.stores.views import ArrayView, ExpressionView, ShardView, View
@@ -38,6 +39,9 @@ __all__ = ["EXPRESSION_SPACE", "Store", "open_store"]
 
 EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM, "log1p": True}}
 """Feature space of log-normalised expression: the same for every data set, whose genes are matched by name."""
+
+
+STORED_DTYPES = ("float16", "float32")
 
 
 class Store:
@@ -63,7 +67,8 @@ class Store:
         self.path = Path(path)
         self._group = _open_group(self.path)
         self.record = _read_record(self.path, self._group)
-        self._specs = _view_specs(self.record)
+        with decoding(self.path, "the run's record"):
+            self._specs = _view_specs(self.record)
         self._cells: CellFile | None = None
 
     def __repr__(self) -> str:
@@ -406,7 +411,16 @@ def _view_specs(record: Mapping[str, Any] | None) -> dict[str, ViewSpec]:
     if record is None:
         return {}
     views: Mapping[str, Any] = record["views"]
-    return {name: ViewSpec(name, int(view["width"]), str(view["dtype"]), view["space"]) for name, view in views.items()}
+    specs = {
+        name: ViewSpec(name, int(view["width"]), str(view["dtype"]), view["space"]) for name, view in views.items()
+    }
+    if any("/" in spec.name or not is_inside(spec.name) for spec in specs.values()):
+        msg = "a view's name leads out of the store"
+        raise ValueError(msg)
+    if int(record["shard_rows"]) < 1 or any(s.width < 1 or s.dtype not in STORED_DTYPES for s in specs.values()):
+        msg = "a shard without rows, or a view without width or of an unknown dtype"
+        raise ValueError(msg)
+    return specs
 
 
 def _checked_csr(group: Any, folder: Path) -> Any:

@@ -32,6 +32,14 @@ MAX_THREADS = 8
 
 BLOCK_ROWS = 4096
 
+CACHED_BYTES = 1 << 18
+
+EXPONENT: dict[str, tuple[np.dtype[Any], int]] = {
+    "float16": (np.dtype("<u2"), 0x7C00),
+    "float32": (np.dtype("<u4"), 0x7F800000),
+}
+"""By dtype: an integer of its size, and the bits of its exponent."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -351,9 +359,16 @@ def _contradicts(record: Mapping[str, Any], shard: int, plan: StorePlan, ids: li
 def _row_not_finite(chunk: Path, view: str, shard: int, plan: StorePlan) -> int | None:
     spec = next(spec for spec in plan.views if spec.name == view)
     start, stop = plan.bounds(shard)
-    rows = np.memmap(chunk, mode="r", shape=(plan.shard_rows, spec.width), dtype=np.dtype(spec.dtype).newbyteorder("<"))
-    bad = np.flatnonzero(~np.isfinite(rows[: stop - start]).all(axis=1))
-    return start + int(bad[0]) if len(bad) else None
+    dtype = np.dtype(spec.dtype).newbyteorder("<")
+    rows = np.memmap(chunk, mode="r", shape=(plan.shard_rows, spec.width), dtype=dtype)
+    bits, exponent = EXPONENT[spec.dtype]
+    step = max(1, CACHED_BYTES // (spec.width * dtype.itemsize))
+    for first in range(0, stop - start, step):
+        block = rows[first : min(first + step, stop - start)]
+        # all ones in the exponent is NaN or infinity; several times as fast as isfinite on half precision
+        if (block.view(bits) & exponent).max() == exponent:
+            return start + first + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
+    return None
 
 
 def rows_that_are_not_finite(rows: Any) -> int:

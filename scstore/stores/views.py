@@ -187,8 +187,10 @@ class ShardView(View):
             )
             raise IncompleteStoreError(msg)
         expected = record["views"].get(self.name)
-        if expected is None or not file.exists() or fsio.digest_file(file) != expected["digest"]:
-            what = "is missing" if not file.exists() else "does not match its digest"
+        size = self._plan.shard_rows * self.shape[1] * self.dtype.itemsize
+        there = file.exists()
+        if expected is None or not there or file.stat().st_size != size or fsio.digest_file(file) != expected["digest"]:
+            what = "does not match its digest" if there else "is missing"
             msg = (
                 f"{file} {what} (cells {start:,} to {stop - 1:,}). Run the same `scstore extract` again to redo this "
                 "shard."

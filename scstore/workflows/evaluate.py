@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from scstore.cells.label_names import read_label_names
+from scstore.cells.labels import read_labels
 from scstore.errors import OptionError
 from scstore.heads.fusion import HEADS
 from scstore.heads.splits import Split, draw_few, group_folds, k_folds
@@ -21,6 +23,7 @@ from scstore.workflows.evaluation_fits import HeadOptions
 from scstore.workflows.evaluation_result import Evaluation, Regime, Rejection, make_regime
 from scstore.workflows.evaluation_rows import choose_rows
 from scstore.workflows.evaluation_runs import Scored, StoredFeatures, score_rows
+from scstore.workflows.label_columns import merge_record, warn_of_spellings
 from scstore.workflows.rejection import leave_classes_out
 
 __all__ = ["DRAWS", "evaluate"]
@@ -35,6 +38,7 @@ def evaluate(
     store: StoreLike,
     *,
     label: str,
+    merge_labels: str | os.PathLike[str] | None = None,
     head: str = "linear",
     prior_adjustment: float = 0.5,
     views: Sequence[str] | None = None,
@@ -64,6 +68,8 @@ def evaluate(
         A store, or any ``.h5ad`` or AnnData Zarr with ``obsm`` matrices.
     label
         Column of ``obs``; cells without a label, and empty cells, are left out.
+    merge_labels
+        File of spellings and names, as for :func:`scstore.fit`.
     head
         ``linear``, ``mlp`` or ``knn``.
     prior_adjustment
@@ -91,7 +97,7 @@ def evaluate(
     hold_out_genes
         Train on part of the genes and test on the others, this share of them: no gene is on both sides.
     leave_one_class_out
-        Whether confidence tells the cells of a class that was left out.
+        Whether confidence and novelty tell the cells of a class that was left out.
     seed
         The same seed gives the same numbers.
     allow_seen
@@ -126,9 +132,11 @@ def evaluate(
         name: [one] if isinstance(one, str | os.PathLike | Store) else list(one)
         for name, one in (controls or {}).items()
     }
+    names = None if merge_labels is None else read_label_names(merge_labels)
     cells = gather_cells(
         store,
         label=label,
+        names=names,
         group=group,
         test_store=test_store,
         train_on=train_on,
@@ -138,6 +146,8 @@ def evaluate(
         allow_seen=allow_seen,
         allow_partial=allow_partial,
     )
+    told = (read_labels(one.obs, label, source=str(one.path)) for one in cells.stores)
+    warn_of_spellings({label: [name for labels in told for name in labels]}, names=names, progress=progress)
     rows = choose_rows(cells.stores[0], views=views, controls={name: pair[0] for name, pair in cells.controls.items()})
     for row in rows:
         for view in row.views:
@@ -173,6 +183,7 @@ def evaluate(
             rejection = leave_classes_out(rows, splits, cells, **how)
     settings = {
         "label": label,
+        "merged_labels": merge_record(names),
         "head": head,
         "prior_adjustment": prior_adjustment,
         "stores": [one.path.name for one in cells.stores],

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scstore.cells.label_names import LabelNames
 from scstore.cells.labels import missing_labels, read_labels
 from scstore.cells.matching import match_genes
 from scstore.errors import CellsError, FeatureSpaceError, InputError, LabelsError, OptionError
@@ -205,6 +206,7 @@ def gather_cells(
     store: str | os.PathLike[str] | Store,
     *,
     label: str,
+    names: LabelNames | None,
     group: str | None,
     test_store: str | os.PathLike[str] | Store | None,
     train_on: Sequence[str],
@@ -220,6 +222,8 @@ def gather_cells(
     ----------
     store, label, group, test_store, train_on, test_on, min_cells, controls, allow_seen, allow_partial
         As for :func:`scstore.evaluate`.
+    names
+        Spellings to merge.
 
     Raises
     ------
@@ -234,7 +238,7 @@ def gather_cells(
     told = [parse_conditions(train_on, option="--train-on"), parse_conditions(test_on, option="--test-on")]
     frames = []
     for number, one in enumerate(stores):
-        frames.append(_frame(one, number, label=label, group=group, allow_partial=allow_partial))
+        frames.append(_frame(one, number, label=label, names=names, group=group, allow_partial=allow_partial))
         for side, option, wanted in zip(("train", "test"), ("--train-on", "--test-on"), told, strict=True):
             meets = (
                 _meets(one.obs, wanted, option=option, source=str(one.path)) if _asks(side, number, stores) else None
@@ -255,7 +259,7 @@ def gather_cells(
         )
         raise LabelsError(msg)
     tested = cells["test"].to_numpy(dtype=bool) if sided else np.ones(len(cells), dtype=bool)
-    names, groups = (
+    named, groups = (
         (None, None) if group is None else np.unique(cells["group"].to_numpy(dtype=str), return_inverse=True)
     )
     source, rows = cells["source"].to_numpy(), cells["row"].to_numpy()
@@ -275,7 +279,7 @@ def gather_cells(
         classes=tuple(str(name) for name in classes),
         codes=codes.astype(np.int64),
         groups=None if groups is None else groups.astype(np.int64),
-        group_names=() if names is None else tuple(str(name) for name in names),
+        group_names=() if named is None else tuple(str(name) for name in named),
         train=cells["train"].to_numpy(dtype=bool) if sided else None,
         test=tested if sided else None,
         seen=seen,
@@ -288,8 +292,12 @@ def _opened(store: str | os.PathLike[str] | Store) -> Store:
     return store if isinstance(store, Store) else open_store(store)
 
 
-def _frame(store: Store, number: int, *, label: str, group: str | None, allow_partial: bool) -> pd.DataFrame:
+def _frame(
+    store: Store, number: int, *, label: str, names: LabelNames | None, group: str | None, allow_partial: bool
+) -> pd.DataFrame:
     labels = read_labels(store.obs, label, source=str(store.path))
+    if names is not None:
+        labels = names.apply(labels)
     usable = store.usable_rows(allow_partial=allow_partial)
     rows = usable[[labels[row] is not None for row in usable]]
     frame = pd.DataFrame(

@@ -17,7 +17,7 @@ from scstore.heads.rows import MappedRows, Rows
 from scstore.progress import Track
 from scstore.workflows.evaluation_rows import EvaluationRow, ViewSource
 
-__all__ = ["INNER_FOLDS", "HeadOptions", "RowPredictions", "predict_rows"]
+__all__ = ["INNER_FOLDS", "HeadOptions", "RowPredictions", "predict_rows", "with_genes"]
 
 INNER_FOLDS = 3
 """Folds inside the training cells of a split, for the temperatures. `fit` takes 5; three cost less."""
@@ -136,7 +136,7 @@ def _predict_view(
     head.fit({view: train}, labels, gene_names=gene_names if view == EXPRESSION else None)
     said = []
     for rows in others:
-        blocks = head.iter_log_probas({view: _with_genes(rows, head, gene_names)})
+        blocks = head.iter_log_probas({view: with_genes(rows, head, gene_names)})
         said.append(np.concatenate([log_probas[0] for _, log_probas in blocks]))
     return _ViewPredictions(
         classes=tuple(str(name) for name in head.classes_),
@@ -148,8 +148,8 @@ def _predict_view(
     )
 
 
-def _with_genes(rows: Rows, head: FusedHead, gene_names: Sequence[str]) -> Rows:
-    """Of ``X`` the genes that the head wants."""
+def with_genes(rows: Rows, head: FusedHead, gene_names: Sequence[str]) -> Rows:
+    """Of ``X``, whose columns have these names, the genes that the head wants; of a head without ``X`` the rows."""
     if head.genes_ is None:
         return rows
     place = {name: column for column, name in enumerate(gene_names)}

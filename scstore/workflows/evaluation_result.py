@@ -155,16 +155,16 @@ class Regime:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Whether confidence tells cells of a class that nobody has trained on.
+    """Whether confidence and novelty tell cells of a class that nobody has trained on.
 
     Attributes
     ----------
     title
         What was done, in words.
     by_class
-        For each row's name and each class left out: ``auroc`` of confidence (known above unknown), ``rejected`` share
-        of the unknown cells and ``kept`` share of the known ones at the head's own threshold, ``n_unknown``,
-        ``n_known``.
+        For each row's name and each class left out: ``auroc`` of confidence (known above unknown), ``auroc_novelty``
+        (unknown above known), ``rejected`` share of the unknown cells and ``kept`` share of the known ones at the
+        head's own threshold of confidence, ``n_unknown``, ``n_known``.
     rows
         The rows.
     """
@@ -175,11 +175,12 @@ class Rejection:
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Headings and rows, as text: mean ± sd over the classes left out."""
-        headings = ["features", "AUROC known/unknown", "unknown rejected", "known kept"]
+        headings = ["features", "AUROC confidence", "AUROC novelty", "unknown rejected", "known kept"]
+        figures_told = ("auroc", "auroc_novelty", "rejected", "kept")
         rows = []
         for row in self.rows:
             found = self.by_class[row.name].values()
-            figures = [_figure(*mean_and_sd([one[name] for one in found])) for name in ("auroc", "rejected", "kept")]
+            figures = [_figure(*mean_and_sd([one[name] for one in found])) for name in figures_told]
             rows.append([row.marked, *figures])
         return headings, rows
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from scstore.cells.label_names import LabelNames, alike
 from scstore.cells.labels import read_labels
+from scstore.cells.wording import show_some
 from scstore.errors import LabelsError, OptionError
 from scstore.progress import Reporter
 from scstore.stores.reader import Store
 
-__all__ = ["LabelColumns", "merge_record", "read_label_columns", "read_merged"]
+__all__ = ["LabelColumns", "merge_record", "read_label_columns", "warn_of_spellings"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,28 +41,27 @@ def merge_record(names: LabelNames | None) -> dict[str, Any] | None:
     return None if names is None else {"file": names.source, "digest": names.digest, "names": dict(names)}
 
 
-def read_merged(
-    store: Store, columns: Sequence[str], *, names: LabelNames | None, progress: Reporter
+def warn_of_spellings(
+    found: Mapping[str, Sequence[str | None]], *, names: LabelNames | None, progress: Reporter
 ) -> dict[str, list[str | None]]:
-    """Label columns with spellings merged; warns of spellings nobody has and of labels that differ in spelling alone.
+    """Label columns with spellings merged; warns of spellings nobody has and of labels that hardly differ.
 
-    Raises
-    ------
-    LabelsError
-        If there is no such column, or no cell has a label in it, before or after merging.
+    Parameters
+    ----------
+    found
+        Labels by column, as read.
+    names
+        Spellings to merge.
+    progress
+        Told the warnings.
     """
-    found = {column: read_labels(store.obs, column, source=str(store.path)) for column in columns}
-    if names is not None:
-        if unused := names.unused(*found.values()):
-            told = ", ".join(map(repr, unused[:5])) + (", …" if len(unused) > 5 else "")
-            progress.warn(f"--merge-labels {names.source}: no cell has {told}. Spellings are taken letter by letter.")
-        found = {column: names.apply(labels) for column, labels in found.items()}
-    for column, labels in found.items():
-        if not any(labels):
-            msg = f"--merge-labels: leaves no cell of {store.path} with a {column!r}. Give names that are not empty."
-            raise LabelsError(msg)
+    if names is not None and (unused := names.unused(*found.values())):
+        told = show_some(unused, limit=5)
+        progress.warn(f"--merge-labels {names.source}: no cell has {told}. Spellings are taken letter by letter.")
+    merged = {column: list(labels) if names is None else names.apply(labels) for column, labels in found.items()}
+    for column, labels in merged.items():
         _point_out(column, labels, progress)
-    return found
+    return merged
 
 
 def _point_out(column: str, labels: Sequence[str | None], progress: Reporter) -> None:
@@ -104,7 +104,15 @@ def read_label_columns(
     if not columns or len(set(columns)) < len(columns):
         msg = f"--label {', '.join(columns)}: name at least one column, and each once."
         raise OptionError(msg)
-    found = read_merged(store, columns, names=names, progress=progress)
+    found = warn_of_spellings(
+        {column: read_labels(store.obs, column, source=str(store.path)) for column in columns},
+        names=names,
+        progress=progress,
+    )
+    for column, labels in found.items():
+        if not any(labels):
+            msg = f"--merge-labels: leaves no cell of {store.path} with a {column!r}. Give names that are not empty."
+            raise LabelsError(msg)
     if len(columns) == 1:
         return LabelColumns((columns[0],), found[columns[0]], {})
     order = sorted(columns, key=lambda column: len(set(found[column]) - {None}))
@@ -114,7 +122,7 @@ def read_label_columns(
     progress.note(f"levels, coarse to fine: {told}")
     if left_out := sum(any(row) for row in rows) - sum(whole):
         progress.note(f"{left_out:,} cells have no label in one of the columns, and are left out")
-    labels = [row[-1] if complete else None for row, complete in zip(rows, whole, strict=True)]
+    finest = [row[-1] if complete else None for row, complete in zip(rows, whole, strict=True)]
     complete_rows = [row for row, complete in zip(rows, whole, strict=True) if complete]
     if not complete_rows:
         msg = f"{store.path}: no cell has a label in each of {', '.join(columns)}. Fit one head a column."
@@ -126,7 +134,7 @@ def read_label_columns(
     parents = {
         column: {str(row[-1]): str(row[place]) for row in complete_rows} for place, column in enumerate(order[:-1])
     }
-    return LabelColumns(tuple(order), labels, parents)
+    return LabelColumns(tuple(order), finest, parents)
 
 
 def _check_nested(store: Store, coarse: str, fine: str, counts: Mapping[tuple[Any, Any], int]) -> None:

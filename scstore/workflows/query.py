@@ -198,7 +198,7 @@ def _tables(
         probing = found.probing
         progress.note(
             f"with the index {found.path}: recall at {probing.k} was {probing.recall:.3f} on {probing.n_queries} cells "
-            "held out; --exact compares all"
+            f"held out{', all cells being allowed' if where else ''}; --exact compares all"
         )
         allowed = None
         if where is not None:

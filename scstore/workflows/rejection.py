@@ -1,22 +1,23 @@
-"""Leaving out a class in turn, to see whether confidence tells the cells that a head cannot know."""
+"""Leaving out a class in turn, to see whether confidence and novelty tell the cells that a head cannot know."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from scstore.errors import LabelsError
-from scstore.heads.rows import Rows, RowSubset
+from scstore.heads.branch import EXPRESSION
+from scstore.heads.fusion import FusedHead
+from scstore.heads.rows import RowSubset
 from scstore.heads.splits import Split
 from scstore.progress import Reporter
 from scstore.workflows.evaluation_cells import EvaluationCells
-from scstore.workflows.evaluation_fits import HeadOptions, predict_rows
+from scstore.workflows.evaluation_fits import INNER_FOLDS, HeadOptions, with_genes
 from scstore.workflows.evaluation_result import Rejection
-from scstore.workflows.evaluation_rows import EvaluationRow, ViewSource
+from scstore.workflows.evaluation_rows import EvaluationRow
 
 __all__ = ["KEPT", "leave_classes_out"]
 
@@ -33,6 +34,9 @@ def leave_classes_out(
     progress: Reporter,
 ) -> Rejection:
     """For each class, train without it and see whether its cells get less confidence than held-out known cells.
+
+    And whether they get more novelty, the distance to the training cells of the label they get
+    (:class:`scstore.heads.rejection.Rejection`).
 
     Each class is left out once, on the first split. Known cells are the split's test cells; unknown ones are all cells
     of the class that some split tests. The threshold is fitted as a user could, on the training cells: the confidence
@@ -62,34 +66,63 @@ def leave_classes_out(
         raise LabelsError(msg)
     rows = [row for row in rows if row.views]
     found: dict[str, dict[str, dict[str, float | int]]] = {row.name: {} for row in rows}
-    n_fits = len({source for row in rows for source in row.sources})
-    with progress.track("leaving classes out", n_fits * len(cases), "fits") as track:
+    with progress.track("leaving classes out", len(rows) * len(cases), "fits") as track:
         for name, known, unknown in cases:
-            sides = partial(_sides, cells, (known.train, known.test, unknown))
-            said = predict_rows(
-                rows, cells.labels[known.train], sides, gene_names=cells.gene_names, options=options, track=track
-            )
-            for row, predicted in said:
-                own, inside, outside = (proba.max(axis=1) for proba in (predicted.held_out, *predicted.others))
-                threshold = float(np.quantile(own, 1 - KEPT)) if len(own) else 0.0
-                is_known = np.repeat([True, False], [len(inside), len(outside)])
-                found[row.name][name] = {
-                    "auroc": float(roc_auc_score(is_known, np.concatenate([inside, outside]))),
-                    "rejected": float((outside < threshold).mean()),
-                    "kept": float((inside >= threshold).mean()),
-                    "n_unknown": len(outside),
-                    "n_known": len(inside),
-                }
+            for row in rows:
+                found[row.name][name] = _tell_apart(row, cells, known, unknown, options)
+                track.advance()
     title = (
         f"cells of a class that was left out: {len(cases)} classes in turn, {options.kind} heads, mean ± sd over "
-        f"classes; threshold: what {KEPT:.0%} of the training cells reach out of fold"
+        "classes; AUROC of known against unknown cells; threshold: the confidence that "
+        f"{KEPT:.0%} of the training cells reach out of fold"
     )
     return Rejection(title, found, tuple(rows))
 
 
-def _sides(cells: EvaluationCells, sides: Sequence[NDArray[np.int64]], source: ViewSource) -> tuple[Rows, ...]:
-    rows = cells.features(source.view, source.control)
-    return tuple(RowSubset(rows, cells_of_side) for cells_of_side in sides)
+def _tell_apart(
+    row: EvaluationRow,
+    cells: EvaluationCells,
+    known: Split,
+    unknown: NDArray[np.int64],
+    options: HeadOptions,
+) -> dict[str, float | int]:
+    """How well a head trained on the known classes tells their test cells from unknown ones."""
+    views = {source.view: cells.features(source.view, source.control) for source in row.sources}
+    head = FusedHead(
+        options.kind,
+        n_folds=INNER_FOLDS,
+        prior_adjustment=options.prior_adjustment,
+        random_state=options.seed,
+    )
+    head.fit(
+        {name: RowSubset(rows, known.train) for name, rows in views.items()},
+        cells.labels[known.train],
+        gene_names=cells.gene_names if EXPRESSION in views else None,
+        keep=KEPT,
+    )
+    index = np.concatenate([known.test, unknown])
+    test = {
+        name: with_genes(RowSubset(rows, index), head, cells.gene_names)
+        if name == EXPRESSION
+        else RowSubset(rows, index)
+        for name, rows in views.items()
+    }
+    judged = [(proba.max(axis=1), novelty) for _, proba, novelty in head.iter_judged(test)]
+    confidence = np.concatenate([sure for sure, _ in judged])
+    # a head that knows no distance tells nothing by it
+    far = np.concatenate([np.zeros(len(sure)) if novelty is None else novelty for sure, novelty in judged])
+    own = head.held_out_proba_.max(axis=1)
+    threshold = float(np.quantile(own, 1 - KEPT)) if len(own) else 0.0
+    n_known = len(known.test)
+    is_known = np.arange(len(index)) < n_known
+    return {
+        "auroc": float(roc_auc_score(is_known, confidence)),
+        "auroc_novelty": float(roc_auc_score(~is_known, far)),
+        "rejected": float((confidence[n_known:] < threshold).mean()),
+        "kept": float((confidence[:n_known] >= threshold).mean()),
+        "n_unknown": len(unknown),
+        "n_known": n_known,
+    }
 
 
 def _case(

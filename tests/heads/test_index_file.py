@@ -63,7 +63,7 @@ def test_a_row_finds_itself_and_a_choice_is_kept_to(folder: Path, values: np.nda
     rows = disk_rows(values)
     assert (index.nearest(rows, values[NUMBERS], k=1)[1][:, 0] == NUMBERS).mean() > 0.999
     chosen = np.zeros(len(values), dtype=bool)
-    chosen[:100] = True
+    chosen[NUMBERS[:50]] = True
     found = index.nearest(rows, values[:50], k=50, chosen=chosen)[1]
     assert (np.sort(found, axis=1) == NUMBERS[:50]).all()
     assert index.nearest(rows, values[:0], k=4)[0].shape == (0, 4)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scstore.stores.layout import MAX_SHARD_ROWS, StorePlan, default_shard_rows
+from scstore.stores.layout import MAX_SHARD_ROWS, StorePlan, default_shard_rows, is_inside
 
 
 @given(st.integers(1, 500), st.integers(1, 100))
@@ -22,3 +23,15 @@ def test_a_shard_of_llama_13b_is_about_16_mb() -> None:
 @given(st.integers(1, 10**7), st.integers(1, 20000))
 def test_a_shard_never_has_more_rows_than_there_are_or_than_a_kill_may_lose(n_obs: int, width: int) -> None:
     assert 1 <= default_shard_rows(n_obs, [(width, "float32")]) <= min(n_obs, MAX_SHARD_ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        ("readout_wmean_l3", True), ("X/data/c/0", True), ("obs/..hidden", True), ("", False), ("..", False),
+        ("a/../b", False), ("/etc/passwd", False), ("a//b", False), ("c:\\x", False), ("a\0b", False), (3, False),
+    ],
+)  # fmt: skip
+def test_no_name_in_a_file_leads_out_of_the_store(name: object, inside: bool) -> None:
+    """I5: no path leaves its root."""
+    assert is_inside(name) is inside

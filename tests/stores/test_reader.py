@@ -12,7 +12,7 @@ import pytest
 import zarr
 from anndata.io import write_elem
 from scipy.sparse import csr_matrix
-from support import make_cells
+from support import extract, make_cells
 
 import scstore
 from scstore.errors import DamagedError, IncompleteStoreError, InputError, NotAStoreError, OutputError
@@ -170,3 +170,28 @@ def test_a_damaged_record_of_the_run_is_an_error(path: Path, tmp_path: Path, pla
     file.write_bytes(data)
     with pytest.raises(DamagedError, match="record"):
         Store(damaged)
+
+
+@pytest.mark.parametrize("part", ["data", "indices", "indptr"])
+@pytest.mark.parametrize("damage", ["flip", "lose"])
+def test_damaged_expression_is_an_error_and_never_zeros(llama: Path, tmp_path: Path, part: str, damage: str) -> None:
+    """RELIABILITY 30: in Zarr a chunk that is absent reads as zeros, and one without a checksum as anything."""
+    store = extract(make_cells(20, 12), tmp_path / "s.zarr", llama)
+    chunk = store.path / "X" / part / "c" / "0"
+    data = bytearray(chunk.read_bytes())
+    if damage == "lose":
+        chunk.unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        chunk.write_bytes(data)
+    with pytest.raises(DamagedError, match=r"s\.zarr"):
+        scstore.open(store.path).view("X")[:]
+
+
+def test_damaged_metadata_is_one_plain_error(llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 30: whatever anndata makes of it."""
+    store = extract(make_cells(20, 12), tmp_path / "s.zarr", llama)
+    (chunk,) = (store.path / "obs" / "cell_type" / "codes" / "c").iterdir()
+    chunk.write_bytes(b"1")
+    with pytest.raises(DamagedError, match="obs cannot be read"):
+        _ = scstore.open(store.path).obs

@@ -10,7 +10,7 @@ from anndata.io import write_elem
 from support import extract, make_cells
 
 from scstore import fsio
-from scstore.errors import InputError, LockedError
+from scstore.errors import DamagedError, InputError, LockedError
 from scstore.spec import seal
 from scstore.stores.layout import MANIFEST, SCRATCH_EXPRESSION, chunk_path, lock_path, record_path
 from scstore.stores.ledger import write_manifest
@@ -198,3 +198,37 @@ def test_metadata_that_is_damaged_is_not_parsed(root: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("scstore.stores.verify.Store", never)
     assert [finding.file for finding in verify_store(root, deep=True).findings] == ["obs/_index/zarr.json"]
+
+
+@pytest.mark.parametrize("where", ["manifest", "record"])
+def test_a_path_that_leaves_the_store_is_refused(root: Path, where: str) -> None:
+    """I5: though every digest matches."""
+    (root.parent / "secret").write_bytes(b"1")
+    file = root / MANIFEST if where == "manifest" else record_path(root, 0)
+    body = fsio.read_json(file)
+    del body["digest"]
+    entry = {"bytes": 1, "digest": fsio.digest_bytes(b"1")}
+    body["files" if where == "manifest" else "views"]["../secret"] = entry
+    fsio.write_json(file, seal(body))
+    found = verify_store(root, deep=True, gc=True, repair=True)
+    assert [finding.file for finding in found.findings] == [file.relative_to(root).as_posix()]
+    assert (root.parent / "secret").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"shard_rows": 0}, "without rows"),
+        ({"views": {"../x": {"width": 1, "dtype": "float16", "space": {}}}}, "leads"),
+    ],
+)
+def test_a_record_that_makes_no_sense_is_damage(root: Path, change: dict[str, object], said: str) -> None:
+    """Sealed anew, so that only its sense is wrong."""
+    record = open_store(root).record
+    assert record is not None
+    group = zarr.open_group(root, mode="r+", use_consolidated=False)
+    write_elem(group["uns/scstore"], "record", json.dumps(seal({**record, **change})))
+    write_manifest(root, fsio.read_json(root / MANIFEST)["files"])
+    with pytest.raises(DamagedError, match=said):
+        open_store(root)
+    assert said in verify_store(root, deep=True).findings[0].message

@@ -266,10 +266,30 @@ def test_rejection_of_classes_left_out(evaluation_store: Path) -> None:
     assert {name: figures["n_unknown"] for name, figures in by_class.items()} == counts.to_dict()
     for figures in by_class.values():
         assert figures["auroc"] > 0.5
+        assert figures["auroc_novelty"] > 0.7
         assert figures["kept"] > 0.7
+    headings, table = found.rejection.table()
+    assert headings[1:3] == ["AUROC confidence", "AUROC novelty"]
+    assert len(table[0]) == len(headings)
     json.dumps(found.as_json(), allow_nan=False)
     with pytest.raises(LabelsError, match="at least three classes"):
         scstore.evaluate(evaluation_store, label="species", views=["X"], folds=2, leave_one_class_out=True)
+
+
+def test_spellings_are_merged_before_anything_else(evaluation_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.tsv").write_text("type 0\ttype 1\ntype 7\ttype 1\n")
+    notes = Notes()
+    found = scstore.evaluate(
+        evaluation_store,
+        label="cell_type",
+        merge_labels=tmp_path / "names.tsv",
+        views=["genept"],
+        folds=2,
+        progress=notes,
+    )
+    assert list(found.as_json()["classes"]) == ["type 1", "type 2"]
+    assert found.as_json()["merged_labels"]["names"] == {"type 0": "type 1", "type 7": "type 1"}
+    assert sum("no cell has 'type 7'" in said for said in notes.said) == 1
 
 
 @pytest.fixture(scope="module")

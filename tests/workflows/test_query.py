@@ -9,6 +9,7 @@ from support import make_cells
 
 import scstore
 from scstore.errors import FeatureSpaceError, InputError, OptionError, OutputError
+from scstore.workflows import query as query_module
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +87,17 @@ def test_unknown_names_are_refused(folder: Path) -> None:
         scstore.query(folder / "new.zarr", folder / "ref.zarr", view="X")
     with pytest.raises(OutputError, match=r"\.parquet"):
         scstore.query(folder / "new.zarr", folder / "ref.zarr", "n.txt")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_file_written_in_blocks_is_the_same_table(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    whole = scstore.query(folder / "new.zarr", folder / "ref.zarr", k=3)
+    monkeypatch.setattr(query_module, "MOST_CELLS", 4)
+    counts = query_module.query_to_file(folder / "new.zarr", folder / "ref.zarr", tmp_path / f"n.{suffix}", k=3)
+    written = (pd.read_csv if suffix == "csv" else pd.read_parquet)(tmp_path / f"n.{suffix}")
+    assert (counts.n_cells, counts.columns) == (19, tuple(whole.columns))
+    assert counts.median_distance == pytest.approx(whole["distance"].median())
+    assert written["neighbour"].tolist() == whole["neighbour"].tolist()
+    np.testing.assert_allclose(written["distance"], whole["distance"], atol=1e-6)
