@@ -153,7 +153,10 @@ def main() -> int:
         # a process a piece: a crash of a library ends one of them, and its memory is its own
         with ProcessPoolExecutor(words.processes, get_context("spawn"), max_tasks_per_child=1) as pool:
             futures = [pool.submit(work, *named) for work, named in pieces]
-            results = [future.result() for future in futures]
+            results = []
+            for (_, named), future in zip(pieces, futures, strict=True):
+                results.append(future.result())
+                print(f"{name}, {named[0]}: {results[-1]['runs']:,} runs, {len(results[-1]['bad'])} bad", flush=True)
         bad = [line for result in results for line in result["bad"]]
         for line in bad[:20]:
             print(f"  {line}")

@@ -25,7 +25,7 @@ import numpy as np
 from heads import OnDisk
 from measuring import Findings, median_seconds, parser, table
 
-K, QUERIES, ALONE, TARGET = 10, 1000, 200, 0.95
+K, QUERIES, ALONE, TARGET = 10, 1000, 50, 0.95
 N_CLASSES, RANK, NOISE = 40, 64, 1.3
 BEAMS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
@@ -69,7 +69,7 @@ def measure(found: Found, queries: np.ndarray, truth: np.ndarray) -> tuple[float
     recall = float((found(queries)[:, :, None] == truth[:, None, :]).any(axis=1).mean())
     batch = median_seconds(lambda: found(queries), repeats=3, warm_up=0)
     singles = [queries[i : i + 1] for i in range(min(ALONE, len(queries)))]
-    alone = median_seconds(lambda: [found(one) for one in singles], repeats=3, warm_up=0)
+    alone = median_seconds(lambda: [found(one) for one in singles], repeats=1, warm_up=0)
     return recall, len(queries) / batch, 1000 * alone / len(singles)
 
 

@@ -17,7 +17,7 @@ from scstore.heads.folds import stratified_folds, stratified_sample
 from scstore.heads.held_out import scores
 from scstore.heads.labels import encode_labels
 from scstore.heads.mixture import MIN_CELLS, ClassProfiles, ExpressionComponents, fit_mixture
-from scstore.heads.rejection import KEEP, RULES, Thresholds, check_keep
+from scstore.heads.rejection import KEEP, RULES, Thresholds, check_keep, may_fail
 from scstore.heads.rows import Array, Rows, fetch, iter_raw_blocks
 from scstore.heads.softmax import log_softmax
 
@@ -64,7 +64,7 @@ class ConfidenceRejection:
         keep = self.keep if keep is None else check_keep(keep)
         if rule == "none":
             return Thresholds(0.0, np.inf)
-        return Thresholds(float(self.confidence[int(np.floor((1 - keep) * len(self.confidence) + 1e-9))]), np.inf)
+        return Thresholds(float(self.confidence[may_fail(len(self.confidence), keep)]), np.inf)
 
 
 class AcrossGenesHead:

@@ -10,6 +10,7 @@ import numpy as np
 
 from scstore.errors import DamagedError
 from scstore.heads.base import JSON, take_array
+from scstore.heads.rejection import may_fail
 from scstore.heads.rows import Array
 
 __all__ = ["Hierarchy", "Level"]
@@ -46,7 +47,7 @@ class Level:
     def threshold(self, keep: float) -> float:
         """The confidence that this share of the rightly labelled held-out cells reaches; infinity without any."""
         n = len(self.confidence)
-        return float(self.confidence[int(np.floor((1 - keep) * n + 1e-9))]) if n else np.inf
+        return float(self.confidence[may_fail(n, keep)]) if n else np.inf
 
 
 @dataclass(frozen=True, eq=False)

@@ -180,8 +180,8 @@ class KNNHead(RowClassifier):
         probing = self.probing_
         return (
             f"nearest neighbours: compressed search {kept} ({components} dimensions in half precision, "
-            f"{probing.probes} of {n_lists} lists looked into); recall at {probing.k} measured on {probing.n_queries} of them held out: "
-            f"{probing.recall:.3f}"
+            f"{probing.probes} of {n_lists} lists looked into); recall at {probing.k} measured on {probing.n_queries} "
+            f"of them held out: {probing.recall:.3f}"
         )
 
     def _compress(self, kept: Rows) -> None:

@@ -14,7 +14,7 @@ from scstore.heads.branch import Branch, below
 from scstore.heads.distances import Distances, fit_distances
 from scstore.heads.rows import Array, Rows
 
-__all__ = ["KEEP", "RULES", "Rejection", "Thresholds", "check_keep", "fit_rejection"]
+__all__ = ["KEEP", "RULES", "Rejection", "Thresholds", "check_keep", "fit_rejection", "may_fail"]
 
 RULES = ("none", "confidence", "distance", "both")
 """What may turn a label into ``unassigned``."""
@@ -100,22 +100,20 @@ class Rejection:
             msg = f"--unassigned {rule}: must be one of {', '.join(RULES)}."
             raise OptionError(msg)
         keep = self.keep if keep is None else check_keep(keep)
-        n = len(self.confidence)
-        # as many cells may fail as leave the share that is to pass; a hair for 0.95 * 20 being 19.000000000000004
-        may_fail = int(np.floor((1 - keep) * n + 1e-9))
+        failing_at_most = may_fail(len(self.confidence), keep)
         sure, near = np.sort(self.confidence), np.sort(self.novelty)[::-1]
         if rule == "none":
             return Thresholds(0.0, np.inf)
         if rule == "confidence":
-            return Thresholds(float(sure[may_fail]), np.inf)
+            return Thresholds(float(sure[failing_at_most]), np.inf)
         if rule == "distance":
-            return Thresholds(0.0, float(near[may_fail]))
+            return Thresholds(0.0, float(near[failing_at_most]))
         # the strictest pair that fails no more: rejected cells only grow with the rank
-        low, high = 0, may_fail
+        low, high = 0, failing_at_most
         while low < high:
             rank = (low + high + 1) // 2
             failing = ((self.confidence < sure[rank]) | (self.novelty > near[rank])).sum()
-            low, high = (rank, high) if failing <= may_fail else (low, rank - 1)
+            low, high = (rank, high) if failing <= failing_at_most else (low, rank - 1)
         return Thresholds(float(sure[low]), float(near[low]))
 
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
@@ -160,6 +158,11 @@ def check_keep(keep: float) -> float:
         msg = f"--keep {keep}: must be more than 0 and at most 1, such as 0.95 to reject one known cell in twenty."
         raise OptionError(msg)
     return float(keep)
+
+
+def may_fail(n: int, keep: float) -> int:
+    """How many of n cells may fail so that this share passes."""
+    return int(np.floor((1 - keep) * n + 1e-9))  # a hair for 0.95 * 20 being 19.000000000000004
 
 
 def fit_rejection(

@@ -182,7 +182,17 @@ def _rejection(head: AnyHead) -> str:
         f"{passing} Novelty is the distance to the training cells of the label, measured in "
         f"{', '.join(rejection.distances.views)}; 1 is the 95 % quantile of held-out cells."
     )
-    return f"{title}\n\n{words}\n\n" + _table(["", "why"], rows)
+    return f"{title}\n\n{words}\n\n" + _table(["", "why"], rows) + _backs_off(head, rejection.keep)
+
+
+def _backs_off(head: AnyHead, keep: float) -> str:
+    """From which confidence a coarser label stands where the finest does not."""
+    if isinstance(head, AcrossGenesHead) or head.hierarchy_ is None:
+        return ""
+    told = ", ".join(
+        f"`{_plain(level.column)}` from {level.threshold(keep):.3f}" for level in head.hierarchy_.levels[::-1]
+    )
+    return f"\n\nWhere confidence is too low, a coarser label stands that is sure enough: {told}."
 
 
 def _feature_spaces(head: AnyHead, record: Mapping[str, Any]) -> str:

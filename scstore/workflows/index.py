@@ -74,7 +74,8 @@ def build_index(
 ) -> BuiltIndex:
     """Make the index that ``query`` searches when there are many cells; a cache, to be made again from the store.
 
-    The store is read three times, in blocks. An index that fits the cells already is left as it is.
+    The store is read three times, in blocks. An index that fits the cells and was made for the same ``recall`` and
+    ``seed`` is left as it is.
 
     Parameters
     ----------
@@ -126,7 +127,8 @@ def build_index(
     except (NotAStoreError, DamagedError, InputError):
         if add:
             raise
-    if old is not None and _same(old.record, record):
+    wanted = {"recall": recall, "seed": seed}
+    if old is not None and _same(old.record, record) and (add or _same(old.record, wanted)):
         return _built(path, matrix.name, old, added=0)
     progress.note(f"reading {len(rows):,} cells of {matrix.name} three times, in blocks")
     if add and old is not None:
@@ -135,7 +137,7 @@ def build_index(
         held_out = held_out_again(prepared, old.own, among=rows, k=old.probing.k)
         write_index(
             path, RowSubset(prepared, new), new, mean=old.mean, compression=old.compression, held_out=held_out,
-            target=recall, record=record, onto=old,
+            target=recall, record={**record, **wanted}, onto=old,
         )  # fmt: skip
         added = len(new)
     else:
@@ -145,7 +147,7 @@ def build_index(
         compression, found = fit_compression(prepared, fetch=FETCH, target=recall, seed=seed)
         write_index(
             path, prepared, rows, mean=mean, compression=compression, held_out=found.renumbered(rows), target=recall,
-            record=record,
+            record={**record, **wanted},
         )  # fmt: skip
         added = len(rows)
     built = _built(path, matrix.name, open_index(path), added=added)

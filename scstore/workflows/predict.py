@@ -116,15 +116,14 @@ def predict(
     Returns
     -------
     DataFrame
-        Index: cell id. Columns: ``label``; ``confidence`` (calibrated probability of the most probable label);
-        ``margin`` (to the second most probable); ``status`` (``ok``; or why the label is ``unassigned``: ``unsure``,
-        ``far``, or ``empty`` for a cell without any gene to read; or ``coarse`` where the label is that of a coarser
-        level, the finest being unsure); ``novelty`` (distance to the training cells of the
-        most probable label, where 1 is the 95 % quantile of held-out cells; NaN with a head that has no thresholds);
-        ``best_label`` (the most probable label, whatever the status); with a head of several levels
-        ``label:COLUMN`` and ``confidence:COLUMN`` for each; with ``proba`` one ``p(CLASS)`` a class; with ``majority``
-        ``majority_label`` and ``majority_share`` (of the votes of the cell's cluster), and for ``auto`` the cluster's
-        number, ``over_clustering``.
+        Index: cell id. Columns: ``label``; ``confidence`` (calibrated probability of ``best_label``); ``margin`` (to
+        the most probable other label); ``status`` (``ok``; or why the label is ``unassigned``: ``unsure``, ``far``, or
+        ``empty`` for a cell without any gene to read; or ``coarse`` where it is that of a coarser level, the finest
+        being unsure); ``novelty`` (distance to the training cells of ``best_label``, where 1 is the 95 % quantile of
+        held-out cells; NaN with a head that has no thresholds); ``best_label`` (the most probable label, whatever the
+        status). With a head of several levels ``label:COLUMN`` and ``confidence:COLUMN`` for each. With ``proba`` one
+        ``p(CLASS)`` a class. With ``majority`` ``majority_label`` and ``majority_share`` (of the votes of the cell's
+        cluster), and for ``auto`` the cluster's number, ``over_clustering``.
 
     Raises
     ------

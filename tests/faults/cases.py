@@ -189,6 +189,7 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
         (
             "cells/test_by_column.py::test_no_room",
             "faults/test_operations.py::test_no_broken_operation_breaks_a_promise",
+            "stores/test_disk_store.py::test_a_full_disk_is_an_error_and_no_hole",
         ),
     ),
     23: (
@@ -248,6 +249,8 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
             "stores/test_ledger.py::test_what_is_wrong_with_a_shard_is_said",
             "stores/test_ledger.py::test_a_broken_record_does_not_count",
             "stores/test_reader.py::test_a_damaged_record_of_the_run_is_an_error",
+            "stores/test_reader.py::test_damaged_expression_is_an_error_and_never_zeros",
+            "stores/test_reader.py::test_damaged_metadata_is_one_plain_error",
             "stores/test_verify.py::test_all_that_is_wrong_is_listed_and_not_the_first",
             "stores/test_verify.py::test_repair_lets_extract_redo_just_the_damaged_shards",
             "stores/test_views.py::test_a_flipped_bit_is_found_on_reading_those_rows",

@@ -25,14 +25,14 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bench]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize(("name", "every"), [("fresh", 61), ("begun", 7)])
+@pytest.mark.parametrize(("name", "every"), [("fresh", 83), ("begun", 9)])
 def test_no_broken_operation_breaks_a_promise(benches: dict[str, Bench], name: str, every: int, fault: str) -> None:
     """RELIABILITY 21, 22, I1–I4: SIGKILL, disk full, EIO and a short write."""
     bench = benches[name]
     number = len(count_operations(bench))
     first = FAULTS.index(fault) * every // len(FAULTS)  # each fault meets other operations
     found = [violations(bench, at=at, fault=fault) for at in range(first, number, every)]
-    assert len(found) > 3
+    assert len(found) > 1
     assert [line for lines in found for line in lines] == []
 
 

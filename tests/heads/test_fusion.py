@@ -309,17 +309,14 @@ def test_weights_by_label_reach_the_heads(views: dict[str, Any]) -> None:
     assert (weighted.predict(b) == "type 3").sum() > (plain.predict(b) == "type 3").sum()
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 999), n=st.integers(0, 20), classes=st.integers(2, 6))
-def test_summaries(seed: int, n: int, classes: int) -> None:
-    proba = np.random.default_rng(seed).dirichlet(np.ones(classes), n)
-    names = np.array([f"t{i}" for i in range(classes)])
-    label, confidence, margin = summarise(proba, names)
-    np.testing.assert_array_equal(label, names[proba.argmax(axis=1)] if n else [])
-    np.testing.assert_array_equal(confidence, proba.max(axis=1) if n else [])
-    assert ((margin >= 0) & (margin <= confidence)).all()
-
-
-def test_of_equal_classes_the_first_is_named() -> None:
-    label, confidence, margin = summarise(np.array([[0.4, 0.4, 0.2]]), np.array(["a", "b", "c"]))
-    assert (label[0], confidence[0], margin[0]) == ("a", 0.4, 0.0)
+@pytest.mark.parametrize("fuse", ["late", "early"])
+def test_what_the_members_read_side_by_side(fuse: str, views: dict[str, Any]) -> None:
+    head = FusedHead(fuse=fuse, n_folds=2, n_genes=20, n_components=8)
+    head.fit(part(views, slice(0, TRAIN)), views["y"][:TRAIN], gene_names=GENES)
+    test = part(views, slice(TRAIN, N), genes=head.genes_)
+    rows = head.joined(test)
+    assert rows.shape == (N - TRAIN, 8 + 16 + 8)
+    if fuse == "late":
+        np.testing.assert_array_equal(rows[:][:, 8:24], test["a"].astype(np.float32))
+    with pytest.raises(FeatureSpaceError, match="Missing view"):
+        head.joined({"a": test["a"]})

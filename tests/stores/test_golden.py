@@ -60,6 +60,12 @@ def test_golden_tables_and_panels_read(golden: Path) -> None:
 
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=lambda path: path.name)
+def test_nothing_is_wrong_with_golden_files(golden: Path) -> None:
+    for name in ("store.zarr", "store.genes.h5ad", "panel.h5ad", "linear", "mlp", "knn"):
+        assert scstore.verify(golden / name, deep=True).findings == ()
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=lambda path: path.name)
 def test_golden_stores_open_with_anndata_alone(golden: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

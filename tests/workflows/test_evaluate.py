@@ -266,7 +266,7 @@ def test_rejection_of_classes_left_out(evaluation_store: Path) -> None:
     assert {name: figures["n_unknown"] for name, figures in by_class.items()} == counts.to_dict()
     for figures in by_class.values():
         assert figures["auroc"] > 0.5
-        assert figures["auroc_novelty"] > 0.7
+        assert figures["auroc_novelty"] > 0.6
         assert figures["kept"] > 0.7
     headings, table = found.rejection.table()
     assert headings[1:3] == ["AUROC confidence", "AUROC novelty"]

@@ -86,6 +86,7 @@ def test_made_once_and_anew_where_the_cells_differ(reference: Path, values: np.n
     before = (first.path / "index.json").stat().st_mtime_ns
     assert build_index(reference, exact_below=SMALL).added == 0
     assert (first.path / "index.json").stat().st_mtime_ns == before
+    assert build_index(reference, exact_below=SMALL, recall=0.5).added == 900
     changed = values.copy()
     changed[17, 3] += 1  # one value of one cell
     write_embedding(reference, changed)

@@ -142,6 +142,7 @@ def test_on_the_command_line(path: Path, tmp_path: Path, scstore_command: Run) -
     assert "no cell has 'type 9'" in done.stderr
     card = (tmp_path / "head" / "README.md").read_text()
     assert card.index("level `lineage`") < card.index("level `cell_type`")
+    assert "a coarser label stands that is sure enough: `lineage` from 0." in card
     said = scstore_command("info", "head").stdout
     assert "coarse to fine: lineage" in said
     assert "spellings merged: 1, by names.tsv" in said
