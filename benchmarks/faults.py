@@ -156,7 +156,11 @@ def main() -> int:
             results = []
             for (_, named), future in zip(pieces, futures, strict=True):
                 results.append(future.result())
-                print(f"{name}, {named[0]}: {results[-1]['runs']:,} runs, {len(results[-1]['bad'])} bad", flush=True)
+                more = {key: value for key, value in results[-1].items() if key in ("stuck", "grown_gb", "finished")}
+                print(
+                    f"{name}, {named[0]}: {results[-1]['runs']:,} runs, {len(results[-1]['bad'])} bad {more}",
+                    flush=True,
+                )
         bad = [line for result in results for line in result["bad"]]
         for line in bad[:20]:
             print(f"  {line}")
@@ -175,9 +179,10 @@ def main() -> int:
     print()
     table(["part", "runs", "violations", "peak GB", "seconds"], rows)
     if "mutated inputs" in findings.figures:
-        findings.at_most(
-            "memory that reading mutated inputs takes, GB", findings.figures["mutated inputs"]["grown_gb"], 1
-        )
+        mutated = findings.figures["mutated inputs"]
+        findings.at_most("memory that reading mutated inputs takes, GB", mutated["grown_gb"], 1)
+        # libhdf5 has loops without an end on damaged files: nothing that is called from Python can stop it
+        findings.at_most("mutated inputs in which a library hangs or crashes", mutated["stuck"], 0)
     findings.at_most("minutes", (time.monotonic() - begun) / 60, 30, check=not words.quick and not words.only)
     return findings.finish(words.json)
 

@@ -318,8 +318,9 @@ class Store:
 
     def _expression_view(self) -> View:
         if self.record is not None:
-            group = _checked_csr(self._group["X"], self.path / "X")
-            shape = tuple(int(n) for n in group.attrs["shape"])
+            with decoding(self.path, "X"):
+                group = _checked_csr(self._group["X"], self.path / "X")
+                shape = tuple(int(n) for n in group.attrs["shape"])
             genes = [str(name) for name in self.var.index]
             return ExpressionView(
                 lambda start, stop: _csr_rows(group, start, stop, source=self.path),

@@ -129,12 +129,12 @@ def _storable(frame: pd.DataFrame) -> pd.DataFrame:
             categories = column.cat.categories
             if pd.api.types.infer_dtype(categories, skipna=True) not in STORABLE:
                 frame[name] = column.cat.rename_categories(categories.astype(str))
-        elif (kind := pd.api.types.infer_dtype(column, skipna=True)) not in STORABLE or (
-            column.dtype == object and kind not in ("string", "empty")
-        ):
-            frame[name] = column.astype(str)
-        elif kind == "string" and column.isna().any():
-            frame[name] = column.astype("category")  # a text column has no form for missing values
+            continue
+        kind = pd.api.types.infer_dtype(column, skipna=True)
+        if kind not in STORABLE or (column.dtype == object and kind not in ("string", "empty")):
+            frame[name] = column.astype(str).where(column.notna())
+        if frame[name].dtype == object and column.isna().any():
+            frame[name] = frame[name].astype("category")  # a text column has no form for missing values
     return frame
 
 

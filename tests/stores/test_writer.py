@@ -114,6 +114,8 @@ def test_obs_columns_that_anndata_has_no_form_for_become_text(tmp_path: Path) ->
         "name": ["a", None, "c", "d", "e"],
         "kind": pd.Categorical(["x", "y", None, "x", "y"]),
         "flag": pd.array([True, None, False, True, True], dtype="boolean"),
+        "nothing": [None] * 5,
+        "seen": pd.to_datetime(["2020-01-01", None, "2020-01-03", None, None]),
     }
     obs = pd.DataFrame(columns).set_index(pd.Index(IDS))
     with build_store(tmp_path / "s.zarr") as builder:
@@ -127,6 +129,11 @@ def test_obs_columns_that_anndata_has_no_form_for_become_text(tmp_path: Path) ->
     assert read["3"].tolist() == [0, 1, 2, 3, 4]
     assert read["kind"].isna().tolist() == [False, False, True, False, False]
     assert read["flag"].isna().tolist() == [False, True, False, False, False]
+    # what is missing stays missing, and never turns into a label such as "None"
+    assert read["nothing"].isna().all()
+    assert read["seen"].isna().tolist() == [False, True, False, True, True]
+    assert read["mixed"].isna().tolist() == [False, False, False, True, False]
+    assert read["loose"].isna().tolist() == [False, True, False, False, False]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
