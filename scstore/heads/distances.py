@@ -161,7 +161,8 @@ def fit_distances(
 def _discriminant(values: Array, counts: Array, *, seed: int) -> Array:
     """Fisher's discriminant axes ``(d, k)`` of centred cells ``(m, d)``, those of a class together."""
     size = max(2, min(COMPONENTS, values.shape[1], len(values) // CELLS_A_COMPONENT))
-    *_, components = randomized_svd(values, min(size, *values.shape), random_state=seed)
+    with one_blas_thread():  # small products: threads would wait for each other
+        *_, components = randomized_svd(values, min(size, *values.shape), random_state=seed)
     reduced = values @ components.T
     starts = np.cumsum(counts) - counts
     centres = np.add.reduceat(reduced, starts) / counts[:, None]
