@@ -15,6 +15,7 @@ standardising are part of their time, as they are of ours. Its logistic regressi
 from __future__ import annotations
 
 import multiprocessing
+import queue
 import resource
 import sys
 import tempfile
@@ -141,7 +142,7 @@ def measure(folder: Path, name: str) -> dict[str, float]:
         try:
             found: dict[str, float] = results.get(timeout=5)
             break
-        except Exception:  # noqa: BLE001  # the queue's own timeout
+        except queue.Empty:
             if not process.is_alive():
                 msg = f"{name}: its process ended with {process.exitcode}"
                 raise RuntimeError(msg) from None
