@@ -159,6 +159,7 @@ def test_a_server_that_answers_another_range_or_none(server: Server, tmp_path: P
         (content("gene_summary.gz")[:-6] + b"\0" + content("gene_summary.gz")[-5:], "no whole gzip"),
         (b"", "no whole gzip|begins with b''"),
     ],
+    ids=["page", "other", "cut", "damaged", "empty"],
 )
 def test_wrong_bytes_never_get_the_files_name(server: Server, tmp_path: Path, bad: bytes, said: str) -> None:
     good = server.files[SUMMARY]
