@@ -107,9 +107,10 @@ class Stores:
         return f"{self.readout}+genept+X"
 
     def panel(self, pair: Pair, name: str, **how: Any) -> str:
-        """A panel fitted on the training cells."""
+        """A panel fitted on the training cells; of :data:`PANEL_GENES`, unless ``n_genes`` says otherwise."""
         path = self.work / f"{pair.name}-{name}.h5ad"
-        scstore.panel(pair.cells[~pair.held_out].copy(), path, n_genes=PANEL_GENES, overwrite=True, **how)
+        how = {"n_genes": PANEL_GENES, **how}
+        scstore.panel(pair.cells[~pair.held_out].copy(), path, overwrite=True, **how)
         return str(path)
 
     def extract(self, pair: Pair, name: str, **options: Any) -> Path:

@@ -9,6 +9,7 @@ What changes a file goes through one object, :data:`disk`, so that tests can bre
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -173,10 +174,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     partial = target.with_name(f".{target.name}{PARTIAL}{os.getpid()}")
     try:
-        yield partial
-        with partial.open("rb+") as file:
-            disk.sync(file.fileno())
-        disk.rename(partial, target)
+        with _room_for(target):
+            yield partial
+            with partial.open("rb+") as file:
+                disk.sync(file.fileno())
+            disk.rename(partial, target)
     except BaseException:
         disk.delete(partial)
         raise
@@ -194,24 +196,42 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     disk.make_folder(target.parent)
     for stale in target.parent.glob(f".{target.name}{PARTIAL}*"):
         remove_tree(stale)
-    partial = disk.make_unique_folder(target.parent, f".{target.name}{PARTIAL}")
+    with _room_for(target):
+        partial = disk.make_unique_folder(target.parent, f".{target.name}{PARTIAL}")
     partial.chmod(0o777 & ~_umask())
     try:
-        yield partial
-        for folder, _, files in os.walk(partial):
-            for name in files:
-                with Path(folder, name).open("rb+") as file:
-                    disk.sync(file.fileno())
-            fsync_dir(folder)
-        old = target.with_name(f".{target.name}{PARTIAL}old-{os.getpid()}")
-        if overwrite and target.exists():
-            disk.rename(target, old)
-        disk.rename(partial, target)
+        with _room_for(target):
+            yield partial
+            for folder, _, files in os.walk(partial):
+                for name in files:
+                    with Path(folder, name).open("rb+") as file:
+                        disk.sync(file.fileno())
+                fsync_dir(folder)
+            old = target.with_name(f".{target.name}{PARTIAL}old-{os.getpid()}")
+            if overwrite and target.exists():
+                disk.rename(target, old)
+            disk.rename(partial, target)
     except BaseException:
         remove_tree(partial)
         raise
     fsync_dir(target.parent)
     remove_tree(old)
+
+
+@contextmanager
+def _room_for(target: Path) -> Iterator[None]:
+    """Let the error of a full disk name what was being written and the disk, and say what to do next."""
+    try:
+        yield
+    except OSError as error:
+        # HDF5 has an error of its own, with the system's number in its words
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and f"errno = {errno.ENOSPC}" not in str(error):
+            raise
+        place = target.parent.resolve()
+        while not place.is_mount() and place != place.parent:
+            place = place.parent
+        msg = f"no room is left on the disk at {place}. Make room there, then run the same command again"
+        raise OSError(errno.ENOSPC, msg, str(target)) from error
 
 
 def remove_tree(path: Path) -> None:
@@ -274,7 +294,7 @@ def lock(path: str | os.PathLike[str]) -> Iterator[None]:
             raise InputError(msg) from error
         break
     try:
-        with handle:
+        with _room_for(file), handle:
             disk.write(handle, json.dumps(mine).encode())
         with _beating(file):
             yield
@@ -304,7 +324,10 @@ def _beating(file: Path) -> Iterator[None]:
 def _reclaim_or_refuse(file: Path) -> None:
     if reclaim_if_dead(file):
         return
-    owner = _owner(file)
+    try:
+        owner = _owner(file)
+    except FileNotFoundError:  # it has just ended
+        return
     host, pid = owner.get("host"), owner.get("pid")
     whose = f"process {pid} on {host}" if host else "another process that is just starting"
     msg = f"{file}: {whose} is writing here. Wait for it to end; if it is certainly dead, delete this lock file."

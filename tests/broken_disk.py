@@ -25,7 +25,8 @@ import scstore
 from scstore import fsio
 from scstore.errors import ScstoreError
 from scstore.stores.layout import record_path
-from scstore.stores.verify import verify_store
+from scstore.stores.locks import Part
+from scstore.stores.verify import Verification, verify_store
 
 T = TypeVar("T")
 
@@ -129,20 +130,27 @@ class Bench:
         A store that it goes on with; ``None`` where it makes one.
     whole
         The store that an uninterrupted run makes.
+    digest
+        Of that.
+    before
+        Shards that are there, and sound, before the run.
     """
 
     inputs: Path
     begun: Path | None
     whole: Path
+    digest: str = ""
+    before: frozenset[int] = frozenset()
 
     @property
     def root(self) -> Path:
         """Where it makes its store: beside the inputs, since its record holds the way to them."""
         return self.inputs.parent / "run" / "s.zarr"
 
-    def run(self) -> scstore.Store:
-        """The run itself."""
-        return scstore.extract(self.inputs / "cells.h5ad", self.root, genes=str(self.inputs / "genes.h5ad"), **OPTIONS)
+    def run(self, *, part: Part | None = None) -> scstore.Store:
+        """The run itself, or a part of it."""
+        genes = str(self.inputs / "genes.h5ad")
+        return scstore.extract(self.inputs / "cells.h5ad", self.root, part=part, genes=genes, **OPTIONS)
 
     def set_up(self) -> None:
         """What is there before the run."""
@@ -168,7 +176,11 @@ def make_benches(folder: Path) -> dict[str, Bench]:
     record_path(begun, 2).unlink()
     chunk = begun / "obsm" / "genept" / "c" / "1" / "0"
     chunk.write_bytes(b"\1" * chunk.stat().st_size)
-    return {"fresh": fresh, "begun": Bench(inputs, begun, fresh.whole)}
+    digest, sound = fsio.digest_tree(fresh.whole), frozenset(_sound(begun, verify_store(begun, deep=True)))
+    return {
+        "fresh": Bench(inputs, None, fresh.whole, digest),
+        "begun": Bench(inputs, begun, fresh.whole, digest, sound),
+    }
 
 
 def count_operations(bench: Bench) -> list[tuple[str, str]]:
@@ -184,7 +196,6 @@ def violations(bench: Bench, *, at: int, fault: str) -> list[str]:
     """Break one operation of a run, and name the promises that do not hold then."""
     bench.set_up()
     root, folder = bench.root, bench.root.parent
-    before = _sound(root)
     disk, found = BrokenDisk(at, fault), []
     with in_place_of_the_disk(disk):
         try:
@@ -196,18 +207,19 @@ def violations(bench: Bench, *, at: int, fault: str) -> list[str]:
             pass
         except BaseException as error:  # noqa: BLE001  # anything else is a traceback for the user
             found.append(f"I4: {type(error).__name__}: {error}")
-    _as_if_another_process(folder)
+    as_if_another_process(folder)
     if root.exists():
-        after = _sound(root)
-        if not before <= after:
-            found.append(f"I2: shards {sorted(before - after)} were there and are not any more")
-        found += _wrong_rows(root, bench.whole)
-        damage = [f for f in verify_store(root, deep=True).findings if f.shard is None or f.shard in before]
+        checked = verify_store(root, deep=True)
+        after = _sound(root, checked)
+        if gone := bench.before - after:
+            found.append(f"I2: shards {sorted(gone)} were there and are not any more")
+        found += _wrong_rows(root, bench.whole, after)
+        damage = [f for f in checked.findings if f.shard is None or f.shard in bench.before]
         found += [f"I1: {finding}" for finding in damage]
     try:
         bench.run()
         verify_store(root, deep=True, gc=True)
-        if fsio.digest_tree(root) != fsio.digest_tree(bench.whole):
+        if fsio.digest_tree(root) != bench.digest:
             found.append("I3: the finished store differs")
         if left := sorted(file.name for file in folder.iterdir() if file != root):
             found.append(f"I3: left beside the store: {left}")
@@ -216,23 +228,21 @@ def violations(bench: Bench, *, at: int, fault: str) -> list[str]:
     return [f"operation {at} {disk.trace[at] if at < len(disk.trace) else ''} {fault}: {line}" for line in found]
 
 
-def _sound(root: Path) -> set[int]:
+def _sound(root: Path, checked: Verification) -> set[int]:
     """Shards whose record is there and whose bytes match it."""
-    if not root.exists():
-        return set()
     plan = scstore.open(root).plan
     assert plan is not None
-    damaged = verify_store(root, deep=True).damaged_shards
+    damaged = checked.damaged_shards
     return {shard for shard in range(plan.n_shards) if record_path(root, shard).exists() and shard not in damaged}
 
 
-def _wrong_rows(root: Path, whole: Path) -> list[str]:
+def _wrong_rows(root: Path, whole: Path, shards: set[int]) -> list[str]:
     """I1: what can be read is what an uninterrupted run would have written."""
     store, expected, found = scstore.open(root), scstore.open(whole), []
     if not store.obs.equals(expected.obs):
         found.append("I1: obs differs")
     assert store.plan is not None
-    for shard in _sound(root):
+    for shard in shards:
         start, stop = store.plan.bounds(shard)
         for name in store.views:
             got, wanted = (s.view(name)[start:stop] for s in (store, expected))
@@ -243,7 +253,7 @@ def _wrong_rows(root: Path, whole: Path) -> list[str]:
     return found
 
 
-def _as_if_another_process(folder: Path) -> None:
+def as_if_another_process(folder: Path) -> None:
     """What was left behind is of a process that is dead."""
     for lock in folder.glob("*.lock"):
         try:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from support import make_cells, write_model
+from warm import Ended, Job, Warm, warm
 
 import scstore
 from scstore import fsio
 from scstore.stores.verify import verify_store
 
-OPTIONS: dict[str, Any] = {"shard_rows": 6, "device": "cpu"}
-PRELOADED = ["torch", "transformers", "anndata", "zarr", "scstore.workflows.extract", "scstore.workflows.loading"]
+SIGKILL = -9
+
+UNBROKEN = 0.4
+"""Share of the runs that nobody kills: they finish the store that the killed ones began."""
+
+BY_THE_CLOCK = 0.25
+"""Share of the kills whose moment is drawn by time; that of the others is drawn by file operations."""
 
 
 @dataclass
@@ -32,18 +34,17 @@ class Kills:
         Stores that were finished all the same, each by many processes one after the other.
     violations
         Promises that did not hold.
+    moments
+        Kills by what was there then: ``no store``, or one, whose ``shards`` were written.
+    cpu_seconds
+        Of all processes that extracted.
     """
 
-    killed: int
-    finished: int
-    violations: list[str]
-
-
-def _extract(cells: Path, root: Path, model: Path) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    scstore.extract(cells, root, model=str(model), **OPTIONS)
+    killed: int = 0
+    finished: int = 0
+    violations: list[str] = field(default_factory=list)
+    moments: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("no store", "shards"), 0))
+    cpu_seconds: float = 0.0
 
 
 def kill_at_random(folder: Path, number: int, *, seed: int) -> Kills:
@@ -58,60 +59,73 @@ def kill_at_random(folder: Path, number: int, *, seed: int) -> Kills:
     seed
         Of the moments.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    rng = np.random.default_rng(seed)
-    cells, model = folder / "cells.h5ad", write_model(folder / "model")
-    make_cells(24, 12, empty=5).write_h5ad(cells)
-    for name in ("a", "b"):
-        (folder / name).mkdir()
-
-    def start(root: Path) -> Any:
-        process = context.Process(target=_extract, args=(cells, root, model))
-        process.start()
-        return process
-
-    whole = folder / "a" / "s.zarr"
-    start(whole).join()
-    fsio.remove_tree(whole)  # the first one also started the server that forks the others
-    begun = time.monotonic()
-    start(whole).join()
-    seconds, expected = time.monotonic() - begun, fsio.digest_tree(whole)
-    found, root = Kills(0, 0, []), folder / "b" / "s.zarr"
-    before: set[int] = set()
-    while found.killed < number:
-        process = start(root)
-        process.join(float(rng.uniform(0, 1.1 * seconds)))
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            found.killed += 1
-        for lock in root.parent.glob("*.lock"):
-            if not lock.stat().st_size:  # killed before it was filled: nobody's after a minute
-                os.utime(lock, (0, 0))
-        after = _committed(root)
-        if root.exists():
-            found.violations += [f"I1: {finding}" for finding in verify_store(root, deep=True).findings]
-        if not before <= after:
-            found.violations.append(f"I2: shards {sorted(before - after)} were there and are not any more")
-        before = after
-        if process.exitcode == 0:
-            verify_store(root, deep=True, gc=True)
-            if fsio.digest_tree(root) != expected:
-                found.violations.append("I3: the finished store differs")
-            found.finished += 1
-            before = set()
-            for file in root.parent.iterdir():
-                fsio.remove_tree(file)
-        elif process.exitcode != -9:
-            found.violations.append(f"I3: cannot go on: exit code {process.exitcode}")
-            break
+    rng, found = np.random.default_rng(seed), Kills()
+    root = folder / "killed" / "s.zarr"
+    root.parent.mkdir()
+    with warm(folder) as processes:
+        expected = fsio.digest_tree(processes.whole)
+        before: set[int] = set()
+        while found.killed < number:
+            kill = None if before and rng.random() < UNBROKEN else _moment(rng, processes.unbroken, root, before)
+            ended = processes.run(Job(root, kill=kill))
+            found.cpu_seconds += ended.cpu_seconds
+            if ended.code == SIGKILL:
+                found.killed += 1
+                found.moments["shards" if root.exists() else "no store"] += 1
+            after = _look(root, before, found)
+            before = after
+            if ended.code == 0:
+                verify_store(root, deep=True, gc=True)
+                if fsio.digest_tree(root) != expected:
+                    found.violations.append("I3: the finished store differs")
+                found.finished += 1
+                before = set()
+                _start_anew(root)
+            elif ended.code != SIGKILL:
+                found.violations.append(f"I3: cannot go on: exit code {ended.code}: {ended.error}: {ended.message}")
+                break
+        _finish(processes, root, expected, found)
     return found
 
 
-def _committed(root: Path) -> set[int]:
+def _moment(rng: np.random.Generator, whole: Ended, root: Path, committed: set[int]) -> tuple[int, float]:
+    """Operations, and seconds after them. The shards are few operations of a whole run, so they get their share."""
+    pause = float(rng.uniform(0, 2 * whole.seconds / whole.operations))
+    if rng.random() < BY_THE_CLOCK:
+        return 0, float(rng.uniform(0, whole.seconds))
+    writing = whole.operations - whole.shaped
+    if root.exists():
+        n_shards = scstore.open(root).plan.n_shards  # type: ignore[union-attr]
+        return int(rng.integers(1, max(3, writing * (n_shards - len(committed)) // n_shards))), pause
+    first, last = (1, whole.shaped) if rng.random() < 0.5 else (whole.shaped, whole.operations)
+    return int(rng.integers(first, last)), pause
+
+
+def _look(root: Path, before: set[int], found: Kills) -> set[int]:
+    """I1 and I2, and the shards that are there now."""
+    for lock in root.parent.glob("*.lock"):
+        if not lock.stat().st_size:  # killed before it was filled: nobody's after a minute
+            os.utime(lock, (0, 0))
     if not root.exists():
         return set()
     store = scstore.open(root)
     assert store.plan is not None
-    return {shard for shard, start, _ in store.plan.shards() if store.committed[start]}
+    after = {shard for shard, start, _ in store.plan.shards() if store.committed[start]}
+    found.violations += [f"I1: {finding}" for finding in verify_store(root, deep=True).findings]
+    if not before <= after:
+        found.violations.append(f"I2: shards {sorted(before - after)} were there and are not any more")
+    return after
+
+
+def _finish(processes: Warm, root: Path, expected: str, found: Kills) -> None:
+    """The last one is not killed."""
+    ended = processes.run(Job(root))
+    verify_store(root, deep=True, gc=True)
+    if ended.code or fsio.digest_tree(root) != expected:
+        found.violations.append(f"I3: the last store differs, or cannot be finished: {ended}")
+    found.finished += 1
+
+
+def _start_anew(root: Path) -> None:
+    for file in root.parent.iterdir():
+        fsio.remove_tree(file)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,3 +135,15 @@ class Notes(Reporter):
 def extract(cells: Any, out: Path, model: Path, **options: Any) -> scstore.Store:
     """Extract with a model in a folder."""
     return scstore.extract(cells, out, model=str(model), **options)
+
+
+def run_benchmark(folder: Path, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command of ``benchmarks/`` as a user runs it, in ``folder``; it can import what lies there."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / name), *words],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+    )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -154,3 +155,33 @@ def test_the_lock_of_another_host_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "l").write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": 0}))
     with pytest.raises(LockedError, match="elsewhere.*delete this lock"), fsio.lock(tmp_path / "l"):
         pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), OSError("file write failed: errno = 28, error message = ''")],
+)
+def test_a_full_disk_is_named(tmp_path: Path, error: OSError) -> None:
+    """RELIABILITY 22: what was being written, where there is no room, and what to do; HDF5's own words too."""
+    for write in (fsio.atomic_path, fsio.atomic_folder):
+        said = r"no room is left on the disk at /.*Make room there"
+        with pytest.raises(OSError, match=said) as caught, write(tmp_path / "out"):
+            raise error
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "out"))
+    with pytest.raises(OSError, match="^something else$"), fsio.atomic_folder(tmp_path / "out"):
+        raise OSError("something else")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_is_let_go_meanwhile_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RELIABILITY 25: the other process ends between the look at its lock and the message about it."""
+    file = tmp_path / "lock"
+    file.write_text("{}")
+
+    def alive_and_then_gone(path: Path) -> bool:
+        path.unlink()
+        return False
+
+    monkeypatch.setattr(fsio, "reclaim_if_dead", alive_and_then_gone)
+    with fsio.lock(file):
+        assert json.loads(file.read_text())["pid"] == os.getpid()

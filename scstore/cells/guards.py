@@ -9,7 +9,6 @@ sets).
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -19,22 +18,14 @@ from typing import Any
 
 import h5py
 import zarr
-from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import LocalStore
 
+from scstore.cells.bounded_store import BoundedStore
 from scstore.errors import CellsError, ScstoreError
+from scstore.hdf5.check import check_hdf5
+from scstore.hdf5.limits import outside, too_large
 
-__all__ = ["BoundedStore", "Guard", "folder_bytes", "open_hdf5", "open_zarr", "reading", "zstd_content_size"]
-
-CHUNK_LIMIT = 1 << 31
-"""Bytes that one chunk may decode to: what Blosc can hold, and half of what HDF5 can."""
-
-RATIO = 1100
-"""No real file of cells is packed tighter than this; DEFLATE cannot be (1,032 : 1)."""
-
-FLOOR = 1 << 26
-"""Bytes that any array may declare, however small the file."""
+__all__ = ["Guard", "folder_bytes", "open_hdf5", "open_zarr", "reading"]
 
 DEPTH = 8
 """Groups nested deeper than this are no data frame; also ends links that run in a circle."""
@@ -118,30 +109,11 @@ class Guard:
         """
         name = str(array.name).strip("/")
         with reading(self.source, name):
-            chunks = array.chunks or ()
-        declared = math.prod(array.shape) * array.dtype.itemsize
-        if declared > max(FLOOR, RATIO * self.stored):
-            msg = (
-                f"{self.source}: {name} declares {declared:,} bytes (shape {tuple(array.shape)}), but the "
-                f"whole file has {self.stored:,}. It is damaged or made to exhaust memory: get it again from "
-                "where it came from."
-            )
+            problem = (outside(array) if isinstance(array, h5py.Dataset) else None) or too_large(array, self.stored)
+        if problem is not None:
+            msg = f"{self.source}: {problem}"
             raise CellsError(msg)
-        chunk = math.prod(chunks) * array.dtype.itemsize if chunks else 0
-        if chunk > CHUNK_LIMIT:
-            msg = (
-                f"{self.source}: one chunk of {name} decodes to {chunk:,} bytes; at most {CHUNK_LIMIT:,} are "
-                "read at once. Write the file again with smaller chunks."
-            )
-            raise CellsError(msg)
-        if isinstance(array, h5py.Dataset):
-            if array.external or array.is_virtual:
-                msg = (
-                    f"{self.source}: the values of {name} lie in other files, which are not followed. "
-                    "Write a file that holds its own data."
-                )
-                raise CellsError(msg)
-        elif any("pickle" in codec for codec in _codecs(array)):
+        if isinstance(array, zarr.Array) and any("pickle" in codec for codec in _codecs(array)):
             msg = (
                 f"{self.source}: {name} is stored as a Python pickle, which can run code when it is read. "
                 "It is refused; write the array again without it."
@@ -180,8 +152,10 @@ def open_hdf5(path: Path) -> h5py.File:
     Raises
     ------
     CellsError
-        If it is truncated, damaged, written by a newer HDF5, or locked by another process.
+        If it is truncated, damaged, written by a newer HDF5, or locked by another process, or as
+        :func:`scstore.hdf5.check.check_hdf5` says.
     """
+    check_hdf5(path, error=CellsError)
     try:
         return h5py.File(path, "r")
     except OSError as error:
@@ -215,40 +189,3 @@ def open_zarr(path: Path) -> zarr.Group | zarr.Array[Any]:
 def folder_bytes(path: Path) -> int:
     """Bytes of all files below a folder."""
     return sum(Path(root, name).stat().st_size for root, _, names in os.walk(path) for name in names)
-
-
-class BoundedStore(WrapperStore[Store]):
-    """A read-only Zarr store that hands out no Zstandard frame which announces more than 2 GiB.
-
-    Zstandard reaches 30,000 : 1, and its decoder allocates what the frame announces; a few bytes could ask
-    for terabytes.
-    """
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Read one value, and look at how it begins."""
-        value = await super().get(key, prototype, byte_range)
-        if value is not None and (size := zstd_content_size(value[:18].to_bytes())) > CHUNK_LIMIT:
-            msg = (
-                f"chunk {key} announces {size:,} bytes when decoded; at most {CHUNK_LIMIT:,} are read at "
-                "once. It is damaged or made to exhaust memory: get the data again from where it came from."
-            )
-            raise CellsError(msg)
-        return value
-
-
-def zstd_content_size(head: bytes) -> int:
-    """What a Zstandard frame says it decodes to, in bytes; 0 when it does not say or is no such frame.
-
-    Parameters
-    ----------
-    head
-        The first 18 bytes, or fewer when there are no more (RFC 8878, section 3.1.1.1).
-    """
-    if len(head) < 6 or head[:4] != b"\x28\xb5\x2f\xfd":
-        return 0
-    descriptor = head[4]
-    single_segment = descriptor >> 5 & 1
-    width = (single_segment, 2, 4, 8)[descriptor >> 6]
-    start = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
-    field = head[start : start + width]
-    return int.from_bytes(field, "little") + (256 if width == 2 else 0)

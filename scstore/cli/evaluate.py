@@ -9,6 +9,7 @@ import typer
 
 from scstore.cli.shared import AllowPartial, Label, MergeLabels, Overwrite, PriorAdjustment, StoreArgument, app, state
 from scstore.errors import OptionError
+from scstore.heads.defaults import PRIOR_ADJUSTMENT
 
 __all__: list[str] = []
 
@@ -20,7 +21,7 @@ def evaluate(
     *,
     merge_labels: MergeLabels = None,
     head: Annotated[str, typer.Option(help="linear, mlp or knn.")] = "linear",
-    prior_adjustment: PriorAdjustment = 0.5,
+    prior_adjustment: PriorAdjustment = PRIOR_ADJUSTMENT,
     view: Annotated[
         list[str] | None,
         typer.Option(help="Row wanted: a view, or views joined with +; repeat. All, and the controls, by default."),

@@ -12,6 +12,7 @@ from scstore.cli.shared import (
     AllowFractional,
     Expression,
     IdPrefixFrom,
+    MergeLabels,
     Orthologs,
     Overwrite,
     Slot,
@@ -43,6 +44,7 @@ def panel(
     label: Annotated[
         list[str] | None, typer.Option(help="Column of obs; repeat for several.", show_default=False)
     ] = None,
+    merge_labels: MergeLabels = None,
     n_genes: Annotated[str, typer.Option("-n", help="Genes in the panel; or auto: tried out on the labels.")] = "200",
     group: Annotated[str | None, typer.Option(help="obs column of donors or batches, each judged by itself.")] = None,
     label_free: Annotated[str | None, typer.Option(help="In place of labels: detection or dispersion.")] = None,
@@ -96,6 +98,7 @@ def panel(
             cells,
             out,
             label=label,
+            merge_labels=merge_labels,
             n_genes=_size(n_genes),
             group=group,
             label_free=label_free,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scstore.cli.shared import AllowPartial, Overwrite, StoreArgument, app, state
+
+if TYPE_CHECKING:
+    from scstore.workflows.query import SearchOptions
 
 __all__: list[str] = []
 
@@ -60,31 +63,19 @@ def query(
         scstore query stores/new.zarr --reference stores/ref.zarr --summarise cell_type --by leiden -o clusters.csv
     """
     from scstore.errors import OptionError
-    from scstore.workflows.query import query_to_file
+    from scstore.workflows.query import SearchOptions, query_to_file
 
     if by is not None and summarise is None:
         msg = f"--by {by}: it goes with --summarise COLUMN."
         raise OptionError(msg)
+    search = SearchOptions(k, view, column, where, exact, index, allow_partial)
     if summarise is not None:
-        _summarise(
-            store, reference, out, column=summarise, by=by, k=k, view=view, where=where, exact=exact, index=index,
-            allow_partial=allow_partial, overwrite=overwrite,
-        )  # fmt: skip
+        if column:
+            msg = "--column: --summarise writes shares, not neighbours with their columns. Leave one of them out."
+            raise OptionError(msg)
+        _summarise(store, reference, out, search, column=summarise, by=by, overwrite=overwrite)
         return
-    counts = query_to_file(
-        store,
-        reference,
-        out,
-        k=k,
-        view=view,
-        columns=column,
-        where=where,
-        exact=exact,
-        index=index,
-        allow_partial=allow_partial,
-        overwrite=overwrite,
-        progress=state.output.reporter,
-    )
+    counts = query_to_file(store, reference, out, search, overwrite=overwrite, progress=state.output.reporter)
     state.output.result(
         {"output": str(out), "n_cells": counts.n_cells, "k": k, "columns": list(counts.columns)},
         f"{out}: {k} neighbours of each of {counts.n_cells:,} cells, median distance {counts.median_distance:.3f}",
@@ -95,43 +86,37 @@ def _summarise(
     store: Path,
     reference: Path,
     out: Path,
+    search: SearchOptions,
     *,
     column: str,
     by: str | None,
-    k: int,
-    view: str | None,
-    where: str | None,
-    exact: bool,
-    index: Path | None,
-    allow_partial: bool,
     overwrite: bool,
 ) -> None:
     from scstore.workflows.summarise import query_summary
 
+    k = search.k
     summary = query_summary(
-        store, reference, out, column=column, by=by, k=k, view=view, where=where, exact=exact, index=index,
-        allow_partial=allow_partial, overwrite=overwrite, progress=state.output.reporter,
-    )  # fmt: skip
-    table = summary.table
-    if by is not None:
+        store, reference, out, search, column=column, by=by, overwrite=overwrite, progress=state.output.reporter
+    )
+    if summary.clusters is not None and by is not None:
         state.output.table(
             f"{out}: {column} of the {k} neighbours of each cell, by {by}",
             [by, "cells", column, "fraction", "coherence"],
             [
                 [str(row[by]), f"{row['n_cells']:,}", str(row["label"]), f"{row['fraction']:.3f}",
                  f"{row['coherence']:.3f}"]
-                for _, row in table.iterrows()
+                for _, row in summary.clusters.iterrows()
             ],
         )  # fmt: skip
-    rows = f"{len(table):,} {'cells' if by is None else 'clusters'}"
+    rows = f"{summary.n_rows:,} {'cells' if by is None else 'clusters'}"
     state.output.result(
         {
             "output": str(out),
-            "n_rows": len(table),
+            "n_rows": summary.n_rows,
             "k": k,
             "mean_coherence": summary.mean_coherence,
             "chance_coherence": summary.chance_coherence,
-            "columns": list(map(str, table.columns)),
+            "columns": list(summary.columns),
         },
         f"{out}: what the {k} neighbours of {rows} are, by {column}",
         f"mean coherence {summary.mean_coherence:.3f} (1: all neighbours have the same {column}; "

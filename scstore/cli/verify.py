@@ -20,7 +20,9 @@ LISTED = 1000
 
 @app.command(rich_help_panel="On a laptop, without the model")
 def verify(
-    path: Annotated[Path, typer.Argument(help="A store, head, projector, gene table or panel.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(help="A store, head, projector, index, gene table or panel.", show_default=False)
+    ],
     *,
     deep: Annotated[bool, typer.Option("--deep", help="Of a store: read every byte.")] = False,
     gc: Annotated[bool, typer.Option("--gc", help="Of a store: remove what killed runs have left behind.")] = False,
@@ -37,6 +39,8 @@ def verify(
         scstore verify stores/ref.zarr --deep --repair    # then run the same `scstore extract` again
 
         scstore verify heads/cell_type
+
+        scstore verify stores/ref.zarr.readout_wmean_l40.index
 
     """
     from scstore.workflows.verify import verify as run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pandas as pd
 from scstore.errors import GenesError
 from scstore.genes.table import COLUMNS, unique_names
 from scstore.genes.templates import check_template, fill_template
+from scstore.genes.unpacking import open_unpacked
 
 __all__ = ["describe_by_symbol", "read_descriptions"]
 
@@ -103,11 +105,13 @@ def _read_frame(file: Path) -> pd.DataFrame:
                 raise GenesError(msg)
             frame = pd.DataFrame.from_records(content)
         else:
-            frame = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, quoting=3)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+            with open_unpacked(file) as handle:
+                frame = pd.read_csv(handle, sep="\t", dtype=str, keep_default_na=False, quoting=3)
+    except (OSError, UnicodeDecodeError, ValueError, EOFError, RecursionError, zlib.error) as error:
         if isinstance(error, GenesError):
             raise
-        msg = f"{file}: cannot be read as gene texts ({str(error).splitlines()[0]}). Give a TSV with a header, or JSON."
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        msg = f"{file}: cannot be read as gene texts ({reason}). Give a TSV with a header, or JSON."
         raise GenesError(msg) from error
     if frame.empty:
         msg = f"{file}: holds no genes."

@@ -18,6 +18,7 @@ import pandas as pd
 from scstore.errors import GenesError
 from scstore.genes.table import COLUMNS, unique_names
 from scstore.genes.templates import check_template, fill_template
+from scstore.genes.unpacking import open_unpacked
 
 __all__ = [
     "FIELDS",
@@ -209,18 +210,18 @@ def read_columns(
     """
     file = Path(path)
     try:
-        with file.open("rb") as handle:
-            compression = "gzip" if handle.read(2) == b"\x1f\x8b" else None
-        with pd.read_csv(
-            file,
-            sep="\t",
-            dtype=str,
-            usecols=lambda name: name in columns or name in optional,
-            keep_default_na=False,
-            quoting=3,
-            compression=compression,
-            chunksize=CHUNK_ROWS,
-        ) as chunks:
+        with (
+            open_unpacked(file) as handle,
+            pd.read_csv(
+                handle,
+                sep="\t",
+                dtype=str,
+                usecols=lambda name: name in columns or name in optional,
+                keep_default_na=False,
+                quoting=3,
+                chunksize=CHUNK_ROWS,
+            ) as chunks,
+        ):
             kept = []
             for chunk in chunks:
                 if lacking := [name for name in columns if name not in chunk]:

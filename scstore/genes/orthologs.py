@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import os
 import re
@@ -18,6 +17,7 @@ import pandas as pd
 from scstore import fsio
 from scstore.errors import GenesError
 from scstore.genes.ncbi import TAXA, read_columns, read_gene_info
+from scstore.genes.unpacking import open_unpacked
 from scstore.spec import canonical_json
 
 __all__ = ["Orthologs", "other_organism", "read_orthologs"]
@@ -214,9 +214,7 @@ def _from_symbols(file: Path) -> pd.DataFrame:
 
 def _header(file: Path) -> list[str]:
     try:
-        with file.open("rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(file) if zipped else file.open("rb") as handle:
+        with open_unpacked(file) as handle:
             line = handle.readline(1 << 16).decode("utf-8-sig").rstrip("\r\n")
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise _unreadable(file, error) from error
@@ -230,9 +228,8 @@ def _delimiter(line: str) -> str:
 def _read(file: Path, *, header: int | None = 0) -> pd.DataFrame:
     """All cells of a TSV or CSV as stripped strings."""
     try:
-        data = file.read_bytes()
-        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-        text = data.decode("utf-8-sig")
+        with open_unpacked(file) as handle:
+            text = handle.read().decode("utf-8-sig")
         rows = pd.read_csv(
             io.StringIO(text),
             sep=_delimiter(text.split("\n", 1)[0]),

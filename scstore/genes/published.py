@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
@@ -19,6 +20,7 @@ from scstore import fsio
 from scstore.errors import GenesError
 from scstore.genes.restricted_pickle import read_pickle
 from scstore.genes.table import COLUMNS, GeneTable, unique_names
+from scstore.hdf5.check import check_hdf5
 
 __all__ = ["PUBLISHED", "name_genes", "read_published"]
 
@@ -164,10 +166,13 @@ def _from_mapping(file: Path, vectors: Mapping[Any, Any]) -> tuple[list[str], An
 def _from_npz(file: Path) -> tuple[list[str], Any]:
     try:
         with zipfile.ZipFile(file) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > LARGEST_UNPACKED * file.stat().st_size:
-            msg = f"{file}: would unpack to {unpacked:,} bytes, {unpacked // file.stat().st_size:,} times its size."
-            raise GenesError(msg)
+            entries = archive.infolist()
+            unpacked = sum(entry.file_size for entry in entries)
+            if unpacked > LARGEST_UNPACKED * file.stat().st_size:
+                msg = f"{file}: would unpack to {unpacked:,} bytes, {unpacked // file.stat().st_size:,} times its size."
+                raise GenesError(msg)
+            for entry in entries:
+                _check_npy(file, archive, entry)
         with np.load(file, allow_pickle=False) as arrays:
             if "vectors" not in arrays.files:
                 return _from_mapping(file, {name: arrays[name] for name in arrays.files})
@@ -192,6 +197,21 @@ def _from_npz(file: Path) -> tuple[list[str], Any]:
     return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in genes], vectors
 
 
+def _check_npy(file: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    """Refuse an array that declares more than its entry holds: NumPy would allocate it before it reads."""
+    with archive.open(entry) as member:
+        version = np.lib.format.read_magic(member)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            msg = f"{file}: {entry.filename} is in version {version} of NumPy's format. Write it with np.savez."
+            raise GenesError(msg)
+        shape, _, dtype = readers[version](member)
+    declared = math.prod(shape) * dtype.itemsize
+    if declared > entry.file_size and not dtype.hasobject:
+        msg = f"{file}: {entry.filename} declares {declared:,} bytes (shape {shape}), but has {entry.file_size:,}."
+        raise GenesError(msg)
+
+
 def _from_parquet(file: Path) -> tuple[list[str], Any]:
     try:
         frame = pd.read_parquet(file)
@@ -213,6 +233,7 @@ def _from_parquet(file: Path) -> tuple[list[str], Any]:
 
 
 def _from_h5ad(file: Path) -> tuple[list[str], Any]:
+    check_hdf5(file, error=GenesError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # repeated names are refused below

@@ -13,6 +13,7 @@ import anndata
 
 from scstore import fsio
 from scstore.errors import DamagedError, GenesError
+from scstore.hdf5.check import check_hdf5
 
 __all__ = ["Kind", "read_sealed", "write_sealed"]
 
@@ -91,7 +92,7 @@ def read_sealed(
     Raises
     ------
     GenesError
-        If the file is not there, of another kind, or in a newer format.
+        If the file is not there, of another kind, in a newer format, or one that HDF5 cannot be trusted with.
     DamagedError
         If its contents do not match its digest.
     """
@@ -99,6 +100,7 @@ def read_sealed(
     if not file.is_file():
         msg = f"{file}: no such {kind.name}. {kind.cure}"
         raise GenesError(msg)
+    check_hdf5(file, error=GenesError)
     try:
         adata = anndata.read_h5ad(file)
         header = json.loads(str(adata.uns["scstore"][kind.key]))

@@ -24,7 +24,7 @@ from scstore.heads.fusion import FusedHead
 from scstore.spec import canonical_json
 from scstore.weights import WEIGHTS_LIMIT, read_weights
 
-__all__ = ["FORMAT", "AnyHead", "load_head", "save_head"]
+__all__ = ["DESCRIPTION", "FORMAT", "AnyHead", "load_head", "save_head"]
 
 AnyHead = FusedHead | AcrossGenesHead
 """What can be saved and loaded."""

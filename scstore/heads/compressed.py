@@ -38,8 +38,8 @@ EXACT_BELOW = 50_000
 WIDTHS = (16, 32, 64, 96, 128, 192, 256)
 """Numbers of principal components to choose from."""
 
-PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-"""Numbers of lists to look into to choose from."""
+PROBES = tuple(sorted({round(2 ** (quarter / 4)) for quarter in range(45)}))
+"""Numbers of lists to look into to choose from: 1 to 2,048, each about a fifth more than the one before."""
 
 QUERIES = 512
 """Rows held out: half to choose by, half to measure what was chosen."""

@@ -11,6 +11,7 @@ from scstore.errors import DamagedError, FeatureSpaceError, OptionError
 from scstore.heads.base import JSON, RowClassifier, check_positive
 from scstore.heads.branch import EXPRESSION, Branch, below, fit_branch, join_parts
 from scstore.heads.calibrated_fusion import Fusion, fit_fusion
+from scstore.heads.defaults import PRIOR_ADJUSTMENT
 from scstore.heads.distances import fit_distances
 from scstore.heads.expression import ExpressionReducer
 from scstore.heads.held_out import choose_held_out, out_of_fold, scores
@@ -115,7 +116,7 @@ class FusedHead:
         n_folds: int = 5,
         n_genes: int = 200,
         n_components: int = 20,
-        prior_adjustment: float = 0.5,
+        prior_adjustment: float = PRIOR_ADJUSTMENT,
         random_state: int = 0,
     ) -> None:
         for name, value, allowed in (("kind", kind, sorted(HEADS)), ("fuse", fuse, FUSIONS)):

@@ -22,11 +22,21 @@ from scstore.errors import DamagedError, InputError, NotAStoreError, OutputError
 from scstore.heads.base import take_array
 from scstore.heads.compressed import Compression, HeldOut, ListSearch, Probing, choose_probes, encode
 from scstore.heads.rows import BLOCK_BYTES, Rows, iter_blocks, read
-from scstore.heads.search import unit_rows
+from scstore.heads.search import apart, unit_rows
 from scstore.spec import seal, unseal
 from scstore.weights import read_weights
 
-__all__ = ["DESCRIPTION", "FETCH", "FORMAT", "Index", "check_target", "index_bytes", "open_index", "write_index"]
+__all__ = [
+    "DESCRIPTION",
+    "DIGESTS",
+    "FETCH",
+    "FORMAT",
+    "Index",
+    "check_target",
+    "index_bytes",
+    "open_index",
+    "write_index",
+]
 
 FORMAT = "1.0"
 KIND = "scstore index"
@@ -34,6 +44,8 @@ DESCRIPTION = "index.json"
 ARRAYS = "arrays.safetensors"
 LISTS = "lists.bin"
 SCRATCH = "codes.scratch"
+DIGESTS = {ARRAYS: "arrays", LISTS: "lists"}
+"""Fields of the description that hold the digests of the other files, by file."""
 
 DESCRIPTION_LIMIT = 1 << 26
 """Bytes of ``index.json``; a shard takes about 130."""
@@ -125,12 +137,9 @@ class Index:
                 msg = f"{self.path / LISTS}: it holds row numbers that {reference.shape[0]:,} cells do not have."
                 raise DamagedError(msg)
             rows, where = np.unique(found, return_inverse=True)
-            others = unit_rows(read(reference, rows), self.mean)
-            apart = np.empty(found.shape, dtype=np.float32)
-            for i, near in enumerate(where.reshape(found.shape)):
-                apart[i] = 1 - others[near] @ units[i]
-            order = np.argsort(apart, axis=1, kind="stable")[:, :k]
-            distances[part] = np.take_along_axis(apart, order, axis=1)
+            exact = apart(read(reference, rows), where.reshape(found.shape), units, self.mean)
+            order = np.argsort(exact, axis=1, kind="stable")[:, :k]
+            distances[part] = np.take_along_axis(exact, order, axis=1)
             indices[part] = np.take_along_axis(found, order, axis=1)
         return np.clip(distances, 0, 2), indices
 

@@ -119,9 +119,10 @@ def read(rows: Rows, key: slice | Array) -> Array:
     # Arithmetic on a bad value inside a mapped view would warn; the check below says which row it was.
     with np.errstate(over="ignore", invalid="ignore"):
         block = to_dense(fetch(rows, key))
-        total = block.sum(dtype=np.float64)
-    if not np.isfinite(total):
-        place = int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
+        # one bad value makes the sum one; large values can too, so it only says where to look
+        finite = np.isfinite(block.sum()) or np.isfinite(block).all(axis=1)
+    if not np.all(finite):
+        place = int(np.flatnonzero(~np.asarray(finite))[0])
         row = int(np.arange(rows.shape[0])[key][place])
         msg = (
             f"Row {_origin(rows, row):,} of the features (counted from 0) holds NaN, infinity or a value too large for "

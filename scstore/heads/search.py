@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from scstore.heads.rows import BLOCK_BYTES, MappedRows, Rows, iter_blocks, to_dense
 
-__all__ = ["centre_of", "nearest", "nearest_prepared", "unit_rows", "unit_view"]
+__all__ = ["apart", "centre_of", "nearest", "nearest_prepared", "unit_rows", "unit_view"]
+
+CACHE_BYTES = 1 << 20
+"""Bytes of float32 of the rows that distances are worked out of at a time."""
 
 Float32 = NDArray[np.float32]
 
@@ -26,9 +29,46 @@ def centre_of(rows: Rows, *, block_bytes: int = BLOCK_BYTES) -> Float32:
 
 def unit_rows(block: Any, mean: Float32) -> Float32:
     """Rows minus ``mean``, each of length 1: half the squared Euclidean distance of two is 1 − their cosine."""
-    centred = to_dense(block) - mean
-    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.ascontiguousarray(centred / np.maximum(lengths, np.finfo(np.float32).tiny))
+    centred: Float32 = to_dense(block) - mean
+    centred /= _lengths(centred)[:, None]
+    return centred
+
+
+def _lengths(centred: Float32) -> Float32:
+    """Of each row ``(n, d)``, ``(n,)``; tiny where it is 0."""
+    lengths: Float32 = np.sqrt(np.einsum("...d,...d->...", centred, centred))
+    return np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
+def apart(rows: Float32, near: NDArray[np.int64], units: Float32, mean: Float32) -> Float32:
+    """Cosine distances of each query from rows of its own, around a mean.
+
+    Parameters
+    ----------
+    rows
+        ``(n, d) float32``, as they are.
+    near
+        ``(m, k)`` rows of ``rows`` for each query.
+    units
+        ``(m, d) float32`` queries as :func:`unit_rows` gives them.
+    mean
+        ``(d,) float32``.
+
+    Returns
+    -------
+    ``(m, k) float32``: 1 − cosine.
+    """
+    m, k = near.shape
+    found = np.empty((m, k), dtype=np.float32)
+    # few at a time: what is worked on stays in the processor's cache
+    step = max(1, CACHE_BYTES // (4 * k * rows.shape[1]))
+    for start in range(0, m, step):
+        part = slice(start, start + step)
+        centred = rows[near[part]]
+        centred -= mean
+        cosines = np.matmul(centred, units[part, :, None])[:, :, 0] / _lengths(centred)
+        np.subtract(1, cosines, out=found[part])
+    return found
 
 
 def unit_view(rows: Rows, mean: Float32) -> MappedRows:

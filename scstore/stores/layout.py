@@ -135,7 +135,7 @@ def default_shard_rows(n_obs: int, views: list[tuple[int, str]]) -> int:
 
 def is_inside(name: object) -> bool:
     """Whether a name that stands in a file is of something below the store, so that no path leaves its root."""
-    if not isinstance(name, str) or "\\" in name or "\0" in name or ":" in name:
+    if not isinstance(name, str) or "\\" in name or "\0" in name or name[1:2] == ":":  # a drive of Windows
         return False
     return all(part not in ("", ".", "..") for part in name.split("/"))
 

@@ -15,6 +15,7 @@ from scstore.spec import canonical_json, seal, unseal
 from scstore.stores.layout import MANIFEST, StorePlan, chunk_path, is_inside, record_path
 
 __all__ = [
+    "check_fixed_files",
     "check_shard",
     "committed_shards",
     "ids_digest",
@@ -51,6 +52,21 @@ def _read_sealed(file: Path, *, limit: int = 1 << 28) -> dict[str, Any] | None:
     return body if body is not None and file.read_bytes() == fsio.json_bytes(sealed) else None
 
 
+def _are_files(value: object) -> bool:
+    """Whether a value has the form of sizes and digests, by names that stay inside the store."""
+    return isinstance(value, dict) and all(
+        is_inside(name)
+        and isinstance(file, dict)
+        and _is_count(file.get("bytes"))
+        and isinstance(file.get("digest"), str)
+        for name, file in value.items()
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
     """``{"bytes": size, "digest": sha256}`` of every file that never changes, by its name in the store.
 
@@ -64,12 +80,37 @@ def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
         body = _read_sealed(file)
     except FileNotFoundError:
         body = None
-    if body is None or not isinstance(body.get("files"), dict) or not all(map(is_inside, body["files"])):
+    if body is None or not _are_files(body.get("files")):
         what = "does not match its own digest" if file.exists() else "is missing"
         msg = f"{file}: the manifest {what}, so the store's files cannot be checked. Restore the store from a copy."
         raise DamagedError(msg)
     files: dict[str, dict[str, Any]] = body["files"]
     return files
+
+
+def check_fixed_files(root: Path, folder: str) -> None:
+    """Compare the files of a folder that never change with the manifest, before they are decoded.
+
+    Parameters
+    ----------
+    root
+        The store.
+    folder
+        Its name in it, such as ``obs``.
+
+    Raises
+    ------
+    DamagedError
+        If a file is missing or another, or the manifest is damaged.
+    """
+    for name, expected in read_manifest(root).items():
+        if name.startswith(f"{folder}/"):
+            file = root / name
+            there = file.is_file()
+            if not there or file.stat().st_size != expected["bytes"] or fsio.digest_file(file) != expected["digest"]:
+                what = "does not match its digest" if there else "is missing"
+                msg = f"{file} {what}. Restore the store from a copy; `scstore verify {root}` lists all that is wrong."
+                raise DamagedError(msg)
 
 
 def ids_digest(ids: Sequence[str]) -> str:
@@ -110,7 +151,13 @@ def read_record(root: Path, shard: int) -> dict[str, Any] | None:
         body = _read_sealed(file, limit=RECORD_LIMIT)
     except FileNotFoundError:
         return None
-    if body is None or body.get("shard") != shard or not all("/" not in v and is_inside(v) for v in body["views"]):
+    views = None if body is None else body.get("views")
+    if (
+        body is None
+        or body.get("shard") != shard
+        or not isinstance(views, dict)
+        or not all("/" not in view and is_inside(view) for view in views)
+    ):
         msg = (
             f"{file}: the record does not match its own digest. Run the same `scstore extract` again to redo this "
             "shard."

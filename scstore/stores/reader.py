@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import anndata
-import h5py
 import numpy as np
 import pandas as pd
 import zarr
@@ -20,28 +18,33 @@ from scipy.sparse import csr_matrix
 
 from scstore.cells.expression import TARGET_SUM, ExpressionSlot, find_expression, lognorm_block
 from scstore.cells.formats import CellFile, open_cells
-from scstore.errors import CellsError, DamagedError, IncompleteStoreError, InputError, NotAStoreError
-from scstore.spec import Space, unseal
+from scstore.errors import CellsError, IncompleteStoreError, InputError
+from scstore.spec import Space
 from scstore.stores.decoding import decoding
 from scstore.stores.layout import (
-    FORMAT,
     SCRATCH_EXPRESSION,
     STATUS,
     STATUS_EMPTY,
     StorePlan,
-    ViewSpec,
-    is_inside,
 )
-from scstore.stores.ledger import committed_shards
+from scstore.stores.ledger import check_fixed_files, committed_shards
+from scstore.stores.opening import open_group
+from scstore.stores.predictions import (
+    columns_of,
+    exported_record,
+    exported_records,
+    read_listing,
+    refuse_damaged,
+    refuse_stale,
+)
+from scstore.stores.run_record import read_run_record, view_specs
+from scstore.stores.sparse_rows import checked_csr, csr_rows
 from scstore.stores.views import ArrayView, ExpressionView, ShardView, View
 
 __all__ = ["EXPRESSION_SPACE", "Store", "open_store"]
 
 EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM, "log1p": True}}
 """Feature space of log-normalised expression: the same for every data set, whose genes are matched by name."""
-
-
-STORED_DTYPES = ("float16", "float32")
 
 
 class Store:
@@ -65,10 +68,10 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._group = _open_group(self.path)
-        self.record = _read_record(self.path, self._group)
+        self._group = open_group(self.path)
+        self.record = read_run_record(self.path, self._group)
         with decoding(self.path, "the run's record"):
-            self._specs = _view_specs(self.record)
+            self._specs = view_specs(self.record)
         self._cells: CellFile | None = None
 
     def __repr__(self) -> str:
@@ -77,6 +80,8 @@ class Store:
     @cached_property
     def obs(self) -> pd.DataFrame:
         """Metadata of the cells; the index holds their ids. ``(n_obs, n_columns)``."""
+        if self.is_sharded:
+            check_fixed_files(self.path, "obs")
         with decoding(self.path, "obs"):
             frame = read_elem(self._group["obs"])
             frame.index = frame.index.astype(str)
@@ -108,6 +113,8 @@ class Store:
     @cached_property
     def views(self) -> tuple[str, ...]:
         """Names of the feature matrices: the dense entries of ``obsm``, then ``X`` where there is expression."""
+        if self.is_sharded:
+            return (*self._specs, "X") if self._has_expression else tuple(self._specs)
         with decoding(self.path, "obsm"):
             obsm = self._group.get("obsm")
             shapes = {} if obsm is None else {name: getattr(obsm[name], "shape", ()) for name in sorted(obsm)}
@@ -119,7 +126,8 @@ class Store:
     @property
     def _has_expression(self) -> bool:
         if self.record is not None:
-            return "X" in self._group
+            with decoding(self.path, "X"):
+                return "X" in self._group
         return self._expression_slot is not None
 
     @property
@@ -225,6 +233,10 @@ class Store:
                 "space": dict(view.space),
             }
         committed = int(self.committed.sum())
+        predictions = {
+            name: {key: record[key] for key in ("head", "options", "n_obs")} | {"columns": columns_of(record)}
+            for name, record in self.prediction_records.items()
+        }
         return {
             "path": str(self.path),
             "kind": "store" if self.record is not None else "anndata",
@@ -235,12 +247,70 @@ class Store:
             "n_empty": int(self.empty.sum()),
             "obs_columns": [str(name) for name in self.obs.columns],
             "views": views,
+            "predictions": predictions,
             "default_view": record.get("default_view"),
             "run": {k: v for k, v in record.items() if k not in ("views", "format", "kind", "default_view")},
         }
 
+    @property
+    def prediction_records(self) -> Mapping[str, Mapping[str, Any]]:
+        """By name, what each prediction in the store records: head, options, columns and their digests."""
+        # read anew each time: a prediction may be written while the store is open
+        if self.is_sharded:
+            return read_listing(self.path).records
+        return {} if self.record is None else exported_records(self.path, self._group)
+
+    @property
+    def predictions(self) -> tuple[str, ...]:
+        """Names of the predictions that ``scstore predict --into`` has written into the store."""
+        return tuple(self.prediction_records)
+
+    def prediction(self, name: str) -> pd.DataFrame:
+        """What :func:`scstore.predict` said of the cells when it was told to write it into the store.
+
+        Parameters
+        ----------
+        name
+            One of :attr:`predictions`.
+
+        Returns
+        -------
+        DataFrame
+            As :func:`scstore.predict` gives it, texts as categories.
+
+        Raises
+        ------
+        InputError
+            If there is none of that name, or it is of other cells.
+        DamagedError
+            If it does not match its digests.
+        """
+        records = self.prediction_records
+        if name not in records:
+            msg = f"{self.path} has no prediction {name!r}. It has: {', '.join(records) or 'none'}."
+            raise InputError(msg)
+        frame = self.stored_prediction(name)
+        frame.columns = pd.Index(columns_of(records[name]))
+        return frame.rename_axis(index="cell_id")
+
+    def stored_prediction(self, name: str) -> pd.DataFrame:
+        """:meth:`prediction` with its columns called as they are on disk, where labels are no names of files."""
+        record = self.prediction_records[name]
+        ids = [str(name) for name in self.obs.index]
+        refuse_stale(self.path, record, ids=ids)
+        if self.is_sharded:
+            refuse_damaged(self.path, record)
+        with decoding(self.path, f"the prediction {name}"):
+            frame = read_elem(self._group["obsm"][name])
+        frame.index = self.obs.index
+        return frame
+
     def to_anndata(
-        self, views: Sequence[str] | None = None, *, rows: NDArray[np.int64] | None = None
+        self,
+        views: Sequence[str] | None = None,
+        *,
+        rows: NDArray[np.int64] | None = None,
+        predictions: bool = True,
     ) -> anndata.AnnData:
         """Read into memory.
 
@@ -251,6 +321,8 @@ class Store:
             it is.
         rows
             Row numbers of the cells to include; all by default.
+        predictions
+            Include the store's predictions.
 
         Raises
         ------
@@ -260,7 +332,8 @@ class Store:
         Returns
         -------
         AnnData
-            ``obs`` (and ``X`` with its ``var``), one ``obsm`` entry a view, the run's record in ``uns``.
+            ``obs`` (and ``X`` with its ``var``), one ``obsm`` entry a view, a data frame in ``obsm`` for each
+            prediction in the store, the records in ``uns``.
         """
         names = self.views if views is None else [self.default_view if n == "readout" else n for n in views]
         chosen = slice(None) if rows is None else rows
@@ -273,9 +346,12 @@ class Store:
         for name in names:
             if name != "X":
                 adata.obsm[name] = np.asarray(self.view(name)[chosen])
-        if "uns" in self._group:
-            with decoding(self.path, "uns"):
+        with decoding(self.path, "uns"):
+            if "uns" in self._group:
                 adata.uns = read_elem(self._group["uns"])
+        for name, record in self.prediction_records.items() if predictions else ():
+            adata.obsm[name] = self.stored_prediction(name).iloc[chosen]
+            adata.uns["scstore"].setdefault("predictions", {})[name] = exported_record(record)
         return adata
 
     @property
@@ -295,12 +371,12 @@ class Store:
         """Log-normalised expression that extraction works from, kept as ``X`` or not."""
         if self._scratch is None:
             return self._expression_view()[start:stop]
-        return _csr_rows(self._scratch, start, stop, source=self.path)
+        return csr_rows(self._scratch, start, stop, source=self.path)
 
     @cached_property
     def _scratch(self) -> zarr.Group | None:
         folder = self.path / SCRATCH_EXPRESSION
-        return _checked_csr(zarr.open_group(folder, mode="r"), folder) if folder.exists() else None
+        return checked_csr(zarr.open_group(folder, mode="r"), folder) if folder.exists() else None
 
     @cached_property
     def _expression_slot(self) -> ExpressionSlot | None:
@@ -319,11 +395,11 @@ class Store:
     def _expression_view(self) -> View:
         if self.record is not None:
             with decoding(self.path, "X"):
-                group = _checked_csr(self._group["X"], self.path / "X")
+                group = checked_csr(self._group["X"], self.path / "X")
                 shape = tuple(int(n) for n in group.attrs["shape"])
             genes = [str(name) for name in self.var.index]
             return ExpressionView(
-                lambda start, stop: _csr_rows(group, start, stop, source=self.path),
+                lambda start, stop: csr_rows(group, start, stop, source=self.path),
                 (shape[0], shape[1]),
                 EXPRESSION_SPACE,
                 genes=genes,
@@ -356,90 +432,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
         If there is nothing scstore can read.
     InputError
         If it was written in a newer format.
+    DamagedError
+        If the record of its run is damaged, or HDF5 cannot be trusted with it.
     """
     return Store(path)
-
-
-def _open_group(path: Path) -> Any:
-    if not path.exists():
-        msg = f"{path}: no such file or folder."
-        raise NotAStoreError(msg)
-    if path.is_dir():
-        try:
-            group = zarr.open_group(path, mode="r")
-        except PermissionError:
-            raise
-        except Exception as error:  # damaged metadata makes Zarr raise anything
-            reason = " ".join(str(error).split())[:200]
-            msg = f"{path} holds no Zarr group ({reason}). scstore opens stores and AnnData (.h5ad, Zarr)."
-            raise NotAStoreError(msg) from error
-    else:
-        try:
-            group = h5py.File(path, "r")
-        except OSError as error:
-            msg = f"{path} is no HDF5 file, or a truncated one. scstore opens stores and AnnData (.h5ad, Zarr)."
-            raise NotAStoreError(msg) from error
-    with decoding(path, "its list of parts"):
-        has_cells = "obs" in group
-    if not has_cells:
-        msg = f"{path} is no AnnData: it has no `obs`."
-        raise NotAStoreError(msg)
-    return group
-
-
-def _read_record(path: Path, group: Any) -> dict[str, Any] | None:
-    try:
-        if "uns" not in group or "scstore" not in group["uns"] or "record" not in group["uns/scstore"]:
-            return None
-        record = json.loads(str(read_elem(group["uns/scstore/record"])))
-        major = int(str(record["format"]).split(".")[0])
-        body = unseal(record)
-    except Exception as error:  # damaged metadata makes a library raise anything
-        msg = f"{path}: the run's record in uns/scstore/record cannot be read ({error}). Restore the store from a copy."
-        raise DamagedError(msg) from error
-    if major > int(FORMAT.split(".")[0]):
-        msg = f"{path} is in store format {record['format']}; this scstore reads up to {FORMAT}. Update scstore."
-        raise InputError(msg)
-    if body is None:
-        msg = (
-            f"{path}: the run's record in uns/scstore/record does not match its digest. Restore the store from a copy."
-        )
-        raise DamagedError(msg)
-    return body
-
-
-def _view_specs(record: Mapping[str, Any] | None) -> dict[str, ViewSpec]:
-    if record is None:
-        return {}
-    views: Mapping[str, Any] = record["views"]
-    specs = {
-        name: ViewSpec(name, int(view["width"]), str(view["dtype"]), view["space"]) for name, view in views.items()
-    }
-    if any("/" in spec.name or not is_inside(spec.name) for spec in specs.values()):
-        msg = "a view's name leads out of the store"
-        raise ValueError(msg)
-    if int(record["shard_rows"]) < 1 or any(s.width < 1 or s.dtype not in STORED_DTYPES for s in specs.values()):
-        msg = "a shard without rows, or a view without width or of an unknown dtype"
-        raise ValueError(msg)
-    return specs
-
-
-def _checked_csr(group: Any, folder: Path) -> Any:
-    """The group, all chunks of which are there: a Zarr chunk that was lost would read as zeros, with no error."""
-    for name in ("data", "indices", "indptr"):
-        array = group[name]
-        if isinstance(array, zarr.Array) and (lost := array.nchunks - array.nchunks_initialized):
-            msg = f"{folder / name}: {lost:,} of {array.nchunks:,} chunks are missing. Restore the store from a copy."
-            raise DamagedError(msg)
-    return group
-
-
-def _csr_rows(group: Any, start: int, stop: int, *, source: Path) -> csr_matrix:
-    with decoding(source, f"the expression of cells {start:,} to {stop - 1:,}"):
-        indptr = np.asarray(group["indptr"][start : stop + 1])
-        first, last = int(indptr[0]), int(indptr[-1])
-        n_genes = int(group.attrs["shape"][1])
-        return csr_matrix(
-            (np.asarray(group["data"][first:last]), np.asarray(group["indices"][first:last]), indptr - first),
-            shape=(stop - start, n_genes),
-        )

@@ -37,7 +37,7 @@ from scstore.stores.layout import (
 )
 from scstore.stores.ledger import check_shard, ids_digest, read_record, write_manifest, write_record
 
-__all__ = ["StoreBuilder", "build_store", "commit_shard", "write_scratch_expression"]
+__all__ = ["GrowingArray", "StoreBuilder", "build_store", "commit_shard", "write_scratch_expression"]
 
 SPARSE_CHUNK = 1 << 20
 """Values in a chunk of the expression: 4 MB before compression."""
@@ -48,6 +48,9 @@ CHECKED: dict[str, Any] = {
     "config": {"write_empty_chunks": True},
 }
 """How the expression is kept: a damaged chunk is an error to any reader, and an absent one was lost."""
+
+ARRAY: dict[str, Any] = {"encoding-type": "array", "encoding-version": "0.2.0"}
+"""How AnnData marks an array."""
 
 STORABLE = frozenset({"string", "boolean", "integer", "floating", "empty"})
 """Kinds of columns that AnnData stores as they are."""
@@ -106,7 +109,7 @@ class StoreBuilder:
                 fill_value=np.nan,
                 compressors=None,
                 filters=None,
-                attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
+                attributes=ARRAY,
             )
         fsio.disk.make_folder(self.root / LEDGER / "shards")
 
@@ -154,8 +157,8 @@ def write_scratch_expression(root: Path, blocks: Iterable[csr_matrix], *, n_gene
 
 
 def _write_csr(group: zarr.Group, blocks: Iterable[csr_matrix], n_genes: int) -> None:
-    data = _Growing(group, "data", np.dtype(np.float32))
-    indices = _Growing(group, "indices", np.dtype(np.int32))
+    data = GrowingArray(group, "data", np.dtype(np.float32))
+    indices = GrowingArray(group, "indices", np.dtype(np.int32))
     ends: list[NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
     for block in blocks:
         data.extend(block.data)
@@ -165,31 +168,43 @@ def _write_csr(group: zarr.Group, blocks: Iterable[csr_matrix], n_genes: int) ->
     indices.close()
     indptr = np.concatenate(ends)
     group.create_array("indptr", data=indptr, chunks=(SPARSE_CHUNK,), **CHECKED)
-    for name in ("data", "indices", "indptr"):
-        group[name].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    group["indptr"].attrs.update(ARRAY)
     shape = [len(indptr) - 1, n_genes]
     group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
 
 
-class _Growing:
-    """A one-dimensional Zarr array of unknown length, written in whole chunks."""
+class GrowingArray:
+    """A one-dimensional Zarr array of unknown length, written in whole chunks, as AnnData encodes arrays.
 
-    def __init__(self, group: zarr.Group, name: str, dtype: np.dtype[Any]) -> None:
-        self._array = group.create_array(name, shape=(0,), chunks=(SPARSE_CHUNK,), dtype=dtype, **CHECKED)
+    Parameters
+    ----------
+    group, name
+        Where.
+    dtype
+        Of its values.
+    chunk
+        Values in a chunk.
+    """
+
+    def __init__(self, group: zarr.Group, name: str, dtype: np.dtype[Any], *, chunk: int = SPARSE_CHUNK) -> None:
+        self._array = group.create_array(name, shape=(0,), chunks=(chunk,), dtype=dtype, attributes=ARRAY, **CHECKED)
+        self._chunk = chunk
         self._waiting: list[NDArray[Any]] = []
         self._size = 0
 
     def extend(self, values: NDArray[Any]) -> None:
+        """Append values."""
         self._waiting.append(values.astype(self._array.dtype, copy=False))
-        if sum(map(len, self._waiting)) >= 4 * SPARSE_CHUNK:
+        if sum(map(len, self._waiting)) >= 4 * self._chunk:
             self._flush(final=False)
 
     def close(self) -> None:
+        """Write what is left."""
         self._flush(final=True)
 
     def _flush(self, *, final: bool) -> None:
         values = np.concatenate([np.zeros(0, dtype=self._array.dtype), *self._waiting])
-        ready = len(values) if final else len(values) // SPARSE_CHUNK * SPARSE_CHUNK
+        ready = len(values) if final else len(values) // self._chunk * self._chunk
         self._array.resize((self._size + ready,))
         if ready:
             self._array[self._size : self._size + ready] = values[:ready]

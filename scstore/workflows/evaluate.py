@@ -12,6 +12,7 @@ import numpy as np
 from scstore.cells.label_names import read_label_names
 from scstore.cells.labels import read_labels
 from scstore.errors import OptionError
+from scstore.heads.defaults import PRIOR_ADJUSTMENT
 from scstore.heads.fusion import HEADS
 from scstore.heads.splits import Split, draw_few, group_folds, k_folds
 from scstore.heads.threads import one_blas_thread
@@ -40,7 +41,7 @@ def evaluate(
     label: str,
     merge_labels: str | os.PathLike[str] | None = None,
     head: str = "linear",
-    prior_adjustment: float = 0.5,
+    prior_adjustment: float = PRIOR_ADJUSTMENT,
     views: Sequence[str] | None = None,
     controls: Mapping[str, StoreLike | Sequence[StoreLike]] | None = None,
     folds: int = 5,

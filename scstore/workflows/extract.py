@@ -19,6 +19,7 @@ from scstore import fsio
 from scstore.cells.formats import open_cells
 from scstore.errors import OutputError
 from scstore.progress import Reporter
+from scstore.stores.column_names import check_columns
 from scstore.stores.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, STATUS_OK
 from scstore.stores.ledger import check_shard, ids_digest
 from scstore.stores.locks import Part, part_lock
@@ -148,6 +149,7 @@ def extract(
 
 def _create(target: Path, plan: ExtractionPlan, *, overwrite: bool, progress: Reporter) -> None:
     """Read every cell once: check it, normalise it, match its genes; and shape the store."""
+    check_columns(plan.cells.obs.columns)
     lengths: list[NDArray[np.int64]] = []
     keep = plan.options.keep_expression
     var = plan.table.obs.iloc[plan.match.genes].drop(columns=["text", "text_source"])

@@ -18,6 +18,7 @@ from scstore.errors import OptionError
 from scstore.heads.across_genes import KIND
 from scstore.heads.artifact import AnyHead, save_head
 from scstore.heads.calibration import reliability
+from scstore.heads.defaults import PRIOR_ADJUSTMENT
 from scstore.heads.fusion import FusedHead
 from scstore.heads.held_out import scores
 from scstore.heads.hierarchy import Hierarchy
@@ -31,8 +32,6 @@ from scstore.workflows.across_genes import fit_across_genes, refuse_other_option
 from scstore.workflows.label_columns import LabelColumns, merge_record, read_label_columns
 
 __all__ = ["fit"]
-
-PRIOR_ADJUSTMENT = 0.5
 
 
 def fit(

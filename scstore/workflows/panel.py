@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from scstore import fsio
 from scstore.cells.joined_genes import JoinedGenes, join_genes
+from scstore.cells.label_names import read_label_names
 from scstore.errors import GenesError, OptionError
 from scstore.progress import Reporter
 from scstore.tokens import panel as panels
 from scstore.tokens.gene_rankings import rank_scores, take_in_turn
 from scstore.tokens.gene_scores import LABEL_FREE
 from scstore.tokens.panel import Panel, load_panel, save_panel
+from scstore.workflows.label_columns import merge_record
 from scstore.workflows.panel_inputs import Cells, PanelInput, check_ids, compare, open_inputs
 from scstore.workflows.panel_scores import ScoredGenes, score_inputs
 from scstore.workflows.panel_size import MAX_CELLS, choose_size
@@ -35,6 +37,7 @@ def panel(
     output: str | os.PathLike[str],
     *,
     label: str | Sequence[str] | None = None,
+    merge_labels: str | os.PathLike[str] | None = None,
     n_genes: int | Literal["auto"] = DEFAULT_N_GENES,
     group: str | None = None,
     label_free: str | None = None,
@@ -65,6 +68,9 @@ def panel(
     label
         One or several columns of ``obs``. Cells without a label are left out; an input without the column has no say
         for it.
+    merge_labels
+        File of spellings and names (:func:`scstore.cells.label_names.read_label_names`): labels to be taken as the
+        same, or left out, in every column of every input. Labels that hardly differ are warned of.
     n_genes
         How many; ``"auto"`` chooses among 25 to 800 by an inner cross-validation on at most 5,000 cells.
     group
@@ -97,7 +103,7 @@ def panel(
     OptionError
         If options do not go together.
     LabelsError
-        If no input has a column, or nothing can be compared.
+        If no input has a column, or nothing can be compared, or the file of spellings cannot be read.
     GenesError
         If fewer genes than that are expressed, or it cannot be told whose genes are to be translated.
     CellsError
@@ -109,6 +115,10 @@ def panel(
     if organism is not None and orthologs is None:
         msg = "--organism: says into whose genes --orthologs translates. Give --orthologs FILE, or leave it out."
         raise OptionError(msg)
+    if merge_labels is not None and not labels:
+        msg = f"--merge-labels {merge_labels}: goes with --label. Without labels there is nothing to merge."
+        raise OptionError(msg)
+    names = None if merge_labels is None else read_label_names(merge_labels)
     fsio.check_output(output, overwrite=overwrite)
     progress = progress or Reporter()
     with ExitStack() as stack:
@@ -127,7 +137,7 @@ def panel(
         )
         if labels:
             check_ids(inputs)
-        comparison = compare(inputs, labels=labels, group=group, progress=progress)
+        comparison = compare(inputs, labels=labels, names=names, group=group, progress=progress)
         genes = join_genes([one.names for one in inputs], [one.repeats for one in inputs])
         admitted = _admit(genes, inputs, shared_genes=shared_genes, progress=progress)
         scored = score_inputs(
@@ -139,9 +149,9 @@ def panel(
             seed=seed,
             progress=progress,
         )
-        names = list(genes.obs.index)
-        ranks = np.array([rank_scores(scores, names, admitted=admitted) for scores in scored.rankings.values()])
-        order = take_in_turn(ranks, names)
+        gene_ids = list(genes.obs.index)
+        ranks = np.array([rank_scores(scores, gene_ids, admitted=admitted) for scores in scored.rankings.values()])
+        order = take_in_turn(ranks, gene_ids)
         size = None
         if n_genes == "auto":
             size = choose_size(
@@ -157,6 +167,7 @@ def panel(
             raise GenesError(msg)
         record = {
             "labels": labels,
+            "merged_labels": merge_record(names),
             "label_free": label_free,
             "group": group,
             "inputs": [one.record for one in inputs],

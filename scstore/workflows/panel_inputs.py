@@ -19,6 +19,7 @@ from scipy.sparse import csr_matrix
 from scstore.cells.cell_file import CellFile
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_rows
 from scstore.cells.formats import open_cells
+from scstore.cells.label_names import LabelNames
 from scstore.cells.labels import read_labels
 from scstore.cells.matching import gene_names
 from scstore.cells.orthologs import RenamedGenes, rename_by_orthologs
@@ -26,6 +27,7 @@ from scstore.cells.wording import show_some
 from scstore.errors import CellsError, LabelsError
 from scstore.progress import Reporter
 from scstore.tokens.gene_scores import Design, design_groups, design_labels
+from scstore.workflows.label_columns import warn_of_spellings
 from scstore.workflows.species import Translation, translate_to_one
 
 __all__ = ["Cells", "Comparison", "PanelInput", "check_ids", "compare", "open_inputs"]
@@ -195,7 +197,12 @@ class Comparison:
 
 
 def compare(
-    inputs: Sequence[PanelInput], *, labels: Sequence[str], group: str | None, progress: Reporter
+    inputs: Sequence[PanelInput],
+    *,
+    labels: Sequence[str],
+    names: LabelNames | None = None,
+    group: str | None,
+    progress: Reporter,
 ) -> Comparison:
     """Read the label and group columns and decide which cells are compared with which.
 
@@ -205,10 +212,12 @@ def compare(
         The data sets.
     labels
         Label columns; none for a panel without labels.
+    names
+        Spellings to merge in them.
     group
         Column of donors or batches.
     progress
-        Told which data sets and groups are left out of what.
+        Told which data sets and groups are left out of what, and warned of spellings.
 
     Raises
     ------
@@ -221,8 +230,9 @@ def compare(
         groups = [found.get(one.name) for one in inputs]
     columns: list[dict[str, Column]] = [{} for _ in inputs]
     designs: list[dict[str, Design]] = [{} for _ in inputs]
-    for label in labels:
-        by_input = _read(inputs, label, f"has no say for {label!r}", progress)
+    read = {label: _read(inputs, label, f"has no say for {label!r}", progress) for label in labels}
+    merged = _merge(read, names=names, several=len(inputs) > 1, progress=progress)
+    for label, by_input in merged.items():
         refused: list[LabelsError] = []
         for i, one in enumerate(inputs):
             if one.name not in by_input:
@@ -251,6 +261,18 @@ def compare(
                     f"{f'of {label!r} ' if label else ''}({why}): {show_some(own.left_out)}"
                 )
     return Comparison(tuple(columns), tuple(groups), tuple(designs))
+
+
+def _merge(
+    read: Mapping[str, Mapping[str, Column]], *, names: LabelNames | None, several: bool, progress: Reporter
+) -> dict[str, dict[str, Column]]:
+    """Label columns by column and input, spellings merged; each input's own are compared with each other."""
+    called = {
+        (label, name): f"{name}: {label}" if several else label for label, columns in read.items() for name in columns
+    }
+    columns = {told: read[label][name] for (label, name), told in called.items()}
+    merged = warn_of_spellings(columns, names=names, progress=progress)
+    return {label: {name: merged[called[label, name]] for name in columns} for label, columns in read.items()}
 
 
 def _read(inputs: Sequence[PanelInput], column: str, without: str, progress: Reporter) -> dict[str, Column]:

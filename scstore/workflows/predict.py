@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,21 +15,41 @@ from numpy.typing import NDArray
 from scstore import fsio
 from scstore.errors import OptionError
 from scstore.heads.across_genes import KIND, AcrossGenesHead
-from scstore.heads.artifact import AnyHead, load_head
+from scstore.heads.artifact import DESCRIPTION, AnyHead, load_head
 from scstore.heads.rejection import RULES, Thresholds
 from scstore.heads.rows import RowSubset
 from scstore.progress import Reporter, Track
+from scstore.stores.prediction_writer import check_prediction
 from scstore.stores.reader import Store, open_store
 from scstore.workflows.across_genes import judge_across_genes
 from scstore.workflows.head_features import head_features
 from scstore.workflows.majority import AUTO, check_min_share, cluster_cells, read_clusters, with_majority
-from scstore.workflows.prediction_files import check_format, open_writer
+from scstore.workflows.prediction_files import check_format, open_writer, open_writers
 from scstore.workflows.prediction_frames import UNASSIGNED, Judge, prediction_frames
 
-__all__ = ["PredictionCounts", "predict", "predict_to_file", "write_predictions"]
+__all__ = ["PredictOptions", "PredictionCounts", "predict", "predict_to_file", "write_predictions"]
 
 MANY_FAR = 0.5
 """Share of far cells above which it is the data set that is strange."""
+
+IN_MEMORY = "the head"
+"""What a head without a folder is called."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How cells are judged: the options of :func:`predict`, which says what they mean."""
+
+    unassigned: str | None = None
+    keep: float | None = None
+    proba: bool = False
+    majority: str | None = None
+    min_share: float = 0.0
+    allow_partial: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """What a prediction in a store records of them."""
+        return {name: value for name, value in asdict(self).items() if name != "allow_partial"}
 
 
 @dataclass
@@ -71,6 +91,7 @@ def predict(
     head: str | os.PathLike[str] | AnyHead,
     output: str | os.PathLike[str] | None = None,
     *,
+    into: str | None = None,
     unassigned: str | None = None,
     keep: float | None = None,
     proba: bool = False,
@@ -91,6 +112,9 @@ def predict(
     output
         ``.h5ad`` (the cells with ``obs["scstore_label"]`` and so on), ``.csv`` or ``.parquet`` (a table). Not written
         when ``None``.
+    into
+        Also write the predictions into the store, which must be a finished one of scstore's, as the data frame
+        ``obsm[into]``: :meth:`Store.prediction` and ``anndata.read_zarr`` give it back. Not written when ``None``.
     unassigned
         What turns a label into ``unassigned``: ``confidence`` (the calibrated probability is low), ``distance`` (the
         cell lies far from the training cells of that label), ``both`` (either of them), or ``none``. By default
@@ -109,7 +133,7 @@ def predict(
     allow_partial
         Label what is extracted so far; the other cells are left out.
     overwrite
-        Replace an existing output.
+        Replace an existing output, or prediction of that name in the store.
     progress
         Told what happens.
 
@@ -133,90 +157,65 @@ def predict(
         If the head uses expression and none of its genes is there.
     OptionError
         If thresholds are asked for that the head does not have, or there is no such column of clusters.
+    OutputError
+        If the output, or the prediction in the store, exists and is not to be replaced, or the store is none of
+        scstore's.
+    LockedError
+        If ``into`` is given and somebody else writes into the store.
     """
+    options = PredictOptions(unassigned, keep, proba, majority, min_share, allow_partial)
     parts: list[pd.DataFrame] = []
-    _run(
-        store,
-        head,
-        output,
-        take=parts.append,
-        unassigned=unassigned,
-        keep=keep,
-        proba=proba,
-        majority=majority,
-        min_share=min_share,
-        allow_partial=allow_partial,
-        overwrite=overwrite,
-        progress=progress,
-    )
+    predict_to_file(
+        store, head, output, options, into=into, take=parts.append, overwrite=overwrite, progress=progress
+    )  # fmt: skip
     return pd.concat(parts)
 
 
 def predict_to_file(
     store: str | os.PathLike[str] | Store,
     head: str | os.PathLike[str] | AnyHead,
-    output: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    options: PredictOptions | None = None,
     *,
-    unassigned: str | None = None,
-    keep: float | None = None,
-    proba: bool = False,
-    majority: str | None = None,
-    min_share: float = 0.0,
-    allow_partial: bool = False,
+    into: str | None = None,
+    take: Callable[[pd.DataFrame], None] | None = None,
     overwrite: bool = False,
     progress: Reporter | None = None,
 ) -> PredictionCounts:
-    """:func:`predict` for any number of cells: blocks go to the file, and counts come back.
+    """:func:`predict` for any number of cells: blocks go to the file and into the store, and counts come back.
 
-    Takes and raises what :func:`predict` does. Besides the cells' metadata, a few numbers a cell are held at most. With
-    ``majority`` the predictions wait in a temporary file beside the output until all cells have voted.
+    Besides the cells' metadata, a few numbers a cell are held at most. With a majority vote the predictions wait in a
+    temporary file until all cells have voted.
+
+    Parameters
+    ----------
+    store, head, output, into, overwrite, progress
+        As for :func:`predict`, which says what is raised too.
+    options
+        How to judge.
+    take
+        Given each block as well.
     """
-    counts = PredictionCounts()
-    _run(
-        store,
-        head,
-        output,
-        take=counts.add,
-        unassigned=unassigned,
-        keep=keep,
-        proba=proba,
-        majority=majority,
-        min_share=min_share,
-        allow_partial=allow_partial,
-        overwrite=overwrite,
-        progress=progress,
-    )
-    return counts
-
-
-def _run(
-    store: str | os.PathLike[str] | Store,
-    head: str | os.PathLike[str] | AnyHead,
-    output: str | os.PathLike[str] | None,
-    *,
-    take: Callable[[pd.DataFrame], None],
-    unassigned: str | None,
-    keep: float | None,
-    proba: bool,
-    majority: str | None,
-    min_share: float,
-    allow_partial: bool,
-    overwrite: bool,
-    progress: Reporter | None,
-) -> None:
-    check_min_share(min_share, majority=majority)
+    asked = PredictOptions() if options is None else options
+    majority = asked.majority
+    check_min_share(asked.min_share, majority=majority)
     if output is not None:
         check_format(Path(output))
         fsio.check_output(output, overwrite=overwrite)
     progress = progress or Reporter()
     opened = store if isinstance(store, Store) else open_store(store)
+    if into is not None:
+        if asked.allow_partial:
+            msg = f"--into {into}: takes a finished store, so --allow-partial does not go with it. Use -o."
+            raise OptionError(msg)
+        check_prediction(opened, into, overwrite=overwrite)
     if isinstance(head, AnyHead):
-        trained, record, name = head, head.record_, "the head"
+        trained, record, name = head, head.record_, IN_MEMORY
     else:
         trained, record = load_head(Path(head))
         name = str(head)
-    judge = _judge(trained, name, unassigned, keep, progress, proba=proba)
-    usable = opened.usable_rows(allow_partial=allow_partial)
+    judge = _judge(trained, name, asked, progress)
+    usable = opened.usable_rows(allow_partial=asked.allow_partial)
     clusters = None if majority in (None, AUTO) else read_clusters(opened, str(majority))
     judged: Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64] | None]]
     if isinstance(trained, AcrossGenesHead):
@@ -231,17 +230,23 @@ def _run(
             clusters = cluster_cells(opened, trained, features, usable)
             progress.note(f"--majority {AUTO}: {len(usable):,} cells in {clusters.n_clusters:,} clusters")
         judged = trained.iter_judged(features)
-    writing = nullcontext() if output is None else open_writer(Path(output), opened, labels=judge.labels)
-    far = np.inf if trained.rejection_ is None else trained.rejection_.thresholds("both", keep).novelty
-    n_far = 0
-    with progress.track("predicting", len(usable), "cells") as track, writing as writer:
+    far = np.inf if trained.rejection_ is None else trained.rejection_.thresholds("both", asked.keep).novelty
+    counts, n_far, target = PredictionCounts(), 0, None if output is None else Path(output)
+    about = {"head": _about(trained, record, head), "options": asked.as_json()}
+    with (
+        progress.track("predicting", len(usable), "cells") as track,
+        open_writers(opened, output=target, into=into, labels=judge.labels, about=about) as writers,
+    ):
         frames = _tracked(prediction_frames(opened, judge, judged, usable), track)
         if clusters is not None:
-            folder = None if output is None else Path(output).absolute().parent
-            frames = with_majority(frames, clusters, folder=folder, min_share=min_share)
+            beside = target or (None if into is None else opened.path)
+            folder = None if beside is None else beside.absolute().parent
+            frames = with_majority(frames, clusters, folder=folder, min_share=asked.min_share)
         for frame in frames:
-            take(frame)
-            if writer is not None:
+            counts.add(frame)
+            if take is not None:
+                take(frame)
+            for writer in writers:
                 writer.write(frame)
             n_far += int((frame["novelty"] > far).sum())
     if n_far > MANY_FAR * len(usable):
@@ -250,6 +255,19 @@ def _run(
             "another technology, tissue or species, or types that were not among them. Confidence says less than it "
             "seems to here."
         )
+    return counts
+
+
+def _about(head: AnyHead, record: Mapping[str, Any], given: str | os.PathLike[str] | AnyHead) -> dict[str, Any]:
+    """Which head it was, as JSON: its digest is that of its description, which has the weights' digest in it."""
+    file = None if isinstance(given, AnyHead) else Path(given) / DESCRIPTION
+    return {
+        "name": IN_MEMORY if file is None else file.resolve().parent.name,
+        "digest": None if file is None else fsio.digest_file(file),
+        "kind": head.kind,
+        "label": record.get("label"),
+        "views": list(head.views_),
+    }
 
 
 def _tracked(frames: Iterator[tuple[pd.DataFrame, int]], track: Track) -> Iterator[pd.DataFrame]:
@@ -258,9 +276,8 @@ def _tracked(frames: Iterator[tuple[pd.DataFrame, int]], track: Track) -> Iterat
         track.advance(n_judged)
 
 
-def _judge(
-    head: AnyHead, name: str, unassigned: str | None, keep: float | None, progress: Reporter, *, proba: bool
-) -> Judge:
+def _judge(head: AnyHead, name: str, options: PredictOptions, progress: Reporter) -> Judge:
+    unassigned, keep, proba = options.unassigned, options.keep, options.proba
     if unassigned is not None and unassigned not in RULES:
         msg = f"--unassigned {unassigned}: must be one of {', '.join(RULES)}."
         raise OptionError(msg)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,11 +17,12 @@ from anndata.io import write_elem
 from scstore import fsio
 from scstore.errors import OutputError
 from scstore.stores.export import write_h5ad
+from scstore.stores.prediction_writer import open_prediction
 from scstore.stores.reader import Store
 from scstore.workflows.majority import HETEROGENEOUS
 from scstore.workflows.prediction_frames import COARSE, UNASSIGNED
 
-__all__ = ["FORMATS", "PredictionWriter", "check_format", "open_writer"]
+__all__ = ["FORMATS", "PredictionWriter", "check_format", "open_writer", "open_writers"]
 
 FORMATS = (".h5ad", ".csv", ".parquet")
 STATUSES = ("ok", "empty", "unsure", "far", COARSE)
@@ -48,6 +49,28 @@ def check_format(output: Path) -> None:
     if output.suffix not in FORMATS:
         msg = f"{output}: the name must end in one of {', '.join(FORMATS)}."
         raise OutputError(msg)
+
+
+@contextmanager
+def open_writers(
+    store: Store, *, output: Path | None, into: str | None, labels: Sequence[str], about: Mapping[str, Any]
+) -> Iterator[tuple[PredictionWriter, ...]]:
+    """Write to a file, into the store, to both or to neither.
+
+    Parameters
+    ----------
+    store, output, labels
+        As for :func:`open_writer`; no file where ``output`` is ``None``.
+    into, about
+        As for :func:`scstore.stores.prediction_writer.open_prediction`; nothing where ``into`` is ``None``.
+    """
+    with ExitStack() as stack:
+        writers: list[PredictionWriter] = []
+        if output is not None:
+            writers.append(stack.enter_context(open_writer(output, store, labels=labels)))
+        if into is not None:
+            writers.append(stack.enter_context(open_prediction(store, into, about=about)))
+        yield tuple(writers)
 
 
 @contextmanager

@@ -22,10 +22,26 @@ from scstore.stores.where import cells_where
 from scstore.workflows.index import fitting_index, searchable_view
 from scstore.workflows.tables import check_table, open_table, write_table
 
-__all__ = ["QueryCounts", "query", "query_to_file"]
+__all__ = ["QueryCounts", "SearchOptions", "neighbour_tables", "query", "query_to_file"]
 
 MOST_CELLS = 50_000
 """Cells whose neighbours are worked out at a time, at most."""
+
+TABLE_CELLS = 4096
+"""Cells whose neighbours' metadata are looked up at a time: that takes more memory than the neighbours."""
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Which neighbours are looked for: the options of :func:`query`, which says what they mean."""
+
+    k: int = 15
+    view: str | None = None
+    columns: Sequence[str] | None = None
+    where: str | None = None
+    exact: bool = False
+    index: str | os.PathLike[str] | None = None
+    allow_partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,10 +129,8 @@ def query(
     """
     if output is not None:
         check_table(output, overwrite=overwrite)
-    parts = _tables(
-        store, reference, k=k, view=view, columns=columns, where=where, exact=exact, index=index,
-        allow_partial=allow_partial, progress=progress or Reporter(),
-    )  # fmt: skip
+    search = SearchOptions(k, view, columns, where, exact, index, allow_partial)
+    parts = neighbour_tables(store, reference, search, progress=progress or Reporter())
     frame = pd.concat(list(parts), ignore_index=True)
     if output is not None:
         write_table(frame, output)
@@ -127,47 +141,34 @@ def query_to_file(
     store: str | os.PathLike[str] | Store,
     reference: str | os.PathLike[str] | Store,
     output: str | os.PathLike[str],
+    search: SearchOptions | None = None,
     *,
-    k: int = 15,
-    view: str | None = None,
-    columns: Sequence[str] | None = None,
-    where: str | None = None,
-    exact: bool = False,
-    index: str | os.PathLike[str] | None = None,
-    allow_partial: bool = False,
     overwrite: bool = False,
     progress: Reporter | None = None,
 ) -> QueryCounts:
     """What :func:`query` gives, written block by block: memory does not grow with the number of cells."""
     check_table(output, overwrite=overwrite)
-    parts = _tables(
-        store, reference, k=k, view=view, columns=columns, where=where, exact=exact, index=index,
-        allow_partial=allow_partial, progress=progress or Reporter(),
-    )  # fmt: skip
+    asked = SearchOptions() if search is None else search
     distances = []
     with open_table(output) as table:
-        for frame in parts:
+        for frame in neighbour_tables(store, reference, asked, progress=progress or Reporter()):
             table.write(frame)
             distances.append(frame["distance"].to_numpy(dtype=np.float32))
     everything = np.concatenate(distances)
     median = float(np.median(everything)) if len(everything) else float("nan")
-    return QueryCounts(len(everything) // k, median, tuple(map(str, frame.columns)))
+    return QueryCounts(len(everything) // asked.k, median, tuple(map(str, frame.columns)))
 
 
-def _tables(
+def neighbour_tables(
     store: str | os.PathLike[str] | Store,
     reference: str | os.PathLike[str] | Store,
+    search: SearchOptions,
     *,
-    k: int,
-    view: str | None,
-    columns: Sequence[str] | None,
-    where: str | None,
-    exact: bool,
-    index: str | os.PathLike[str] | None,
-    allow_partial: bool,
     progress: Reporter,
 ) -> Iterator[pd.DataFrame]:
-    """The table of neighbours in blocks of cells, one block at least."""
+    """The table of neighbours in blocks of cells, one block at least; raises what :func:`query` does."""
+    k, view, columns, where = search.k, search.view, search.columns, search.where
+    exact, index, allow_partial = search.exact, search.index, search.allow_partial
     if exact and index is not None:
         msg = f"--exact and --index {index}: give one of them."
         raise OptionError(msg)
@@ -216,7 +217,9 @@ def _tables(
         else:
             distances, indices = nearest(RowSubset(among, candidates), queries, k=k, mean=mean)
             places = candidates[indices]
-        yield _table(cells, some, others, places, distances, columns=columns)
+        for first in range(0, max(1, len(some)), TABLE_CELLS):
+            part = slice(first, first + TABLE_CELLS)
+            yield _table(cells, some[part], others, places[part], distances[part], columns=columns)
 
 
 def _check_space(cells: Store, wanted: View, others: Store, among: View) -> None:
@@ -241,7 +244,7 @@ def _table(
     columns: Sequence[str] | None,
 ) -> pd.DataFrame:
     k = places.shape[1]
-    metadata = others.obs.iloc[places.ravel()]
+    metadata = (others.obs if columns is None else others.obs[list(columns)]).iloc[places.ravel()]
     frame = pd.DataFrame(
         {
             "cell_id": np.repeat(cells.obs.index[rows].astype(str).to_numpy(dtype=object), k),
@@ -250,6 +253,5 @@ def _table(
             "distance": distances.ravel(),
         }
     )
-    kept = metadata[list(columns)] if columns is not None else metadata
-    kept = kept.rename(columns={name: f"neighbour_{name}" for name in kept.columns if name in frame.columns})
+    kept = metadata.rename(columns={name: f"neighbour_{name}" for name in metadata.columns if name in frame.columns})
     return pd.concat([frame, kept.reset_index(drop=True)], axis=1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore.errors import InputError, OptionError
-from scstore.stores.reader import open_store
-from scstore.workflows.query import query
-from scstore.workflows.tables import check_table, write_table
+from scstore.progress import Reporter
+from scstore.stores.reader import Store, open_store
+from scstore.workflows.query import SearchOptions, neighbour_tables
+from scstore.workflows.tables import check_table, open_table, write_table
 
 __all__ = ["MOST_LABELS", "Summary", "query_summary", "summarise"]
 
@@ -27,43 +29,54 @@ class Summary:
 
     Attributes
     ----------
-    table
-        As :func:`summarise` gives it.
+    n_rows, columns
+        Of the table.
+    clusters
+        The table, where it has a row a cluster.
     mean_coherence
         Mean over its rows; NaN where no neighbour has a label.
     chance_coherence
         That of neighbours drawn by chance from all cells of the reference: the sum of its labels' squared shares.
     """
 
-    table: pd.DataFrame
+    n_rows: int
+    columns: tuple[str, ...]
+    clusters: pd.DataFrame | None
     mean_coherence: float
     chance_coherence: float
 
 
 def query_summary(
-    store: str | os.PathLike[str],
-    reference: str | os.PathLike[str],
+    store: str | os.PathLike[str] | Store,
+    reference: str | os.PathLike[str] | Store,
     output: str | os.PathLike[str],
+    search: SearchOptions | None = None,
     *,
     column: str,
     by: str | None = None,
     overwrite: bool = False,
-    **options: Any,
+    progress: Reporter | None = None,
 ) -> Summary:
-    """Look up the neighbours of every cell and write what they are.
+    """Look up the neighbours of every cell and write what they are, block by block.
+
+    Memory does not grow with the cells: a table of clusters is made from sums, one of cells is written in parts.
 
     Parameters
     ----------
     store, reference
-        As for :func:`scstore.query`, with its ``options``.
+        As for :func:`scstore.query`.
     output
         ``.parquet`` or ``.csv``.
+    search
+        Which neighbours; its ``columns`` are not looked at.
     column
-        Column of the reference's ``obs`` to sum up.
+        Column of the reference's ``obs`` to sum up. The table has a share for each of its labels.
     by
         Column of the store's ``obs`` whose values are the clusters; a row a cell by default.
     overwrite
         Replace an existing output.
+    progress
+        Told what happens.
 
     Raises
     ------
@@ -71,7 +84,8 @@ def query_summary(
         If there is no such column.
     """
     check_table(output, overwrite=overwrite)
-    cells, others = open_store(store), open_store(reference)
+    cells = store if isinstance(store, Store) else open_store(store)
+    others = reference if isinstance(reference, Store) else open_store(reference)
     if by is not None and by not in cells.obs:
         msg = f"--by {by}: {cells.path} has no such obs column. It has: {', '.join(map(str, cells.obs.columns))}."
         raise InputError(msg)
@@ -79,13 +93,27 @@ def query_summary(
         known = ", ".join(map(str, others.obs.columns))
         msg = f"--summarise {column}: {others.path} has no such obs column. It has: {known}."
         raise InputError(msg)
-    _labels(others.obs[column], column)
-    neighbours = query(cells, others, columns=[column], **options)
-    brought = f"neighbour_{column}" if f"neighbour_{column}" in neighbours else column
-    table = summarise(neighbours, brought, clusters=None if by is None else cells.obs[by])
-    write_table(table, output)
+    labels = _labels(others.obs[column], column).categories
     shares = others.obs[column].value_counts(normalize=True).to_numpy()
-    return Summary(table, float(table["coherence"].mean()), float((shares**2).sum()))
+    chance = float((shares**2).sum())
+    asked = replace(SearchOptions() if search is None else search, columns=[column])
+    blocks = _count_blocks(neighbour_tables(cells, others, asked, progress=progress or Reporter()), labels)
+    if by is not None:
+        sums = _ClusterSums(cells.obs[by], len(labels))
+        for ids, counts in blocks:
+            sums.add(ids, counts)
+        table = sums.table(labels)
+        write_table(table, output)
+        return Summary(len(table), tuple(table.columns), table, float(table["coherence"].mean()), chance)
+    n_rows, total, n_known = 0, 0.0, 0
+    with open_table(output) as writer:
+        for ids, counts in blocks:
+            part = _compositions(pd.DataFrame({"cell_id": ids}), counts, labels)
+            writer.write(part)
+            n_rows += len(part)
+            total += float(part["coherence"].sum())
+            n_known += int(part["coherence"].notna().sum())
+    return Summary(n_rows, tuple(part.columns), None, total / n_known if n_known else float("nan"), chance)
 
 
 def summarise(neighbours: pd.DataFrame, column: str, *, clusters: pd.Series | None = None) -> pd.DataFrame:
@@ -124,37 +152,85 @@ def summarise(neighbours: pd.DataFrame, column: str, *, clusters: pd.Series | No
     if column not in neighbours:
         msg = f"--summarise {column}: the neighbours have no such column. They have: {', '.join(neighbours.columns)}."
         raise InputError(msg)
-    labels = _labels(neighbours[column], column)
-    cell = np.cumsum(neighbours["rank"].to_numpy() == 1) - 1
-    ids = neighbours["cell_id"].to_numpy()[neighbours["rank"].to_numpy() == 1]
-    known = labels.codes >= 0
-    counts = np.zeros((len(ids), len(labels.categories)), dtype=np.int64)
-    np.add.at(counts, (cell[known], labels.codes[known]), 1)
+    labels = _labels(neighbours[column], column).categories
+    ids, counts = _count(neighbours, column, labels)
     if clusters is None:
         return _compositions(pd.DataFrame({"cell_id": ids}), counts, labels)
-    missing = pd.Index(ids).difference(clusters.index)
-    if len(missing):
-        msg = f"--by: no cluster is given for {len(missing):,} cells, the first is {missing[0]!r}."
-        raise InputError(msg)
-    groups = pd.Categorical(clusters.reindex(ids).astype("category")).remove_unused_categories()
-    inside = groups.codes >= 0
-    pooled = np.zeros((len(groups.categories), counts.shape[1]), dtype=np.int64)
-    np.add.at(pooled, groups.codes[inside], counts[inside])
-    head = pd.DataFrame(
-        {
-            str(clusters.name or "cluster"): groups.categories.astype(str),
-            "n_cells": np.bincount(groups.codes[inside], minlength=len(groups.categories)),
-        }
-    )
-    table = _compositions(head, pooled, labels)
-    by_cell = pd.Series(_coherence(_shares(counts)[inside])).groupby(groups.codes[inside]).mean()
-    table.insert(table.columns.get_loc("coherence") + 1, "cell_coherence", by_cell.to_numpy())
-    return table
+    sums = _ClusterSums(clusters, len(labels))
+    sums.add(ids, counts)
+    return sums.table(labels)
+
+
+class _ClusterSums:
+    """Labels of the neighbours of each cluster's cells, added up block by block.
+
+    Parameters
+    ----------
+    clusters
+        Cluster of each cell, by cell id.
+    n_labels
+        How many labels there are.
+    """
+
+    def __init__(self, clusters: pd.Series, n_labels: int) -> None:
+        self._clusters = clusters.astype("category")
+        n_clusters = len(self._clusters.cat.categories)
+        self._pooled = np.zeros((n_clusters, n_labels), dtype=np.int64)
+        self._n_cells, self._n_coherent = (np.zeros(n_clusters, dtype=np.int64) for _ in range(2))
+        self._coherence = np.zeros(n_clusters)
+
+    def add(self, ids: NDArray[Any], counts: NDArray[np.int64]) -> None:
+        """Add cells, each with its neighbours' labels: ``(n_cells, n_labels)``."""
+        missing = pd.Index(ids).difference(self._clusters.index)
+        if len(missing):
+            msg = f"--by: no cluster is given for {len(missing):,} cells, the first is {missing[0]!r}."
+            raise InputError(msg)
+        codes = self._clusters.reindex(ids).cat.codes.to_numpy()
+        inside = codes >= 0
+        codes, counts = codes[inside], counts[inside]
+        np.add.at(self._pooled, codes, counts)
+        coherence = _coherence(_shares(counts))
+        known = ~np.isnan(coherence)
+        n_clusters = len(self._n_cells)
+        self._n_cells += np.bincount(codes, minlength=n_clusters)
+        self._n_coherent += np.bincount(codes[known], minlength=n_clusters)
+        self._coherence += np.bincount(codes[known], coherence[known], minlength=n_clusters)
+
+    def table(self, labels: pd.Index) -> pd.DataFrame:
+        """One row a cluster that has cells."""
+        there = self._n_cells > 0
+        names = self._clusters.cat.categories[there].astype(str)
+        head = pd.DataFrame({str(self._clusters.name or "cluster"): names, "n_cells": self._n_cells[there]})
+        table = _compositions(head, self._pooled[there], labels)
+        with np.errstate(invalid="ignore"):
+            by_cell = self._coherence[there] / self._n_coherent[there]
+        table.insert(table.columns.get_loc("coherence") + 1, "cell_coherence", by_cell)
+        return table
+
+
+def _count_blocks(tables: Iterable[pd.DataFrame], labels: pd.Index) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+    """Ids of some cells and their neighbours' labels."""
+    for frame in tables:
+        yield _count(frame, str(frame.columns[-1]), labels)
+
+
+def _count(neighbours: pd.DataFrame, column: str, labels: pd.Index) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Cell ids, and ``(n_cells, n_labels)`` how many of each one's neighbours have each label."""
+    first = neighbours["rank"].to_numpy() == 1
+    cell, ids = np.cumsum(first) - 1, neighbours["cell_id"].to_numpy()[first]
+    codes = pd.Categorical(_text(neighbours[column]), categories=labels).codes
+    known = codes >= 0
+    counts = np.zeros((len(ids), len(labels)), dtype=np.int64)
+    np.add.at(counts, (cell[known], codes[known]), 1)
+    return ids, counts
+
+
+def _text(values: pd.Series) -> pd.Series:
+    return values if isinstance(values.dtype, pd.CategoricalDtype) else values.astype("string")
 
 
 def _labels(values: pd.Series, column: str) -> pd.Categorical:
-    text = values.astype("string") if not isinstance(values.dtype, pd.CategoricalDtype) else values
-    labels = pd.Categorical(text).remove_unused_categories()
+    labels = pd.Categorical(_text(values)).remove_unused_categories()
     if len(labels.categories) > MOST_LABELS:
         msg = (
             f"--summarise {column}: {len(labels.categories):,} different values. Name a column of labels, of at most "
@@ -177,9 +253,9 @@ def _coherence(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     return coherence
 
 
-def _compositions(head: pd.DataFrame, counts: NDArray[np.int64], labels: pd.Categorical) -> pd.DataFrame:
+def _compositions(head: pd.DataFrame, counts: NDArray[np.int64], labels: pd.Index) -> pd.DataFrame:
     shares = _shares(counts)
-    names = np.array([*map(str, labels.categories), None], dtype=object)
+    names = np.array([*map(str, labels), None], dtype=object)
     totals = counts.sum(axis=1)
     best = counts.argmax(axis=1) if counts.shape[1] else np.zeros(len(counts), dtype=np.int64)
     columns = {

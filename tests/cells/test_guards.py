@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import zarr
 
+from scstore.cells.bounded_store import zstd_content_size
 from scstore.cells.expression import find_expression
 from scstore.cells.formats import open_cells
-from scstore.cells.guards import CHUNK_LIMIT, Guard, open_hdf5, open_zarr, reading, zstd_content_size
+from scstore.cells.guards import Guard, open_hdf5, open_zarr, reading
 from scstore.errors import CellsError
+from scstore.hdf5.limits import CHUNK_LIMIT
 
 
 def replace(path: Path, name: str, **dataset: object) -> None:
@@ -160,8 +162,7 @@ def edit(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("codecs", "words"),
     [
-        # zarr-python itself knows no data type for this one
-        ({"compressor": {"id": "pickle", "protocol": 0}, "filters": None, "dtype": "<f4"}, "No Zarr data type"),
+        ({"compressor": {"id": "pickle", "protocol": 0}, "filters": None, "dtype": "<f4"}, "as a Python pickle"),
         ({"filters": [{"id": "vlen-utf8"}, {"id": "pickle"}], "dtype": "|O", "fill_value": ""}, "as a Python pickle"),
     ],
 )

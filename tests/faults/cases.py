@@ -117,6 +117,7 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
     14: (
         "truncated file, wrong magic bytes, newer encoding version",
         (
+            "attacks/test_attacks.py::test_an_attack_is_refused_by_name",
             "cells/test_anndata_files.py::test_newer_encodings",
             "cells/test_anndata_files.py::test_newer_column",
             "cells/test_anndata_files.py::test_unknown_matrix",
@@ -136,6 +137,8 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
         (
             "cells/test_formats.py::test_strange_ids",
             "cells/test_wording.py::test_names_are_escaped_and_shortened",
+            "properties/test_any_frame.py::test_metadata_survives_the_store_and_the_export",
+            "stores/test_column_names.py::test_others_are_refused_by_name",
             "stores/test_ledger.py::test_ids_are_data",
             "workflows/test_extract.py::test_ids_with_anything_in_them_are_data",
         ),
@@ -181,6 +184,7 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
             "faults/test_operations.py::test_a_record_comes_after_everything_it_names",
             "faults/test_operations.py::test_a_new_store_is_flushed_whole_before_it_has_its_name",
             "faults/test_resume.py::test_killed_and_repeated_it_ends_in_the_same_store_byte_for_byte",
+            "properties/test_any_history.py::test_any_history_ends_in_the_same_store",
             "test_cli.py::test_stopped_by_hand_it_says_how_to_go_on",
         ),
     ),
@@ -188,8 +192,10 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
         "disk full, EIO, short write, failing fsync at every operation",
         (
             "cells/test_by_column.py::test_no_room",
+            "faults/test_full_disk.py::test_a_full_disk_is_one_plain_message_and_goes_on_where_there_is_room",
             "faults/test_operations.py::test_no_broken_operation_breaks_a_promise",
             "stores/test_disk_store.py::test_a_full_disk_is_an_error_and_no_hole",
+            "test_fsio.py::test_a_full_disk_is_named",
         ),
     ),
     23: (
@@ -202,6 +208,7 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
     24: (
         "read-only or missing output folder",
         (
+            "faults/test_full_disk.py::test_a_full_disk_is_one_plain_message_and_goes_on_where_there_is_room",
             "test_cli.py::test_a_read_only_output_folder_is_found_before_the_model_loads",
             "test_fsio.py::test_a_folder_that_cannot_be_written_is_found_at_once",
         ),
@@ -210,8 +217,11 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
         "two writers on one store; lock of a dead process; lock of another host",
         (
             "faults/test_resume.py::test_a_second_writer_is_refused",
+            "faults/test_two_extracts.py::test_a_reader_never_sees_a_row_change_or_go",
+            "faults/test_two_extracts.py::test_of_two_at_once_one_is_refused",
             "stores/test_locks.py::test_parts_that_share_shards_do_not",
             "test_fsio.py::test_a_second_owner_is_refused",
+            "test_fsio.py::test_a_lock_that_is_let_go_meanwhile_is_taken",
             "test_fsio.py::test_the_lock_of_a_dead_process_is_taken_over",
             "test_fsio.py::test_the_lock_of_another_host_is_left_alone",
         ),
@@ -221,6 +231,7 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
         (
             "faults/test_two_writers.py::test_the_first_record_wins_and_other_bytes_are_an_error",
             "faults/test_two_writers.py::test_the_same_bytes_are_not_written_again",
+            "faults/test_two_extracts.py::test_a_reader_never_sees_a_row_change_or_go",
             "faults/test_two_writers.py::test_a_record_that_appears_while_the_bytes_are_written_is_kept",
         ),
     ),
@@ -248,7 +259,10 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
             "faults/test_resume.py::test_damaged_shards_alone_are_redone",
             "stores/test_ledger.py::test_what_is_wrong_with_a_shard_is_said",
             "stores/test_ledger.py::test_a_broken_record_does_not_count",
+            "properties/test_any_json.py::test_any_manifest_is_refused_or_stays_inside",
+            "properties/test_any_json.py::test_any_record_of_a_shard_is_refused_or_stays_inside",
             "stores/test_reader.py::test_a_damaged_record_of_the_run_is_an_error",
+            "stores/test_reader.py::test_metadata_with_another_byte_is_an_error_and_never_other_labels",
             "stores/test_reader.py::test_damaged_expression_is_an_error_and_never_zeros",
             "stores/test_reader.py::test_damaged_metadata_is_one_plain_error",
             "stores/test_verify.py::test_all_that_is_wrong_is_listed_and_not_the_first",
@@ -273,6 +287,7 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
     33: (
         "reading while extraction runs",
         (
+            "faults/test_two_extracts.py::test_a_reader_never_sees_a_row_change_or_go",
             "stores/test_reader.py::test_an_unfinished_store_shows_what_is_committed",
             "stores/test_views.py::test_rows_that_are_not_extracted_are_an_error_and_others_are_not",
         ),
@@ -306,6 +321,7 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
     37: (
         "pickle, joblib or .pt renamed to a head or gene table",
         (
+            "attacks/test_attacks.py::test_nothing_ran_and_nothing_is_large",
             "cells/test_guards.py::test_pickle_codec",
             "heads/test_artifact.py::test_a_pickle_is_refused_and_never_runs",
         ),
@@ -328,13 +344,16 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
             "heads/test_artifact.py::test_a_foreign_index_beside_a_head_is_not_looked_at",
             "heads/test_index_file.py::test_files_that_are_not_ours_are_refused",
             "heads/test_knn.py::test_the_index_is_made_from_the_vectors",
+            "faults/test_flips.py::test_any_flipped_byte_is_found",
             "workflows/test_index.py::test_a_damaged_one_is_never_searched",
+            "workflows/test_verify.py::test_an_index_is_compared_with_its_digests",
             "workflows/test_verify.py::test_other_files_in_a_head_are_not_looked_at",
         ),
     ),
     40: (
         "array metadata that declares absurd chunks; a decompression bomb",
         (
+            "attacks/test_attacks.py::test_an_attack_is_refused_by_name",
             "cells/test_guards.py::test_absurd_hdf5_arrays",
             "cells/test_guards.py::test_absurd_dense_matrix",
             "cells/test_guards.py::test_parts_that_do_not_fit",
@@ -345,6 +364,7 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
             "cells/test_mtx.py::test_damage",
             "cells/test_tenx.py::test_damage",
             "faults/test_mutations.py::test_a_mutated_file_is_read_or_refused",
+            "hdf5/test_limits.py::test_what_was_never_written_is_refused_beyond_the_floor",
             "stores/test_verify.py::test_metadata_that_is_damaged_is_not_parsed",
         ),
     ),

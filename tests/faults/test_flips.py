@@ -6,28 +6,30 @@ import shutil
 from pathlib import Path
 
 import pytest
-from damage import files_of, flipped, random_bytes_of
-from support import extract, make_cells
+from damage import files_of, flipped, make_finished, random_bytes_of
 
 import scstore
 
 FLIPS = 60
 
 
+KINDS = ("store", "linear", "knn", "index")
+
+
 @pytest.fixture(scope="module")
-def made(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished store and heads."""
-    folder = tmp_path_factory.mktemp("flips")
-    extract(make_cells(36, 24, empty=5), folder / "store.zarr", llama, shard_rows=16)
-    for head in ("linear", "knn"):
-        scstore.fit(folder / "store.zarr", folder / head, label="cell_type", head=head)
-    return folder
+def made(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A finished store, heads, and an index of another store."""
+    made = {}
+    for name in KINDS:
+        folder = tmp_path_factory.mktemp("flips") if name == "index" or not made else made["store"].parent
+        made[name] = make_finished(folder, llama, name)
+    return made
 
 
-@pytest.mark.parametrize("name", ["store.zarr", "linear", "knn"])
-def test_any_flipped_byte_is_found(made: Path, name: str) -> None:
-    """RELIABILITY 30, 36: in any file of a finished store or head."""
-    root = made / name
+@pytest.mark.parametrize("name", KINDS)
+def test_any_flipped_byte_is_found(made: dict[str, Path], name: str) -> None:
+    """RELIABILITY 30, 36, 39: in any file of a finished store, head or index."""
+    root = made[name]
     assert scstore.verify(root, deep=True).ok
     missed = []
     for file, place, mask in random_bytes_of(root, FLIPS, seed=1):
@@ -39,10 +41,10 @@ def test_any_flipped_byte_is_found(made: Path, name: str) -> None:
     assert scstore.verify(root, deep=True).ok
 
 
-@pytest.mark.parametrize("name", ["store.zarr", "linear"])
-def test_every_file_that_is_lost_or_cut_is_found(made: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["store", "linear", "index"])
+def test_every_file_that_is_lost_or_cut_is_found(made: dict[str, Path], tmp_path: Path, name: str) -> None:
     """RELIABILITY 30: a shard, a record, any metadata; but a record that is gone is a shard to be extracted."""
-    root = shutil.copytree(made / name, tmp_path / name)
+    root = shutil.copytree(made[name], tmp_path / name)
     for file in files_of(root):
         whole = file.read_bytes()
         file.write_bytes(whole[:-1])

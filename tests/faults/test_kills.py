@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from kills import kill_at_random
+from warm import scratch_folder
 
 
-def test_killed_at_random_a_store_is_finished_all_the_same(tmp_path: Path) -> None:
+def test_killed_at_random_a_store_is_finished_all_the_same() -> None:
     """RELIABILITY 21, I1–I3: SIGKILL of a real process."""
-    found = kill_at_random(tmp_path, 3, seed=0)
-    assert found.killed == 3
+    with scratch_folder() as folder:
+        found = kill_at_random(Path(folder), 8, seed=0)
     assert found.violations == []
+    assert found.killed == sum(found.moments.values()) == 8
+    assert found.finished

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from mutations import crash, make_inputs
 
-KINDS = ("cells Zarr", "store", "store verified", "head", "projector", "gene_info", "orthologs CSV", "gene texts TSV")
-"""Not HDF5: libhdf5 can hang on a damaged file, where nothing but the end of the process stops it."""
+KINDS = (
+    "cells .h5ad", "cells Zarr", "store", "store verified", "exported store", "head", "projector", "gene table",
+    "panel", "gene_info", "orthologs CSV", "gene texts TSV",
+)  # fmt: skip
 
 Inputs = dict[str, tuple[Path, Callable[[Path], object]]]
 

@@ -136,3 +136,11 @@ def test_stacked_rows_are_one_matrix(kind: Any) -> None:
     np.testing.assert_array_equal(materialise(RowSubset(stacked, np.array([8, 1]))), whole[[8, 1]])
     with pytest.raises(OptionError, match="same number of columns"):
         StackedRows([whole, whole[:, :2]])
+
+
+def test_values_whose_sum_is_too_large_are_not_bad_ones() -> None:
+    rows = np.full((4, 3), 3e38)
+    np.testing.assert_array_equal(read(rows, slice(None)), rows.astype(np.float32))
+    rows[2, 1] = np.nan
+    with pytest.raises(CellsError, match="Row 2 "):
+        read(rows, slice(None))

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scstore.heads.search import nearest
+from scstore.heads import search
+from scstore.heads.search import apart, nearest, unit_rows
 
 
 def by_hand(reference: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
@@ -14,6 +15,7 @@ def by_hand(reference: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     return np.sort(1 - unit[1] @ unit[0].T, axis=1)[:, :k]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(0, 12), st.integers(1, 400), st.data())
 def test_blocks_do_not_matter_and_the_search_is_exact(n: int, m: int, block_bytes: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(1, n))
@@ -33,3 +35,18 @@ def test_a_row_finds_itself_first(dtype: type) -> None:
     distances, indices = nearest(rows, rows, k=3)
     assert indices[:, 0].tolist() == list(range(50))
     np.testing.assert_allclose(distances[:, 0], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("cache_bytes", [1, 1000, 1 << 20])
+def test_distances_from_rows_of_its_own(cache_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "CACHE_BYTES", cache_bytes)
+    rng = np.random.default_rng(0)
+    rows = rng.normal(200, 1, (30, 6)).astype(np.float32)
+    mean = rows.mean(axis=0)
+    rows[4] = mean
+    units, near = unit_rows(rng.normal(200, 1, (7, 6)), mean), rng.integers(0, 30, (7, 5))
+    near[0, 0] = 4  # of no direction: at distance 1
+    expected = 1 - np.einsum("qkd,qd->qk", unit_rows(rows, mean)[near], units)
+    np.testing.assert_allclose(apart(rows, near, units, mean), expected, atol=1e-6)
+    assert apart(rows, near, units, mean)[0, 0] == 1
+    assert apart(rows, near[:0], units[:0], mean).shape == (0, 5)

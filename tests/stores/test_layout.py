@@ -28,8 +28,10 @@ def test_a_shard_never_has_more_rows_than_there_are_or_than_a_kill_may_lose(n_ob
 @pytest.mark.parametrize(
     ("name", "inside"),
     [
-        ("readout_wmean_l3", True), ("X/data/c/0", True), ("obs/..hidden", True), ("", False), ("..", False),
-        ("a/../b", False), ("/etc/passwd", False), ("a//b", False), ("c:\\x", False), ("a\0b", False), (3, False),
+        ("readout_wmean_l3", True), ("X/data/c/0", True), ("obs/label:fine/c/0", True),
+        ("obs/..hidden", True), ("", False), ("..", False),
+        ("a/../b", False), ("/etc/passwd", False), ("a//b", False), ("c:\\x", False),
+        ("c:x", False), ("a\0b", False), (3, False),
     ],
 )  # fmt: skip
 def test_no_name_in_a_file_leads_out_of_the_store(name: object, inside: bool) -> None:

@@ -191,7 +191,19 @@ def test_damaged_expression_is_an_error_and_never_zeros(llama: Path, tmp_path: P
 def test_damaged_metadata_is_one_plain_error(llama: Path, tmp_path: Path) -> None:
     """RELIABILITY 30: whatever anndata makes of it."""
     store = extract(make_cells(20, 12), tmp_path / "s.zarr", llama)
-    (chunk,) = (store.path / "obs" / "cell_type" / "codes" / "c").iterdir()
+    (chunk,) = (store.path / "var" / "symbol" / "c").iterdir()
     chunk.write_bytes(b"1")
-    with pytest.raises(DamagedError, match="obs cannot be read"):
+    with pytest.raises(DamagedError, match="var cannot be read"):
+        _ = scstore.open(store.path).var
+
+
+def test_metadata_with_another_byte_is_an_error_and_never_other_labels(llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 30: also where it can be decoded."""
+    store = extract(make_cells(20, 12), tmp_path / "s.zarr", llama)
+    attributes = store.path / "obs" / "cell_type" / "zarr.json"
+    attributes.write_text(attributes.read_text().replace('"ordered": false', '"ordered": true '))
+    with pytest.raises(DamagedError, match=r"obs/cell_type/zarr\.json does not match its digest.*scstore verify"):
+        _ = scstore.open(store.path).obs
+    attributes.unlink()
+    with pytest.raises(DamagedError, match=r"obs/cell_type/zarr\.json is missing"):
         _ = scstore.open(store.path).obs

@@ -11,7 +11,7 @@ from support import Notes, Run, make_cells
 import scstore
 from scstore.errors import LabelsError, OptionError
 from scstore.report.card import model_card
-from scstore.workflows.predict import predict_to_file
+from scstore.workflows.predict import PredictOptions, predict_to_file
 
 LINEAGE = {"type 0": "T", "type 1": "T", "type 2": "B"}
 
@@ -70,7 +70,7 @@ def test_every_cell_gets_all_levels_without_thresholds(path: Path, tmp_path: Pat
     frame = scstore.predict(path, head, unassigned="none")
     assert set(frame["status"]) == {"ok"}
     assert (frame["label:lineage"] == frame["label"].map(LINEAGE)).all()
-    counts = predict_to_file(path, head, tmp_path / "o.h5ad", keep=0.6, majority="lineage")
+    counts = predict_to_file(path, head, tmp_path / "o.h5ad", PredictOptions(keep=0.6, majority="lineage"))
     obs = anndata.read_h5ad(tmp_path / "o.h5ad").obs
     assert counts.statuses["coarse"] == (obs["scstore_status"] == "coarse").sum() > 0
     assert set(obs["scstore_label:lineage"]) <= {"T", "B", "unassigned"}

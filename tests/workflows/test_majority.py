@@ -15,7 +15,7 @@ from support import Notes, Run, make_cells
 import scstore
 from scstore.errors import OptionError
 from scstore.workflows.majority import Clusters, with_majority
-from scstore.workflows.predict import predict_to_file
+from scstore.workflows.predict import PredictOptions, predict_to_file
 
 
 def blocks(labels: list[str], clusters: list[int], *, size: int = 3) -> Iterator[pd.DataFrame]:
@@ -104,7 +104,9 @@ def test_a_column_of_clusters(folder: Path) -> None:
 def test_every_output_holds_the_vote(folder: Path, tmp_path: Path, suffix: str) -> None:
     out, notes = tmp_path / f"out.{suffix}", Notes()
     frame = scstore.predict(folder / "new.zarr", folder / "head", majority="auto", proba=True)
-    counts = predict_to_file(folder / "new.zarr", folder / "head", out, majority="auto", proba=True, progress=notes)
+    counts = predict_to_file(
+        folder / "new.zarr", folder / "head", out, PredictOptions(majority="auto", proba=True), progress=notes
+    )
     assert "--majority auto: 60 cells in 8 clusters" in notes.said
     assert counts.majority == frame["majority_label"].value_counts().to_dict()
     assert [path.name for path in tmp_path.iterdir()] == [out.name]

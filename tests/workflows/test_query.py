@@ -95,7 +95,8 @@ def test_a_file_written_in_blocks_is_the_same_table(
 ) -> None:
     whole = scstore.query(folder / "new.zarr", folder / "ref.zarr", k=3)
     monkeypatch.setattr(query_module, "MOST_CELLS", 4)
-    counts = query_module.query_to_file(folder / "new.zarr", folder / "ref.zarr", tmp_path / f"n.{suffix}", k=3)
+    options = query_module.SearchOptions(k=3)
+    counts = query_module.query_to_file(folder / "new.zarr", folder / "ref.zarr", tmp_path / f"n.{suffix}", options)
     written = (pd.read_csv if suffix == "csv" else pd.read_parquet)(tmp_path / f"n.{suffix}")
     assert (counts.n_cells, counts.columns) == (19, tuple(whole.columns))
     assert counts.median_distance == pytest.approx(whole["distance"].median())

@@ -10,6 +10,8 @@ from support import Run, make_cells
 
 import scstore
 from scstore.errors import InputError, OptionError
+from scstore.workflows import query as query_module
+from scstore.workflows.query import SearchOptions
 from scstore.workflows.summarise import query_summary
 
 NEIGHBOURS = pd.DataFrame(
@@ -79,8 +81,31 @@ def test_the_command(scstore_command: Run, tmp_path: Path) -> None:
     assert (by_cell["label"].to_numpy() == cells.obs["cell_type"].astype(str).to_numpy()).mean() > 0.9
     done = scstore_command(*words, "--by", "leiden", "--where", "donor == 'd0'", "-o", "clusters.csv")
     assert "leiden" in done.stdout
+    assert "--column" in scstore_command(*words, "--column", "donor", "-o", "x.csv", code=2).stderr
     clusters = pd.read_csv(tmp_path / "clusters.csv")
     assert clusters["n_cells"].sum() == 80
+
+
+@pytest.mark.parametrize("by", [None, "leiden"])
+def test_blocks_sum_up_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str | None) -> None:
+    rng = np.random.default_rng(1)
+    cells = make_cells(60)
+    obs = cells.obs.assign(
+        leiden=pd.Categorical([f"c{i % 3}" if i % 7 else None for i in range(60)], [*"x", "c0", "c1", "c2"])
+    )
+    obs["cell_type"] = obs["cell_type"].astype(str).where(rng.random(60) > 0.3)
+    made = anndata.AnnData(obs=obs)
+    made.obsm["X_pca"] = rng.normal(size=(60, 6))
+    made.write_h5ad(tmp_path / "a.h5ad")
+    neighbours = scstore.query(tmp_path / "a.h5ad", tmp_path / "a.h5ad", k=2)
+    whole = scstore.summarise(neighbours, "cell_type", clusters=None if by is None else obs[by])
+    monkeypatch.setattr(query_module, "TABLE_CELLS", 7)
+    out = tmp_path / "o.parquet"
+    found = query_summary(tmp_path / "a.h5ad", tmp_path / "a.h5ad", out, SearchOptions(k=2), column="cell_type", by=by)
+    assert (found.n_rows, found.columns) == (len(whole), tuple(whole.columns))
+    assert (found.clusters is None) == (by is None)
+    assert found.mean_coherence == pytest.approx(whole["coherence"].mean())
+    pd.testing.assert_frame_equal(pd.read_parquet(out), whole)
 
 
 def test_columns_that_are_not_there(tmp_path: Path) -> None:

@@ -1,0 +1,393 @@
+"""Files made to do harm, each by one exact change of a clean one; ``python tests/attacks/make.py FOLDER`` writes all.
+
+What is tried elsewhere is not repeated: weights in ``test_weights.py``, pickles and vectors in ``genes``, heads in
+``heads/test_artifact.py``, names that leave a store in ``stores/test_verify.py``, sizes, links and codecs of cells in
+``cells/test_guards.py``, random changes of everything in ``faults``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import struct
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from mutations import GENE_INFO, make_inputs
+
+from scstore.fsio import write_json
+from scstore.spec import seal
+
+__all__ = ["ATTACKS", "Attack", "make_all"]
+
+MEGABYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One file or folder.
+
+    Attributes
+    ----------
+    clean
+        Of what it is a copy, by name in :func:`mutations.make_inputs`; a new file where it is empty.
+    name
+        Of the file.
+    change
+        Makes the copy harmful.
+    read
+        What it is handed to, by name in ``attacks.reading``.
+    kind
+        Name of the error.
+    words
+        What the message says, beside the file's name: a regular expression.
+    """
+
+    clean: str
+    name: str
+    change: Callable[[Path], object]
+    read: str
+    kind: str
+    words: str
+
+
+def _heap(data: bytes) -> int:
+    """Where the strings begin: HDF5's first global heap."""
+    return data.index(b"GCOL")
+
+
+def loop(path: Path) -> None:
+    """The second string of the heap has number 0 and length 0: libhdf5 looks for the next one for ever."""
+    data = bytearray(path.read_bytes())
+    first = _heap(data) + 16
+    second = first + 16 + -(-struct.unpack_from("<Q", data, first + 8)[0] // 8) * 8
+    data[second : second + 16] = bytes(16)
+    path.write_bytes(data)
+
+
+def crash(path: Path) -> None:
+    """The type of an attribute is of variable length, but neither a sequence nor a string."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\x19\x01\x01\x00\x10\0\0\0", data.index(b"encoding-version"))
+    data[at + 1] = 15
+    path.write_bytes(data)
+
+
+def long_attribute(path: Path) -> None:
+    """A string of 3.7 GB, which libhdf5 allocates before it looks for it."""
+    data = bytearray(path.read_bytes())
+    at = data.index(struct.pack("<Q", _heap(data)), data.index(b"encoding-version"))
+    data[at - 4 : at] = struct.pack("<I", 0xE0000000)
+    path.write_bytes(data)
+
+
+def one_string_many_times(path: Path) -> None:
+    """A thousand strings that are the same megabyte of the heap."""
+    with h5py.File(path, "r+") as file:
+        strings = file.create_dataset("uns/notes", shape=(1000,), dtype=h5py.string_dtype())
+        strings[:] = ["x" * MEGABYTE, *["y"] * 999]
+        strings.attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})
+        at = strings.id.get_offset()
+    with path.open("r+b") as raw:
+        raw.seek(at)
+        reference = raw.read(16)
+        raw.seek(at)
+        raw.write(reference * 1000)
+
+
+def replace(path: Path, name: str, **declared: object) -> None:
+    with h5py.File(path, "r+") as file:
+        attributes = dict(file[name].attrs)
+        del file[name]
+        file.create_dataset(name, **declared).attrs.update(attributes)
+
+
+def huge(name: str, shape: tuple[int, ...], *, chunks: tuple[int, ...]) -> Callable[[Path], None]:
+    """An array of which no value was ever written."""
+    return lambda path: replace(path, name, shape=shape, dtype="f4", chunks=chunks)
+
+
+def huge_in_a_larger_file(path: Path) -> None:
+    """As large as the whole file could unpack to, but not what the array itself stores."""
+    with h5py.File(path, "r+") as file:
+        noise = np.random.default_rng(0).integers(0, 256, MEGABYTE, dtype=np.uint8)
+        file.create_dataset("uns/noise", data=noise)
+    huge("X", (20, 10_000_000), chunks=(20, 100_000))(path)
+
+
+def huge_together(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        for i in range(100):
+            file.create_dataset(f"uns/a{i}", shape=(15_000_000,), dtype="f4", chunks=(10_000,))
+
+
+def huge_chunk(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("uns/a", shape=(10,), maxshape=(None,), dtype="f4", chunks=(400_000_000,))
+
+
+def links_without_end(path: Path) -> None:
+    """Thirty groups, each with two names for the next: a thousand million ways."""
+    with h5py.File(path, "r+") as file:
+        group = file.require_group("uns")
+        for _ in range(30):
+            below = group.create_group("a")
+            group["b"] = below
+            group = below
+
+
+def deep_groups(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        group = file.require_group("uns")
+        for _ in range(500):
+            group = group.create_group("a")
+
+
+def other_file(path: Path) -> Path:
+    secret = path.with_name(f"{path.name}.secret")
+    with h5py.File(secret, "w") as file:
+        file["data"] = np.arange(20.0)
+    return secret
+
+
+def link_outside(name: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        secret = other_file(path)
+        with h5py.File(path, "r+") as file:
+            file[name] = h5py.ExternalLink(str(secret), "/data")
+
+    return change
+
+
+def link_to_a_link(path: Path) -> None:
+    """A link inside the file that goes by way of one that leaves it."""
+    secret = other_file(path)
+    with h5py.File(path, "r+") as file:
+        file["way"] = h5py.ExternalLink(str(secret), "/")
+        file["obs/n"] = h5py.SoftLink("/way/data")
+
+
+def virtual(path: Path) -> None:
+    layout = h5py.VirtualLayout(shape=(20, 5), dtype="f4")
+    layout[:, 0] = h5py.VirtualSource(str(other_file(path)), "data", shape=(20,))
+    with h5py.File(path, "r+") as file:
+        file.create_virtual_dataset("obsm/secret", layout)
+
+
+def packed_strings(codec: str, file: str) -> Callable[[Path], None]:
+    """A chunk that says it has four billion strings; packed, so that it cannot be seen from outside."""
+
+    def change(path: Path) -> None:
+        import numcodecs
+
+        chunk = path / file
+        chunk.write_bytes(numcodecs.get_codec({"id": codec}).encode(b"\xff\xff\xff\xff" + bytes(200)))
+
+    return change
+
+
+def longer_than_it_is(path: Path) -> None:
+    """A Blosc chunk that says it has 134 MB, and that its first block begins after 18 MB: a crash of Blosc."""
+    chunk = path / "X" / "indices" / "0"
+    data = bytearray(chunk.read_bytes())
+    data[15:20] = b"\x08\x09\x0a\x0b\x01"
+    chunk.write_bytes(data)
+
+
+def pickled(path: Path) -> None:
+    metadata = path / "obs" / "_index" / ".zarray"
+    about = json.loads(metadata.read_text())
+    metadata.write_text(json.dumps({**about, "compressor": None, "filters": [{"id": "vlen-utf8"}, {"id": "pickle"}]}))
+    (path / "obs" / "_index" / "0").write_bytes(b"cos\nsystem\n(S'touch harmed'\ntR.")
+
+
+def shard_elsewhere(path: Path) -> None:
+    """The bytes of a shard are a link to a file outside the store."""
+    shard = next(file for file in sorted((path / "obsm").rglob("c/0/0")) if file.is_file())
+    secret = path.with_name(f"{path.name}.secret")
+    secret.write_bytes(bytes(shard.stat().st_size))
+    shard.unlink()
+    shard.symlink_to(secret)
+
+
+def record(change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
+    """The record of a shard, changed and sealed again."""
+
+    def write(path: Path) -> None:
+        file = path / "_scstore" / "shards" / "000000.json"
+        body = {key: value for key, value in json.loads(file.read_text()).items() if key != "digest"}
+        change(body)
+        write_json(file, seal(body))
+
+    return write
+
+
+def text(content: str | bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+HEADER, ROW = GENE_INFO.splitlines(keepends=True)
+ROWS = "".join(ROW.format(id=i) for i in range(1, 12))
+
+
+def gzip_bomb(path: Path) -> None:
+    """400 kB that unpack to 400 MB, in one line."""
+    with gzip.open(path, "wb") as file:
+        file.write(b"#tax_id\tGeneID\tSource\tSummary\n9606\t1\tRefSeq\t")
+        for _ in range(400):
+            file.write(bytes(MEGABYTE))
+
+
+def vectors_of_nothing(path: Path) -> None:
+    """An .npz whose array says that it is of terabytes."""
+    header = {"descr": "<f8", "fortran_order": False, "shape": (1_000_000_000, 1000)}
+    words = repr(header).encode().ljust(117) + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("vectors.npy", b"\x93NUMPY\x01\0" + struct.pack("<H", len(words)) + words)
+        archive.writestr("genes.npy", b"\x93NUMPY\x01\0" + struct.pack("<H", len(words)) + words)
+
+
+LOOPS = "the HDF5 library does not come to an end with it"
+CRASHES = "the HDF5 library crashes on it"
+ENDLESS = "nested without end"
+ELSEWHERE = "a link into another file, which is not followed"
+
+ATTACKS: dict[str, Attack] = {
+    "HDF5 loop in cells": Attack("cells .h5ad", "loop.h5ad", loop, "cells", "CellsError", LOOPS),
+    "HDF5 loop in a table": Attack("gene table", "loop_table.h5ad", loop, "gene table", "GenesError", LOOPS),
+    "HDF5 crash in cells": Attack("cells .h5ad", "crash.h5ad", crash, "cells", "CellsError", CRASHES),
+    "HDF5 crash in a panel": Attack("panel", "crash_panel.h5ad", crash, "panel", "GenesError", CRASHES),
+    "HDF5 crash in a store": Attack("exported store", "crash_store.h5ad", crash, "store", "DamagedError", CRASHES),
+    "HDF5 crash, verified": Attack("panel", "crash_verified.h5ad", crash, "verify", "DamagedError", CRASHES),
+    "HDF5 crash in vectors": Attack("gene table", "crash_v.h5ad", crash, "published", "GenesError", CRASHES),
+    "an attribute of gigabytes": Attack(
+        "cells .h5ad", "attribute.h5ad", long_attribute, "cells", "CellsError", "takes more memory than its"
+    ),
+    "one string many times": Attack(
+        "gene table", "strings.h5ad", one_string_many_times, "gene table", "GenesError", "takes more memory than its"
+    ),
+    "a table of terabytes": Attack(
+        "gene table",
+        "huge.h5ad",
+        huge("X", (10**6, 10**6), chunks=(100, 100)),
+        "gene table",
+        "GenesError",
+        r"X declares 4,000,000,000,000 bytes",
+    ),
+    "a table that stores nothing": Attack(
+        "gene table",
+        "nothing.h5ad",
+        huge_in_a_larger_file,
+        "gene table",
+        "GenesError",
+        "X says that it has 200,000,000 values, but stores 0 bytes",
+    ),
+    "many arrays of nothing": Attack(
+        "panel", "together.h5ad", huge_together, "panel", "GenesError", r"its arrays declare [\d,]+ bytes together"
+    ),
+    "a chunk of gigabytes": Attack(
+        "exported store", "chunk.h5ad", huge_chunk, "store", "DamagedError", "one chunk of uns/a decodes to"
+    ),
+    "links without end": Attack("gene table", "links.h5ad", links_without_end, "gene table", "GenesError", ENDLESS),
+    "deep groups": Attack("gene table", "deep.h5ad", deep_groups, "gene table", "GenesError", ENDLESS),
+    "a table's link outside": Attack(
+        "gene table", "outside.h5ad", link_outside("obsm/x"), "gene table", "GenesError", ELSEWHERE
+    ),
+    "a store's link outside": Attack(
+        "exported store", "out_store.h5ad", link_outside("obsm/x"), "store", "DamagedError", ELSEWHERE
+    ),
+    "a link to a link outside": Attack("cells .h5ad", "way.h5ad", link_to_a_link, "cells", "CellsError", ELSEWHERE),
+    "a store's values elsewhere": Attack(
+        "exported store", "virtual.h5ad", virtual, "store", "DamagedError", "the values of obsm/secret lie in other"
+    ),
+    "four billion strings, Zarr v2": Attack(
+        "cells Zarr",
+        "strings2.zarr",
+        packed_strings("blosc", "obs/cell_type/categories/0"),
+        "cells",
+        "CellsError",
+        "says that it has 4,294,967,295 strings",
+    ),
+    "four billion strings, Zarr v3": Attack(
+        "store",
+        "strings3.zarr",
+        packed_strings("zstd", "obs/_index/c/0"),
+        "cells",
+        "CellsError",
+        "says that it has 4,294,967,295 strings",
+    ),
+    "a Blosc chunk of another length": Attack(
+        "cells Zarr", "blosc.zarr", longer_than_it_is, "cells", "CellsError", "is not of the length that it says"
+    ),
+    "a pickle in a store": Attack(
+        "cells Zarr", "pickle.zarr", pickled, "store", "CellsError", "obs/_index is stored as a Python pickle"
+    ),
+    "a shard outside the store": Attack(
+        "store", "symlink.zarr", shard_elsewhere, "store", "DamagedError", "does not match its digest"
+    ),
+    "a record of a thousand million rows": Attack(
+        "store",
+        "rows.zarr",
+        record(lambda body: body.update(stop=10**9)),
+        "verify",
+        "findings",
+        "holds rows 0 to 1,000,000,000 where the shard has 0 to 8",
+    ),
+    "a record without views": Attack(
+        "store", "views.zarr", record(lambda body: body.pop("views")), "store", "DamagedError", "record"
+    ),
+    "views that are no mapping": Attack(
+        "store", "views7.zarr", record(lambda body: body.update(views=7)), "store", "DamagedError", "record"
+    ),
+    "deep JSON of texts": Attack(
+        "", "deep.json", text("[" * 200_000), "texts", "GenesError", "cannot be read as gene texts"
+    ),
+    "texts that are no UTF-8": Attack(
+        "", "latin.tsv", text(b"symbol\ttext\nA\t\xff\xfe\n"), "texts", "GenesError", "cannot be read as gene texts"
+    ),
+    "a gzip bomb of summaries": Attack("", "gene_summary.gz", gzip_bomb, "summaries", "GenesError", "unpacks to more"),
+    "a gzip bomb of texts": Attack("", "bomb.tsv.gz", gzip_bomb, "texts", "GenesError", "unpacks to more"),
+    "a gzip bomb of orthologs": Attack("", "bomb.csv.gz", gzip_bomb, "orthologs", "GenesError", "unpacks to more"),
+    "gene_info that is no UTF-8": Attack(
+        "", "latin_info", text((HEADER + ROWS).encode() + b"9606\t\xff\n"), "gene_info", "GenesError", "cannot be read"
+    ),
+    "vectors of terabytes": Attack("", "huge.npz", vectors_of_nothing, "published", "GenesError", "declares"),
+}
+"""By what they are. All of them are smaller than two megabytes."""
+
+HARMLESS: dict[str, Attack] = {
+    "a mark of byte order": Attack("", "bom.tsv", text("\ufeffsymbol\ttext\nA\tx\n"), "texts", "", ""),
+    "line ends of Windows": Attack("", "crlf_info", text((HEADER + ROWS).replace("\n", "\r\n")), "gene_info", "", ""),
+    "a symbol twice in JSON": Attack("", "twice.json", text('{"A": "x", "A": "y"}'), "texts", "", ""),
+    "NaN in JSON": Attack("", "nan.json", text('{"A": NaN, "B": "y"}'), "texts", "", ""),
+}
+"""Odd but no attack: they are read."""
+
+
+def make_all(folder: Path) -> dict[str, Path]:
+    """Write every attack; the path of each, by what it is."""
+    clean = folder / "clean"
+    clean.mkdir(parents=True)
+    inputs = {kind: path for kind, (path, _) in make_inputs(clean).items()}
+    made = {}
+    for what, attack in {**ATTACKS, **HARMLESS}.items():
+        path = made[what] = folder / attack.name
+        if attack.clean:
+            original = inputs[attack.clean]
+            (shutil.copytree if original.is_dir() else shutil.copyfile)(original, path)
+        attack.change(path)
+    return made
+
+
+if __name__ == "__main__":
+    for what, path in make_all(Path(sys.argv[1])).items():
+        sys.stdout.write(f"{path}: {what}\n")
