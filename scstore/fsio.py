@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -24,6 +25,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from scstore.errors import DamagedError, InputError, LockedError, OutputError
+
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = [
     "Disk",
@@ -337,19 +341,40 @@ def _reclaim_or_refuse(file: Path) -> None:
 def reclaim_if_dead(file: Path) -> bool:
     """Delete a lock whose process is certainly dead; whether the way is free.
 
-    A process of another host cannot be seen from here, so its lock is left alone.
+    A process of another host cannot be seen from here, so its lock is left alone. Of several processes that find one
+    dead, the first deletes it, and the others find that it is no longer the one they looked at.
     """
     try:
-        owner, age = _owner(file), time.time() - file.stat().st_mtime
+        with _looking_alone(file) as unchanged:
+            if not (unchanged and _is_dead(file)):
+                return False
+            disk.delete(file)
     except FileNotFoundError:
-        return True
+        pass
+    return True
+
+
+@contextmanager
+def _looking_alone(file: Path) -> Iterator[bool]:
+    """Make other processes of this host wait that look at the same lock; whether it is still there when it is our turn.
+
+    Where the file system knows no such waiting two of them may take over: then the first record of a shard decides.
+    """
+    if sys.platform == "win32":  # which cannot delete a file that is open
+        yield True
+        return
+    with file.open("rb") as handle:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)  # let go when the file is closed
+        here, opened = file.stat(), os.fstat(handle.fileno())
+        yield (here.st_dev, here.st_ino) == (opened.st_dev, opened.st_ino)
+
+
+def _is_dead(file: Path) -> bool:
+    owner, age = _owner(file), time.time() - file.stat().st_mtime
     host, pid = owner.get("host"), owner.get("pid")
     never_filled = host is None and age > STARTING  # its writer died between creating and filling it
-    dead = host == socket.gethostname() and isinstance(pid, int) and not _alive(pid)
-    if never_filled or dead:
-        disk.delete(file)
-        return True
-    return False
+    return never_filled or (host == socket.gethostname() and isinstance(pid, int) and not _alive(pid))
 
 
 def _owner(file: Path) -> dict[str, Any]:

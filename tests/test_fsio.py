@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,40 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     (tmp_path / "l").write_text(json.dumps({"host": socket.gethostname(), "pid": int(dead.stdout), "since": 0}))
     with fsio.lock(tmp_path / "l"):
         assert json.loads((tmp_path / "l").read_text())["pid"] == os.getpid()
+
+
+def test_one_of_two_processes_takes_over_a_dead_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RELIABILITY 25: both have found it dead; the second must not delete the lock that the first has made since."""
+    file = tmp_path / "l"
+    file.write_text(json.dumps({"host": socket.gethostname(), "pid": 0, "since": 0}))
+    held, refused, over = [], [], threading.Event()
+
+    def take(name: str) -> None:
+        try:
+            with fsio.lock(file):
+                held.append(name)
+                over.wait(10)
+        except LockedError:
+            refused.append(name)
+
+    second = threading.Thread(target=take, args=("second",))
+
+    def dead_and_the_second_comes(pid: int) -> bool:
+        if pid == 0 and not second.ident:
+            second.start()
+            second.join(0.2)  # as far as it gets: it waits, or it takes the lock under our hands
+        return pid != 0
+
+    monkeypatch.setattr(fsio, "_alive", dead_and_the_second_comes)
+    first = threading.Thread(target=take, args=("first",))
+    first.start()
+    while not refused and len(held) < 2 and first.is_alive():
+        first.join(0.01)
+    over.set()
+    first.join()
+    second.join()
+    assert sorted(held + refused) == ["first", "second"]
+    assert len(held) == 1
 
 
 def test_the_lock_of_another_host_is_left_alone(tmp_path: Path) -> None:
