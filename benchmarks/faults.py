@@ -52,7 +52,7 @@ SLICES = 4
 """Pieces that the work of a part is cut into, for the processes to take."""
 
 
-FLIPPED = {"store": 0.5, "linear": 0.15, "knn": 0.15, "index": 0.2}
+FLIPPED = {"store": 0.5, "linear": 0.2, "knn": 0.1, "index": 0.2}
 """What bytes are flipped of, and its share of them."""
 
 
@@ -169,7 +169,7 @@ def parts(*, quick: bool) -> dict[str, list[tuple[Callable[..., dict[str, Any]],
         "random kills": [(kills, (piece, n_kills // 2)) for piece in range(2)],
         "two extracts, a reader polling": [(two_extracts, (piece, n_races // 2)) for piece in range(2)],
         "full disk": [(full_disk, (piece, n_disks // 2)) for piece in range(2)],
-        "flipped bytes": [(flips, (name, int(n_flips * share))) for name, share in FLIPPED.items()],
+        "flipped bytes": [(flips, (name, round(n_flips * share))) for name, share in FLIPPED.items()],
         "mutated inputs": [(mutations, (kind, -(-n_mutations // len(KINDS)))) for kind in KINDS],
     }
 

@@ -340,7 +340,7 @@ def test_a_crash_while_writing_leaves_the_old_head(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("scstore.heads.artifact.write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="no room is left"):
         save_head(head, folder, record={}, overwrite=True)
     assert load_head(folder)[1] == RECORD
     assert [path.name for path in folder.parent.iterdir()] == ["head"]
