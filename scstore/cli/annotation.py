@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scstore.cli.shared import AllowPartial, MergeLabels, Overwrite, PriorAdjustment, StoreArgument, app, state
 from scstore.heads.defaults import PRIOR_ADJUSTMENT
+
+if TYPE_CHECKING:
+    from scstore.stores.reader import Store
 
 __all__: list[str] = []
 
@@ -19,10 +22,15 @@ def fit(
     store: StoreArgument,
     label: Annotated[
         list[str],
-        typer.Option(help="Column of obs; repeat for coarser levels of the same labels.", show_default=False),
+        typer.Option(
+            help="Column of obs; repeat for coarser levels of the same labels, or with --each.", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder of the head.", show_default=False)],
     *,
+    each: Annotated[
+        bool, typer.Option("--each", help="A head of its own for each --label, in folders of -o named like them.")
+    ] = False,
     merge_labels: MergeLabels = None,
     head: Annotated[
         str, typer.Option(help="linear, mlp, knn; or across-genes, for cells measured on other genes.")
@@ -49,35 +57,59 @@ def fit(
         scstore fit any.h5ad --view X_pca --label leiden --head knn -o heads/leiden
 
         scstore fit stores/ref.zarr --label lineage --label cell_type --merge-labels names.tsv -o heads/two_levels
+
+        scstore fit stores/ref.zarr --label cell_type --label disease --each -o heads
     """
     from scstore.report.card import save_model_card
+    from scstore.stores.reader import open_store
     from scstore.workflows.fit import fit as run
 
-    trained = run(
-        store,
-        out,
-        label=label,
-        merge_labels=merge_labels,
-        head=head,
-        views=view,
-        fuse=fuse,
-        prior_adjustment=prior_adjustment,
-        keep=keep,
-        seed=seed,
-        allow_partial=allow_partial,
-        overwrite=overwrite,
-        progress=state.output.reporter,
-    )
-    save_model_card(trained, out / "README.md", name=out.name, overwrite=True)
-    held_out = trained.held_out_
-    state.output.result(
-        {"head": str(out), "classes": [str(name) for name in trained.classes_], "held_out": held_out},
-        f"{out}: {head} head for {len(trained.classes_)} labels on {', '.join(trained.views_)}",
-        *_level_lines(trained.record_),
-        _held_out_line(held_out),
-        f"model card: {out / 'README.md'}",
-        f"next: scstore predict STORE --head {out} -o annotated.h5ad",
-    )
+    opened = open_store(store)
+    for columns, folder in _heads_to_fit(opened, label, out, each=each, overwrite=overwrite):
+        trained = run(
+            opened,
+            folder,
+            label=columns,
+            merge_labels=merge_labels,
+            head=head,
+            views=view,
+            fuse=fuse,
+            prior_adjustment=prior_adjustment,
+            keep=keep,
+            seed=seed,
+            allow_partial=allow_partial,
+            overwrite=overwrite,
+            progress=state.output.reporter,
+        )
+        save_model_card(trained, folder / "README.md", name=folder.name, overwrite=True)
+        held_out = trained.held_out_
+        state.output.result(
+            {"head": str(folder), "classes": [str(name) for name in trained.classes_], "held_out": held_out},
+            f"{folder}: {head} head for {len(trained.classes_)} labels on {', '.join(trained.views_)}",
+            *_level_lines(trained.record_),
+            _held_out_line(held_out),
+            f"model card: {folder / 'README.md'}",
+            f"next: scstore predict STORE --head {folder} -o annotated.h5ad",
+        )
+
+
+def _heads_to_fit(
+    store: Store, label: list[str], out: Path, *, each: bool, overwrite: bool
+) -> list[tuple[list[str], Path]]:
+    """Label columns and folder of each head; what would stop a later one is said before the first is fitted."""
+    from scstore import fsio
+    from scstore.errors import OptionError
+    from scstore.progress import Reporter
+    from scstore.workflows.label_columns import read_label_columns
+
+    if not each:
+        return [(label, out)]
+    for name in label:
+        if Path(name).name != name or name == "..":
+            msg = f"--each: a folder cannot be called {name!r}. Fit this column alone."
+            raise OptionError(msg)
+        read_label_columns(store, name, names=None, progress=Reporter())
+    return [([name], fsio.check_output(out / name, overwrite=overwrite)) for name in dict.fromkeys(label)]
 
 
 def _level_lines(record: dict[str, Any]) -> list[str]:

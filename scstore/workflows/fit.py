@@ -110,7 +110,7 @@ def fit(
         fsio.check_output(output, overwrite=overwrite)
     progress = progress or Reporter()
     if head == KIND and not isinstance(label, str) and len(label) > 1:
-        msg = f"--label: {len(label)} columns. A head of --head {KIND} learns one; fit one head a column."
+        msg = f"--label: {len(label)} columns. A head of --head {KIND} learns one; fit a head for --each."
         raise OptionError(msg)
     opened = store if isinstance(store, Store) else open_store(store)
     names = None if merge_labels is None else read_label_names(merge_labels)

@@ -125,7 +125,7 @@ def read_label_columns(
     finest = [row[-1] if complete else None for row, complete in zip(rows, whole, strict=True)]
     complete_rows = [row for row, complete in zip(rows, whole, strict=True) if complete]
     if not complete_rows:
-        msg = f"{store.path}: no cell has a label in each of {', '.join(columns)}. Fit one head a column."
+        msg = f"{store.path}: no cell has a label in each of {', '.join(columns)}. Fit a head for --each."
         raise LabelsError(msg)
     for place in range(len(order) - 1):
         _check_nested(
@@ -150,6 +150,6 @@ def _check_nested(store: Store, coarse: str, fine: str, counts: Mapping[tuple[An
         )
         msg = (
             f"{store.path}: {len(torn)} label(s) of {fine!r} lie in several of {coarse!r}:\n  {lines}\nEach must lie "
-            "in one. Correct the columns, merge spellings with --merge-labels, or fit one head a column."
+            "in one. Correct the columns, merge spellings with --merge-labels, or fit a head for --each."
         )
         raise LabelsError(msg)
