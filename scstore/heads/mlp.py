@@ -39,6 +39,10 @@ HELD_OUT_ROWS = 10_000
 BLIND_ROUNDS = 15
 """Rounds when there are too few cells to hold any out."""
 
+FULL_DECAY = 10_000
+"""Cells up to which the weight decay is as given. More cells need less: it falls in proportion, as the share of a fixed
+penalty in the sum of their losses would."""
+
 
 class MLPHead(RowClassifier):
     """Perceptron with one or two hidden layers of rectified linear units.
@@ -52,7 +56,7 @@ class MLPHead(RowClassifier):
     hidden
         Width of each hidden layer; one or two of them.
     weight_decay, learning_rate, batch_rows
-        Of Adam.
+        Of Adam. The decay is that for up to 10,000 cells, and less for more: ``weight_decay * 10_000 / n``.
     epochs
         Most rounds. A round is a pass over the rows, but at least 20 and at most 2,000 steps.
     patience
@@ -174,7 +178,7 @@ class MLPHead(RowClassifier):
         held_out = stratified_part(labels.codes, size=size, rng=rng)
         index = np.setdiff1d(np.arange(n), held_out)
         layers = _initial([rows.shape[1], *self.hidden, len(labels.classes)], rng)
-        adam = Adam(layers, weight_decay=self.weight_decay)
+        adam = Adam(layers, weight_decay=self.weight_decay * min(1.0, FULL_DECAY / n))
         best, best_loss, best_round = [layer.copy() for layer in layers], np.inf, 0
         most = int(self.epochs) if len(held_out) else min(BLIND_ROUNDS, int(self.epochs))
         per_pass = n_batches(len(index), int(self.batch_rows))
