@@ -22,6 +22,7 @@ from scstore.errors import DamagedError, InputError, NotAStoreError, OutputError
 from scstore.heads.base import take_array
 from scstore.heads.compressed import Compression, HeldOut, ListSearch, Probing, choose_probes, encode
 from scstore.heads.rows import BLOCK_BYTES, Rows, iter_blocks, read
+from scstore.heads.rows import fetch as stored
 from scstore.heads.search import apart, unit_rows
 from scstore.spec import seal, unseal
 from scstore.weights import read_weights
@@ -137,7 +138,9 @@ class Index:
                 msg = f"{self.path / LISTS}: it holds row numbers that {reference.shape[0]:,} cells do not have."
                 raise DamagedError(msg)
             rows, where = np.unique(found, return_inverse=True)
-            exact = apart(read(reference, rows), where.reshape(found.shape), units, self.mean)
+            exact = apart(stored(reference, rows), where.reshape(found.shape), units, self.mean)
+            if not np.isfinite(exact).all():
+                read(reference, rows)  # says which of them is not finite
             order = np.argsort(exact, axis=1, kind="stable")[:, :k]
             distances[part] = np.take_along_axis(exact, order, axis=1)
             indices[part] = np.take_along_axis(found, order, axis=1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore.heads.rows import BLOCK_BYTES, MappedRows, Rows, iter_blocks, to_dense
+from scstore.heads.rows import BLOCK_BYTES, Array, MappedRows, Rows, iter_blocks, to_dense
+from scstore.heads.threads import in_threads
 
 __all__ = ["apart", "centre_of", "nearest", "nearest_prepared", "unit_rows", "unit_view"]
 
@@ -40,13 +42,13 @@ def _lengths(centred: Float32) -> Float32:
     return np.maximum(lengths, np.finfo(np.float32).tiny)
 
 
-def apart(rows: Float32, near: NDArray[np.int64], units: Float32, mean: Float32) -> Float32:
+def apart(rows: Array, near: NDArray[np.int64], units: Float32, mean: Float32) -> Float32:
     """Cosine distances of each query from rows of its own, around a mean.
 
     Parameters
     ----------
     rows
-        ``(n, d) float32``, as they are.
+        ``(n, d)``, as they are stored.
     near
         ``(m, k)`` rows of ``rows`` for each query.
     units
@@ -56,18 +58,26 @@ def apart(rows: Float32, near: NDArray[np.int64], units: Float32, mean: Float32)
 
     Returns
     -------
-    ``(m, k) float32``: 1 − cosine.
+    ``(m, k) float32``: 1 − cosine; NaN where a row is not finite.
     """
     m, k = near.shape
     found = np.empty((m, k), dtype=np.float32)
     # few at a time: what is worked on stays in the processor's cache
     step = max(1, CACHE_BYTES // (4 * k * rows.shape[1]))
-    for start in range(0, m, step):
-        part = slice(start, start + step)
-        centred = rows[near[part]]
-        centred -= mean
-        cosines = np.matmul(centred, units[part, :, None])[:, :, 0] / _lengths(centred)
-        np.subtract(1, cosines, out=found[part])
+
+    def fill(starts: Sequence[int]) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller looks for what is not finite
+            for start in starts:
+                part = slice(start, start + step)
+                centred = rows[near[part]].astype(np.float32, copy=False)
+                centred -= mean
+                cosines = np.matmul(centred, units[part, :, None])[:, :, 0] / _lengths(centred)
+                np.subtract(1, cosines, out=found[part])
+
+    every = range(0, m, step)
+    share = max(1, -(-len(every) // (os.cpu_count() or 1)))
+    for _ in in_threads(fill, [every[first : first + share] for first in range(0, len(every), share)]):
+        pass
     return found
 
 

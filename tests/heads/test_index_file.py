@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scstore.errors import DamagedError, InputError, NotAStoreError, OutputError
+from scstore.errors import CellsError, DamagedError, InputError, NotAStoreError, OutputError
 from scstore.heads.compressed import HeldOut, fit_compression
 from scstore.heads.index_file import FETCH, Index, check_target, index_bytes, open_index, write_index
 from scstore.heads.search import centre_of, nearest, unit_view
@@ -41,6 +41,16 @@ def folder(values: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_row_that_is_found_and_not_finite_is_named(folder: Path, values: np.ndarray, bad: float) -> None:
+    index = open_index(folder)
+    reference = values.copy()
+    _, found = index.nearest(reference, values[:1], k=1)
+    reference[found[0, 0], 3] = bad
+    with pytest.raises(CellsError, match=f"Row {found[0, 0]:,} .*NaN, infinity"):
+        index.nearest(reference, values[:1], k=10)
 
 
 def test_what_is_found_is_what_an_exact_search_finds(folder: Path, values: np.ndarray) -> None:

@@ -5,7 +5,7 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from scstore.heads import threads
-from scstore.heads.threads import in_threads, one_blas_thread
+from scstore.heads.threads import in_threads, no_spinning, one_blas_thread
 
 
 def test_products_run_on_one_thread_inside_and_on_as_many_as_before_outside() -> None:
@@ -21,6 +21,21 @@ def test_products_run_on_one_thread_inside_and_on_as_many_as_before_outside() ->
             assert all(n == 1 for n in used())
         assert all(n == 1 for n in used())
     assert used() == before
+
+
+def test_nothing_spins_and_faiss_keeps_its_threads() -> None:
+    import faiss
+
+    def used(layer: str) -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if pool.get("threading_layer") == layer]
+
+    before, of_faiss = used("pthreads"), faiss.omp_get_max_threads()
+    with no_spinning():
+        assert all(n == 1 for n in used("pthreads"))
+        assert faiss.omp_get_max_threads() == of_faiss
+    assert used("pthreads") == before
+    with one_blas_thread(), no_spinning():
+        assert all(n == 1 for n in used("pthreads"))
 
 
 @pytest.mark.parametrize("processors", [1, 4])
