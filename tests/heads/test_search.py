@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scstore.heads import search
-from scstore.heads.search import apart, nearest, unit_rows
+from scstore.heads.search import _single, apart, nearest, unit_rows
 
 
 def by_hand(reference: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
@@ -50,3 +50,14 @@ def test_distances_from_rows_of_its_own(cache_bytes: int, monkeypatch: pytest.Mo
     np.testing.assert_allclose(apart(rows, near, units, mean), expected, atol=1e-6)
     assert apart(rows, near, units, mean)[0, 0] == 1
     assert apart(rows, near[:0], units[:0], mean).shape == (0, 5)
+
+
+def test_half_precision_is_taken_as_numpy_takes_it() -> None:
+    """Every number there is, infinities and NaN among them, and alone."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(256, 256)
+    for block in (every, every[:124], every[128:252], every[:0]):
+        found = _single(block)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, block.astype(np.float32))
+    single = np.ones((2, 3), np.float32)
+    assert _single(single) is single
