@@ -95,6 +95,7 @@ class Stores:
     layers: tuple[int, ...]
     top_genes: int
     tell: Callable[[str], None]
+    panel_genes: int = PANEL_GENES
 
     @property
     def readout(self) -> str:
@@ -107,9 +108,9 @@ class Stores:
         return f"{self.readout}+genept+X"
 
     def panel(self, pair: Pair, name: str, **how: Any) -> str:
-        """A panel fitted on the training cells; of :data:`PANEL_GENES`, unless ``n_genes`` says otherwise."""
+        """A panel fitted on the training cells; of ``panel_genes``, unless ``n_genes`` says otherwise."""
         path = self.work / f"{pair.name}-{name}.h5ad"
-        how = {"n_genes": PANEL_GENES, **how}
+        how = {"n_genes": self.panel_genes, **how}
         scstore.panel(pair.cells[~pair.held_out].copy(), path, overwrite=True, **how)
         return str(path)
 

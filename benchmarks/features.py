@@ -1,7 +1,8 @@
 """What the language model adds: every row of the table, on cells of a donor or species that nothing was fitted on.
 
     python benchmarks/features.py ../shared/data/cells --genes ../shared/data/genes [--table FILE] [--celltypist PYTHON]
-        [--pairs FILE:COLUMN:VALUE …] [--regimes all few genes] [--work FOLDER] [--json FILE] [--quick]
+        [--pairs FILE:COLUMN:VALUE …] [--regimes all few genes] [--panel-genes N] [--work FOLDER] [--json FILE]
+        [--quick]
 
 A pair holds out the cells whose COLUMN is VALUE; panels, heads and temperatures see the others alone. Every label of
 the test side that is on the training side counts the same, however rare. ``all``: every training label. ``few``: 2, 5
@@ -25,7 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is fetched
 import numpy as np
 from feature_rivals import rivals
 from feature_scores import Answers, Gain, gain, mean_f1
-from feature_stores import LABEL, LABEL_FREE, Pair, Source, Stores
+from feature_stores import LABEL, LABEL_FREE, PANEL_GENES, Pair, Source, Stores
 from measuring import Findings, parser, table
 from projector import PAIRS, gene_table
 
@@ -202,6 +203,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES))
     made.add_argument("--model", default="minilm")
     made.add_argument("--layers", nargs="+", type=int, default=[1, 3, 6])
+    made.add_argument("--panel-genes", type=int, default=PANEL_GENES, help="genes of a panel")
     made.add_argument("--top-genes", type=int, default=256, help="genes a cell, where there is no panel")
     made.add_argument("--celltypist", metavar="PYTHON", help="Python of an environment that has CellTypist")
     made.add_argument("--work", type=Path, metavar="FOLDER", help="keep the stores there for the next time")
@@ -227,7 +229,8 @@ def main() -> int:
             def tell(what: str, told: str = f"{number}/{len(pairs)} {pair.name}") -> None:
                 print(f"{time.perf_counter() - begun:6.0f} s  {told}: {what}", flush=True)
 
-            stores = Stores(work, genes, options.model, tuple(options.layers), options.top_genes, tell)
+            layers = tuple(options.layers)
+            stores = Stores(work, genes, options.model, layers, options.top_genes, tell, options.panel_genes)
             measure(tables, pair, stores, options)
     gains: dict[str, dict[str, Gain]] = {}
     figures: dict[str, Any] = {}
