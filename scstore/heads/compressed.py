@@ -130,7 +130,8 @@ class Probing:
     probes
         Number of lists.
     recall
-        Share of the k exact nearest neighbours that are found, on held-out rows that nothing was chosen by.
+        Share of the k exact nearest neighbours that are found, on the half of the held-out rows that the number was not
+        chosen on; it is raised until that half has the recall wanted too.
     k
         Neighbours that were asked for.
     n_queries
