@@ -35,11 +35,11 @@ from projector import PAIRS, gene_table
 from sklearn.metrics import roc_auc_score
 
 import scstore
+from scstore.evaluation.fits import with_genes
 from scstore.heads.calibration import reliability
 from scstore.heads.fusion import FusedHead
 from scstore.heads.rows import Array, RowSubset
 from scstore.heads.threads import one_blas_thread
-from scstore.workflows.evaluation_fits import with_genes
 
 HEADS = ("linear", "mlp", "knn")
 RULES = ("confidence", "distance", "both")

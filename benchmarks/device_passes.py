@@ -21,13 +21,13 @@ from random_models import causal_lm
 from scipy.sparse import csr_matrix
 
 from scstore import fsio
-from scstore.backbone.flops import cell_flop
-from scstore.backbone.layout import Layout
-from scstore.backbone.model import Backbone
-from scstore.backbone.readout import Readout
+from scstore.extraction.pipeline import Behind, ahead
+from scstore.model.flops import cell_flop
+from scstore.model.loading import Backbone
+from scstore.model.readout import Readout
+from scstore.model.sequence_frame import Layout
 from scstore.tokens.batches import assemble, plan_batches
 from scstore.tokens.ranking import RankedCells, rank_genes
-from scstore.workflows.pipeline import Behind, ahead
 
 POOLINGS = ("wmean", "last")
 

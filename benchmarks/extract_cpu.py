@@ -38,16 +38,16 @@ from torch.nn.functional import embedding
 from transformers import AutoModel, AutoModelForCausalLM
 
 import scstore
-from scstore.backbone.layout import Layout, make_layout
-from scstore.backbone.model import MINILM, load_backbone, locate_model
-from scstore.backbone.projector import project
-from scstore.backbone.readout import Readout
+from scstore.extraction import extract as extraction
+from scstore.extraction.model_loading import load_readout
 from scstore.genes.table import load_gene_table
+from scstore.model.loading import MINILM, load_backbone, locate_model
+from scstore.model.projector import project
+from scstore.model.readout import Readout
+from scstore.model.sequence_frame import Layout, make_layout
 from scstore.progress import Reporter, Track
 from scstore.tokens.batches import Batch, assemble, plan_batches
 from scstore.tokens.ranking import RankedCells, rank_genes
-from scstore.workflows import extract as extraction
-from scstore.workflows.loading import load_readout
 
 POOLINGS = ("wmean", "last")
 TOKENS_PER_BATCH = 4096  # scstore's own default on a CPU

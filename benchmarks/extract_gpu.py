@@ -29,12 +29,12 @@ from random_models import LLAMA_2_13B, TINY, llama_config, llama_on, token_layou
 from scipy.sparse import csr_matrix
 from synthetic_cells import lognorm, make_counts
 
-from scstore.backbone.float8 import check_float8, use_float8
-from scstore.backbone.flops import cell_flop
-from scstore.backbone.layout import Layout
-from scstore.backbone.readout import Readout
 from scstore.errors import ModelError
 from scstore.genes.encoders import RandomEncoder
+from scstore.model.float8 import check_float8, use_float8
+from scstore.model.flops import cell_flop
+from scstore.model.readout import Readout
+from scstore.model.sequence_frame import Layout
 
 OF_CEILING = 0.85
 FLOAT8_TIMES = 1.6

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 
-from scstore.heads.paired import paired_difference
+from scstore.evaluation.paired_bootstrap import paired_difference
 
 
 @dataclass(frozen=True)

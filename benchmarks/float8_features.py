@@ -22,9 +22,9 @@ from measuring import Findings, parser, table
 from sklearn.metrics import accuracy_score, f1_score
 
 import scstore
-from scstore.backbone.float8 import use_float8
-from scstore.backbone.model import Backbone
-from scstore.workflows import loading
+from scstore.extraction import model_loading as loading
+from scstore.model.float8 import use_float8
+from scstore.model.loading import Backbone
 
 LABEL = "bulk_labels"
 COSINE = 0.99

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from scstore.backbone.layout import Layout
-from scstore.backbone.model import Backbone, ModelFiles
+from scstore.model.loading import Backbone, ModelFiles
+from scstore.model.sequence_frame import Layout
 from scstore.tokens.batches import Frame
 
 WORDS = ["what", "is", "the", "cell", "type", "of", "this", "given", "embedding", "?"]

@@ -66,8 +66,8 @@ def measure(found: Found, queries: np.ndarray, truth: np.ndarray) -> tuple[float
 def build(folder: Path) -> dict[str, Any]:
     """Build the index as ``scstore index`` does, in this process."""
     from scstore.heads.compressed import fit_compression
+    from scstore.heads.exact_search import centre_of, unit_view
     from scstore.heads.index_file import FETCH, write_index
-    from scstore.heads.search import centre_of, unit_view
 
     rows = OnDisk(folder / "reference.npy")
     begun = time.perf_counter()
@@ -85,8 +85,8 @@ def scstore_and_flat(folder: Path, truth: np.ndarray, *, threads: int) -> tuple[
     """The index as ``scstore query`` searches it, and FAISS's exact one; their speeds' ratio, and the recall told."""
     import faiss
 
+    from scstore.heads.exact_search import unit_rows
     from scstore.heads.index_file import index_bytes, open_index
-    from scstore.heads.search import unit_rows
 
     built = in_own_process(build, folder, threads=threads)
     index, rows, new = open_index(folder / "index"), OnDisk(folder / "reference.npy"), OnDisk(folder / "new.npy")[:]
@@ -192,7 +192,7 @@ def main() -> int:
 
 def at_size(folder: Path, *, n: int, width: int, threads: int, most: int) -> tuple[dict[str, Row], float, float]:
     """All ways on the same cells; how much faster than the exact index ours is, and the recall that it tells."""
-    from scstore.heads.search import centre_of, nearest, unit_rows
+    from scstore.heads.exact_search import centre_of, nearest, unit_rows
 
     write_features(folder, {"reference": n, "new": QUERIES}, width=width, noise=NOISE)
     reference, new = OnDisk(folder / "reference.npy"), OnDisk(folder / "new.npy")

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from scstore.genes.descriptions import describe_by_symbol
 from scstore.genes.encoders import RandomEncoder
 from scstore.genes.table import GeneTable, save_gene_table
-from scstore.tokens.panel import Panel, save_panel
+from scstore.panels.panel import Panel, save_panel
 
 N_GENES = 20_000
 MEDIAN_EXPRESSED = 2_000

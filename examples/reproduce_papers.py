@@ -21,11 +21,11 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 import scstore
-from scstore.cells.matching import guess_organism
-from scstore.heads.paired import paired_difference
+from scstore.evaluation.paired_bootstrap import paired_difference
+from scstore.evaluation.result import Comparison, mean_and_sd
+from scstore.extraction.options import CONTROLS
+from scstore.genes.matching import guess_organism
 from scstore.report.plots import confusion_matrices_figure, embed, metrics_figure, umap_figure
-from scstore.workflows.evaluation_result import Comparison, mean_and_sd
-from scstore.workflows.planning import CONTROLS
 
 GENE_INFO = {"human": "Homo_sapiens.gene_info.gz", "mouse": "Mus_musculus.gene_info.gz"}
 SCALING = {"scinterpreter": "none", "screader": "multiply"}  # the presets whose papers train a projector

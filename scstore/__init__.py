@@ -11,56 +11,56 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scstore.alignment.align import align
+    from scstore.annotation.fit import fit
+    from scstore.annotation.predict import predict
+    from scstore.evaluation.evaluate import evaluate
+    from scstore.extraction.extract import extract
+    from scstore.extraction.options import ExtractOptions
+    from scstore.gene_tables.build import build_genes
+    from scstore.gene_tables.describe import merge_genes, neighbours
     from scstore.heads.across_genes import AcrossGenesHead
     from scstore.heads.artifact import load_head
     from scstore.heads.fusion import FusedHead
     from scstore.heads.knn import KNNHead
     from scstore.heads.linear import LinearHead
     from scstore.heads.mlp import MLPHead
-    from scstore.report.evaluation import save_evaluation
-    from scstore.stores.export import export_h5ad as export
-    from scstore.stores.reader import Store
-    from scstore.stores.reader import open_store as open  # noqa: A004  # scstore.open(path), as in zarr and h5py
-    from scstore.workflows.align import align
-    from scstore.workflows.evaluate import evaluate
-    from scstore.workflows.extract import extract
-    from scstore.workflows.fit import fit
-    from scstore.workflows.gene_tables import merge_genes, neighbours
-    from scstore.workflows.genes import build_genes
-    from scstore.workflows.index import build_index
-    from scstore.workflows.panel import join_panels, panel
-    from scstore.workflows.planning import ExtractOptions
-    from scstore.workflows.predict import predict
-    from scstore.workflows.query import query
-    from scstore.workflows.summarise import summarise
-    from scstore.workflows.verify import verify
+    from scstore.panels.fit import join_panels, panel
+    from scstore.report.evaluation_files import save_evaluation
+    from scstore.search.index import build_index
+    from scstore.search.query import query
+    from scstore.search.summarise import summarise
+    from scstore.store.export import export_h5ad as export
+    from scstore.store.reader import Store
+    from scstore.store.reader import open_store as open  # noqa: A004  # scstore.open(path), as in zarr and h5py
+    from scstore.verification import verify
 
 _PUBLIC = {
     "AcrossGenesHead": ("scstore.heads.across_genes", "AcrossGenesHead"),
-    "ExtractOptions": ("scstore.workflows.planning", "ExtractOptions"),
+    "ExtractOptions": ("scstore.extraction.options", "ExtractOptions"),
     "FusedHead": ("scstore.heads.fusion", "FusedHead"),
     "KNNHead": ("scstore.heads.knn", "KNNHead"),
     "LinearHead": ("scstore.heads.linear", "LinearHead"),
     "MLPHead": ("scstore.heads.mlp", "MLPHead"),
-    "Store": ("scstore.stores.reader", "Store"),
-    "align": ("scstore.workflows.align", "align"),
-    "build_genes": ("scstore.workflows.genes", "build_genes"),
-    "build_index": ("scstore.workflows.index", "build_index"),
-    "evaluate": ("scstore.workflows.evaluate", "evaluate"),
-    "export": ("scstore.stores.export", "export_h5ad"),
-    "extract": ("scstore.workflows.extract", "extract"),
-    "fit": ("scstore.workflows.fit", "fit"),
-    "join_panels": ("scstore.workflows.panel", "join_panels"),
+    "Store": ("scstore.store.reader", "Store"),
+    "align": ("scstore.alignment.align", "align"),
+    "build_genes": ("scstore.gene_tables.build", "build_genes"),
+    "build_index": ("scstore.search.index", "build_index"),
+    "evaluate": ("scstore.evaluation.evaluate", "evaluate"),
+    "export": ("scstore.store.export", "export_h5ad"),
+    "extract": ("scstore.extraction.extract", "extract"),
+    "fit": ("scstore.annotation.fit", "fit"),
+    "join_panels": ("scstore.panels.fit", "join_panels"),
     "load_head": ("scstore.heads.artifact", "load_head"),
-    "merge_genes": ("scstore.workflows.gene_tables", "merge_genes"),
-    "neighbours": ("scstore.workflows.gene_tables", "neighbours"),
-    "open": ("scstore.stores.reader", "open_store"),
-    "panel": ("scstore.workflows.panel", "panel"),
-    "predict": ("scstore.workflows.predict", "predict"),
-    "query": ("scstore.workflows.query", "query"),
-    "save_evaluation": ("scstore.report.evaluation", "save_evaluation"),
-    "summarise": ("scstore.workflows.summarise", "summarise"),
-    "verify": ("scstore.workflows.verify", "verify"),
+    "merge_genes": ("scstore.gene_tables.describe", "merge_genes"),
+    "neighbours": ("scstore.gene_tables.describe", "neighbours"),
+    "open": ("scstore.store.reader", "open_store"),
+    "panel": ("scstore.panels.fit", "panel"),
+    "predict": ("scstore.annotation.predict", "predict"),
+    "query": ("scstore.search.query", "query"),
+    "save_evaluation": ("scstore.report.evaluation_files", "save_evaluation"),
+    "summarise": ("scstore.search.summarise", "summarise"),
+    "verify": ("scstore.verification", "verify"),
 }
 
 __all__ = [

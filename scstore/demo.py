@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scstore.console import Output
 from scstore.errors import MissingExtraError
 from scstore.fsio import check_output
-from scstore.stores.reader import Store
+from scstore.store.reader import Store
 
 __all__ = ["demo"]
 
@@ -67,9 +67,9 @@ def demo(folder: Path, *, overwrite: bool = False, output: Output | None = None)
     if importlib.util.find_spec("scanpy") is None:
         needs = "The demo"
         raise MissingExtraError(needs, "demo")
-    from scstore.workflows.extract import extract
-    from scstore.workflows.genes import build_genes
-    from scstore.workflows.panel import panel
+    from scstore.extraction.extract import extract
+    from scstore.gene_tables.build import build_genes
+    from scstore.panels.fit import panel
 
     output = output or Output(quiet=True)
     tell = output.reporter
@@ -140,8 +140,8 @@ def _table(
     """Every view alone, and the default together, under every head; the default heads are saved."""
     from sklearn.metrics import accuracy_score, f1_score
 
-    from scstore.workflows.fit import fit
-    from scstore.workflows.predict import predict
+    from scstore.annotation.fit import fit
+    from scstore.annotation.predict import predict
 
     together = stores["ref"].default_views
     rows: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -170,9 +170,9 @@ def _table(
 def _write(
     folder: Path, stores: Mapping[str, Store], predictions: pd.DataFrame, truth: NDArray[Any]
 ) -> dict[str, Path]:
+    from scstore.annotation.predict import write_predictions
     from scstore.report.plots import confusion_matrix_figure, embed, umap_figure
-    from scstore.workflows.predict import write_predictions
-    from scstore.workflows.query import query
+    from scstore.search.query import query
 
     files = {
         "annotated cells": folder / "annotated.h5ad",

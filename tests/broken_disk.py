@@ -24,9 +24,9 @@ from support import make_cells
 import scstore
 from scstore import fsio
 from scstore.errors import ScstoreError
-from scstore.stores.layout import record_path
-from scstore.stores.locks import Part
-from scstore.stores.verify import Verification, verify_store
+from scstore.store.layout import record_path
+from scstore.store.locks import Part
+from scstore.store.verify import Verification, verify_store
 
 T = TypeVar("T")
 

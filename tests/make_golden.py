@@ -19,7 +19,7 @@ from support import ROOT, make_cells, write_model
 
 import scstore
 from scstore import fsio
-from scstore.stores.layout import FORMAT
+from scstore.store.layout import FORMAT
 
 HEADS = ("linear", "mlp", "knn")
 

@@ -12,15 +12,15 @@ from damage import files_of
 from support import make_cells
 
 import scstore
-from scstore.backbone.projector_file import ProjectorFile, load_projector, save_projector
 from scstore.cells.expression import find_expression, lognorm_rows
-from scstore.cells.formats import open_cells
+from scstore.cells.opening import open_cells
 from scstore.errors import ScstoreError
 from scstore.genes.descriptions import read_descriptions
 from scstore.genes.ncbi import read_gene_info
 from scstore.genes.orthologs import read_orthologs
 from scstore.genes.table import load_gene_table
-from scstore.tokens.panel import load_panel
+from scstore.model.projector_file import ProjectorFile, load_projector, save_projector
+from scstore.panels.panel import load_panel
 
 OPTIONS: dict[str, Any] = {"pool": (), "companions": ("genept",), "shard_rows": 8}
 

@@ -233,7 +233,7 @@ def test_stopped_by_hand_it_says_how_to_go_on(tmp_path: Path, number: int, code:
     write_model(tmp_path / "model")
     script = """
 import os, sys
-import scstore.workflows.extract as workflow
+import scstore.extraction.extract as workflow
 from scstore.cli import main
 real = workflow.commit_shard
 def commit(*words, **named):

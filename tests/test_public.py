@@ -42,9 +42,9 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("module", ["fit", "predict", "query", "evaluate"])
+@pytest.mark.parametrize("module", ["annotation.fit", "annotation.predict", "search.query", "evaluation.evaluate"])
 def test_stage_2_never_imports_torch(module: str) -> None:
-    script = f"import sys, scstore.workflows.{module}; print(*(name for name in {HEAVY[:3]!r} if name in sys.modules))"
+    script = f"import sys, scstore.{module}; print(*(name for name in {HEAVY[:3]!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 

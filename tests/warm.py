@@ -27,7 +27,7 @@ from support import make_cells, write_model
 import scstore
 from scstore import fsio
 from scstore.errors import ScstoreError
-from scstore.stores.locks import Part
+from scstore.store.locks import Part
 
 OPTIONS: dict[str, Any] = {"shard_rows": 6, "device": "cpu"}
 

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from scstore.cells.by_column import Scratch, compressed_columns
-from scstore.cells.guards import Guard, reading
+from scstore.cells.csc_to_csr import Scratch, compressed_columns
 from scstore.cells.matrices import DenseRows, RowMatrix, compressed_rows, is_numeric
-from scstore.cells.wording import show
 from scstore.errors import CellsError
+from scstore.escaping import show
+from scstore.untrusted.guards import Guard, reading
 
 __all__ = ["Opened", "open_matrix", "read_anndata"]
 

@@ -14,10 +14,10 @@ from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
 from scstore.cells.anndata_files import Opened, open_matrix
-from scstore.cells.by_column import Scratch
-from scstore.cells.guards import Guard
+from scstore.cells.csc_to_csr import Scratch
 from scstore.cells.matrices import DenseRows, MemoryRows, RowMatrix, SlicedRows, is_numeric
 from scstore.errors import CellsError
+from scstore.untrusted.guards import Guard
 
 __all__ = ["describe_anndata", "open_anndata"]
 

@@ -10,8 +10,8 @@ from types import TracebackType
 import pandas as pd
 
 from scstore.cells.matrices import RowMatrix
-from scstore.cells.wording import show, show_some
 from scstore.errors import CellsError
+from scstore.escaping import show, show_some
 
 __all__ = ["CellFile", "check_extent", "identify_cells"]
 

@@ -16,8 +16,8 @@ from scipy import sparse
 
 from scstore.cells.cell_file import CellFile
 from scstore.cells.sampling import Look, look_at
-from scstore.cells.wording import show
 from scstore.errors import CellsError, OptionError
+from scstore.escaping import show
 
 __all__ = ["TARGET_SUM", "ExpressionSlot", "find_expression", "lognorm_block", "lognorm_rows"]
 
@@ -179,7 +179,7 @@ def lognorm_rows(
     chunk_rows
         Cells read at a time; the values do not depend on it.
     groups
-        (n_genes of the slot,) int64, from :attr:`scstore.cells.matching.GeneMatch.groups`: the column that
+        (n_genes of the slot,) int64, from :attr:`scstore.genes.matching.GeneMatch.groups`: the column that
         each column's counts are added to, for genes that occur more than once. The sum is taken before the
         logarithm.
 

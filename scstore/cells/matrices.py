@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scstore.cells.guards import reading
 from scstore.errors import CellsError
+from scstore.untrusted.guards import reading
 
 __all__ = [
     "CompressedRows",

@@ -13,11 +13,11 @@ import pandas as pd
 from numpy.typing import DTypeLike
 
 from scstore.cells.anndata_files import Opened
-from scstore.cells.by_column import BLOCK, Entries, Scratch, SortedByRow
-from scstore.cells.guards import reading
+from scstore.cells.csc_to_csr import BLOCK, Entries, Scratch, SortedByRow
 from scstore.cells.tenx import only_genes
-from scstore.cells.wording import show, show_some
 from scstore.errors import CellsError
+from scstore.escaping import show, show_some
+from scstore.untrusted.guards import reading
 
 __all__ = ["find_mtx", "read_10x_folder"]
 

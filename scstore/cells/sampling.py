@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scstore.cells.cell_file import CellFile
-from scstore.cells.wording import show
+from scstore.escaping import show
 
 __all__ = ["LARGEST_LOG", "Look", "look_at"]
 

@@ -16,10 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore.cells.anndata_files import Opened
-from scstore.cells.guards import Guard, reading
 from scstore.cells.matrices import RowMatrix, SelectedColumns, compressed_rows
-from scstore.cells.wording import show_some
 from scstore.errors import CellsError
+from scstore.escaping import show_some
+from scstore.untrusted.guards import Guard, reading
 
 __all__ = ["GENE_EXPRESSION", "only_genes", "read_10x_hdf5", "tenx_groups"]
 

@@ -115,7 +115,7 @@ def align(
     tokens_per_batch: TokensPerBatch = None,
     overwrite: Overwrite = False,
 ) -> None:
-    from scstore.workflows.align import align as run
+    from scstore.alignment.align import align as run
 
     options: dict[str, Any] = {
         "epochs": epochs,

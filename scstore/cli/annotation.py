@@ -12,7 +12,7 @@ from scstore.cli.shared import AllowPartial, MergeLabels, Overwrite, PriorAdjust
 from scstore.heads.defaults import PRIOR_ADJUSTMENT
 
 if TYPE_CHECKING:
-    from scstore.stores.reader import Store
+    from scstore.store.reader import Store
 
 __all__: list[str] = []
 
@@ -60,9 +60,9 @@ def fit(
 
         scstore fit stores/ref.zarr --label cell_type --label disease --each -o heads
     """
+    from scstore.annotation.fit import fit as run
     from scstore.report.card import save_model_card
-    from scstore.stores.reader import open_store
-    from scstore.workflows.fit import fit as run
+    from scstore.store.reader import open_store
 
     opened = open_store(store)
     for columns, folder in _heads_to_fit(opened, label, out, each=each, overwrite=overwrite):
@@ -98,9 +98,9 @@ def _heads_to_fit(
 ) -> list[tuple[list[str], Path]]:
     """Label columns and folder of each head; what would stop a later one is said before the first is fitted."""
     from scstore import fsio
+    from scstore.annotation.label_columns import read_label_columns
     from scstore.errors import OptionError
     from scstore.progress import Reporter
-    from scstore.workflows.label_columns import read_label_columns
 
     if not each:
         return [(label, out)]
@@ -184,8 +184,8 @@ def predict(
 
         scstore predict stores/new.zarr --head heads/cell_type --into cell_type
     """
+    from scstore.annotation.predict import PredictOptions, predict_to_file
     from scstore.errors import OptionError
-    from scstore.workflows.predict import PredictOptions, predict_to_file
 
     if out is None and into is None:
         msg = "say where the labels go: -o annotated.h5ad (or .csv, .parquet), or into the store with --into NAME."
@@ -244,7 +244,7 @@ def info(
 
         msg = f"--card: {path} is no head. Only heads have a model card."
         raise OptionError(msg)
-    from scstore.stores.reader import open_store
+    from scstore.store.reader import open_store
 
     store = open_store(path)
     values = store.info
@@ -335,7 +335,7 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a store as one .h5ad file."""
-    from scstore.stores.export import export_h5ad
+    from scstore.store.export import export_h5ad
 
     written = export_h5ad(store, out, views=view, overwrite=overwrite)
     state.output.result({"output": str(written)}, f"{written}: {written.stat().st_size / 1e6:,.1f} MB")

@@ -76,8 +76,8 @@ def evaluate(
 
         scstore evaluate any.h5ad --label leiden --view X_pca --view X_scVI --view X
     """
-    from scstore.report.evaluation import check_evaluation_output, save_evaluation
-    from scstore.workflows.evaluate import evaluate as run
+    from scstore.evaluation.evaluate import evaluate as run
+    from scstore.report.evaluation_files import check_evaluation_output, save_evaluation
 
     if out is not None:
         check_evaluation_output(out, figures=figures, overwrite=overwrite)

@@ -114,10 +114,10 @@ def extract(
     tokens_per_batch: TokensPerBatch = None,
     overwrite: Overwrite = False,
 ) -> None:
-    from scstore.stores.locks import Part
-    from scstore.workflows.estimate import estimate
-    from scstore.workflows.extract import extract as run
-    from scstore.workflows.processes import this_process
+    from scstore.extraction.estimate import estimate
+    from scstore.extraction.extract import extract as run
+    from scstore.extraction.processes import this_process
+    from scstore.store.locks import Part
 
     part = Part.parse(shard) if shard is not None else None
     if this_process(part).is_silent:  # one of a launcher's several speaks for all

@@ -68,7 +68,7 @@ def genes_build(
 
         scstore genes build --text genes.tsv --template "{symbol}: {name}. {summary}" -o genes/mine.h5ad
     """
-    from scstore.workflows.genes import build_genes
+    from scstore.gene_tables.build import build_genes
 
     table = build_genes(
         out,
@@ -105,7 +105,7 @@ def genes_info(table: Table) -> None:
 
         scstore genes info genes/human.h5ad
     """
-    from scstore.workflows.gene_tables import describe_genes
+    from scstore.gene_tables.describe import describe_genes
 
     found = describe_genes(table)
     organisms = ", ".join(f"{name or 'not named'} {count:,}" for name, count in found["organisms"].items())
@@ -133,7 +133,7 @@ def genes_neighbours(
 
         scstore genes neighbours CD3D --genes genes/human.h5ad -k 10
     """
-    from scstore.workflows.gene_tables import neighbours
+    from scstore.gene_tables.describe import neighbours
 
     found = neighbours(gene, genes=genes, k=k)
     state.output.table(
@@ -162,7 +162,7 @@ def genes_merge(
 
         scstore genes merge genes/human.h5ad genes/mouse.h5ad -o genes/both.h5ad
     """
-    from scstore.workflows.gene_tables import merge_genes
+    from scstore.gene_tables.describe import merge_genes
 
     merged = merge_genes(tables, out, overwrite=overwrite)
     organisms = {str(name): int(n) for name, n in merged.obs["organism"].value_counts().items()}

@@ -82,8 +82,8 @@ def panel(
 
         scstore panel --join panels/blood.h5ad --join panels/gut.h5ad -o panels/all.h5ad
     """
-    from scstore.workflows.panel import join_panels
-    from scstore.workflows.panel import panel as run
+    from scstore.panels.fit import join_panels
+    from scstore.panels.fit import panel as run
 
     if join:
         given = {name for name in context.params if str(context.get_parameter_source(name)).endswith(".COMMANDLINE")}

@@ -10,7 +10,7 @@ import typer
 from scstore.cli.shared import AllowPartial, Overwrite, StoreArgument, app, state
 
 if TYPE_CHECKING:
-    from scstore.workflows.query import SearchOptions
+    from scstore.search.query import SearchOptions
 
 __all__: list[str] = []
 
@@ -63,7 +63,7 @@ def query(
         scstore query stores/new.zarr --reference stores/ref.zarr --summarise cell_type --by leiden -o clusters.csv
     """
     from scstore.errors import OptionError
-    from scstore.workflows.query import SearchOptions, query_to_file
+    from scstore.search.query import SearchOptions, query_to_file
 
     if by is not None and summarise is None:
         msg = f"--by {by}: it goes with --summarise COLUMN."
@@ -92,7 +92,7 @@ def _summarise(
     by: str | None,
     overwrite: bool,
 ) -> None:
-    from scstore.workflows.summarise import query_summary
+    from scstore.search.summarise import query_summary
 
     k = search.k
     summary = query_summary(
@@ -152,7 +152,7 @@ def index(
 
         scstore index stores/ref.zarr --add
     """
-    from scstore.workflows.index import build_index
+    from scstore.search.index import build_index
 
     built = build_index(
         store,

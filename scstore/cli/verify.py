@@ -43,7 +43,7 @@ def verify(
         scstore verify stores/ref.zarr.readout_wmean_l40.index
 
     """
-    from scstore.workflows.verify import verify as run
+    from scstore.verification import verify as run
 
     found = run(path, deep=deep, gc=gc, repair=repair, progress=state.output.reporter)
     lines = []

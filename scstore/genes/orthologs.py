@@ -17,8 +17,8 @@ import pandas as pd
 from scstore import fsio
 from scstore.errors import GenesError
 from scstore.genes.ncbi import TAXA, read_columns, read_gene_info
-from scstore.genes.unpacking import open_unpacked
 from scstore.spec import canonical_json
+from scstore.untrusted.unpacking import open_unpacked
 
 __all__ = ["Orthologs", "other_organism", "read_orthologs"]
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from scstore import fsio
 from scstore.errors import GenesError
-from scstore.genes.restricted_pickle import read_pickle
 from scstore.genes.table import COLUMNS, GeneTable, unique_names
-from scstore.hdf5.check import check_hdf5
+from scstore.untrusted.hdf5 import check_hdf5
+from scstore.untrusted.restricted_pickle import read_pickle
 
 __all__ = ["PUBLISHED", "name_genes", "read_published"]
 

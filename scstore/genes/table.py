@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.genes.sealed import Kind, read_sealed, write_sealed
+from scstore.sealed import Kind, read_sealed, write_sealed
 from scstore.spec import canonical_json
 
 __all__ = ["COLUMNS", "GeneTable", "load_gene_table", "save_gene_table", "unique_names"]

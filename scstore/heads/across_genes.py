@@ -11,12 +11,12 @@ from scipy.sparse import csr_matrix
 from sklearn.preprocessing import normalize
 
 from scstore.errors import CellsError, DamagedError, LabelsError, OptionError
+from scstore.heads.across_genes_mixture import MIN_CELLS, ClassProfiles, ExpressionComponents, fit_mixture
 from scstore.heads.base import JSON, take_array
 from scstore.heads.calibration import fit_temperature
 from scstore.heads.folds import stratified_folds, stratified_sample
 from scstore.heads.held_out import scores
 from scstore.heads.labels import encode_labels
-from scstore.heads.mixture import MIN_CELLS, ClassProfiles, ExpressionComponents, fit_mixture
 from scstore.heads.rejection import KEEP, RULES, Thresholds, check_keep, may_fail
 from scstore.heads.rows import Array, Rows, fetch, iter_raw_blocks
 from scstore.heads.softmax import log_softmax
@@ -71,7 +71,7 @@ class AcrossGenesHead:
     """Labels cells by what their genes' texts say and by the groups they form, whatever genes were measured.
 
     Training cells give each class a mean in the space of gene texts. New cells are labelled all together, by the
-    mixture of :mod:`scstore.heads.mixture`. Gene vectors enter centred and with length one.
+    mixture of :mod:`scstore.heads.across_genes_mixture`. Gene vectors enter centred and with length one.
 
     Parameters
     ----------

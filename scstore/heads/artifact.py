@@ -22,7 +22,7 @@ from scstore.heads.across_genes import KIND, AcrossGenesHead
 from scstore.heads.base import JSON
 from scstore.heads.fusion import FusedHead
 from scstore.spec import canonical_json
-from scstore.weights import WEIGHTS_LIMIT, read_weights
+from scstore.untrusted.weights import WEIGHTS_LIMIT, read_weights
 
 __all__ = ["DESCRIPTION", "FORMAT", "AnyHead", "load_head", "save_head"]
 

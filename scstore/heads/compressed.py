@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
+from scstore.heads.exact_search import nearest_prepared
 from scstore.heads.rows import BLOCK_BYTES, Array, Rows, RowSubset, iter_blocks, materialise
-from scstore.heads.search import nearest_prepared
 from scstore.heads.threads import no_spinning
 
 __all__ = [

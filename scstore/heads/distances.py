@@ -11,7 +11,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from scstore.errors import DamagedError
 from scstore.heads.base import take_array
-from scstore.heads.branch import EXPRESSION, Branch, join_parts
+from scstore.heads.member import EXPRESSION, Branch, join_parts
 from scstore.heads.rows import Array, Rows, iter_blocks, read, widest
 from scstore.heads.scaling import usable_scale
 from scstore.heads.threads import one_blas_thread

@@ -9,8 +9,8 @@ import numpy as np
 
 from scstore.errors import DamagedError, FeatureSpaceError, OptionError
 from scstore.heads.base import JSON, RowClassifier, check_positive
-from scstore.heads.branch import EXPRESSION, Branch, below, fit_branch, join_parts
 from scstore.heads.calibrated_fusion import Fusion, fit_fusion
+from scstore.heads.check_views import as_rows, check_gene_names, count_cells
 from scstore.heads.defaults import PRIOR_ADJUSTMENT
 from scstore.heads.distances import fit_distances
 from scstore.heads.expression import ExpressionReducer
@@ -19,10 +19,10 @@ from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
 from scstore.heads.labels import encode_labels
 from scstore.heads.linear import LinearHead
+from scstore.heads.member import EXPRESSION, Branch, below, fit_branch, join_parts
 from scstore.heads.mlp import MLPHead
 from scstore.heads.rejection import Rejection, fit_rejection
 from scstore.heads.rows import Array, ConcatRows, Rows, RowSubset, read
-from scstore.heads.same_cells import as_rows, check_gene_names, count_cells
 
 __all__ = ["HEADS", "FusedHead"]
 

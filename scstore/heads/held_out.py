@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from scstore.heads.branch import Branch
 from scstore.heads.calibration import expected_calibration_error, negative_log_likelihood
 from scstore.heads.folds import stratified_folds, stratified_part
+from scstore.heads.member import Branch
 from scstore.heads.rows import Array, Rows, RowSubset
 
 __all__ = ["HeldOut", "choose_held_out", "out_of_fold", "scores"]

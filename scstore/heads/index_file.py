@@ -21,11 +21,11 @@ from scstore import fsio
 from scstore.errors import DamagedError, InputError, NotAStoreError, OutputError
 from scstore.heads.base import take_array
 from scstore.heads.compressed import Compression, HeldOut, ListSearch, Probing, choose_probes, encode
+from scstore.heads.exact_search import apart, unit_rows
 from scstore.heads.rows import BLOCK_BYTES, Rows, iter_blocks, read
 from scstore.heads.rows import fetch as stored
-from scstore.heads.search import apart, unit_rows
 from scstore.spec import seal, unseal
-from scstore.weights import read_weights
+from scstore.untrusted.weights import read_weights
 
 __all__ = [
     "DESCRIPTION",

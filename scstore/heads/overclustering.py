@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.utils.extmath import randomized_svd
 
-from scstore.heads.branch import EXPRESSION
+from scstore.heads.member import EXPRESSION
 from scstore.heads.rows import Array, ConcatRows, Rows, iter_blocks, read, widest
 from scstore.heads.scaling import usable_scale
 from scstore.heads.threads import one_blas_thread

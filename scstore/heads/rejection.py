@@ -10,8 +10,8 @@ import numpy as np
 
 from scstore.errors import DamagedError, OptionError
 from scstore.heads.base import JSON, take_array
-from scstore.heads.branch import Branch, below
 from scstore.heads.distances import Distances, fit_distances
+from scstore.heads.member import Branch, below
 from scstore.heads.rows import Array, Rows
 
 __all__ = ["KEEP", "RULES", "Rejection", "Thresholds", "check_keep", "fit_rejection", "may_fail"]

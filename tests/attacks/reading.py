@@ -20,7 +20,7 @@ from scstore.genes.ncbi import read_gene_info, read_summaries
 from scstore.genes.orthologs import read_orthologs
 from scstore.genes.published import read_published
 from scstore.genes.table import load_gene_table
-from scstore.tokens.panel import load_panel
+from scstore.panels.panel import load_panel
 
 MEMORY = 1 << 30
 """Bytes that reading an attack may map, beyond what the imports have."""

@@ -11,7 +11,7 @@ import pytest
 from support import ROOT, make_cells
 
 import scstore
-from scstore.heads.paired import paired_difference
+from scstore.evaluation.paired_bootstrap import paired_difference
 
 CELLTYPIST = '''
 """Stands in for CellTypist: the label whose mean is nearest."""

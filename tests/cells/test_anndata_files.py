@@ -8,7 +8,7 @@ import pytest
 import zarr
 from scipy import sparse
 
-from scstore.cells.formats import open_cells
+from scstore.cells.opening import open_cells
 from scstore.errors import CellsError
 
 

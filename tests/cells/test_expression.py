@@ -16,8 +16,8 @@ from scipy import sparse
 
 from scstore.cells.cell_file import CellFile
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_block, lognorm_rows
-from scstore.cells.formats import open_cells
 from scstore.cells.matrices import DenseRows
+from scstore.cells.opening import open_cells
 from scstore.errors import CellsError, OptionError
 
 

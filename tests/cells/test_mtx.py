@@ -7,9 +7,9 @@ import gzip
 import numpy as np
 import pytest
 
-from scstore.cells.by_column import Scratch
-from scstore.cells.formats import open_cells
+from scstore.cells.csc_to_csr import Scratch
 from scstore.cells.mtx import read_10x_folder
+from scstore.cells.opening import open_cells
 from scstore.errors import CellsError
 
 

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from scstore.cells.formats import open_cells
+from scstore.cells.opening import open_cells
 from scstore.errors import CellsError
 
 

@@ -19,7 +19,7 @@ from scstore.errors import (
     FeatureSpaceError,
     LockedError,
 )
-from scstore.stores.layout import chunk_path, lock_path, record_path
+from scstore.store.layout import chunk_path, lock_path, record_path
 
 VIEWS = ("readout_wmean_l3", "readout_last_l3", "genept", "genept_random", "X")
 
@@ -29,7 +29,7 @@ def killed(tmp_path: Path, source: Path, model: Path, *, after: int, when: str) 
     script = f"""
 import os, signal, sys
 import scstore
-import scstore.workflows.extract as workflow
+import scstore.extraction.extract as workflow
 real, done = workflow.commit_shard, []
 def commit(*words, **named):
     if len(done) == {after} and {when!r} == "before":
@@ -60,7 +60,7 @@ def test_killed_and_repeated_it_ends_in_the_same_store_byte_for_byte(
     assert lock_path(store.path).exists()
 
     commits: list[int] = []
-    import scstore.workflows.extract as workflow
+    import scstore.extraction.extract as workflow
 
     real = workflow.commit_shard
 
@@ -168,7 +168,7 @@ def test_an_input_that_changes_while_it_is_read_is_refused(
     cells_file: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RELIABILITY 13: the input file changes during the run."""
-    import scstore.workflows.extraction_plan as workflow
+    import scstore.extraction.plan as workflow
 
     real = workflow.lognorm_rows
 

@@ -11,7 +11,7 @@ from two_extracts import WAYS, Reader, race
 from warm import Job, Warm, scratch_folder, warm
 
 from scstore import fsio
-from scstore.stores.layout import chunk_path, lock_path, record_path
+from scstore.store.layout import chunk_path, lock_path, record_path
 
 
 @pytest.fixture(scope="module")

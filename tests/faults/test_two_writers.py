@@ -9,11 +9,11 @@ import pytest
 
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError
-from scstore.stores import writer
-from scstore.stores.layout import StorePlan, ViewSpec, record_path
-from scstore.stores.ledger import check_shard, read_record
-from scstore.stores.views import ShardView
-from scstore.stores.writer import commit_shard
+from scstore.store import writer
+from scstore.store.layout import StorePlan, ViewSpec, record_path
+from scstore.store.ledger import check_shard, read_record
+from scstore.store.views import ShardView
+from scstore.store.writer import commit_shard
 
 PLAN = StorePlan(2, 2, (ViewSpec("v", 3, "float32", {}),))
 IDS = ["a", "b"]

@@ -15,7 +15,7 @@ from scstore.heads.compressed import (
     fit_compression,
     held_out_again,
 )
-from scstore.heads.search import centre_of, nearest, unit_rows, unit_view
+from scstore.heads.exact_search import centre_of, nearest, unit_rows, unit_view
 
 
 @pytest.fixture(scope="module")

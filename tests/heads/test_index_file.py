@@ -11,8 +11,8 @@ import pytest
 
 from scstore.errors import CellsError, DamagedError, InputError, NotAStoreError, OutputError
 from scstore.heads.compressed import HeldOut, fit_compression
+from scstore.heads.exact_search import centre_of, nearest, unit_view
 from scstore.heads.index_file import FETCH, Index, check_target, index_bytes, open_index, write_index
-from scstore.heads.search import centre_of, nearest, unit_view
 from scstore.spec import seal, unseal
 
 NUMBERS = np.arange(0, 2400, 2)

@@ -183,7 +183,7 @@ def test_importing_the_heads_loads_neither_faiss_nor_torch() -> None:
     code = (
         "import sys, pkgutil, importlib, scstore.heads as heads\n"
         "for module in pkgutil.iter_modules(heads.__path__): importlib.import_module('scstore.heads.' + module.name)\n"
-        "print([name for name in ('faiss', 'torch', 'transformers', 'scstore.backbone') if name in sys.modules])"
+        "print([name for name in ('faiss', 'torch', 'transformers', 'scstore.model') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -17,7 +17,7 @@ from warm import scratch_folder
 import scstore
 from scstore import fsio
 from scstore.errors import CellsError, OptionError
-from scstore.stores.where import cells_where
+from scstore.store.obs_filter import cells_where
 
 N = 4
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)

@@ -15,9 +15,9 @@ from warm import scratch_folder
 
 import scstore
 from scstore import fsio
-from scstore.stores.layout import record_path
-from scstore.stores.locks import Part
-from scstore.stores.verify import verify_store
+from scstore.store.layout import record_path
+from scstore.store.locks import Part
+from scstore.store.verify import verify_store
 
 PARTS = st.integers(1, 4).flatmap(lambda count: st.tuples(st.integers(0, count - 1), st.just(count)))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from scstore.backbone.model import load_tokenizer, locate_model
+from scstore.model.loading import load_tokenizer, locate_model
 from scstore.tokens.ranking import rank_genes
 from scstore.tokens.sentences import write_sentences
 

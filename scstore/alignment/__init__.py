@@ -1,0 +1,1 @@
+"""Training a projector through the frozen model."""

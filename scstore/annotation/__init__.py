@@ -1,0 +1,1 @@
+"""Training heads and labelling cells."""

@@ -1,0 +1,1 @@
+"""How good features and heads are, with controls."""

@@ -1,0 +1,1 @@
+"""Cells through the frozen model into a store."""

@@ -1,0 +1,107 @@
+"""The label-free panel of ``--panel auto``: fitted on the cells once, kept beside their store, reused for ever."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import anndata
+
+from scstore.cells.opening import CellFile
+from scstore.errors import FeatureSpaceError, GenesError, OutputError
+from scstore.extraction.options import ExtractOptions
+from scstore.panels.fit import DEFAULT_N_GENES, panel
+from scstore.panels.panel import load_panel
+from scstore.progress import Reporter
+from scstore.store.reader import Store
+
+__all__ = ["kept_panel", "panel_of_store"]
+
+
+METHOD = "detection"
+
+
+def _beside(target: Path) -> Path:
+    return target.with_suffix(".panel.h5ad")
+
+
+def kept_panel(
+    source: str | os.PathLike[str] | anndata.AnnData,
+    target: Path,
+    options: ExtractOptions,
+    cells: CellFile,
+    progress: Reporter,
+) -> Path:
+    """The panel beside a store that is to be made: as it is there, else fitted on the cells and written.
+
+    Parameters
+    ----------
+    source, cells
+        The input, and the same opened.
+    target
+        The store.
+    options
+        Of the extraction: where the input has its counts.
+    progress
+        Told which it was.
+
+    Raises
+    ------
+    OutputError
+        If a file of that name was not fitted on such cells: it is not replaced.
+    GenesError
+        If the cells express too few genes.
+    """
+    file = _beside(target)
+    if file.exists():
+        found = load_panel(file)
+        inputs = [(one["name"], one["n_cells"]) for one in found.record.get("inputs", [])]
+        made = (found.record.get("label_free"), found.record.get("n_genes"), inputs)
+        if made != (METHOD, DEFAULT_N_GENES, [(Path(cells.source).name, cells.n_cells)]):
+            msg = (
+                f"{file}: --panel auto keeps its panel there, and this one was not fitted so on {cells.source}. Move "
+                "or delete it, or use it: --panel FILE."
+            )
+            raise OutputError(msg)
+        progress.note(f"panel: {file} ({len(found)} genes chosen without labels, fitted before)")
+        return file
+    try:
+        panel(
+            source,
+            file,
+            label_free=METHOD,
+            n_genes=DEFAULT_N_GENES,
+            expression=options.expression,
+            slot=options.slot,
+            allow_fractional=options.allow_fractional,
+            sum_duplicate_genes=options.sum_duplicate_genes,
+            id_prefix_from=options.id_prefix_from,
+            progress=progress,
+        )
+    except GenesError as error:
+        msg = f"--panel auto takes {DEFAULT_N_GENES} genes: {error} Or name a panel file, or all genes: --panel all."
+        raise GenesError(msg) from error
+    progress.note(f"panel: {DEFAULT_N_GENES} genes chosen on these cells without labels, kept in {file}")
+    return file
+
+
+def panel_of_store(store: Store) -> Path:
+    """The panel that ``--panel auto`` kept when a store was made, to go on with it: it is never fitted again.
+
+    Raises
+    ------
+    FeatureSpaceError
+        If the store was made with another panel or none, or the file has moved.
+    """
+    file = _beside(store.path)
+    recorded = (store.record or {}).get("options", {}).get("panel")
+    if recorded != file.name:
+        msg = (
+            f"{store.path} is a store of another run: its panel is {recorded or 'none'}, not one of --panel auto. Give "
+            "the options it was made with, choose another output, or pass --overwrite."
+        )
+        raise FeatureSpaceError(msg)
+    if not file.exists():
+        msg = f"{store.path}: its panel {file} is not there. Put it back beside the store, or pass --overwrite."
+        raise FeatureSpaceError(msg)
+    return file

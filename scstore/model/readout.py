@@ -1,0 +1,244 @@
+"""The frozen forward pass and what is read from it.
+
+Hidden states are pooled by hooks while the pass runs, so that no more than one layer of them is ever kept. Nothing
+waits for the device between batches: pooled rows are gathered there and fetched once a shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scstore.errors import FaultError, MissingExtraError
+from scstore.model.last_layer import can_trim, trimmed_layer
+from scstore.model.sequence_frame import Layout
+from scstore.tokens.batches import Batch
+
+try:
+    import torch
+    from torch.nn.functional import embedding
+except ImportError as error:
+    needs = "Running a language model"
+    raise MissingExtraError(needs, "extract") from error
+
+if TYPE_CHECKING:
+    from scstore.model.loading import Backbone
+
+__all__ = ["Gathered", "Readout"]
+
+
+class Readout:
+    """Runs batches of cells through a frozen model and pools the hidden states of some layers.
+
+    Parameters
+    ----------
+    backbone
+        The frozen model, loaded at least as deep as the deepest layer.
+    layout
+        What stands around the genes.
+    gene_inputs
+        ``(n_genes, width) float32``: input vectors of the genes, in gene-table order.
+    layers
+        Numbers of the layers to read, 1 for the first block. The last layer of the whole model is read after its final
+        norm, the others before it, as transformers counts them.
+    multiply
+        Scale each gene's input vector with its expression value.
+    last_only
+        Nothing but the ``last`` pooling is ever asked for: the deepest layer is then run for the readout token alone.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        layout: Layout,
+        gene_inputs: NDArray[np.float32],
+        *,
+        layers: tuple[int, ...],
+        multiply: bool = False,
+        last_only: bool = False,
+    ) -> None:
+        self.backbone = backbone
+        self.layers = layers
+        self.multiply = multiply
+        deepest, loaded = max(layers), len(backbone.layers)
+        block = backbone.layers[deepest - 1]
+        # a forward of the block's own is accelerate's, of a model spread over devices: it moves the inputs, and stays
+        spread = "forward" in vars(block)
+        self.trims = last_only and backbone.files.is_decoder and deepest == loaded and not spread and can_trim(block)
+        device = backbone.input_device
+        genes = torch.from_numpy(np.ascontiguousarray(gene_inputs)).to(device, backbone.dtype)
+        padding = torch.zeros(1, genes.shape[1], device=device, dtype=backbone.dtype)
+        self._n_frame = layout.frame.first_gene_slot
+        # every input vector lives on the device, so that a cell costs the bus a few bytes a gene and not its vectors
+        self._inputs = torch.cat([padding, layout.embeddings(backbone).to(device), genes])
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> torch.Tensor:
+        """Forward pass of one batch.
+
+        Returns
+        -------
+        ``(n_layers, n_poolings, B, width) float32``
+            On the device, in the order of ``layers`` and of the poolings the batch was assembled for.
+        """
+        return self.pooled(batch, self._inputs)
+
+    @property
+    def frame_inputs(self) -> torch.Tensor:
+        """``(first_gene_slot, width)``: input vectors of padding and of the tokens around the genes."""
+        return self._inputs[: self._n_frame]
+
+    def pooled(self, batch: Batch, table: torch.Tensor) -> torch.Tensor:
+        """Forward pass of one batch with other input vectors, through which gradients flow where they ask for them.
+
+        Parameters
+        ----------
+        batch
+            The sequences.
+        table
+            ``(n_slots, width)``: input vectors by slot, in the model's precision and on its input device.
+
+        Returns
+        -------
+        As :meth:`run`.
+        """
+        inputs = embedding(self._sent(batch.slots), table)
+        if self.multiply:
+            scale = self._sent(batch.scale).to(inputs.dtype)
+            inputs = inputs * torch.where(scale > 0, scale, 1).unsqueeze(2)
+        pooling = self._sent(batch.pooling)
+        pooled: dict[int, torch.Tensor] = {}
+        with self._reading(pooled, pooling, self._sent(batch.lengths)):
+            if self.backbone.files.is_decoder:
+                # right padding: causal attention never lets a real position see a padded one, so no mask is needed
+                self.backbone.model(inputs_embeds=inputs, use_cache=False)
+            else:
+                self.backbone.model(inputs_embeds=inputs, attention_mask=self._mask(batch))
+        first = pooled[self.layers[0]].device
+        return torch.stack([pooled[layer].to(first) for layer in self.layers]).transpose(1, 2)
+
+    def gather(self, n_cells: int, n_poolings: int) -> Gathered:
+        """Begin to gather the rows of some cells."""
+        return Gathered(self, n_cells, n_poolings)
+
+    def _sent(self, array: NDArray[Any]) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        device = self.backbone.input_device
+        # from pinned memory the copy runs beside the computation
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+    def _mask(self, batch: Batch) -> torch.Tensor | None:
+        if (batch.lengths == batch.slots.shape[1]).all():
+            return None
+        mask = np.arange(batch.slots.shape[1])[None, :] < batch.lengths[:, None]
+        return self._sent(mask.astype(np.int64))
+
+    @contextmanager
+    def _reading(self, pooled: dict[int, torch.Tensor], pooling: torch.Tensor, lengths: torch.Tensor) -> Iterator[None]:
+        def reader(layer: int) -> Any:
+            def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+                hidden = output[0] if isinstance(output, tuple) else output
+                if hidden.shape[1] == 1:  # the trimmed layer gives the readout token alone
+                    pooled[layer] = hidden.float()
+                else:
+                    # in float32: half-precision sums over thousands of positions would lose digits
+                    pooled[layer] = torch.bmm(pooling.to(hidden.device), hidden.float())
+
+            return hook
+
+        handles = [self._module(layer).register_forward_hook(reader(layer)) for layer in self.layers]
+        block: Any = self.backbone.layers[max(self.layers) - 1]
+        if self.trims:
+            rotate = _half_rotation
+
+            def trimmed(hidden_states: torch.Tensor, **named: Any) -> torch.Tensor:
+                at = lengths.to(hidden_states.device) - 1
+                return trimmed_layer(block, hidden_states, named["position_embeddings"], at, rotate).unsqueeze(1)
+
+            block.forward = trimmed
+        try:
+            yield
+        finally:
+            if self.trims:
+                del block.forward  # the class's own shows again
+            for handle in handles:
+                handle.remove()
+
+    def _module(self, layer: int) -> torch.nn.Module:
+        if self.backbone.files.is_decoder and layer == self.backbone.files.n_layers:
+            return self.backbone.model.norm  # type: ignore[return-value]
+        return self.backbone.layers[layer - 1]
+
+
+def _half_rotation(states: torch.Tensor) -> torch.Tensor:
+    first, second = states.chunk(2, dim=-1)
+    return torch.cat([-second, first], dim=-1)
+
+
+class Gathered:
+    """Pooled rows of a run of cells, gathered on the device batch by batch.
+
+    Parameters
+    ----------
+    readout
+        What runs the batches.
+    n_cells, n_poolings
+        How many rows of how many poolings.
+
+    Attributes
+    ----------
+    halved
+        How often a batch did not fit the device's memory and was run as two.
+    """
+
+    def __init__(self, readout: Readout, n_cells: int, n_poolings: int) -> None:
+        self._readout = readout
+        shape = (len(readout.layers), n_poolings, n_cells, readout.backbone.files.width)
+        self._shape = shape
+        self._rows: torch.Tensor | None = None
+        self.halved = 0
+
+    def add(self, cells: NDArray[np.int64], assemble: Callable[[NDArray[np.int64]], Batch]) -> None:
+        """Run some cells; where the device's memory does not suffice, in two halves.
+
+        Parameters
+        ----------
+        cells
+            ``(B,)`` row numbers.
+        assemble
+            Lays out the sequences of some of them.
+
+        Raises
+        ------
+        FaultError
+            If a single cell does not fit.
+        """
+        try:
+            pooled = self._readout.run(assemble(cells))
+        except torch.OutOfMemoryError as error:
+            if len(cells) == 1:
+                msg = (
+                    "The device's memory does not hold a single cell's pass. Use fewer genes (--top-genes, --panel), "
+                    "fewer layers (--layers), or a device with more memory."
+                )
+                raise FaultError(msg) from error
+            pooled = None
+        if pooled is None:  # outside the handler, which would keep the failed pass's tensors alive
+            torch.cuda.empty_cache()
+            self.halved += 1
+            for half in (cells[: len(cells) // 2], cells[len(cells) // 2 :]):
+                self.add(half, assemble)
+            return
+        if self._rows is None:
+            self._rows = torch.zeros(self._shape, device=pooled.device)
+        self._rows[:, :, torch.from_numpy(cells).to(pooled.device)] = pooled
+
+    def rows(self) -> NDArray[np.float32]:
+        """``(n_layers, n_poolings, n_cells, width) float32`` in host memory; zeros for cells that were not added."""
+        if self._rows is None:
+            return np.zeros(self._shape, dtype=np.float32)
+        return self._rows.cpu().numpy()

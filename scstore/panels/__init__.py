@@ -1,0 +1,1 @@
+"""Panels: the genes that may enter a sequence."""

@@ -1,0 +1,438 @@
+"""Opening a store, or any AnnData on disk that has feature matrices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import zarr
+from anndata.io import read_elem
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from scstore.cells.expression import TARGET_SUM, ExpressionSlot, find_expression, lognorm_block
+from scstore.cells.opening import CellFile, open_cells
+from scstore.errors import CellsError, IncompleteStoreError, InputError
+from scstore.spec import Space
+from scstore.store.decoding import decoding
+from scstore.store.layout import (
+    SCRATCH_EXPRESSION,
+    STATUS,
+    STATUS_EMPTY,
+    StorePlan,
+)
+from scstore.store.ledger import check_fixed_files, committed_shards
+from scstore.store.opening import open_group
+from scstore.store.predictions import (
+    columns_of,
+    exported_record,
+    exported_records,
+    read_listing,
+    refuse_damaged,
+    refuse_stale,
+)
+from scstore.store.run_record import read_run_record, view_specs
+from scstore.store.sparse_rows import checked_csr, csr_rows
+from scstore.store.views import ArrayView, ExpressionView, ShardView, View
+
+__all__ = ["EXPRESSION_SPACE", "Store", "open_store"]
+
+EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM, "log1p": True}}
+"""Feature space of log-normalised expression: the same for every data set, whose genes are matched by name."""
+
+
+class Store:
+    """Cells with their feature matrices, on disk.
+
+    A store that ``scstore extract`` wrote, the ``.h5ad`` exported from one, or any other ``.h5ad`` or AnnData Zarr with
+    ``obsm`` matrices. Nothing is read before it is asked for.
+
+    Parameters
+    ----------
+    path
+        The store or file. Use :func:`scstore.open`.
+
+    Attributes
+    ----------
+    path
+        Where it is.
+    record
+        The record of the run that made it; ``None`` for an AnnData that scstore did not make.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._group = open_group(self.path)
+        self.record = read_run_record(self.path, self._group)
+        with decoding(self.path, "the run's record"):
+            self._specs = view_specs(self.record)
+        self._cells: CellFile | None = None
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}: {self.n_obs:,} cells, views {', '.join(self.views) or 'none'}>"
+
+    @cached_property
+    def obs(self) -> pd.DataFrame:
+        """Metadata of the cells; the index holds their ids. ``(n_obs, n_columns)``."""
+        if self.is_sharded:
+            check_fixed_files(self.path, "obs")
+        with decoding(self.path, "obs"):
+            frame = read_elem(self._group["obs"])
+            frame.index = frame.index.astype(str)
+            return frame
+
+    @cached_property
+    def var(self) -> pd.DataFrame:
+        """Metadata of the genes of ``X``."""
+        with decoding(self.path, "var"):
+            return read_elem(self._group["var"])
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return len(self.obs)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether this is a Zarr store that scstore wrote, with records of its shards."""
+        return self.record is not None and isinstance(self._group, zarr.Group)
+
+    @cached_property
+    def plan(self) -> StorePlan | None:
+        """Shape of a store that scstore wrote."""
+        if self.record is None or not self.is_sharded:
+            return None
+        return StorePlan(self.n_obs, int(self.record["shard_rows"]), tuple(self._specs.values()))
+
+    @cached_property
+    def views(self) -> tuple[str, ...]:
+        """Names of the feature matrices: the dense entries of ``obsm``, then ``X`` where there is expression."""
+        if self.is_sharded:
+            return (*self._specs, "X") if self._has_expression else tuple(self._specs)
+        with decoding(self.path, "obsm"):
+            obsm = self._group.get("obsm")
+            shapes = {} if obsm is None else {name: getattr(obsm[name], "shape", ()) for name in sorted(obsm)}
+        names = [name for name, shape in shapes.items() if len(shape) == 2]
+        order = list(self._specs)
+        names.sort(key=lambda name: order.index(name) if name in order else len(order))
+        return (*names, "X") if self._has_expression else tuple(names)
+
+    @property
+    def _has_expression(self) -> bool:
+        if self.record is not None:
+            with decoding(self.path, "X"):
+                return "X" in self._group
+        return self._expression_slot is not None
+
+    @property
+    def default_view(self) -> str:
+        """The view used where none is named.
+
+        Raises
+        ------
+        InputError
+            If scstore did not make this file and it has not exactly one ``obsm`` matrix.
+        """
+        if self.record is not None:
+            return str(self.record["default_view"])
+        matrices = [name for name in self.views if name != "X"]
+        if len(matrices) == 1:
+            return matrices[0]
+        msg = f"{self.path}: name the matrix to use with --view. It has: {', '.join(self.views) or 'none'}."
+        raise InputError(msg)
+
+    @property
+    def default_views(self) -> tuple[str, ...]:
+        """The views a head is trained on where none is named: the default view, ``genept``, ``X``, as far as there."""
+        companions = ("genept", "X") if self.record is not None else ()
+        return tuple(dict.fromkeys([self.default_view, *(name for name in companions if name in self.views)]))
+
+    def view(self, name: str) -> View:
+        """One feature matrix, read lazily by rows.
+
+        Parameters
+        ----------
+        name
+            A name in :attr:`views`; ``readout`` stands for :attr:`default_view`.
+
+        Raises
+        ------
+        InputError
+            If there is no such matrix.
+        """
+        if name == "readout":
+            name = self.default_view
+        if name not in self.views:
+            msg = f"{self.path} has no view {name!r}. It has: {', '.join(self.views) or 'none'}."
+            raise InputError(msg)
+        if name == "X":
+            return self._expression_view()
+        if self.plan is not None and name in self._specs:
+            return ShardView(self.path, self.plan, self._specs[name])
+        with decoding(self.path, name):
+            array = self._group["obsm"][name]
+        if name in self._specs:
+            return ArrayView(name, array, self._specs[name].space, source=self.path)
+        space = {"view": name, "source": "not extracted by scstore", "width": int(array.shape[1])}
+        return ArrayView(name, array, space, source=self.path)
+
+    @property
+    def committed(self) -> NDArray[np.bool_]:
+        """``(n_obs,) bool``: the rows that have been extracted."""
+        if self.plan is None:
+            return np.ones(self.n_obs, dtype=bool)
+        done: NDArray[np.bool_] = np.repeat(committed_shards(self.path, self.plan), self.plan.shard_rows)
+        return done[: self.n_obs]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row has been extracted."""
+        return bool(self.committed.all())
+
+    @property
+    def empty(self) -> NDArray[np.bool_]:
+        """``(n_obs,) bool``: the cells without any gene to read; their rows are zeros."""
+        if STATUS not in self.obs:
+            return np.zeros(self.n_obs, dtype=bool)
+        return np.asarray(self.obs[STATUS].astype(str) == STATUS_EMPTY)
+
+    def usable_rows(self, *, allow_partial: bool = False) -> NDArray[np.int64]:
+        """Rows that are extracted and not empty.
+
+        Raises
+        ------
+        IncompleteStoreError
+            If rows are missing and ``allow_partial`` is not set.
+        """
+        committed = self.committed
+        if not committed.all() and not allow_partial:
+            msg = (
+                f"{self.path}: {int((~committed).sum()):,} of {self.n_obs:,} cells are not extracted yet. Run the same "
+                "`scstore extract` again to finish, or go on with those that are: --allow-partial."
+            )
+            raise IncompleteStoreError(msg)
+        return np.flatnonzero(committed & ~self.empty)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What ``scstore info`` prints, as JSON values."""
+        record = self.record or {}
+        views = {}
+        for name in self.views:
+            view = self.view(name)
+            views[name] = {
+                "width": view.shape[1],
+                "dtype": str(view.dtype),
+                "fingerprint": view.fingerprint,
+                "space": dict(view.space),
+            }
+        committed = int(self.committed.sum())
+        predictions = {
+            name: {key: record[key] for key in ("head", "options", "n_obs")} | {"columns": columns_of(record)}
+            for name, record in self.prediction_records.items()
+        }
+        return {
+            "path": str(self.path),
+            "kind": "store" if self.record is not None else "anndata",
+            "format": record.get("format"),
+            "n_obs": self.n_obs,
+            "n_committed": committed,
+            "complete": committed == self.n_obs,
+            "n_empty": int(self.empty.sum()),
+            "obs_columns": [str(name) for name in self.obs.columns],
+            "views": views,
+            "predictions": predictions,
+            "default_view": record.get("default_view"),
+            "run": {k: v for k, v in record.items() if k not in ("views", "format", "kind", "default_view")},
+        }
+
+    @property
+    def prediction_records(self) -> Mapping[str, Mapping[str, Any]]:
+        """By name, what each prediction in the store records: head, options, columns and their digests."""
+        # read anew each time: a prediction may be written while the store is open
+        if self.is_sharded:
+            return read_listing(self.path).records
+        return {} if self.record is None else exported_records(self.path, self._group)
+
+    @property
+    def predictions(self) -> tuple[str, ...]:
+        """Names of the predictions that ``scstore predict --into`` has written into the store."""
+        return tuple(self.prediction_records)
+
+    def prediction(self, name: str) -> pd.DataFrame:
+        """What :func:`scstore.predict` said of the cells when it was told to write it into the store.
+
+        Parameters
+        ----------
+        name
+            One of :attr:`predictions`.
+
+        Returns
+        -------
+        DataFrame
+            As :func:`scstore.predict` gives it, texts as categories.
+
+        Raises
+        ------
+        InputError
+            If there is none of that name, or it is of other cells.
+        DamagedError
+            If it does not match its digests.
+        """
+        records = self.prediction_records
+        if name not in records:
+            msg = f"{self.path} has no prediction {name!r}. It has: {', '.join(records) or 'none'}."
+            raise InputError(msg)
+        frame = self.stored_prediction(name)
+        frame.columns = pd.Index(columns_of(records[name]))
+        return frame.rename_axis(index="cell_id")
+
+    def stored_prediction(self, name: str) -> pd.DataFrame:
+        """:meth:`prediction` with its columns called as they are on disk, where labels are no names of files."""
+        record = self.prediction_records[name]
+        ids = [str(name) for name in self.obs.index]
+        refuse_stale(self.path, record, ids=ids)
+        if self.is_sharded:
+            refuse_damaged(self.path, record)
+        with decoding(self.path, f"the prediction {name}"):
+            frame = read_elem(self._group["obsm"][name])
+        frame.index = self.obs.index
+        return frame
+
+    def to_anndata(
+        self,
+        views: Sequence[str] | None = None,
+        *,
+        rows: NDArray[np.int64] | None = None,
+        predictions: bool = True,
+    ) -> anndata.AnnData:
+        """Read into memory.
+
+        Parameters
+        ----------
+        views
+            Names of the matrices to include; all by default. A file that scstore did not make is then read whole, as
+            it is.
+        rows
+            Row numbers of the cells to include; all by default.
+        predictions
+            Include the store's predictions.
+
+        Raises
+        ------
+        IncompleteStoreError
+            If one of the rows is not extracted yet.
+
+        Returns
+        -------
+        AnnData
+            ``obs`` (and ``X`` with its ``var``), one ``obsm`` entry a view, a data frame in ``obsm`` for each
+            prediction in the store, the records in ``uns``.
+        """
+        names = self.views if views is None else [self.default_view if n == "readout" else n for n in views]
+        chosen = slice(None) if rows is None else rows
+        if self.record is None and views is None:  # somebody else's file: all of it, as it is
+            whole = anndata.read_zarr(self.path) if self.path.is_dir() else anndata.read_h5ad(self.path)
+            return whole if rows is None else whole[rows].copy()
+        X = self.view("X")[chosen] if "X" in names else None
+        var = None if X is None else self.expression_genes
+        adata = anndata.AnnData(X=X, obs=self.obs.iloc[chosen].copy(), var=var)
+        for name in names:
+            if name != "X":
+                adata.obsm[name] = np.asarray(self.view(name)[chosen])
+        with decoding(self.path, "uns"):
+            if "uns" in self._group:
+                adata.uns = read_elem(self._group["uns"])
+        for name, record in self.prediction_records.items() if predictions else ():
+            adata.obsm[name] = self.stored_prediction(name).iloc[chosen]
+            adata.uns["scstore"].setdefault("predictions", {})[name] = exported_record(record)
+        return adata
+
+    @property
+    def expression_genes(self) -> pd.DataFrame:
+        """Metadata of the columns of the view ``X``: index, ``symbol`` and ``ensembl_id`` where known."""
+        if self.record is not None or self._expression_slot is None or self._cells is None:
+            frame = self.var.copy()
+        else:
+            frame = self._cells.var(self._expression_slot.slot).copy()
+        if "symbol" not in frame:
+            frame["symbol"] = frame.index.astype(str)
+        if "ensembl_id" not in frame:
+            frame["ensembl_id"] = ""
+        return frame
+
+    def expression_rows(self, start: int, stop: int) -> csr_matrix:
+        """Log-normalised expression that extraction works from, kept as ``X`` or not."""
+        if self._scratch is None:
+            return self._expression_view()[start:stop]
+        return csr_rows(self._scratch, start, stop, source=self.path)
+
+    @cached_property
+    def _scratch(self) -> zarr.Group | None:
+        folder = self.path / SCRATCH_EXPRESSION
+        return checked_csr(zarr.open_group(folder, mode="r"), folder) if folder.exists() else None
+
+    @cached_property
+    def _expression_slot(self) -> ExpressionSlot | None:
+        """Where an AnnData that scstore did not make has expression, if anywhere."""
+        try:
+            self._cells = open_cells(self.path)
+        except CellsError:
+            return None
+        for kind in ("counts", "lognorm"):
+            try:
+                return find_expression(self._cells, expression=kind)
+            except CellsError:
+                continue
+        return None
+
+    def _expression_view(self) -> View:
+        if self.record is not None:
+            with decoding(self.path, "X"):
+                group = checked_csr(self._group["X"], self.path / "X")
+                shape = tuple(int(n) for n in group.attrs["shape"])
+            genes = [str(name) for name in self.var.index]
+            return ExpressionView(
+                lambda start, stop: csr_rows(group, start, stop, source=self.path),
+                (shape[0], shape[1]),
+                EXPRESSION_SPACE,
+                genes=genes,
+            )
+        cells, slot = self._cells, self._expression_slot
+        if cells is None or slot is None:
+            msg = f"{self.path} has no expression: neither counts nor log-normalised values."
+            raise InputError(msg)
+        matrix = cells.slots[slot.slot]
+        genes = [str(name) for name in cells.var(slot.slot).index]
+        return ExpressionView(
+            lambda start, stop: lognorm_block(cells, slot, start, stop),
+            matrix.shape,
+            EXPRESSION_SPACE,
+            genes=genes,
+        )
+
+
+def open_store(path: str | os.PathLike[str]) -> Store:
+    """Open a store, an exported ``.h5ad``, or any AnnData on disk, for reading.
+
+    Parameters
+    ----------
+    path
+        A Zarr folder or ``.h5ad`` file.
+
+    Raises
+    ------
+    NotAStoreError
+        If there is nothing scstore can read.
+    InputError
+        If it was written in a newer format.
+    DamagedError
+        If the record of its run is damaged, or HDF5 cannot be trusted with it.
+    """
+    return Store(path)

@@ -1,0 +1,216 @@
+"""Feature matrices that are read by rows, when asked: never whole unless wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
+
+from scstore import fsio
+from scstore.errors import DamagedError, IncompleteStoreError
+from scstore.spec import Space, fingerprint
+from scstore.store.decoding import decoding
+from scstore.store.layout import StorePlan, ViewSpec, chunk_path
+from scstore.store.ledger import read_record
+
+__all__ = ["ArrayView", "ExpressionView", "ShardView", "View"]
+
+BLOCK = 4096
+
+
+class View:
+    """Rows of one feature matrix, read on demand.
+
+    ``view[10:20]``, ``view[[5, 3, 3]]`` and ``view[:]`` give rows as NumPy arrays (:class:`ExpressionView`: CSR
+    matrices).
+
+    Attributes
+    ----------
+    name
+        Key in ``obsm``, or ``X``.
+    shape
+        ``(n_obs, width)``.
+    dtype
+        Of the values.
+    space
+        The feature space the rows live in; for a matrix that scstore did not make, what little is known of it.
+    """
+
+    def __init__(self, name: str, shape: tuple[int, int], dtype: np.dtype[Any], space: Space) -> None:
+        self.name = name
+        self.shape = shape
+        self.dtype = dtype
+        self.space = space
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the feature space."""
+        return fingerprint(self.space)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {self.shape[0]:,} × {self.shape[1]:,} {self.dtype}>"
+
+    def __getitem__(self, rows: slice | NDArray[np.integer[Any]] | list[int]) -> Any:
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step == 1:
+                return self._join([self._read(a, min(a + BLOCK, stop)) for a in range(start, max(stop, start), BLOCK)])
+            rows = np.arange(start, stop, step)
+        return self._take(self._checked(np.asarray(rows)))
+
+    def _checked(self, index: NDArray[Any]) -> NDArray[np.int64]:
+        if index.dtype == bool:
+            if len(index) != len(self):
+                msg = f"{self.name}: a mask of {len(index)} rows for {len(self)}."
+                raise IndexError(msg)
+            return np.flatnonzero(index)
+        index = index.astype(np.int64, copy=False) if index.size else np.zeros(0, dtype=np.int64)
+        if index.size and (index.min() < -len(self) or index.max() >= len(self)):
+            msg = f"{self.name}: row {int(index.max())} of {len(self)}."
+            raise IndexError(msg)
+        return np.where(index < 0, index + len(self), index)
+
+    def _take(self, index: NDArray[np.int64]) -> Any:
+        order = np.argsort(index, kind="stable")
+        ordered = index[order]
+        blocks = ordered // BLOCK
+        pieces = []
+        for block in np.unique(blocks):
+            inside = ordered[blocks == block]
+            first = int(inside[0])
+            pieces.append(self._read(first, int(inside[-1]) + 1)[inside - first])
+        joined = self._join(pieces)
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return joined[back]
+
+    def _read(self, start: int, stop: int) -> Any:
+        raise NotImplementedError  # pragma: no cover
+
+    def _join(self, pieces: list[Any]) -> Any:
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate([np.zeros((0, self.shape[1]), dtype=self.dtype), *pieces])
+
+
+class ArrayView(View):
+    """Rows of a Zarr array or HDF5 data set, through its own library.
+
+    Parameters
+    ----------
+    name, array, space
+        The view.
+    source
+        The file it is in, for messages.
+    """
+
+    def __init__(self, name: str, array: Any, space: Space, *, source: Path) -> None:
+        super().__init__(name, (int(array.shape[0]), int(array.shape[1])), np.dtype(array.dtype), space)
+        self._array = array
+        self._source = source
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        with decoding(self._source, self.name):
+            return np.asarray(self._array[start:stop])
+
+
+class ExpressionView(View):
+    """Log-normalised expression, as CSR matrices.
+
+    Attributes
+    ----------
+    genes
+        Names of the columns.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int, int], csr_matrix],
+        shape: tuple[int, int],
+        space: Space,
+        *,
+        genes: list[str],
+    ) -> None:
+        super().__init__("X", shape, np.dtype(np.float32), space)
+        self._rows = read
+        self.genes = genes
+
+    def _read(self, start: int, stop: int) -> csr_matrix:
+        return self._rows(start, stop)
+
+    def _join(self, pieces: list[csr_matrix]) -> csr_matrix:
+        return vstack([csr_matrix((0, self.shape[1]), dtype=np.float32), *pieces], format="csr")
+
+
+class ShardView(View):
+    """Rows of a view that scstore wrote, straight from the shard files.
+
+    A shard's bytes are compared with its record the first time they are touched.
+
+    Parameters
+    ----------
+    root
+        The store.
+    plan
+        Its shape.
+    spec
+        The view.
+    """
+
+    def __init__(self, root: Path, plan: StorePlan, spec: ViewSpec) -> None:
+        super().__init__(spec.name, (plan.n_obs, spec.width), np.dtype(spec.dtype), spec.space)
+        self._root = root
+        self._plan = plan
+        self._verified: set[int] = set()
+
+    def _shard(self, shard: int) -> NDArray[Any]:
+        file = chunk_path(self._root, self.name, shard)
+        if shard not in self._verified:
+            self._verify(file, shard)
+        return np.memmap(file, mode="r", shape=(self._plan.shard_rows, self.shape[1]), dtype=self.dtype)
+
+    def _verify(self, file: Path, shard: int) -> None:
+        start, stop = self._plan.bounds(shard)
+        record = read_record(self._root, shard)
+        if record is None:
+            msg = (
+                f"{self._root}: cells {start:,} to {stop - 1:,} are not extracted yet. Run the same `scstore extract` "
+                "again, "
+                "or leave them out with --allow-partial."
+            )
+            raise IncompleteStoreError(msg)
+        expected = record["views"].get(self.name)
+        size = self._plan.shard_rows * self.shape[1] * self.dtype.itemsize
+        there = file.exists()
+        if expected is None or not there or file.stat().st_size != size or fsio.digest_file(file) != expected["digest"]:
+            what = "does not match its digest" if there else "is missing"
+            msg = (
+                f"{file} {what} (cells {start:,} to {stop - 1:,}). Run the same `scstore extract` again to redo this "
+                "shard."
+            )
+            raise DamagedError(msg)
+        self._verified.add(shard)
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        rows = self._plan.shard_rows
+        pieces = []
+        for shard in range(start // rows, -(-stop // rows)):
+            base = shard * rows
+            pieces.append(np.asarray(self._shard(shard)[max(start - base, 0) : min(stop - base, rows)]))
+        joined: NDArray[Any] = self._join(pieces)
+        return joined
+
+    def _take(self, index: NDArray[np.int64]) -> NDArray[Any]:
+        out: NDArray[Any] = np.empty((len(index), self.shape[1]), dtype=self.dtype)
+        shards = index // self._plan.shard_rows
+        for shard in np.unique(shards):
+            where = np.flatnonzero(shards == shard)
+            out[where] = self._shard(int(shard))[index[where] - int(shard) * self._plan.shard_rows]
+        return out

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import re
+import runpy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import ROOT, make_cells
+
+import scstore
+from scstore import fsio
+from scstore.errors import IncompleteStoreError, InputError, LabelsError, OptionError, OutputError
+from scstore.store.layout import record_path
+
+
+@pytest.fixture(scope="module")
+def path(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("store") / "ref.zarr"
+    cells = make_cells(90, empty=3)
+    cells.obs["partly"] = cells.obs["cell_type"].astype(str).where(np.arange(90) % 2 == 0)
+    cells.obs["constant"] = "a"
+    cells.obs["nothing"] = np.nan
+    scstore.extract(cells, path, model=str(llama), shard_rows=30)
+    return path
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp", "knn"])
+def test_every_head_learns_from_the_default_views(path: Path, tmp_path: Path, head: str) -> None:
+    trained = scstore.fit(path, tmp_path / "head", label="cell_type", head=head)
+    assert set(trained.views_) == {"readout_wmean_l3", "genept", "X"}
+    assert trained.held_out_["accuracy"] > 0.9
+    loaded, record = scstore.load_head(tmp_path / "head")
+    assert record["trained_on"]["n_cells"] == 89  # the empty cell is left out
+    assert record["trained_on"]["name"] == "ref.zarr"
+    assert list(loaded.classes_) == ["type 0", "type 1", "type 2"]
+
+
+def test_the_same_seed_gives_the_same_head_byte_for_byte(path: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        scstore.fit(path, tmp_path / name, label="cell_type", head="mlp", views=["readout"], seed=4)
+    scstore.fit(path, tmp_path / "c", label="cell_type", head="mlp", views=["readout"], seed=5)
+    a, b, c = (fsio.digest_tree(tmp_path / name) for name in "abc")
+    assert a == b != c
+
+
+def test_early_fusion_is_one_member(path: Path) -> None:
+    late = scstore.fit(path, label="cell_type", views=["readout", "genept"])
+    early = scstore.fit(path, label="cell_type", views=["readout", "genept"], fuse="early")
+    assert (len(late.members_), len(early.members_)) == (2, 1)
+
+
+def test_cells_without_a_label_are_left_out(path: Path, tmp_path: Path) -> None:
+    """RELIABILITY 42: a label column with missing values."""
+    scstore.fit(path, tmp_path / "head", label="partly", views=["genept"])
+    _, record = scstore.load_head(tmp_path / "head")
+    assert record["trained_on"]["n_cells"] == 45
+
+
+@pytest.mark.parametrize(
+    ("label", "word"), [("constant", "one class"), ("nothing", "no cell has"), ("no", "cell_type")]
+)
+def test_labels_that_cannot_be_learned_are_refused(path: Path, tmp_path: Path, label: str, word: str) -> None:
+    """RELIABILITY 42: one class."""
+    with pytest.raises(LabelsError, match=word):
+        scstore.fit(path, tmp_path / "head", label=label, views=["genept"])
+    assert not (tmp_path / "head").exists()
+
+
+def test_an_unfinished_store_is_refused_unless_allowed_and_recorded(path: Path, tmp_path: Path) -> None:
+    """RELIABILITY 32."""
+    unfinished = Path(shutil.copytree(path, tmp_path / "s.zarr"))
+    record_path(unfinished, 2).unlink()
+    with pytest.raises(IncompleteStoreError, match="--allow-partial"):
+        scstore.fit(unfinished, tmp_path / "head", label="cell_type")
+    scstore.fit(unfinished, tmp_path / "head", label="cell_type", views=["genept"], allow_partial=True)
+    _, record = scstore.load_head(tmp_path / "head")
+    assert record["trained_on"]["partial"] is True
+    assert record["trained_on"]["n_cells"] == 59
+
+
+def test_an_existing_head_is_kept(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "head").mkdir()
+    with pytest.raises(OutputError):
+        scstore.fit(path, tmp_path / "head", label="cell_type")
+
+
+def test_options_are_checked(path: Path) -> None:
+    with pytest.raises(InputError, match="no view"):
+        scstore.fit(path, label="cell_type", views=["scvi"])
+    with pytest.raises(OptionError, match="once"):
+        scstore.fit(path, label="cell_type", views=["readout", "readout_wmean_l3"])
+    with pytest.raises(InputError, match="svm"):
+        scstore.fit(path, label="cell_type", head="svm")
+    with pytest.raises(InputError, match="sideways"):
+        scstore.fit(path, label="cell_type", fuse="sideways")
+
+
+def test_parameters_reach_the_estimator(path: Path) -> None:
+    weak = scstore.fit(path, label="cell_type", views=["genept"], params={"C": 1e-6})
+    strong = scstore.fit(path, label="cell_type", views=["genept"], params={"C": 10.0})
+    weights = [np.abs(head.members_["genept"].coef_).max() for head in (weak, strong)]  # type: ignore[attr-defined]
+    assert weights[0] < 0.1 * weights[1]
+    with pytest.raises(InputError, match="gamma"):
+        scstore.fit(path, label="cell_type", views=["genept"], params={"gamma": 1})
+
+
+def test_the_snippet_of_the_docs_goes_on_with_new_cells(
+    path: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/heads.md: `partial_fit`, in place of a command that could not keep its promises."""
+    text = (ROOT / "docs" / "heads.md").read_text()
+    (snippet,) = [part for part in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "partial_fit" in part]
+    shutil.copytree(path, tmp_path / "stores" / "ref.zarr")
+    scstore.extract(make_cells(60, seed=1, empty=4), tmp_path / "stores" / "new.zarr", like=path)
+    (tmp_path / "snippet.py").write_text(snippet)
+    monkeypatch.chdir(tmp_path)
+    made = runpy.run_path("snippet.py")
+    head, new = made["head"], made["new"]
+    assert head.n_seen_ == 89 + 59
+    rows = new.usable_rows()
+    truth = new.obs["cell_type"].astype(str).to_numpy()[rows]
+    assert head.score(new.view("readout")[rows], truth) > 0.9

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from support import Notes, Run, make_cells
+
+import scstore
+from scstore.annotation.predict import PredictOptions, predict_to_file
+from scstore.errors import LabelsError, OptionError
+from scstore.report.card import model_card
+
+LINEAGE = {"type 0": "T", "type 1": "T", "type 2": "B"}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cells of two levels of labels; types 0 and 1 are hard to tell apart."""
+    path = tmp_path_factory.mktemp("levels") / "cells.h5ad"
+    cells = make_cells(150)
+    rng = np.random.default_rng(3)
+    codes = cells.obs["cell_type"].cat.codes.to_numpy()
+    centres = np.array([[0, 0, 0], [0, 0, 1.2], [9, 9, 0]])
+    cells.obsm["X_emb"] = (centres[codes] + rng.normal(size=(150, 3))).astype(np.float32)
+    cells.obs["lineage"] = cells.obs["cell_type"].astype(str).map(LINEAGE)
+    cells.obs["spelled"] = cells.obs["cell_type"].astype(str)
+    cells.obs.loc[cells.obs.index[:20], "spelled"] = cells.obs["spelled"].iloc[:20].str.replace("type", "Types")
+    cells.obs.loc["cell3", "lineage"] = ""
+    cells.write_h5ad(path)
+    return path
+
+
+def test_levels_are_consistent_and_back_off(path: Path, tmp_path: Path) -> None:
+    notes = Notes()
+    head = scstore.fit(
+        path, tmp_path / "head", label=["cell_type", "lineage"], views=["X_emb"], keep=0.7, progress=notes
+    )
+    assert "levels, coarse to fine: lineage (2 labels) > cell_type (3 labels)" in notes.said
+    assert "1 cells have no label in one of the columns, and are left out" in notes.said
+    assert head.record_["label"] == "cell_type"
+    assert [level["column"] for level in head.record_["levels"]] == ["lineage", "cell_type"]
+    coarse, fine = (level["held_out"]["accuracy"] for level in head.record_["levels"])
+    assert coarse > fine
+    frame = scstore.predict(path, tmp_path / "head")
+    pd.testing.assert_frame_equal(frame, scstore.predict(path, head))
+    assert list(frame.columns[6:]) == [
+        "label:lineage",
+        "confidence:lineage",
+        "label:cell_type",
+        "confidence:cell_type",
+    ]
+    assert set(frame["status"]) == {"ok", "coarse", "unsure"}
+    ok, backed, unsure = (frame[frame["status"] == status] for status in ("ok", "coarse", "unsure"))
+    assert (ok["label"] == ok["label:cell_type"]).all()
+    assert (ok["label:lineage"] == ok["label:cell_type"].map(LINEAGE)).all()
+    assert (backed["label"] == backed["label:lineage"]).all()
+    assert (backed["label"] == backed["best_label"].map(LINEAGE)).all()
+    assert set(backed["label:cell_type"]) == {"unassigned"}
+    assert (backed["confidence:lineage"] > backed["confidence"]).all()
+    assert (unsure[["label", "label:lineage", "label:cell_type"]] == "unassigned").all(axis=None)
+    lineage = anndata.read_h5ad(path).obs["lineage"].astype(str)
+    assert (backed["label"] == lineage[backed.index]).mean() > 0.9
+
+
+def test_every_cell_gets_all_levels_without_thresholds(path: Path, tmp_path: Path) -> None:
+    head = scstore.fit(path, label=("lineage", "cell_type"), views=["X_emb"])
+    frame = scstore.predict(path, head, unassigned="none")
+    assert set(frame["status"]) == {"ok"}
+    assert (frame["label:lineage"] == frame["label"].map(LINEAGE)).all()
+    counts = predict_to_file(path, head, tmp_path / "o.h5ad", PredictOptions(keep=0.6, majority="lineage"))
+    obs = anndata.read_h5ad(tmp_path / "o.h5ad").obs
+    assert counts.statuses["coarse"] == (obs["scstore_status"] == "coarse").sum() > 0
+    assert set(obs["scstore_label:lineage"]) <= {"T", "B", "unassigned"}
+    assert set(obs["scstore_majority_label"]) <= {"T", "B", "type 0", "type 1", "type 2", "unassigned"}
+
+
+def test_far_cells_are_unassigned_at_every_level(path: Path, tmp_path: Path) -> None:
+    head = scstore.fit(path, label=["lineage", "cell_type"], views=["X_emb"])
+    far = anndata.read_h5ad(path)[:30].copy()
+    far.obsm["X_emb"] = far.obsm["X_emb"] + 100
+    far.write_h5ad(tmp_path / "far.h5ad")
+    frame = scstore.predict(tmp_path / "far.h5ad", head, unassigned="both")
+    assert set(frame["status"]) == {"far"}
+    assert (frame[["label", "label:lineage", "label:cell_type"]] == "unassigned").all(axis=None)
+
+
+def test_a_label_in_two_coarser_ones_is_refused_with_the_cells(path: Path) -> None:
+    with pytest.raises(LabelsError, match=r"3 label\(s\) of 'cell_type' lie in several of 'donor'") as caught:
+        scstore.fit(path, label=["cell_type", "donor"], views=["X_emb"])
+    counts = anndata.read_h5ad(path).obs.groupby("cell_type", observed=True)["donor"].value_counts()
+    assert f"type 0: d0 ({counts['type 0', 'd0']} cells), d1 ({counts['type 0', 'd1']} cells)" in str(caught.value)
+
+
+def test_columns_are_named_once_and_by_heads_that_take_them(path: Path, evaluation_store: Path) -> None:
+    for label in ([], ["cell_type", "cell_type"]):
+        with pytest.raises(OptionError, match="--label"):
+            scstore.fit(path, label=label, views=["X_emb"])
+    with pytest.raises(OptionError, match="learns one"):
+        scstore.fit(evaluation_store, label=["cell_type", "with_rare"], head="across-genes", allow_partial=True)
+
+
+def test_spellings_are_merged_as_a_file_says_and_no_further(path: Path, tmp_path: Path) -> None:
+    notes = Notes()
+    head = scstore.fit(path, label="spelled", views=["X_emb"], progress=notes)
+    assert len(head.classes_) == 6
+    warned = next(said for said in notes.said if "--merge-labels FILE" in said)
+    assert "'type 0' (" in warned
+    assert "'Types 0' (" in warned
+    (tmp_path / "names.tsv").write_text("Types 0\ttype 0\nTypes 1\ttype 1\nTypes 2\t\ntpye 0\ttype 0\n")
+    notes = Notes()
+    head = scstore.fit(
+        path, tmp_path / "head", label="spelled", merge_labels=tmp_path / "names.tsv", views=["X_emb"], progress=notes
+    )
+    assert list(head.classes_) == ["type 0", "type 1", "type 2"]
+    assert [said for said in notes.said if "merge-labels" in said] == [
+        "--merge-labels names.tsv: no cell has 'tpye 0'. Spellings are taken letter by letter."
+    ]
+    spelled = anndata.read_h5ad(path).obs["spelled"].astype(str)
+    left_out = (spelled == "Types 2").sum()
+    assert left_out
+    assert head.record_["trained_on"]["n_cells"] == 150 - left_out
+    loaded, record = scstore.load_head(tmp_path / "head")
+    assert record["merged_labels"]["names"]["Types 1"] == "type 1"
+    assert "names.tsv: Types 0 → type 0" in model_card(loaded, name="head")
+    assert "Types 2 → (left out)" in model_card(loaded, name="head")
+
+
+def test_names_that_leave_no_cell_are_refused(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.json").write_text('{"type 0": "", "type 1": "", "type 2": ""}')
+    with pytest.raises(LabelsError, match="leaves no cell"):
+        scstore.fit(path, label="cell_type", merge_labels=tmp_path / "names.json", views=["X_emb"])
+
+
+def test_on_the_command_line(path: Path, tmp_path: Path, scstore_command: Run) -> None:
+    (tmp_path / "names.tsv").write_text("type 9\ttype 0\n")
+    words = ("--label", "lineage", "--label", "cell_type", "--merge-labels", "names.tsv", "--view", "X_emb")
+    done = scstore_command("fit", path, *words, "-o", "head")
+    assert "accuracy of held-out cells, coarse to fine: lineage" in done.stdout
+    assert "no cell has 'type 9'" in done.stderr
+    card = (tmp_path / "head" / "README.md").read_text()
+    assert card.index("level `lineage`") < card.index("level `cell_type`")
+    assert "a coarser label stands that is sure enough: `lineage` from 0." in card
+    said = scstore_command("info", "head").stdout
+    assert "coarse to fine: lineage" in said
+    assert "spellings merged: 1, by names.tsv" in said
+    said = scstore_command("predict", path, "--head", "head", "-o", "o.csv", "--keep", "0.6").stdout
+    assert "cells have a coarse label: their finest one is unsure" in said

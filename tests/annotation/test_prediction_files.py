@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from support import Run, make_cells
+
+import scstore
+from scstore import fsio
+from scstore.annotation.predict import PredictionCounts, PredictOptions, predict_to_file
+from scstore.annotation.prediction_files import open_writer
+from scstore.errors import CellsError, IncompleteStoreError, OptionError, OutputError
+from scstore.heads.fusion import FusedHead
+from scstore.progress import Reporter
+from scstore.store.layout import record_path
+
+
+class Warnings(Reporter):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.said.append(message)
+
+
+def make_new_cells() -> anndata.AnnData:
+    """41 cells of which two are empty."""
+    new = make_cells(41, seed=1, empty=40)
+    new.X = new.X.multiply((np.arange(41) != 5)[:, None]).tocsr()
+    return new
+
+
+@pytest.fixture(scope="module")
+def folder(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reference whose labels have awkward names, a head trained on it, new cells of which two are empty."""
+    folder = tmp_path_factory.mktemp("files")
+    cells = make_cells(90)
+    cells.obs["cell_type"] = cells.obs["cell_type"].astype(str).replace({"type 0": "CD4/CD8, naïve"})
+    scstore.extract(cells, folder / "ref.zarr", model=str(llama))
+    scstore.extract(make_new_cells(), folder / "new.zarr", like=folder / "ref.zarr", shard_rows=16)
+    scstore.fit(folder / "ref.zarr", folder / "head", label="cell_type", views=["genept", "X"])
+    return folder
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Blocks of 10 cells; what every read asked for."""
+    asked: list[int] = []
+    judged = FusedHead.iter_judged
+
+    def iter_judged(self: FusedHead, views: Any, **_: Any) -> Any:
+        for start, proba, novelty in judged(self, views, block_rows=10):
+            asked.append(len(proba))
+            yield start, proba, novelty
+
+    monkeypatch.setattr(FusedHead, "iter_judged", iter_judged)
+    return asked
+
+
+@pytest.mark.parametrize("suffix", ["h5ad", "csv", "parquet"])
+def test_blocks_join_to_the_whole(suffix: str, folder: Path, tmp_path: Path, small_blocks: list[int]) -> None:
+    whole = scstore.predict(folder / "new.zarr", folder / "head", proba=True)
+    assert small_blocks == [10, 10, 10, 9]
+    assert list(whole.index) == [f"cell{i}" for i in range(41)]
+    assert list(np.flatnonzero(whole["status"] == "empty")) == [5, 40]
+    out = tmp_path / f"out.{suffix}"
+    counts = predict_to_file(folder / "new.zarr", folder / "head", out, PredictOptions(proba=True))
+    assert isinstance(counts, PredictionCounts)
+    assert counts.n_cells == 41
+    assert counts.cells == whole["label"].value_counts().to_dict()
+    assert counts.statuses == whole["status"].value_counts().to_dict()
+    for name, total in counts.confidence.items():
+        assert total == pytest.approx(whole["confidence"][whole["label"] == name].sum())
+    if suffix == "h5ad":
+        found = anndata.read_h5ad(out)
+        for name in ("label", "status", "best_label"):
+            assert list(found.obs[f"scstore_{name}"]) == list(whole[name])
+        for name in ("confidence", "margin", "novelty"):
+            np.testing.assert_array_equal(found.obs[f"scstore_{name}"], whole[name])
+        np.testing.assert_array_equal(found.obsm["scstore_probability"], whole.filter(like="p("))
+        assert list(found.uns["scstore_probability_classes"]) == ["CD4/CD8, naïve", "type 1", "type 2"]
+    else:
+        read = pd.read_csv(out, index_col=0) if suffix == "csv" else pd.read_parquet(out)
+        pd.testing.assert_frame_equal(read, whole)
+
+
+def test_annotating_annotated_cells_replaces_the_answers(folder: Path, tmp_path: Path) -> None:
+    predict_to_file(folder / "new.zarr", folder / "head", tmp_path / "a.h5ad", PredictOptions(proba=True))
+    every = PredictOptions(proba=True, unassigned="none")
+    predict_to_file(tmp_path / "a.h5ad", folder / "head", tmp_path / "b.h5ad", every)
+    first, second = (anndata.read_h5ad(tmp_path / f"{name}.h5ad") for name in "ab")
+    assert list(first.obs.columns) == list(second.obs.columns)
+    assert list(second.obs["scstore_label"]) == list(second.obs["scstore_best_label"])
+    np.testing.assert_array_equal(first.obsm["scstore_probability"], second.obsm["scstore_probability"])
+
+
+def test_why_a_label_is_unassigned(folder: Path) -> None:
+    new, head = folder / "new.zarr", folder / "head"
+    none = scstore.predict(new, head, unassigned="none")
+    assert (none["label"] == none["best_label"]).all()
+    strict = {
+        rule: scstore.predict(new, head, unassigned=rule, keep=0.5) for rule in ("confidence", "distance", "both")
+    }
+    assert set(strict["confidence"]["status"]) == {"ok", "unsure", "empty"}
+    assert set(strict["distance"]["status"]) == {"ok", "far", "empty"}
+    for rule, frame in strict.items():
+        loose = scstore.predict(new, head, unassigned=rule, keep=1.0)
+        assert (frame["label"] == "unassigned").sum() > (loose["label"] == "unassigned").sum()
+        far, unsure = frame[frame["status"] == "far"], frame[frame["status"] == "unsure"]
+        kept = frame[frame["status"] == "ok"]
+        assert far.empty or far["novelty"].min() > kept["novelty"].max()
+        assert unsure.empty or unsure["confidence"].max() < kept["confidence"].min()
+        assert (frame.loc[frame["status"] != "ok", "label"] == "unassigned").all()
+
+
+def test_a_data_set_far_away_is_said(folder: Path, tmp_path: Path) -> None:
+    cells = make_cells(40, seed=1)
+    cells.obsm["X_new"] = np.log1p(cells.X.toarray())[:, :20]
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    cells.obsm["X_new"] = 5 * cells.obsm["X_new"][:, ::-1] + 30
+    cells.write_h5ad(tmp_path / "b.h5ad")
+    head = scstore.fit(tmp_path / "a.h5ad", label="cell_type", views=["X_new"])
+    for name, said in (("a", []), ("b", ["40 of 40 cells lie far"])):
+        notes = Warnings()
+        frame = scstore.predict(tmp_path / f"{name}.h5ad", head, progress=notes)
+        assert [words[:22] for words in notes.said] == said
+        assert set(frame["status"]) <= {"ok", "unsure"}
+
+
+def test_a_head_without_thresholds(folder: Path) -> None:
+    head, _ = scstore.load_head(folder / "head")
+    head.rejection_ = None
+    frame = scstore.predict(folder / "new.zarr", head)
+    assert set(frame["status"]) == {"ok", "empty"}
+    assert frame["novelty"].isna().all()
+    for asked in ({"unassigned": "both"}, {"keep": 0.9}):
+        with pytest.raises(OptionError, match="the head has no thresholds"):
+            scstore.predict(folder / "new.zarr", head, **asked)
+    with pytest.raises(OptionError, match="--unassigned often"):
+        scstore.predict(folder / "new.zarr", head, unassigned="often")
+
+
+@pytest.mark.parametrize("suffix", ["h5ad", "csv", "parquet"])
+def test_a_failure_on_the_way_leaves_nothing(suffix: str, folder: Path, tmp_path: Path) -> None:
+    """RELIABILITY 43: crash while writing."""
+    store, out = scstore.open(folder / "new.zarr"), tmp_path / f"out.{suffix}"
+    frame = scstore.predict(store, folder / "head")
+    out.write_text("old")
+    with pytest.raises(CellsError), open_writer(out, store, labels=["CD4/CD8, naïve", "type 1", "type 2"]) as writer:
+        writer.write(frame[:10])
+        raise CellsError("row 11")
+    assert out.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_into_the_store_and_to_a_file_at_once(folder: Path, tmp_path: Path, small_blocks: list[int]) -> None:
+    store = Path(shutil.copytree(folder / "new.zarr", tmp_path / "new.zarr"))
+    counts = predict_to_file(
+        store, folder / "head", tmp_path / "o.parquet", PredictOptions(proba=True, majority="donor"), into="types"
+    )
+    assert small_blocks == [10, 10, 10, 9]
+    found = scstore.open(store).prediction("types")
+    texts = dict.fromkeys(found.columns[found.dtypes == "category"], object)
+    pd.testing.assert_frame_equal(found.astype(texts), pd.read_parquet(tmp_path / "o.parquet"))
+    assert counts.cells == found["label"].value_counts().to_dict()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["new.zarr", "o.parquet"]
+    record = scstore.open(store).prediction_records["types"]
+    assert record["head"] == {
+        "name": "head",
+        "digest": fsio.digest_file(folder / "head" / "head.json"),
+        "kind": "linear",
+        "label": "cell_type",
+        "views": ["X", "genept"],
+    }
+    assert record["options"] == {
+        "unassigned": None, "keep": None, "proba": True, "majority": "donor", "min_share": 0.0
+    }  # fmt: skip
+    scstore.predict(store, scstore.load_head(folder / "head")[0], into="memory")
+    assert scstore.open(store).prediction_records["memory"]["head"]["digest"] is None
+
+
+def test_what_cannot_go_into_a_store(folder: Path, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(folder / "new.zarr", tmp_path / "new.zarr"))
+    scstore.predict(store, folder / "head", into="types")
+    before = fsio.digest_tree(store)
+    with pytest.raises(OutputError, match="'types'.*--overwrite"):
+        scstore.predict(store, folder / "head", into="types")
+    with pytest.raises(OptionError, match="finished store.*--allow-partial"):
+        scstore.predict(store, folder / "head", into="more", allow_partial=True)
+    assert fsio.digest_tree(store) == before
+    record_path(store, 1).unlink()
+    with pytest.raises(IncompleteStoreError, match="16 of 41 cells"):
+        scstore.predict(store, folder / "head", into="types", overwrite=True)
+    scstore.open(folder / "new.zarr").to_anndata().write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(OutputError, match=r"a\.h5ad.*-o annotated\.h5ad"):
+        scstore.predict(tmp_path / "a.h5ad", folder / "head", into="types")
+
+
+def test_a_store_with_predictions_goes_on(folder: Path, tmp_path: Path) -> None:
+    """A damaged shard is redone under them, and another head reads the same features."""
+    store = Path(shutil.copytree(folder / "new.zarr", tmp_path / "new.zarr"))
+    said = scstore.predict(store, folder / "head", into="types")
+    record_path(store, 1).unlink()
+    scstore.extract(make_new_cells(), store, like=folder / "ref.zarr", shard_rows=16)
+    assert scstore.verify(store, deep=True).ok
+    assert list(scstore.open(store).prediction("types")["label"]) == list(said["label"])
+    scstore.predict(store, folder / "head", into="types", unassigned="none", overwrite=True)
+    found = scstore.open(store).prediction("types")
+    assert list(found["label"].astype(str)) == list(found["best_label"].astype(str))
+    assert scstore.verify(store, deep=True).ok
+
+
+def test_the_command_writes_into_the_store(folder: Path, tmp_path: Path, scstore_command: Run) -> None:
+    shutil.copytree(folder / "new.zarr", tmp_path / "new.zarr")
+    head = ("--head", folder / "head")
+    assert "--into NAME" in scstore_command("predict", "new.zarr", *head, code=2).stderr
+    done = scstore_command("predict", "new.zarr", *head, "--into", "types")
+    assert "new.zarr/obsm/types: 41 cells" in done.stdout
+    assert "scstore.open('new.zarr').prediction('types')" in done.stdout
+    assert "prediction types: by the head head (cell_type), 41 cells" in scstore_command("info", "new.zarr").stdout
+    assert "nothing wrong" in scstore_command("verify", "new.zarr", "--deep").stdout
+    assert "--overwrite" in scstore_command("predict", "new.zarr", *head, "--into", "types", code=2).stderr
+    scstore_command("export", "new.zarr", "-o", "e.h5ad")
+    assert list(anndata.read_h5ad(tmp_path / "e.h5ad").obsm["types"]["label"])

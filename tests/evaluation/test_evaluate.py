@@ -1,0 +1,440 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from support import Notes, extract, make_evaluation_cells, write_model
+
+import scstore
+from scstore.errors import (
+    CellsError,
+    FeatureSpaceError,
+    IncompleteStoreError,
+    InputError,
+    LabelsError,
+    OptionError,
+)
+from scstore.evaluation.evaluate import DRAWS
+from scstore.evaluation.fits import INNER_FOLDS
+from scstore.evaluation.result import Evaluation
+from scstore.heads.fusion import FusedHead
+from scstore.store.layout import SEEN_BY_PANEL, record_path
+
+READOUT = "readout_wmean_l3"
+DEFAULT = f"{READOUT}+genept+X"
+NO_MODEL = "genept_random+X"
+
+
+@pytest.fixture(scope="module")
+def evaluation(evaluation_store: Path) -> Evaluation:
+    return scstore.evaluate(evaluation_store, label="cell_type", folds=3)
+
+
+def without_seconds(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_seconds(item) for name, item in value.items() if name != "seconds"}
+    return [without_seconds(item) for item in value] if isinstance(value, list) else value
+
+
+def test_every_view_the_default_and_the_controls_are_in_one_table(evaluation: Evaluation) -> None:
+    (regime,) = evaluation.regimes
+    assert {row.name: row.uses for row in regime.scored.rows} == {
+        READOUT: "model",
+        "readout_last_l3": "model",
+        "genept": "gene texts",
+        DEFAULT: "model",
+        "genept_random": "nothing",
+        "X": "nothing",
+        NO_MODEL: "nothing",
+    }
+    headings, rows = regime.table()
+    assert [row[0] for row in rows[-3:]] == ["- genept_random", "- X", f"- {NO_MODEL}"]
+    assert all(len(row) == len(headings) for row in rows)
+    assert [row[-1] for row in rows].count("baseline") == 1
+    assert "stratified 3-fold" in regime.title
+    assert "125 cells scored" in regime.title  # the empty cell is not one
+    means = evaluation.scores.query("row == @DEFAULT and metric == 'macro_f1'")["value"]
+    assert len(means) == 3
+    assert means.mean() > 0.9
+
+
+def test_the_last_sentence_says_what_the_model_added(evaluation: Evaluation) -> None:
+    regime = evaluation.regimes[0]
+    said = regime.says[-1]
+    assert said.startswith("the model added ")
+    against = [c for c in regime.comparisons if c.why == "no model"]
+    assert len(against) == len(regime.scored.rows) - 1
+    assert len({c.baseline for c in against}) == 1
+    ends = [(c.difference.low, c.difference.high) for c in against]
+    expected = {"nothing" if low <= 0 <= high else "a gain" if low > 0 else "a loss" for low, high in ends}
+    assert any(word in said for word in expected)
+
+
+def test_every_cell_is_predicted_once_by_every_row_from_cells_of_other_folds(evaluation: Evaluation) -> None:
+    frame = evaluation.predictions
+    assert list(frame.columns) == ["regime", "row", "run", "fold", "cell_id", "label", "predicted", "confidence"]
+    assert (frame.groupby("row", observed=True)["cell_id"].nunique() == 125).all()
+    assert len(frame) == 7 * 125
+    one = frame[frame["row"] == DEFAULT]
+    accuracy = evaluation.scores.query("row == @DEFAULT and metric == 'accuracy'")
+    sizes = one.groupby("fold", observed=True).size().to_numpy()
+    right = (one["label"].astype(str) == one["predicted"].astype(str)).mean()
+    assert right == pytest.approx(np.average(accuracy["value"].astype(float), weights=sizes))
+    assert one["confidence"].between(1 / 3, 1).all()
+
+
+def test_the_same_seed_gives_the_same_numbers(evaluation: Evaluation, evaluation_store: Path) -> None:
+    again = scstore.evaluate(evaluation_store, label="cell_type", folds=3)
+    other = scstore.evaluate(evaluation_store, label="cell_type", folds=3, seed=1)
+    first, second, third = (json.dumps(without_seconds(one.as_json())) for one in (evaluation, again, other))
+    assert first == second != third
+    pd.testing.assert_frame_equal(evaluation.predictions, again.predictions)
+
+
+def test_groups_are_held_out_whole(evaluation_store: Path) -> None:
+    views = ["genept", "X"]
+    found = scstore.evaluate(evaluation_store, label="cell_type", group="patient", folds=3, repeats=2, views=views)
+    patient = scstore.open(evaluation_store).obs["patient"]
+    frame = found.predictions.assign(patient=patient.loc[found.predictions["cell_id"]].to_numpy())
+    assert (frame.groupby(["run", "patient"], observed=True)["fold"].nunique() == 1).all()
+    assert set(frame["run"]) == {0, 1}
+    assert found.regimes[0].comparisons[0].difference.units == "groups"
+    alone = scstore.evaluate(evaluation_store, label="cell_type", group="patient", folds=9, repeats=2, views=views)
+    assert alone.regimes[0].scored.fold_names == tuple(f"p{i}" for i in range(7))
+    assert "one patient at a time (7)" in alone.regimes[0].title
+    assert any("one way to split" in note for note in alone.regimes[0].notes)
+
+
+def test_one_part_of_a_store_against_another(evaluation_store: Path) -> None:
+    species = scstore.open(evaluation_store).obs["species"]
+    found = scstore.evaluate(
+        evaluation_store,
+        label="cell_type",
+        train_on=["species=human"],
+        test_on=["species=mouse"],
+        views=["X", "genept"],
+    )
+    assert set(species.loc[found.predictions["cell_id"]]) == {"mouse"}
+    assert "trained on species=human" in found.regimes[0].title
+    rest = scstore.evaluate(evaluation_store, label="cell_type", test_on=["patient=p1", "patient=p3"], views=["X"])
+    assert set(scstore.open(evaluation_store).obs["patient"].loc[rest.predictions["cell_id"]]) == {"p1", "p3"}
+    for sides, match in (
+        ({"train_on": ["species=human"], "test_on": ["patient=p1"]}, "meet both"),
+        ({"train_on": ["species=rat"]}, "human, mouse"),
+        ({"test_on": ["tissue=blood"]}, "no obs column 'tissue'"),
+        ({"test_on": ["species"]}, "COLUMN=VALUE"),
+        ({"train_on": ["species=human", "species=mouse"]}, "test on"),
+    ):
+        with pytest.raises(OptionError, match=match):
+            scstore.evaluate(evaluation_store, label="cell_type", **sides)
+
+
+@pytest.fixture(scope="module")
+def other_stores(evaluation_store: Path, llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """New cells whose genes come in another order and not all; and both again through a model of other weights."""
+    folder = tmp_path_factory.mktemp("others")
+    new = make_evaluation_cells(60, seed=9)
+    new.obs_names = [f"new{i}" for i in range(60)]
+    new = new[:, np.r_[38:20:-1, 0:20, 39]].copy()
+    scstore.extract(new, folder / "new.zarr", like=evaluation_store)
+    model = write_model(folder / "random", seed=7)
+    extract(make_evaluation_cells(), folder / "ref_random.zarr", model)
+    scstore.extract(new, folder / "new_random.zarr", like=folder / "ref_random.zarr")
+    return folder
+
+
+def test_one_store_against_another_with_controls_of_both(evaluation_store: Path, other_stores: Path) -> None:
+    found = scstore.evaluate(
+        evaluation_store,
+        label="cell_type",
+        test_store=other_stores / "new.zarr",
+        views=["readout", "X"],
+        controls={"random model": [other_stores / "ref_random.zarr", other_stores / "new_random.zarr"]},
+    )
+    regime = found.regimes[0]
+    names = [row.marked for row in regime.scored.rows]
+    assert names == [READOUT, "- X", f"- random model: {READOUT}", f"- random model: {DEFAULT}"]
+    assert found.predictions["cell_id"].str.startswith("new").all()
+    scores = found.scores.query("metric == 'accuracy'").set_index("row")["value"].astype(float)
+    assert scores["X"] > 0.9  # the genes are matched by name
+    assert any(c.why == "control" and c.row == READOUT for c in regime.comparisons)
+    assert any(f"against {READOUT} of random model" in said for said in regime.says)
+    truth = make_evaluation_cells(60, seed=9).obs["cell_type"].astype(str).to_numpy()
+    one = found.predictions.query("row == 'X'")
+    assert one["label"].tolist() == [truth[int(name[3:])] for name in one["cell_id"]]
+
+
+def test_stores_of_two_feature_spaces_are_not_compared(evaluation_store: Path, other_stores: Path) -> None:
+    with pytest.raises(FeatureSpaceError, match=r"model\.digest"):
+        scstore.evaluate(
+            evaluation_store, label="cell_type", test_store=other_stores / "new_random.zarr", views=["readout"]
+        )
+
+
+def test_a_control_is_matched_by_cell_id(
+    evaluation_store: Path, other_stores: Path, llama: Path, tmp_path: Path
+) -> None:
+    turned = make_evaluation_cells()[::-1].copy()
+    extract(turned, tmp_path / "turned.zarr", llama)
+    found = scstore.evaluate(
+        evaluation_store,
+        label="cell_type",
+        folds=2,
+        views=["readout", "X"],
+        controls={"turned": tmp_path / "turned.zarr"},
+    )
+    (own,) = [c for c in found.regimes[0].comparisons if c.why == "control"]
+    assert own.difference.mean == pytest.approx(0, abs=0.02)  # the same rows, found in another order
+    with pytest.raises(CellsError, match="lacks 125 of 125"):
+        scstore.evaluate(evaluation_store, label="cell_type", controls={"new": other_stores / "new.zarr"})
+    repeated = make_evaluation_cells()
+    repeated.obsm["X_a"] = np.ones((126, 2))
+    repeated.obs_names = ["cell0", *repeated.obs_names[:-1]]
+    repeated.write_h5ad(tmp_path / "repeated.h5ad")
+    with pytest.raises(CellsError, match="ids that repeat"):
+        scstore.evaluate(evaluation_store, label="cell_type", controls={"r": tmp_path / "repeated.h5ad"})
+    with pytest.raises(OptionError, match="give the control twice"):
+        scstore.evaluate(
+            evaluation_store,
+            label="cell_type",
+            test_store=other_stores / "new.zarr",
+            controls={"x": other_stores / "ref_random.zarr"},
+        )
+
+
+def test_classes_with_few_cells_are_left_out_and_named(evaluation_store: Path) -> None:
+    found = scstore.evaluate(evaluation_store, label="with_rare", views=["X"], folds=2)
+    assert "rare" not in found.cells.classes
+    assert any("rare 4" in note for note in found.regimes[0].notes)
+    kept = scstore.evaluate(evaluation_store, label="with_rare", views=["X"], folds=2, min_cells=4)
+    assert "rare" in kept.cells.classes
+    with pytest.raises(LabelsError, match="--min-cells"):
+        scstore.evaluate(evaluation_store, label="cell_type", min_cells=1000)
+
+
+def test_cells_of_a_class_that_nobody_trained_on_are_left_out_and_counted(evaluation_store: Path) -> None:
+    found = scstore.evaluate(
+        evaluation_store,
+        label="with_rare",
+        min_cells=1,
+        views=["X"],
+        test_on=["patient=p0", "patient=p1", "patient=p2", "patient=p3"],
+    )
+    assert found.regimes[0].scored.absent == {"rare": 4}
+    assert any("rare 4" in note for note in found.regimes[0].notes)
+    assert "rare" not in set(found.predictions["label"].astype(str))
+    with pytest.raises(LabelsError, match="No split"):
+        scstore.evaluate(evaluation_store, label="with_rare", min_cells=1, views=["X"], group="with_rare")
+
+
+def test_few_shot_trains_on_so_many_cells_a_class(evaluation_store: Path) -> None:
+    found = scstore.evaluate(evaluation_store, label="cell_type", views=["X", "genept"], folds=2, few_shot=[2, 5])
+    assert [regime.name for regime in found.regimes] == ["folds", "few-shot 2", "few-shot 5"]
+    for regime, n in zip(found.regimes[1:], (2, 5), strict=True):
+        folds = regime.scored.folds["X"]
+        assert len(folds) == 2 * DRAWS
+        assert {fold.n_train for fold in folds} == {3 * n}
+        assert regime.says[-1].startswith("the gene texts added")
+    with pytest.raises(OptionError, match="--few-shot 2,2"):
+        scstore.evaluate(evaluation_store, label="cell_type", few_shot=[2, 2])
+
+
+def test_other_genes_on_either_side(evaluation_store: Path) -> None:
+    found = scstore.evaluate(evaluation_store, label="cell_type", views=["X"], folds=2, hold_out_genes=0.5, repeats=3)
+    regime = found.regimes[-1]
+    assert regime.name == "disjoint genes"
+    assert [row.name for row in regime.scored.rows] == ["genept", "genept_unwhitened", "genept_random"]
+    assert any("expression" in note and "cannot run" in note for note in regime.notes)
+    assert any("transductive" in note for note in regime.notes)
+    assert len(regime.scored.folds["genept"]) == 6
+    chance = np.mean([fold.metrics["accuracy"] for fold in regime.scored.folds["genept_random"]])
+    assert chance < 0.7  # what tells the types apart in one half is not in the other
+    assert regime.says[-1].startswith("the gene texts added")
+
+
+def test_rejection_of_classes_left_out(evaluation_store: Path) -> None:
+    found = scstore.evaluate(evaluation_store, label="cell_type", views=["X"], folds=3, leave_one_class_out=True)
+    assert found.rejection is not None
+    by_class = found.rejection.by_class["X"]
+    counts = scstore.open(evaluation_store).obs["cell_type"].drop("cell5").value_counts()
+    assert {name: figures["n_unknown"] for name, figures in by_class.items()} == counts.to_dict()
+    for figures in by_class.values():
+        assert figures["auroc"] > 0.5
+        assert figures["auroc_novelty"] > 0.6
+        assert figures["kept"] > 0.7
+    headings, table = found.rejection.table()
+    assert headings[1:3] == ["AUROC confidence", "AUROC novelty"]
+    assert len(table[0]) == len(headings)
+    json.dumps(found.as_json(), allow_nan=False)
+    with pytest.raises(LabelsError, match="at least three classes"):
+        scstore.evaluate(evaluation_store, label="species", views=["X"], folds=2, leave_one_class_out=True)
+
+
+def test_spellings_are_merged_before_anything_else(evaluation_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.tsv").write_text("type 0\ttype 1\ntype 7\ttype 1\n")
+    notes = Notes()
+    found = scstore.evaluate(
+        evaluation_store,
+        label="cell_type",
+        merge_labels=tmp_path / "names.tsv",
+        views=["genept"],
+        folds=2,
+        progress=notes,
+    )
+    assert list(found.as_json()["classes"]) == ["type 1", "type 2"]
+    assert found.as_json()["merged_labels"]["names"] == {"type 0": "type 1", "type 7": "type 1"}
+    assert sum("no cell has 'type 7'" in said for said in notes.said) == 1
+
+
+@pytest.fixture(scope="module")
+def seen_store(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose panel saw the labels of the human cells."""
+    folder = tmp_path_factory.mktemp("seen")
+    cells = make_evaluation_cells()
+    cells[cells.obs["species"] == "human"].copy().write_h5ad(folder / "human.h5ad")
+    scstore.panel(folder / "human.h5ad", folder / "panel.h5ad", label="cell_type", n_genes=15)
+    extract(cells, folder / "ref.zarr", llama, panel=str(folder / "panel.h5ad"))
+    assert SEEN_BY_PANEL in scstore.open(folder / "ref.zarr").obs
+    return folder / "ref.zarr"
+
+
+def test_cells_that_the_panel_saw_are_not_scored_unasked(seen_store: Path) -> None:
+    with pytest.raises(LabelsError, match=rf"83 of 125 are marked {SEEN_BY_PANEL}.*--allow-seen"):
+        scstore.evaluate(seen_store, label="cell_type", folds=2)
+    honest = scstore.evaluate(seen_store, label="cell_type", test_on=["species=mouse"], views=["genept", "X"])
+    assert honest.as_json()["scored_though_seen"] == {}
+    flattered = scstore.evaluate(seen_store, label="cell_type", folds=2, views=["genept", "X"], allow_seen=True)
+    assert flattered.as_json()["scored_though_seen"] == {SEEN_BY_PANEL: 83}
+    assert "SCORED THOUGH" in flattered.regimes[0].title
+    assert "83" in flattered.regimes[0].title
+
+
+def test_any_file_with_embeddings(tmp_path: Path) -> None:
+    cells = make_evaluation_cells()
+    rng = np.random.default_rng(0)
+    codes = cells.obs["cell_type"].cat.codes.to_numpy()
+    cells.obsm["X_good"] = np.eye(3)[codes] + rng.normal(0, 0.2, (126, 3))
+    cells.obsm["X_noise"] = rng.normal(0, 1, (126, 4))
+    cells.write_h5ad(tmp_path / "any.h5ad")
+    found = scstore.evaluate(tmp_path / "any.h5ad", label="cell_type", folds=3)
+    regime = found.regimes[0]
+    assert {row.name: row.uses for row in regime.scored.rows} == {"X_good": "model", "X_noise": "model", "X": "nothing"}
+    assert "(X_good)" in regime.says[-1]
+    noise = next(c for c in regime.comparisons if c.row == "X_noise")
+    assert noise.difference.high < 0
+    assert "loss" in noise.verdict
+    anndata.AnnData(obs=cells.obs, obsm={"X_good": cells.obsm["X_good"]}).write_h5ad(tmp_path / "bare.h5ad")
+    bare = scstore.evaluate(tmp_path / "bare.h5ad", label="cell_type", folds=2)
+    assert "without the model" in bare.regimes[0].says[-1]
+
+
+@pytest.mark.parametrize("head", ["mlp", "knn"])
+def test_other_heads(evaluation_store: Path, head: str) -> None:
+    found = scstore.evaluate(evaluation_store, label="cell_type", folds=2, views=["X"], head=head)
+    assert found.scores.query("metric == 'accuracy'")["value"].astype(float).mean() > 0.9
+
+
+def test_the_prior_adjustment_is_that_of_fit_and_recorded(evaluation_store: Path) -> None:
+    """A side that is trained on whole gives the numbers of a head that is fitted on it by itself."""
+    store = scstore.open(evaluation_store)
+    cells = store.usable_rows(allow_partial=False)
+    mouse = (store.obs["species"] == "mouse").to_numpy()[cells]
+    train, test = cells[~mouse], cells[mouse]
+    confidences = []
+    for amount in (0.0, 1.0):
+        found = scstore.evaluate(
+            store,
+            label="cell_type",
+            views=[DEFAULT, "X"],
+            test_on=["species=mouse"],
+            prior_adjustment=amount,
+        )
+        assert found.as_json()["prior_adjustment"] == amount
+        genes = [str(name) for name in store.expression_genes.index]
+        labels = store.obs["cell_type"].astype(str).to_numpy()
+        head = FusedHead(n_folds=INNER_FOLDS, prior_adjustment=amount)
+        head.fit({name: store.view(name)[train] for name in DEFAULT.split("+")}, labels[train], gene_names=genes)
+        given: dict[str, Any] = {name: store.view(name)[test] for name in head.views_}
+        given["X"] = given["X"][:, [genes.index(gene) for gene in head.genes_ or ()]]
+        one = found.predictions.query("row == @DEFAULT")
+        assert one["predicted"].astype(str).tolist() == head.predict(given).tolist()
+        np.testing.assert_array_equal(one["confidence"], head.predict_proba(given).max(axis=1).astype(np.float32))
+        confidences.append(one["confidence"].to_numpy())
+    assert not np.array_equal(*confidences)
+    assert scstore.evaluate(store, label="cell_type", views=["X"], folds=2).as_json()["prior_adjustment"] == 0.5
+
+
+def test_combinations_are_named_with_plus(evaluation_store: Path) -> None:
+    found = scstore.evaluate(evaluation_store, label="cell_type", folds=2, views=["readout + X", "genept_random"])
+    assert [row.name for row in found.regimes[0].scored.rows] == [f"{READOUT}+X", "genept_random"]
+    for views, error, match in (
+        (["scvi"], InputError, "no view"),
+        (["X", "X"], OptionError, "twice"),
+        (["X+X"], OptionError, "once"),
+    ):
+        with pytest.raises(error, match=match):
+            scstore.evaluate(evaluation_store, label="cell_type", views=views)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"head": "svm"}, "--head svm"),
+        ({"folds": 1}, "--folds 1"),
+        ({"repeats": 0}, "--repeats 0"),
+        ({"prior_adjustment": 1.5}, "--prior-adjustment 1.5"),
+        ({"min_cells": 0}, "--min-cells 0"),
+        ({"hold_out_genes": 1.0}, "--hold-out-genes 1"),
+        ({"group": "hospital"}, "--group hospital"),
+    ],
+)
+def test_options_are_checked(evaluation_store: Path, options: dict[str, Any], match: str) -> None:
+    with pytest.raises(OptionError, match=match):
+        scstore.evaluate(evaluation_store, label="cell_type", **options)
+
+
+def test_cells_without_a_group_are_named(tmp_path: Path) -> None:
+    cells = make_evaluation_cells()
+    cells.obs["donor"] = cells.obs["donor"].where(np.arange(126) != 7)
+    cells.write_h5ad(tmp_path / "c.h5ad")
+    with pytest.raises(LabelsError, match="cell7"):
+        scstore.evaluate(tmp_path / "c.h5ad", label="cell_type", group="donor")
+
+
+def test_an_unfinished_store_is_refused_unless_allowed(evaluation_store: Path, llama: Path, tmp_path: Path) -> None:
+    extract(make_evaluation_cells(), tmp_path / "s.zarr", llama, shard_rows=63)
+    record_path(tmp_path / "s.zarr", 1).unlink()
+    with pytest.raises(IncompleteStoreError):
+        scstore.evaluate(tmp_path / "s.zarr", label="cell_type")
+    found = scstore.evaluate(tmp_path / "s.zarr", label="cell_type", views=["genept"], folds=2, allow_partial=True)
+    assert len(found.cells) == 62
+    with pytest.raises(InputError, match="not finished"):
+        scstore.evaluate(evaluation_store, label="cell_type", controls={"half": tmp_path / "s.zarr"})
+
+
+def test_features_that_do_not_fit_in_memory_give_the_same(
+    evaluation_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how: dict[str, Any] = {"label": "cell_type", "views": ["genept", "X"], "folds": 2}
+    kept = scstore.evaluate(evaluation_store, **how)
+    monkeypatch.setattr("scstore.evaluation.cells.CACHE_BYTES", 0)
+    streamed = scstore.evaluate(evaluation_store, **how)
+    pd.testing.assert_frame_equal(kept.predictions, streamed.predictions)
+
+
+def test_it_tells_what_it_does(evaluation_store: Path) -> None:
+    notes = Notes()
+    scstore.evaluate(evaluation_store, label="cell_type", views=["X"], folds=2, progress=notes)
+    assert "stratified 2-fold" in notes.said[0]
+
+
+def test_a_store_whose_gene_table_is_gone(evaluation_store: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(evaluation_store, tmp_path / "ref.zarr"))
+    with pytest.raises(FeatureSpaceError, match="gene table"):
+        scstore.evaluate(copied, label="cell_type", views=["X"], folds=2, hold_out_genes=0.5)

@@ -1,0 +1,250 @@
+"""Cells of one species through the gene table, panel and store of another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pytest
+from support import Notes, Run, extract, make_cells
+
+import scstore
+from scstore.errors import FeatureSpaceError, GenesError, OptionError
+from scstore.panels.panel import load_panel
+
+N = 40
+VIEWS = ("readout_wmean_l3", "readout_last_l3", "genept", "genept_random")
+
+
+def named(style: str, *, seed: int = 0) -> anndata.AnnData:
+    """The same counts under human-like (GENE7) or mouse-like (Gene7) symbols."""
+    cells = make_cells(30, N, seed=seed)
+    cells.var_names = [f"{style}{i}" for i in range(N)]
+    return cells
+
+
+def write_orthologs(path: Path, *, left_out: tuple[int, ...] = ()) -> Path:
+    rows = [f"GENE{i},Gene{i}" for i in reversed(range(N)) if i not in left_out]
+    path.write_text("human,mouse\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture
+def orthologs(tmp_path: Path) -> Path:
+    return write_orthologs(tmp_path / "orthologs.csv")
+
+
+@pytest.fixture
+def genes(tmp_path: Path, llama: Path) -> Path:
+    """A human gene table."""
+    (tmp_path / "h.tsv").write_text("symbol\n" + "\n".join(f"GENE{i}" for i in range(N)) + "\n")
+    scstore.build_genes(tmp_path / "h.h5ad", text=tmp_path / "h.tsv", organism="human", encoder=str(llama))
+    return tmp_path / "h.h5ad"
+
+
+def rows(store: scstore.Store) -> list[np.ndarray]:
+    return [store.view(view)[:] for view in VIEWS]
+
+
+def test_mouse_cells_give_the_rows_of_human_cells_with_the_same_counts(
+    genes: Path, orthologs: Path, llama: Path, tmp_path: Path
+) -> None:
+    human = extract(named("GENE"), tmp_path / "h.zarr", llama, genes=str(genes))
+    notes = Notes()
+    mouse = extract(
+        named("Gene"), tmp_path / "m.zarr", llama, genes=str(genes), orthologs=str(orthologs), progress=notes
+    )
+    for ours, theirs in zip(rows(human), rows(mouse), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(human.view("X")[:].toarray(), mouse.view("X")[:].toarray())
+    assert human.view("readout").fingerprint == mouse.view("readout").fingerprint
+    assert any("40 of 40 mouse genes are read as their human orthologs" in said for said in notes.said)
+    assert mouse.record is not None
+    recorded = mouse.record["input"]["orthologs"]
+    assert (recorded["from"], recorded["to"]) == ("mouse", "human")
+    assert mouse.record["options"]["orthologs"] == "orthologs.csv"
+
+
+def test_expression_is_normalised_before_genes_without_an_ortholog_are_dropped(
+    genes: Path, llama: Path, tmp_path: Path
+) -> None:
+    """What is left has the values that it has among all measured genes."""
+    some = write_orthologs(tmp_path / "some.csv", left_out=(2, 3, 39))
+    whole = extract(named("GENE"), tmp_path / "h.zarr", llama, genes=str(genes)).view("X")[:].toarray()
+    store = extract(named("Gene"), tmp_path / "m.zarr", llama, genes=str(genes), orthologs=str(some))
+    left = store.view("X")[:].toarray()
+    np.testing.assert_array_equal(left, np.delete(whole, [2, 3, 39], axis=1))
+    assert list(store.expression_genes["symbol"]) == [f"GENE{i}" for i in range(N) if i not in (2, 3, 39)]
+
+
+def test_like_a_human_store(genes: Path, orthologs: Path, llama: Path, tmp_path: Path) -> None:
+    """--like takes the feature space; the orthologs are the caller's to give. A human head then labels mouse cells."""
+    reference = extract(named("GENE"), tmp_path / "h.zarr", llama, genes=str(genes))
+    scstore.fit(tmp_path / "h.zarr", tmp_path / "head", label="cell_type")
+    with pytest.raises(GenesError, match="look like mouse"):
+        scstore.extract(named("Gene"), tmp_path / "m.zarr", like=tmp_path / "h.zarr")
+    store = scstore.extract(named("Gene"), tmp_path / "m.zarr", like=tmp_path / "h.zarr", orthologs=str(orthologs))
+    np.testing.assert_array_equal(rows(store)[0], rows(reference)[0])
+    labels = scstore.predict(tmp_path / "m.zarr", head=tmp_path / "head")
+    assert len(labels) == 30
+
+
+def test_a_run_goes_on_with_the_same_orthologs_alone(genes: Path, orthologs: Path, llama: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"genes": str(genes), "shard_rows": 10}
+    store = extract(named("Gene"), tmp_path / "m.zarr", llama, orthologs=str(orthologs), **options)
+    shutil.copy(orthologs, tmp_path / "copy.csv")  # another file with the same pairs is the same
+    again = extract(named("Gene"), tmp_path / "m.zarr", llama, orthologs=str(tmp_path / "copy.csv"), **options)
+    np.testing.assert_array_equal(rows(store)[0], rows(again)[0])
+    other = write_orthologs(tmp_path / "other.csv", left_out=(5,))
+    with pytest.raises(FeatureSpaceError, match=r"input\.orthologs\.digest"):
+        extract(named("Gene"), tmp_path / "m.zarr", llama, orthologs=str(other), **options)
+
+
+def test_without_a_table_the_panels_species_counts(orthologs: Path, llama: Path, tmp_path: Path) -> None:
+    """Symbols are encoded as their orthologs', so that a human panel applies."""
+    scstore.panel(named("GENE"), tmp_path / "p.h5ad", label="cell_type", n_genes=12)
+    panel = str(tmp_path / "p.h5ad")
+    human = extract(named("GENE"), tmp_path / "h.zarr", llama, panel=panel)
+    mouse = extract(named("Gene"), tmp_path / "m.zarr", llama, panel=panel, orthologs=str(orthologs))
+    np.testing.assert_array_equal(rows(human)[0], rows(mouse)[0])
+    with pytest.raises(OptionError, match="--orthologs needs --genes or --panel"):
+        extract(named("Gene"), tmp_path / "x.zarr", llama, orthologs=str(orthologs))
+
+
+def test_cells_of_the_tables_own_species_stay_as_they_are(
+    genes: Path, orthologs: Path, llama: Path, tmp_path: Path
+) -> None:
+    notes = Notes()
+    store = extract(
+        named("GENE"), tmp_path / "h.zarr", llama, genes=str(genes), orthologs=str(orthologs), progress=notes
+    )
+    assert "orthologs: not needed, the cells are human like the genes they are matched with" in notes.said
+    assert store.record is not None
+    assert "orthologs" not in store.record["input"]
+
+
+def test_unclear_species_are_refused(genes: Path, orthologs: Path, llama: Path, tmp_path: Path) -> None:
+    numbered = named("")
+    with pytest.raises(GenesError, match=r"do not look like either\. Give --organism human or mouse"):
+        extract(numbered, tmp_path / "x.zarr", llama, genes=str(genes), orthologs=str(orthologs))
+    with pytest.raises(GenesError, match=r"these are 'rat'\. Give --organism"):
+        extract(numbered, tmp_path / "x.zarr", llama, genes=str(genes), orthologs=str(orthologs), organism="rat")
+    assert not (tmp_path / "x.zarr").exists()
+
+
+def test_a_table_of_both_species(genes: Path, llama: Path, tmp_path: Path) -> None:
+    """Each kind of cell takes its own rows; the feature space is one."""
+    (tmp_path / "m.tsv").write_text("symbol\n" + "\n".join(f"Gene{i}" for i in range(N)) + "\n")
+    scstore.build_genes(tmp_path / "m.h5ad", text=tmp_path / "m.tsv", organism="mouse", encoder=str(llama))
+    scstore.merge_genes([genes, tmp_path / "m.h5ad"], tmp_path / "both.h5ad")
+    both = str(tmp_path / "both.h5ad")
+    human = extract(named("GENE"), tmp_path / "h.zarr", llama, genes=both)
+    mouse = extract(named("Gene"), tmp_path / "m.zarr", llama, genes=both)
+    assert set(human.expression_genes["organism"]) == {"human"}
+    assert set(mouse.expression_genes["organism"]) == {"mouse"}
+    assert human.view("readout").fingerprint == mouse.view("readout").fingerprint
+    with pytest.raises(GenesError, match="Say it with --organism"):
+        extract(named(""), tmp_path / "x.zarr", llama, genes=both)
+    upper = extract(named("Gene"), tmp_path / "y.zarr", llama, genes=both, organism="mouse")
+    np.testing.assert_array_equal(rows(upper)[0], rows(mouse)[0])
+    json.dumps(mouse.record)
+
+
+def both_species(*, left_out: tuple[int, ...] = ()) -> list[anndata.AnnData]:
+    """Human cells, and mouse cells that measured the genes the other way round."""
+    human, mouse = named("GENE"), named("Gene", seed=1)
+    mouse.obs_names = [f"mouse{i}" for i in range(30)]
+    kept = [i for i in range(N) if i not in left_out]
+    return [human, mouse[:, kept[::-1]].copy()]
+
+
+def test_a_panel_of_human_and_mouse_cells_is_that_of_human_cells_with_the_same_counts(
+    orthologs: Path, tmp_path: Path
+) -> None:
+    human, mouse = both_species()
+    as_human = mouse.copy()
+    as_human.var_names = [name.upper() for name in mouse.var_names]
+    notes = Notes()
+    options: dict[str, Any] = {"label": "cell_type", "n_genes": 12}
+    wanted = scstore.panel([human, as_human], tmp_path / "w.h5ad", **options)
+    found = scstore.panel([human, mouse], tmp_path / "p.h5ad", orthologs=orthologs, progress=notes, **options)
+    assert found.digest == wanted.digest
+    assert found.trained_on == wanted.trained_on
+    assert (found.obs["n_inputs"] == 2).all()
+    assert any("AnnData in memory 2: orthologs: 40 of 40 mouse genes are read as" in line for line in notes.said)
+    inputs = load_panel(tmp_path / "p.h5ad").record["inputs"]
+    assert "orthologs" not in inputs[0]
+    assert (inputs[1]["orthologs"]["from"], inputs[1]["orthologs"]["to"]) == ("mouse", "human")
+    back = scstore.panel(
+        [human, mouse], tmp_path / "m.h5ad", orthologs=orthologs, organism="Mus musculus", n_genes="auto", label="donor"
+    )
+    assert all(name.startswith("Gene") for name in back.obs["symbol"])
+    assert [("orthologs" in one) for one in back.record["inputs"]] == [True, False]
+
+
+def test_a_panel_leaves_out_genes_without_an_ortholog_but_counts_them(tmp_path: Path) -> None:
+    """What is left has the values that it has among all measured genes, repetitions added up."""
+    some = write_orthologs(tmp_path / "some.csv", left_out=(2, 3, 39))
+    options: dict[str, Any] = {"label_free": "detection", "n_genes": 25, "sum_duplicate_genes": True}
+    mouse = named("Gene")
+    mouse.var_names = ["Gene0" if name == "Gene1" else name for name in mouse.var_names]
+    whole = scstore.panel(mouse, tmp_path / "w.h5ad", **{**options, "n_genes": 38})
+    found = scstore.panel(mouse, tmp_path / "p.h5ad", orthologs=some, organism="human", **options)
+    assert not {"GENE2", "GENE3", "GENE39"} & set(found.obs["symbol"])
+    assert found.record["inputs"][0]["n_genes"] == N - 3
+    medians = dict(zip(whole.obs["symbol"], whole.obs["median"], strict=True))
+    assert [medians[name.capitalize()] for name in found.obs["symbol"]] == found.obs["median"].tolist()
+
+
+def test_a_panels_species_must_be_clear(orthologs: Path, tmp_path: Path) -> None:
+    human, mouse = both_species()
+    options: dict[str, Any] = {"label": "cell_type", "n_genes": 5}
+    notes = Notes()
+    scstore.panel(human, tmp_path / "h.h5ad", orthologs=orthologs, progress=notes, **options)
+    assert "orthologs: not needed, all cells are human" in notes.said
+    for more, error, said in (
+        ({"organism": "human"}, OptionError, "--organism: says into whose genes --orthologs translates"),
+        ({"organism": "rat", "orthologs": orthologs}, OptionError, "--organism rat"),
+        ({"orthologs": tmp_path / "none.csv"}, GenesError, r"none\.csv"),
+    ):
+        with pytest.raises(error, match=said):
+            scstore.panel([human, mouse], tmp_path / "p.h5ad", **options, **more)
+    mouse.var_names = [str(i) for i in range(N)]
+    with pytest.raises(GenesError, match="do not look like either. Name its genes"):
+        scstore.panel([human, mouse], tmp_path / "p.h5ad", orthologs=orthologs, **options)
+    assert not (tmp_path / "p.h5ad").exists()
+
+
+def test_a_projector_learns_from_mouse_cells_what_it_learns_from_human_ones(
+    genes: Path, orthologs: Path, llama: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"label": "cell_type", "model": str(llama), "genes": str(genes), "epochs": 1}
+    human = scstore.align(named("GENE"), tmp_path / "h", **options)
+    mouse = scstore.align(named("Gene"), tmp_path / "m", orthologs=str(orthologs), **options)
+    assert mouse.digest == human.digest
+    assert mouse.training["curve"] == human.training["curve"]
+    recorded = mouse.training["input"]["orthologs"]
+    assert (recorded["from"], recorded["to"]) == ("mouse", "human")
+    assert "orthologs" not in human.training["input"]
+    with pytest.raises(GenesError, match="look like mouse"):
+        scstore.align(named("Gene"), tmp_path / "x", **options)
+
+
+def test_the_commands_take_orthologs(scstore_command: Run, genes: Path, orthologs: Path, llama: Path) -> None:
+    folder = genes.parent
+    human, mouse = both_species(left_out=(7,))
+    human.write_h5ad(folder / "human.h5ad")
+    mouse.write_h5ad(folder / "mouse.h5ad")
+    shutil.copytree(llama, folder / "model")
+    run = scstore_command
+    words = ["panel", "human.h5ad", "mouse.h5ad", "--label", "cell_type", "-n", "12", "--orthologs", "orthologs.csv"]
+    done = run(*words, "-o", "p.h5ad")
+    assert "mouse.h5ad: orthologs: 39 of 39 mouse genes are read as their human orthologs" in done.stderr
+    assert "next: scstore extract CELLS -o STORE --panel p.h5ad --orthologs orthologs.csv" in done.stdout
+    words = ["align", "mouse.h5ad", "--label", "cell_type", "-o", "p", "--model", "./model", "--genes", "h.h5ad"]
+    done = run(*words, "--panel", "p.h5ad", "--orthologs", "orthologs.csv", "--epochs", "1")
+    assert "--genes h.h5ad --panel p.h5ad --orthologs orthologs.csv" in done.stdout

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loopback import answer, serve
+from support import Notes, make_cells
+
+import scstore
+from scstore.errors import GenesError, ModelError, NetworkError, OptionError, OutputError
+from scstore.genes.table import load_gene_table
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    rows = [f"GENE{i}\tgene number {i}\tA protein of the blood." for i in range(40)]
+    (tmp_path / "genes.tsv").write_text("\n".join(["symbol\tname\tsummary", *rows]) + "\n")
+    return tmp_path / "genes.tsv"
+
+
+def test_texts_become_a_table_that_extraction_uses(text: Path, llama: Path, tmp_path: Path) -> None:
+    table = scstore.build_genes(
+        tmp_path / "g.h5ad", text=text, template="{symbol}: {name}. {summary}", encoder=str(llama), organism="human"
+    )
+    assert (len(table), table.width) == (40, 32)
+    assert table.obs["text"].iloc[3] == "GENE3: gene number 3. A protein of the blood."
+    assert load_gene_table(tmp_path / "g.h5ad").digest == table.digest
+    store = scstore.extract(make_cells(), tmp_path / "s.zarr", model=str(llama), genes=str(tmp_path / "g.h5ad"))
+    assert store.view("genept").space["genes"]["digest"] == table.digest
+    assert not (tmp_path / "s.genes.h5ad").exists()
+
+
+def test_a_table_of_the_backbone_itself_needs_no_projector(text: Path, llama: Path, tmp_path: Path) -> None:
+    scstore.build_genes(tmp_path / "g.h5ad", text=text, encoder=str(llama))
+    genes = str(tmp_path / "g.h5ad")
+    store = scstore.extract(make_cells(), tmp_path / "s.zarr", model=str(llama), genes=genes, projector="native")
+    assert store.is_complete
+
+
+def test_another_width_needs_a_projector(text: Path, llama: Path, tmp_path: Path) -> None:
+    scstore.build_genes(tmp_path / "g.h5ad", text=text, encoder="random:20")
+    genes = str(tmp_path / "g.h5ad")
+    with pytest.raises(OptionError, match="20 wide, the model 32"):
+        scstore.extract(make_cells(), tmp_path / "s.zarr", model=str(llama), genes=genes, projector="native")
+    store = scstore.extract(make_cells(), tmp_path / "t.zarr", model=str(llama), genes=genes)
+    assert (store.view("readout").shape[1], store.view("genept").shape[1]) == (32, 20)
+
+
+def test_random_vectors_are_the_same_in_every_table(tmp_path: Path) -> None:
+    for name, cells in (("a", make_cells(5)), ("b", make_cells(5)[:, 10:].copy())):
+        cells.write_h5ad(tmp_path / f"{name}.h5ad")
+        scstore.build_genes(tmp_path / f"{name}g.h5ad", cells=tmp_path / f"{name}.h5ad", encoder="random:8")
+    a, b = (load_gene_table(tmp_path / f"{name}g.h5ad") for name in "ab")
+    np.testing.assert_array_equal(a.vectors[10:], b.vectors)
+
+
+def test_symbols_of_cells_are_texts(tmp_path: Path, llama: Path) -> None:
+    make_cells(3).write_h5ad(tmp_path / "c.h5ad")
+    table = scstore.build_genes(tmp_path / "g.h5ad", cells=tmp_path / "c.h5ad", encoder=str(llama))
+    assert list(table.obs["text"]) == [f"GENE{i}" for i in range(40)]
+    assert set(table.obs["text_source"]) == {"symbol"}
+
+
+def test_mistakes_are_found_before_any_model_loads(text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "g.h5ad"
+    with pytest.raises(OptionError, match="one of --text"):
+        scstore.build_genes(out)
+    with pytest.raises(OptionError, match="one of --text"):
+        scstore.build_genes(out, text=text, cells=text)
+    make_cells(3).write_h5ad(tmp_path / "c.h5ad")
+    with pytest.raises(OptionError, match="--template goes with --text"):
+        scstore.build_genes(out, cells=tmp_path / "c.h5ad", template="{symbol}")
+    with pytest.raises(GenesError, match="no column 'words'"):
+        scstore.build_genes(out, text=text, template="{words}", encoder="./nowhere")
+    with pytest.raises(ModelError, match="no such folder"):
+        scstore.build_genes(out, text=text, encoder="./nowhere")
+    out.write_text("mine")
+    with pytest.raises(OutputError, match="--overwrite"):
+        scstore.build_genes(out, text=text, encoder="random:4")
+    assert out.read_text() == "mine"
+
+
+INFO = "#tax_id\tGeneID\tSymbol\tSynonyms\tdbXrefs\tdescription\ttype_of_gene\tFull_name_from_nomenclature_authority"
+
+
+def test_ncbi_files_become_a_table(tmp_path: Path) -> None:
+    (tmp_path / "info").write_text(f"{INFO}\n9606\t1\tA1BG\t-\t-\tglycoprotein\tprotein-coding\t-\n")
+    (tmp_path / "summary").write_text("#tax_id\tGeneID\tSource\tSummary\n9606\t1\tRefSeq\tPlasma.\n")
+    files = {"gene_info": tmp_path / "info", "gene_summary": tmp_path / "summary"}
+    table = scstore.build_genes(tmp_path / "g.h5ad", **files, organism="human", encoder="random:4")
+    assert list(load_gene_table(tmp_path / "g.h5ad").obs["text"]) == ["A1BG: glycoprotein. Plasma."]
+    assert table.template == "{symbol}: {name}. {summary}"
+    with pytest.raises(OptionError, match="--organism human or mouse"):
+        scstore.build_genes(tmp_path / "h.h5ad", **files, encoder="random:4")
+    with pytest.raises(OptionError, match="go together"):
+        scstore.build_genes(tmp_path / "h.h5ad", **files, organism="human", orthologs="o.csv", encoder="random:4")
+
+
+def test_only_the_genes_of_some_cells_are_encoded(text: Path, llama: Path, tmp_path: Path) -> None:
+    """Each gene has the vector it would have in the whole table, in its order; several inputs add up."""
+    cells = make_cells(3)
+    cells[:, [7, 3]].copy().write_h5ad(tmp_path / "a.h5ad")
+    cells[:, [3, 20]].copy().write_h5ad(tmp_path / "b.h5ad")
+    notes = Notes()
+    how = {"text": text, "encoder": str(llama)}
+    whole = scstore.build_genes(tmp_path / "whole.h5ad", **how)
+    both = [tmp_path / "a.h5ad", tmp_path / "b.h5ad"]
+    some = scstore.build_genes(tmp_path / "some.h5ad", only_genes_of=both, progress=notes, **how)
+    assert list(some.obs["symbol"]) == ["GENE3", "GENE7", "GENE20"]
+    np.testing.assert_allclose(some.vectors, whole.vectors[[3, 7, 20]], atol=1e-5)
+    assert "genes: of 40 the 3 that are genes of" in notes.said[0]
+    one = scstore.build_genes(tmp_path / "one.h5ad", only_genes_of=tmp_path / "a.h5ad", **how)
+    assert list(one.obs["symbol"]) == ["GENE3", "GENE7"]
+    renamed = cells.copy()
+    renamed.var_names = [f"OTHER{i}" for i in range(renamed.n_vars)]
+    renamed.write_h5ad(tmp_path / "other.h5ad")
+    with pytest.raises(GenesError, match="other.h5ad"):
+        scstore.build_genes(tmp_path / "none.h5ad", only_genes_of=tmp_path / "other.h5ad", **how)
+    for source in ({"vectors": "v.npz"}, {"cells": tmp_path / "a.h5ad", "encoder": "random:4"}):
+        with pytest.raises(OptionError, match="--only-genes-of .*Leave it out"):
+            scstore.build_genes(tmp_path / "none.h5ad", only_genes_of=both, **source)
+    assert not (tmp_path / "none.h5ad").exists()
+
+
+HUMAN = "9606\t915\tCD3D\tT3D\tEnsembl:ENSG00000167286\tx\tprotein-coding\tCD3 delta\n"
+MOUSE = "10090\t12500\tCd3d\t-\tEnsembl:ENSMUSG00000032094\tx\tprotein-coding\tCD3 antigen\n"
+SERVED = {
+    "/GENE_INFO/Mammalia/Homo_sapiens.gene_info.gz": f"{INFO}\n{HUMAN}",
+    "/GENE_INFO/Mammalia/Mus_musculus.gene_info.gz": f"{INFO}\n{MOUSE}",
+    "/gene_summary.gz": "#tax_id\tGeneID\tSource\tSummary\n9606\t915\tRefSeq\tPart of the TCR.\n",
+    "/gene_orthologs.gz": (
+        "#tax_id\tGeneID\trelationship\tOther_tax_id\tOther_GeneID\n9606\t915\tOrtholog\t10090\t12500\n"
+    ),
+}
+
+
+def test_ncbi_files_are_downloaded_once_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mouse gene has no summary of its own: its human ortholog's stands in, all from what was fetched."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serve(lambda request, _: answer(request, 200, gzip.compress(SERVED[request.path].encode()))) as server:
+        monkeypatch.setenv("SCSTORE_NCBI_URL", f"{server.url}/")
+        for organism, text, source in (
+            ("mouse", "Cd3d: CD3 antigen. Part of the TCR.", "ortholog summary"),
+            ("human", "CD3D: CD3 delta. Part of the TCR.", "summary"),
+        ):
+            table = scstore.build_genes(
+                tmp_path / f"{organism}.h5ad", download=tmp_path / "ncbi", organism=organism, encoder="random:4"
+            )
+            assert (list(table.obs["text"]), list(table.obs["text_source"])) == ([text], [source])
+        assert len(server.requests) == 4
+    monkeypatch.setenv("SCSTORE_NCBI_URL", "gopher://nowhere")
+    again = {"organism": "human", "encoder": "random:4"}
+    scstore.build_genes(tmp_path / "again.h5ad", download=tmp_path / "ncbi", **again)
+    with pytest.raises(NetworkError, match="--gene-info FILE"):
+        scstore.build_genes(tmp_path / "x.h5ad", download=tmp_path / "empty", **again)
+    assert not (tmp_path / "x.h5ad").exists()
+
+
+def test_published_vectors_become_a_table_that_extraction_uses(llama: Path, tmp_path: Path) -> None:
+    vectors = {f"GENE{i}": np.random.default_rng(i).standard_normal(6).tolist() for i in range(40)}
+    (tmp_path / "GenePT.pickle").write_bytes(pickle.dumps(vectors))
+    notes = Notes()
+    table = scstore.build_genes(tmp_path / "g.h5ad", vectors=tmp_path / "GenePT.pickle", progress=notes)
+    assert set(table.obs["organism"]) == {"human"}  # guessed
+    assert load_gene_table(tmp_path / "g.h5ad").encoder["file"] == "GenePT.pickle"
+    assert "published vectors 6 wide" in notes.said[0]
+    store = scstore.extract(make_cells(), tmp_path / "s.zarr", model=str(llama), genes=str(tmp_path / "g.h5ad"))
+    assert store.view("genept").shape == (60, 6)
+
+
+def test_published_vectors_get_their_ids_from_gene_info(tmp_path: Path) -> None:
+    (tmp_path / "v.pkl").write_bytes(pickle.dumps({"CD3D": [1.0, 2.0], "T": [0.5, 1.0]}))
+    (tmp_path / "info").write_text(f"{INFO}\n{HUMAN}")
+    files = {"vectors": tmp_path / "v.pkl", "gene_info": tmp_path / "info"}
+    obs = scstore.build_genes(tmp_path / "g.h5ad", **files, organism="human").obs
+    assert list(obs["ensembl_id"]) == ["ENSG00000167286", ""]
+    with pytest.raises(OptionError, match="--gene-info needs --organism"):
+        scstore.build_genes(tmp_path / "h.h5ad", **files)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"vectors": "v", "text": "t"}, "--vectors and --text are two sources"),
+        ({"vectors": "v", "encoder": "minilm"}, "--encoder minilm: --vectors FILE holds finished vectors"),
+        ({"vectors": "v", "template": "{symbol}"}, "--template {symbol}: --vectors"),
+        ({"vectors": "v", "gene_info": "i", "gene_summary": "s", "organism": "human"}, "--gene-summary s: --vectors"),
+        ({"download": "d", "gene_info": "i"}, "one of --text"),
+        ({"download": "d"}, "--download needs --organism human or mouse"),
+        ({"download": "d", "organism": "human", "orthologs": "o"}, "--orthologs o: that goes with --gene-info"),
+        ({"text": "t", "gene_summary": "s"}, "--gene-summary s: that goes with --gene-info"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path: Path, options: dict[str, str], said: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        scstore.build_genes(tmp_path / "g.h5ad", **options)
+    assert said in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_encoders_without_a_model_need_no_torch(text: Path, tmp_path: Path) -> None:
+    """Published and random vectors, and an endpoint's, on a laptop that has the base install."""
+    script = (
+        "import sys, scstore, json; sys.modules['torch'] = None\n"
+        f"scstore.build_genes('g.h5ad', text={str(text)!r}, encoder='random:4')\n"
+        "import scstore.gene_tables.endpoint_table, scstore.gene_tables.describe\n"
+        "print(json.dumps(sorted({'transformers', 'accelerate'} & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize(("option", "value"), [("encoder", "openai:m"), ("download", "ncbi")])
+def test_without_the_extra_for_servers(text: Path, tmp_path: Path, option: str, value: str) -> None:
+    source = "" if option == "download" else f"text={str(text)!r}, "
+    script = (
+        "import sys, scstore; sys.modules['httpx'] = None\n"
+        f"scstore.build_genes('g.h5ad', {source}organism='human', {option}={value!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert "MissingExtraError" in done.stderr
+    assert "pip install 'scstore[endpoint]'" in done.stderr

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support import ROOT, write_model
+
+from scstore.errors import DamagedError, ModelError
+from scstore.model.loading import MINILM, MINILM_DIGEST, load_backbone, locate_model, pick_device
+
+CPU = torch.device("cpu")
+
+
+def copy(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "model"))
+
+
+def test_a_folder_is_read_without_loading_it(llama: Path) -> None:
+    files = locate_model(str(llama))
+    assert (files.model_type, files.is_decoder, files.n_layers, files.width, files.context) == (
+        "llama",
+        True,
+        3,
+        32,
+        128,
+    )
+
+
+def test_the_digest_names_weights_configuration_and_tokenizer(llama: Path, tmp_path: Path) -> None:
+    folder = copy(llama, tmp_path)
+    first = locate_model(str(folder)).digest
+    assert first == locate_model(str(llama)).digest
+    for name in ("config.json", "tokenizer.json"):
+        kept = (folder / name).read_bytes()
+        (folder / name).write_bytes(kept + b"\n")
+        assert locate_model(str(folder)).digest != first
+        (folder / name).write_bytes(kept)
+    other = write_model(tmp_path / "other", seed=1)
+    assert locate_model(str(other)).digest != first
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "bert"])
+def test_every_supported_family_loads_frozen_and_whole(kind: str, tmp_path: Path) -> None:
+    backbone = load_backbone(locate_model(str(write_model(tmp_path / "m", kind))), device=CPU, dtype=torch.float32)
+    assert len(backbone.layers) == 3
+    assert not any(weights.requires_grad for weights in backbone.model.parameters())
+    assert not backbone.model.training
+    assert backbone.token_embeddings.shape[1] == 32
+    assert not any("lm_head" in name or "pooler" in name for name, _ in backbone.model.named_parameters())
+
+
+def test_layers_above_the_depth_are_not_loaded(llama: Path) -> None:
+    backbone = load_backbone(locate_model(str(llama)), device=CPU, dtype=torch.float32, depth=2)
+    assert len(backbone.layers) == 2
+    assert backbone.files.n_layers == 3
+
+
+def test_custom_code_is_refused_and_never_runs(llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 41: a model folder with custom code."""
+    folder = copy(llama, tmp_path)
+    canary = tmp_path / "canary"
+    (folder / "modeling_evil.py").write_text(f"open({str(canary)!r}, 'w')")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "modeling_evil.Evil"}}))
+    with pytest.raises(ModelError, match="own code"):
+        locate_model(str(folder))
+    assert not canary.exists()
+
+
+def test_pickled_weights_are_refused(llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 41: only .bin weights."""
+    folder = copy(llama, tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="no safetensors"):
+        locate_model(str(folder))
+
+
+def test_missing_weights_are_not_made_up(llama: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = copy(llama, tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks weights.*layers\.1\.mlp\.up_proj"):
+        load_backbone(locate_model(str(folder)), device=CPU, dtype=torch.float32)
+
+
+def test_truncated_weights_are_a_model_error(llama: Path, tmp_path: Path) -> None:
+    folder = copy(llama, tmp_path)
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_backbone(locate_model(str(folder)), device=CPU, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"model_type": "gpt_bigcode"}, "not supported"), ({"num_hidden_layers": 0}, "num_hidden_layers is 0")],
+)
+def test_unsupported_configurations_are_named(
+    llama: Path, tmp_path: Path, change: dict[str, object], word: str
+) -> None:
+    folder = copy(llama, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ModelError, match=word):
+        locate_model(str(folder))
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "justaname"])
+def test_a_missing_folder_is_named(name: str) -> None:
+    with pytest.raises(ModelError, match="no such folder"):
+        locate_model(name)
+
+
+def test_a_hub_model_that_cannot_be_reached_says_what_to_do() -> None:
+    with pytest.raises(ModelError, match="hub cannot be reached.*--model minilm"):
+        locate_model("someone/nothing")
+
+
+def test_llama_2_13b_is_loaded_from_the_hub_cache(llama: Path, tmp_path: Path) -> None:
+    """The path that loads meta-llama/Llama-2-13b-hf, its cache filled with a small Llama."""
+    repo = tmp_path / "models--meta-llama--Llama-2-13b-hf"
+    snapshot = repo / "snapshots" / ("0" * 40)
+    snapshot.parent.mkdir(parents=True)
+    shutil.copytree(llama, snapshot)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0" * 40)
+    script = (
+        "import torch\n"
+        "from scstore.model.loading import DEFAULT_MODEL, load_backbone, locate_model\n"
+        "files = locate_model(DEFAULT_MODEL)\n"
+        "backbone = load_backbone(files, device=torch.device('cpu'), dtype=torch.bfloat16)\n"
+        "print(files.name, files.n_layers, backbone.dtype, type(backbone.model).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.stdout.split() == ["meta-llama/Llama-2-13b-hf", "3", "torch.bfloat16", "LlamaModel"], done.stderr
+
+
+def test_the_embedded_model_is_the_original_release() -> None:
+    files = locate_model(MINILM)
+    assert (files.model_type, files.n_layers, files.width, files.context) == ("bert", 6, 384, 512)
+
+
+def test_an_embedded_model_with_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scstore.model.loading.MINILM_DIGEST", MINILM_DIGEST[:-1] + "0")
+    with pytest.raises(DamagedError, match="reinstall"):
+        locate_model(MINILM)
+
+
+def test_device_and_precision_are_checked() -> None:
+    assert pick_device("cpu", None) == (CPU, torch.float32)
+    assert pick_device("cpu", "bfloat16") == (CPU, torch.bfloat16)
+    with pytest.raises(ModelError, match="--dtype int8"):
+        pick_device("cpu", "int8")
+    with pytest.raises(ModelError, match="--device nonsense"):
+        pick_device("nonsense", None)
+
+
+def test_the_trained_llama_of_260k_parameters_loads(shared: Path) -> None:
+    files = locate_model(str(shared / "llama-stories260k"))
+    backbone = load_backbone(files, device=CPU, dtype=torch.float32)
+    assert (files.n_layers, files.width, len(backbone.layers)) == (5, 64, 5)

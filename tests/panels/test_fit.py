@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_matrix
+from support import Notes, extract, make_cells
+
+import scstore
+from scstore.errors import CellsError, GenesError, LabelsError, OptionError, OutputError
+from scstore.panels import scores as panel_scores
+from scstore.panels.panel import load_panel
+from scstore.store.layout import SEEN_BY_PANEL
+
+MARKERS = {f"GENE{i}" for i in range(15)}
+
+
+def batch(name: str, n_cells: int = 80, *, seed: int = 0) -> anndata.AnnData:
+    """Cells with ids of their own."""
+    cells = make_cells(n_cells, seed=seed)
+    cells.obs_names = [f"{name}-{i}" for i in range(n_cells)]
+    return cells
+
+
+def test_a_panel_of_cells_finds_the_genes_of_their_types(tmp_path: Path) -> None:
+    fitted = scstore.panel(make_cells(200), tmp_path / "p.h5ad", label="cell_type", n_genes=15)
+    assert set(fitted.obs.index) == MARKERS
+    read = load_panel(tmp_path / "p.h5ad")
+    assert read.digest == fitted.digest
+    assert read.record == fitted.record
+    pd.testing.assert_frame_equal(read.obs, fitted.obs)
+    assert len(fitted.trained_on) == 200
+    assert (fitted.label, fitted.record["labels"]) == ("cell_type", ["cell_type"])
+    assert fitted.obs["rank:cell_type"].tolist() == list(range(1, 16))
+    assert fitted.obs["f_value"].is_monotonic_decreasing
+
+
+def test_a_panel_has_100_genes_unless_said_otherwise(tmp_path: Path) -> None:
+    assert len(scstore.panel(make_cells(n_genes=220), tmp_path / "p.h5ad", label="cell_type")) == 200
+
+
+def test_counts_and_the_same_cells_log_normalised_give_the_same_genes(tmp_path: Path) -> None:
+    counts, lognorm = make_cells(), make_cells()
+    lognorm.X = csr_matrix(lognorm.X / lognorm.X.sum(1) * 1e4).log1p()
+    first = scstore.panel(counts, tmp_path / "a.h5ad", label="cell_type", n_genes=10)
+    second = scstore.panel(lognorm, tmp_path / "b.h5ad", label="cell_type", n_genes=10, expression="lognorm")
+    assert list(first.obs.index) == list(second.obs.index)
+    np.testing.assert_allclose(first.obs["f_value"], second.obs["f_value"], rtol=1e-3)
+
+
+def two_labels() -> anndata.AnnData:
+    """A second label column that has one gene of its own, and a weaker one than any cell type's."""
+    cells = make_cells(200)
+    counts, half = cells.X.toarray(), np.arange(200) % 2
+    counts[:, 30] = np.random.default_rng(1).poisson(np.where(half, 2.0, 0.8))
+    cells.X = csr_matrix(counts)
+    cells.obs["side/half"] = [f"h{i}" for i in half]
+    return cells
+
+
+def test_every_label_column_gets_its_share(tmp_path: Path) -> None:
+    cells = two_labels()
+    alone = scstore.panel(cells, tmp_path / "a.h5ad", label="cell_type", n_genes=6)
+    both = scstore.panel(cells, tmp_path / "b.h5ad", label=["cell_type", "side/half"], n_genes=6)
+    assert "GENE30" not in alone.obs.index
+    assert "GENE30" in both.obs.index[:2]
+    assert both.label == "cell_type, side/half"
+    assert both.obs.loc["GENE30", "rank:side|half"] == 1
+    assert set(alone.obs.index[:3]) <= set(both.obs.index)
+    assert load_panel(tmp_path / "b.h5ad").digest == both.digest
+
+
+def test_inputs_join_by_gene_in_any_order(tmp_path: Path) -> None:
+    first, second = batch("a"), batch("b", seed=1)
+    second = second[:, ::-1][:, :35].copy()  # lacks GENE0 to GENE4, and has the others the other way round
+    notes = Notes()
+    joined = scstore.panel([first, second], tmp_path / "p.h5ad", label="cell_type", n_genes=8, progress=notes)
+    swapped = scstore.panel([second, first], tmp_path / "q.h5ad", label="cell_type", n_genes=8)
+    assert joined.digest == swapped.digest
+    assert joined.trained_on == swapped.trained_on
+    assert len(joined.trained_on) == 160
+    assert len(set(joined.obs.index) & MARKERS) >= 7
+    assert joined.obs["n_inputs"].tolist() == [1 + (int(name[4:]) >= 5) for name in joined.obs.index]
+    assert any("40 in all, 35 of them measured in each" in line for line in notes.said)
+    shared = scstore.panel([first, second], tmp_path / "s.h5ad", label="cell_type", n_genes=5, shared_genes=True)
+    assert (shared.obs["n_inputs"] == 2).all()
+    assert not set(shared.obs.index) & {f"GENE{i}" for i in range(5)}
+    with pytest.raises(GenesError, match="only 35 genes.*every input"):
+        scstore.panel([first, second], tmp_path / "t.h5ad", label="cell_type", n_genes=36, shared_genes=True)
+
+
+def test_medians_are_over_all_cells_of_all_inputs(tmp_path: Path) -> None:
+    first, second = batch("a"), batch("b", 50, seed=1)
+    second.obs.loc[second.obs_names[:20], "cell_type"] = None
+    fitted = scstore.panel([first, second], tmp_path / "p.h5ad", label="cell_type", n_genes=10)
+    assert len(fitted.trained_on) == 110
+    counts = np.concatenate([first.X.toarray(), second.X.toarray()])
+    values = pd.DataFrame(np.log1p(counts / counts.sum(1, keepdims=True) * 1e4), columns=first.var_names)
+    for gene, row in fitted.obs.iterrows():
+        own = values.loc[values[gene] > 0, gene]
+        assert row["n_cells"] == len(own)
+        assert row["median"] == pytest.approx(np.quantile(own, 0.5, method="inverted_cdf"), abs=0.011)
+
+
+def test_inputs_without_a_column_have_no_say_for_it(tmp_path: Path) -> None:
+    first, second = two_labels(), batch("b", seed=1)
+    notes = Notes()
+    fitted = scstore.panel(
+        [first, second], tmp_path / "p.h5ad", label=["cell_type", "side/half"], n_genes=9, progress=notes
+    )
+    assert any("'side/half'. It has: cell_type, donor. It has no say" in line for line in notes.said)
+    assert [(own["input"], own["label"]) for own in fitted.record["rankings"]] == [
+        ("AnnData in memory 1", "cell_type"),
+        ("AnnData in memory 1", "side/half"),
+        ("AnnData in memory 2", "cell_type"),
+    ]
+    second.obs["cell_type"] = "one type"
+    with pytest.raises(LabelsError, match="AnnData in memory: none of the label columns.*Leave this input out"):
+        scstore.panel([first, second], tmp_path / "q.h5ad", label=["cell_type", "side/half"], n_genes=9)
+
+
+def donors_and_types_together() -> anndata.AnnData:
+    """Two donors, each mostly of other types; GENE20 tells the donors apart and nothing else."""
+    rng = np.random.default_rng(0)
+    cells = make_cells(400)
+    kinds = cells.obs["cell_type"].astype(str).to_numpy()
+    donor = np.where(rng.random(400) < np.where(kinds == "type 0", 0.97, 0.03), "d1", "d2")
+    counts = cells.X.toarray()
+    counts[:, 20] = rng.poisson(np.where(donor == "d1", 40, 0.2))
+    # library sizes alike, or the donors' gene would show in all others
+    counts[:, 39] += np.where(donor == "d1", 0, 40)
+    cells.X = csr_matrix(counts)
+    cells.obs["donor"] = donor
+    return cells
+
+
+def test_a_gene_that_only_tells_donors_apart_does_not_get_in(tmp_path: Path) -> None:
+    cells = donors_and_types_together()
+    fooled = scstore.panel(cells, tmp_path / "a.h5ad", label="cell_type", n_genes=12)
+    balanced = scstore.panel(cells, tmp_path / "b.h5ad", label="cell_type", n_genes=12, group="donor")
+    assert "GENE20" in fooled.obs.index
+    assert set(balanced.obs.index) <= MARKERS
+    assert balanced.record["group"] == "donor"
+
+
+def test_groups_that_lack_two_labels_are_left_out(tmp_path: Path) -> None:
+    cells = make_cells(200)
+    cells.obs["donor"] = ["lone" if kind == "type 0" else "d" for kind in cells.obs["cell_type"]]
+    notes = Notes()
+    fitted = scstore.panel(cells, tmp_path / "p.h5ad", label="cell_type", n_genes=10, group="donor", progress=notes)
+    assert any("1 of 2 groups left out of 'cell_type' (fewer than two labels" in line for line in notes.said)
+    assert set(fitted.trained_on) == set(cells.obs_names[cells.obs["donor"] == "d"])
+    assert set(fitted.obs.index) == {f"GENE{i}" for i in range(5, 15)}
+    assert fitted.record["rankings"][0]["groups_left_out"] == ["lone"]
+
+
+def test_reading_some_genes_at_a_time_gives_the_same_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = make_cells(100)
+    options: dict[str, Any] = {"label": "cell_type", "group": "donor", "n_genes": 10}
+    whole = scstore.panel(cells, tmp_path / "a.h5ad", **options)
+    monkeypatch.setattr(panel_scores, "SUMS_BYTES", 16 * 6 * 7)  # seven genes of six classes
+    parts = scstore.panel(cells, tmp_path / "b.h5ad", **options)
+    assert parts.digest == whole.digest
+    pd.testing.assert_frame_equal(parts.obs, whole.obs)
+
+
+@pytest.mark.parametrize("kind", ["dispersion", "detection"])
+def test_a_panel_without_labels_sees_none(kind: str, tmp_path: Path) -> None:
+    cells = make_cells(300, 600)
+    counts = cells.X.toarray()
+    counts[:, 15:] = np.random.default_rng(0).poisson(np.linspace(0.2, 4, 585), (300, 585))
+    cells.X = csr_matrix(counts)
+    fitted = scstore.panel(cells, tmp_path / "p.h5ad", label_free=kind, n_genes=15)
+    assert len(set(fitted.obs.index) & MARKERS) >= 12
+    read = load_panel(tmp_path / "p.h5ad")
+    assert (read.trained_on, read.label, read.record["label_free"]) == ((), "", kind)
+    assert "f_value" not in read.obs
+    again = scstore.panel([cells, cells.copy()], tmp_path / "q.h5ad", label_free=kind, n_genes=15)
+    assert list(again.obs.index) == list(fitted.obs.index)
+
+
+def test_a_store_marks_exactly_the_cells_that_the_panel_saw(llama: Path, tmp_path: Path) -> None:
+    reference, other = make_cells(40), make_cells(20, seed=3)  # ids of the one are ids of the other
+    reference.obs["sample"], other.obs["sample"] = "s1", "s2"
+    reference.obs["cell_type"] = reference.obs["cell_type"].astype(object)
+    reference.obs.loc[reference.obs_names[::4], "cell_type"] = None
+    scstore.panel(reference, tmp_path / "p.h5ad", label="cell_type", n_genes=12, id_prefix_from="sample")
+    scstore.panel(reference, tmp_path / "free.h5ad", label_free="detection", n_genes=12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ids that repeat
+        both = anndata.concat([reference, other])
+    store = extract(
+        both, tmp_path / "s.zarr", llama, panel=str(tmp_path / "p.h5ad"), id_prefix_from="sample", layers=(1,)
+    )
+    marked = store.obs[SEEN_BY_PANEL]
+    assert marked.dtype == bool
+    assert marked.tolist() == [bool(i % 4) for i in range(40)] + [False] * 20
+    free = extract(reference, tmp_path / "free.zarr", llama, panel=str(tmp_path / "free.h5ad"), layers=(1,))
+    assert SEEN_BY_PANEL not in free.obs
+
+
+def test_inputs_that_share_cell_ids_are_refused_unless_prefixed(tmp_path: Path) -> None:
+    """RELIABILITY 6."""
+    first, second = make_cells(), make_cells(seed=1)
+    with pytest.raises(CellsError, match=r"'cell0', .* \(60 in all\).*--id-prefix-from"):
+        scstore.panel([first, second], tmp_path / "p.h5ad", label="cell_type", n_genes=5)
+    first.obs["sample"], second.obs["sample"] = "s1", "s2"
+    fitted = scstore.panel([first, second], tmp_path / "p.h5ad", label="cell_type", n_genes=5, id_prefix_from="sample")
+    assert {"s1:cell0", "s2:cell0"} <= set(fitted.trained_on)
+
+
+def test_genes_of_one_name_are_refused_or_summed(tmp_path: Path) -> None:
+    """RELIABILITY 7."""
+    cells = make_cells(200)
+    cells.var_names = ["GENE0" if name == "GENE1" else name for name in cells.var_names]
+    with pytest.raises(GenesError, match="--sum-duplicate-genes"):
+        scstore.panel(cells, tmp_path / "p.h5ad", label="cell_type", n_genes=5)
+    fitted = scstore.panel(cells, tmp_path / "p.h5ad", label="cell_type", n_genes=14, sum_duplicate_genes=True)
+    assert set(fitted.obs.index) == MARKERS - {"GENE1"}
+
+
+def test_panels_unite(tmp_path: Path) -> None:
+    scstore.panel(batch("a"), tmp_path / "a.h5ad", label="cell_type", n_genes=8)
+    scstore.panel(batch("b", seed=1), tmp_path / "b.h5ad", label_free="detection", n_genes=8)
+    union = scstore.join_panels([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "u.h5ad")
+    read = load_panel(tmp_path / "u.h5ad")
+    assert read.digest == union.digest
+    assert len(read.trained_on) == 80
+    assert [parent["source"] for parent in read.record["parents"]] == ["AnnData in memory"] * 2
+    with pytest.raises(OptionError, match="two panels or more"):
+        scstore.join_panels([tmp_path / "a.h5ad"], tmp_path / "v.h5ad")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "--label"),
+        ({"label": "cell_type", "label_free": "detection"}, "--join"),
+        ({"label_free": "seurat"}, "dispersion, detection"),
+        ({"label_free": "detection", "n_genes": "auto"}, "-n auto needs --label"),
+        ({"label": "cell_type", "n_genes": 0}, "-n 0"),
+        ({"label": "cell_type", "n_genes": "many"}, "-n many"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=said):
+        scstore.panel(make_cells(), tmp_path / "p.h5ad", **options)
+    with pytest.raises(OptionError, match="no cells"):
+        scstore.panel([], tmp_path / "p.h5ad", label="cell_type")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_spellings_are_merged_as_a_file_says(tmp_path: Path) -> None:
+    """The panel is that of labels which were spelled alike from the start; the record keeps the file."""
+    plain, torn = make_cells(200), make_cells(200)
+    kinds = torn.obs["cell_type"].astype(str)
+    plain.obs["cell_type"] = kinds.where(kinds != "type 2")
+    torn.obs["cell_type"] = kinds.where((kinds != "type 0") | (np.arange(200) % 2 == 0), "Type_0")
+    (tmp_path / "names.tsv").write_text("Type_0\ttype 0\ntype 2\t\nT cell\tT\n")
+    notes = Notes()
+    merged = scstore.panel(
+        torn, tmp_path / "m.h5ad", label="cell_type", merge_labels=tmp_path / "names.tsv", n_genes=10, progress=notes
+    )
+    wanted = scstore.panel(plain, tmp_path / "p.h5ad", label="cell_type", n_genes=10)
+    assert merged.digest == wanted.digest
+    assert merged.trained_on == wanted.trained_on
+    kept = load_panel(tmp_path / "m.h5ad").record["merged_labels"]
+    assert (kept["file"], kept["names"]) == ("names.tsv", {"Type_0": "type 0", "type 2": "", "T cell": "T"})
+    assert wanted.record["merged_labels"] is None
+    assert any("no cell has" in said and "T cell" in said for said in notes.said)
+    notes = Notes()
+    scstore.panel(torn, tmp_path / "t.h5ad", label="cell_type", n_genes=10, progress=notes)
+    assert any("hardly differ" in said and "Type_0" in said for said in notes.said)
+    with pytest.raises(OptionError, match="--merge-labels.*--label"):
+        scstore.panel(torn, tmp_path / "x.h5ad", label_free="detection", merge_labels=tmp_path / "names.tsv")
+
+
+def test_spellings_in_several_inputs(tmp_path: Path) -> None:
+    """A spelling of one input alone is no mistake; near-identical ones are told with the input they are in."""
+    first, second = batch("a"), batch("b", seed=1)
+    second.obs["cell_type"] = second.obs["cell_type"].astype(str).replace({"type 1": "kind 1"})
+    kinds = first.obs["cell_type"].astype(str)
+    first.obs["cell_type"] = kinds.where((kinds != "type 0") | (np.arange(80) % 2 == 0), "type-0")
+    for cells, name in ((first, "a"), (second, "b")):
+        cells.write_h5ad(tmp_path / f"{name}.h5ad")
+    (tmp_path / "names.tsv").write_text("kind 1\ttype 1\n")
+    notes = Notes()
+    scstore.panel(
+        [tmp_path / "a.h5ad", tmp_path / "b.h5ad"],
+        tmp_path / "p.h5ad",
+        label="cell_type",
+        merge_labels=tmp_path / "names.tsv",
+        n_genes=10,
+        progress=notes,
+    )
+    warned = [said for said in notes.said if "hardly differ" in said]
+    assert [said.split(":")[0] for said in warned] == ["a.h5ad"]
+    assert not any("no cell has" in said for said in notes.said)
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    cells = make_cells()
+    with pytest.raises(LabelsError, match="'kind'.*cell_type, donor"):
+        scstore.panel(cells, tmp_path / "p.h5ad", label="kind")
+    with pytest.raises(LabelsError, match="'batch'.*cell_type, donor"):
+        scstore.panel(cells, tmp_path / "p.h5ad", label="cell_type", n_genes=5, group="batch")
+    with pytest.raises(LabelsError, match="(?s)'kind' is in none of the inputs.*\n.*\n"):
+        scstore.panel([batch("a"), batch("b")], tmp_path / "p.h5ad", label="kind")
+    with pytest.raises(GenesError, match="only 40 genes are expressed in the labelled cells"):
+        scstore.panel(cells, tmp_path / "p.h5ad", label="cell_type", n_genes=41)
+    cells.X = cells.X * 0.5
+    with pytest.raises(CellsError, match="counts"):
+        scstore.panel(cells, tmp_path / "p.h5ad", label="cell_type", n_genes=5)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "p.h5ad").write_text("mine")
+    with pytest.raises(OutputError):
+        scstore.panel(make_cells(), tmp_path / "p.h5ad", label="cell_type", n_genes=5)
+
+
+def test_inputs_without_a_gene_in_common_are_remarked_on(tmp_path: Path) -> None:
+    first, second = batch("a"), batch("b")
+    second.var_names = [name.lower() for name in second.var_names]
+    notes = Notes()
+    scstore.panel([first, second], tmp_path / "p.h5ad", label="cell_type", n_genes=5, progress=notes)
+    assert any("no gene is measured in more than one input" in line for line in notes.said)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support import make_evaluation_cells
+
+import scstore
+from scstore.errors import MissingExtraError, OutputError
+from scstore.evaluation.result import Evaluation
+from scstore.report import evaluation_files as report
+from scstore.report.evaluation_files import evaluation_markdown, save_evaluation
+
+
+@pytest.fixture(scope="module")
+def evaluation(evaluation_store: Path) -> Evaluation:
+    views = ["readout", "readout+genept+X", "genept", "X", "genept_random+X"]
+    return scstore.evaluate(
+        evaluation_store, label="cell_type", views=views, folds=2, few_shot=[3], leave_one_class_out=True
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_evaluation(evaluation, tmp_path_factory.mktemp("saved") / "evaluation")
+
+
+def test_every_file_can_be_read(evaluation: Evaluation, folder: Path) -> None:
+    names = {"evaluation.json", "evaluation.csv", "evaluation.md", "predictions.parquet"}
+    names |= {f"{figure}.{suffix}" for figure in ("metrics", "confusion", "umap") for suffix in ("svg", "png")}
+    assert {file.name for file in folder.iterdir()} == names
+    numbers = json.loads((folder / "evaluation.json").read_text())
+    assert numbers == json.loads(json.dumps(evaluation.as_json()))
+    assert [regime["name"] for regime in numbers["regimes"]] == ["folds", "few-shot 3"]
+    first = numbers["regimes"][0]["rows"][0]
+    scores = pd.read_csv(folder / "evaluation.csv")
+    assert set(scores["metric"]) >= {"accuracy", "macro_f1", "auroc", "ece", "seconds"}
+    mine = scores.query("regime == 'folds' and row == @first['name'] and metric == 'macro_f1'")["value"]
+    assert mine.mean() == pytest.approx(first["metrics"]["macro_f1"]["mean"])
+    assert mine.std() == pytest.approx(first["metrics"]["macro_f1"]["sd"])
+    assert set(first["by_class"]) == {"type 0", "type 1", "type 2"}
+    assert sum(of["support"] for of in first["by_class"].values()) == 125
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    assert set(predictions["regime"]) == {"folds", "few-shot 3"}
+
+
+def test_the_table_is_markdown(folder: Path) -> None:
+    text = (folder / "evaluation.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert sum("readout_wmean_l3 |" in line for line in rows) == 3  # folds, few-shot, left-out classes
+    assert "the model added" in text
+    assert "- genept_random+X" in text
+
+
+def test_the_figures_are_text_and_the_same_every_time(evaluation: Evaluation, folder: Path, tmp_path: Path) -> None:
+    again = save_evaluation(evaluation, tmp_path / "again")
+    for file in folder.iterdir():
+        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (file, again / file.name)]
+        assert digests[0] == digests[1], file.name
+    for name in ("metrics", "confusion", "umap"):
+        svg = (folder / f"{name}.svg").read_text()
+        assert "<text" in svg
+        assert "<dc:date>" not in svg
+    assert "readout_wmean_l3+genept+X" in (folder / "metrics.svg").read_text()
+    umap = (folder / "umap.svg").read_text()
+    for title in ("initialisation: random gene vectors", "GenePT-w", "scstore: readout_wmean_l3", "type 2"):
+        assert title in umap
+
+
+def test_an_existing_folder_is_kept_and_only_an_evaluation_is_replaced(evaluation: Evaluation, tmp_path: Path) -> None:
+    save_evaluation(evaluation, tmp_path / "e", figures=False)
+    assert not (tmp_path / "e" / "umap.svg").exists()
+    with pytest.raises(OutputError, match="--overwrite"):
+        save_evaluation(evaluation, tmp_path / "e", figures=False)
+    save_evaluation(evaluation, tmp_path / "e", figures=False, overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    with pytest.raises(OutputError, match="no evaluation"):
+        save_evaluation(evaluation, tmp_path / "mine", figures=False, overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_missing_packages_are_named_before_anything_is_drawn(
+    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(MissingExtraError, match=r"--no-figures.*scstore\[plot\]"):
+        save_evaluation(evaluation, tmp_path / "e")
+    save_evaluation(evaluation, tmp_path / "e", figures=False)
+
+
+def test_labels_with_markup_are_plain_text(tmp_path: Path) -> None:
+    """RELIABILITY 45."""
+    cells = make_evaluation_cells(60)
+    cells.obs["odd"] = cells.obs["cell_type"].map(
+        {"type 0": "<script>alert(1)</script>", "type 1": "a|b [x](y) $a$", "type 2": "=cmd()"}
+    )
+    rng = np.random.default_rng(0)
+    cells.obsm["X_a"] = np.eye(3)[cells.obs["cell_type"].cat.codes] + rng.normal(0, 0.1, (60, 3))
+    cells.write_h5ad(tmp_path / "c.h5ad")
+    found = scstore.evaluate(tmp_path / "c.h5ad", label="odd", folds=2, min_cells=2)
+    folder = save_evaluation(found, tmp_path / "e")
+    assert "a|b [x](y) $a$" in (folder / "confusion.svg").read_text()
+    assert "<script>" not in (folder / "umap.svg").read_text()
+    rare = scstore.evaluate(tmp_path / "c.h5ad", label="odd", folds=2, views=["X_a"], min_cells=19)
+    assert "<script>" not in evaluation_markdown(rare)
+
+
+def test_only_so_many_cells_are_laid_out(evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "UMAP_CELLS", 40)
+    chosen = report._umap_cells(evaluation)
+    assert 36 <= len(chosen) <= 40
+    assert set(evaluation.cells.codes[chosen]) == {0, 1, 2}

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support import make_cells
+
+import scstore
+from scstore.errors import FeatureSpaceError, InputError, OptionError, OutputError
+from scstore.search import query as query_module
+
+
+@pytest.fixture(scope="module")
+def folder(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("query")
+    scstore.extract(make_cells(70), folder / "ref.zarr", model=str(llama), shard_rows=16)
+    scstore.extract(make_cells(20, seed=1, empty=2), folder / "new.zarr", like=folder / "ref.zarr")
+    return folder
+
+
+def test_neighbours_are_the_nearest_by_cosine(folder: Path) -> None:
+    frame = scstore.query(folder / "new.zarr", folder / "ref.zarr", k=6)
+    reference, new = (scstore.open(folder / f"{n}.zarr").view("readout")[:].astype(float) for n in ("ref", "new"))
+    mean = reference.mean(0)
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (reference - mean, new - mean)]
+    expected = np.sort(1 - unit[1] @ unit[0].T, axis=1)[:, :6]
+    got = frame["distance"].to_numpy().reshape(-1, 6)
+    np.testing.assert_allclose(got, np.delete(expected, 2, axis=0), atol=1e-4)
+    assert frame["rank"].tolist() == [1, 2, 3, 4, 5, 6] * 19
+    assert "cell2" not in set(frame["cell_id"])
+
+
+def test_metadata_of_the_neighbours_comes_along(folder: Path) -> None:
+    frame = scstore.query(folder / "new.zarr", folder / "ref.zarr", k=3, columns=["cell_type"])
+    assert list(frame.columns) == ["cell_id", "rank", "neighbour", "distance", "cell_type"]
+    obs = scstore.open(folder / "ref.zarr").obs
+    assert frame["cell_type"].astype(str).tolist() == obs["cell_type"].astype(str)[frame["neighbour"]].tolist()
+    truth = scstore.open(folder / "new.zarr").obs["cell_type"].astype(str)
+    first = frame[frame["rank"] == 1]
+    assert (first["cell_type"].astype(str).to_numpy() == truth[first["cell_id"]].to_numpy()).mean() > 0.8
+
+
+def test_a_cell_finds_itself(folder: Path) -> None:
+    frame = scstore.query(folder / "ref.zarr", folder / "ref.zarr", k=1)
+    assert frame["neighbour"].tolist() == frame["cell_id"].tolist()
+    np.testing.assert_allclose(frame["distance"], 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_outputs(folder: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"n.{suffix}"
+    frame = scstore.query(folder / "new.zarr", folder / "ref.zarr", out, k=2, columns=["donor"])
+    read = pd.read_csv(out) if suffix == "csv" else pd.read_parquet(out)
+    pd.testing.assert_frame_equal(read, frame, check_dtype=False, check_categorical=False, rtol=1e-5)
+    with pytest.raises(OutputError):
+        scstore.query(folder / "new.zarr", folder / "ref.zarr", out)
+
+
+@pytest.mark.parametrize("k", [0, 71])
+def test_k_is_checked(folder: Path, k: int) -> None:
+    """RELIABILITY 42: k larger than the reference."""
+    with pytest.raises(OptionError, match=f"-k {k}.*70 cells"):
+        scstore.query(folder / "new.zarr", folder / "ref.zarr", k=k)
+
+
+def test_a_query_without_cells_is_an_empty_table(folder: Path, llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 42: empty query."""
+    scstore.extract(make_cells(1, empty=0), tmp_path / "none.zarr", like=folder / "ref.zarr")
+    frame = scstore.query(tmp_path / "none.zarr", folder / "ref.zarr", k=2)
+    assert len(frame) == 0
+    assert "distance" in frame.columns
+
+
+def test_other_feature_spaces_are_refused(folder: Path, llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 35."""
+    scstore.extract(make_cells(10), tmp_path / "s.zarr", model=str(llama), instruction="?")
+    with pytest.raises(FeatureSpaceError, match=r"(?s)layout\.instruction.*--like"):
+        scstore.query(tmp_path / "s.zarr", folder / "ref.zarr")
+
+
+def test_unknown_names_are_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="no obs column 'tissue'"):
+        scstore.query(folder / "new.zarr", folder / "ref.zarr", columns=["tissue"])
+    with pytest.raises(OptionError, match="not searched"):
+        scstore.query(folder / "new.zarr", folder / "ref.zarr", view="X")
+    with pytest.raises(OutputError, match=r"\.parquet"):
+        scstore.query(folder / "new.zarr", folder / "ref.zarr", "n.txt")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_file_written_in_blocks_is_the_same_table(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    whole = scstore.query(folder / "new.zarr", folder / "ref.zarr", k=3)
+    monkeypatch.setattr(query_module, "MOST_CELLS", 4)
+    options = query_module.SearchOptions(k=3)
+    counts = query_module.query_to_file(folder / "new.zarr", folder / "ref.zarr", tmp_path / f"n.{suffix}", options)
+    written = (pd.read_csv if suffix == "csv" else pd.read_parquet)(tmp_path / f"n.{suffix}")
+    assert (counts.n_cells, counts.columns) == (19, tuple(whole.columns))
+    assert counts.median_distance == pytest.approx(whole["distance"].median())
+    assert written["neighbour"].tolist() == whole["neighbour"].tolist()
+    np.testing.assert_allclose(written["distance"], whole["distance"], atol=1e-6)

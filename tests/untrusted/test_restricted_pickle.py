@@ -1,0 +1,162 @@
+"""Attack pickles: nothing of them runs, and what they ask for is named."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import pickle
+import pickletools
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from scstore.errors import GenesError
+from scstore.untrusted import restricted_pickle
+from scstore.untrusted.restricted_pickle import read_pickle
+
+
+class Call:
+    """Pickles as a call."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def raw(module: str, name: str, *arguments: str) -> bytes:
+    """Protocol 0 text that calls module.name with strings."""
+    return (f"c{module}\n{name}\n(" + "".join(f"V{text}\n" for text in arguments) + "tR.").encode()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("dtype", ["f4", "f8", ">f8", "f2", "i4", "u1"])
+def test_mappings_of_lists_and_arrays(tmp_path: Path, protocol: int, dtype: str) -> None:
+    numbers = np.arange(6).reshape(2, 3).astype(dtype)
+    content = collections.OrderedDict(
+        CD3D=[1.0, 2.5, -3], LYZ=numbers[0], F=np.asfortranarray(numbers), S=numbers[1][2], T=(1, 2), ENSG="é"
+    )
+    (tmp_path / "p").write_bytes(pickle.dumps(content, protocol=protocol))
+    read = read_pickle(tmp_path / "p")
+    assert list(read) == list(content)
+    assert read["CD3D"] == [1.0, 2.5, -3]
+    np.testing.assert_array_equal(read["LYZ"], numbers[0])
+    np.testing.assert_array_equal(read["F"], numbers)
+    assert (read["S"], read["T"], read["ENSG"]) == (5, (1, 2), "é")
+
+
+def test_names_that_numpy_1_used(tmp_path: Path) -> None:
+    """Pickles from before NumPy 2 say numpy.core, newer ones numpy._core."""
+    new = pickle.dumps({"A": np.arange(3.0)}, protocol=2)
+    assert b"numpy._core.multiarray" in new
+    (tmp_path / "p").write_bytes(new.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    np.testing.assert_array_equal(read_pickle(tmp_path / "p")["A"], [0, 1, 2])
+
+
+def attacks(canary: Path) -> dict[str, tuple[bytes, str]]:
+    touch = f"touch {canary}"
+    python = f"open({str(canary)!r}, 'w')"
+    getter = b"cbuiltins\ngetattr\n(cbuiltins\n__import__\n(Vos\ntRVsystem\ntR" + f"(V{touch}\ntR.".encode()
+    dumps = pickle.dumps
+    # BUILD on what the reader hands out, to change the reader itself
+    build = b"c_codecs\nencode\n(N}V__defaults__\nVx\nstb."
+    nested = b"cnumpy._core.multiarray\nscalar\n(cnumpy\ndtype\n(VO8\nI00\nI01\ntRV" + b"x" + b"\ntR."
+    return {
+        "os.system": (dumps({"A": Call(os.system, touch)}), "(posix|nt).system"),
+        "os.system as text": (raw("os", "system", touch), "os.system"),
+        "eval": (dumps(Call(eval, python)), "builtins.eval"),
+        "exec": (dumps({"A": [Call(exec, python)]}), "builtins.exec"),
+        "__builtin__": (raw("__builtin__", "eval", python), "__builtin__.eval"),
+        "getattr": (getter, "builtins.getattr"),
+        "open": (dumps(Call(open, str(canary), "w")), "io.open"),
+        "__import__": (raw("builtins", "__import__", "antigravity"), "builtins.__import__"),
+        "numpy.load": (raw("numpy", "load", str(canary)), "numpy.load"),
+        "numpy.f2py": (raw("numpy.f2py", "compile", "x"), "numpy.f2py.compile"),
+        "numpy.memmap": (raw("numpy", "memmap", str(canary)), "numpy.memmap"),
+        "dotted name": (b"\x80\x04\x8c\x05numpy\x8c\x0cctypeslib.os\x93.", "numpy.ctypeslib.os"),
+        "copyreg": (raw("copyreg", "_reconstructor"), "copyreg._reconstructor"),
+        "pickle in a pickle": (raw("pickle", "loads", "x"), "pickle.loads"),
+        "pathlib": (dumps({"A": canary}), "pathlib"),
+        "pandas": (dumps(pd.DataFrame({"A": [1.0]})), "pandas"),
+        "class": (dumps(Call), "Call"),
+        "codec": (raw("_codecs", "encode", "x", "rot13"), "rot13"),
+        "object array": (dumps({"A": np.array([None, {}], dtype=object)}), "no numbers"),
+        "string array": (dumps({"A": np.array(["a"])}), "no numbers"),
+        "structured array": (dumps({"A": np.zeros(2, dtype=[("a", "f4")])}), "no numbers"),
+        "object scalar": (nested, "no numbers"),
+        "persistent id": (b"Pspam\n.", "not in it"),
+        "extension": (b"\x82\x01.", "extension"),
+        "change of the reader": (build, "change of the reader"),
+        "array of a class": (b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\ndtype\ntR.", "unknown class"),
+    }
+
+
+@pytest.mark.parametrize("name", attacks(Path("x")))
+def test_attacks_run_nothing(tmp_path: Path, name: str) -> None:
+    content, said = attacks(tmp_path / "canary")[name]
+    (tmp_path / "p.pickle").write_bytes(content)
+    with pytest.raises(GenesError, match=said):
+        read_pickle(tmp_path / "p.pickle")
+    assert [path.name for path in tmp_path.iterdir()] == ["p.pickle"]
+
+
+def test_an_array_that_does_not_fit_its_bytes(tmp_path: Path) -> None:
+    whole = pickle.dumps({"A": np.arange(3.0)}, protocol=4)
+    wider = whole.replace(b"K\x03\x85", b"J" + struct.pack("<i", 2**31 - 1) + b"\x85")
+    assert wider != whole
+    (tmp_path / "p").write_bytes(wider)
+    with pytest.raises(GenesError, match="bytes do not fit its shape"):
+        read_pickle(tmp_path / "p")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x04", pickle.dumps({"A": [1.0]})[:-3], b"\x80\x63."])
+def test_what_is_no_whole_pickle(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p").write_bytes(content)
+    with pytest.raises(GenesError, match="no whole pickle"):
+        read_pickle(tmp_path / "p")
+
+
+def test_what_is_no_mapping(tmp_path: Path) -> None:
+    (tmp_path / "p").write_bytes(pickle.dumps([1, 2]))
+    with pytest.raises(GenesError, match="holds a list; expected a mapping"):
+        read_pickle(tmp_path / "p")
+
+
+def asks_for_memo(content: bytes) -> bool:
+    """Whether a pickle takes a memo place so high that Python's own reader would reserve gigabytes for it."""
+    with contextlib.suppress(ValueError, IndexError, UnicodeDecodeError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for opcode, argument, _ in pickletools.genops(content):
+            if opcode.name in ("PUT", "LONG_BINPUT") and isinstance(argument, int) and argument > 1 << 16:
+                return True
+    return False
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(data=st.data())
+def test_damaged_pickles_give_a_plain_error_or_numbers(tmp_path: Path, data: st.DataObject) -> None:
+    whole = bytearray(pickle.dumps({"A": np.arange(3.0), "B": [1.0, 2.0]}, protocol=data.draw(st.integers(0, 5))))
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    assume(not asks_for_memo(bytes(whole)))
+    (tmp_path / "p").write_bytes(whole)
+    with contextlib.suppress(GenesError):
+        read_pickle(tmp_path / "p")
+
+
+def test_every_allowed_name_is_a_part_of_the_readers_own() -> None:
+    for (module, name), part in restricted_pickle.ALLOWED.items():
+        assert (
+            part is dict
+            or type(part).__module__ == restricted_pickle.__name__
+            or (part.__module__ == restricted_pickle.__name__)
+        ), f"{module}.{name}"
