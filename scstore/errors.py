@@ -13,6 +13,7 @@
     │   ├── OutputError                   an output that exists or cannot be written
     │   ├── NotAStoreError                a path that holds no store, AnnData or head
     │   ├── IncompleteStoreError          rows that are not extracted yet
+    │   ├── NewerFormatError              a file that a later scstore wrote
     │   └── MissingExtraError (ImportError)   an optional dependency is not installed
     └── FaultError (also RuntimeError)    something broke or is damaged: exit code 1
         ├── DamagedError                  bytes that do not match their digest, or do not parse
@@ -38,6 +39,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "NetworkError",
+    "NewerFormatError",
     "NotAStoreError",
     "NumericsError",
     "OptionError",
@@ -120,6 +122,23 @@ class IncompleteStoreError(InputError):
     """Rows that are not extracted yet."""
 
     kind = "incomplete_store"
+
+
+class NewerFormatError(InputError):
+    """A file that a later scstore wrote; this one cannot read it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    found, known
+        Its format, and the newest that this scstore reads.
+    """
+
+    kind = "newer_format"
+
+    def __init__(self, path: object, found: str, known: str) -> None:
+        super().__init__(f"{path}: format {found}; this scstore reads up to {known}. Update it: pip install -U scstore")
 
 
 class MissingExtraError(InputError, ImportError):

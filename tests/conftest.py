@@ -13,6 +13,8 @@ import anndata
 import pytest
 from support import ROOT, Run, extract, make_cells, make_evaluation_cells, write_model
 
+pytest_plugins = ["cell_files"]
+
 SHARED = ROOT.parent / "shared" / "data"
 
 
