@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,15 +16,14 @@ from scstore import fsio
 from scstore.annotation.across_genes import judge_across_genes
 from scstore.annotation.features import head_features
 from scstore.annotation.majority import AUTO, check_min_share, cluster_cells, read_clusters, with_majority
-from scstore.annotation.prediction_files import check_format, open_writer, open_writers
+from scstore.annotation.prediction_files import check_format, open_writer
 from scstore.annotation.prediction_frames import UNASSIGNED, Judge, prediction_frames
 from scstore.errors import OptionError
 from scstore.heads.across_genes import KIND, AcrossGenesHead
-from scstore.heads.artifact import DESCRIPTION, AnyHead, load_head
+from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.rejection import RULES, Thresholds
 from scstore.heads.rows import RowSubset
 from scstore.progress import Reporter, Track
-from scstore.store.prediction_writer import check_prediction
 from scstore.store.reader import Store, open_store
 
 __all__ = ["PredictOptions", "PredictionCounts", "predict", "predict_to_file", "write_predictions"]
@@ -46,10 +45,6 @@ class PredictOptions:
     majority: str | None = None
     min_share: float = 0.0
     allow_partial: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        """What a prediction in a store records of them."""
-        return {name: value for name, value in asdict(self).items() if name != "allow_partial"}
 
 
 @dataclass
@@ -91,7 +86,6 @@ def predict(
     head: str | os.PathLike[str] | AnyHead,
     output: str | os.PathLike[str] | None = None,
     *,
-    into: str | None = None,
     unassigned: str | None = None,
     keep: float | None = None,
     proba: bool = False,
@@ -112,9 +106,6 @@ def predict(
     output
         ``.h5ad`` (the cells with ``obs["scstore_label"]`` and so on), ``.csv`` or ``.parquet`` (a table). Not written
         when ``None``.
-    into
-        Also write the predictions into the store, which must be a finished one of scstore's, as the data frame
-        ``obsm[into]``: :meth:`Store.prediction` and ``anndata.read_zarr`` give it back. Not written when ``None``.
     unassigned
         What turns a label into ``unassigned``: ``confidence`` (the calibrated probability is low), ``distance`` (the
         cell lies far from the training cells of that label), ``both`` (either of them), or ``none``. By default
@@ -133,7 +124,7 @@ def predict(
     allow_partial
         Label what is extracted so far; the other cells are left out.
     overwrite
-        Replace an existing output, or prediction of that name in the store.
+        Replace an existing output.
     progress
         Told what happens.
 
@@ -158,15 +149,12 @@ def predict(
     OptionError
         If thresholds are asked for that the head does not have, or there is no such column of clusters.
     OutputError
-        If the output, or the prediction in the store, exists and is not to be replaced, or the store is none of
-        scstore's.
-    LockedError
-        If ``into`` is given and somebody else writes into the store.
+        If the output exists and is not to be replaced.
     """
     options = PredictOptions(unassigned, keep, proba, majority, min_share, allow_partial)
     parts: list[pd.DataFrame] = []
     predict_to_file(
-        store, head, output, options, into=into, take=parts.append, overwrite=overwrite, progress=progress
+        store, head, output, options, take=parts.append, overwrite=overwrite, progress=progress
     )  # fmt: skip
     return pd.concat(parts)
 
@@ -177,19 +165,18 @@ def predict_to_file(
     output: str | os.PathLike[str] | None = None,
     options: PredictOptions | None = None,
     *,
-    into: str | None = None,
     take: Callable[[pd.DataFrame], None] | None = None,
     overwrite: bool = False,
     progress: Reporter | None = None,
 ) -> PredictionCounts:
-    """:func:`predict` for any number of cells: blocks go to the file and into the store, and counts come back.
+    """:func:`predict` for any number of cells: blocks go to the file, and counts come back.
 
     Besides the cells' metadata, a few numbers a cell are held at most. With a majority vote the predictions wait in a
     temporary file until all cells have voted.
 
     Parameters
     ----------
-    store, head, output, into, overwrite, progress
+    store, head, output, overwrite, progress
         As for :func:`predict`, which says what is raised too.
     options
         How to judge.
@@ -204,11 +191,6 @@ def predict_to_file(
         fsio.check_output(output, overwrite=overwrite)
     progress = progress or Reporter()
     opened = store if isinstance(store, Store) else open_store(store)
-    if into is not None:
-        if asked.allow_partial:
-            msg = f"--into {into}: takes a finished store, so --allow-partial does not go with it. Use -o."
-            raise OptionError(msg)
-        check_prediction(opened, into, overwrite=overwrite)
     if isinstance(head, AnyHead):
         trained, record, name = head, head.record_, IN_MEMORY
     else:
@@ -232,21 +214,19 @@ def predict_to_file(
         judged = trained.iter_judged(features)
     far = np.inf if trained.rejection_ is None else trained.rejection_.thresholds("both", asked.keep).novelty
     counts, n_far, target = PredictionCounts(), 0, None if output is None else Path(output)
-    about = {"head": _about(trained, record, head), "options": asked.as_json()}
     with (
         progress.track("predicting", len(usable), "cells") as track,
-        open_writers(opened, output=target, into=into, labels=judge.labels, about=about) as writers,
+        nullcontext() if target is None else open_writer(target, opened, labels=judge.labels) as writer,
     ):
         frames = _tracked(prediction_frames(opened, judge, judged, usable), track)
         if clusters is not None:
-            beside = target or (None if into is None else opened.path)
-            folder = None if beside is None else beside.absolute().parent
+            folder = None if target is None else target.absolute().parent
             frames = with_majority(frames, clusters, folder=folder, min_share=asked.min_share)
         for frame in frames:
             counts.add(frame)
             if take is not None:
                 take(frame)
-            for writer in writers:
+            if writer is not None:
                 writer.write(frame)
             n_far += int((frame["novelty"] > far).sum())
     if n_far > MANY_FAR * len(usable):
@@ -256,18 +236,6 @@ def predict_to_file(
             "seems to here."
         )
     return counts
-
-
-def _about(head: AnyHead, record: Mapping[str, Any], given: str | os.PathLike[str] | AnyHead) -> dict[str, Any]:
-    """Which head it was, as JSON: its digest is that of its description, which has the weights' digest in it."""
-    file = None if isinstance(given, AnyHead) else Path(given) / DESCRIPTION
-    return {
-        "name": IN_MEMORY if file is None else file.resolve().parent.name,
-        "digest": None if file is None else fsio.digest_file(file),
-        "kind": head.kind,
-        "label": record.get("label"),
-        "views": list(head.views_),
-    }
 
 
 def _tracked(frames: Iterator[tuple[pd.DataFrame, int]], track: Track) -> Iterator[pd.DataFrame]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,10 +19,9 @@ from scstore.annotation.majority import HETEROGENEOUS
 from scstore.annotation.prediction_frames import COARSE, UNASSIGNED
 from scstore.errors import OutputError
 from scstore.store.export import write_h5ad
-from scstore.store.prediction_writer import open_prediction
 from scstore.store.reader import Store
 
-__all__ = ["FORMATS", "PredictionWriter", "check_format", "open_writer", "open_writers"]
+__all__ = ["FORMATS", "PredictionWriter", "check_format", "open_writer"]
 
 FORMATS = (".h5ad", ".csv", ".parquet")
 STATUSES = ("ok", "empty", "unsure", "far", COARSE)
@@ -49,28 +48,6 @@ def check_format(output: Path) -> None:
     if output.suffix not in FORMATS:
         msg = f"{output}: the name must end in one of {', '.join(FORMATS)}."
         raise OutputError(msg)
-
-
-@contextmanager
-def open_writers(
-    store: Store, *, output: Path | None, into: str | None, labels: Sequence[str], about: Mapping[str, Any]
-) -> Iterator[tuple[PredictionWriter, ...]]:
-    """Write to a file, into the store, to both or to neither.
-
-    Parameters
-    ----------
-    store, output, labels
-        As for :func:`open_writer`; no file where ``output`` is ``None``.
-    into, about
-        As for :func:`scstore.store.prediction_writer.open_prediction`; nothing where ``into`` is ``None``.
-    """
-    with ExitStack() as stack:
-        writers: list[PredictionWriter] = []
-        if output is not None:
-            writers.append(stack.enter_context(open_writer(output, store, labels=labels)))
-        if into is not None:
-            writers.append(stack.enter_context(open_prediction(store, into, about=about)))
-        yield tuple(writers)
 
 
 @contextmanager

@@ -140,10 +140,6 @@ def predict(
         typer.Option("--output", "-o", help="annotated.h5ad, labels.csv or labels.parquet.", show_default=False),
     ] = None,
     *,
-    into: Annotated[
-        str | None,
-        typer.Option(help="Write into the store itself, under this name, such as cell_type.", show_default=False),
-    ] = None,
     unassigned: Annotated[
         str | None,
         typer.Option(
@@ -181,25 +177,21 @@ def predict(
         scstore predict stores/new.zarr --head heads/cell_type -o labels.csv --proba
 
         scstore predict stores/new.zarr --head heads/cell_type -o annotated.h5ad --majority auto
-
-        scstore predict stores/new.zarr --head heads/cell_type --into cell_type
     """
     from scstore.annotation.predict import PredictOptions, predict_to_file
     from scstore.errors import OptionError
 
-    if out is None and into is None:
-        msg = "say where the labels go: -o annotated.h5ad (or .csv, .parquet), or into the store with --into NAME."
+    if out is None:
+        msg = "say where the labels go: -o annotated.h5ad (or .csv, .parquet)."
         raise OptionError(msg)
     counts = predict_to_file(
         store,
         head,
         out,
         PredictOptions(unassigned, keep, proba, majority, min_share, allow_partial),
-        into=into,
         overwrite=overwrite,
         progress=state.output.reporter,
     )
-    where = " and ".join([*([] if out is None else [str(out)]), *([] if into is None else [f"{store}/obsm/{into}"])])
     labels = dict(sorted(counts.cells.items(), key=lambda item: -item[1]))
     voted = ["by majority"] if counts.majority else []
     rows = []
@@ -207,13 +199,12 @@ def predict(
         n = labels.get(name, 0)
         mean = f"{counts.confidence[name] / n:.3f}" if n else "-"
         rows.append([name, f"{n:,}", mean, *(f"{counts.majority.get(name, 0):,}" for _ in voted)])
-    state.output.table(f"{where}: {counts.n_cells:,} cells", ["label", "cells", "mean confidence", *voted], rows)
+    state.output.table(f"{out}: {counts.n_cells:,} cells", ["label", "cells", "mean confidence", *voted], rows)
     reasons = {"unsure": "confidence too low", "far": "too far from the training cells", "empty": "no gene to read"}
     told = [f"{counts.statuses[name]:,} {why}" for name, why in reasons.items() if counts.statuses.get(name)]
     coarse = counts.statuses.get("coarse", 0)
     result = {
-        "output": None if out is None else str(out),
-        "into": into,
+        "output": str(out),
         "n_cells": counts.n_cells,
         "labels": labels,
         "statuses": counts.statuses,
@@ -222,7 +213,6 @@ def predict(
         result | ({"majority": counts.majority} if counts.majority else {}),
         *([f"{coarse:,} cells have a coarse label: their finest one is unsure"] if coarse else []),
         *([f"unassigned: {', '.join(told)}; what each would have been: best_label"] if told else []),
-        *([] if into is None else [f"in Python: scstore.open({str(store)!r}).prediction({into!r})"]),
     )
 
 
@@ -255,7 +245,7 @@ def info(
         [[name, str(v["width"]), v["dtype"], v["fingerprint"][7:19]] for name, v in values["views"].items()],
     )
     run = values["run"]
-    lines = [f"obs: {', '.join(values['obs_columns'])}", *_prediction_lines(values["predictions"])]
+    lines = [f"obs: {', '.join(values['obs_columns'])}"]
     if run:
         lines += [
             _model_line(run),
@@ -263,13 +253,6 @@ def info(
             f"input: {run['input']['name']}, {run['input']['kind']} from {run['input']['slot']}",
         ]
     state.output.result(values, *lines)
-
-
-def _prediction_lines(predictions: dict[str, Any]) -> list[str]:
-    return [
-        f"prediction {name}: by the head {made['head']['name']} ({made['head']['label']}), {made['n_obs']:,} cells"
-        for name, made in predictions.items()
-    ]
 
 
 def _model_line(run: dict[str, Any]) -> str:

@@ -11,11 +11,9 @@ from typing import Any
 import anndata
 import h5py
 import numpy as np
-from anndata.io import write_elem
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.store.predictions import exported_record
 from scstore.store.reader import Store, open_store
 from scstore.store.views import View
 
@@ -85,10 +83,7 @@ def write_h5ad(
             store.to_anndata(views, rows=rows).write_h5ad(path)
         return
     names = list(store.views if views is None else dict.fromkeys(store.view(name).name for name in views))
-    frame = store.to_anndata([], rows=rows, predictions=False)
-    records = store.prediction_records
-    if records:
-        frame.uns["scstore"]["predictions"] = {name: exported_record(record) for name, record in records.items()}
+    frame = store.to_anndata([], rows=rows)
     if "X" in names:
         frame = anndata.AnnData(obs=frame.obs, var=store.expression_genes, uns=frame.uns)
     frame.write_h5ad(path)
@@ -99,8 +94,6 @@ def write_h5ad(
                 _write_sparse(file, store.view(name), chosen)
             else:
                 _write_dense(file.require_group("obsm"), store.view(name), chosen)
-        for name in records:
-            write_elem(file.require_group("obsm"), name, store.stored_prediction(name).iloc[chosen])
 
 
 def _write_dense(group: Any, view: View, rows: NDArray[np.int64]) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from scstore import fsio
 from scstore.store.layout import LEDGER, SCRATCH_EXPRESSION, chunk_path
 from scstore.store.locks import creation_lock
-from scstore.store.predictions import unlisted_predictions
 
 __all__ = ["leftovers_beside", "leftovers_inside", "remove_leftovers"]
 
@@ -38,7 +37,6 @@ def leftovers_inside(root: Path, *, complete: bool, views: Sequence[str], uncomm
         found += [Path(folder) / name for name in [*names, *folders] if fsio.PARTIAL in name]
         found += [Path(folder) / name for name in names if ZARR_PARTIAL.search(name)]
         folders[:] = [name for name in folders if fsio.PARTIAL not in name]
-    found += unlisted_predictions(root)
     if complete:
         found.append(root / SCRATCH_EXPRESSION)
     shards = list(uncommitted)

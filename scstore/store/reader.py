@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,6 @@ from scstore.store.layout import (
 )
 from scstore.store.ledger import check_fixed_files, committed_shards
 from scstore.store.opening import open_group
-from scstore.store.predictions import (
-    columns_of,
-    exported_record,
-    exported_records,
-    read_listing,
-    refuse_damaged,
-    refuse_stale,
-)
 from scstore.store.run_record import read_run_record, view_specs
 from scstore.store.sparse_rows import checked_csr, csr_rows
 from scstore.store.views import ArrayView, ExpressionView, ShardView, View
@@ -233,10 +225,6 @@ class Store:
                 "space": dict(view.space),
             }
         committed = int(self.committed.sum())
-        predictions = {
-            name: {key: record[key] for key in ("head", "options", "n_obs")} | {"columns": columns_of(record)}
-            for name, record in self.prediction_records.items()
-        }
         return {
             "path": str(self.path),
             "kind": "store" if self.record is not None else "anndata",
@@ -247,70 +235,15 @@ class Store:
             "n_empty": int(self.empty.sum()),
             "obs_columns": [str(name) for name in self.obs.columns],
             "views": views,
-            "predictions": predictions,
             "default_view": record.get("default_view"),
             "run": {k: v for k, v in record.items() if k not in ("views", "format", "kind", "default_view")},
         }
-
-    @property
-    def prediction_records(self) -> Mapping[str, Mapping[str, Any]]:
-        """By name, what each prediction in the store records: head, options, columns and their digests."""
-        # read anew each time: a prediction may be written while the store is open
-        if self.is_sharded:
-            return read_listing(self.path).records
-        return {} if self.record is None else exported_records(self.path, self._group)
-
-    @property
-    def predictions(self) -> tuple[str, ...]:
-        """Names of the predictions that ``scstore predict --into`` has written into the store."""
-        return tuple(self.prediction_records)
-
-    def prediction(self, name: str) -> pd.DataFrame:
-        """What :func:`scstore.predict` said of the cells when it was told to write it into the store.
-
-        Parameters
-        ----------
-        name
-            One of :attr:`predictions`.
-
-        Returns
-        -------
-        DataFrame
-            As :func:`scstore.predict` gives it, texts as categories.
-
-        Raises
-        ------
-        InputError
-            If there is none of that name, or it is of other cells.
-        DamagedError
-            If it does not match its digests.
-        """
-        records = self.prediction_records
-        if name not in records:
-            msg = f"{self.path} has no prediction {name!r}. It has: {', '.join(records) or 'none'}."
-            raise InputError(msg)
-        frame = self.stored_prediction(name)
-        frame.columns = pd.Index(columns_of(records[name]))
-        return frame.rename_axis(index="cell_id")
-
-    def stored_prediction(self, name: str) -> pd.DataFrame:
-        """:meth:`prediction` with its columns called as they are on disk, where labels are no names of files."""
-        record = self.prediction_records[name]
-        ids = [str(name) for name in self.obs.index]
-        refuse_stale(self.path, record, ids=ids)
-        if self.is_sharded:
-            refuse_damaged(self.path, record)
-        with decoding(self.path, f"the prediction {name}"):
-            frame = read_elem(self._group["obsm"][name])
-        frame.index = self.obs.index
-        return frame
 
     def to_anndata(
         self,
         views: Sequence[str] | None = None,
         *,
         rows: NDArray[np.int64] | None = None,
-        predictions: bool = True,
     ) -> anndata.AnnData:
         """Read into memory.
 
@@ -321,8 +254,6 @@ class Store:
             it is.
         rows
             Row numbers of the cells to include; all by default.
-        predictions
-            Include the store's predictions.
 
         Raises
         ------
@@ -332,8 +263,7 @@ class Store:
         Returns
         -------
         AnnData
-            ``obs`` (and ``X`` with its ``var``), one ``obsm`` entry a view, a data frame in ``obsm`` for each
-            prediction in the store, the records in ``uns``.
+            ``obs`` (and ``X`` with its ``var``), one ``obsm`` entry a view, the run's record in ``uns``.
         """
         names = self.views if views is None else [self.default_view if n == "readout" else n for n in views]
         chosen = slice(None) if rows is None else rows
@@ -349,9 +279,6 @@ class Store:
         with decoding(self.path, "uns"):
             if "uns" in self._group:
                 adata.uns = read_elem(self._group["uns"])
-        for name, record in self.prediction_records.items() if predictions else ():
-            adata.obsm[name] = self.stored_prediction(name).iloc[chosen]
-            adata.uns["scstore"].setdefault("predictions", {})[name] = exported_record(record)
         return adata
 
     @property

@@ -23,7 +23,6 @@ from scstore.store.layout import LEDGER, MANIFEST, StorePlan, chunk_path, record
 from scstore.store.ledger import ids_digest, read_manifest, read_record
 from scstore.store.leftovers import leftovers_beside, leftovers_inside, remove_leftovers
 from scstore.store.locks import Part, part_lock
-from scstore.store.predictions import METADATA, check_predictions, listed_metadata, prediction_files
 from scstore.store.reader import Store
 
 __all__ = ["Finding", "Verification", "rows_that_are_not_finite", "verify_store"]
@@ -182,7 +181,6 @@ def _verify(root: Path, *, deep: bool, gc: bool, repair: bool, progress: Reporte
     plan = None if store is None else store.plan
     if store is not None:
         _check_record(check, store)
-    fixed |= _check_predictions(check, store)
     records = _check_shards(check, store, plan, progress)
     if store is not None and deep and not any(finding.file.startswith("X/") for finding in check.findings):
         _check_expression(check, store)
@@ -229,8 +227,6 @@ def _check_fixed_files(check: _Check, progress: Reporter) -> set[str]:
         return {name for name in _files(check.root) if not name.startswith((f"{LEDGER}/", "obsm/"))}
     check.n_files += 1
     check.n_bytes += (check.root / MANIFEST).stat().st_size
-    if METADATA in files:  # predictions in the store are listed in it
-        files[METADATA] = dict(listed_metadata(check.root, files[METADATA]))
     todo = [(name, expected, check.deep or not _is_bulk(name)) for name, expected in files.items()]
     with (
         progress.track("verifying files", len(todo), "files") as track,
@@ -287,16 +283,6 @@ def _check_record(check: _Check, store: Store) -> None:
         check.say("obs/_index", "inconsistent", "cell ids repeat")
     if "input" in record and record["input"]["ids"] != ids_digest(ids):
         check.say("obs/_index", "inconsistent", "the cells are not those of the run's record")
-
-
-def _check_predictions(check: _Check, store: Store | None) -> set[str]:
-    """Compare the predictions that the store lists with their records; gives the names of their files."""
-    for finding in check_predictions(check.root, None if store is None else [str(name) for name in store.obs.index]):
-        check.say(*finding)
-    files = prediction_files(check.root)
-    check.n_files += len(files)
-    check.n_bytes += sum((check.root / name).stat().st_size for name in files)
-    return files
 
 
 def _check_shards(

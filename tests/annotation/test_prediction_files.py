@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +7,14 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from support import Run, make_cells
+from support import make_cells
 
 import scstore
-from scstore import fsio
 from scstore.annotation.predict import PredictionCounts, PredictOptions, predict_to_file
 from scstore.annotation.prediction_files import open_writer
-from scstore.errors import CellsError, IncompleteStoreError, OptionError, OutputError
+from scstore.errors import CellsError, OptionError
 from scstore.heads.fusion import FusedHead
 from scstore.progress import Reporter
-from scstore.store.layout import record_path
 
 
 class Warnings(Reporter):
@@ -156,74 +153,3 @@ def test_a_failure_on_the_way_leaves_nothing(suffix: str, folder: Path, tmp_path
         raise CellsError("row 11")
     assert out.read_text() == "old"
     assert list(tmp_path.iterdir()) == [out]
-
-
-def test_into_the_store_and_to_a_file_at_once(folder: Path, tmp_path: Path, small_blocks: list[int]) -> None:
-    store = Path(shutil.copytree(folder / "new.zarr", tmp_path / "new.zarr"))
-    counts = predict_to_file(
-        store, folder / "head", tmp_path / "o.parquet", PredictOptions(proba=True, majority="donor"), into="types"
-    )
-    assert small_blocks == [10, 10, 10, 9]
-    found = scstore.open(store).prediction("types")
-    texts = dict.fromkeys(found.columns[found.dtypes == "category"], object)
-    pd.testing.assert_frame_equal(found.astype(texts), pd.read_parquet(tmp_path / "o.parquet"))
-    assert counts.cells == found["label"].value_counts().to_dict()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["new.zarr", "o.parquet"]
-    record = scstore.open(store).prediction_records["types"]
-    assert record["head"] == {
-        "name": "head",
-        "digest": fsio.digest_file(folder / "head" / "head.json"),
-        "kind": "linear",
-        "label": "cell_type",
-        "views": ["X", "genept"],
-    }
-    assert record["options"] == {
-        "unassigned": None, "keep": None, "proba": True, "majority": "donor", "min_share": 0.0
-    }  # fmt: skip
-    scstore.predict(store, scstore.load_head(folder / "head")[0], into="memory")
-    assert scstore.open(store).prediction_records["memory"]["head"]["digest"] is None
-
-
-def test_what_cannot_go_into_a_store(folder: Path, tmp_path: Path) -> None:
-    store = Path(shutil.copytree(folder / "new.zarr", tmp_path / "new.zarr"))
-    scstore.predict(store, folder / "head", into="types")
-    before = fsio.digest_tree(store)
-    with pytest.raises(OutputError, match="'types'.*--overwrite"):
-        scstore.predict(store, folder / "head", into="types")
-    with pytest.raises(OptionError, match="finished store.*--allow-partial"):
-        scstore.predict(store, folder / "head", into="more", allow_partial=True)
-    assert fsio.digest_tree(store) == before
-    record_path(store, 1).unlink()
-    with pytest.raises(IncompleteStoreError, match="16 of 41 cells"):
-        scstore.predict(store, folder / "head", into="types", overwrite=True)
-    scstore.open(folder / "new.zarr").to_anndata().write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(OutputError, match=r"a\.h5ad.*-o annotated\.h5ad"):
-        scstore.predict(tmp_path / "a.h5ad", folder / "head", into="types")
-
-
-def test_a_store_with_predictions_goes_on(folder: Path, tmp_path: Path) -> None:
-    """A damaged shard is redone under them, and another head reads the same features."""
-    store = Path(shutil.copytree(folder / "new.zarr", tmp_path / "new.zarr"))
-    said = scstore.predict(store, folder / "head", into="types")
-    record_path(store, 1).unlink()
-    scstore.extract(make_new_cells(), store, like=folder / "ref.zarr", shard_rows=16)
-    assert scstore.verify(store, deep=True).ok
-    assert list(scstore.open(store).prediction("types")["label"]) == list(said["label"])
-    scstore.predict(store, folder / "head", into="types", unassigned="none", overwrite=True)
-    found = scstore.open(store).prediction("types")
-    assert list(found["label"].astype(str)) == list(found["best_label"].astype(str))
-    assert scstore.verify(store, deep=True).ok
-
-
-def test_the_command_writes_into_the_store(folder: Path, tmp_path: Path, scstore_command: Run) -> None:
-    shutil.copytree(folder / "new.zarr", tmp_path / "new.zarr")
-    head = ("--head", folder / "head")
-    assert "--into NAME" in scstore_command("predict", "new.zarr", *head, code=2).stderr
-    done = scstore_command("predict", "new.zarr", *head, "--into", "types")
-    assert "new.zarr/obsm/types: 41 cells" in done.stdout
-    assert "scstore.open('new.zarr').prediction('types')" in done.stdout
-    assert "prediction types: by the head head (cell_type), 41 cells" in scstore_command("info", "new.zarr").stdout
-    assert "nothing wrong" in scstore_command("verify", "new.zarr", "--deep").stdout
-    assert "--overwrite" in scstore_command("predict", "new.zarr", *head, "--into", "types", code=2).stderr
-    scstore_command("export", "new.zarr", "-o", "e.h5ad")
-    assert list(anndata.read_h5ad(tmp_path / "e.h5ad").obsm["types"]["label"])
