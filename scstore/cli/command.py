@@ -1,0 +1,277 @@
+"""Commands made from public functions: options, help and checks come from the function's signature."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from scstore.cli.state import state
+from scstore.errors import OptionError
+from scstore.options import Parameter, parameters_of
+from scstore.progress import Reporter
+
+__all__ = ["Command", "group_of", "in_flags"]
+
+WORDS: tuple[type, ...] = (bool, int, float, str)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line.
+
+    Attributes
+    ----------
+    name
+        The word that a user types.
+    function
+        ``module:name`` of the public function that does the work.
+    show
+        ``module:name`` of the function that prints its result: ``show(result, given)``.
+    summary
+        First line of the help.
+    panel
+        Heading in the list of commands.
+    examples
+        Whole command lines.
+    adapt
+        ``module:name`` of a function that changes the keyword arguments before the call; it may name options of the
+        command line alone in its own signature.
+    """
+
+    name: str
+    function: str
+    show: str
+    summary: str
+    panel: str
+    examples: tuple[str, ...] = ()
+    adapt: str | None = None
+
+
+class LazyCommand(TyperCommand):
+    """A command that imports its function only when it runs or prints its own help."""
+
+    def __init__(self, command: Command) -> None:
+        super().__init__(command.name, help=command.summary, rich_help_panel=command.panel)
+        self._command = command
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse the words with the real command, which the context then runs."""
+        return _build(self._command).make_context(info_name, args, parent=parent, **extra)
+
+
+def group_of(commands: Sequence[Command]) -> type[TyperGroup]:
+    """Return the class of a group of lazy commands, for ``typer.Typer(cls=…)``."""
+
+    class LazyGroup(TyperGroup):
+        def __init__(self, **attributes: Any) -> None:
+            super().__init__(**attributes)
+            self.commands = {**{one.name: LazyCommand(one) for one in commands}, **self.commands}
+
+    return LazyGroup
+
+
+def _load(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _build(command: Command) -> TyperCommand:
+    function, show = _load(command.function), _load(command.show)
+    adapt = None if command.adapt is None else _load(command.adapt)
+    everything = parameters_of(function)
+    parameters = {one.name: one for one in everything if not one.option.in_python_only}
+    extra = {} if adapt is None else {one.name: one for one in parameters_of(adapt) if one.name != "given"}
+
+    def run(context: typer.Context, **words: Any) -> None:
+        typed = {name for name in words if name != "help_all" and _was_typed(context, name)}
+        state.parameters = tuple({**parameters, **extra}.values())
+        given = {name: _value(parameters[name], words[name]) for name in parameters if name in typed}
+        if adapt is not None:
+            given = adapt(given, **{name: _value(extra[name], words[name]) for name in extra if name in typed})
+        positional = [given.pop(name) for name in _positional(function) if name in given]
+        if any(one.name == "progress" for one in everything):
+            given["progress"] = state.reporter
+        result = function(*positional, **given)
+        show(result, {**{one.name: one.default for one in parameters.values()}, **{k: words[k] for k in typed}})
+
+    signature = [_typer_parameter(one) for one in sorted([*parameters.values(), *extra.values()], key=_place)]
+    hidden = {one.name for one in [*parameters.values(), *extra.values()] if one.option.advanced}
+    if hidden:
+        signature.append(_help_all(hidden))
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    run.__signature__ = inspect.Signature([context, *signature])  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in (context, *signature)}
+    app = typer.Typer(
+        rich_markup_mode="markdown",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.command(command.name, help=_help(command, function))(run)
+    built = get_command(app)
+    assert isinstance(built, TyperCommand)  # noqa: S101  # one command is no group
+    return built
+
+
+def _was_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+
+
+def _place(parameter: Parameter) -> bool:
+    return not (parameter.option.argument or parameter.default is inspect.Parameter.empty)
+
+
+def _positional(function: Callable[..., Any]) -> list[str]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [one.name for one in inspect.signature(function).parameters.values() if one.kind in kinds]
+
+
+def _typer_parameter(parameter: Parameter) -> inspect.Parameter:
+    option, required = parameter.option, parameter.default is inspect.Parameter.empty
+    kind, default = _typed(parameter)
+    common: dict[str, Any] = {"help": option.help, "show_default": not required and default not in (None, [], ())}
+    if parameter.choices:
+        common["metavar"] = "|".join(map(str, parameter.choices))
+    said = typer.Argument(**common) if option.argument else typer.Option(
+        *_flags(parameter), hidden=option.advanced, **common
+    )  # fmt: skip
+    return inspect.Parameter(
+        parameter.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if required else default,
+        annotation=Annotated[kind if required or default is not None else kind | None, said],
+    )
+
+
+def _flags(parameter: Parameter) -> tuple[str, ...]:
+    name = parameter.name.replace("_", "-")
+    if parameter.option.flags:
+        return parameter.option.flags
+    if parameter.type is bool:
+        return (f"--{name}/--no-{name}",) if parameter.default else (f"--{name}",)
+    return (f"--{name}",)
+
+
+def _is_list(parameter: Parameter) -> bool:
+    origin = get_origin(parameter.type)
+    return isinstance(origin, type) and issubclass(origin, Sequence | Mapping)
+
+
+def _typed(parameter: Parameter) -> tuple[Any, Any]:
+    """Type and default on the command line."""
+    default = None if parameter.default is inspect.Parameter.empty else parameter.default
+    if _is_list(parameter):
+        if parameter.option.separator is not None:
+            return str, None if default is None else parameter.option.separator.join(map(str, default)) or "none"
+        return list[str], None if default is None else list(default)
+    if parameter.choices or parameter.type is str:
+        return str, default
+    if parameter.type in WORDS:
+        return parameter.type, default
+    members = get_args(parameter.type)
+    if members and set(members) <= {int, float, str}:
+        return str, default if default is None else str(default)
+    return Path, default
+
+
+def _value(parameter: Parameter, word: Any) -> Any:
+    """The Python value of what was typed."""
+    if not _is_list(parameter):
+        return word
+    if issubclass(get_origin(parameter.type), Mapping):
+        return _mapping(parameter, word)
+    element = next((one for one in get_args(parameter.type) if one is not Ellipsis), str)
+    separator = parameter.option.separator
+    if separator is None:
+        parts = list(word)
+    else:
+        parts = [] if word.strip() in ("", "none") else [part.strip() for part in word.split(separator)]
+    if element not in (int, float):
+        return parts
+    try:
+        return [element(part) for part in parts]
+    except ValueError:
+        what = "whole numbers" if element is int else "numbers"
+        msg = f"{parameter.name}={word!r}: give {what} separated by {separator or 'blanks'}, such as 1{separator}6."
+        raise OptionError(msg) from None
+
+
+def _mapping(parameter: Parameter, words: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name or not equals or not value:
+            msg = f"{parameter.name}={word!r}: write NAME=VALUE."
+            raise OptionError(msg)
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def _help(command: Command, function: Callable[..., Any]) -> str:
+    text = inspect.getdoc(function) or ""
+    body = re.split(r"\n[A-Z][a-z]+\n-+\n", text)[0].split("\n\n")[1:]
+    examples = ["Examples:", *(f"    {line}" for line in command.examples)] if command.examples else []
+    return "\n\n".join([command.summary, *(part.replace("\n", " ") for part in body), *examples])
+
+
+def _help_all(hidden: set[str]) -> inspect.Parameter:
+    def show(context: typer.Context, wanted: bool) -> None:  # noqa: FBT001  # typer's signature
+        if wanted:
+            for one in context.command.params:
+                if one.name in hidden:
+                    one.hidden = False  # type: ignore[attr-defined]
+            typer.echo(context.get_help())
+            raise typer.Exit
+
+    option = typer.Option("--help-all", is_eager=True, callback=show, help=f"Show {len(hidden)} more options.")
+    return inspect.Parameter(
+        "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
+    )
+
+
+def in_flags(message: str, parameters: Iterable[Parameter]) -> str:
+    """The message with the options of this command as they are typed: ``top_genes=20`` as ``--top-genes 20``."""
+    by_name = {one.name: one for one in parameters}
+    if not by_name:
+        return message
+    names = "|".join(sorted(map(re.escape, by_name), key=len, reverse=True))
+    pattern = rf"(?<![\w.-])({names})=('[^']*'|\"[^\"]*\"|\[[^\]]*\]|\([^)]*\)|[\w/.:+-]*\w)?"
+
+    def typed(match: re.Match[str]) -> str:
+        flag, value = _flags(by_name[match[1]]), match[2]
+        if by_name[match[1]].type is bool:
+            on, _, off = flag[0].partition("/")
+            return off if value == "False" and off else on
+        word = max(flag, key=len)
+        if value is None:
+            return word
+        value = value[1:-1].replace("'", "").replace(", ", ",") if value[0] in "([" else value
+        inner = value[1:-1] if value[0] in "'\"" else value
+        return f"{word} {value if ' ' in inner or not inner else inner}"
+
+    return re.sub(pattern, typed, message)
+
+
+class FlagReporter(Reporter):
+    """Passes notes and warnings on with options as they are typed."""
+
+    def __init__(self, inner: Reporter) -> None:
+        self._inner = inner
+        self.track = inner.track  # type: ignore[method-assign]
+
+    def note(self, message: str) -> None:
+        self._inner.note(in_flags(message, state.parameters))
+
+    def warn(self, message: str) -> None:
+        self._inner.warn(in_flags(message, state.parameters))

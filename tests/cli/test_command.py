@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parent))
+import sample
+
+from scstore.cli.command import Command, group_of, in_flags
+from scstore.errors import OptionError
+from scstore.options import parameters_of
+
+COMMAND = Command(
+    "train", "sample:train", "sample:show", "Train a head.", "On a laptop", ("scstore train s",), "sample:adapt"
+)
+APP = typer.Typer(cls=group_of([COMMAND]))
+APP.callback()(lambda: None)
+
+
+def run(*words: str) -> tuple[Any, dict[str, Any]]:
+    sample.CALLS.clear()
+    done = CliRunner().invoke(APP, ["train", *words])
+    if isinstance(done.exception, OptionError):
+        raise done.exception
+    return done, sample.CALLS[-1] if sample.CALLS else {}
+
+
+def test_words_become_arguments() -> None:
+    done, call = run("s.zarr", "-o", "h", "--label", "a", "--label", "b", "--layers", "1,6", "--no-expression",
+                     "--control", "x=1", "--control", "x=2", "--overwrite")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert call == {"store": "s.zarr", "output": "h", "label": ["a", "b"], "head": "linear", "layers": [1, 6],
+                    "controls": {"x": ["1", "2"]}, "keep": 0.95, "expression": False, "overwrite": True}  # fmt: skip
+    assert sample.SHOWN[-1]["result"] == "h"
+
+
+def test_options_of_the_command_line_alone() -> None:
+    assert run("s.zarr", "--label", "a", "--dry-run")[1]["output"] == "nowhere"
+
+
+@pytest.mark.parametrize("words", [("--head", "mlpp"), ("--keep", "2"), ("--layers", "1;6"), ("--control", "x")])
+def test_wrong_values_are_refused_by_the_function(words: tuple[str, ...]) -> None:
+    with pytest.raises(OptionError):
+        run("s.zarr", "--label", "a", *words)
+
+
+def test_what_click_refuses() -> None:
+    assert run("s.zarr")[0].exit_code == 2  # --label is missing
+    assert "--label" in run("s.zarr", "--lable", "a")[0].output
+
+
+def test_the_help_is_the_signature_s() -> None:
+    said = run("--help")[0].output
+    for word in (
+        "Column of obs",
+        "linear|mlp",
+        "--no-expression",
+        "It takes seconds.",
+        "scstore train s",
+        "--help-all",
+    ):
+        assert word in said
+    assert "--seed" not in said
+    assert "--seed" in run("--help-all")[0].output
+    assert "progress" not in said
+
+
+@pytest.mark.parametrize(
+    ("message", "typed"),
+    [
+        ("keep=1.5: must be between 0 and 1.", "--keep 1.5: must be between 0 and 1."),
+        ("Pass overwrite=True.", "Pass --overwrite."),
+        ("Did you mean head='mlp'?", "Did you mean --head mlp?"),
+        ("label='cell type': no such column", "--label 'cell type': no such column"),
+        ("Name label= too", "Name --label too"),
+        ("use expression=False", "use --no-expression"),
+        ("layers=[1, 6] and layers=(-1)", "--layers 1,6 and --layers -1"),
+        ("output=a/b.h5ad exists.", "--output a/b.h5ad exists."),
+        ("unknown=3 stays, relabel=3 too", "unknown=3 stays, relabel=3 too"),
+    ],
+)
+def test_options_are_written_as_they_are_typed(message: str, typed: str) -> None:
+    assert in_flags(message, parameters_of(sample.train)) == typed
