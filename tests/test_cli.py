@@ -107,22 +107,6 @@ def test_json_is_one_object_and_nothing_else(folder: Path, scstore_command: Run)
     assert json.loads(failed.stdout)["error"]["kind"] == "not_a_store"
 
 
-def test_a_head_for_each_label(folder: Path, scstore_command: Run) -> None:
-    run = scstore_command
-    asked = ("--json", "fit", "cells.h5ad", "--view", "X", "--each", "-o", "heads", "--label", "cell_type")
-    assert "'no'" in run(*asked, "--label", "no", code=2).stdout
-    assert not (folder / "heads").exists()  # no head is fitted before all columns are looked at
-    told = [json.loads(line) for line in run(*asked, "--label", "donor").stdout.splitlines()]
-    assert [Path(one["head"]).as_posix() for one in told] == ["heads/cell_type", "heads/donor"]
-    assert ["d0" in one["classes"] for one in told] == [False, True]
-    for name in ("cell_type", "donor"):
-        assert json.loads(run("--json", "info", f"heads/{name}").stdout)["record"]["label"] == name
-        assert (folder / "heads" / name / "README.md").read_text().startswith("#")
-    assert "heads/donor exists" in run(*asked, "--label", "donor", code=2).stdout.replace(
-        "heads/cell_type", "heads/donor"
-    )
-
-
 def test_quiet_prints_errors_only(folder: Path, scstore_command: Run) -> None:
     done = scstore_command("-q", "extract", "cells.h5ad", "-o", "s.zarr", "--model", "./model")
     assert (done.stdout, done.stderr) == ("", "")

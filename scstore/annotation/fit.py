@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from scstore import fsio
 from scstore.annotation.across_genes import fit_across_genes, refuse_other_options
-from scstore.annotation.label_columns import LabelColumns, merge_record, read_label_columns
-from scstore.cells.label_names import read_label_names
+from scstore.annotation.label_columns import LabelColumns, read_label_columns
+from scstore.cells.labels import MISSING_LABELS, MissingLabels
 from scstore.errors import OptionError
 from scstore.heads.across_genes import KIND
 from scstore.heads.artifact import AnyHead, save_head
@@ -39,7 +39,7 @@ def fit(
     output: str | os.PathLike[str] | None = None,
     *,
     label: str | Sequence[str],
-    merge_labels: str | os.PathLike[str] | None = None,
+    missing_labels: MissingLabels = MISSING_LABELS,
     head: str = "linear",
     views: Sequence[str] | None = None,
     fuse: str = "late",
@@ -63,9 +63,8 @@ def fit(
         Column of ``obs``; cells without a label, and empty cells, are left out. Several columns, of which each divides
         the labels of a coarser one, make one head of several levels: it learns the finest, a coarse label is as
         probable as the fine ones in it together, and ``predict`` backs off to it where the fine one is unsure.
-    merge_labels
-        File of spellings and names (:func:`scstore.cells.label_names.read_label_names`): labels to be taken as the
-        same, or left out. Without it no two labels are, however alike; those that are alike are warned of.
+    missing_labels
+        Words that count as a missing label, whatever their case and outer blanks.
     head
         ``linear``, ``mlp`` or ``knn``; or ``across-genes``, for new cells that were measured on other genes
         (:class:`scstore.AcrossGenesHead`).
@@ -98,8 +97,7 @@ def fit(
     Raises
     ------
     LabelsError
-        If there is no such column, or fewer than two labels; if a label lies in two labels of a coarser column; or if
-        the file of spellings cannot be read.
+        If there is no such column, or fewer than two labels; or if a label lies in two labels of a coarser column.
     IncompleteStoreError
         If the store is not finished and ``allow_partial`` is not set.
     OutputError
@@ -110,11 +108,10 @@ def fit(
         fsio.check_output(output, overwrite=overwrite)
     progress = progress or Reporter()
     if head == KIND and not isinstance(label, str) and len(label) > 1:
-        msg = f"--label: {len(label)} columns. A head of --head {KIND} learns one; fit a head for --each."
+        msg = f"--label: {len(label)} columns. A head of --head {KIND} learns one; fit one for each column."
         raise OptionError(msg)
     opened = store if isinstance(store, Store) else open_store(store)
-    names = None if merge_labels is None else read_label_names(merge_labels)
-    told = read_label_columns(opened, label, names=names, progress=progress)
+    told = read_label_columns(opened, label, missing=missing_labels, progress=progress)
     labels, finest = told.labels, told.columns[-1]
     usable = opened.usable_rows(allow_partial=allow_partial)
     rows = usable[[labels[row] is not None for row in usable]]
@@ -141,7 +138,7 @@ def fit(
         )
     record |= {
         "label": finest,
-        "merged_labels": merge_record(names),
+        "missing_labels": list(missing_labels),
         "trained_on": {
             "name": opened.path.name,
             "n_cells": len(rows),

@@ -1,4 +1,4 @@
-"""The labels to learn: one column of a store, or several from coarse to fine, spellings merged where a file says so."""
+"""The labels to learn: one column of a store, or several from coarse to fine."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scstore.cells.label_names import LabelNames, alike
-from scstore.cells.labels import read_labels
+from scstore.cells.labels import read_labels, report_labels
 from scstore.errors import LabelsError, OptionError
-from scstore.escaping import show_some
 from scstore.progress import Reporter
 from scstore.store.reader import Store
 
-__all__ = ["LabelColumns", "merge_record", "read_label_columns", "warn_of_spellings"]
+__all__ = ["LabelColumns", "read_label_columns"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,49 +34,8 @@ class LabelColumns:
     parents: Mapping[str, Mapping[str, str]]
 
 
-def merge_record(names: LabelNames | None) -> dict[str, Any] | None:
-    """What a head keeps of a file of spellings: its name, digest and content."""
-    return None if names is None else {"file": names.source, "digest": names.digest, "names": dict(names)}
-
-
-def warn_of_spellings(
-    found: Mapping[str, Sequence[str | None]], *, names: LabelNames | None, progress: Reporter
-) -> dict[str, list[str | None]]:
-    """Label columns with spellings merged; warns of spellings nobody has and of labels that hardly differ.
-
-    Parameters
-    ----------
-    found
-        Labels by column, as read.
-    names
-        Spellings to merge.
-    progress
-        Told the warnings.
-    """
-    if names is not None and (unused := names.unused(*found.values())):
-        told = show_some(unused, limit=5)
-        progress.warn(f"--merge-labels {names.source}: no cell has {told}. Spellings are taken letter by letter.")
-    merged = {column: list(labels) if names is None else names.apply(labels) for column, labels in found.items()}
-    for column, labels in merged.items():
-        _point_out(column, labels, progress)
-    return merged
-
-
-def _point_out(column: str, labels: Sequence[str | None], progress: Reporter) -> None:
-    groups = alike(labels)
-    if not groups:
-        return
-    told = "; ".join(", ".join(f"{label!r} ({n:,} cells)" for label, n in group) for group in groups[:5])
-    more = f"; and {len(groups) - 5} more" if len(groups) > 5 else ""
-    kept, other = groups[0][0][0], groups[0][1][0]
-    progress.warn(
-        f"{column}: labels that hardly differ in spelling are learned as different ones: {told}{more}. Where they mean "
-        f"the same, merge them: --merge-labels FILE, with lines such as «{other}», tab, «{kept}»."
-    )
-
-
 def read_label_columns(
-    store: Store, label: str | Sequence[str], *, names: LabelNames | None, progress: Reporter
+    store: Store, label: str | Sequence[str], *, missing: Sequence[str], progress: Reporter
 ) -> LabelColumns:
     """Read one label column, or several of which each divides the labels of a coarser one.
 
@@ -88,8 +45,8 @@ def read_label_columns(
         The cells.
     label
         A column of ``obs``, or several in any order: fewer labels are coarser.
-    names
-        Spellings to merge, in every column.
+    missing
+        Words that count as a missing label.
     progress
         Told of the order, and of cells without a label in some column.
 
@@ -104,15 +61,10 @@ def read_label_columns(
     if not columns or len(set(columns)) < len(columns):
         msg = f"--label {', '.join(columns)}: name at least one column, and each once."
         raise OptionError(msg)
-    found = warn_of_spellings(
-        {column: read_labels(store.obs, column, source=str(store.path)) for column in columns},
-        names=names,
-        progress=progress,
-    )
+    source = str(store.path)
+    found = {column: read_labels(store.obs, column, missing=missing, source=source) for column in columns}
     for column, labels in found.items():
-        if not any(labels):
-            msg = f"--merge-labels: leaves no cell of {store.path} with a {column!r}. Give names that are not empty."
-            raise LabelsError(msg)
+        report_labels(store.obs, column, labels, source=source, progress=progress)
     if len(columns) == 1:
         return LabelColumns((columns[0],), found[columns[0]], {})
     order = sorted(columns, key=lambda column: len(set(found[column]) - {None}))
@@ -125,7 +77,7 @@ def read_label_columns(
     finest = [row[-1] if complete else None for row, complete in zip(rows, whole, strict=True)]
     complete_rows = [row for row, complete in zip(rows, whole, strict=True) if complete]
     if not complete_rows:
-        msg = f"{store.path}: no cell has a label in each of {', '.join(columns)}. Fit a head for --each."
+        msg = f"{store.path}: no cell has a label in each of {', '.join(columns)}. Fit a head for each of them."
         raise LabelsError(msg)
     for place in range(len(order) - 1):
         _check_nested(
@@ -150,6 +102,6 @@ def _check_nested(store: Store, coarse: str, fine: str, counts: Mapping[tuple[An
         )
         msg = (
             f"{store.path}: {len(torn)} label(s) of {fine!r} lie in several of {coarse!r}:\n  {lines}\nEach must lie "
-            "in one. Correct the columns, merge spellings with --merge-labels, or fit a head for --each."
+            "in one. Correct the columns, or fit a head for each of them."
         )
         raise LabelsError(msg)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from scstore.cli.shared import AllowPartial, MergeLabels, Overwrite, PriorAdjustment, StoreArgument, app, state
+from scstore.cli.shared import AllowPartial, MissingLabels, Overwrite, PriorAdjustment, StoreArgument, app, state
 from scstore.heads.defaults import PRIOR_ADJUSTMENT
-
-if TYPE_CHECKING:
-    from scstore.store.reader import Store
 
 __all__: list[str] = []
 
@@ -22,16 +19,11 @@ def fit(
     store: StoreArgument,
     label: Annotated[
         list[str],
-        typer.Option(
-            help="Column of obs; repeat for coarser levels of the same labels, or with --each.", show_default=False
-        ),
+        typer.Option(help="Column of obs; repeat for coarser levels of the same labels.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--output", "-o", help="Folder of the head.", show_default=False)],
     *,
-    each: Annotated[
-        bool, typer.Option("--each", help="A head of its own for each --label, in folders of -o named like them.")
-    ] = False,
-    merge_labels: MergeLabels = None,
+    missing_labels: MissingLabels = None,
     head: Annotated[
         str, typer.Option(help="linear, mlp, knn; or across-genes, for cells measured on other genes.")
     ] = "linear",
@@ -56,60 +48,37 @@ def fit(
 
         scstore fit any.h5ad --view X_pca --label leiden --head knn -o heads/leiden
 
-        scstore fit stores/ref.zarr --label lineage --label cell_type --merge-labels names.tsv -o heads/two_levels
-
-        scstore fit stores/ref.zarr --label cell_type --label disease --each -o heads
+        scstore fit stores/ref.zarr --label lineage --label cell_type -o heads/two_levels
     """
     from scstore.annotation.fit import fit as run
+    from scstore.cells.labels import MISSING_LABELS
     from scstore.report.card import save_model_card
-    from scstore.store.reader import open_store
 
-    opened = open_store(store)
-    for columns, folder in _heads_to_fit(opened, label, out, each=each, overwrite=overwrite):
-        trained = run(
-            opened,
-            folder,
-            label=columns,
-            merge_labels=merge_labels,
-            head=head,
-            views=view,
-            fuse=fuse,
-            prior_adjustment=prior_adjustment,
-            keep=keep,
-            seed=seed,
-            allow_partial=allow_partial,
-            overwrite=overwrite,
-            progress=state.output.reporter,
-        )
-        save_model_card(trained, folder / "README.md", name=folder.name, overwrite=True)
-        held_out = trained.held_out_
-        state.output.result(
-            {"head": str(folder), "classes": [str(name) for name in trained.classes_], "held_out": held_out},
-            f"{folder}: {head} head for {len(trained.classes_)} labels on {', '.join(trained.views_)}",
-            *_level_lines(trained.record_),
-            _held_out_line(held_out),
-            f"model card: {folder / 'README.md'}",
-            f"next: scstore predict STORE --head {folder} -o annotated.h5ad",
-        )
-
-
-def _heads_to_fit(
-    store: Store, label: list[str], out: Path, *, each: bool, overwrite: bool
-) -> list[tuple[list[str], Path]]:
-    """Label columns and folder of each head; what would stop a later one is said before the first is fitted."""
-    from scstore import fsio
-    from scstore.annotation.label_columns import read_label_columns
-    from scstore.errors import OptionError
-    from scstore.progress import Reporter
-
-    if not each:
-        return [(label, out)]
-    for name in label:
-        if Path(name).name != name or name == "..":
-            msg = f"--each: a folder cannot be called {name!r}. Fit this column alone."
-            raise OptionError(msg)
-        read_label_columns(store, name, names=None, progress=Reporter())
-    return [([name], fsio.check_output(out / name, overwrite=overwrite)) for name in dict.fromkeys(label)]
+    trained = run(
+        store,
+        out,
+        label=label,
+        missing_labels=missing_labels or MISSING_LABELS,
+        head=head,
+        views=view,
+        fuse=fuse,
+        prior_adjustment=prior_adjustment,
+        keep=keep,
+        seed=seed,
+        allow_partial=allow_partial,
+        overwrite=overwrite,
+        progress=state.output.reporter,
+    )
+    save_model_card(trained, out / "README.md", name=out.name, overwrite=True)
+    held_out = trained.held_out_
+    state.output.result(
+        {"head": str(out), "classes": [str(name) for name in trained.classes_], "held_out": held_out},
+        f"{out}: {head} head for {len(trained.classes_)} labels on {', '.join(trained.views_)}",
+        *_level_lines(trained.record_),
+        _held_out_line(held_out),
+        f"model card: {out / 'README.md'}",
+        f"next: scstore predict STORE --head {out} -o annotated.h5ad",
+    )
 
 
 def _level_lines(record: dict[str, Any]) -> list[str]:
@@ -296,17 +265,11 @@ def _info_of_head(path: Path, *, card: Path | None, overwrite: bool) -> None:
         values,
         f"label: {record['label']} of {record['trained_on']['name']}",
         *_level_lines(record),
-        *_merged_lines(record),
         f"views: {', '.join(head.views_)}",
         _held_out_line(head.held_out_),
         rejects,
         *([] if written is None else [f"model card: {written}"]),
     )
-
-
-def _merged_lines(record: dict[str, Any]) -> list[str]:
-    merged = record.get("merged_labels")
-    return [f"spellings merged: {len(merged['names'])}, by {merged['file']}"] if merged else []
 
 
 @app.command(rich_help_panel="On a laptop, without the model")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scstore.cli.shared import AllowPartial, Label, MergeLabels, Overwrite, PriorAdjustment, StoreArgument, app, state
+from scstore.cli.shared import AllowPartial, Label, MissingLabels, Overwrite, PriorAdjustment, StoreArgument, app, state
 from scstore.errors import OptionError
 from scstore.heads.defaults import PRIOR_ADJUSTMENT
 
@@ -19,7 +19,7 @@ def evaluate(
     store: StoreArgument,
     label: Label,
     *,
-    merge_labels: MergeLabels = None,
+    missing_labels: MissingLabels = None,
     head: Annotated[str, typer.Option(help="linear, mlp or knn.")] = "linear",
     prior_adjustment: PriorAdjustment = PRIOR_ADJUSTMENT,
     view: Annotated[
@@ -76,6 +76,7 @@ def evaluate(
 
         scstore evaluate any.h5ad --label leiden --view X_pca --view X_scVI --view X
     """
+    from scstore.cells.labels import MISSING_LABELS
     from scstore.evaluation.evaluate import evaluate as run
     from scstore.report.evaluation_files import check_evaluation_output, save_evaluation
 
@@ -84,7 +85,7 @@ def evaluate(
     found = run(
         store,
         label=label,
-        merge_labels=merge_labels,
+        missing_labels=missing_labels or MISSING_LABELS,
         head=head,
         prior_adjustment=prior_adjustment,
         views=view,

@@ -12,7 +12,7 @@ from scstore.cli.shared import (
     AllowFractional,
     Expression,
     IdPrefixFrom,
-    MergeLabels,
+    MissingLabels,
     Orthologs,
     Overwrite,
     Slot,
@@ -44,7 +44,7 @@ def panel(
     label: Annotated[
         list[str] | None, typer.Option(help="Column of obs; repeat for several.", show_default=False)
     ] = None,
-    merge_labels: MergeLabels = None,
+    missing_labels: MissingLabels = None,
     n_genes: Annotated[str, typer.Option("-n", help="Genes in the panel; or auto: tried out on the labels.")] = "200",
     group: Annotated[str | None, typer.Option(help="obs column of donors or batches, each judged by itself.")] = None,
     label_free: Annotated[str | None, typer.Option(help="In place of labels: detection or dispersion.")] = None,
@@ -82,6 +82,7 @@ def panel(
 
         scstore panel --join panels/blood.h5ad --join panels/gut.h5ad -o panels/all.h5ad
     """
+    from scstore.cells.labels import MISSING_LABELS
     from scstore.panels.fit import join_panels
     from scstore.panels.fit import panel as run
 
@@ -98,7 +99,7 @@ def panel(
             cells,
             out,
             label=label,
-            merge_labels=merge_labels,
+            missing_labels=missing_labels or MISSING_LABELS,
             n_genes=_size(n_genes),
             group=group,
             label_free=label_free,

@@ -20,7 +20,7 @@ __all__ = [
     "Expression",
     "IdPrefixFrom",
     "Label",
-    "MergeLabels",
+    "MissingLabels",
     "Orthologs",
     "Overwrite",
     "PriorAdjustment",
@@ -81,9 +81,8 @@ StoreArgument = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Work with the cells that are extracted so far.")]
 Label = Annotated[str, typer.Option(help="Column of obs.", show_default=False)]
-MergeLabels = Annotated[
-    Path | None,
-    typer.Option(help="Labels to take as one: lines of spelling, tab, name (or JSON); no name leaves cells out."),
+MissingLabels = Annotated[
+    list[str] | None, typer.Option(help="Word that counts as a missing label; repeat. unknown, NA … by default.")
 ]
 PriorAdjustment = Annotated[
     float, typer.Option(help="0: labels rare here are rare elsewhere; 1: all are equally likely.", min=0, max=1)

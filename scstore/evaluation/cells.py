@@ -13,7 +13,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scstore.cells.label_names import LabelNames
 from scstore.cells.labels import missing_labels, read_labels
 from scstore.errors import CellsError, FeatureSpaceError, InputError, LabelsError, OptionError
 from scstore.genes.matching import match_genes
@@ -206,7 +205,7 @@ def gather_cells(
     store: str | os.PathLike[str] | Store,
     *,
     label: str,
-    names: LabelNames | None,
+    missing: Sequence[str],
     group: str | None,
     test_store: str | os.PathLike[str] | Store | None,
     train_on: Sequence[str],
@@ -222,8 +221,8 @@ def gather_cells(
     ----------
     store, label, group, test_store, train_on, test_on, min_cells, controls, allow_seen, allow_partial
         As for :func:`scstore.evaluate`.
-    names
-        Spellings to merge.
+    missing
+        Words that count as a missing label.
 
     Raises
     ------
@@ -238,7 +237,7 @@ def gather_cells(
     told = [parse_conditions(train_on, option="--train-on"), parse_conditions(test_on, option="--test-on")]
     frames = []
     for number, one in enumerate(stores):
-        frames.append(_frame(one, number, label=label, names=names, group=group, allow_partial=allow_partial))
+        frames.append(_frame(one, number, label=label, missing=missing, group=group, allow_partial=allow_partial))
         for side, option, wanted in zip(("train", "test"), ("--train-on", "--test-on"), told, strict=True):
             meets = (
                 _meets(one.obs, wanted, option=option, source=str(one.path)) if _asks(side, number, stores) else None
@@ -293,11 +292,9 @@ def _opened(store: str | os.PathLike[str] | Store) -> Store:
 
 
 def _frame(
-    store: Store, number: int, *, label: str, names: LabelNames | None, group: str | None, allow_partial: bool
+    store: Store, number: int, *, label: str, missing: Sequence[str], group: str | None, allow_partial: bool
 ) -> pd.DataFrame:
-    labels = read_labels(store.obs, label, source=str(store.path))
-    if names is not None:
-        labels = names.apply(labels)
+    labels = read_labels(store.obs, label, missing=missing, source=str(store.path))
     usable = store.usable_rows(allow_partial=allow_partial)
     rows = usable[[labels[row] is not None for row in usable]]
     frame = pd.DataFrame(
@@ -314,10 +311,10 @@ def _frame(
             msg = f"--group {group}: {store.path} has no such obs column. It has: {known}."
             raise OptionError(msg)
         column = store.obs[group].iloc[rows]
-        if (missing := missing_labels(column.to_numpy(dtype=object))).any():
+        if (absent := missing_labels(column.to_numpy(dtype=object))).any():
             msg = (
-                f"--group {group}: {int(missing.sum()):,} of {len(rows):,} labelled cells of {store.path} have none "
-                f"(first: {frame['id'][int(np.argmax(missing))]}). Give every cell its group, or leave those cells out."
+                f"--group {group}: {int(absent.sum()):,} of {len(rows):,} labelled cells of {store.path} have none "
+                f"(first: {frame['id'][int(np.argmax(absent))]}). Give every cell its group, or leave those cells out."
             )
             raise LabelsError(msg)
         frame["group"] = column.astype(str).to_numpy(dtype=object)

@@ -8,10 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from scstore.annotation.label_columns import merge_record, warn_of_spellings
-from scstore.cells.label_names import read_label_names
-from scstore.cells.labels import read_labels
+from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels, report_labels
 from scstore.errors import OptionError
 from scstore.evaluation.cells import EvaluationCells, gather_cells
 from scstore.evaluation.disjoint_genes import GeneSplitFeatures, gene_split_rows
@@ -39,7 +38,7 @@ def evaluate(
     store: StoreLike,
     *,
     label: str,
-    merge_labels: str | os.PathLike[str] | None = None,
+    missing_labels: MissingLabels = MISSING_LABELS,
     head: str = "linear",
     prior_adjustment: float = PRIOR_ADJUSTMENT,
     views: Sequence[str] | None = None,
@@ -69,8 +68,8 @@ def evaluate(
         A store, or any ``.h5ad`` or AnnData Zarr with ``obsm`` matrices.
     label
         Column of ``obs``; cells without a label, and empty cells, are left out.
-    merge_labels
-        File of spellings and names, as for :func:`scstore.fit`.
+    missing_labels
+        Words that count as a missing label, as for :func:`scstore.fit`.
     head
         ``linear``, ``mlp`` or ``knn``.
     prior_adjustment
@@ -133,11 +132,10 @@ def evaluate(
         name: [one] if isinstance(one, str | os.PathLike | Store) else list(one)
         for name, one in (controls or {}).items()
     }
-    names = None if merge_labels is None else read_label_names(merge_labels)
     cells = gather_cells(
         store,
         label=label,
-        names=names,
+        missing=missing_labels,
         group=group,
         test_store=test_store,
         train_on=train_on,
@@ -147,8 +145,10 @@ def evaluate(
         allow_seen=allow_seen,
         allow_partial=allow_partial,
     )
-    told = (read_labels(one.obs, label, source=str(one.path)) for one in cells.stores)
-    warn_of_spellings({label: [name for labels in told for name in labels]}, names=names, progress=progress)
+    obs = pd.concat([one.obs[[label]].astype(object) for one in cells.stores])
+    source = " and ".join(one.path.name for one in cells.stores)
+    labels = read_labels(obs, label, missing=missing_labels, source=source)
+    report_labels(obs, label, labels, source=source, progress=progress)
     rows = choose_rows(cells.stores[0], views=views, controls={name: pair[0] for name, pair in cells.controls.items()})
     for row in rows:
         for view in row.views:
@@ -184,7 +184,7 @@ def evaluate(
             rejection = leave_classes_out(rows, splits, cells, **how)
     settings = {
         "label": label,
-        "merged_labels": merge_record(names),
+        "missing_labels": list(missing_labels),
         "head": head,
         "prior_adjustment": prior_adjustment,
         "stores": [one.path.name for one in cells.stores],

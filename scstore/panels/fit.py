@@ -14,8 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.annotation.label_columns import merge_record
-from scstore.cells.label_names import read_label_names
+from scstore.cells.labels import MISSING_LABELS, MissingLabels
 from scstore.errors import GenesError, OptionError
 from scstore.panels import panel as panels
 from scstore.panels.gene_rankings import rank_scores, take_in_turn
@@ -37,7 +36,7 @@ def panel(
     output: str | os.PathLike[str],
     *,
     label: str | Sequence[str] | None = None,
-    merge_labels: str | os.PathLike[str] | None = None,
+    missing_labels: MissingLabels = MISSING_LABELS,
     n_genes: int | Literal["auto"] = DEFAULT_N_GENES,
     group: str | None = None,
     label_free: str | None = None,
@@ -68,9 +67,8 @@ def panel(
     label
         One or several columns of ``obs``. Cells without a label are left out; an input without the column has no say
         for it.
-    merge_labels
-        File of spellings and names (:func:`scstore.cells.label_names.read_label_names`): labels to be taken as the
-        same, or left out, in every column of every input. Labels that hardly differ are warned of.
+    missing_labels
+        Words that count as a missing label, as for :func:`scstore.fit`.
     n_genes
         How many; ``"auto"`` chooses among 25 to 800 by an inner cross-validation on at most 5,000 cells.
     group
@@ -103,7 +101,7 @@ def panel(
     OptionError
         If options do not go together.
     LabelsError
-        If no input has a column, or nothing can be compared, or the file of spellings cannot be read.
+        If no input has a column, or nothing can be compared.
     GenesError
         If fewer genes than that are expressed, or it cannot be told whose genes are to be translated.
     CellsError
@@ -115,10 +113,6 @@ def panel(
     if organism is not None and orthologs is None:
         msg = "--organism: says into whose genes --orthologs translates. Give --orthologs FILE, or leave it out."
         raise OptionError(msg)
-    if merge_labels is not None and not labels:
-        msg = f"--merge-labels {merge_labels}: goes with --label. Without labels there is nothing to merge."
-        raise OptionError(msg)
-    names = None if merge_labels is None else read_label_names(merge_labels)
     fsio.check_output(output, overwrite=overwrite)
     progress = progress or Reporter()
     with ExitStack() as stack:
@@ -137,7 +131,7 @@ def panel(
         )
         if labels:
             check_ids(inputs)
-        comparison = compare(inputs, labels=labels, names=names, group=group, progress=progress)
+        comparison = compare(inputs, labels=labels, missing=missing_labels, group=group, progress=progress)
         genes = join_genes([one.names for one in inputs], [one.repeats for one in inputs])
         admitted = _admit(genes, inputs, shared_genes=shared_genes, progress=progress)
         scored = score_inputs(
@@ -167,7 +161,7 @@ def panel(
             raise GenesError(msg)
         record = {
             "labels": labels,
-            "merged_labels": merge_record(names),
+            "missing_labels": list(missing_labels) if labels else [],
             "label_free": label_free,
             "group": group,
             "inputs": [one.record for one in inputs],

@@ -16,11 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scstore.annotation.label_columns import warn_of_spellings
 from scstore.cells.cell_file import CellFile
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_rows
-from scstore.cells.label_names import LabelNames
-from scstore.cells.labels import read_labels
+from scstore.cells.labels import MISSING_LABELS, MISSING_VALUES, read_labels, report_labels
 from scstore.cells.opening import open_cells
 from scstore.errors import CellsError, LabelsError
 from scstore.escaping import show_some
@@ -200,7 +198,7 @@ def compare(
     inputs: Sequence[PanelInput],
     *,
     labels: Sequence[str],
-    names: LabelNames | None = None,
+    missing: Sequence[str] = MISSING_LABELS,
     group: str | None,
     progress: Reporter,
 ) -> Comparison:
@@ -212,8 +210,8 @@ def compare(
         The data sets.
     labels
         Label columns; none for a panel without labels.
-    names
-        Spellings to merge in them.
+    missing
+        Words that count as a missing label.
     group
         Column of donors or batches.
     progress
@@ -226,17 +224,17 @@ def compare(
     """
     groups: list[Column | None] = [None] * len(inputs)
     if group is not None:
-        found = _read(inputs, group, "counts as one group", progress)
+        found = _read(inputs, group, MISSING_VALUES, "counts as one group", progress)
         groups = [found.get(one.name) for one in inputs]
     columns: list[dict[str, Column]] = [{} for _ in inputs]
     designs: list[dict[str, Design]] = [{} for _ in inputs]
-    read = {label: _read(inputs, label, f"has no say for {label!r}", progress) for label in labels}
-    merged = _merge(read, names=names, several=len(inputs) > 1, progress=progress)
-    for label, by_input in merged.items():
+    for label in labels:
+        by_input = _read(inputs, label, missing, f"has no say for {label!r}", progress)
         refused: list[LabelsError] = []
         for i, one in enumerate(inputs):
             if one.name not in by_input:
                 continue
+            report_labels(one.cells.obs, label, by_input[one.name], source=one.name, progress=progress)
             try:
                 designs[i][label] = design_labels(by_input[one.name], groups[i], label=label, source=one.cells.source)
             except LabelsError as refusal:
@@ -263,25 +261,15 @@ def compare(
     return Comparison(tuple(columns), tuple(groups), tuple(designs))
 
 
-def _merge(
-    read: Mapping[str, Mapping[str, Column]], *, names: LabelNames | None, several: bool, progress: Reporter
-) -> dict[str, dict[str, Column]]:
-    """Label columns by column and input, spellings merged; each input's own are compared with each other."""
-    called = {
-        (label, name): f"{name}: {label}" if several else label for label, columns in read.items() for name in columns
-    }
-    columns = {told: read[label][name] for (label, name), told in called.items()}
-    merged = warn_of_spellings(columns, names=names, progress=progress)
-    return {label: {name: merged[called[label, name]] for name in columns} for label, columns in read.items()}
-
-
-def _read(inputs: Sequence[PanelInput], column: str, without: str, progress: Reporter) -> dict[str, Column]:
+def _read(
+    inputs: Sequence[PanelInput], column: str, missing: Sequence[str], without: str, progress: Reporter
+) -> dict[str, Column]:
     """A column of those inputs that have it."""
     found: dict[str, Column] = {}
     refused: list[LabelsError] = []
     for one in inputs:
         try:
-            found[one.name] = read_labels(one.cells.obs, column, source=one.cells.source)
+            found[one.name] = read_labels(one.cells.obs, column, missing=missing, source=one.cells.source)
         except LabelsError as refusal:
             refused.append(refusal)
     if not found:

@@ -83,7 +83,6 @@ def _training(head: AnyHead, record: Mapping[str, Any]) -> str:
         ("labels", f"`{_plain(record['label'])}` of {_plain(trained['name'])}{partial}"),
         ("cells", f"{trained['n_cells']:,} of {len(trained['classes'])} classes (ids {trained['ids'][:19]}…)"),
         *_levels(record),
-        *_merged(record),
         *_kind(head),
         *((f"member {view}", _plain(how)) for view, how in record.get("training", {}).items()),
         ("seed", str(record["seed"])),
@@ -98,17 +97,6 @@ def _levels(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         seen = f"; held-out accuracy {level['held_out']['accuracy']:.3f}" if level["held_out"]["n"] else ""
         rows.append((f"level `{_plain(level['column'])}`", f"{len(level['classes'])} labels{seen}"))
     return rows
-
-
-def _merged(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Spellings that were taken as one, or left out."""
-    merged = record.get("merged_labels")
-    if not merged:
-        return []
-    told = "; ".join(
-        f"{_plain(spelling)} → {_plain(name) or '(left out)'}" for spelling, name in sorted(merged["names"].items())
-    )
-    return [("spellings merged", f"{_plain(merged['file'])}: {told}")]
 
 
 def _kind(head: AnyHead) -> list[tuple[str, str]]:

@@ -11,7 +11,6 @@ from support import Notes, Run, make_cells
 import scstore
 from scstore.annotation.predict import PredictOptions, predict_to_file
 from scstore.errors import LabelsError, OptionError
-from scstore.report.card import model_card
 
 LINEAGE = {"type 0": "T", "type 1": "T", "type 2": "B"}
 
@@ -102,49 +101,27 @@ def test_columns_are_named_once_and_by_heads_that_take_them(path: Path, evaluati
         scstore.fit(evaluation_store, label=["cell_type", "with_rare"], head="across-genes", allow_partial=True)
 
 
-def test_spellings_are_merged_as_a_file_says_and_no_further(path: Path, tmp_path: Path) -> None:
+def test_words_for_a_missing_label_leave_cells_out(path: Path, tmp_path: Path) -> None:
     notes = Notes()
     head = scstore.fit(path, label="spelled", views=["X_emb"], progress=notes)
     assert len(head.classes_) == 6
-    warned = next(said for said in notes.said if "--merge-labels FILE" in said)
-    assert "'type 0' (" in warned
-    assert "'Types 0' (" in warned
-    (tmp_path / "names.tsv").write_text("Types 0\ttype 0\nTypes 1\ttype 1\nTypes 2\t\ntpye 0\ttype 0\n")
-    notes = Notes()
-    head = scstore.fit(
-        path, tmp_path / "head", label="spelled", merge_labels=tmp_path / "names.tsv", views=["X_emb"], progress=notes
-    )
+    assert any("'type 0' (" in said and "'Types 0' (" in said for said in notes.said)
+    words = ["types 0", "types 1", "types 2"]
+    head = scstore.fit(path, label="spelled", missing_labels=words, views=["X_emb"])
     assert list(head.classes_) == ["type 0", "type 1", "type 2"]
-    assert [said for said in notes.said if "merge-labels" in said] == [
-        "--merge-labels names.tsv: no cell has 'tpye 0'. Spellings are taken letter by letter."
-    ]
-    spelled = anndata.read_h5ad(path).obs["spelled"].astype(str)
-    left_out = (spelled == "Types 2").sum()
-    assert left_out
-    assert head.record_["trained_on"]["n_cells"] == 150 - left_out
-    loaded, record = scstore.load_head(tmp_path / "head")
-    assert record["merged_labels"]["names"]["Types 1"] == "type 1"
-    assert "names.tsv: Types 0 → type 0" in model_card(loaded, name="head")
-    assert "Types 2 → (left out)" in model_card(loaded, name="head")
-
-
-def test_names_that_leave_no_cell_are_refused(path: Path, tmp_path: Path) -> None:
-    (tmp_path / "names.json").write_text('{"type 0": "", "type 1": "", "type 2": ""}')
-    with pytest.raises(LabelsError, match="leaves no cell"):
-        scstore.fit(path, label="cell_type", merge_labels=tmp_path / "names.json", views=["X_emb"])
+    assert head.record_["trained_on"]["n_cells"] == 130
+    assert head.record_["missing_labels"] == words
 
 
 def test_on_the_command_line(path: Path, tmp_path: Path, scstore_command: Run) -> None:
-    (tmp_path / "names.tsv").write_text("type 9\ttype 0\n")
-    words = ("--label", "lineage", "--label", "cell_type", "--merge-labels", "names.tsv", "--view", "X_emb")
+    words = ("--label", "lineage", "--label", "cell_type", "--missing-labels", "", "--view", "X_emb")
     done = scstore_command("fit", path, *words, "-o", "head")
     assert "accuracy of held-out cells, coarse to fine: lineage" in done.stdout
-    assert "no cell has 'type 9'" in done.stderr
+    assert "lineage is missing where it is ''" in done.stderr
     card = (tmp_path / "head" / "README.md").read_text()
     assert card.index("level `lineage`") < card.index("level `cell_type`")
     assert "a coarser label stands that is sure enough: `lineage` from 0." in card
     said = scstore_command("info", "head").stdout
     assert "coarse to fine: lineage" in said
-    assert "spellings merged: 1, by names.tsv" in said
     said = scstore_command("predict", path, "--head", "head", "-o", "o.csv", "--keep", "0.6").stdout
     assert "cells have a coarse label: their finest one is unsure" in said

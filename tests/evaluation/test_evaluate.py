@@ -276,20 +276,12 @@ def test_rejection_of_classes_left_out(evaluation_store: Path) -> None:
         scstore.evaluate(evaluation_store, label="species", views=["X"], folds=2, leave_one_class_out=True)
 
 
-def test_spellings_are_merged_before_anything_else(evaluation_store: Path, tmp_path: Path) -> None:
-    (tmp_path / "names.tsv").write_text("type 0\ttype 1\ntype 7\ttype 1\n")
-    notes = Notes()
+def test_words_for_a_missing_label_leave_cells_out(evaluation_store: Path) -> None:
     found = scstore.evaluate(
-        evaluation_store,
-        label="cell_type",
-        merge_labels=tmp_path / "names.tsv",
-        views=["genept"],
-        folds=2,
-        progress=notes,
-    )
-    assert list(found.as_json()["classes"]) == ["type 1", "type 2"]
-    assert found.as_json()["merged_labels"]["names"] == {"type 0": "type 1", "type 7": "type 1"}
-    assert sum("no cell has 'type 7'" in said for said in notes.said) == 1
+        evaluation_store, label="cell_type", missing_labels=["Type 0"], views=["genept"], folds=2
+    ).as_json()
+    assert list(found["classes"]) == ["type 1", "type 2"]
+    assert found["missing_labels"] == ["Type 0"]
 
 
 @pytest.fixture(scope="module")

@@ -255,52 +255,26 @@ def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], sa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_spellings_are_merged_as_a_file_says(tmp_path: Path) -> None:
-    """The panel is that of labels which were spelled alike from the start; the record keeps the file."""
-    plain, torn = make_cells(200), make_cells(200)
-    kinds = torn.obs["cell_type"].astype(str)
+def test_words_for_a_missing_label_leave_cells_out(tmp_path: Path) -> None:
+    """The panel is that of labels which were missing from the start; similar labels are named with their input."""
+    plain, marked = make_cells(200), make_cells(200)
+    kinds = marked.obs["cell_type"].astype(str)
     plain.obs["cell_type"] = kinds.where(kinds != "type 2")
-    torn.obs["cell_type"] = kinds.where((kinds != "type 0") | (np.arange(200) % 2 == 0), "Type_0")
-    (tmp_path / "names.tsv").write_text("Type_0\ttype 0\ntype 2\t\nT cell\tT\n")
-    notes = Notes()
-    merged = scstore.panel(
-        torn, tmp_path / "m.h5ad", label="cell_type", merge_labels=tmp_path / "names.tsv", n_genes=10, progress=notes
-    )
+    marked.obs["cell_type"] = kinds.where(kinds != "type 2", "Doublet")
+    found = scstore.panel(marked, tmp_path / "m.h5ad", label="cell_type", missing_labels=["doublet"], n_genes=10)
     wanted = scstore.panel(plain, tmp_path / "p.h5ad", label="cell_type", n_genes=10)
-    assert merged.digest == wanted.digest
-    assert merged.trained_on == wanted.trained_on
-    kept = load_panel(tmp_path / "m.h5ad").record["merged_labels"]
-    assert (kept["file"], kept["names"]) == ("names.tsv", {"Type_0": "type 0", "type 2": "", "T cell": "T"})
-    assert wanted.record["merged_labels"] is None
-    assert any("no cell has" in said and "T cell" in said for said in notes.said)
-    notes = Notes()
-    scstore.panel(torn, tmp_path / "t.h5ad", label="cell_type", n_genes=10, progress=notes)
-    assert any("hardly differ" in said and "Type_0" in said for said in notes.said)
-    with pytest.raises(OptionError, match="--merge-labels.*--label"):
-        scstore.panel(torn, tmp_path / "x.h5ad", label_free="detection", merge_labels=tmp_path / "names.tsv")
-
-
-def test_spellings_in_several_inputs(tmp_path: Path) -> None:
-    """A spelling of one input alone is no mistake; near-identical ones are told with the input they are in."""
+    assert found.digest == wanted.digest
+    assert found.trained_on == wanted.trained_on
+    assert load_panel(tmp_path / "m.h5ad").record["missing_labels"] == ["doublet"]
     first, second = batch("a"), batch("b", seed=1)
-    second.obs["cell_type"] = second.obs["cell_type"].astype(str).replace({"type 1": "kind 1"})
     kinds = first.obs["cell_type"].astype(str)
     first.obs["cell_type"] = kinds.where((kinds != "type 0") | (np.arange(80) % 2 == 0), "type-0")
     for cells, name in ((first, "a"), (second, "b")):
         cells.write_h5ad(tmp_path / f"{name}.h5ad")
-    (tmp_path / "names.tsv").write_text("kind 1\ttype 1\n")
     notes = Notes()
-    scstore.panel(
-        [tmp_path / "a.h5ad", tmp_path / "b.h5ad"],
-        tmp_path / "p.h5ad",
-        label="cell_type",
-        merge_labels=tmp_path / "names.tsv",
-        n_genes=10,
-        progress=notes,
-    )
-    warned = [said for said in notes.said if "hardly differ" in said]
-    assert [said.split(":")[0] for said in warned] == ["a.h5ad"]
-    assert not any("no cell has" in said for said in notes.said)
+    files = [tmp_path / "a.h5ad", tmp_path / "b.h5ad"]
+    scstore.panel(files, tmp_path / "ab.h5ad", label="cell_type", n_genes=10, progress=notes)
+    assert [said.split(":")[0] for said in notes.said if "type-0" in said] == ["a.h5ad"]
 
 
 def test_mistakes(tmp_path: Path) -> None:
