@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +16,12 @@ from numpy.typing import NDArray
 
 from scstore.cells.labels import missing_labels
 from scstore.errors import OptionError
-from scstore.heads.fusion import FusedHead
-from scstore.heads.overclustering import overcluster
-from scstore.heads.rows import Rows
 from scstore.store.reader import Store
 
-__all__ = ["AUTO", "HETEROGENEOUS", "Clusters", "check_min_share", "cluster_cells", "read_clusters", "with_majority"]
-
-AUTO = "auto"
-"""Instead of a column: clusters made of the head's features."""
+__all__ = ["HETEROGENEOUS", "check_min_share", "read_clusters", "with_majority"]
 
 HETEROGENEOUS = "heterogeneous"
 """The majority label of a cluster in which no label has the share asked for."""
-
-OVER_CLUSTERING = "over_clustering"
-
-
-@dataclass(frozen=True, eq=False)
-class Clusters:
-    """The cells' clusters.
-
-    Attributes
-    ----------
-    codes
-        ``(n,) int32``, of all cells that are predicted, in order; -1 for a cell in no cluster.
-    made
-        Whether they were made for this vote, and are to be told with it.
-    """
-
-    codes: NDArray[np.int32]
-    made: bool
-
-    @property
-    def n_clusters(self) -> int:
-        """How many have a cell."""
-        return len(np.unique(self.codes[self.codes >= 0]))
 
 
 def check_min_share(min_share: float, *, majority: str | None) -> None:
@@ -66,12 +36,12 @@ def check_min_share(min_share: float, *, majority: str | None) -> None:
         msg = f"--min-share {min_share}: must be between 0 and 1, such as 0.5 for more than a relative majority."
         raise OptionError(msg)
     if min_share and majority is None:
-        msg = "--min-share: is about majority voting. Add --majority COLUMN, or --majority auto."
+        msg = "--min-share: is about majority voting. Add majority='COLUMN'."
         raise OptionError(msg)
 
 
-def read_clusters(store: Store, column: str) -> Clusters:
-    """The clusters of a store's committed cells, from a column of ``obs``.
+def read_clusters(store: Store, column: str) -> NDArray[np.int32]:
+    """Return the cluster number of each committed cell ``(n,)`` from a column of ``obs``; -1 for cells in no cluster.
 
     Raises
     ------
@@ -80,7 +50,7 @@ def read_clusters(store: Store, column: str) -> Clusters:
     """
     if column not in store.obs:
         known = ", ".join(map(str, store.obs.columns)) or "none"
-        msg = f"--majority {column}: {store.path} has no such obs column. It has: {known}. Or --majority {AUTO}."
+        msg = f"--majority {column}: {store.path} has no such obs column. It has: {known}."
         raise OptionError(msg)
     values = store.obs[column].to_numpy(dtype=object)[store.committed]
     missing = missing_labels(values)
@@ -89,30 +59,11 @@ def read_clusters(store: Store, column: str) -> Clusters:
         raise OptionError(msg)
     codes = np.full(len(values), -1, dtype=np.int32)
     codes[~missing] = pd.factorize(values[~missing].astype(str))[0]
-    return Clusters(codes, made=False)
-
-
-def cluster_cells(store: Store, head: FusedHead, features: Mapping[str, Rows], rows: NDArray[np.int64]) -> Clusters:
-    """Clusters of a store's committed cells, made of what the head reads of them.
-
-    Parameters
-    ----------
-    store
-        The cells.
-    head
-        Its seed is the clusters' seed.
-    features
-        Views of the cells that are judged, ``(m, d)`` each.
-    rows
-        ``(m,)`` which cells of the store those are; the others, which are empty, are in no cluster.
-    """
-    codes = np.full(store.n_obs, -1, dtype=np.int32)
-    codes[rows] = overcluster(head.joined(features), views=head.views_, seed=head.random_state)
-    return Clusters(codes[store.committed], made=True)
+    return codes
 
 
 def with_majority(
-    frames: Iterator[pd.DataFrame], clusters: Clusters, *, folder: Path | None, min_share: float
+    frames: Iterator[pd.DataFrame], clusters: NDArray[np.int32], *, folder: Path | None, min_share: float
 ) -> Iterator[pd.DataFrame]:
     """Add to each prediction what its cluster says.
 
@@ -125,7 +76,7 @@ def with_majority(
     frames
         Predictions block by block.
     clusters
-        Of those cells.
+        Cluster number of each cell ``(n,)``; -1 for a cell in no cluster.
     folder
         Where the temporary file goes; the system's place for such files by default.
     min_share
@@ -134,14 +85,13 @@ def with_majority(
     Yields
     ------
     DataFrame
-        With ``majority_label``, ``majority_share`` and, where the clusters were made for this vote,
-        ``over_clustering``.
+        With ``majority_label`` and ``majority_share``.
     """
     votes: Counter[tuple[int, str]] = Counter()
     with tempfile.TemporaryFile(dir=folder) as file:
         start, writer = 0, None
         for frame in frames:
-            mine = clusters.codes[start : start + len(frame)]
+            mine = clusters[start : start + len(frame)]
             votes_here = (mine >= 0) & (frame["status"] != "empty").to_numpy()
             votes.update(zip(mine[votes_here].tolist(), frame["label"][votes_here], strict=True))
             table = pa.Table.from_pandas(frame)
@@ -157,10 +107,10 @@ def with_majority(
             start = 0
             for batch in reader:
                 frame = batch.to_pandas()
-                yield _told(frame, clusters, clusters.codes[start : start + len(frame)], labels, shares)
+                yield _with_votes(frame, clusters[start : start + len(frame)], labels, shares)
                 start += len(frame)
         if not start:
-            yield _told(frame, clusters, clusters.codes[:0], labels, shares)
+            yield _with_votes(frame, clusters[:0], labels, shares)
 
 
 def _count(votes: Counter[tuple[int, str]], min_share: float) -> tuple[dict[int, str], dict[int, float]]:
@@ -176,8 +126,8 @@ def _count(votes: Counter[tuple[int, str]], min_share: float) -> tuple[dict[int,
     return labels, shares
 
 
-def _told(
-    frame: pd.DataFrame, clusters: Clusters, mine: NDArray[Any], labels: dict[int, str], shares: dict[int, float]
+def _with_votes(
+    frame: pd.DataFrame, mine: NDArray[Any], labels: dict[int, str], shares: dict[int, float]
 ) -> pd.DataFrame:
     own, empty = frame["label"].to_numpy(), (frame["status"] == "empty").to_numpy()
     voted = (mine >= 0) & ~empty
@@ -185,7 +135,4 @@ def _told(
     label[voted] = [labels[cluster] for cluster in mine[voted].tolist()]
     share = np.full(len(frame), np.nan)
     share[voted] = [shares[cluster] for cluster in mine[voted].tolist()]
-    more: dict[str, Any] = {"majority_label": label, "majority_share": share}
-    if clusters.made:
-        more[OVER_CLUSTERING] = mine
-    return frame.assign(**more)
+    return frame.assign(majority_label=label, majority_share=share)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from scstore import fsio
 from scstore.annotation.across_genes import judge_across_genes
 from scstore.annotation.features import head_features
-from scstore.annotation.majority import AUTO, check_min_share, cluster_cells, read_clusters, with_majority
+from scstore.annotation.majority import check_min_share, read_clusters, with_majority
 from scstore.annotation.prediction_files import check_format, open_writer
 from scstore.annotation.prediction_frames import UNASSIGNED, Judge, prediction_frames
 from scstore.errors import OptionError
-from scstore.heads.across_genes import KIND, AcrossGenesHead
+from scstore.heads.across_genes import AcrossGenesHead
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.rejection import RULES, Thresholds
 from scstore.heads.rows import RowSubset
@@ -116,8 +116,8 @@ def predict(
     proba
         Add the probability of every class.
     majority
-        Also give each cell the label of most cells of its cluster: a column of ``obs`` that names the clusters, or
-        ``auto`` for an over-clustering made of the features that the head reads. A cell's own label stays as it is.
+        Also give each cell the label of most cells of its cluster: a column of ``obs`` that names the clusters. A
+        cell's own label stays as it is.
     min_share
         Share of a cluster's votes below which its majority label is ``heterogeneous``; by default the largest share
         wins, however small.
@@ -138,7 +138,7 @@ def predict(
         held-out cells; NaN with a head that has no thresholds); ``best_label`` (the most probable label, whatever the
         status). With a head of several levels ``label:COLUMN`` and ``confidence:COLUMN`` for each. With ``proba`` one
         ``p(CLASS)`` a class. With ``majority`` ``majority_label`` and ``majority_share`` (of the votes of the cell's
-        cluster), and for ``auto`` the cluster's number, ``over_clustering``.
+        cluster).
 
     Raises
     ------
@@ -198,19 +198,13 @@ def predict_to_file(
         name = str(head)
     judge = _judge(trained, name, asked, progress)
     usable = opened.usable_rows(allow_partial=asked.allow_partial)
-    clusters = None if majority in (None, AUTO) else read_clusters(opened, str(majority))
+    clusters = None if majority is None else read_clusters(opened, majority)
     judged: Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64] | None]]
     if isinstance(trained, AcrossGenesHead):
-        if majority == AUTO:
-            msg = f"--majority {AUTO}: a head of --head {KIND} labels cells by groups already. Name a column instead."
-            raise OptionError(msg)
         judged = judge_across_genes(opened, trained, record, name, usable, progress)
     else:
         views = head_features(opened, trained, record, name, progress)
         features = {view: RowSubset(rows, usable) for view, rows in views.items()}
-        if majority == AUTO:
-            clusters = cluster_cells(opened, trained, features, usable)
-            progress.note(f"--majority {AUTO}: {len(usable):,} cells in {clusters.n_clusters:,} clusters")
         judged = trained.iter_judged(features)
     far = np.inf if trained.rejection_ is None else trained.rejection_.thresholds("both", asked.keep).novelty
     counts, n_far, target = PredictionCounts(), 0, None if output is None else Path(output)

@@ -26,7 +26,7 @@ __all__ = ["FORMATS", "PredictionWriter", "check_format", "open_writer"]
 FORMATS = (".h5ad", ".csv", ".parquet")
 STATUSES = ("ok", "empty", "unsure", "far", COARSE)
 PROBABILITY = "scstore_probability"
-NOT_ALWAYS = ("majority_", "over_clustering", "label:", "confidence:")
+NOT_ALWAYS = ("majority_", "label:", "confidence:")
 """How names of columns begin that only some predictions have: those of an earlier one do not outlive it."""
 
 

@@ -127,7 +127,7 @@ def predict(
     majority: Annotated[
         str | None,
         typer.Option(
-            help="Also the label of most cells of a cluster: an obs column of clusters, or auto to make them.",
+            help="Also the label of most cells of a cluster: an obs column of clusters.",
             show_default=False,
         ),
     ] = None,
@@ -145,7 +145,7 @@ def predict(
 
         scstore predict stores/new.zarr --head heads/cell_type -o labels.csv --proba
 
-        scstore predict stores/new.zarr --head heads/cell_type -o annotated.h5ad --majority auto
+        scstore predict stores/new.zarr --head heads/cell_type -o annotated.h5ad --majority leiden
     """
     from scstore.annotation.predict import PredictOptions, predict_to_file
     from scstore.errors import OptionError

@@ -19,10 +19,10 @@ from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
 from scstore.heads.labels import encode_labels
 from scstore.heads.linear import LinearHead
-from scstore.heads.member import EXPRESSION, Branch, below, fit_branch, join_parts
+from scstore.heads.member import EXPRESSION, Branch, below, fit_branch
 from scstore.heads.mlp import MLPHead
 from scstore.heads.rejection import Rejection, fit_rejection
-from scstore.heads.rows import Array, ConcatRows, Rows, RowSubset, read
+from scstore.heads.rows import Array, Rows, RowSubset, read
 
 __all__ = ["HEADS", "FusedHead"]
 
@@ -309,12 +309,6 @@ class FusedHead:
             if self.rejection_ is not None:
                 novelty = self.rejection_.novelty_of(self._branches, block, self.choose(proba))
             yield start, proba, novelty
-
-    def joined(self, views: Mapping[str, Rows]) -> ConcatRows:
-        """What the members read of these views, side by side, ``(n, d)``; takes and raises as :meth:`predict_proba`."""
-        rows = self._check_views(views)
-        count_cells(rows)
-        return join_parts(self._branches, rows, self.views_, selected=True)
 
     def _iter_blocks(self, views: Mapping[str, Rows], block_rows: int) -> Iterator[tuple[int, dict[str, Array]]]:
         check_positive(block_rows=block_rows)

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Notes, Run, make_cells
+from support import Run, make_cells
 
 import scstore
-from scstore.annotation.majority import Clusters, with_majority
+from scstore.annotation.majority import with_majority
 from scstore.annotation.predict import PredictOptions, predict_to_file
 from scstore.errors import OptionError
 
@@ -25,7 +25,7 @@ def blocks(labels: list[str], clusters: list[int], *, size: int = 3) -> Iterator
 
 
 def voted(labels: list[str], clusters: list[int], **options: Any) -> pd.DataFrame:
-    codes = Clusters(np.array(clusters, dtype=np.int32), made=False)
+    codes = np.array(clusters, dtype=np.int32)
     parts = with_majority(blocks(labels, clusters), codes, **{"folder": None, "min_share": 0.0, **options})
     return pd.concat(list(parts))
 
@@ -102,24 +102,17 @@ def test_a_column_of_clusters(folder: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["h5ad", "csv", "parquet"])
 def test_every_output_holds_the_vote(folder: Path, tmp_path: Path, suffix: str) -> None:
-    out, notes = tmp_path / f"out.{suffix}", Notes()
-    frame = scstore.predict(folder / "new.zarr", folder / "head", majority="auto", proba=True)
-    counts = predict_to_file(
-        folder / "new.zarr", folder / "head", out, PredictOptions(majority="auto", proba=True), progress=notes
-    )
-    assert "--majority auto: 60 cells in 8 clusters" in notes.said
+    out = tmp_path / f"out.{suffix}"
+    frame = scstore.predict(folder / "new.zarr", folder / "head", majority="leiden", proba=True)
+    counts = predict_to_file(folder / "new.zarr", folder / "head", out, PredictOptions(majority="leiden", proba=True))
     assert counts.majority == frame["majority_label"].value_counts().to_dict()
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
-    assert frame.loc["cell5", "over_clustering"] == -1
-    assert frame["over_clustering"].drop("cell5").between(0, 7).all()
     if suffix == "h5ad":
         obs = anndata.read_h5ad(out).obs
         assert list(obs["scstore_majority_label"]) == list(frame["majority_label"])
         np.testing.assert_array_equal(obs["scstore_majority_share"], frame["majority_share"])
-        assert obs["scstore_over_clustering"].dtype == np.int32
-        np.testing.assert_array_equal(obs["scstore_over_clustering"], frame["over_clustering"])
         predict_to_file(out, folder / "head", tmp_path / "again.h5ad")
-        assert not anndata.read_h5ad(tmp_path / "again.h5ad").obs.columns.str.contains("majority|over_").any()
+        assert not anndata.read_h5ad(tmp_path / "again.h5ad").obs.columns.str.contains("majority").any()
     else:
         read = pd.read_csv(out, index_col=0) if suffix == "csv" else pd.read_parquet(out)
         pd.testing.assert_frame_equal(read, frame, check_dtype=suffix == "parquet")
@@ -127,10 +120,10 @@ def test_every_output_holds_the_vote(folder: Path, tmp_path: Path, suffix: str) 
 
 def test_wrong_options_are_refused(folder: Path) -> None:
     for asked, words in (
-        ({"majority": "louvain"}, "--majority louvain: .* no such obs column. It has: .*leiden.*--majority auto"),
+        ({"majority": "louvain"}, "--majority louvain: .* no such obs column. It has: .*leiden"),
         ({"majority": "nothing"}, "no cell of .* has a value"),
         ({"majority": "leiden", "min_share": 1.5}, "--min-share 1.5"),
-        ({"min_share": 0.5}, "--min-share: .*--majority"),
+        ({"min_share": 0.5}, "majority="),
     ):
         with pytest.raises(OptionError, match=words):
             scstore.predict(folder / "new.zarr", folder / "head", **asked)
