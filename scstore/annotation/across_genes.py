@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from scstore.errors import FeatureSpaceError, GenesError, OptionError
-from scstore.genes.matching import match_genes
+from scstore.genes.matching import match_columns
 from scstore.genes.store_genes import expression_genes_in, store_gene_table
 from scstore.genes.table import GeneTable
 from scstore.heads.across_genes import KIND, AcrossGenesHead
@@ -111,8 +110,7 @@ def _texts(table: GeneTable) -> dict[str, Any]:
 
 
 def _shared_genes(store: Store, record: Mapping[str, Any]) -> int:
-    known = pd.DataFrame(record["genes"]).rename(index=str)
     try:
-        return len(match_genes(store.expression_genes, known, min_fraction=0.0, source=str(store.path)).genes)
+        return len(match_columns(store.expression_genes, record["genes"], source=str(store.path)).genes)
     except GenesError:  # none at all
         return 0

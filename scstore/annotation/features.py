@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
 from scstore.errors import FeatureSpaceError, GenesError
-from scstore.genes.matching import GeneMatch, match_genes
+from scstore.genes.matching import match_columns
 from scstore.heads.fusion import FusedHead
 from scstore.heads.rows import MappedRows, Rows
 from scstore.progress import Reporter
@@ -68,26 +66,16 @@ def head_features(
 
 
 def _aligned(store: Store, view: Rows, genes: Mapping[str, list[str]], name: str, progress: Reporter) -> Rows:
-    """The head's genes, in its order, by name; a gene that was not measured is zero."""
-    table = pd.DataFrame(genes)
-    table.index = pd.Index([str(i) for i in range(len(table))])
+    """The head's genes, in its order; a gene that was not measured is zero."""
+    symbols = genes["symbol"]
     try:
-        match: GeneMatch = match_genes(store.expression_genes, table, min_fraction=0.0, source=str(store.path))
+        match = match_columns(store.expression_genes, genes, source=str(store.path))
     except GenesError as error:
-        msg = f"{name} reads the expression of {len(table)} genes, and {store.path} has none of them."
+        msg = f"{name} reads the expression of {len(symbols)} genes, and {store.path} has none of them."
         raise GenesError(msg) from error
-    present = match.genes
-    if (missing := len(table) - len(present)) > 0:
-        examples = ", ".join(table["symbol"].drop(table.index[present]).head(5))
+    if missing := np.setdiff1d(np.arange(len(symbols)), match.genes).tolist():
         progress.warn(
-            f"{missing} of the {len(table)} genes whose expression the head reads are not in {store.path} "
-            f"({examples}): "
-            "taken as not expressed, which makes labels less sure."
+            f"{len(missing)} of the {len(symbols)} genes whose expression the head reads are not in {store.path} "
+            f"({', '.join(symbols[i] for i in missing[:5])}): taken as not expressed, which makes labels less sure."
         )
-
-    def align(block: Any) -> NDArray[np.float32]:
-        aligned = np.zeros((block.shape[0], len(table)), dtype=np.float32)
-        aligned[:, present] = match.apply(block).toarray()
-        return aligned
-
-    return MappedRows(view, align, width=len(table))
+    return MappedRows(view, lambda block: match.align(block).toarray(), width=len(symbols))

@@ -15,8 +15,8 @@ from scipy import sparse
 
 from scstore.cells.labels import missing_labels, read_labels
 from scstore.errors import CellsError, FeatureSpaceError, InputError, LabelsError, OptionError
-from scstore.genes.matching import match_genes
-from scstore.heads.rows import Rows, RowSubset, StackedRows
+from scstore.genes.matching import match_columns
+from scstore.heads.rows import MappedRows, Rows, RowSubset, StackedRows
 from scstore.spec import differences
 from scstore.store.layout import SEEN_BY_PANEL, SEEN_BY_PROJECTOR
 from scstore.store.reader import Store, open_store
@@ -100,7 +100,9 @@ class EvaluationCells:
             for number, store in enumerate(stores):
                 part: Rows = store.view(view)
                 if view == "X" and number:
-                    part = _AlignedExpression(part, store, stores[0])
+                    genes = stores[0].expression_genes
+                    match = match_columns(store.expression_genes, genes, min_match=0.3, source=str(store.path))
+                    part = MappedRows(part, match.align, width=len(genes))
                 parts.append(RowSubset(part, index[self.source == number]))
             rows = parts[0] if len(parts) == 1 else StackedRows(parts)
             self._cache[key] = self._kept(rows)
@@ -137,27 +139,6 @@ class EvaluationCells:
         first = rows[slice(0, min(n, 512))]
         expected = _bytes(first) * n / max(1, min(n, 512))
         return rows[slice(0, n)] if used + expected <= CACHE_BYTES else rows
-
-
-class _AlignedExpression:
-    """Expression of a store in the columns of another's: genes by name, those that were not measured zero."""
-
-    def __init__(self, rows: Rows, store: Store, reference: Store) -> None:
-        table = reference.expression_genes[["symbol", "ensembl_id"]].astype(str)
-        match = match_genes(store.expression_genes, table, source=str(store.path))
-        self.below = (rows,)
-        self._match = match
-        self._width = len(table)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.below[0].shape[0], self._width
-
-    def __getitem__(self, key: Any) -> sparse.csr_matrix:
-        found = self._match.apply(sparse.csr_matrix(self.below[0][key]))
-        return sparse.csr_matrix(
-            (found.data, self._match.genes[found.indices], found.indptr), shape=(found.shape[0], self._width)
-        )
 
 
 def _bytes(matrix: Any) -> int:

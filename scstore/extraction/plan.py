@@ -22,7 +22,6 @@ from scstore.cells.opening import CellFile
 from scstore.errors import CellsError, FeatureSpaceError, OptionError, OutputError
 from scstore.extraction.auto_panel import kept_panel
 from scstore.extraction.feature_spaces import layout_space, store_plan, view_specs
-from scstore.extraction.gene_match import describe_cells_genes, match_cells, needed_translation
 from scstore.extraction.options import (
     AUTO_PANEL,
     CONTROL_SEED,
@@ -38,6 +37,7 @@ from scstore.extraction.resolve import SettledLayout, model_files, run_record, s
 from scstore.gene_tables.encoding import cached_table
 from scstore.genes.encoders import RandomEncoder
 from scstore.genes.matching import GeneMatch, match_genes
+from scstore.genes.orthologs import describe_cells, match_cells, needed_translation
 from scstore.genes.table import GeneTable, load_gene_table
 from scstore.model.loading import ModelFiles
 from scstore.model.projector_file import ProjectorFile, load_projector
@@ -172,8 +172,14 @@ def make_plan(
         source=cells.source,
         progress=progress,
     )
+    matching: dict[str, Any] = {
+        "organism": options.organism,
+        "min_match": options.min_match,
+        "sum_duplicates": options.sum_duplicate_genes,
+        "source": cells.source,
+    }
     if table is not None:  # before any model is looked at
-        match = match_cells(var, table.obs, options, translation, source=cells.source)
+        match = match_cells(var, table.obs, translation, **matching)
     projector = load_projector(options.trained_projector) if options.trained_projector else None
     n_panel = None if panel is None else len(panel)
     encodes = table is None and options.needs_vectors
@@ -181,8 +187,8 @@ def make_plan(
     readout = settle_layout(options, files, n_panel=n_panel) if files is not None and options.pool else None
     if table is None:
         file = target.with_suffix(".genes.h5ad")
-        described = describe_cells_genes(var, options, translation)
-        match = match_cells(var, described[0], options, translation, source=cells.source)
+        described = describe_cells(var, translation, organism=options.organism)
+        match = match_cells(var, described[0], translation, **matching)
         table = cached_table(
             file, described, files if encodes else None, device=options.device, dtype=options.dtype, progress=progress
         )
@@ -335,7 +341,7 @@ def _admit(
             "better."
         )
         return None, None
-    in_table = match_genes(panel.obs, table.obs, min_fraction=0.0, source="the panel", organism=match.organism)
+    in_table = match_genes(panel.obs, table.obs, min_match=0.0, source="the panel", organism=match.organism)
     column = {row: i for i, row in enumerate(match.genes)}
     admitted = np.zeros(len(match.genes), dtype=bool)
     medians = np.ones(len(match.genes), dtype=np.float32)

@@ -15,10 +15,10 @@ from scstore import fsio
 from scstore.cells.opening import open_cells
 from scstore.errors import OptionError
 from scstore.gene_tables.encoding import encode_table, make_encoder
-from scstore.genes.descriptions import describe_by_symbol, read_descriptions
+from scstore.genes.descriptions import read_descriptions
 from scstore.genes.matching import match_genes
 from scstore.genes.ncbi import NCBI_TEMPLATE, TAXA, coverage, describe_by_ncbi, read_gene_info, read_summaries
-from scstore.genes.orthologs import other_organism, read_orthologs
+from scstore.genes.orthologs import describe_cells, other_organism, read_orthologs
 from scstore.genes.published import read_published
 from scstore.genes.species import guess_organism
 from scstore.genes.table import GeneTable, save_gene_table
@@ -221,8 +221,7 @@ def _only_genes_of(inputs: Sequence[File], obs: pd.DataFrame, scratch: Path) -> 
 def _from_symbols(cells: Any, scratch: Path, organism: str | None) -> tuple[pd.DataFrame, str]:
     with open_cells(cells, scratch=scratch) as opened:
         var = opened.var(next(iter(opened.slots)))
-    names = list(dict.fromkeys(str(name) for name in var.get("symbol", var.index)))
-    return describe_by_symbol(names, organism=organism or guess_organism(names) or "")
+    return describe_cells(var, organism=organism)
 
 
 def _from_published(vectors: File, gene_info: File | None, organism: str | None) -> GeneTable:

@@ -22,31 +22,9 @@ SYMBOL_TEMPLATE = "{symbol}"
 TEXT_TEMPLATE = "{text}"
 
 
-def describe_by_symbol(
-    symbols: Iterable[str], *, ensembl_ids: Iterable[str] | None = None, organism: str = ""
-) -> tuple[pd.DataFrame, str]:
-    """Describe genes by their symbols alone.
-
-    Parameters
-    ----------
-    symbols
-        Names of the genes.
-    ensembl_ids
-        Their Ensembl ids, where known.
-    organism
-        ``human``, ``mouse``, or empty.
-
-    Returns
-    -------
-    obs
-        Rows of a gene table, with :data:`~scstore.genes.table.COLUMNS`.
-    template
-        ``{symbol}``.
-    """
-    names = [str(symbol) for symbol in symbols]
-    frame = pd.DataFrame({"symbol": names}, dtype=str)
-    if ensembl_ids is not None:
-        frame["ensembl_id"] = [str(value) for value in ensembl_ids]
+def describe_by_symbol(symbols: Iterable[str], *, organism: str = "") -> tuple[pd.DataFrame, str]:
+    """Return rows of a gene table that describe genes by their symbols alone, and the template ``{symbol}``."""
+    frame = pd.DataFrame({"symbol": [str(symbol) for symbol in symbols]}, dtype=str)
     return _finish(frame, SYMBOL_TEMPLATE, organism), SYMBOL_TEMPLATE
 
 

@@ -94,7 +94,7 @@ def refusal(
     columns: Mapping[str, Sequence[str]],
     *,
     n_matched: int,
-    min_fraction: float,
+    min_match: float,
     source: str,
     is_known: Callable[[str], bool],
 ) -> str:
@@ -110,7 +110,7 @@ def refusal(
         Names of the input genes, by where they stand.
     n_matched
         How many matched.
-    min_fraction
+    min_match
         What was wanted.
     source
         What the input is called.
@@ -123,7 +123,7 @@ def refusal(
     share = n_matched / n_input if n_input else 0.0
     begin = (
         f"{source}: {n_matched:,} of {n_input:,} genes ({share:.1%}) match the gene table's {len(table):,}; "
-        f"wanted are {min_fraction:.0%} of the smaller. Names here: {show_some(index, limit=EXAMPLES)}; in "
+        f"wanted are {min_match:.0%} of the smaller. Names here: {show_some(index, limit=EXAMPLES)}; in "
         f"the table: {show_some(symbols, limit=EXAMPLES)}."
     )
     theirs = guess_organism(name for names in columns.values() for name in names)
@@ -139,7 +139,7 @@ def refusal(
             continue
         names = [str(name) for name in var[column].dropna()]
         hits = sum(map(is_known, names))
-        if hits > n_matched and hits >= min_fraction * min(n_input, len(table)):
+        if hits > n_matched and hits >= min_match * min(n_input, len(table)):
             return (
                 f"{begin} The var column {show(column)} holds names that the table knows "
                 f"({hits / n_input:.1%}), but its title does not say so: rename it to 'gene_ids' or "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from scstore.escaping import show, show_some
 from scstore.genes.match_report import KINDS, NOT_FOUND, Found, describe_match, refusal
 from scstore.genes.species import common_name, guess_organism
 
-__all__ = ["ENSEMBL_ID", "GeneMatch", "gene_names", "guess_organism", "match_genes"]
+__all__ = ["ENSEMBL_ID", "GeneMatch", "gene_names", "match_columns", "match_genes"]
 
 IDENTIFIER_COLUMNS = (
     "gene_ids",
@@ -110,6 +110,13 @@ class GeneMatch:
         taken.sort_indices()
         return taken
 
+    def align(self, rows: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Take the matched columns as ``(n, n_table) float32``; genes of the table that are not there are zero."""
+        taken = self.apply(rows)
+        return sparse.csr_matrix(
+            (taken.data, self.genes[taken.indices], taken.indptr), shape=(taken.shape[0], self.n_table)
+        )
+
 
 @dataclass(frozen=True)
 class _Names:
@@ -133,7 +140,7 @@ def match_genes(
     var: pd.DataFrame,
     table: pd.DataFrame,
     *,
-    min_fraction: float = 0.3,
+    min_match: float = 0.3,
     sum_duplicates: bool = False,
     source: str = "cells",
     organism: str | None = None,
@@ -154,7 +161,7 @@ def match_genes(
     table
         (n_table, …) a gene table's ``obs``: ``symbol`` and, where known, ``ensembl_id``, ``synonyms``
         (``"A|B"``) and ``organism``, with ``""`` where there is none.
-    min_fraction
+    min_match
         Least part of the genes that must match: of the input's, or of the table's where that is smaller.
     sum_duplicates
         Add up input genes of the same name, instead of refusing them; see :attr:`GeneMatch.groups`.
@@ -179,13 +186,13 @@ def match_genes(
     found = [known.find(names) if lead else NOT_FOUND for names, lead in zip(per_gene, leads, strict=True)]
     settled = _settle(found)
     n_matched = sum(one.row >= 0 for one in settled)
-    if not n_matched or n_matched < min_fraction * min(len(per_gene), len(table)):
+    if not n_matched or n_matched < min_match * min(len(per_gene), len(table)):
         msg = refusal(
             var,
             table,
             columns,
             n_matched=n_matched,
-            min_fraction=min_fraction,
+            min_match=min_match,
             source=source,
             is_known=lambda name: known.find([name]) is not NOT_FOUND,
         )
@@ -204,6 +211,17 @@ def match_genes(
         groups=groups,
         organism=looked_at,
     )
+
+
+def match_columns(
+    genes: pd.DataFrame, wanted: Mapping[str, Sequence[str]], *, min_match: float = 0.0, source: str
+) -> GeneMatch:
+    """Find wanted genes (by ``symbol`` and ``ensembl_id``) among a store's columns of expression.
+
+    :meth:`GeneMatch.align` then gives the expression in the order of the wanted genes.
+    """
+    table = pd.DataFrame({key: list(wanted[key]) for key in ("symbol", "ensembl_id")}, dtype=str)
+    return match_genes(genes, table.rename(index=str), min_match=min_match, source=source)
 
 
 def _of_one_organism(

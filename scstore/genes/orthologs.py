@@ -1,38 +1,49 @@
-"""One-to-one orthologs of human and mouse, from the files that NCBI, MGI and Ensembl publish, or a table of symbols."""
+"""One-to-one orthologs of human and mouse, and cells of one species read with the gene names of the other."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-import re
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.errors import GenesError
+from scstore.errors import GenesError, OptionError
+from scstore.escaping import show, show_some
+from scstore.genes.descriptions import describe_by_symbol
+from scstore.genes.matching import ENSEMBL_ID, GeneMatch, gene_names, match_genes
 from scstore.genes.ncbi import TAXA, read_columns, read_gene_info
+from scstore.genes.species import common_name, guess_organism
+from scstore.progress import Reporter
 from scstore.spec import canonical_json
 from scstore.untrusted.unpacking import open_unpacked
 
-__all__ = ["Orthologs", "other_organism", "read_orthologs"]
+__all__ = [
+    "Orthologs",
+    "RenamedGenes",
+    "Translation",
+    "describe_cells",
+    "match_cells",
+    "needed_translation",
+    "other_organism",
+    "read_orthologs",
+    "rename_by_orthologs",
+    "translate_to_one",
+]
 
 KEYS = ("gene_id", "ensembl_id", "symbol")
-"""What a gene may be told apart by, the surest first."""
+"""What identifies a gene, the most reliable first."""
 
 COLUMNS = tuple(f"{organism}_{key}" for organism in TAXA for key in KEYS)
 NCBI_COLUMNS = ("#tax_id", "GeneID", "relationship", "Other_tax_id", "Other_GeneID")
 GENE_INFO_FILES = {"human": "Homo_sapiens.gene_info", "mouse": "Mus_musculus.gene_info"}
-BIOMART = re.compile(r"(?:(human|mouse) )?gene (name|stable id)( version)?", re.IGNORECASE)
-KNOWN = (
-    "NCBI's gene_orthologs, MGI's HOM_MouseHumanSequence.rpt, an Ensembl BioMart export with a header (Gene name, "
-    "Mouse gene name), and a CSV of two columns, human symbol and mouse symbol"
-)
+KNOWN = "NCBI's gene_orthologs, and a CSV or TSV of two columns, human gene and mouse gene (symbols or Ensembl ids)"
 
 
 def other_organism(organism: str) -> str:
@@ -44,11 +55,8 @@ def other_organism(organism: str) -> str:
 class Orthologs:
     """Pairs of human and mouse genes, each gene in one pair.
 
-    Attributes
-    ----------
-    pairs
-        ``(n_pairs,)`` rows of ``human_symbol``, ``human_ensembl_id``, ``human_gene_id`` and the same of the mouse, all
-        strings, empty where the file does not say.
+    ``pairs`` has ``human_symbol``, ``human_ensembl_id``, ``human_gene_id`` and the same columns for the mouse, all
+    strings, empty where unknown.
     """
 
     pairs: pd.DataFrame
@@ -58,12 +66,12 @@ class Orthologs:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the pairs, in any order."""
+        """SHA-256 of the pairs, independent of their order."""
         rows = sorted(self.pairs[list(COLUMNS)].itertuples(index=False, name=None))
         return fsio.digest_bytes(canonical_json([list(row) for row in rows]).encode())
 
     def symbols(self, organism: str) -> dict[str, str]:
-        """The other organism's symbol by the symbol of this one, where each has one."""
+        """Symbols of the other organism by symbols of this one, where both are known."""
         return {name: symbol for name, (symbol, _) in self._named(organism, "symbol").items() if symbol}
 
     def names(self, organism: str) -> dict[str, tuple[str, str]]:
@@ -72,55 +80,38 @@ class Orthologs:
 
     def _named(self, organism: str, key: str) -> dict[str, tuple[str, str]]:
         names = self.pairs[f"{organism}_{key}"]
-        # a symbol that two genes share says nothing about which of them is meant
-        clear = self.pairs[(names != "") & ~names.duplicated(keep=False)]
+        clear = self.pairs[(names != "") & ~names.duplicated(keep=False)]  # a symbol of two genes is ambiguous
         other = other_organism(organism)
         targets = zip(clear[f"{other}_symbol"], clear[f"{other}_ensembl_id"], strict=True)
         return dict(zip(clear[f"{organism}_{key}"], targets, strict=True))
 
 
 def read_orthologs(path: str | os.PathLike[str], *, gene_info: Mapping[str, pd.DataFrame] | None = None) -> Orthologs:
-    """Read one-to-one orthologs of human and mouse; what the file is, is told by its header.
+    """Read NCBI's ``gene_orthologs`` or a CSV of two columns, gzipped or not; the header decides which.
 
-    Parameters
-    ----------
-    path
-        NCBI's ``gene_orthologs``, MGI's ``HOM_MouseHumanSequence.rpt``, an Ensembl BioMart export (TSV or CSV with a
-        header such as ``Gene stable ID``, ``Gene name``, ``Mouse gene stable ID``, ``Mouse gene name``, ``Mouse
-        homology type``), or a CSV of human symbol and mouse symbol, with or without a header. Any of them gzipped.
-    gene_info
-        Genes by organism (:func:`scstore.genes.ncbi.read_gene_info`), which give NCBI's GeneIDs their symbols. By
-        default NCBI's ``gene_info`` files that lie beside a ``gene_orthologs``.
-
-    Returns
-    -------
-    Orthologs
-        Genes with several orthologs, and those without one, are left out.
-
-    Raises
-    ------
-    GenesError
-        If the file is of no such form, or holds no pair.
+    ``gene_info`` gives NCBI's GeneIDs their symbols, by organism; by default the ``gene_info`` files beside
+    ``gene_orthologs`` do. Genes with several orthologs are left out.
     """
     file = Path(path)
-    header = _header(file)
-    if {"#tax_id", "Other_GeneID"} <= set(header):
-        found = _from_ncbi(file, gene_info)
-    elif {"NCBI Taxon ID", "Symbol"} <= set(header):
-        found = _from_mgi(file, header[0])
-    elif any(match and match[1] for match in map(BIOMART.fullmatch, header)):
-        found = _from_biomart(file)
-    else:
-        found = _from_symbols(file)
+    try:
+        with open_unpacked(file) as handle:
+            is_ncbi = handle.read(7) == b"#tax_id"
+        found = _from_ncbi(file, gene_info) if is_ncbi else _from_two_columns(file)
+    except (OSError, UnicodeDecodeError, ValueError, EOFError, zlib.error) as error:
+        if isinstance(error, GenesError):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        msg = f"{file}: cannot be read as a table of orthologs ({reason}). Known are {KNOWN}."
+        raise GenesError(msg) from error
     pairs = _one_to_one(found.reindex(columns=list(COLUMNS), fill_value=""))
     if pairs.empty:
-        msg = f"{file}: holds no pair of one human and one mouse gene. Known are {KNOWN}."
+        msg = f"{file}: contains no pair of one human and one mouse gene. Known are {KNOWN}."
         raise GenesError(msg)
     return Orthologs(pairs)
 
 
 def _one_to_one(found: pd.DataFrame) -> pd.DataFrame:
-    """The rows in which either gene occurs in no other pair."""
+    """Return the pairs of which neither gene occurs in another pair."""
     keys = {}
     for organism in TAXA:
         key = pd.Series("", index=found.index)
@@ -129,7 +120,6 @@ def _one_to_one(found: pd.DataFrame) -> pd.DataFrame:
             key = key.where(named == "", named)
         keys[organism] = key
     both = pd.DataFrame(keys)
-    # the same pair may stand there once a transcript
     complete = (both != "").all(axis=1) & ~both.duplicated()
     both, found = both[complete], found[complete]
     single = ~both["human"].duplicated(keep=False) & ~both["mouse"].duplicated(keep=False)
@@ -163,85 +153,255 @@ def _gene_info_beside(file: Path, organism: str) -> pd.DataFrame:
         if candidate.is_file():
             return read_gene_info(candidate, organism=organism)
     msg = (
-        f"{file}: names genes by NCBI's GeneID alone. Put NCBI's {name}.gz beside it, which holds their symbols "
-        "(scstore genes build --download FOLDER fetches all of them), or give MGI's or BioMart's table."
+        f"{file}: identifies genes by NCBI's GeneID only. Put NCBI's {name}.gz beside it, which has their symbols, or "
+        "give a CSV of human and mouse symbols."
     )
     raise GenesError(msg)
 
 
-def _from_mgi(file: Path, group: str) -> pd.DataFrame:
-    rows = _read(file)
-    sides = {}
-    for organism, taxon in TAXA.items():
-        side = rows[rows["NCBI Taxon ID"].str.strip() == str(taxon)]
-        side = side[~side[group].duplicated(keep=False)].set_index(group)
-        renamed = {"Symbol": f"{organism}_symbol", "EntrezGene ID": f"{organism}_gene_id"}
-        sides[organism] = side[[name for name in renamed if name in side]].rename(columns=renamed)
-    # classes with several genes of one organism are no pairs, even if the other has one
-    return sides["human"].join(sides["mouse"], how="inner").reset_index(drop=True)
-
-
-def _from_biomart(file: Path) -> pd.DataFrame:
-    rows = _read(file)
-    columns = {str(name): match for name in rows.columns if (match := BIOMART.fullmatch(str(name)))}
-    named = {match[1].lower() for match in columns.values() if match[1]}
-    if len(named) == 2 and any(not match[1] for match in columns.values()):
-        msg = f"{file}: {', '.join(columns)}: whose genes are those without `Mouse` or `Human` before them?"
+def _from_two_columns(file: Path) -> pd.DataFrame:
+    """Read human and mouse genes side by side; a header that mentions the organisms sets their order."""
+    with open_unpacked(file) as handle:
+        first = handle.readline(1 << 16)
+    with open_unpacked(file) as handle:
+        rows = pd.read_csv(
+            handle,
+            sep="\t" if b"\t" in first else ",",
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+        )
+    if rows.shape[1] != 2:
+        msg = f"{file}: has {rows.shape[1]} columns. Known are {KNOWN}."
         raise GenesError(msg)
-    unnamed = other_organism(next(iter(named)))
+    titles = [str(title).casefold() for title in rows.iloc[0]]
+    order = list(TAXA)
+    if any(organism in title for organism in TAXA for title in titles):
+        order = order[::-1] if "mouse" in titles[0] or "human" in titles[1] else order
+        rows = rows.iloc[1:]
     found = pd.DataFrame(index=rows.index)
-    for name, match in columns.items():
-        key = "symbol" if match[2].lower() == "name" else "ensembl_id"
-        column = f"{(match[1] or unnamed).lower()}_{key}"
-        if column not in found:
-            found[column] = rows[name].str.replace(r"\.\d+$", "", regex=True) if key == "ensembl_id" else rows[name]
-    for name in rows.columns:
-        if re.fullmatch(r"(human|mouse) homology type", str(name), re.IGNORECASE):
-            found = found[rows[name].isin(("ortholog_one2one", ""))]
+    for organism, (_, names) in zip(order, rows.items(), strict=True):
+        names = names.str.strip()
+        stable = names.str.extract(f"^{ENSEMBL_ID.pattern}$")[0].fillna("")
+        found[f"{organism}_ensembl_id"], found[f"{organism}_symbol"] = stable, names.where(stable == "", "")
     return found
 
 
-def _from_symbols(file: Path) -> pd.DataFrame:
-    rows = _read(file, header=None)
-    if rows.shape[1] != 2:
-        msg = f"{file}: {rows.shape[1]} columns. Known are {KNOWN}."
-        raise GenesError(msg)
-    titles = [str(name).lower() for name in rows.iloc[0]]
-    order = titles if set(titles) == set(TAXA) else list(TAXA)
-    rows = rows.iloc[1:] if titles[0] in TAXA else rows
-    return rows.set_axis([f"{organism}_symbol" for organism in order], axis=1)
+@dataclass(frozen=True, eq=False)
+class RenamedGenes:
+    """Those genes of an input that have an ortholog, with its names.
+
+    Attributes
+    ----------
+    var
+        ``(n_renamed,)`` rows: the index is the ortholog's symbol (its Ensembl id where it has no symbol), ``gene_ids``
+        its Ensembl id, empty where unknown.
+    columns
+        ``(n_renamed,) int64``, ascending: their columns in the input.
+    report
+        A line with the number of renamed genes and of those without an ortholog.
+    """
+
+    var: pd.DataFrame
+    columns: NDArray[np.int64]
+    report: str
+
+    def in_input(self, groups: NDArray[np.int64], n_genes: int) -> NDArray[np.int64]:
+        """Extend groups of the renamed genes (as in :class:`GeneMatch`) to all ``n_genes`` of the input."""
+        whole = np.arange(n_genes, dtype=np.int64)
+        whole[self.columns] = self.columns[groups]
+        return whole
 
 
-def _header(file: Path) -> list[str]:
-    try:
-        with open_unpacked(file) as handle:
-            line = handle.readline(1 << 16).decode("utf-8-sig").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
-        raise _unreadable(file, error) from error
-    return [name.strip() for name in next(csv.reader(io.StringIO(line), delimiter=_delimiter(line)), [])]
+def rename_by_orthologs(
+    var: pd.DataFrame, orthologs: Orthologs, *, organism: str, source: str = "cells"
+) -> RenamedGenes:
+    """Give each gene of an input the names of its ortholog, looked up by Ensembl id, else by symbol.
 
-
-def _delimiter(line: str) -> str:
-    return "\t" if "\t" in line else ","
-
-
-def _read(file: Path, *, header: int | None = 0) -> pd.DataFrame:
-    """All cells of a TSV or CSV as stripped strings."""
-    try:
-        with open_unpacked(file) as handle:
-            text = handle.read().decode("utf-8-sig")
-        rows = pd.read_csv(
-            io.StringIO(text),
-            sep=_delimiter(text.split("\n", 1)[0]),
-            header=header,
-            dtype=str,
-            keep_default_na=False,
+    Raises
+    ------
+    GenesError
+        If none of the genes has an ortholog.
+    """
+    names, _ = gene_names(var, sum_duplicates=True, source=source)
+    known = orthologs.names(organism)
+    nothing = ("", "")
+    found = [
+        known.get(own.ensembl_id) or known.get(own.symbol) or known.get(own.name) or nothing
+        for own in names.itertuples(index=False)
+    ]
+    columns = np.flatnonzero([target != nothing for target in found])
+    if not len(columns):
+        msg = (
+            f"{source}: none of its {len(var):,} genes ({show_some(names['name'])}) is among the {organism} genes of "
+            "orthologs=. Check organism=, or give a table of orthologs with the names that the cells have."
         )
-    except (OSError, UnicodeDecodeError, ValueError, EOFError, zlib.error) as error:
-        raise _unreadable(file, error) from error
-    return rows.apply(lambda column: column.str.strip()).rename(columns=lambda name: str(name).strip())
+        raise GenesError(msg)
+    symbols = [found[column][0] or found[column][1] for column in columns]
+    renamed = pd.DataFrame(
+        {"gene_ids": [found[column][1] for column in columns]}, index=pd.Index(symbols, dtype=object)
+    )
+    dropped = names["name"].to_numpy()[np.setdiff1d(np.arange(len(var)), columns)]
+    report = (
+        f"orthologs: {len(columns):,} of {len(var):,} {organism} genes are read as their {other_organism(organism)} "
+        "orthologs"
+    )
+    if len(dropped):
+        report += f"; without one, and left out: {len(dropped):,}, e.g. {show_some(dropped)}"
+    return RenamedGenes(renamed, columns, report)
 
 
-def _unreadable(file: Path, error: Exception) -> GenesError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return GenesError(f"{file}: cannot be read as a table of orthologs ({reason}). Known are {KNOWN}.")
+@dataclass(frozen=True, eq=False)
+class Translation:
+    """Pairs of genes, and the organism of the cells that are read by them."""
+
+    orthologs: Orthologs
+    organism: str
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What a run's record says of it."""
+        return {"digest": self.orthologs.digest, "from": self.organism, "to": other_organism(self.organism)}
+
+
+def needed_translation(
+    path: str | os.PathLike[str] | None,
+    var: pd.DataFrame,
+    *,
+    organism: str | None,
+    table: pd.DataFrame | None,
+    panel: pd.DataFrame | None,
+    source: str,
+    progress: Reporter,
+) -> Translation | None:
+    """Read orthologs if the cells are of another species than the gene table or, without one, the panel.
+
+    ``table`` and ``panel`` are the ``obs`` of these files; ``organism`` is the cells', by default guessed from ``var``.
+
+    Raises
+    ------
+    GenesError
+        If the species of the cells, or of the table and panel, is unclear.
+    OptionError
+        If there is neither a table nor a panel.
+    """
+    if path is None:
+        return None
+    if table is None and panel is None:
+        msg = f"orthologs={str(path)!r} needs genes= or panel=: the cells' genes are renamed into their species."
+        raise OptionError(msg)
+    held = set[str]() if table is None else _organisms(table)
+    target = held.pop() if len(held) == 1 else None
+    if target is None and panel is not None:
+        target = next(iter(_organisms(panel)), None)
+    ours = _organism_of(var, organism, source=source, cure="Set organism='human' or organism='mouse'.")
+    if target not in TAXA:
+        found = f"are of {show(target)}" if target else "look like neither"
+        msg = (
+            f"orthologs= translates into human or mouse genes, and those of the gene table and panel {found}. Give a "
+            "table that names its organism (scstore genes build with organism=)."
+        )
+        raise GenesError(msg)
+    if ours == target:
+        progress.note(f"orthologs: not needed, the cells are {ours} like the genes they are matched with")
+        return None
+    return Translation(read_orthologs(path), ours)
+
+
+def translate_to_one(
+    path: str | os.PathLike[str],
+    genes: Sequence[pd.DataFrame],
+    *,
+    organism: str | None,
+    sources: Sequence[str],
+    progress: Reporter,
+) -> list[Translation | None]:
+    """Read orthologs so that several inputs (their ``var``) share one species, by default that of the first input.
+
+    Returns
+    -------
+    One entry for each input; ``None`` if it is of that species already.
+
+    Raises
+    ------
+    OptionError
+        If the wanted species is neither human nor mouse.
+    GenesError
+        If the species of an input is unclear.
+    """
+    target = common_name(organism) if organism else None
+    if target is not None and target not in TAXA:
+        msg = f"organism={organism!r}: orthologs= translates into human or mouse genes. Give one of these."
+        raise OptionError(msg)
+    cure = "Name its genes by their symbols or Ensembl ids."
+    own = [_organism_of(var, None, source=source, cure=cure) for var, source in zip(genes, sources, strict=True)]
+    target = target or own[0]
+    if set(own) == {target}:
+        progress.note(f"orthologs: not needed, all cells are {target}")
+        return [None] * len(own)
+    orthologs = read_orthologs(path)
+    return [None if one == target else Translation(orthologs, one) for one in own]
+
+
+def match_cells(
+    var: pd.DataFrame,
+    table: pd.DataFrame,
+    translation: Translation | None,
+    *,
+    organism: str | None = None,
+    min_match: float = 0.3,
+    sum_duplicates: bool = False,
+    source: str = "cells",
+) -> GeneMatch:
+    """Find the cells' genes in a gene table (see :func:`match_genes`), by their orthologs' names if translated.
+
+    The match covers all input genes; those without an ortholog match nothing, and do not count for ``min_match``.
+    """
+    renamed = None
+    if translation is not None:
+        renamed = rename_by_orthologs(var, translation.orthologs, organism=translation.organism, source=source)
+        organism = other_organism(translation.organism)
+    match = match_genes(
+        var if renamed is None else renamed.var,
+        table,
+        min_match=min_match,
+        sum_duplicates=sum_duplicates,
+        source=source,
+        organism=organism,
+    )
+    if renamed is None:
+        return match
+    rows = np.full(len(var), -1, dtype=np.int64)
+    how = np.full(len(var), "", dtype=match.how.dtype)
+    rows[renamed.columns], how[renamed.columns] = match.table_rows, match.how
+    groups = None if match.groups is None else renamed.in_input(match.groups, len(var))
+    return replace(match, table_rows=rows, how=how, groups=groups, report=f"{renamed.report}\n{match.report}")
+
+
+def describe_cells(
+    var: pd.DataFrame, translation: Translation | None = None, *, organism: str | None = None
+) -> tuple[pd.DataFrame, str]:
+    """Describe the cells' genes by their symbols, or by those of their orthologs if translated."""
+    if translation is not None:
+        var = rename_by_orthologs(var, translation.orthologs, organism=translation.organism).var
+        organism = other_organism(translation.organism)
+    names = list(dict.fromkeys(str(name) for name in var.get("symbol", var.index)))
+    return describe_by_symbol(names, organism=organism or guess_organism(names) or "")
+
+
+def _organism_of(var: pd.DataFrame, organism: str | None, *, source: str, cure: str) -> str:
+    """Return human or mouse, as given or guessed from the genes' names."""
+    names = gene_names(var, sum_duplicates=True)[0].to_numpy().ravel()
+    found = common_name(organism) if organism else guess_organism(names)
+    if found not in TAXA:
+        like = f"are of {show(found)}" if found else "look like neither"
+        msg = f"{source}: orthologs= translates human and mouse genes, and these {like}. {cure}"
+        raise GenesError(msg)
+    return str(found)
+
+
+def _organisms(genes: pd.DataFrame) -> set[str]:
+    """Return the organisms of a table's rows, as written there or guessed."""
+    named = {common_name(str(name)) for name in genes["organism"]} - {""} if "organism" in genes else set()
+    return named or {guess for guess in [guess_organism(map(str, genes["symbol"]))] if guess is not None}

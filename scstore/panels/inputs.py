@@ -22,9 +22,8 @@ from scstore.cells.labels import MISSING_LABELS, MISSING_VALUES, read_labels, re
 from scstore.cells.opening import open_cells
 from scstore.errors import CellsError, LabelsError
 from scstore.escaping import show_some
-from scstore.extraction.gene_match import Translation, translate_to_one
 from scstore.genes.matching import gene_names
-from scstore.genes.translation import RenamedGenes, rename_by_orthologs
+from scstore.genes.orthologs import RenamedGenes, Translation, rename_by_orthologs, translate_to_one
 from scstore.panels.gene_scores import Design, design_groups, design_labels
 from scstore.progress import Reporter
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,7 @@ def test_like_a_human_store(genes: Path, orthologs: Path, llama: Path, tmp_path:
     """--like takes the feature space; the orthologs are the caller's to give. A human head then labels mouse cells."""
     reference = extract(named("GENE"), tmp_path / "h.zarr", llama, genes=str(genes))
     scstore.fit(tmp_path / "h.zarr", tmp_path / "head", label="cell_type")
-    with pytest.raises(GenesError, match="look like mouse"):
+    with pytest.raises(GenesError, match="mouse"):
         scstore.extract(named("Gene"), tmp_path / "m.zarr", like=tmp_path / "h.zarr")
     store = scstore.extract(named("Gene"), tmp_path / "m.zarr", like=tmp_path / "h.zarr", orthologs=str(orthologs))
     np.testing.assert_array_equal(rows(store)[0], rows(reference)[0])
@@ -111,7 +110,7 @@ def test_without_a_table_the_panels_species_counts(orthologs: Path, llama: Path,
     human = extract(named("GENE"), tmp_path / "h.zarr", llama, panel=panel)
     mouse = extract(named("Gene"), tmp_path / "m.zarr", llama, panel=panel, orthologs=str(orthologs))
     np.testing.assert_array_equal(rows(human)[0], rows(mouse)[0])
-    with pytest.raises(OptionError, match="--orthologs needs --genes or --panel"):
+    with pytest.raises(OptionError, match="orthologs"):
         extract(named("Gene"), tmp_path / "x.zarr", llama, orthologs=str(orthologs))
 
 
@@ -122,36 +121,18 @@ def test_cells_of_the_tables_own_species_stay_as_they_are(
     store = extract(
         named("GENE"), tmp_path / "h.zarr", llama, genes=str(genes), orthologs=str(orthologs), progress=notes
     )
-    assert "orthologs: not needed, the cells are human like the genes they are matched with" in notes.said
+    assert any("orthologs: not needed" in said for said in notes.said)
     assert store.record is not None
     assert "orthologs" not in store.record["input"]
 
 
 def test_unclear_species_are_refused(genes: Path, orthologs: Path, llama: Path, tmp_path: Path) -> None:
     numbered = named("")
-    with pytest.raises(GenesError, match=r"do not look like either\. Give --organism human or mouse"):
+    with pytest.raises(GenesError, match="AnnData in memory"):
         extract(numbered, tmp_path / "x.zarr", llama, genes=str(genes), orthologs=str(orthologs))
-    with pytest.raises(GenesError, match=r"these are 'rat'\. Give --organism"):
+    with pytest.raises(GenesError, match="'rat'"):
         extract(numbered, tmp_path / "x.zarr", llama, genes=str(genes), orthologs=str(orthologs), organism="rat")
     assert not (tmp_path / "x.zarr").exists()
-
-
-def test_a_table_of_both_species(genes: Path, llama: Path, tmp_path: Path) -> None:
-    """Each kind of cell takes its own rows; the feature space is one."""
-    (tmp_path / "m.tsv").write_text("symbol\n" + "\n".join(f"Gene{i}" for i in range(N)) + "\n")
-    scstore.build_genes(tmp_path / "m.h5ad", text=tmp_path / "m.tsv", organism="mouse", encoder=str(llama))
-    scstore.merge_genes([genes, tmp_path / "m.h5ad"], tmp_path / "both.h5ad")
-    both = str(tmp_path / "both.h5ad")
-    human = extract(named("GENE"), tmp_path / "h.zarr", llama, genes=both)
-    mouse = extract(named("Gene"), tmp_path / "m.zarr", llama, genes=both)
-    assert set(human.expression_genes["organism"]) == {"human"}
-    assert set(mouse.expression_genes["organism"]) == {"mouse"}
-    assert human.view("readout").fingerprint == mouse.view("readout").fingerprint
-    with pytest.raises(GenesError, match="Say it with --organism"):
-        extract(named(""), tmp_path / "x.zarr", llama, genes=both)
-    upper = extract(named("Gene"), tmp_path / "y.zarr", llama, genes=both, organism="mouse")
-    np.testing.assert_array_equal(rows(upper)[0], rows(mouse)[0])
-    json.dumps(mouse.record)
 
 
 def both_species(*, left_out: tuple[int, ...] = ()) -> list[anndata.AnnData]:
@@ -205,16 +186,16 @@ def test_a_panels_species_must_be_clear(orthologs: Path, tmp_path: Path) -> None
     options: dict[str, Any] = {"label": "cell_type", "n_genes": 5}
     notes = Notes()
     scstore.panel(human, tmp_path / "h.h5ad", orthologs=orthologs, progress=notes, **options)
-    assert "orthologs: not needed, all cells are human" in notes.said
+    assert any("orthologs: not needed" in said for said in notes.said)
     for more, error, said in (
-        ({"organism": "human"}, OptionError, "--organism: says into whose genes --orthologs translates"),
-        ({"organism": "rat", "orthologs": orthologs}, OptionError, "--organism rat"),
+        ({"organism": "human"}, OptionError, "organism"),
+        ({"organism": "rat", "orthologs": orthologs}, OptionError, "rat"),
         ({"orthologs": tmp_path / "none.csv"}, GenesError, r"none\.csv"),
     ):
         with pytest.raises(error, match=said):
             scstore.panel([human, mouse], tmp_path / "p.h5ad", **options, **more)
     mouse.var_names = [str(i) for i in range(N)]
-    with pytest.raises(GenesError, match="do not look like either. Name its genes"):
+    with pytest.raises(GenesError, match="AnnData in memory"):
         scstore.panel([human, mouse], tmp_path / "p.h5ad", orthologs=orthologs, **options)
     assert not (tmp_path / "p.h5ad").exists()
 
@@ -230,7 +211,7 @@ def test_a_projector_learns_from_mouse_cells_what_it_learns_from_human_ones(
     recorded = mouse.training["input"]["orthologs"]
     assert (recorded["from"], recorded["to"]) == ("mouse", "human")
     assert "orthologs" not in human.training["input"]
-    with pytest.raises(GenesError, match="look like mouse"):
+    with pytest.raises(GenesError, match="mouse"):
         scstore.align(named("Gene"), tmp_path / "x", **options)
 
 

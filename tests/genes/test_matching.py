@@ -102,7 +102,7 @@ def test_the_better_match_wins(table):
     assert match.how.tolist() == ["", "symbol", "symbol"]
     assert "left out, being the same gene of the table as another one here: 1, e.g. 'CD20'" in match.report
     assert "not in the table" not in match.report
-    match = match_genes(var("MS4A1", "ENSG00000000001.2", "CD20"), table, min_fraction=0)
+    match = match_genes(var("MS4A1", "ENSG00000000001.2", "CD20"), table, min_match=0)
     assert match.table_rows.tolist() == [-1, 1, -1]
     first = match_genes(var("NAP2", "PPBP", "PPBP2", symbol=["", "PPBP", "PPBP"]), table)
     assert first.table_rows.tolist() == [-1, 6, -1]
@@ -239,9 +239,9 @@ def test_a_poor_match(table):
     genes = var("CD3D", *(f"PROBE{i}" for i in range(7)))
     with pytest.raises(GenesError, match=r"1 of 8 genes \(12\.5%\).*wanted are 30%.*--min-match"):
         match_genes(genes, table)
-    assert match_genes(genes, table, min_fraction=0.1).genes.tolist() == [0]
+    assert match_genes(genes, table, min_match=0.1).genes.tolist() == [0]
     with pytest.raises(GenesError, match="0 of 1 genes"):
-        match_genes(var("PROBE"), table, min_fraction=0)
+        match_genes(var("PROBE"), table, min_match=0)
 
 
 def test_a_small_table(table):

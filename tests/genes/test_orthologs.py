@@ -3,17 +3,24 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from scstore.errors import GenesError
-from scstore.genes.orthologs import other_organism, read_orthologs
+from scstore.genes.matching import match_genes
+from scstore.genes.orthologs import (
+    Orthologs,
+    Translation,
+    describe_cells,
+    match_cells,
+    other_organism,
+    read_orthologs,
+    rename_by_orthologs,
+)
 
 INFO = "#tax_id\tGeneID\tSymbol\tSynonyms\tdbXrefs\tdescription\ttype_of_gene\tFull_name_from_nomenclature_authority\n"
-MGI = "DB Class Key\tCommon Organism Name\tNCBI Taxon ID\tSymbol\tEntrezGene ID\tMouse MGI ID\n"
-BIOMART = (
-    "Gene stable ID\tTranscript stable ID\tGene name\tMouse gene stable ID\tMouse gene name\tMouse homology type\n"
-)
-ONE = "ortholog_one2one"
+HEADER = "#tax_id\tGeneID\trelationship\tOther_tax_id\tOther_GeneID"
 
 
 def write_info(folder: Path) -> None:
@@ -34,72 +41,46 @@ def test_a_csv_of_symbols(tmp_path: Path, text: str) -> None:
     assert orthologs.symbols("mouse") == {"Cd3d": "CD3D"}
 
 
+def test_ensembl_ids_and_a_header_for_one_side(tmp_path: Path) -> None:
+    """As Ensembl exports them: tab-separated, versions, only the other species in the header."""
+    path = tmp_path / "ids.txt"
+    path.write_text("Gene stable ID version\tHuman gene name\nENSMUSG00000032094.8\tCD3D\nENSMUSG1\t\nENSMUSG2\tLYZ\n")
+    orthologs = read_orthologs(path)
+    assert orthologs.names("mouse") == {"ENSMUSG00000032094": ("CD3D", ""), "ENSMUSG2": ("LYZ", "")}
+    assert orthologs.names("human")["LYZ"] == ("", "ENSMUSG2")
+
+
 def test_ncbi_gene_orthologs(tmp_path: Path) -> None:
     rows = ["9606\t915\tOrtholog\t10090\t12500", "9606\t915\tOrtholog\t10116\t3", "9606\t915\tOther\t10090\t1"]
-    header = "#tax_id\tGeneID\trelationship\tOther_tax_id\tOther_GeneID"
     path = tmp_path / "gene_orthologs.gz"
-    path.write_bytes(gzip.compress("\n".join([header, *rows, ""]).encode()))
-    with pytest.raises(GenesError, match=r"Put NCBI's Homo_sapiens\.gene_info\.gz beside it"):
+    path.write_bytes(gzip.compress("\n".join([HEADER, *rows, ""]).encode()))
+    with pytest.raises(GenesError, match=r"Homo_sapiens\.gene_info\.gz"):
         read_orthologs(path)
     write_info(tmp_path)
     orthologs = read_orthologs(path)
     assert orthologs.names("mouse") == dict.fromkeys(("Cd3d", "ENSMUSG00000032094"), ("CD3D", "ENSG00000167286"))
     turned = ["10090\t12500\tOrtholog\t9606\t915"]
-    path.write_bytes(gzip.compress("\n".join([header, *turned, ""]).encode()))
+    path.write_bytes(gzip.compress("\n".join([HEADER, *turned, ""]).encode()))
     assert read_orthologs(path).digest == orthologs.digest
 
 
-def test_mgi_homology_classes(tmp_path: Path) -> None:
-    """A class of one human and several mouse genes is no pair."""
-    rows = [
-        ("1", "mouse, laboratory", "10090", "Cd3d", "12500"),
-        ("1", "human", "9606", "CD3D", "915"),
-        ("2", "human", "9606", "LYZ", "4069"),
-        ("2", "mouse, laboratory", "10090", "Lyz1", "17110"),
-        ("2", "mouse, laboratory", "10090", "Lyz2", "17105"),
-        ("3", "human", "9606", "ALONE", "5"),
-    ]
-    (tmp_path / "m.rpt").write_text(MGI + "".join("\t".join((*row, "-")) + "\n" for row in rows))
-    assert read_orthologs(tmp_path / "m.rpt").names("mouse") == {"Cd3d": ("CD3D", "")}
-
-
-def test_biomart_from_either_side(tmp_path: Path) -> None:
-    rows = [
-        ("ENSG1", "ENST1", "CD3D", "ENSMUSG1", "Cd3d", ONE),
-        ("ENSG1", "ENST2", "CD3D", "ENSMUSG1", "Cd3d", ONE),
-        ("ENSG2", "ENST3", "LYZ", "ENSMUSG2", "Lyz1", "ortholog_one2many"),
-        ("ENSG3", "ENST4", "TWIN", "ENSMUSG3", "Twin", ONE),
-        ("ENSG4", "ENST5", "TWIN", "ENSMUSG4", "Twin2", ONE),
-        ("ENSG5", "ENST6", "", "ENSMUSG5", "Gm5", ONE),
-        ("ENSG6", "ENST7", "ALONE", "", "", ""),
-    ]
-    (tmp_path / "b.txt").write_text(BIOMART + "".join("\t".join(row) + "\n" for row in rows))
-    orthologs = read_orthologs(tmp_path / "b.txt")
-    assert len(orthologs) == 4
-    assert orthologs.symbols("mouse") == {"Cd3d": "CD3D", "Twin": "TWIN", "Twin2": "TWIN"}
-    assert orthologs.symbols("human") == {"CD3D": "Cd3d"}  # TWIN names two genes: it stays unknown
-    assert orthologs.names("human")["ENSG4"] == ("Twin2", "ENSMUSG4")
-    assert orthologs.names("mouse")["ENSMUSG5"] == ("", "ENSG5")
-    text = 'Gene name,Human gene name,Human gene stable ID version\nCd3d,CD3D,ENSG1.7\n"a, b",Q,ENSG9.1\n'
-    (tmp_path / "b.csv").write_text(text)
-    assert read_orthologs(tmp_path / "b.csv").names("mouse") == {"Cd3d": ("CD3D", "ENSG1"), "a, b": ("Q", "ENSG9")}
-
-
-def test_what_is_no_table_of_orthologs_is_refused(tmp_path: Path) -> None:
-    cases = {
-        "three.csv": (b"a,b,c\n", "3 columns"),
-        "blank.csv": (b"a,\n", "no pair"),
-        "bytes": (b"\xff\xfe\x00", "cannot be read"),
-        "empty": (b"", "cannot be read"),
-        "cut.gz": (gzip.compress(b"CD3D,Cd3d\n" * 99)[:30], "cannot be read"),
-        "unclear.tsv": (b"Gene name\tHuman gene name\tMouse gene name\nA\tB\tC\n", "whose genes"),
-    }
-    for name, (content, word) in cases.items():
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("three.csv", b"a,b,c\n"),
+        ("blank.csv", b"a,\n"),
+        ("bytes", b"\xff\xfe\x00"),
+        ("empty", b""),
+        ("cut.gz", gzip.compress(b"CD3D,Cd3d\n" * 99)[:30]),
+        ("columns", b"#tax_id\tGeneID\n9606\t1\n"),
+        ("absent", None),
+    ],
+)
+def test_other_files_are_refused_by_name(tmp_path: Path, name: str, content: bytes | None) -> None:
+    if content is not None:
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(GenesError, match=rf"{name}.*{word}"):
-            read_orthologs(tmp_path / name)
-    with pytest.raises(GenesError, match="absent"):
-        read_orthologs(tmp_path / "absent")
+    with pytest.raises(GenesError, match=name):
+        read_orthologs(tmp_path / name)
 
 
 def test_other_organism() -> None:
@@ -110,3 +91,76 @@ def test_the_real_table_pairs_most_genes(shared: Path) -> None:
     orthologs = read_orthologs(shared / "genes" / "human_mouse_orthologs.csv")
     assert 15_000 < len(orthologs) < 18_000
     assert orthologs.symbols("mouse")["Cd3d"] == "CD3D"
+
+
+@pytest.fixture(scope="module")
+def orthologs() -> Orthologs:
+    """Four pairs; one human gene has no symbol."""
+    human = {"human_symbol": ["CD3D", "LYZ", "", "MS4A1"], "human_ensembl_id": ["ENSG01", "ENSG02", "ENSG03", "ENSG04"]}
+    mouse_ids = ["ENSMUSG01", "ENSMUSG02", "ENSMUSG03", "ENSMUSG04"]
+    mouse = {"mouse_symbol": ["Cd3d", "Lyz2", "Gm3", "Ms4a1"], "mouse_ensembl_id": mouse_ids}
+    return Orthologs(pd.DataFrame({**human, **mouse, "human_gene_id": "", "mouse_gene_id": ""}))
+
+
+@pytest.fixture(scope="module")
+def from_mouse(orthologs: Orthologs) -> Translation:
+    return Translation(orthologs, "mouse")
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    symbols = ["MS4A1", "CD3D", "LYZ", "GNLY"]
+    ids = ["ENSG04", "ENSG01", "", ""]
+    return pd.DataFrame({"symbol": symbols, "ensembl_id": ids, "organism": "human", "synonyms": ""}, index=symbols)
+
+
+def var(*names: str, **columns: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(columns, index=pd.Index(names, dtype=object))
+
+
+def test_genes_take_their_orthologs_names(orthologs: Orthologs) -> None:
+    """By Ensembl id with or without version, by symbol, in the index or beside it; an id wins over a symbol."""
+    genes = var("Lyz2", "Own", "ENSMUSG01.5", "x", "Cd3d", gene_ids=["", "", "", "ENSMUSG03", "ENSMUSG04"])
+    renamed = rename_by_orthologs(genes, orthologs, organism="mouse")
+    assert list(renamed.var.index) == ["LYZ", "CD3D", "ENSG03", "MS4A1"]
+    assert list(renamed.var["gene_ids"]) == ["ENSG02", "ENSG01", "ENSG03", "ENSG04"]
+    assert renamed.columns.tolist() == [0, 2, 3, 4]
+    assert "4 of 5" in renamed.report
+    assert "'Own'" in renamed.report
+    back = rename_by_orthologs(var("MS4A1", "CD3D"), orthologs, organism="human")
+    assert list(back.var.index) == ["Ms4a1", "Cd3d"]
+    with pytest.raises(GenesError, match=r"m\.h5ad.*'CD3D'"):
+        rename_by_orthologs(var("CD3D"), orthologs, organism="mouse", source="m.h5ad")
+
+
+def test_a_match_covers_all_input_genes(from_mouse: Translation, table: pd.DataFrame) -> None:
+    match = match_cells(var("Own", "Lyz2", "ENSMUSG01", "Gm3"), table, from_mouse)
+    assert match.table_rows.tolist() == [-1, 2, 1, -1]
+    assert match.how.tolist() == ["", "symbol", "ensembl", ""]
+    assert match.genes.tolist() == [1, 2]
+    assert "3 of 4" in match.report
+    theirs = match_cells(var("Cd3d", "Lyz2", "Ms4a1"), table, from_mouse)
+    ours = match_genes(var("CD3D", "LYZ", "MS4A1"), table)
+    np.testing.assert_array_equal(theirs.table_rows, ours.table_rows)
+    np.testing.assert_array_equal(match_cells(var("CD3D", "LYZ", "MS4A1"), table, None).table_rows, ours.table_rows)
+
+
+def test_repeated_genes_are_summed_where_they_stand(from_mouse: Translation, table: pd.DataFrame) -> None:
+    genes = var("Own", "Lyz2", "Own", "Cd3d", "Lyz2")
+    with pytest.raises(GenesError, match="'LYZ'"):
+        match_cells(genes, table, from_mouse)
+    match = match_cells(genes, table, from_mouse, sum_duplicates=True)
+    assert match.table_rows.tolist() == [-1, 2, -1, 1, -1]
+    assert match.groups is not None
+    assert match.groups.tolist() == [0, 1, 2, 3, 1]
+
+
+def test_cells_are_described_by_their_own_or_their_orthologs_symbols(from_mouse: Translation) -> None:
+    genes = var("Cd3d", "Own", "Ms4a1", "Cd3d")
+    own, template = describe_cells(genes)
+    assert template == "{symbol}"
+    assert list(own["text"]) == ["Cd3d", "Own", "Ms4a1"]
+    assert set(own["organism"]) == {"mouse"}
+    translated, _ = describe_cells(genes, from_mouse)
+    assert list(translated["text"]) == ["CD3D", "MS4A1"]
+    assert set(translated["organism"]) == {"human"}

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from scstore.genes.matching import guess_organism
-from scstore.genes.species import common_name
+from scstore.genes.species import common_name, guess_organism
 
 
 @pytest.mark.parametrize(
