@@ -29,15 +29,12 @@ from random_models import LLAMA_2_13B, TINY, llama_config, llama_on, token_layou
 from scipy.sparse import csr_matrix
 from synthetic_cells import lognorm, make_counts
 
-from scstore.errors import ModelError
 from scstore.genes.encoders import RandomEncoder
-from scstore.model.float8 import check_float8, use_float8
 from scstore.model.flops import cell_flop
 from scstore.model.readout import Readout
 from scstore.model.sequence_frame import Layout
 
 OF_CEILING = 0.85
-FLOAT8_TIMES = 1.6
 COSINE = 0.999
 
 
@@ -202,34 +199,6 @@ def measure_half_depth(bench: Bench) -> None:
             bench.pass_of(regime, depth, label)
 
 
-def measure_float8(bench: Bench) -> None:
-    """The linear layers in float8; last, because the bfloat16 weights are gone then."""
-    try:
-        check_float8(bench.device)
-    except ModelError as error:
-        bench.found.figures["float8"] = "not on this device"
-        print(f"float8: not run. {error}")
-        return
-    depth = bench.backbone.files.n_layers
-    if not bench.rows or not bench.clock.has("float8", 20):
-        return
-    use_float8(bench.backbone.layers)
-    for regime in bench.regimes:
-        label = f"scstore in float8, {regime.name}, depth {depth}"
-        if regime.name not in bench.rows or not bench.clock.has(label, 1.3 * bench.sizes.seconds):
-            continue
-        done, rows = bench.pass_of(regime, depth, label)
-        near = cosines(bench.rows[regime.name], rows)
-        ours = bench.own[regime.name]
-        times = (done.cells / done.seconds) / (ours.cells / ours.seconds)
-        bench.found.figures["passes"][label] |= {
-            "times_bfloat16": times,
-            "cosine_to_bfloat16": {"min": float(near.min()), "median": float(np.median(near))},
-        }
-        print(f"  {times:.2f} × bfloat16; cosine to it min {near.min():.5f}, median {np.median(near):.5f}")
-        bench.found.at_least(f"{regime.name}: float8 over bfloat16", times, FLOAT8_TIMES)
-
-
 def measure_numerics(bench: Bench) -> None:
     """bfloat16 against float32, at full depth and a small width."""
     if not bench.clock.has("bfloat16 against float32", 15):
@@ -293,7 +262,7 @@ def main() -> int:
             bench.sizes = type(sizes)(**{**sizes.__dict__, "tokens": options.tokens_per_batch})
         measure_numerics(bench)
         bench.backbone = llama_on(device, dtype, config)
-        for measure in (measure_own, measure_by_hand, measure_half_depth, measure_float8):
+        for measure in (measure_own, measure_by_hand, measure_half_depth):
             measure(bench)
         bench.backbone = None
         if bench.on_gpu:

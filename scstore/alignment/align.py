@@ -39,7 +39,7 @@ TRAINING = (
 """Numbers of the recipe that a user may set."""
 
 EXTRACTION = (
-    "model", "revision", "genes", "panel", "top_genes", "ranking", "expression_scaling", "seed", "layout",
+    "model", "revision", "genes", "panel", "top_genes", "ranking", "expression_scaling", "seed",
     "instruction", "readout_token", "layers", "pool", "expression", "slot", "allow_fractional", "sum_duplicate_genes",
     "id_prefix_from", "organism", "orthologs", "min_match", "device", "dtype", "spread", "tokens_per_batch",
 )  # fmt: skip

@@ -12,7 +12,6 @@ from scstore.cli.sequences import (
     Genes,
     Instruction,
     Layers,
-    LayoutOrder,
     MinMatch,
     Model,
     Organism,
@@ -93,7 +92,6 @@ def align(
         str | None, typer.Option(help="Of last, mean, wmean, trained on together. wmean,last; papers: last.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the start, the cells held out and their order.", min=0)] = 0,
-    layout: LayoutOrder = "genes-first",
     instruction: Instruction = None,
     readout_token: ReadoutToken = None,
     ranking: Ranking = "lognorm",
@@ -134,7 +132,6 @@ def align(
         "top_genes": top_genes,
         "layers": numbers(layers, "--layers"),
         "seed": seed,
-        "layout": layout,
         "readout_token": readout_token,
         "ranking": ranking,
         "expression": expression,

@@ -13,7 +13,6 @@ from scstore.cli.sequences import (
     Genes,
     Instruction,
     Layers,
-    LayoutOrder,
     MinMatch,
     Model,
     Organism,
@@ -84,7 +83,6 @@ def extract(
         str, typer.Option(help="Gene vectors into the model: aligned, native, random, or what align trained.")
     ] = "aligned",
     seed: Annotated[int, typer.Option(help="Of the projector.")] = 0,
-    layout: LayoutOrder = "genes-first",
     instruction: Instruction = None,
     readout_token: ReadoutToken = None,
     ranking: Ranking = "lognorm",
@@ -102,7 +100,6 @@ def extract(
     shard_rows: Annotated[int | None, typer.Option(help="Rows of a shard. About 16 MB, at most 4096.")] = None,
     device: Device = None,
     dtype: Dtype = None,
-    precision: Annotated[str, typer.Option(help="native, or float8 on GPUs that have it.")] = "native",
     spread: Spread = False,
     revision: Revision = None,
     shard: Annotated[
@@ -135,7 +132,6 @@ def extract(
         "control": control,
         "projector": projector,
         "seed": seed,
-        "layout": layout,
         "instruction": instruction,
         "readout_token": readout_token,
         "ranking": ranking,
@@ -153,7 +149,6 @@ def extract(
         "shard_rows": shard_rows,
         "device": device,
         "dtype": dtype,
-        "precision": precision,
         "spread": spread,
         "tokens_per_batch": tokens_per_batch,
     }

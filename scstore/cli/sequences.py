@@ -13,7 +13,6 @@ __all__ = [
     "Genes",
     "Instruction",
     "Layers",
-    "LayoutOrder",
     "MinMatch",
     "Model",
     "Organism",
@@ -51,7 +50,6 @@ TopGenes = Annotated[int | None, typer.Option(help="Most expressed genes a cell:
 Layers = Annotated[
     str | None, typer.Option(help="Layers to read, such as 20,40; or -1, the last, the default (minilm: 1,6).")
 ]
-LayoutOrder = Annotated[str, typer.Option(help="genes-first or instruction-first.")]
 Instruction = Annotated[str | None, typer.Option(help="Words beside the genes. The papers' by default.")]
 ReadoutToken = Annotated[str | None, typer.Option(help="Of a decoder. Its end-of-sequence token.")]
 Ranking = Annotated[str, typer.Option(help="lognorm, or median: divided by the panel's medians.")]

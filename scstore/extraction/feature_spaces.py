@@ -24,7 +24,6 @@ __all__ = ["layout_space", "store_plan", "view_specs"]
 def layout_space(options: ExtractOptions, settled: SettledLayout) -> dict[str, Any]:
     """What stands around the genes, as a feature space names it."""
     return {
-        "order": options.layout,
         "instruction": options.instruction,
         "prefix": list(settled.layout.prefix),
         "suffix": list(settled.layout.suffix),
@@ -75,8 +74,6 @@ def view_specs(
             if projector_digest is None
             else {"kind": "trained", "digest": projector_digest},
             "expression_scaling": options.expression_scaling,
-            # rounding to float8 moves features by far more than a batch or a device does
-            **({"precision": "float8"} if options.precision == "float8" else {}),
             **_control(options, *CONTROLS),
         }
         specs = [

@@ -28,7 +28,6 @@ def load_model(plan: ExtractionPlan, progress: Reporter) -> Backbone:
         device=device,
         dtype=dtype,
         depth=max(layers),
-        float8=plan.options.precision == "float8",
         spread=plan.options.spread,
         random_seed=plan.random_seed,
     )
@@ -65,7 +64,6 @@ def load_readout(plan: ExtractionPlan, progress: Reporter) -> Readout:
         inputs,
         layers=plan.settled.layers,
         multiply=plan.options.expression_scaling == "multiply",
-        last_only=plan.options.pool == ("last",),
     )
 
 
@@ -84,7 +82,7 @@ def load_sentence_encoder(plan: ExtractionPlan, readout: Readout | None, progres
         raise OptionError(msg)
     device, dtype = pick_device(plan.options.device, plan.options.dtype)
     whole = max(plan.readout.layers) == plan.files.n_layers if plan.readout is not None else False
-    if readout is not None and whole and plan.options.precision == "native" and not plan.options.spread:
+    if readout is not None and whole and not plan.options.spread:
         backbone = readout.backbone
     else:
         backbone = load_backbone(plan.files, device=device, dtype=dtype, random_seed=plan.random_seed)

@@ -11,7 +11,7 @@ from typing import Any
 from scstore.errors import FeatureSpaceError, OptionError
 from scstore.extraction.presets import check_preset
 from scstore.model.projector import PROJECTORS
-from scstore.model.sequence_frame import INSTRUCTION, LAYOUTS
+from scstore.model.sequence_frame import INSTRUCTION
 from scstore.store.reader import open_store
 from scstore.tokens.batches import POOLINGS
 from scstore.tokens.genept import COMPANIONS
@@ -31,15 +31,14 @@ __all__ = [
 RANKINGS = ("lognorm", "median")
 SCALINGS = ("none", "multiply")
 STORE_DTYPES = ("float16", "float32")
-PRECISIONS = ("native", "float8")
 SPACE_FIELDS = (
-    "model", "revision", "genes", "panel", "top_genes", "ranking", "expression_scaling", "projector", "seed", "layout",
-    "instruction", "readout_token", "layers", "pool", "precision", "companions",
+    "model", "revision", "genes", "panel", "top_genes", "ranking", "expression_scaling", "projector", "seed",
+    "instruction", "readout_token", "layers", "pool", "companions",
 )  # fmt: skip
 """Options that decide the feature space: what ``--like`` takes from another store."""
 
 OF_THE_READOUT = (
-    "expression_scaling", "projector", "seed", "layout", "instruction", "readout_token", "layers", "precision",
+    "expression_scaling", "projector", "seed", "instruction", "readout_token", "layers",
     "spread",
 )  # fmt: skip
 """Options that say nothing where no readout is wanted."""
@@ -96,10 +95,8 @@ class ExtractOptions:
         ``aligned``, ``native`` or ``random``, or the path of a projector that ``scstore align`` trained.
     seed
         Of the projector.
-    layout
-        ``genes-first`` or ``instruction-first``.
     instruction
-        Words behind (or before) the genes.
+        Words behind the genes.
     readout_token
         A decoder's readout token; its end-of-sequence token by default.
     layers
@@ -137,8 +134,6 @@ class ExtractOptions:
         Rows of a shard; about 16 MB, at most 4,096, by default.
     device, dtype
         Where and in which precision the model runs.
-    precision
-        ``native``, or ``float8``: linear layers in float8 on GPUs that have it; another feature space.
     spread
         Spread the model's layers over all GPUs, for a model that does not fit one.
     tokens_per_batch
@@ -155,7 +150,6 @@ class ExtractOptions:
     expression_scaling: str = "none"
     projector: str = "aligned"
     seed: int = 0
-    layout: str = "genes-first"
     instruction: str = INSTRUCTION
     readout_token: str | None = None
     layers: tuple[int, ...] | None = None
@@ -175,7 +169,6 @@ class ExtractOptions:
     shard_rows: int | None = None
     device: str | None = None
     dtype: str | None = None
-    precision: str = "native"
     spread: bool = False
     tokens_per_batch: int | None = None
 
@@ -184,10 +177,8 @@ class ExtractOptions:
         for name, known in (
             ("ranking", RANKINGS),
             ("expression_scaling", SCALINGS),
-            ("layout", LAYOUTS),
             ("expression", ("counts", "lognorm")),
             ("store_dtype", STORE_DTYPES),
-            ("precision", PRECISIONS),
         ):
             if (value := getattr(self, name)) not in known:
                 msg = f"{_flag(name)} {value}: not one of {', '.join(known)}."

@@ -46,7 +46,6 @@ _PAPERS: Mapping[str, Any] = MappingProxyType(
         "panel": None,
         "top_genes": None,
         "ranking": "lognorm",
-        "layout": "genes-first",
         "instruction": INSTRUCTION,
         "readout_token": None,
         "layers": (-1,),

@@ -106,7 +106,6 @@ def settle_layout(options: ExtractOptions, files: ModelFiles, *, n_panel: int | 
     layout = make_layout(
         files,
         load_tokenizer(files),
-        order=options.layout,
         instruction=options.instruction,
         readout_token=options.readout_token,
     )

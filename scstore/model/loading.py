@@ -289,7 +289,6 @@ def load_backbone(
     device: torch.device,
     dtype: torch.dtype,
     depth: int | None = None,
-    float8: bool = False,
     spread: bool = False,
     random_seed: int | None = None,
 ) -> Backbone:
@@ -303,8 +302,6 @@ def load_backbone(
         From :func:`pick_device`.
     depth
         Number of layers to load; those above are neither read nor run. All when ``None``.
-    float8
-        Run the linear layers of the blocks in float8.
     spread
         Spread the layers over all GPUs (accelerate's ``device_map="auto"``), for a model that does not fit one.
     random_seed
@@ -313,12 +310,8 @@ def load_backbone(
     Raises
     ------
     ModelError
-        If files are missing or damaged, or the device has no float8.
+        If files are missing or damaged.
     """
-    if float8:
-        from scstore.model.float8 import check_float8
-
-        check_float8(device)
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel
 
@@ -332,7 +325,7 @@ def load_backbone(
         from scstore.model.random_weights import random_model
 
         model = random_model(config, dtype=dtype, seed=random_seed, attn_implementation="sdpa", **extra)
-        return _ready(files, model.to(device), device=device, dtype=dtype, float8=float8)
+        return _ready(files, model.to(device), device=device, dtype=dtype)
     try:
         with _quiet():
             model, loaded = AutoModel.from_pretrained(
@@ -354,18 +347,13 @@ def load_backbone(
         lacking = sorted({*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])})
         msg = f"{files.name}: {files.folder} lacks weights ({', '.join(lacking[:3])}, …). Fetch the whole model again."
         raise ModelError(msg)
-    return _ready(files, model if spread else model.to(device), device=device, dtype=dtype, float8=float8)
+    return _ready(files, model if spread else model.to(device), device=device, dtype=dtype)
 
 
-def _ready(files: ModelFiles, model: Any, *, device: torch.device, dtype: torch.dtype, float8: bool) -> Backbone:
+def _ready(files: ModelFiles, model: Any, *, device: torch.device, dtype: torch.dtype) -> Backbone:
     """Freeze a model that is where it runs."""
     model.requires_grad_(requires_grad=False)
-    backbone = Backbone(files=files, model=model.eval(), tokenizer=load_tokenizer(files), device=device, dtype=dtype)
-    if float8:
-        from scstore.model.float8 import use_float8
-
-        use_float8(backbone.layers)
-    return backbone
+    return Backbone(files=files, model=model.eval(), tokenizer=load_tokenizer(files), device=device, dtype=dtype)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore.errors import FaultError, MissingExtraError
-from scstore.model.last_layer import can_trim, trimmed_layer
 from scstore.model.sequence_frame import Layout
 from scstore.tokens.batches import Batch
 
@@ -47,8 +46,6 @@ class Readout:
         norm, the others before it, as transformers counts them.
     multiply
         Scale each gene's input vector with its expression value.
-    last_only
-        Nothing but the ``last`` pooling is ever asked for: the deepest layer is then run for the readout token alone.
     """
 
     def __init__(
@@ -59,16 +56,10 @@ class Readout:
         *,
         layers: tuple[int, ...],
         multiply: bool = False,
-        last_only: bool = False,
     ) -> None:
         self.backbone = backbone
         self.layers = layers
         self.multiply = multiply
-        deepest, loaded = max(layers), len(backbone.layers)
-        block = backbone.layers[deepest - 1]
-        # a forward of the block's own is accelerate's, of a model spread over devices: it moves the inputs, and stays
-        spread = "forward" in vars(block)
-        self.trims = last_only and backbone.files.is_decoder and deepest == loaded and not spread and can_trim(block)
         device = backbone.input_device
         genes = torch.from_numpy(np.ascontiguousarray(gene_inputs)).to(device, backbone.dtype)
         padding = torch.zeros(1, genes.shape[1], device=device, dtype=backbone.dtype)
@@ -112,7 +103,7 @@ class Readout:
             inputs = inputs * torch.where(scale > 0, scale, 1).unsqueeze(2)
         pooling = self._sent(batch.pooling)
         pooled: dict[int, torch.Tensor] = {}
-        with self._reading(pooled, pooling, self._sent(batch.lengths)):
+        with self._reading(pooled, pooling):
             if self.backbone.files.is_decoder:
                 # right padding: causal attention never lets a real position see a padded one, so no mask is needed
                 self.backbone.model(inputs_embeds=inputs, use_cache=False)
@@ -138,33 +129,19 @@ class Readout:
         return self._sent(mask.astype(np.int64))
 
     @contextmanager
-    def _reading(self, pooled: dict[int, torch.Tensor], pooling: torch.Tensor, lengths: torch.Tensor) -> Iterator[None]:
+    def _reading(self, pooled: dict[int, torch.Tensor], pooling: torch.Tensor) -> Iterator[None]:
         def reader(layer: int) -> Any:
             def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
                 hidden = output[0] if isinstance(output, tuple) else output
-                if hidden.shape[1] == 1:  # the trimmed layer gives the readout token alone
-                    pooled[layer] = hidden.float()
-                else:
-                    # in float32: half-precision sums over thousands of positions would lose digits
-                    pooled[layer] = torch.bmm(pooling.to(hidden.device), hidden.float())
+                # in float32: half-precision sums over thousands of positions would lose digits
+                pooled[layer] = torch.bmm(pooling.to(hidden.device), hidden.float())
 
             return hook
 
         handles = [self._module(layer).register_forward_hook(reader(layer)) for layer in self.layers]
-        block: Any = self.backbone.layers[max(self.layers) - 1]
-        if self.trims:
-            rotate = _half_rotation
-
-            def trimmed(hidden_states: torch.Tensor, **named: Any) -> torch.Tensor:
-                at = lengths.to(hidden_states.device) - 1
-                return trimmed_layer(block, hidden_states, named["position_embeddings"], at, rotate).unsqueeze(1)
-
-            block.forward = trimmed
         try:
             yield
         finally:
-            if self.trims:
-                del block.forward  # the class's own shows again
             for handle in handles:
                 handle.remove()
 
@@ -172,11 +149,6 @@ class Readout:
         if self.backbone.files.is_decoder and layer == self.backbone.files.n_layers:
             return self.backbone.model.norm  # type: ignore[return-value]
         return self.backbone.layers[layer - 1]
-
-
-def _half_rotation(states: torch.Tensor) -> torch.Tensor:
-    first, second = states.chunk(2, dim=-1)
-    return torch.cat([-second, first], dim=-1)
 
 
 class Gathered:

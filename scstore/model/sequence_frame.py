@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
     from scstore.model.loading import Backbone, ModelFiles
 
-__all__ = ["INSTRUCTION", "LAYOUTS", "Layout", "make_layout"]
+__all__ = ["INSTRUCTION", "Layout", "make_layout"]
 
 INSTRUCTION = "what is the cell type of this given embedding?"
-LAYOUTS = ("genes-first", "instruction-first")
 
 
 @dataclass(frozen=True)
@@ -48,21 +47,18 @@ def make_layout(
     files: ModelFiles,
     tokenizer: Any,
     *,
-    order: str = "genes-first",
     instruction: str = INSTRUCTION,
     readout_token: str | None = None,
 ) -> Layout:
     """Tokenise what stands around the genes.
 
-    Decoders read ``[BOS] genes instruction readout`` (``instruction-first``: ``[BOS] instruction genes readout``),
-    encoders ``[CLS] genes instruction [SEP]`` with the readout at ``[CLS]``.
+    Decoders read ``[BOS] genes instruction readout``, encoders ``[CLS] genes instruction [SEP]`` with the readout at
+    ``[CLS]``.
 
     Parameters
     ----------
     files, tokenizer
         The model whose tokens these are.
-    order
-        One of :data:`LAYOUTS`.
     instruction
         Words; may be empty.
     readout_token
@@ -84,11 +80,7 @@ def make_layout(
             msg = f"--readout-token: {files.name} is an encoder; its readout is always its first token."
             raise OptionError(msg)
         begin, end = (tokenizer.cls_token_id,), (tokenizer.sep_token_id,)
-    if order == "genes-first":
-        prefix, suffix = begin, words + end
-    else:
-        prefix, suffix = begin + words, end
-    return Layout(prefix, suffix, Frame(len(prefix), len(suffix), readout_at_end=is_decoder))
+    return Layout(begin, words + end, Frame(len(begin), len(words + end), readout_at_end=is_decoder))
 
 
 def _readout_id(files: ModelFiles, tokenizer: Any, token: str | None) -> int:

@@ -228,7 +228,6 @@ def test_labels_that_teach_nothing_are_refused(
         {"learning_rate": -1.0},
         {"seed": -1},
         {"pool": ("first",)},
-        {"precision": "float8"},
         {"projector": "random"},
     ],
 )
@@ -316,7 +315,6 @@ def test_like_finds_the_projector_where_both_have_moved(
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        ({"layout": "instruction-first"}, r"layout\.order"),
         ({"instruction": "gene"}, r"layout\.instruction"),
         ({"expression_scaling": "multiply"}, "expression_scaling"),
     ],

@@ -18,7 +18,6 @@ import scstore
 from scstore.errors import (
     FeatureSpaceError,
     GenesError,
-    ModelError,
     NumericsError,
     OptionError,
     OutputError,
@@ -140,7 +139,6 @@ def test_genes_and_instruction_beyond_the_context_are_refused_with_the_largest_n
         {"pool": (), "companions": ()},
         {"projector": "magic"},
         {"ranking": "median"},
-        {"layout": "sideways"},
         {"store_dtype": "int8"},
         {"top_genes": 0},
         {"expression": "tpm"},
@@ -279,16 +277,6 @@ def test_a_model_spread_by_accelerate_gives_the_same_store(cells_file: Path, lla
     spread = extract(cells_file, tmp_path / "b.zarr", llama, spread=True)
     for view in VIEWS[:-1]:
         np.testing.assert_array_equal(spread.view(view)[:], plain.view(view)[:])
-
-
-def test_float8_is_refused_without_the_hardware_and_is_another_feature_space(
-    cells: anndata.AnnData, llama: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ModelError, match="--precision float8"):
-        extract(cells, tmp_path / "a.zarr", llama, precision="float8", device="cpu")
-    extract(cells, tmp_path / "b.zarr", llama)
-    with pytest.raises(FeatureSpaceError, match='precision: .absent. → "float8"'):
-        extract(cells, tmp_path / "b.zarr", llama, precision="float8")
 
 
 def test_the_trained_llama_writes_a_store(shared: Path, cells: anndata.AnnData, tmp_path: Path) -> None:

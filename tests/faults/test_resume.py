@@ -108,7 +108,6 @@ def test_damaged_shards_alone_are_redone(cells_file: Path, llama: Path, tmp_path
     ("options", "field"),
     [
         ({"instruction": "cell type?"}, "layout.instruction"),
-        ({"layout": "instruction-first"}, "layout.order"),
         ({"layers": (2,)}, "readout_wmean_l2"),
         ({"projector": "random"}, "projector.kind"),
         ({"top_genes": 5}, "ranking.top_genes"),

@@ -16,7 +16,7 @@ from scstore.model.projector_file import ProjectorFile, load_projector, save_pro
 from scstore.model.trained_projector import TrainedProjector
 from scstore.spec import seal, unseal
 
-FITS: dict[str, Any] = {"model": {"digest": "sha256:m", "width": 8}, "layout": {"order": "genes-first"}}
+FITS: dict[str, Any] = {"model": {"digest": "sha256:m", "width": 8}, "layout": {"prefix": [1]}}
 
 
 @pytest.fixture
@@ -130,10 +130,10 @@ def test_what_is_there_is_kept(projector: ProjectorFile, tmp_path: Path) -> None
 
 def test_a_misfit_names_every_field(projector: ProjectorFile) -> None:
     projector.check_fits(FITS, path="p")
-    other = {"model": {"digest": "sha256:other", "width": 8}, "layout": {"order": "instruction-first"}}
+    other = {"model": {"digest": "sha256:other", "width": 8}, "layout": {"prefix": [1, 2]}}
     with pytest.raises(FeatureSpaceError) as refused:
         projector.check_fits(other, path="projectors/p")
     assert "projectors/p" in str(refused.value)
     assert 'model.digest: "sha256:m" → "sha256:other"' in str(refused.value)
-    assert 'layout.order: "genes-first" → "instruction-first"' in str(refused.value)
+    assert "layout.prefix: [1] → [1, 2]" in str(refused.value)
     assert "width" not in str(refused.value)

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from scipy.sparse import random as random_sparse
 from support import write_model
 
@@ -120,41 +119,6 @@ def test_half_precision_stays_close(llama: Path, genes: np.ndarray, ranked: Rank
     low = run(half, ranked, [0, 1, 2, 3])
     cosine = (full * low).sum(-1) / (np.linalg.norm(full, axis=-1) * np.linalg.norm(low, axis=-1))
     assert cosine.min() > 0.999
-
-
-@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
-@pytest.mark.parametrize("layers", [(1,), (2,), (3,), (1, 3)])
-def test_the_trimmed_last_layer_gives_the_same_readout(
-    kind: str, layers: tuple[int, ...], genes: np.ndarray, ranked: RankedCells, tmp_path: Path
-) -> None:
-    folder = write_model(tmp_path / "m", kind)
-    whole, trimmed = (make(folder, genes, depth=max(layers), layers=layers, last_only=only) for only in (False, True))
-    assert trimmed.trims
-    assert not whole.trims
-    batch = assemble(ranked, np.arange(24), frame=whole.frame, poolings=("last",))  # type: ignore[attr-defined]
-    expected = whole.run(batch).numpy()
-    np.testing.assert_allclose(trimmed.run(batch).numpy(), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(trimmed.run(batch).numpy(), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_an_encoder_is_never_trimmed(bert: Path, genes: np.ndarray) -> None:
-    assert not make(bert, genes, last_only=True).trims
-
-
-def test_a_spread_model_keeps_the_hooks_that_move_its_inputs(
-    llama: Path, genes: np.ndarray, ranked: RankedCells
-) -> None:
-    plain = make(llama, genes, layers=(3,))
-    block = plain.backbone.layers[2]
-    add_hook_to_module(block, AlignDevicesHook("cpu"))
-    hooked = block.forward
-    spread = Readout(
-        plain.backbone, make_layout(plain.backbone.files, plain.backbone.tokenizer), genes, layers=(3,), last_only=True
-    )
-    assert not spread.trims
-    batch = assemble(ranked, np.arange(24), frame=plain.frame, poolings=("last",))  # type: ignore[attr-defined]
-    np.testing.assert_allclose(spread.run(batch).numpy(), plain.run(batch).numpy(), rtol=1e-6)
-    assert block.forward is hooked
 
 
 def test_a_batch_that_does_not_fit_is_run_in_halves_with_the_same_result(

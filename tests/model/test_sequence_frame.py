@@ -31,14 +31,6 @@ def test_a_decoder_reads_genes_then_the_instruction_then_the_readout_token(decod
     assert layout.frame.overhead == len(words) + 2
 
 
-def test_instruction_first(decoder) -> None:
-    files, tokenizer = decoder
-    words = tokenizer(INSTRUCTION, add_special_tokens=False)["input_ids"]
-    layout = make_layout(files, tokenizer, order="instruction-first")
-    assert layout.prefix == (tokenizer.bos_token_id, *words)
-    assert layout.suffix == (tokenizer.eos_token_id,)
-
-
 def test_an_encoder_is_read_at_its_class_token(encoder) -> None:
     files, tokenizer = encoder
     layout = make_layout(files, tokenizer)
