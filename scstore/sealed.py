@@ -1,65 +1,205 @@
-"""Small AnnData files with a header and a digest of their contents: gene tables, panels."""
+"""Artifacts with a format and digests: folders of JSON and safetensors, and small AnnData files.
+
+A digest finds damage. It is not a signature: anyone who can write the files can write their digests too.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import anndata
+import h5py
+from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from scstore import fsio
-from scstore.errors import DamagedError, GenesError
+from scstore.errors import DamagedError, GenesError, NewerFormatError, NotAStoreError, OptionError, OutputError
+from scstore.spec import seal, unseal
 from scstore.untrusted.hdf5 import check_hdf5
+from scstore.untrusted.weights import WEIGHTS_LIMIT, read_weights
 
-__all__ = ["Kind", "read_sealed", "write_sealed"]
+__all__ = [
+    "FORMAT",
+    "FileKind",
+    "FolderKind",
+    "check_format",
+    "check_sealed_output",
+    "read_sealed_file",
+    "read_sealed_folder",
+    "read_sealed_json",
+    "write_sealed_file",
+    "write_sealed_folder",
+]
 
 FORMAT = "1.0"
+"""Format of stores, heads, projectors, gene tables and panels. A larger first number cannot be read."""
+
+DESCRIPTION_LIMIT = 1 << 26
+"""Bytes of a folder's description, at writing and at reading."""
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder, such as a head: its name in messages, its two files, the command that makes one."""
+
+    name: str
+    description: str
+    weights: str
+    command: str
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """A kind of AnnData file, such as a panel: its name, its key in ``uns["scstore"]``, the command that makes one."""
+
+    name: str
+    key: str
+    command: str
 
 
 class Digested(Protocol):
-    """Something that has a digest of its contents."""
+    """Content with a digest."""
 
     @property
     def digest(self) -> str:
         """SHA-256."""
 
 
-T = TypeVar("T", bound=Digested)
+ContentT = TypeVar("ContentT", bound=Digested)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of file.
+def check_format(path: Path, found: object) -> None:
+    """Refuse a format that this version cannot read.
 
-    Attributes
-    ----------
-    name
-        In words, for messages.
-    key
-        Of the header in ``uns["scstore"]``.
-    cure
-        How to make one.
+    Raises
+    ------
+    NewerFormatError
+        If its first number is larger than that of :data:`FORMAT`.
+    DamagedError
+        If it is not a version.
     """
+    if not isinstance(found, str) or not re.fullmatch(r"[0-9]{1,6}\.[0-9]{1,6}", found):
+        msg = f"{path}: {str(found)[:20]!r} is not a format version. The file is damaged or not from scstore."
+        raise DamagedError(msg)
+    if int(found.partition(".")[0]) > int(FORMAT.partition(".")[0]):
+        raise NewerFormatError(path, found, FORMAT)
 
-    name: str
-    key: str
-    cure: str
+
+def read_sealed_json(file: Path, *, limit: int, cure: str, has_format: bool = True) -> dict[str, Any]:
+    """Return the content of a JSON file with its own digest, without that digest.
+
+    Raises
+    ------
+    NewerFormatError
+        If it has a newer format.
+    DamagedError
+        If any byte differs from what was written; the message ends with ``cure``.
+    """
+    document = fsio.read_json(file, limit=limit)
+    if has_format and isinstance(document, dict):
+        check_format(file, document.get("format"))
+    body = unseal(document)
+    if body is None or file.read_bytes() != fsio.json_bytes(document):
+        msg = f"{file} does not match its own digest. {cure}"
+        raise DamagedError(msg)
+    return body
 
 
-def write_sealed(
+def check_sealed_output(path: str | os.PathLike[str], kind: FolderKind, *, overwrite: bool) -> Path:
+    """Check that a folder can be written, before the work for it starts.
+
+    Raises
+    ------
+    OutputError
+        If the path exists and ``overwrite`` is not set, or it is not a folder of this kind, or cannot be written.
+    """
+    target = fsio.check_output(path, overwrite=overwrite)
+    if target.exists() and not (target / kind.description).is_file():
+        msg = f"{target} exists and is not a {kind.name}, so it is not replaced. Choose another name."
+        raise OutputError(msg)
+    return target
+
+
+def write_sealed_folder(
     path: str | os.PathLike[str],
-    kind: Kind,
+    kind: FolderKind,
+    document: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[Any]],
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a JSON document and arrays as a folder, atomically; the same content gives the same bytes.
+
+    Raises
+    ------
+    OutputError
+        As :func:`check_sealed_output`.
+    OptionError
+        If the document is too large, or JSON cannot hold it as it is.
+    """
+    target = check_sealed_output(path, kind, overwrite=overwrite)
+    weights = save(dict(sorted(arrays.items())))
+    try:
+        body = seal({**document, "format": FORMAT, "weights": fsio.digest_bytes(weights)})
+        description = fsio.json_bytes(body)
+    except (TypeError, ValueError) as error:
+        msg = f"The {kind.name} cannot be described in JSON ({error}). Give text, finite numbers, lists and mappings."
+        raise OptionError(msg) from error
+    if json.loads(description) != body:
+        msg = f"The {kind.name} would not come back from JSON as it is. Give lists for tuples and text for keys."
+        raise OptionError(msg)
+    if len(description) > DESCRIPTION_LIMIT:
+        msg = f"The description of the {kind.name} has {len(description):,} bytes; at most {DESCRIPTION_LIMIT:,} fit."
+        raise OptionError(msg)
+    with fsio.atomic_folder(target, overwrite=overwrite) as folder:
+        fsio.write_bytes(folder / kind.weights, weights)
+        fsio.write_bytes(folder / kind.description, description)
+    return target
+
+
+def read_sealed_folder(
+    path: str | os.PathLike[str], kind: FolderKind, *, limit: int = WEIGHTS_LIMIT
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return the document and the arrays of a folder. Other files in it are ignored.
+
+    Raises
+    ------
+    NotAStoreError
+        If there is no such folder.
+    NewerFormatError
+        If it has a newer format.
+    DamagedError
+        If any byte of it differs from what was written, or it has more than ``limit`` bytes of weights.
+    """
+    description, weights = Path(path) / kind.description, Path(path) / kind.weights
+    if not description.is_file():
+        files = f"a folder with {kind.description} and {kind.weights}"
+        msg = f"{path}: there is no {kind.name} ({files}). Make one with `{kind.command}`."
+        raise NotAStoreError(msg)
+    cure = f"Restore it from a copy, or make it again with `{kind.command}`."
+    document = read_sealed_json(description, limit=DESCRIPTION_LIMIT, cure=cure)
+    if not weights.is_file():
+        msg = f"{weights} is missing. {cure}"
+        raise DamagedError(msg)
+    return document, read_weights(weights, digest=str(document.get("weights")), limit=limit)
+
+
+def write_sealed_file(
+    path: str | os.PathLike[str],
+    kind: FileKind,
     content: Digested,
     adata: anndata.AnnData,
     header: Mapping[str, Any],
     *,
     overwrite: bool,
 ) -> Path:
-    """Write an AnnData with a header that names its format and the digest of its content, atomically.
+    """Write an AnnData with a header that holds its format and the digest of its content, atomically.
 
     Raises
     ------
@@ -75,49 +215,47 @@ def write_sealed(
     return target
 
 
-def read_sealed(
-    path: str | os.PathLike[str], kind: Kind, build: Callable[[anndata.AnnData, Mapping[str, Any]], T]
-) -> T:
-    """Read what :func:`write_sealed` wrote and compare it with its digest.
-
-    Parameters
-    ----------
-    path
-        The file.
-    kind
-        What it should be.
-    build
-        Makes the content of the AnnData and its header.
+def read_sealed_file(
+    path: str | os.PathLike[str], kind: FileKind, build: Callable[[anndata.AnnData, Mapping[str, Any]], ContentT]
+) -> ContentT:
+    """Return the content of an AnnData file, which ``build`` makes from the AnnData and its header.
 
     Raises
     ------
     GenesError
-        If the file is not there, of another kind, in a newer format, or one that HDF5 cannot be trusted with.
+        If the file does not exist or is of another kind.
+    NewerFormatError
+        If it has a newer format.
     DamagedError
-        If its contents do not match its digest.
+        If it cannot be read, or its content does not match its digest.
     """
     file = Path(path)
     if not file.is_file():
-        msg = f"{file}: no such {kind.name}. {kind.cure}"
+        msg = f"{file}: there is no such {kind.name}. Make one with `{kind.command}`."
         raise GenesError(msg)
     check_hdf5(file, error=GenesError)
+    cure = f"Restore it from a copy, or make it again with `{kind.command}`."
     try:
-        adata = anndata.read_h5ad(file)
-        header = json.loads(str(adata.uns["scstore"][kind.key]))
-        found, digest = str(header["format"]), header["digest"]
-        newer = int(found.split(".")[0]) > int(FORMAT.split(".")[0])
-        content = build(adata, header)
-        intact = content.digest == digest
+        with h5py.File(file, "r") as opened:
+            header = json.loads(opened["uns/scstore"][kind.key].asstr()[()])
+        found = header["format"]
     except (PermissionError, MemoryError):
         raise
-    except Exception as error:  # HDF5 and anndata raise anything on damaged bytes
+    except Exception as error:  # HDF5 raises anything on damaged bytes
         reason = " ".join(str(error).split())[:200]
-        msg = f"{file} is no {kind.name} of scstore's, or a damaged one ({reason}). {kind.cure}"
+        msg = f"{file} is not a {kind.name} from scstore, or it is damaged ({reason}). Make one with `{kind.command}`."
         raise GenesError(msg) from error
-    if newer:
-        msg = f"{file} is in {kind.name} format {found}; this scstore reads up to {FORMAT}. Update scstore."
-        raise GenesError(msg)
+    check_format(file, found)
+    try:
+        content = build(anndata.read_h5ad(file), header)
+        intact = content.digest == header["digest"]
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # so does anndata
+        reason = " ".join(str(error).split())[:200]
+        msg = f"{file}: this {kind.name} is damaged ({reason}). {cure}"
+        raise DamagedError(msg) from error
     if not intact:
-        msg = f"{file}: contents do not match the digest they were written with. Restore the file from a copy."
+        msg = f"{file}: the content does not match its digest. {cure}"
         raise DamagedError(msg)
     return content

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from scstore import fsio
-from scstore.errors import DamagedError, InputError, NotAStoreError, OptionError
+from scstore.errors import DamagedError, InputError, NewerFormatError, NotAStoreError, OptionError
 from scstore.progress import Reporter
 from scstore.store.layout import LEDGER
 from scstore.store.verify import Finding, Verification, rows_that_are_not_finite, verify_store
@@ -140,8 +140,6 @@ def _check_projector(path: Path) -> Iterator[Finding]:
     from scstore.model.projector_file import load_projector
 
     yield from _check_pair(path, PROJECTOR, lambda: load_projector(path))
-    if (path / PROJECTOR[0]).is_file():
-        yield from _check_spelling(path / PROJECTOR[0])
 
 
 def _check_index(path: Path) -> Iterator[Finding]:
@@ -219,6 +217,8 @@ def _check_panel(path: Path) -> Iterator[Finding]:
 def _check_content(path: Path, load: Callable[[], Any]) -> Iterator[Finding]:
     try:
         values = load()
+    except NewerFormatError:
+        raise  # a newer format is not damage
     except Exception as error:  # noqa: BLE001  # whatever a library makes of a broken file is a finding
         yield Finding("", "damaged", str(error))
         return

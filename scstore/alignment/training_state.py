@@ -1,23 +1,20 @@
-"""A training as it is kept on disk between two steps: JSON and safetensors, each replaced atomically."""
+"""A training between two steps, on disk: one sealed folder, replaced by the next."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from scstore import fsio
-from scstore.errors import DamagedError
-from scstore.spec import seal, unseal
-from scstore.untrusted.weights import read_weights
+from scstore.sealed import FolderKind, read_sealed_folder, write_sealed_folder
 
 __all__ = ["TrainingState", "load_training", "save_training"]
 
-STATE = "state.json"
+KIND = FolderKind("training", "state.json", "state.safetensors", "scstore align --overwrite")
 
 
 @dataclass
@@ -47,49 +44,27 @@ class TrainingState:
 def save_training(
     folder: Path, state: TrainingState, arrays: Mapping[str, NDArray[Any]], *, settings: Mapping[str, Any]
 ) -> None:
-    """Keep a training; a kill leaves the one before or this one, whole.
+    """Write a training's state; a kill leaves the state before or this one, whole.
 
-    Parameters
-    ----------
-    folder
-        Made where it is not there.
-    state, arrays
-        From :class:`scstore.alignment.training.Alignment`.
-    settings
-        What must be the same for the training to go on, as JSON.
+    ``settings`` must be the same for the training to go on.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"state-{state.epoch:05d}-{state.step:07d}.safetensors"
-    weights = save(dict(sorted(arrays.items())))
-    fsio.write_bytes(folder / name, weights)
-    document = {"settings": dict(settings), "state": asdict(state), "file": name, "weights": fsio.digest_bytes(weights)}
-    fsio.write_json(folder / STATE, seal(document))
-    for old in folder.glob("state-*.safetensors"):
-        if old.name != name:
-            old.unlink()
+    target = folder / f"{state.epoch:05d}-{state.step:07d}"
+    document = {"settings": dict(settings), "state": asdict(state)}
+    write_sealed_folder(target, KIND, document, arrays, overwrite=True)
+    for old in set(folder.iterdir()) - {target}:
+        fsio.remove_tree(old)
 
 
 def load_training(folder: Path) -> tuple[dict[str, Any], TrainingState, dict[str, NDArray[Any]]] | None:
-    """The settings, state and arrays that were kept last; ``None`` where there are none.
+    """Return the settings, state and arrays of the latest state; ``None`` where there is none.
 
     Raises
     ------
     DamagedError
-        If a file is not as it was written.
+        If a file differs from what was written.
     """
-    file = folder / STATE
-    if not file.is_file():
+    states = sorted(folder.glob("[0-9]*"))
+    if not states:
         return None
-    document = unseal(fsio.read_json(file))
-    if document is None:
-        _refuse(file, "its digest does not match its content")
-    weights = folder / document["file"]
-    if not weights.is_file():
-        _refuse(weights, "the file is missing")
-    arrays = read_weights(weights, digest=document["weights"])
+    document, arrays = read_sealed_folder(states[-1], KIND)
     return document["settings"], TrainingState(**document["state"]), arrays
-
-
-def _refuse(file: Path, why: str) -> NoReturn:
-    msg = f"{file}: {why}. Run the command again with --overwrite to train from the beginning."
-    raise DamagedError(msg)

@@ -15,12 +15,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.sealed import Kind, read_sealed, write_sealed
+from scstore.sealed import FileKind, read_sealed_file, write_sealed_file
 from scstore.spec import canonical_json
 
 __all__ = ["COLUMNS", "GeneTable", "load_gene_table", "save_gene_table", "unique_names"]
 
-KIND = Kind("gene table", "genes", "Build one with `scstore genes build`.")
+KIND = FileKind("gene table", "genes", "scstore genes build")
 COLUMNS = ("symbol", "ensembl_id", "gene_id", "synonyms", "organism", "text", "text_source")
 """Columns of ``obs``, all strings, empty where unknown: official symbol, Ensembl id without version, NCBI GeneID,
 synonyms
@@ -92,7 +92,7 @@ def save_gene_table(table: GeneTable, path: str | os.PathLike[str], *, overwrite
         X=np.ascontiguousarray(table.vectors, dtype=np.float32), obs=table.obs[list(COLUMNS)].astype(str)
     )
     header = {"encoder": dict(table.encoder), "template": table.template}
-    return write_sealed(path, KIND, table, adata, header, overwrite=overwrite)
+    return write_sealed_file(path, KIND, table, adata, header, overwrite=overwrite)
 
 
 def load_gene_table(path: str | os.PathLike[str]) -> GeneTable:
@@ -102,12 +102,14 @@ def load_gene_table(path: str | os.PathLike[str]) -> GeneTable:
     ------
     GenesError
         If the file is not there or no gene table.
+    NewerFormatError
+        If a newer scstore wrote it.
     DamagedError
-        If its contents do not match its digest.
+        If its content does not match its digest.
     """
 
     def build(adata: anndata.AnnData, header: Mapping[str, Any]) -> GeneTable:
         obs = adata.obs[list(COLUMNS)].astype(str)
         return GeneTable(obs, np.asarray(adata.X, dtype=np.float32), header["encoder"], header["template"])
 
-    return read_sealed(path, KIND, build)
+    return read_sealed_file(path, KIND, build)

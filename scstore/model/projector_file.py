@@ -1,7 +1,4 @@
-"""A trained projector as a folder: ``projector.json`` and ``projector.safetensors``, nothing that can run.
-
-The JSON holds the digest of the weights and its own: checksums against damage, no signatures.
-"""
+"""A trained projector as a folder: ``projector.json`` and ``projector.safetensors``, nothing that can run."""
 
 from __future__ import annotations
 
@@ -10,24 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from scstore import fsio
-from scstore.errors import DamagedError, FeatureSpaceError, NotAStoreError, OutputError
-from scstore.spec import differences, fingerprint, seal, unseal
-from scstore.untrusted.weights import read_weights
+from scstore.errors import DamagedError, FeatureSpaceError
+from scstore.sealed import FolderKind, check_sealed_output, read_sealed_folder, write_sealed_folder
+from scstore.spec import differences, fingerprint
 
 if TYPE_CHECKING:
     from scstore.model.trained_projector import TrainedProjector
 
-__all__ = ["ProjectorFile", "check_projector_output", "load_projector", "save_projector"]
+__all__ = ["PROJECTOR", "ProjectorFile", "check_projector_output", "load_projector", "save_projector"]
 
-FORMAT = "1.0"
-DESCRIPTION = "projector.json"
-WEIGHTS = "projector.safetensors"
+PROJECTOR = FolderKind("projector", "projector.json", "projector.safetensors", "scstore align")
 
 
 @dataclass(frozen=True)
@@ -58,14 +53,11 @@ class ProjectorFile:
     training: Mapping[str, Any]
 
     @cached_property
-    def weights(self) -> bytes:
-        """The weights as safetensors."""
-        return save({name: self.arrays[name] for name in sorted(self.arrays)})
-
-    @cached_property
     def digest(self) -> str:
         """SHA-256 over everything that decides the input vectors: what a feature space holds."""
-        return fingerprint({"shape": dict(self.shape), "weights": fsio.digest_bytes(self.weights)})
+        return fingerprint(
+            {"shape": dict(self.shape), "weights": fsio.digest_bytes(save(dict(sorted(self.arrays.items()))))}
+        )
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -126,22 +118,15 @@ def save_projector(projector: ProjectorFile, path: str | os.PathLike[str], *, ov
     OutputError
         If ``path`` exists and is not to be replaced or is no projector.
     """
-    target = check_projector_output(path, overwrite=overwrite)
     document = {
-        "format": FORMAT,
-        "kind": "projector",
         "shape": dict(projector.shape),
-        "weights": fsio.digest_bytes(projector.weights),
         "projector": projector.digest,
         "fits": dict(projector.fits),
         "trained_on": list(projector.trained_on),
         "held_out": list(projector.held_out),
         "training": dict(projector.training),
     }
-    with fsio.atomic_folder(target, overwrite=overwrite) as folder:
-        fsio.write_bytes(folder / WEIGHTS, projector.weights)
-        fsio.write_json(folder / DESCRIPTION, seal(document))
-    return target
+    return write_sealed_folder(path, PROJECTOR, document, projector.arrays, overwrite=overwrite)
 
 
 def check_projector_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -152,11 +137,7 @@ def check_projector_output(path: str | os.PathLike[str], *, overwrite: bool) -> 
     OutputError
         As :func:`save_projector`.
     """
-    target = fsio.check_output(path, overwrite=overwrite)
-    if target.exists() and not (target / DESCRIPTION).is_file():
-        msg = f"{target} exists and is no projector, so it is not replaced. Choose another name."
-        raise OutputError(msg)
-    return target
+    return check_sealed_output(path, PROJECTOR, overwrite=overwrite)
 
 
 def load_projector(path: str | os.PathLike[str]) -> ProjectorFile:
@@ -166,44 +147,25 @@ def load_projector(path: str | os.PathLike[str]) -> ProjectorFile:
     ------
     NotAStoreError
         If ``path`` holds no projector.
-    FeatureSpaceError
-        If it is in a newer format.
+    NewerFormatError
+        If a newer scstore wrote it.
     DamagedError
         If anything in it is not as it was written.
     """
-    folder = Path(path)
-    file = folder / DESCRIPTION
-    if not file.is_file():
-        msg = (
-            f"{folder}: no projector there (a folder with {DESCRIPTION} and {WEIGHTS}). Train one with: scstore align."
+    document, arrays = read_sealed_folder(path, PROJECTOR)
+    try:
+        projector = ProjectorFile(
+            shape=document["shape"],
+            arrays=arrays,
+            fits=document["fits"],
+            trained_on=tuple(document["trained_on"]),
+            held_out=tuple(document["held_out"]),
+            training=document["training"],
         )
-        raise NotAStoreError(msg)
-    document = fsio.read_json(file)
-    found = document.get("format") if isinstance(document, dict) else None
-    if not isinstance(found, str) or not found.partition(".")[0].isdecimal():
-        _refuse(file, "it names no format")
-    if int(found.partition(".")[0]) > int(FORMAT.partition(".")[0]):
-        msg = f"{file}: projector format {found}; this scstore reads up to {FORMAT}. Update: pip install -U scstore."
-        raise FeatureSpaceError(msg)
-    body = unseal(document)
-    if body is None or body.get("kind") != "projector":
-        _refuse(file, "its digest does not match its content")
-    weights = folder / WEIGHTS
-    if not weights.is_file():
-        _refuse(weights, "the file is missing")
-    projector = ProjectorFile(
-        shape=body["shape"],
-        arrays=read_weights(weights, digest=body["weights"]),
-        fits=body["fits"],
-        trained_on=tuple(body["trained_on"]),
-        held_out=tuple(body["held_out"]),
-        training=body["training"],
-    )
-    if projector.digest != body["projector"]:
-        _refuse(file, "its digest does not match its content")
+        intact = projector.digest == document["projector"]
+    except (KeyError, TypeError, ValueError):
+        intact = False
+    if not intact:
+        msg = f"{Path(path) / PROJECTOR.description} contradicts itself. Restore it from a copy, or train it again."
+        raise DamagedError(msg)
     return projector
-
-
-def _refuse(file: Path, why: str) -> NoReturn:
-    msg = f"{file}: {why}. The file is damaged or not scstore's: restore it from a copy, or train it again."
-    raise DamagedError(msg)

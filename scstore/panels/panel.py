@@ -21,12 +21,12 @@ import pandas as pd
 from scstore import fsio
 from scstore.panels.gene_rankings import take_in_turn
 from scstore.panels.joined_genes import join_genes
-from scstore.sealed import Kind, read_sealed, write_sealed
+from scstore.sealed import FileKind, read_sealed_file, write_sealed_file
 from scstore.spec import canonical_json
 
 __all__ = ["Panel", "join_panels", "load_panel", "save_panel"]
 
-KIND = Kind("panel", "panel", "Fit one with `scstore panel`.")
+KIND = FileKind("panel", "panel", "scstore panel")
 COLUMNS = ("symbol", "ensembl_id")
 
 
@@ -126,7 +126,7 @@ def save_panel(panel: Panel, path: str | os.PathLike[str], *, overwrite: bool = 
     trained_on = np.array(panel.trained_on, dtype=object)
     adata = anndata.AnnData(obs=panel.obs, uns={"scstore": {"trained_on": trained_on}})
     header = {"label": panel.label, "source": panel.source, "record": panel.record}
-    return write_sealed(path, KIND, panel, adata, header, overwrite=overwrite)
+    return write_sealed_file(path, KIND, panel, adata, header, overwrite=overwrite)
 
 
 def load_panel(path: str | os.PathLike[str]) -> Panel:
@@ -136,8 +136,10 @@ def load_panel(path: str | os.PathLike[str]) -> Panel:
     ------
     GenesError
         If the file is not there or no panel.
+    NewerFormatError
+        If a newer scstore wrote it.
     DamagedError
-        If its contents do not match its digest.
+        If its content does not match its digest.
     """
 
     def build(adata: anndata.AnnData, header: Mapping[str, Any]) -> Panel:
@@ -146,4 +148,4 @@ def load_panel(path: str | os.PathLike[str]) -> Panel:
         # files of the first version have no record
         return Panel(obs, str(header["label"]), ids, str(header["source"]), dict(header.get("record", {})))
 
-    return read_sealed(path, KIND, build)
+    return read_sealed_file(path, KIND, build)

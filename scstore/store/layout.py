@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from scstore.sealed import FORMAT
 from scstore.spec import Space, fingerprint
 
 __all__ = [
@@ -29,9 +30,6 @@ __all__ = [
     "lock_path",
     "record_path",
 ]
-
-FORMAT = "1.0"
-"""Version of the store format: a reader refuses a larger first number."""
 
 LEDGER = "_scstore"
 """Folder of scstore's own JSON beside the Zarr nodes."""

@@ -11,8 +11,9 @@ from typing import Any
 
 from scstore import fsio
 from scstore.errors import DamagedError
-from scstore.spec import canonical_json, seal, unseal
-from scstore.store.layout import MANIFEST, StorePlan, chunk_path, is_inside, record_path
+from scstore.sealed import read_sealed_json
+from scstore.spec import canonical_json, seal
+from scstore.store.layout import FORMAT, MANIFEST, StorePlan, chunk_path, is_inside, record_path
 
 __all__ = [
     "check_fixed_files",
@@ -25,8 +26,12 @@ __all__ = [
     "write_record",
 ]
 
+MANIFEST_LIMIT = 1 << 28
 RECORD_LIMIT = 1 << 20
 """Bytes of a shard's record; a view takes about 150."""
+
+CURE = "Restore the store from a copy."
+REDO = "Run the same `scstore extract` again to redo this shard."
 
 
 def write_manifest(root: Path, names: Iterable[str]) -> None:
@@ -42,14 +47,7 @@ def write_manifest(root: Path, names: Iterable[str]) -> None:
     files = {
         name: {"bytes": (root / name).stat().st_size, "digest": fsio.digest_file(root / name)} for name in sorted(names)
     }
-    fsio.write_json(root / MANIFEST, seal({"files": files}))
-
-
-def _read_sealed(file: Path, *, limit: int = 1 << 28) -> dict[str, Any] | None:
-    """What a JSON file seals; ``None`` where a digest or any byte is not as it was written."""
-    sealed = fsio.read_json(file, limit=limit)
-    body = unseal(sealed)  # first: it leaves nothing but a mapping of finite values
-    return body if body is not None and file.read_bytes() == fsio.json_bytes(sealed) else None
+    fsio.write_json(root / MANIFEST, seal({"format": FORMAT, "files": files}))
 
 
 def _are_files(value: object) -> bool:
@@ -77,12 +75,12 @@ def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
     """
     file = root / MANIFEST
     try:
-        body = _read_sealed(file)
+        body = read_sealed_json(file, limit=MANIFEST_LIMIT, cure=CURE)
     except FileNotFoundError:
-        body = None
-    if body is None or not _are_files(body.get("files")):
-        what = "does not match its own digest" if file.exists() else "is missing"
-        msg = f"{file}: the manifest {what}, so the store's files cannot be checked. Restore the store from a copy."
+        msg = f"{file} is missing, so the store's files cannot be checked. {CURE}"
+        raise DamagedError(msg) from None
+    if not _are_files(body.get("files")):
+        msg = f"{file} does not list files of the store. {CURE}"
         raise DamagedError(msg)
     files: dict[str, dict[str, Any]] = body["files"]
     return files
@@ -148,20 +146,16 @@ def read_record(root: Path, shard: int) -> dict[str, Any] | None:
     try:
         if not file.stat().st_size:  # a file system that lost the bytes in a power cut, not the name
             return None
-        body = _read_sealed(file, limit=RECORD_LIMIT)
+        body = read_sealed_json(file, limit=RECORD_LIMIT, cure=REDO, has_format=False)
     except FileNotFoundError:
         return None
-    views = None if body is None else body.get("views")
+    views = body.get("views")
     if (
-        body is None
-        or body.get("shard") != shard
+        body.get("shard") != shard
         or not isinstance(views, dict)
         or not all("/" not in view and is_inside(view) for view in views)
     ):
-        msg = (
-            f"{file}: the record does not match its own digest. Run the same `scstore extract` again to redo this "
-            "shard."
-        )
+        msg = f"{file} is not the record of this shard. {REDO}"
         raise DamagedError(msg)
     return body
 

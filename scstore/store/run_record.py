@@ -9,9 +9,10 @@ from typing import Any
 
 from anndata.io import read_elem
 
-from scstore.errors import DamagedError, InputError
+from scstore.errors import DamagedError
+from scstore.sealed import check_format
 from scstore.spec import unseal
-from scstore.store.layout import FORMAT, ViewSpec, is_inside
+from scstore.store.layout import ViewSpec, is_inside
 
 __all__ = ["read_run_record", "view_specs"]
 
@@ -32,21 +33,18 @@ def read_run_record(path: Path, group: Any) -> dict[str, Any] | None:
     ------
     DamagedError
         If it cannot be read, or does not match its digest.
-    InputError
-        If it is in a newer format.
+    NewerFormatError
+        If a newer scstore wrote it.
     """
     try:
         if "uns" not in group or "scstore" not in group["uns"] or "record" not in group["uns/scstore"]:
             return None
         record = json.loads(str(read_elem(group["uns/scstore/record"])))
-        major = int(str(record["format"]).split(".")[0])
         body = unseal(record)
     except Exception as error:  # damaged metadata makes a library raise anything
         msg = f"{path}: the run's record in uns/scstore/record cannot be read ({error}). Restore the store from a copy."
         raise DamagedError(msg) from error
-    if major > int(FORMAT.split(".")[0]):
-        msg = f"{path} is in store format {record['format']}; this scstore reads up to {FORMAT}. Update scstore."
-        raise InputError(msg)
+    check_format(path, record.get("format"))
     if body is None:
         msg = (
             f"{path}: the run's record in uns/scstore/record does not match its digest. Restore the store from a copy."

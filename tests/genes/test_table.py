@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scstore.errors import DamagedError, GenesError, OutputError
+from scstore.errors import DamagedError, GenesError, NewerFormatError, OutputError
 from scstore.genes.descriptions import describe_by_symbol
 from scstore.genes.table import GeneTable, load_gene_table, save_gene_table, unique_names
 
@@ -55,8 +55,8 @@ def test_a_changed_vector_is_found(tmp_path: Path) -> None:
 def test_what_is_no_gene_table_is_refused(tmp_path: Path) -> None:
     anndata.AnnData(np.zeros((2, 2))).write_h5ad(tmp_path / "cells.h5ad")
     (tmp_path / "text").write_text("hello")
-    for name, word in (("cells.h5ad", "no gene table"), ("text", "no gene table"), ("absent", "no such gene table")):
-        with pytest.raises(GenesError, match=word):
+    for name in ("cells.h5ad", "text", "absent"):
+        with pytest.raises(GenesError, match=name):
             load_gene_table(tmp_path / name)
 
 
@@ -65,7 +65,7 @@ def test_a_newer_format_is_named(tmp_path: Path) -> None:
     adata = anndata.read_h5ad(tmp_path / "g.h5ad")
     adata.uns["scstore"]["genes"] = adata.uns["scstore"]["genes"].replace('"format": "1.0"', '"format": "2.0"')
     adata.write_h5ad(tmp_path / "g.h5ad")
-    with pytest.raises(GenesError, match=r"format 2\.0.*up to 1\.0"):
+    with pytest.raises(NewerFormatError, match=r"2\.0"):
         load_gene_table(tmp_path / "g.h5ad")
 
 

@@ -10,7 +10,7 @@ from anndata.io import write_elem
 from support import extract, make_cells
 
 from scstore import fsio
-from scstore.errors import DamagedError, InputError, LockedError
+from scstore.errors import DamagedError, LockedError, NewerFormatError
 from scstore.spec import seal
 from scstore.store.layout import MANIFEST, SCRATCH_EXPRESSION, chunk_path, lock_path, record_path
 from scstore.store.ledger import write_manifest
@@ -123,7 +123,13 @@ def test_a_newer_format_is_no_damage(root: Path) -> None:
     group = zarr.open_group(root, mode="r+", use_consolidated=False)
     write_elem(group["uns/scstore"], "record", json.dumps(seal({**record, "format": "2.0"})))
     write_manifest(root, fsio.read_json(root / MANIFEST)["files"])
-    with pytest.raises(InputError, match=r"format 2\.0.*up to 1\.0"):
+    with pytest.raises(NewerFormatError, match=r"2\.0"):
+        verify_store(root)
+
+
+def test_a_newer_manifest_is_no_damage(root: Path) -> None:
+    fsio.write_json(root / MANIFEST, {"format": "2.0", "anything": []})
+    with pytest.raises(NewerFormatError, match="manifest"):
         verify_store(root)
 
 

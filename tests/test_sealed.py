@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata
+import h5py
+import numpy as np
+import pytest
+
+import scstore
+from scstore import fsio
+from scstore.errors import DamagedError, NewerFormatError, NotAStoreError, OptionError, OutputError
+from scstore.genes.table import GeneTable, load_gene_table, save_gene_table
+from scstore.heads.artifact import HEAD
+from scstore.model.projector_file import PROJECTOR, load_projector
+from scstore.panels.panel import Panel, load_panel, save_panel
+from scstore.sealed import FORMAT, FolderKind, check_format, read_sealed_folder, write_sealed_folder
+from scstore.spec import seal
+
+KIND = FolderKind("parcel", "parcel.json", "parcel.safetensors", "scstore wrap")
+DOCUMENT = {"name": "naïve T\n", "n": [1, 2.5, None, {"a": True}]}
+ARRAYS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array([3, 4])}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_sealed_folder(tmp_path / "p", KIND, DOCUMENT, ARRAYS)
+
+
+def reseal(file: Path, **changes: Any) -> None:
+    """Change a description as somebody would who knows how its digest is made."""
+    document = json.loads(file.read_bytes())
+    del document["digest"]
+    file.write_bytes(fsio.json_bytes(seal({**document, **changes})))
+
+
+def test_what_is_written_is_read_back(folder: Path) -> None:
+    document, arrays = read_sealed_folder(folder, KIND)
+    assert document == DOCUMENT | {"format": FORMAT, "weights": fsio.digest_file(folder / KIND.weights)}
+    for name, value in ARRAYS.items():
+        np.testing.assert_array_equal(arrays[name], value)
+
+
+def test_the_same_content_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    again = write_sealed_folder(tmp_path / "q", KIND, dict(reversed(DOCUMENT.items())), dict(reversed(ARRAYS.items())))
+    assert fsio.digest_tree(again) == fsio.digest_tree(folder)
+
+
+@pytest.mark.parametrize("name", [KIND.description, KIND.weights])
+def test_any_changed_byte_is_found(name: str, folder: Path) -> None:
+    whole = (folder / name).read_bytes()
+    changed = [whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :] for i in range(len(whole))]
+    for content in (*changed, whole[:-1], whole + b"\n", b"", b"[]", b"{}", b"[" * 200_000, b"\xff"):
+        (folder / name).write_bytes(content)
+        with pytest.raises((DamagedError, NewerFormatError), match=name):
+            read_sealed_folder(folder, KIND)
+    (folder / name).unlink()
+    with pytest.raises((DamagedError, NotAStoreError), match=name):
+        read_sealed_folder(folder, KIND)
+
+
+@pytest.mark.parametrize("change", [{"format": None}, {"format": "1"}, {"format": "9" * 5000}, {"weights": None}])
+def test_a_sealed_description_without_sense_is_damage(change: dict[str, Any], folder: Path) -> None:
+    reseal(folder / KIND.description, **change)
+    with pytest.raises(DamagedError):
+        read_sealed_folder(folder, KIND)
+
+
+def test_a_description_beyond_any_size_is_not_read(folder: Path) -> None:
+    """RELIABILITY 38: memory bounded."""
+    with (folder / KIND.description).open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DamagedError):
+        read_sealed_folder(folder, KIND)
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}, (1, 2), {3: 1}, "x" * 1000])
+def test_what_json_cannot_hold_is_refused(value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scstore.sealed.DESCRIPTION_LIMIT", 500)
+    with pytest.raises(OptionError):
+        write_sealed_folder(tmp_path / "p", KIND, {"value": value}, ARRAYS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_the_same_kind_is_replaced(folder: Path, tmp_path: Path) -> None:
+    """RELIABILITY 57."""
+    with pytest.raises(OutputError):
+        write_sealed_folder(folder, KIND, {}, ARRAYS)
+    assert read_sealed_folder(folder, KIND)[0]["name"] == DOCUMENT["name"]
+    write_sealed_folder(folder, KIND, {}, ARRAYS, overwrite=True)
+    assert "name" not in read_sealed_folder(folder, KIND)[0]
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("years of work")
+    with pytest.raises(OutputError):
+        write_sealed_folder(tmp_path / "home", KIND, {}, ARRAYS, overwrite=True)
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("found", ["1.0", "1.9", "0.4"])
+def test_known_formats_pass(found: str) -> None:
+    check_format(Path("f"), found)
+
+
+def _newer_folder(path: Path, kind: FolderKind) -> None:
+    write_sealed_folder(path, kind, {"future": 1}, ARRAYS)
+    reseal(path / kind.description, format="2.0")
+
+
+def _newer_file(path: Path, key: str) -> None:
+    obs = {"symbol": ["A"], "ensembl_id": [""], "median": [1.0]}
+    table = anndata.AnnData(np.ones((1, 2), np.float32), obs=obs, uns={"scstore": {"trained_on": np.array(["c"])}})
+    table.obs_names = ["A"]
+    for column in ("gene_id", "synonyms", "organism", "text", "text_source"):
+        table.obs[column] = ""
+    if key == "genes":
+        save_gene_table(GeneTable(table.obs, np.ones((1, 2), np.float32), {}, "none"), path)
+    else:
+        save_panel(Panel(table.obs, "", ()), path)
+    with h5py.File(path, "r+") as file:
+        header = json.loads(file[f"uns/scstore/{key}"].asstr()[()])
+        del file[f"uns/scstore/{key}"], file["obs"]  # a later format may hold anything
+        file[f"uns/scstore/{key}"] = json.dumps(header | {"format": "2.0"})
+
+
+NEWER: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {
+    "head": (lambda path: _newer_folder(path, HEAD), scstore.load_head),
+    "projector": (lambda path: _newer_folder(path, PROJECTOR), load_projector),
+    "genes.h5ad": (lambda path: _newer_file(path, "genes"), load_gene_table),
+    "panel.h5ad": (lambda path: _newer_file(path, "panel"), load_panel),
+}
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_a_newer_format_is_named_and_not_called_damage(name: str, tmp_path: Path) -> None:
+    """RELIABILITY 34: format one version newer, when it is read and when it is verified."""
+    make, load = NEWER[name]
+    make(tmp_path / name)
+    for read in (load, scstore.verify):
+        with pytest.raises(NewerFormatError, match=r"2\.0") as refused:
+            read(tmp_path / name)
+        assert refused.value.kind == "newer_format"
