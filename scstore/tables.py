@@ -1,4 +1,4 @@
-"""Tables that a workflow writes: CSV or Parquet, by the ending of the name."""
+"""Tables as CSV or Parquet, by the ending of the name; whole or block by block."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMATS = (".parquet", ".csv")
 
 
 def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Say whether a table can be written, before any work is done for it.
+    """Check that a table can be written, before the work for it starts.
 
     Raises
     ------
@@ -33,17 +33,17 @@ def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pat
     return fsio.check_output(target, overwrite=overwrite)
 
 
-def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write a table without its index, whole or not at all."""
-    with open_table(path) as table:
+def write_table(frame: pd.DataFrame, path: str | os.PathLike[str], *, index: bool = False) -> None:
+    """Write a table, whole or not at all."""
+    with open_table(path, index=index) as table:
         table.write(frame)
 
 
 @contextmanager
-def open_table(path: str | os.PathLike[str]) -> Iterator[TableWriter]:
-    """Write a table in parts; the file appears, whole, when the block ends without an error."""
+def open_table(path: str | os.PathLike[str], *, index: bool = False) -> Iterator[TableWriter]:
+    """Write a table in blocks; the file appears, whole, when the ``with`` block ends without an error."""
     with fsio.atomic_path(path) as partial:
-        writer = TableWriter(partial, csv=Path(path).suffix == ".csv")
+        writer = TableWriter(partial, csv=Path(path).suffix == ".csv", index=index)
         try:
             yield writer
         finally:
@@ -51,26 +51,19 @@ def open_table(path: str | os.PathLike[str]) -> Iterator[TableWriter]:
 
 
 class TableWriter:
-    """Appends parts with the same columns to a file.
+    """Appends blocks with the same columns to a file, CSV or Parquet, with the index or without."""
 
-    Parameters
-    ----------
-    path
-        The file.
-    csv
-        Whether it is CSV; else it is Parquet.
-    """
-
-    def __init__(self, path: Path, *, csv: bool) -> None:
+    def __init__(self, path: Path, *, csv: bool, index: bool = False) -> None:
         self._path = path
         self._csv = csv
+        self._index = index
         self._parquet: Any = None
         self._begun = False
 
     def write(self, frame: pd.DataFrame) -> None:
-        """Append a part, without its index."""
+        """Append a block."""
         if self._csv:
-            frame.to_csv(self._path, mode="a" if self._begun else "w", header=not self._begun, index=False)
+            frame.to_csv(self._path, mode="a" if self._begun else "w", header=not self._begun, index=self._index)
         else:
             self._write_parquet(frame)
         self._begun = True
@@ -80,11 +73,11 @@ class TableWriter:
         import pyarrow.parquet as pq
 
         if self._parquet is None:
-            schema = pa.Schema.from_pandas(frame, preserve_index=False)
-            # a column of texts that are all missing in the first part
+            schema = pa.Schema.from_pandas(frame, preserve_index=self._index)
+            # a column of texts that are all missing in the first block
             fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in schema]
             self._parquet = pq.ParquetWriter(self._path, pa.schema(fields, schema.metadata))
-        self._parquet.write_table(pa.Table.from_pandas(frame, schema=self._parquet.schema, preserve_index=False))
+        self._parquet.write_table(pa.Table.from_pandas(frame, schema=self._parquet.schema, preserve_index=self._index))
 
     def close(self) -> None:
         """Finish the file."""
