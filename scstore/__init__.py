@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from scstore.extraction.extract import extract
     from scstore.extraction.options import ExtractOptions
     from scstore.gene_tables.build import build_genes
-    from scstore.gene_tables.describe import merge_genes, neighbours
     from scstore.heads.across_genes import AcrossGenesHead
     from scstore.heads.artifact import load_head
     from scstore.heads.fusion import FusedHead
@@ -52,8 +51,6 @@ _PUBLIC = {
     "fit": ("scstore.annotation.fit", "fit"),
     "join_panels": ("scstore.panels.fit", "join_panels"),
     "load_head": ("scstore.heads.artifact", "load_head"),
-    "merge_genes": ("scstore.gene_tables.describe", "merge_genes"),
-    "neighbours": ("scstore.gene_tables.describe", "neighbours"),
     "open": ("scstore.store.reader", "open_store"),
     "panel": ("scstore.panels.fit", "panel"),
     "predict": ("scstore.annotation.predict", "predict"),
@@ -80,8 +77,6 @@ __all__ = [
     "fit",
     "join_panels",
     "load_head",
-    "merge_genes",
-    "neighbours",
     "open",
     "panel",
     "predict",

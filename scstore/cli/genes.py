@@ -1,4 +1,4 @@
-"""The commands of gene tables: genes build, info, neighbours, merge."""
+"""The commands of gene tables: genes build, info."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from scstore.cli.shared import Device, Dtype, Overwrite, Revision, genes_app, st
 
 __all__: list[str] = []
 
-TEXT_SHOWN = 80
-
 Table = Annotated[Path, typer.Argument(help="A gene table.", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The table to write, an .h5ad.", show_default=False)]
 
@@ -21,14 +19,11 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="The table to write
 def genes_build(
     out: Output,
     *,
-    download: Annotated[
-        Path | None, typer.Option(help="Folder for NCBI's files, which are fetched once.", show_default=False)
-    ] = None,
     gene_info: Annotated[Path | None, typer.Option(help="NCBI's gene_info file.")] = None,
     gene_summary: Annotated[Path | None, typer.Option(help="NCBI's gene_summary file.")] = None,
     orthologs: Annotated[
         Path | None,
-        typer.Option(help="Orthologs: NCBI's gene_orthologs, MGI's .rpt, BioMart's table, or a CSV of symbols."),
+        typer.Option(help="NCBI's gene_orthologs, or a CSV of human and mouse genes."),
     ] = None,
     ortholog_gene_info: Annotated[
         Path | None, typer.Option(help="gene_info of the other organism, whose summaries stand in.")
@@ -56,13 +51,11 @@ def genes_build(
 
     Examples
     --------
-        scstore genes build --organism human --download ncbi -o genes/human.h5ad
-
         scstore genes build --organism human --gene-info gene_info.gz --gene-summary gene_summary.gz -o genes/human.h5ad
 
-        scstore genes build --organism human --download ncbi --only-genes-of cells.h5ad -o genes/cells.h5ad
+        scstore genes build --text genes.tsv --only-genes-of cells.h5ad -o genes/cells.h5ad
 
-        scstore genes build --organism human --download ncbi --encoder openai:text-embedding-ada-002 -o genes/ada.h5ad
+        scstore genes build --text genes.tsv --encoder openai:text-embedding-ada-002 -o genes/ada.h5ad
 
         scstore genes build --vectors GenePT_gene_embedding_ada_text.pickle --organism human -o genes/genept.h5ad
 
@@ -78,7 +71,6 @@ def genes_build(
         gene_summary=gene_summary,
         orthologs=orthologs,
         ortholog_gene_info=ortholog_gene_info,
-        download=download,
         vectors=vectors,
         only_genes_of=only_genes_of,
         template=template,
@@ -117,58 +109,4 @@ def genes_info(table: Table) -> None:
         f"organisms: {organisms}",
         f"texts rest on: {found['coverage']}",
         f"digest: {found['digest']}",
-    )
-
-
-@genes_app.command("neighbours")
-def genes_neighbours(
-    gene: Annotated[str, typer.Argument(help="Symbol, Ensembl id or synonym.", show_default=False)],
-    *,
-    genes: Annotated[Path, typer.Option(help="The gene table.", show_default=False)],
-    k: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 10,
-) -> None:
-    """Show the genes that a table holds to be most like one: cosine of the vectors, whitened over the table.
-
-    Example:
-
-        scstore genes neighbours CD3D --genes genes/human.h5ad -k 10
-    """
-    from scstore.gene_tables.describe import neighbours
-
-    found = neighbours(gene, genes=genes, k=k)
-    state.output.table(
-        f"{gene} in {genes}: nearest by cosine of vectors whitened over the table",
-        ["gene", "organism", "cosine", "text"],
-        [
-            [str(name), organism, f"{cosine:.3f}", text if len(text) <= TEXT_SHOWN else f"{text[:TEXT_SHOWN]}…"]
-            for name, organism, cosine, text in zip(
-                found.index, found["organism"], found["cosine"], found["text"], strict=True
-            )
-        ],
-    )
-    state.output.result({"gene": gene, "neighbours": found.reset_index(names="gene").to_dict("records")})
-
-
-@genes_app.command("merge")
-def genes_merge(
-    tables: Annotated[list[Path], typer.Argument(help="Two or more gene tables.", show_default=False)],
-    out: Output,
-    *,
-    overwrite: Overwrite = False,
-) -> None:
-    """Put gene tables of several organisms into one; extract takes the genes of the cells' organism.
-
-    Example:
-
-        scstore genes merge genes/human.h5ad genes/mouse.h5ad -o genes/both.h5ad
-    """
-    from scstore.gene_tables.describe import merge_genes
-
-    merged = merge_genes(tables, out, overwrite=overwrite)
-    organisms = {str(name): int(n) for name, n in merged.obs["organism"].value_counts().items()}
-    state.output.result(
-        {"genes": str(out), "n_genes": len(merged), "organisms": organisms, "digest": merged.digest},
-        f"{out}: {len(merged):,} genes × {merged.width}: "
-        + ", ".join(f"{name or 'not named'} {count:,}" for name, count in organisms.items()),
-        f"next: scstore extract CELLS -o STORE --genes {out}",
     )

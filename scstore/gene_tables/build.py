@@ -40,7 +40,6 @@ def build_genes(
     gene_summary: File | None = None,
     orthologs: File | None = None,
     ortholog_gene_info: File | None = None,
-    download: File | None = None,
     vectors: File | None = None,
     only_genes_of: File | Sequence[File] | None = None,
     template: str | None = None,
@@ -67,19 +66,17 @@ def build_genes(
     orthologs, ortholog_gene_info
         With ``gene_info``: pairs of human and mouse genes (:func:`scstore.genes.orthologs.read_orthologs`) and the
         other organism's ``gene_info``: its summaries stand in for those that are missing.
-    download
-        Instead: a folder into which all of these files of NCBI's are fetched, once.
     vectors
         Instead: published vectors, as :func:`scstore.genes.published.read_published` reads them; ``gene_info`` then
         fills in Ensembl ids and synonyms, and nothing is encoded.
     only_genes_of
-        With ``text``, ``gene_info`` or ``download``: inputs of cells whose genes alone are described and encoded. What
+        With ``text`` or ``gene_info``: inputs of cells whose genes alone are described and encoded. What
         is fitted on the whole table (whitening, the ``aligned`` projector) is then fitted on these.
     template
         How a gene's text is put together from the columns of ``text``, or from NCBI's
         :data:`~scstore.genes.ncbi.FIELDS`.
     organism
-        ``human`` or ``mouse``; needed with ``gene_info`` and ``download``, else guessed from the symbols.
+        ``human`` or ``mouse``; needed with ``gene_info``, else guessed from the symbols.
     encoder
         A Hugging Face model by name or folder, ``minilm`` (the default), ``openai:MODEL`` for an OpenAI-compatible
         endpoint, or ``random:WIDTH`` for the control that knows nothing.
@@ -102,10 +99,10 @@ def build_genes(
     GenesError
         If the texts cannot be read, or too few genes of the cells are among them.
     NetworkError
-        If NCBI's server or the endpoint does not answer. What came of it is kept; the same call goes on.
+        If the endpoint does not answer. What came of it is kept; the same call goes on.
     """
     progress = progress or Reporter()
-    sources = {"--text": text, "--gene-info": gene_info, "--download": download, "--symbols-of": cells}
+    sources = {"--text": text, "--gene-info": gene_info, "--symbols-of": cells}
     _check_source(sources, vectors)
     companions: dict[str, object] = {
         "--gene-summary": gene_summary,
@@ -124,18 +121,17 @@ def build_genes(
     if vectors is not None:
         _refuse(companions | how | only, "--vectors FILE holds finished vectors: nothing is described or encoded")
     if gene_info is None:
-        _refuse(companions, "that goes with --gene-info FILE (--download brings its own)")
+        _refuse(companions, "that goes with --gene-info FILE")
     if cells is not None:
         _refuse(only, "--symbols-of CELLS takes the genes of these cells, and no others")
     if cells is not None and template is not None:
-        msg = "--template goes with --text, --gene-info or --download; the symbols of cells are encoded as they are."
+        msg = "--template goes with --text or --gene-info; the symbols of cells are encoded as they are."
         raise OptionError(msg)
     if (orthologs is None) != (ortholog_gene_info is None):
         msg = "--orthologs and --ortholog-gene-info go together: the pairs, and the other organism's gene_info."
         raise OptionError(msg)
-    if (gene_info is not None or download is not None) and organism not in TAXA:
-        source = "--gene-info" if download is None else "--download"
-        msg = f"{source} needs --organism {' or '.join(TAXA)}: which genes to take."
+    if gene_info is not None and organism not in TAXA:
+        msg = f"--gene-info needs --organism {' or '.join(TAXA)}: which genes to take."
         raise OptionError(msg)
     name = encoder or DEFAULT_ENCODER
     if name.startswith(ENDPOINT):
@@ -152,8 +148,6 @@ def build_genes(
         obs, used = _from_symbols(cells, Path(output).parent, organism)
     else:
         files = _NcbiFiles(gene_info, gene_summary, orthologs, ortholog_gene_info)
-        if download is not None:
-            files = _fetch(download, str(organism), progress)
         obs, used = _from_ncbi(files, organism=str(organism), template=template)
     if chosen:
         whole = len(obs)
@@ -186,8 +180,8 @@ def _check_source(sources: Mapping[str, File | None], vectors: File | None) -> N
     given = [option for option, value in sources.items() if value is not None]
     if vectors is None and len(given) != 1:
         msg = (
-            "Give one of --text FILE (gene texts), --gene-info FILE (NCBI's descriptions), --download FOLDER (the "
-            "same, fetched), --symbols-of CELLS (the symbols are the texts) and --vectors FILE (published vectors)."
+            "Give one of --text FILE (gene texts), --gene-info FILE (NCBI's descriptions), "
+            "--symbols-of CELLS (the symbols are the texts) and --vectors FILE (published vectors)."
         )
         raise OptionError(msg)
     if vectors is not None and set(given) - {"--gene-info"}:
@@ -230,14 +224,6 @@ def _from_published(vectors: File, gene_info: File | None, organism: str | None)
     if organism is None and (guess := guess_organism(table.obs["symbol"])):
         table = replace(table, obs=table.obs.assign(organism=guess))
     return table
-
-
-def _fetch(folder: File, organism: str, progress: Reporter) -> _NcbiFiles:
-    from scstore.gene_tables.download import download_ncbi  # needs scstore[endpoint]
-
-    files = download_ncbi(folder, progress=progress)
-    other = files.gene_info[other_organism(organism)]
-    return _NcbiFiles(files.gene_info[organism], files.gene_summary, files.gene_orthologs, other)
 
 
 def _from_ncbi(files: _NcbiFiles, *, organism: str, template: str | None) -> tuple[pd.DataFrame, str]:

@@ -15,7 +15,7 @@ try:
     import httpx
     import tenacity
 except ImportError as error:
-    needs = "Asking a server (--encoder openai:…, --download)"
+    needs = "Asking a server (--encoder openai:…)"
     raise MissingExtraError(needs, "endpoint") from error
 
 __all__ = ["PATIENCE", "Sleep", "TransientError", "check_status", "httpx", "persist", "transient"]

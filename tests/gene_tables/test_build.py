@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback import answer, serve
 from support import Notes, make_cells
 
 import scstore
-from scstore.errors import GenesError, ModelError, NetworkError, OptionError, OutputError
+from scstore.errors import GenesError, ModelError, OptionError, OutputError
 from scstore.genes.table import load_gene_table
 
 
@@ -140,26 +139,22 @@ SERVED = {
 }
 
 
-def test_ncbi_files_are_downloaded_once_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mouse gene has no summary of its own: its human ortholog's stands in, all from what was fetched."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with serve(lambda request, _: answer(request, 200, gzip.compress(SERVED[request.path].encode()))) as server:
-        monkeypatch.setenv("SCSTORE_NCBI_URL", f"{server.url}/")
-        for organism, text, source in (
-            ("mouse", "Cd3d: CD3 antigen. Part of the TCR.", "ortholog summary"),
-            ("human", "CD3D: CD3 delta. Part of the TCR.", "summary"),
-        ):
-            table = scstore.build_genes(
-                tmp_path / f"{organism}.h5ad", download=tmp_path / "ncbi", organism=organism, encoder="random:4"
-            )
-            assert (list(table.obs["text"]), list(table.obs["text_source"])) == ([text], [source])
-        assert len(server.requests) == 4
-    monkeypatch.setenv("SCSTORE_NCBI_URL", "gopher://nowhere")
-    again = {"organism": "human", "encoder": "random:4"}
-    scstore.build_genes(tmp_path / "again.h5ad", download=tmp_path / "ncbi", **again)
-    with pytest.raises(NetworkError, match="--gene-info FILE"):
-        scstore.build_genes(tmp_path / "x.h5ad", download=tmp_path / "empty", **again)
-    assert not (tmp_path / "x.h5ad").exists()
+def test_a_mouse_gene_takes_the_summary_of_its_human_ortholog(tmp_path: Path) -> None:
+    places = {name: tmp_path / name.rsplit("/", 1)[-1] for name in SERVED}
+    for name, text in SERVED.items():
+        places[name].write_bytes(gzip.compress(text.encode()))
+    human, mouse, summary, orthologs = (places[name] for name in SERVED)
+    table = scstore.build_genes(
+        tmp_path / "mouse.h5ad",
+        gene_info=mouse,
+        gene_summary=summary,
+        orthologs=orthologs,
+        ortholog_gene_info=human,
+        organism="mouse",
+        encoder="random:4",
+    )
+    assert list(table.obs["text"]) == ["Cd3d: CD3 antigen. Part of the TCR."]
+    assert list(table.obs["text_source"]) == ["ortholog summary"]
 
 
 def test_published_vectors_become_a_table_that_extraction_uses(llama: Path, tmp_path: Path) -> None:
@@ -191,9 +186,6 @@ def test_published_vectors_get_their_ids_from_gene_info(tmp_path: Path) -> None:
         ({"vectors": "v", "encoder": "minilm"}, "--encoder minilm: --vectors FILE holds finished vectors"),
         ({"vectors": "v", "template": "{symbol}"}, "--template {symbol}: --vectors"),
         ({"vectors": "v", "gene_info": "i", "gene_summary": "s", "organism": "human"}, "--gene-summary s: --vectors"),
-        ({"download": "d", "gene_info": "i"}, "one of --text"),
-        ({"download": "d"}, "--download needs --organism human or mouse"),
-        ({"download": "d", "organism": "human", "orthologs": "o"}, "--orthologs o: that goes with --gene-info"),
         ({"text": "t", "gene_summary": "s"}, "--gene-summary s: that goes with --gene-info"),
     ],
 )
@@ -216,12 +208,10 @@ def test_encoders_without_a_model_need_no_torch(text: Path, tmp_path: Path) -> N
     assert json.loads(done.stdout) == []
 
 
-@pytest.mark.parametrize(("option", "value"), [("encoder", "openai:m"), ("download", "ncbi")])
-def test_without_the_extra_for_servers(text: Path, tmp_path: Path, option: str, value: str) -> None:
-    source = "" if option == "download" else f"text={str(text)!r}, "
+def test_without_the_extra_for_servers(text: Path, tmp_path: Path) -> None:
     script = (
         "import sys, scstore; sys.modules['httpx'] = None\n"
-        f"scstore.build_genes('g.h5ad', {source}organism='human', {option}={value!r})"
+        f"scstore.build_genes('g.h5ad', text={str(text)!r}, encoder='openai:m')"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert "MissingExtraError" in done.stderr

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 import scstore
-from scstore.errors import GenesError, OptionError, OutputError
 from scstore.gene_tables.describe import describe_genes
 from scstore.genes.table import load_gene_table
 
@@ -31,24 +30,3 @@ def test_what_a_table_holds(tables: list[Path]) -> None:
         "coverage": "symbol 3 (100%)",
         "digest": load_gene_table(tables[0]).digest,
     }
-
-
-def test_merged_tables_are_tables(tables: list[Path], tmp_path: Path) -> None:
-    merged = scstore.merge_genes(tables, tmp_path / "both.h5ad")
-    assert load_gene_table(tmp_path / "both.h5ad").digest == merged.digest
-    assert describe_genes(tmp_path / "both.h5ad")["organisms"] == {"human": 3, "mouse": 2}
-    found = scstore.neighbours("Cd3d", genes=tmp_path / "both.h5ad", k=2)
-    assert len(found) == 2
-    assert "Cd3d" not in found.index
-
-
-def test_mistakes(tables: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="--overwrite"):
-        scstore.merge_genes(tables, tables[0])
-    with pytest.raises(OptionError, match="two or more"):
-        scstore.merge_genes(tables[:1], tmp_path / "x.h5ad")
-    with pytest.raises(GenesError, match="no such gene table"):
-        scstore.merge_genes([*tables, tmp_path / "absent.h5ad"], tmp_path / "x.h5ad")
-    with pytest.raises(OptionError, match="-k 0"):
-        scstore.neighbours("CD3D", genes=tables[0], k=0)
-    assert not (tmp_path / "x.h5ad").exists()
