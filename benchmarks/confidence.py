@@ -189,7 +189,7 @@ def rejection(options: argparse.Namespace, stores: Stores) -> dict[str, Any]:
     """Every type left out in turn, by the default views and without ``X``, printed."""
     cells = Pair(options.folder / options.sorted, LABEL, "")
     # no cell is held out of a panel that saw no labels
-    panel = stores.panel(cells, "sorted", label_free="detection", n_genes=options.sorted_panel)
+    panel = stores.panel(cells, "sorted", label_free=True, n_genes=options.sorted_panel)
     store = stores.extract(cells, f"{cells.file.stem}-confidence", panel=panel, layers=stores.layers, pool=("wmean",))
     stores.tell("sorted cells extracted")
     types = options.promised if options.quick else [str(name) for name in np.unique(cells.labels)]

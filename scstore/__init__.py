@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scstore.heads.knn import KNNHead
     from scstore.heads.linear import LinearHead
     from scstore.heads.mlp import MLPHead
-    from scstore.panels.fit import join_panels, panel
+    from scstore.panels.fit import panel
     from scstore.report.evaluation_files import save_evaluation
     from scstore.search.index import build_index
     from scstore.search.query import query
@@ -49,7 +49,6 @@ _PUBLIC = {
     "export": ("scstore.store.export", "export_h5ad"),
     "extract": ("scstore.extraction.extract", "extract"),
     "fit": ("scstore.annotation.fit", "fit"),
-    "join_panels": ("scstore.panels.fit", "join_panels"),
     "load_head": ("scstore.heads.artifact", "load_head"),
     "open": ("scstore.store.reader", "open_store"),
     "panel": ("scstore.panels.fit", "panel"),
@@ -75,7 +74,6 @@ __all__ = [
     "export",
     "extract",
     "fit",
-    "join_panels",
     "load_head",
     "open",
     "panel",

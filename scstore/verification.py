@@ -124,7 +124,7 @@ def _notes(path: Path, kind: str) -> tuple[str, ...]:
     if kind == "exported store":
         return ("an exported file has no digests of its bytes: its record and its values were checked",)
     if path.is_file():
-        return ("the digest covers the content: genes, texts, vectors, medians; not the bytes that HDF5 leaves unused",)
+        return ("the digest covers the content: genes, texts, vectors; not the bytes that HDF5 leaves unused",)
     known = {*HEAD, *PROJECTOR, *INDEX}
     others = sorted(file.name for file in path.iterdir() if file.name not in known)
     return (f"not looked at, since nobody reads it: {', '.join(others)}",) if others else ()
@@ -211,7 +211,7 @@ def _check_table(path: Path) -> Iterator[Finding]:
 def _check_panel(path: Path) -> Iterator[Finding]:
     from scstore.panels.panel import load_panel
 
-    yield from _check_content(path, lambda: load_panel(path).obs[["median"]].to_numpy(float))
+    yield from _check_content(path, lambda: load_panel(path).obs.select_dtypes("number"))
 
 
 def _check_content(path: Path, load: Callable[[], Any]) -> Iterator[Finding]:

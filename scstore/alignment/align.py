@@ -39,7 +39,7 @@ TRAINING = (
 """Numbers of the recipe that a user may set."""
 
 EXTRACTION = (
-    "model", "revision", "genes", "panel", "top_genes", "ranking", "expression_scaling", "seed",
+    "model", "revision", "genes", "panel", "top_genes", "expression_scaling", "seed",
     "instruction", "readout_token", "layers", "pool", "expression", "slot", "allow_fractional", "sum_duplicate_genes",
     "id_prefix_from", "organism", "orthologs", "min_match", "device", "dtype", "spread", "tokens_per_batch",
 )  # fmt: skip
@@ -206,7 +206,7 @@ def _history(plan: ExtractionPlan, data: TrainingCells, label: str, recipe: Reci
         "model": record["model"],
         "genes": record["genes"]["digest"],
         "panel": None if record["panel"] is None else record["panel"]["digest"],
-        "ranking": {"by": options.ranking, "top_genes": plan.settled.top_genes},
+        "top_genes": plan.settled.top_genes,
         "fits": projector_fits(options, plan.settled, plan.table),
         "layers": list(plan.settled.layers),
         "pool": list(options.pool),

@@ -1,26 +1,19 @@
-"""Which genes vary more than their mean explains, without any label: by dispersion, or by detection; streamed."""
+"""Which genes vary more than their mean explains, without any label: streamed."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import minimize_scalar
 
 from scstore.cells.anova import ClassSums
 
-__all__ = ["GroupMoments", "excess_dropout", "normalised_dispersion"]
+__all__ = ["GroupMoments", "excess_dropout"]
 
 Array = NDArray[Any]
-
-N_BINS = 20
-"""Bins of mean expression, as in Seurat and scanpy."""
-
-SMALLEST_MEAN = 1e-12
-"""Stands for a mean of zero, as in scanpy."""
 
 
 class GroupMoments:
@@ -74,36 +67,6 @@ class GroupMoments:
     def expressed(self) -> NDArray[np.bool_]:
         """``(n_genes,)``: whether any cell has the gene."""
         return np.asarray(self._detected.any(axis=0))
-
-
-def normalised_dispersion(mean: Array, variance: Array) -> Array:
-    """Log of variance over mean, standardised among genes of similar mean.
-
-    Twenty bins of equal width over log1p of the mean; in each, minus the mean over its genes and by their standard
-    deviation. A gene alone in its bin has 1. What Seurat calls the mean-variance plot [1]_, and what
-    ``scanpy.pp.highly_variable_genes(flavor="seurat")`` computes.
-
-    Parameters
-    ----------
-    mean, variance
-        ``(n_genes,)`` of expression that is not logarithmic.
-
-    Returns
-    -------
-    ``(n_genes,) float64``; NaN for a gene that does not vary.
-
-    References
-    ----------
-    .. [1] R. Satija et al., Nature Biotechnology 33 (2015) 495-502.
-    """
-    mean = np.where(mean == 0, SMALLEST_MEAN, mean)
-    ratio = variance / mean
-    dispersion = pd.Series(np.log(np.where(ratio > 0, ratio, np.nan)))
-    by_bin = dispersion.groupby(pd.cut(np.log1p(mean), bins=N_BINS), observed=True)
-    centre, spread = by_bin.transform("mean"), by_bin.transform("std")
-    alone = spread.isna()
-    result = (dispersion - centre.mask(alone, 0.0)) / spread.mask(alone, centre)
-    return np.asarray(result, dtype=np.float64)
 
 
 def excess_dropout(mean: Array, variance: Array, detection: Array) -> Array:

@@ -16,7 +16,6 @@ from scstore.cli.sequences import (
     Model,
     Organism,
     PanelFile,
-    Ranking,
     ReadoutToken,
     Spread,
     TokensPerBatch,
@@ -94,7 +93,6 @@ def align(
     seed: Annotated[int, typer.Option(help="Of the start, the cells held out and their order.", min=0)] = 0,
     instruction: Instruction = None,
     readout_token: ReadoutToken = None,
-    ranking: Ranking = "lognorm",
     expression_scaling: Annotated[
         str | None, typer.Option(help="none, or multiply: scale gene vectors by expression. none; papers: multiply.")
     ] = None,
@@ -133,7 +131,6 @@ def align(
         "layers": numbers(layers, "--layers"),
         "seed": seed,
         "readout_token": readout_token,
-        "ranking": ranking,
         "expression": expression,
         "slot": slot,
         "allow_fractional": allow_fractional,

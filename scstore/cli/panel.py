@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -24,37 +24,26 @@ from scstore.cli.shared import (
 __all__: list[str] = []
 
 
-def _size(text: str) -> int | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"{text!r} is neither a number of genes nor auto", param_hint="-n")
-    return int(text)
-
-
 @app.command(rich_help_panel=STAGE_1)
 def panel(
-    context: typer.Context,
     out: Annotated[Path, typer.Option("--output", "-o", help="The panel, an .h5ad.", show_default=False)],
     cells: Annotated[
-        list[Path] | None,
+        list[Path],
         typer.Argument(help="Cells: .h5ad, AnnData Zarr, 10x .h5, or 10x mtx folder.", show_default=False),
-    ] = None,
+    ],
     *,
     label: Annotated[
         list[str] | None, typer.Option(help="Column of obs; repeat for several.", show_default=False)
     ] = None,
     missing_labels: MissingLabels = None,
-    n_genes: Annotated[str, typer.Option("-n", help="Genes in the panel; or auto: tried out on the labels.")] = "200",
+    n_genes: Annotated[int, typer.Option("-n", help="Genes in the panel.", min=1)] = 200,
     group: Annotated[str | None, typer.Option(help="obs column of donors or batches, each judged by itself.")] = None,
-    label_free: Annotated[str | None, typer.Option(help="In place of labels: detection or dispersion.")] = None,
-    shared_genes: Annotated[
-        bool, typer.Option("--shared-genes", help="Admit only genes that all inputs measured.")
+    label_free: Annotated[
+        bool,
+        typer.Option(
+            "--label-free", help="Choose without labels: genes that more cells lack than their mean explains."
+        ),
     ] = False,
-    join: Annotated[
-        list[Path] | None, typer.Option(help="In place of cells: a panel to unite; repeat for several.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the folds of -n auto.", min=0)] = 0,
     expression: Expression = "counts",
     slot: Slot = None,
     allow_fractional: AllowFractional = False,
@@ -74,48 +63,34 @@ def panel(
     --------
         scstore panel cells.h5ad --label cell_type -o panels/blood.h5ad
 
-        scstore panel a.h5ad b.h5ad --label cell_type --label tissue --group donor -n auto -o panels/both.h5ad
+        scstore panel a.h5ad b.h5ad --label cell_type --label tissue --group donor -o panels/both.h5ad
 
-        scstore panel cells.h5ad --label-free detection -o panels/unlabelled.h5ad
+        scstore panel cells.h5ad --label-free -o panels/unlabelled.h5ad
 
         scstore panel human.h5ad mouse.h5ad --label cell_type --orthologs gene_orthologs.gz -o panels/both.h5ad
-
-        scstore panel --join panels/blood.h5ad --join panels/gut.h5ad -o panels/all.h5ad
     """
     from scstore.cells.labels import MISSING_LABELS
-    from scstore.panels.fit import join_panels
     from scstore.panels.fit import panel as run
 
-    if join:
-        given = {name for name in context.params if str(context.get_parameter_source(name)).endswith(".COMMANDLINE")}
-        if given - {"out", "join", "overwrite"}:
-            raise typer.BadParameter("takes panels alone: no cells and no options for them", param_hint="--join")
-        fitted = join_panels(join, out, overwrite=overwrite)
-        what = f"of {len(join)} panels"
-    else:
-        if not cells:
-            raise typer.BadParameter("name the cells, or panels to unite with --join", param_hint="CELLS")
-        fitted = run(
-            cells,
-            out,
-            label=label,
-            missing_labels=missing_labels or MISSING_LABELS,
-            n_genes=_size(n_genes),
-            group=group,
-            label_free=label_free,
-            shared_genes=shared_genes,
-            seed=seed,
-            expression=expression,
-            slot=slot,
-            allow_fractional=allow_fractional,
-            sum_duplicate_genes=sum_duplicate_genes,
-            id_prefix_from=id_prefix_from,
-            orthologs=orthologs,
-            organism=organism,
-            overwrite=overwrite,
-            progress=state.output.reporter,
-        )
-        what = f"chosen by {label_free}, without labels" if label_free else f"that tell {fitted.label} apart"
+    fitted = run(
+        cells,
+        out,
+        label=label,
+        missing_labels=missing_labels or MISSING_LABELS,
+        n_genes=n_genes,
+        group=group,
+        label_free=label_free,
+        expression=expression,
+        slot=slot,
+        allow_fractional=allow_fractional,
+        sum_duplicate_genes=sum_duplicate_genes,
+        id_prefix_from=id_prefix_from,
+        orthologs=orthologs,
+        organism=organism,
+        overwrite=overwrite,
+        progress=state.output.reporter,
+    )
+    what = "chosen without labels" if label_free else f"that tell {fitted.label} apart"
     symbols = [str(name) for name in fitted.obs["symbol"]]
     more = ", …" if len(symbols) > 8 else ""
     state.output.result(

@@ -18,7 +18,6 @@ __all__ = [
     "Organism",
     "PanelFile",
     "Preset",
-    "Ranking",
     "ReadoutToken",
     "Spread",
     "TokensPerBatch",
@@ -52,7 +51,6 @@ Layers = Annotated[
 ]
 Instruction = Annotated[str | None, typer.Option(help="Words beside the genes. The papers' by default.")]
 ReadoutToken = Annotated[str | None, typer.Option(help="Of a decoder. Its end-of-sequence token.")]
-Ranking = Annotated[str, typer.Option(help="lognorm, or median: divided by the panel's medians.")]
 Organism = Annotated[str | None, typer.Option(help="human or mouse. Guessed from the symbols.")]
 MinMatch = Annotated[float, typer.Option(help="Fraction of genes that must match the gene table.", min=0, max=1)]
 Spread = Annotated[bool, typer.Option("--spread", help="Spread a large model over all GPUs.")]

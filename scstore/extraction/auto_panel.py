@@ -18,9 +18,6 @@ from scstore.store.reader import Store
 __all__ = ["kept_panel", "panel_of_store"]
 
 
-METHOD = "detection"
-
-
 def _beside(target: Path) -> Path:
     return target.with_suffix(".panel.h5ad")
 
@@ -57,7 +54,7 @@ def kept_panel(
         found = load_panel(file)
         inputs = [(one["name"], one["n_cells"]) for one in found.record.get("inputs", [])]
         made = (found.record.get("label_free"), found.record.get("n_genes"), inputs)
-        if made != (METHOD, DEFAULT_N_GENES, [(Path(cells.source).name, cells.n_cells)]):
+        if made != (True, DEFAULT_N_GENES, [(Path(cells.source).name, cells.n_cells)]):
             msg = (
                 f"{file}: --panel auto keeps its panel there, and this one was not fitted so on {cells.source}. Move "
                 "or delete it, or use it: --panel FILE."
@@ -69,7 +66,7 @@ def kept_panel(
         panel(
             source,
             file,
-            label_free=METHOD,
+            label_free=True,
             n_genes=DEFAULT_N_GENES,
             expression=options.expression,
             slot=options.slot,

@@ -63,7 +63,7 @@ def view_specs(
         "panel": {"digest": panel_digest},
         "expression": {"target_sum": TARGET_SUM, "log1p": True},
     }
-    tokens: Space = {**matched, "ranking": {"by": options.ranking, "top_genes": top_genes}}
+    tokens: Space = {**matched, "top_genes": top_genes}
     specs = []
     if settled is not None:
         frozen: Space = {

@@ -28,11 +28,10 @@ __all__ = [
     "options_record",
 ]
 
-RANKINGS = ("lognorm", "median")
 SCALINGS = ("none", "multiply")
 STORE_DTYPES = ("float16", "float32")
 SPACE_FIELDS = (
-    "model", "revision", "genes", "panel", "top_genes", "ranking", "expression_scaling", "projector", "seed",
+    "model", "revision", "genes", "panel", "top_genes", "expression_scaling", "projector", "seed",
     "instruction", "readout_token", "layers", "pool", "companions",
 )  # fmt: skip
 """Options that decide the feature space: what ``--like`` takes from another store."""
@@ -87,8 +86,6 @@ class ExtractOptions:
     top_genes
         The most expressed genes of a cell that enter; 2,048 or what the model's context holds. ``genept_w`` is always
         over all of them.
-    ranking
-        ``lognorm``: by log-normalised expression; ``median``: divided by the panel's per-gene medians.
     expression_scaling
         ``multiply`` scales each gene's vector with its expression.
     projector
@@ -146,7 +143,6 @@ class ExtractOptions:
     genes: str | None = None
     panel: str | None = None
     top_genes: int | None = None
-    ranking: str = "lognorm"
     expression_scaling: str = "none"
     projector: str = "aligned"
     seed: int = 0
@@ -175,7 +171,6 @@ class ExtractOptions:
     def __post_init__(self) -> None:
         check_preset(self.preset)
         for name, known in (
-            ("ranking", RANKINGS),
             ("expression_scaling", SCALINGS),
             ("expression", ("counts", "lognorm")),
             ("store_dtype", STORE_DTYPES),
@@ -195,9 +190,6 @@ class ExtractOptions:
             if (number := getattr(self, name)) is not None and number < 1:
                 msg = f"{_flag(name)} {number}: must be at least 1."
                 raise OptionError(msg)
-        if self.ranking == "median" and self.panel is None:
-            msg = "--ranking median needs --panel: the per-gene medians are fitted with the panel."
-            raise OptionError(msg)
         if self.panel == AUTO_PANEL and self.orthologs is not None:
             msg = "--panel auto cannot go with --orthologs: it is fitted on the cells' own genes. Name a panel file."
             raise OptionError(msg)
@@ -233,7 +225,7 @@ class ExtractOptions:
         if not self.companion_views:
             msg = "--pool none --companions none: no view is left to extract. Name one."
             raise OptionError(msg)
-        idle = [*OF_THE_READOUT, *(["top_genes", "ranking"] if self.companion_views == (GENEPT_W,) else [])]
+        idle = [*OF_THE_READOUT, *(["top_genes"] if self.companion_views == (GENEPT_W,) else [])]
         default = {option.name: option.default for option in fields(self)}
         for name in idle:
             if getattr(self, name) != default[name]:

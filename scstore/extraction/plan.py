@@ -68,8 +68,8 @@ class ExtractionPlan:
         The input and where it has expression.
     match, table
         The genes found, and the table they were found in.
-    admitted, medians
-        ``(n_matched,)``: the genes of the panel, and what their expression is divided by for ranking; ``None`` for all.
+    admitted
+        ``(n_matched,)``: the genes of the panel; ``None`` for all.
     readout
         What depends on the model that reads the genes; ``None`` where no readout is wanted.
     files
@@ -96,7 +96,6 @@ class ExtractionPlan:
     match: GeneMatch
     table: GeneTable
     admitted: NDArray[np.bool_] | None
-    medians: NDArray[np.float32] | None
     readout: SettledLayout | None
     files: ModelFiles | None
     top_genes: int
@@ -134,7 +133,7 @@ class ExtractionPlan:
 
     def rank(self, rows: csr_matrix) -> RankedCells:
         """The genes of each cell that may be read, in descending expression."""
-        return rank_genes(rows, top_genes=self.top_genes, admitted=self.admitted, medians=self.medians)
+        return rank_genes(rows, top_genes=self.top_genes, admitted=self.admitted)
 
 
 def make_plan(
@@ -199,7 +198,7 @@ def make_plan(
     progress.note(match.report)
     if projector is not None and readout is not None:
         _check_projector(projector, options, readout, table, panel, progress)
-    admitted, medians = _admit(panel, table, match, options, progress)
+    admitted = _admit(panel, table, match, options, progress)
     if not options.runs_model:
         files = None  # it had symbols to encode, and no cell to read
     top_genes = settle_top_genes(options, readout, files, n_matched=len(match.genes), n_panel=n_panel)
@@ -264,7 +263,6 @@ def make_plan(
         match=match,
         table=table,
         admitted=admitted,
-        medians=medians,
         readout=readout,
         files=files,
         top_genes=top_genes,
@@ -333,29 +331,27 @@ def _check_projector(
 
 def _admit(
     panel: Panel | None, table: GeneTable, match: GeneMatch, options: ExtractOptions, progress: Reporter
-) -> tuple[NDArray[np.bool_] | None, NDArray[np.float32] | None]:
-    """The columns of the matched expression that the panel admits, and the medians that rank them."""
+) -> NDArray[np.bool_] | None:
+    """Return which columns of the matched expression the panel admits."""
     if panel is None:
         progress.note(
             "genes that may enter: all. A panel (scstore panel) makes cells 10 to 30 times shorter, and in all tests "
             "better."
         )
-        return None, None
+        return None
     in_table = match_genes(panel.obs, table.obs, min_match=0.0, source="the panel", organism=match.organism)
     column = {row: i for i, row in enumerate(match.genes)}
     admitted = np.zeros(len(match.genes), dtype=bool)
-    medians = np.ones(len(match.genes), dtype=np.float32)
-    for row, median in zip(in_table.table_rows, panel.obs["median"], strict=True):
+    for row in in_table.table_rows:
         if row in column:
             admitted[column[row]] = True
-            medians[column[row]] = median
     progress.note(f"genes that may enter: the panel's, {int(admitted.sum()):,} of its {len(panel):,} are measured here")
     if not admitted.any():
         msg = (
             f"{options.panel}: none of the panel's genes is among the cells' genes. Fit a panel on cells of this kind."
         )
         raise FeatureSpaceError(msg)
-    return admitted, medians if options.ranking == "median" else None
+    return admitted
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -45,7 +45,6 @@ _PAPERS: Mapping[str, Any] = MappingProxyType(
     {
         "panel": None,
         "top_genes": None,
-        "ranking": "lognorm",
         "instruction": INSTRUCTION,
         "readout_token": None,
         "layers": (-1,),
@@ -95,7 +94,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "genept-s": Preset(
             summary="a text encoder's embedding of the cell's gene symbols in descending expression",
             options=MappingProxyType(
-                {"panel": None, "ranking": "lognorm", "pool": (), "companions": ("genept_s",)},
+                {"panel": None, "pool": (), "companions": ("genept_s",)},
             ),
             source="GenePT-s (Chen and Zou, bioRxiv 2023.10.16.562533)",
             not_covered="its encoder, text-embedding-ada-002: sentences are encoded by a model that runs here",

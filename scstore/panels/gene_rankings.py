@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 __all__ = ["rank_scores", "take_in_turn"]
 
 
-def rank_scores(
-    scores: NDArray[np.float64], names: Sequence[str], *, admitted: NDArray[np.bool_] | None = None
-) -> NDArray[np.float64]:
+def rank_scores(scores: NDArray[np.float64], names: Sequence[str]) -> NDArray[np.float64]:
     """Ranks of genes by score.
 
     Parameters
@@ -21,16 +19,12 @@ def rank_scores(
         ``(n_genes,)``; NaN for a gene that is not ranked.
     names
         ``(n_genes,)`` unique; of equal scores the first name comes first.
-    admitted
-        ``(n_genes,)``; others are not ranked. All when ``None``.
 
     Returns
     -------
     ``(n_genes,) float64``: 1 for the best gene, NaN for one that is not ranked.
     """
     ranked: NDArray[np.bool_] = ~np.isnan(scores)
-    if admitted is not None:
-        ranked = ranked & admitted
     order = np.lexsort((np.asarray(names, dtype=str), -np.where(ranked, scores, -np.inf)))
     order = order[ranked[order]]
     ranks = np.full(len(scores), np.nan)

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scstore.cells.anova import ClassSums
-from scstore.cells.variability import GroupMoments, excess_dropout, normalised_dispersion
+from scstore.cells.variability import GroupMoments, excess_dropout
 from scstore.errors import LabelsError
 
 __all__ = [
-    "LABEL_FREE",
     "Design",
     "GeneScore",
     "LabelScore",
@@ -26,9 +25,6 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
-
-LABEL_FREE = ("dispersion", "detection")
-"""Scores that need no labels."""
 
 MIN_CELLS = 2
 """Of a label within a group: a gene of one cell alone would have an infinite F."""
@@ -174,7 +170,7 @@ class LabelScore:
 
 
 class VariationScore:
-    """Normalised dispersion, or excess dropout, of each group's cells; the mean over the groups.
+    """Excess dropout of each group's cells; the mean over the groups.
 
     In a group where a gene cannot be judged it counts as average (0).
 
@@ -184,13 +180,10 @@ class VariationScore:
         From :func:`design_groups`.
     n_genes
         Genes of every block.
-    kind
-        One of :data:`LABEL_FREE`.
     """
 
-    def __init__(self, design: Design, n_genes: int, *, kind: str) -> None:
+    def __init__(self, design: Design, n_genes: int) -> None:
         self._design = design
-        self._kind = kind
         self._moments = GroupMoments(design.n_classes, n_genes)
 
     def add(self, start: int, block: csr_matrix) -> None:
@@ -205,10 +198,7 @@ class VariationScore:
         total, n_judges = np.zeros(len(moments.expressed)), np.zeros(len(moments.expressed), dtype=np.int64)
         for group in range(self._design.n_classes):
             mean, variance = moments.mean(group), moments.variance(group)
-            if self._kind == "dispersion":
-                score = normalised_dispersion(mean, variance)
-            else:
-                score = excess_dropout(mean, variance, moments.detection(group))
+            score = excess_dropout(mean, variance, moments.detection(group))
             judged = np.isfinite(score)
             total[judged] += score[judged]
             n_judges += judged

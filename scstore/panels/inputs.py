@@ -174,16 +174,10 @@ class Comparison:
 
     Attributes
     ----------
-    labels
-        By column, ``(n_cells,)``; only columns that have a say in the input.
-    groups
-        ``(n_cells,)``, or ``None`` for one group of all.
     designs
         By label column; by ``""`` without labels.
     """
 
-    labels: tuple[Mapping[str, Column], ...]
-    groups: tuple[Column | None, ...]
     designs: tuple[Mapping[str, Design], ...]
 
     def cells_seen(self, inputs: Sequence[PanelInput]) -> tuple[str, ...]:
@@ -214,7 +208,7 @@ def compare(
     group
         Column of donors or batches.
     progress
-        Told which data sets and groups are left out of what, and warned of spellings.
+        Told which data sets and groups are left out of what.
 
     Raises
     ------
@@ -225,7 +219,6 @@ def compare(
     if group is not None:
         found = _read(inputs, group, MISSING_VALUES, "counts as one group", progress)
         groups = [found.get(one.name) for one in inputs]
-    columns: list[dict[str, Column]] = [{} for _ in inputs]
     designs: list[dict[str, Design]] = [{} for _ in inputs]
     for label in labels:
         by_input = _read(inputs, label, missing, f"has no say for {label!r}", progress)
@@ -238,8 +231,6 @@ def compare(
                 designs[i][label] = design_labels(by_input[one.name], groups[i], label=label, source=one.cells.source)
             except LabelsError as refusal:
                 refused.append(refusal)
-                continue
-            columns[i][label] = by_input[one.name]
         if len(refused) == len(by_input):
             raise refused[0]
         for error in refused:
@@ -257,7 +248,7 @@ def compare(
                     f"{one.name}: {len(own.left_out):,} of {len(own.left_out) + len(own.classes):,} groups left out "
                     f"{f'of {label!r} ' if label else ''}({why}): {show_some(own.left_out)}"
                 )
-    return Comparison(tuple(columns), tuple(groups), tuple(designs))
+    return Comparison(tuple(designs))
 
 
 def _read(

@@ -7,10 +7,9 @@ largest gain that was measured, in quality and in cost.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,10 @@ import numpy as np
 import pandas as pd
 
 from scstore import fsio
-from scstore.panels.gene_rankings import take_in_turn
-from scstore.panels.joined_genes import join_genes
 from scstore.sealed import FileKind, read_sealed_file, write_sealed_file
 from scstore.spec import canonical_json
 
-__all__ = ["Panel", "join_panels", "load_panel", "save_panel"]
+__all__ = ["Panel", "load_panel", "save_panel"]
 
 KIND = FileKind("panel", "panel", "scstore panel")
 COLUMNS = ("symbol", "ensembl_id")
@@ -37,11 +34,9 @@ class Panel:
     Attributes
     ----------
     obs
-        ``(n_genes,)`` rows, best first: ``symbol``, ``ensembl_id`` (empty where unknown), and ``median`` of the
-        gene's log-normalised expression over the cells that express it, above zero. Fitted ones also have
-        ``n_cells`` (cells that express it), ``n_inputs`` (data sets that measured it), ``rank:…`` and ``score:…`` for
-        each ranking, and ``f_value`` (the F behind its best rank) where there were labels. The index holds unique
-        names.
+        ``(n_genes,)`` rows, best first: ``symbol`` and ``ensembl_id`` (empty where unknown). Fitted panels also have
+        ``n_inputs`` (data sets that measured the gene), ``rank:…`` and ``score:…`` for each ranking, and ``f_value``
+        (the F behind its best rank) where there were labels. The index holds unique names.
     label
         Columns of labels it was fitted for, separated by commas; empty where it saw none.
     trained_on
@@ -49,7 +44,7 @@ class Panel:
     source
         Files they came from.
     record
-        How it was fitted, as JSON: label columns, inputs, groups, rule, choice of the size, parents.
+        How it was fitted, as JSON: label columns, inputs, groups, rule.
     """
 
     obs: pd.DataFrame
@@ -63,62 +58,9 @@ class Panel:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the genes and their medians: what a fingerprint holds."""
+        """SHA-256 over the genes in their order: what a fingerprint holds."""
         genes = {name: list(self.obs[name]) for name in COLUMNS} | {"name": list(self.obs.index)}
-        medians = [float(value) for value in self.obs["median"]]
-        return fsio.digest_bytes(canonical_json({"genes": genes, "medians": medians}).encode())
-
-
-def join_panels(panels: Sequence[Panel], *, source: str = "") -> Panel:
-    """Make one panel of all genes of several.
-
-    Genes are one gene as in :func:`scstore.panels.joined_genes.join_genes`, and are taken from the panels in turn. A
-    gene's median is the mean of the panels', weighted by the cells that express it where all panels know how many.
-    The union has seen the labels that any of them has seen. The order of the panels does not matter.
-
-    Parameters
-    ----------
-    panels
-        Two or more.
-    source
-        The files they came from, for the record.
-    """
-    names = [
-        pd.DataFrame({"name": panel.obs.index.astype(str), **{column: list(panel.obs[column]) for column in COLUMNS}})
-        for panel in panels
-    ]
-    genes = join_genes(names)
-    ranks = np.array([genes.spread(np.arange(1.0, len(panel) + 1), i) for i, panel in enumerate(panels)])
-    medians = np.array([genes.spread(panel.obs["median"].to_numpy(float), i) for i, panel in enumerate(panels)])
-    counted = all("n_cells" in panel.obs for panel in panels)
-    cells = np.array(
-        [
-            genes.spread(panel.obs["n_cells"].to_numpy(float) if counted else np.ones(len(panel)), i)
-            for i, panel in enumerate(panels)
-        ]
-    )
-    chosen = take_in_turn(ranks, list(genes.obs.index))
-    obs = genes.obs.iloc[chosen].copy()
-    # fsum: exact, so that the order of the panels is no part of the digest
-    obs["median"] = [
-        fsum(medians[has, gene] * cells[has, gene]) / fsum(cells[has, gene])
-        for gene, has in zip(chosen, ~np.isnan(ranks[:, chosen].T), strict=True)
-    ]
-    if counted:
-        obs["n_cells"] = np.nansum(cells[:, chosen], axis=0).astype(np.int64)
-    obs["n_panels"] = genes.n_inputs[chosen]
-    labels = dict.fromkeys(label for panel in panels for label in (panel.record.get("labels") or [panel.label]))
-    parents = [
-        {"digest": panel.digest, "source": panel.source, "label": panel.label, "record": dict(panel.record)}
-        for panel in panels
-    ]
-    return Panel(
-        obs=obs,
-        label=", ".join(sorted(filter(None, labels))),
-        trained_on=tuple(sorted({name for panel in panels for name in panel.trained_on})),
-        source=source,
-        record={"rule": "all genes of several panels, taken in turn", "parents": parents},
-    )
+        return fsio.digest_bytes(canonical_json({"genes": genes}).encode())
 
 
 def save_panel(panel: Panel, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -144,8 +86,7 @@ def load_panel(path: str | os.PathLike[str]) -> Panel:
 
     def build(adata: anndata.AnnData, header: Mapping[str, Any]) -> Panel:
         ids = tuple(str(name) for name in adata.uns["scstore"]["trained_on"])
-        obs = adata.obs.astype({"symbol": str, "ensembl_id": str, "median": float})
-        # files of the first version have no record
-        return Panel(obs, str(header["label"]), ids, str(header["source"]), dict(header.get("record", {})))
+        obs = adata.obs.astype({"symbol": str, "ensembl_id": str})
+        return Panel(obs, str(header["label"]), ids, str(header["source"]), dict(header["record"]))
 
     return read_sealed_file(path, KIND, build)

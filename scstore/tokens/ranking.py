@@ -1,7 +1,6 @@
 """The most expressed genes of each cell, in order.
 
-Source: the top-n ranking of scInterpreter (arXiv 2402.12405); division by a fixed per-gene median as in Geneformer
-(Theodoris et al., Nature 2023).
+Source: the top-n ranking of scInterpreter (arXiv 2402.12405).
 """
 
 from __future__ import annotations
@@ -43,13 +42,7 @@ class RankedCells:
         return len(self.offsets) - 1
 
 
-def rank_genes(
-    rows: csr_matrix,
-    *,
-    top_genes: int,
-    admitted: NDArray[np.bool_] | None = None,
-    medians: NDArray[np.float32] | None = None,
-) -> RankedCells:
+def rank_genes(rows: csr_matrix, *, top_genes: int, admitted: NDArray[np.bool_] | None = None) -> RankedCells:
     """Rank each cell's expressed genes and keep the first ``top_genes``.
 
     Parameters
@@ -60,8 +53,6 @@ def rank_genes(
         How many genes a cell may keep.
     admitted
         ``(n_genes,) bool``: the genes of the panel; all when ``None``.
-    medians
-        ``(n_genes,) float32``: positive values by which expression is divided for ranking only.
 
     Returns
     -------
@@ -71,7 +62,7 @@ def rank_genes(
     keep, kept = _entering(rows, admitted)
     values = np.asarray(rows.data, dtype=np.float32)[keep]
     genes = np.asarray(rows.indices, dtype=np.int64)[keep]
-    order = _descending(values if medians is None else values / medians[genes], kept)
+    order = _descending(values, kept)
     counts = np.diff(kept)
     top = np.arange(len(values)) - np.repeat(kept[:-1], counts) < top_genes
     chosen = order[top]

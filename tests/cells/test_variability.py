@@ -1,17 +1,14 @@
-"""Genes that vary, without labels: against scanpy, and against what is known of simulated cells."""
+"""Genes that vary, without labels: against what is known of simulated cells."""
 
 from __future__ import annotations
-
-import warnings
 
 import anndata
 import numpy as np
 import pytest
-import scanpy
 from scipy import sparse
 from support import make_cells
 
-from scstore.cells.variability import GroupMoments, excess_dropout, normalised_dispersion
+from scstore.cells.variability import GroupMoments, excess_dropout
 
 
 def lognorm(cells: anndata.AnnData) -> sparse.csr_matrix:
@@ -37,38 +34,6 @@ def test_moments_are_numpys() -> None:
         np.testing.assert_allclose(moments.variance(group), own.var(0, ddof=1), rtol=1e-9)
         np.testing.assert_allclose(moments.detection(group), (own > 0).mean(0))
     assert moments.n_cells.tolist() == [20, 20, 20]
-
-
-def scanpy_genes(rows: sparse.csr_matrix, n: int) -> tuple[np.ndarray, np.ndarray]:
-    adata = anndata.AnnData(rows.copy())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        scanpy.pp.highly_variable_genes(adata, n_top_genes=n, flavor="seurat")
-    return adata.var["dispersions_norm"].to_numpy(), np.flatnonzero(adata.var["highly_variable"])
-
-
-def test_dispersion_is_scanpys() -> None:
-    rows = lognorm(make_cells(200, 120))
-    wanted, genes = scanpy_genes(rows, 25)
-    moments = moments_of(rows)
-    found = normalised_dispersion(moments.mean(0), moments.variance(0))
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
-    assert set(np.argsort(-np.nan_to_num(found, nan=-np.inf))[:25]) == set(genes)
-
-
-def test_dispersion_is_scanpys_on_real_cells(shared) -> None:  # type: ignore[no-untyped-def]
-    rows = lognorm(anndata.read_h5ad(shared / "cells" / "pbmc_3donors.h5ad"))
-    wanted, genes = scanpy_genes(rows, 200)
-    moments = moments_of(rows, step=500)
-    found = normalised_dispersion(moments.mean(0), moments.variance(0))
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
-    assert set(np.argsort(-np.nan_to_num(found, nan=-np.inf))[:200]) == set(genes)
-
-
-def test_a_gene_that_does_not_vary_has_no_dispersion() -> None:
-    rows = sparse.csr_matrix(np.log1p(np.array([[1.0, 0, 3], [1, 0, 9], [1, 0, 1], [1, 0, 0]])))
-    moments = moments_of(rows)
-    assert np.isnan(normalised_dispersion(moments.mean(0), moments.variance(0))).tolist() == [True, True, False]
 
 
 def test_dropout_singles_out_genes_that_are_high_in_some_cells_only() -> None:

@@ -20,7 +20,7 @@ def test_it_counts_what_extraction_does(llama: Path, tmp_path: Path) -> None:
     found = estimate(cells, tmp_path / "s.zarr", model=str(llama))
     assert list(tmp_path.iterdir()) == []
     store = scstore.extract(cells, tmp_path / "s.zarr", model=str(llama))
-    overhead = 128 - store.record["views"]["genept"]["space"]["ranking"]["top_genes"]  # type: ignore[index]
+    overhead = 128 - store.record["views"]["genept"]["space"]["top_genes"]  # type: ignore[index]
     n_genes = store.obs["scstore_n_genes"].to_numpy()
     lengths = n_genes[n_genes > 0] + overhead
     assert (found.n_cells, found.n_empty, found.tokens) == (70, 1, lengths.sum())

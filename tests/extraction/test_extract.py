@@ -138,7 +138,6 @@ def test_genes_and_instruction_beyond_the_context_are_refused_with_the_largest_n
         {"pool": ("first",)},
         {"pool": (), "companions": ()},
         {"projector": "magic"},
-        {"ranking": "median"},
         {"store_dtype": "int8"},
         {"top_genes": 0},
         {"expression": "tpm"},
@@ -162,7 +161,7 @@ def test_without_a_gpu_the_default_model_says_what_it_takes(
 
 def test_like_takes_the_whole_feature_space(llama: Path, tmp_path: Path) -> None:
     scstore.panel(make_cells(), tmp_path / "panel.h5ad", label="cell_type", n_genes=12)
-    options = {"panel": str(tmp_path / "panel.h5ad"), "layers": (2,), "pool": ("mean",), "ranking": "median"}
+    options = {"panel": str(tmp_path / "panel.h5ad"), "layers": (2,), "pool": ("mean",)}
     first = extract(make_cells(), tmp_path / "a.zarr", llama, **options)
     fewer = make_cells(30, seed=5)[:, :30].copy()
     second = scstore.extract(fewer, tmp_path / "b.zarr", like=tmp_path / "a.zarr")

@@ -110,7 +110,7 @@ def test_damaged_shards_alone_are_redone(cells_file: Path, llama: Path, tmp_path
         ({"instruction": "cell type?"}, "layout.instruction"),
         ({"layers": (2,)}, "readout_wmean_l2"),
         ({"projector": "random"}, "projector.kind"),
-        ({"top_genes": 5}, "ranking.top_genes"),
+        ({"top_genes": 5}, "top_genes"),
         ({"expression_scaling": "multiply"}, "expression_scaling"),
         ({"store_dtype": "float32"}, "dtype"),
         ({"shard_rows": 10}, "shard_rows"),

@@ -87,24 +87,6 @@ def test_inputs_join_by_gene_in_any_order(tmp_path: Path) -> None:
     assert len(set(joined.obs.index) & MARKERS) >= 7
     assert joined.obs["n_inputs"].tolist() == [1 + (int(name[4:]) >= 5) for name in joined.obs.index]
     assert any("40 in all, 35 of them measured in each" in line for line in notes.said)
-    shared = scstore.panel([first, second], tmp_path / "s.h5ad", label="cell_type", n_genes=5, shared_genes=True)
-    assert (shared.obs["n_inputs"] == 2).all()
-    assert not set(shared.obs.index) & {f"GENE{i}" for i in range(5)}
-    with pytest.raises(GenesError, match="only 35 genes.*every input"):
-        scstore.panel([first, second], tmp_path / "t.h5ad", label="cell_type", n_genes=36, shared_genes=True)
-
-
-def test_medians_are_over_all_cells_of_all_inputs(tmp_path: Path) -> None:
-    first, second = batch("a"), batch("b", 50, seed=1)
-    second.obs.loc[second.obs_names[:20], "cell_type"] = None
-    fitted = scstore.panel([first, second], tmp_path / "p.h5ad", label="cell_type", n_genes=10)
-    assert len(fitted.trained_on) == 110
-    counts = np.concatenate([first.X.toarray(), second.X.toarray()])
-    values = pd.DataFrame(np.log1p(counts / counts.sum(1, keepdims=True) * 1e4), columns=first.var_names)
-    for gene, row in fitted.obs.iterrows():
-        own = values.loc[values[gene] > 0, gene]
-        assert row["n_cells"] == len(own)
-        assert row["median"] == pytest.approx(np.quantile(own, 0.5, method="inverted_cdf"), abs=0.011)
 
 
 def test_inputs_without_a_column_have_no_say_for_it(tmp_path: Path) -> None:
@@ -169,18 +151,17 @@ def test_reading_some_genes_at_a_time_gives_the_same_panel(tmp_path: Path, monke
     pd.testing.assert_frame_equal(parts.obs, whole.obs)
 
 
-@pytest.mark.parametrize("kind", ["dispersion", "detection"])
-def test_a_panel_without_labels_sees_none(kind: str, tmp_path: Path) -> None:
+def test_a_panel_without_labels_sees_none(tmp_path: Path) -> None:
     cells = make_cells(300, 600)
     counts = cells.X.toarray()
     counts[:, 15:] = np.random.default_rng(0).poisson(np.linspace(0.2, 4, 585), (300, 585))
     cells.X = csr_matrix(counts)
-    fitted = scstore.panel(cells, tmp_path / "p.h5ad", label_free=kind, n_genes=15)
+    fitted = scstore.panel(cells, tmp_path / "p.h5ad", label_free=True, n_genes=15)
     assert len(set(fitted.obs.index) & MARKERS) >= 12
     read = load_panel(tmp_path / "p.h5ad")
-    assert (read.trained_on, read.label, read.record["label_free"]) == ((), "", kind)
+    assert (read.trained_on, read.label, read.record["label_free"]) == ((), "", True)
     assert "f_value" not in read.obs
-    again = scstore.panel([cells, cells.copy()], tmp_path / "q.h5ad", label_free=kind, n_genes=15)
+    again = scstore.panel([cells, cells.copy()], tmp_path / "q.h5ad", label_free=True, n_genes=15)
     assert list(again.obs.index) == list(fitted.obs.index)
 
 
@@ -190,7 +171,7 @@ def test_a_store_marks_exactly_the_cells_that_the_panel_saw(llama: Path, tmp_pat
     reference.obs["cell_type"] = reference.obs["cell_type"].astype(object)
     reference.obs.loc[reference.obs_names[::4], "cell_type"] = None
     scstore.panel(reference, tmp_path / "p.h5ad", label="cell_type", n_genes=12, id_prefix_from="sample")
-    scstore.panel(reference, tmp_path / "free.h5ad", label_free="detection", n_genes=12)
+    scstore.panel(reference, tmp_path / "free.h5ad", label_free=True, n_genes=12)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ids that repeat
         both = anndata.concat([reference, other])
@@ -224,27 +205,12 @@ def test_genes_of_one_name_are_refused_or_summed(tmp_path: Path) -> None:
     assert set(fitted.obs.index) == MARKERS - {"GENE1"}
 
 
-def test_panels_unite(tmp_path: Path) -> None:
-    scstore.panel(batch("a"), tmp_path / "a.h5ad", label="cell_type", n_genes=8)
-    scstore.panel(batch("b", seed=1), tmp_path / "b.h5ad", label_free="detection", n_genes=8)
-    union = scstore.join_panels([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "u.h5ad")
-    read = load_panel(tmp_path / "u.h5ad")
-    assert read.digest == union.digest
-    assert len(read.trained_on) == 80
-    assert [parent["source"] for parent in read.record["parents"]] == ["AnnData in memory"] * 2
-    with pytest.raises(OptionError, match="two panels or more"):
-        scstore.join_panels([tmp_path / "a.h5ad"], tmp_path / "v.h5ad")
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({}, "--label"),
-        ({"label": "cell_type", "label_free": "detection"}, "--join"),
-        ({"label_free": "seurat"}, "dispersion, detection"),
-        ({"label_free": "detection", "n_genes": "auto"}, "-n auto needs --label"),
+        ({"label": "cell_type", "label_free": True}, "--label-free"),
         ({"label": "cell_type", "n_genes": 0}, "-n 0"),
-        ({"label": "cell_type", "n_genes": "many"}, "-n many"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -16,11 +16,6 @@ def test_ranks_follow_the_scores_and_ties_the_names() -> None:
     np.testing.assert_array_equal(ranks, [3, 2, NAN, 1, 4])
 
 
-def test_genes_that_are_not_admitted_have_no_rank() -> None:
-    admitted = np.array([True, False, True])
-    np.testing.assert_array_equal(rank_scores(np.array([1.0, 9, 2]), ["a", "b", "c"], admitted=admitted), [2, NAN, 1])
-
-
 def test_rankings_take_turns() -> None:
     names = ["a", "b", "c", "d", "e"]
     ranks = np.array([[1, 2, 3, 4, 5], [5, 4, NAN, 2, 1]])

@@ -47,13 +47,6 @@ def test_only_admitted_genes_enter() -> None:
     assert ranked.genes.tolist() == [1, 3]
 
 
-def test_medians_change_the_order_and_not_the_values() -> None:
-    rows = csr_matrix(np.array([[5, 4, 3]], dtype=np.float32))
-    ranked = rank_genes(rows, top_genes=3, medians=np.array([10, 1, 1], dtype=np.float32))
-    assert ranked.genes.tolist() == [1, 2, 0]
-    assert ranked.values.tolist() == [4, 3, 5]
-
-
 def test_explicit_zeros_never_enter() -> None:
     rows = csr_matrix((np.array([0, 2], dtype=np.float32), [0, 1], [0, 2]), shape=(1, 3))
     assert rank_genes(rows, top_genes=3).genes.tolist() == [1]
