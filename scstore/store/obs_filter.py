@@ -1,225 +1,140 @@
-"""Choosing cells by their metadata: ``tissue == 'lung' and not donor in ('d1', 'd2')``.
+"""Cells chosen by their metadata, such as ``tissue == 'lung' and donor not in ('d1', 'd2')``.
 
-A small grammar of its own, since ``pandas.query`` evaluates what it is given::
-
-    condition := and-part { "or" and-part }
-    and-part  := not-part { "and" not-part }
-    not-part  := "not" not-part | "(" condition ")" | test
-    test      := column ("==" | "!=" | "<" | "<=" | ">" | ">=") value
-               | column ["not"] "in" ("(" | "[") value { "," value } (")" | "]")
-    column    := name | `name with spaces`
-    value     := 'text' | "text" | number | true | false
+The condition is parsed by Python and never evaluated by it: columns, constants, comparisons, ``in``, ``and``, ``or``
+and ``not`` are known, and pandas compares. (``DataFrame.query`` would also call methods.)
 """
 
 from __future__ import annotations
 
+import ast
 import operator
 import re
+import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from scstore.errors import OptionError
+from scstore.options import did_you_mean
 
 __all__ = ["cells_where"]
 
 LONGEST = 10_000
 """Characters of a condition."""
 
-DEEPEST = 50
-"""Parentheses and nots inside one another."""
+COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
 
-TOKEN = re.compile(
-    r"""\s*(?:
-      (?P<text>'[^']*'|"[^"]*")
-    | (?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]))
-    | (?P<quoted>`[^`]+`)
-    | (?P<name>[^\W\d][\w.]*)
-    | (?P<sign>==|!=|<=|>=|<|>|\(|\)|\[|\]|,)
-    )""",
-    re.VERBOSE,
-)
+QUOTED = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|`([^`]+)`""")
+"""A text, or a column in backticks."""
 
-COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
-    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
-
-WORDS = ("and", "or", "not", "in", "true", "false")
+COLUMN = "_column_{}_"
 
 Mask = NDArray[np.bool_]
 
 
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    at: int
-
-
 def cells_where(obs: pd.DataFrame, condition: str) -> Mask:
-    """Which cells fulfil a condition on their metadata.
+    """Return a mask ``(n_obs,)`` of the cells that fulfil a condition on their metadata.
 
-    Text is compared as text, exactly; numbers and booleans with columns of numbers and booleans. A cell whose value
-    is missing fulfils no test, ``!=`` and ``not in`` included.
-
-    Parameters
-    ----------
-    obs
-        Metadata of the cells.
-    condition
-        As the module's grammar has it.
-
-    Returns
-    -------
-    ``(n_obs,) bool``.
+    Text is compared as text, exactly; numbers and booleans with columns of numbers and booleans. A cell with a missing
+    value fulfils no comparison, ``!=`` and ``not in`` included. A column with blanks in its name stands in backticks.
 
     Raises
     ------
     OptionError
-        If the condition cannot be read, names no column, or compares text with numbers.
+        If the condition cannot be parsed, names an unknown column, or compares text with numbers.
     """
-    parser = _Parser(obs, condition)
-    mask = parser.either(0)
-    parser.end()
-    return mask
+    return _Condition(obs, condition).mask()
 
 
-class _Parser:
-    """Reads a condition from left to right and works out the mask as it goes."""
-
-    def __init__(self, obs: pd.DataFrame, condition: str) -> None:
+class _Condition:
+    def __init__(self, obs: pd.DataFrame, text: str) -> None:
         self.obs = obs
-        self.condition = condition
-        if len(condition) > LONGEST:
-            msg = f"--where: {len(condition):,} characters; at most {LONGEST:,} are read."
-            raise OptionError(msg)
-        self.tokens = self._split()
-        self.place = 0
+        self.text = text
+        self.quoted: list[str] = []
 
-    def either(self, depth: int) -> Mask:
-        mask = self._both(depth)
-        while self._word("or"):
-            mask = mask | self._both(depth)
-        return mask
+    def mask(self) -> Mask:
+        if len(self.text) > LONGEST:
+            raise self.error(f"It has {len(self.text):,} characters; at most {LONGEST:,} are allowed.")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SyntaxWarning)
+                tree = ast.parse(QUOTED.sub(self._column_in_backticks, self.text).strip(), mode="eval")
+            return self.evaluate(tree.body)
+        except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+            if isinstance(error, OptionError):
+                raise
+            raise self.error(f"It cannot be parsed ({getattr(error, 'msg', error)}).") from error
 
-    def end(self) -> None:
-        if self._peek().kind != "end":
-            self._refuse("and, or, or the end", self._peek())
+    def error(self, why: str) -> OptionError:
+        msg = f"where={self.text[:200]!r}: {why} An example: \"tissue == 'lung' and age > 40\"."
+        return OptionError(msg)
 
-    def _both(self, depth: int) -> Mask:
-        mask = self._one(depth)
-        while self._word("and"):
-            mask = mask & self._one(depth)
-        return mask
+    def _column_in_backticks(self, found: re.Match[str]) -> str:
+        if found[2] is None:
+            return found[0]
+        self.quoted.append(found[2])
+        return COLUMN.format(len(self.quoted) - 1)
 
-    def _one(self, depth: int) -> Mask:
-        if depth > DEEPEST:
-            msg = f"--where: more than {DEEPEST} parentheses or nots inside one another."
-            raise OptionError(msg)
-        if self._word("not"):
-            return ~self._one(depth + 1)
-        if self._sign("("):
-            mask = self.either(depth + 1)
-            if not self._sign(")"):
-                self._refuse(")", self._peek())
-            return mask
-        return self._test()
+    def evaluate(self, node: ast.expr) -> Mask:
+        match node:
+            case ast.BoolOp():
+                combine = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
+                result: Mask = combine.reduce([self.evaluate(value) for value in node.values])
+                return result
+            case ast.UnaryOp(op=ast.Not()):
+                return ~self.evaluate(node.operand)
+            case ast.Compare(ops=[ast.In() | ast.NotIn() as op], comparators=[ast.Tuple() | ast.List() as values]):
+                name = self.column(node.left)
+                found = [self.compare(name, operator.eq, self.constant(value)) for value in values.elts]
+                among: Mask = np.logical_or.reduce([np.zeros(len(self.obs), dtype=bool), *found])
+                known: Mask = self.obs[name].notna().to_numpy(dtype=bool)
+                return among if isinstance(op, ast.In) else ~among & known
+            case ast.Compare(ops=[op], comparators=[value]) if type(op) in COMPARISONS:
+                return self.compare(self.column(node.left), COMPARISONS[type(op)], self.constant(value))
+        raise self.error(f"{ast.unparse(node)[:100]!r} is not a comparison of one column with a constant.")
 
-    def _test(self) -> Mask:
-        token = self._next()
-        if token.kind not in ("name", "quoted") or (token.kind == "name" and token.text in WORDS):
-            self._refuse("a column of obs", token)
-        name = token.text.strip("`")
+    def column(self, node: ast.expr) -> str:
+        name = ast.unparse(node)
+        if isinstance(node, ast.Name) and (found := re.fullmatch(COLUMN.format("([0-9]+)"), name)):
+            name = self.quoted[int(found[1])] if int(found[1]) < len(self.quoted) else name
         if name not in self.obs.columns:
-            known = ", ".join(map(str, self.obs.columns))
-            msg = f"--where: no obs column {name!r}. There are: {known}. Text goes in quotes: '{name}'."
-            raise OptionError(msg)
-        negated = self._word("not")
-        if self._word("in"):
-            values = self._values()
-            mask: Mask = np.logical_or.reduce([self._compared(name, "==", value) for value in values])
-            return (~mask & self._known(name)) if negated else mask
-        sign = self._next()
-        if negated or sign.text not in COMPARISONS:
-            self._refuse("in" if negated else "==, !=, <, <=, >, >=, in or not in", sign)
-        return self._compared(name, sign.text, self._value())
+            known = list(map(str, self.obs.columns))
+            suggestion = did_you_mean(name, known)
+            raise self.error(f"There is no obs column {name[:100]!r}.{suggestion} Columns: {', '.join(known)}.")
+        return name
 
-    def _values(self) -> list[Any]:
-        opening = self._next()
-        if opening.text not in ("(", "["):
-            self._refuse("( or [ and the values", opening)
-        closing = ")" if opening.text == "(" else "]"
-        values = [self._value()]
-        while self._sign(","):
-            values.append(self._value())
-        if not self._sign(closing):
-            self._refuse(f", or {closing}", self._peek())
-        return values
+    def constant(self, node: ast.expr) -> str | float | bool:
+        match node:
+            case ast.Constant(value=bool() | str() | int() | float() as value):
+                return value
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+                return -value
+            case ast.Name(id="true" | "false"):
+                return node.id == "true"
+        raise self.error(f"{ast.unparse(node)[:100]!r} is not a text in quotes, a number, True or False.")
 
-    def _value(self) -> str | float | bool:
-        token = self._next()
-        if token.kind == "text":
-            return token.text[1:-1]
-        if token.kind == "number":
-            return float(token.text)
-        if token.kind == "name" and token.text.lower() in ("true", "false"):
-            return token.text.lower() == "true"
-        return self._refuse("a value ('text' in quotes, a number, true or false)", token)
-
-    def _known(self, name: str) -> Mask:
-        return np.asarray(self.obs[name].notna(), dtype=bool)
-
-    def _compared(self, name: str, sign: str, value: str | float | bool) -> Mask:  # noqa: FBT001  # a value
+    def compare(self, name: str, comparison: Callable[[Any, Any], Any], value: str | float | bool) -> Mask:  # noqa: FBT001
         column = self.obs[name]
-        known = self._known(name)
+        wanted: tuple[type, ...] = (int, float)
+        if pd.api.types.is_bool_dtype(column):
+            wanted = (bool,)
+        elif not pd.api.types.is_numeric_dtype(column):
+            wanted = (str,)
+        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+            kind = {bool: "True or False", str: "text in quotes"}.get(wanted[0], "a number")
+            raise self.error(f"The obs column {name!r} needs {kind}, not {value!r}.")
+        known = column.notna().to_numpy(dtype=bool)
         mask = np.zeros(len(column), dtype=bool)
-        kind = "true or false" if pd.api.types.is_bool_dtype(column) else "a number"
-        if kind == "a number" and not pd.api.types.is_numeric_dtype(column):
-            kind = "text in quotes"
-        given = "true or false" if isinstance(value, bool) else "a number" if isinstance(value, float) else ""
-        if kind != (given or "text in quotes"):
-            shown = value if isinstance(value, str) else str(value).lower().removesuffix(".0")
-            msg = f"--where: obs column {name!r} wants {kind}, not {shown!r}."
-            raise OptionError(msg)
-        values = column[known].astype(str) if kind == "text in quotes" else column[known]
-        mask[known] = COMPARISONS[sign](values.to_numpy(), value)
+        values = column[known].astype(str) if wanted == (str,) else column[known]
+        mask[known] = comparison(values.to_numpy(), value)
         return mask
-
-    def _split(self) -> list[_Token]:
-        tokens, place, text = [], 0, self.condition.rstrip()
-        while place < len(text):
-            found = TOKEN.match(text, place)
-            if found is None or found.lastgroup is None:
-                start = place + len(text[place:]) - len(text[place:].lstrip())
-                self._refuse("a column, a value, an operator, and, or, not, in", _Token("", text[start:], start))
-            tokens.append(_Token(found.lastgroup, found[found.lastgroup], found.start(found.lastgroup)))
-            place = found.end()
-        return [*tokens, _Token("end", "", len(text))]
-
-    def _peek(self) -> _Token:
-        return self.tokens[self.place]
-
-    def _next(self) -> _Token:
-        token = self.tokens[self.place]
-        self.place += token.kind != "end"
-        return token
-
-    def _word(self, word: str) -> bool:
-        return self._take("name", word)
-
-    def _sign(self, sign: str) -> bool:
-        return self._take("sign", sign)
-
-    def _take(self, kind: str, text: str) -> bool:
-        token = self._peek()
-        if token.kind != kind or token.text != text:
-            return False
-        self.place += 1
-        return True
-
-    def _refuse(self, wanted: str, token: _Token) -> NoReturn:
-        where = f"at {token.text[:20]!r} (character {token.at + 1})" if token.text else "at the end"
-        msg = f"--where {self.condition[:200]!r}: {where}, {wanted} was expected. Such as: \"tissue == 'lung'\"."
-        raise OptionError(msg)

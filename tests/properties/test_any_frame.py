@@ -136,7 +136,7 @@ def test_any_condition_on_any_columns_is_a_mask_or_a_plain_error(
     try:
         mask = cells_where(obs, condition)
     except OptionError as error:
-        assert "--where" in str(error)
+        assert "where=" in str(error)
         return
     assert mask.dtype == bool
     assert mask.shape == (N,)
