@@ -2,20 +2,71 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may reach for the network
 
 import anndata
 import pytest
-from support import ROOT, Run, extract, make_cells, make_evaluation_cells, write_model
+from support import ROOT, Run, make_cells, make_evaluation_cells, make_store, write_model
+
+from scstore.errors import MissingExtraError
 
 pytest_plugins = ["cell_files"]
 
 SHARED = ROOT.parent / "shared" / "data"
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+collect_ignore = [
+    str(file)
+    for file in Path(__file__).parent.rglob("test_*.py")
+    if not HAS_TORCH and re.search(r"^(import|from) (torch|transformers)", file.read_text(), re.MULTILINE)
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the folder of stores that :func:`support.make_store` keeps: one a run, whatever the number of workers."""
+    if hasattr(config, "workerinput"):
+        return
+    if "SCSTORE_TEST_STORES" not in os.environ:
+        os.environ["SCSTORE_TEST_STORES"] = tempfile.mkdtemp(prefix="scstore-test-stores-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ["SCSTORE_TEST_STORES"], ignore_errors=True))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Iterator[None]:
+    """Skip what needs a model where the extra ``extract`` is not installed: the product itself says so."""
+    try:
+        return (yield)
+    except MissingExtraError as error:
+        if HAS_TORCH or "extract" not in str(error):
+            raise
+        pytest.skip("needs torch, which is not installed")
+
+
+def _model(name: str) -> Path:
+    """A small random model, made once a run."""
+    folder = Path(os.environ["SCSTORE_TEST_STORES"]) / name
+    if not folder.is_dir():
+        pytest.importorskip("torch")
+        with tempfile.TemporaryDirectory(dir=_made(folder.parent)) as made:
+            write_model(Path(made) / name, name)
+            with contextlib.suppress(OSError):  # another worker was first
+                (Path(made) / name).rename(folder)
+    return folder
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -27,22 +78,22 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def llama() -> Path:
     """A random Llama: 3 layers, width 32, 128 positions, grouped-query attention."""
-    return write_model(tmp_path_factory.mktemp("models") / "llama")
+    return _model("llama")
 
 
 @pytest.fixture(scope="session")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bert() -> Path:
     """A random BERT: 3 layers, width 32, 128 positions."""
-    return write_model(tmp_path_factory.mktemp("models") / "bert", "bert")
+    return _model("bert")
 
 
 @pytest.fixture(scope="session")
 def evaluation_store(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of 126 cells of three types (one is empty), with 7 patients and 2 species. Not to be written to."""
     path = tmp_path_factory.mktemp("evaluation") / "ref.zarr"
-    extract(make_evaluation_cells(), path, llama)
+    make_store(make_evaluation_cells(), path, llama)
     return path
 
 

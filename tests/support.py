@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +17,11 @@ from typing import Any
 import anndata
 import numpy as np
 import pandas as pd
+import pytest
 from scipy.sparse import csr_matrix
 
 import scstore
+from scstore import fsio
 from scstore.progress import Reporter
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -135,6 +141,40 @@ class Notes(Reporter):
 def extract(cells: Any, out: Path, model: Path, **options: Any) -> scstore.Store:
     """Extract with a model in a folder."""
     return scstore.extract(cells, out, model=str(model), **options)
+
+
+def make_store(cells: anndata.AnnData, out: Path, model: Path | str, **options: Any) -> scstore.Store:
+    """The store that :func:`extract` makes, made once a run and copied after that.
+
+    Where there is no torch it is taken from the folder ``SCSTORE_TEST_STORES``, which a run of the whole suite fills;
+    a test whose store is not there is skipped.
+    """
+    folder = Path(os.environ["SCSTORE_TEST_STORES"])
+    kept = folder / f"{out.stem}-{_key(cells, model, options)}"
+    if not kept.is_dir():
+        pytest.importorskip("torch", reason="the store of this test is made with torch, which is not installed")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as made:
+            extract(cells, Path(made) / "made" / out.name, Path(model), **options)
+            with contextlib.suppress(OSError):  # another worker was first
+                (Path(made) / "made").rename(kept)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(kept, out.parent, dirs_exist_ok=True)
+    return scstore.open(out)
+
+
+def _key(cells: anndata.AnnData, model: Path | str, options: dict[str, Any]) -> str:
+    """Digest of everything that decides the store."""
+    matrix = csr_matrix(cells.X)
+    digest = hashlib.sha256()
+    for array in (matrix.indptr, matrix.indices, matrix.data):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    said: list[Any] = [cells.obs.to_csv(), list(map(str, cells.var_names)), Path(model).name]
+    for name, value in sorted(options.items()):
+        is_path = isinstance(value, str | Path) and Path(value).exists()
+        said.append([name, fsio.digest_tree(value) if is_path else repr(value)])
+    digest.update(json.dumps(said).encode())
+    return digest.hexdigest()[:24]
 
 
 def run_benchmark(folder: Path, name: str, *words: str) -> subprocess.CompletedProcess[str]:
