@@ -70,8 +70,8 @@ class _Function:
             made = _Array()
             made.values = _build(first, *others)
             return made
-        if self._name == "scalar":
-            return float(_build(*others, first, (1,))[0])
+        if self._name == "scalar" and others:
+            return float(_build(others[0], first, (1,))[0])
         if self._name == "encode" and isinstance(first, str) and others in ((), ("latin1",), ("latin-1",)):
             return first.encode("latin1")  # how old protocols write bytes
         msg = f"{self._name} with {str((first, *others))[:60]}"
