@@ -84,7 +84,7 @@ def keep(tables: dict[str, Table], regime: str, row: str, pair: Pair, uses: str,
 def drawn(found: Any, pair: Pair, n_cells: int) -> list[np.ndarray]:
     """Rows of the training cells that the evaluation drew."""
     cells = found.cells
-    side = Split(0, "test", np.flatnonzero(cells.train), np.flatnonzero(cells.test))
+    side = Split(0, "test", np.flatnonzero(~cells.test), np.flatnonzero(cells.test))
     draws = [draw_few(side, cells.codes, n_cells=n_cells, run=draw, seed=0).train for draw in range(DRAWS)]
     return [pair.cells.obs_names.get_indexer(cells.ids[rows]) for rows in draws]
 

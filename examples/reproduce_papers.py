@@ -21,11 +21,11 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 import scstore
-from scstore.evaluation.paired_bootstrap import paired_difference
-from scstore.evaluation.result import Comparison, mean_and_sd
+from scstore.evaluation.paired_bootstrap import Difference, paired_difference
+from scstore.evaluation.result import mean_and_sd
 from scstore.extraction.options import CONTROLS
 from scstore.genes.species import guess_organism
-from scstore.report.plots import confusion_matrices_figure, embed, metrics_figure, umap_figure
+from scstore.report.plots import confusion_figure, embed, metrics_figure, umap_figure
 
 GENE_INFO = {"human": "Homo_sapiens.gene_info.gz", "mouse": "Mus_musculus.gene_info.gz"}
 SCALING = {"scinterpreter": "none", "screader": "multiply"}  # the presets whose papers train a projector
@@ -247,25 +247,27 @@ def compare(methods: Mapping[str, Method], truth: pd.Series, groups: pd.Series |
     def f1(name: str) -> float:
         return methods[name].figure("macro_f1")[0]
 
-    def difference(row: str, baseline: str) -> Comparison:
+    def difference(row: str, baseline: str) -> Difference:
         pair = pd.concat({name: methods[name].called for name in (row, baseline)}, axis=1, join="inner")
         called = pair.assign(truth=truth)[["truth", row, baseline]].to_numpy(dtype=str)
         codes = np.unique(called, return_inverse=True)[1].reshape(called.shape).T[:, None]
         units = None if groups is None else groups[pair.index].astype("category").cat.codes.to_numpy()
-        return Comparison(row, baseline, "", paired_difference(*codes, groups=units))
+        return paired_difference(*codes, groups=units)
 
     reading = [name for name in methods if methods[name].kind in ("model", "gene texts")]
     controls = [name for name in methods if name not in reading]
     best = {kind: max((name for name in methods if methods[name].kind == kind), key=f1) for kind in KINDS}
     pairs = [(name, best["nothing"]) for name in reading]
     pairs += [("scinterpreter", TRAINED_CONTROL), *(("default: readout", f"{name}: readout") for name in CONTROLS)]
-    says = [f"{c.row} against {c.baseline}: {c.words}: {c.verdict}" for c in (difference(*pair) for pair in pairs)]
+    found = [(*pair, difference(*pair)) for pair in pairs]
+    says = [f"{row} against {baseline}: {apart.words}: {apart.verdict}" for row, baseline, apart in found]
     first = max(controls, key=f1)
     for name in reading:
         better = sum(f1(control) > f1(name) for control in controls)
         says += [f"{better} of {len(controls)} controls have a higher F1 than {name}; first: {first}"] * bool(better)
-    c = difference(best["model"], best["nothing"])
-    return [*says, f"the model added {c.words} macro-F1 ({c.row} over {c.baseline}): {c.verdict}"]
+    last = difference(best["model"], best["nothing"])
+    added = f"the model added {last.words} macro-F1 ({best['model']} over {best['nothing']}): {last.verdict}"
+    return [*says, added]
 
 
 def table(methods: Mapping[str, Method]) -> pd.DataFrame:
@@ -291,7 +293,7 @@ def draw(folder: Path, methods: Mapping[str, Method], truth: pd.Series, stores: 
     metrics_figure(bars, *files("metrics"), kinds={name: KINDS[method.kind] for name, method in methods.items()})
     shown = ("random gene vectors + expression", "genept-w", "screader", "default: readout + gene texts + expression")
     called = {name: methods[name].called for name in shown}
-    confusion_matrices_figure({name: (truth[one.index], one) for name, one in called.items()}, *files("confusion"))
+    confusion_figure({name: (truth[one.index], one) for name, one in called.items()}, *files("confusion"))
     views = {
         "initialisation: random gene vectors": ("default", "genept_random"),
         "GenePT-w": ("genept-w", "genept_w"),

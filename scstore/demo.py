@@ -171,7 +171,7 @@ def _write(
     folder: Path, stores: Mapping[str, Store], predictions: pd.DataFrame, truth: NDArray[Any]
 ) -> dict[str, Path]:
     from scstore.annotation.predict import write_predictions
-    from scstore.report.plots import confusion_matrix_figure, embed, umap_figure
+    from scstore.report.plots import confusion_figure, embed, umap_figure
     from scstore.search.query import query
 
     files = {
@@ -191,12 +191,8 @@ def _write(
         f"LLM readout ({new.default_view})": _dense(new, new.default_view),
     }
     umap_figure({title: embed(rows) for title, rows in layouts.items()}, list(truth), files["UMAP"])
-    confusion_matrix_figure(
-        list(truth),
-        list(predictions["label"]),
-        files["confusion matrix"],
-        title="linear head, default views, cells held out",
-    )
+    held_out = {"linear head, default views, cells held out": (list(truth), list(predictions["label"]))}
+    confusion_figure(held_out, files["confusion matrix"])
     return files
 
 

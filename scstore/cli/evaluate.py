@@ -86,7 +86,7 @@ def evaluate(
         store,
         label=label,
         missing_labels=missing_labels or MISSING_LABELS,
-        head=head,
+        head=head,  # type: ignore[arg-type]
         prior_adjustment=prior_adjustment,
         views=view,
         controls=_controls(control or []),
@@ -108,8 +108,8 @@ def evaluate(
     if out is not None:
         save_evaluation(found, out, figures=figures, overwrite=overwrite)
         state.output.reporter.note(f"written to {out}")
-    if found.rejection is not None:
-        state.output.table(found.rejection.title, *found.rejection.table())
+    if found.left_out_classes is not None:
+        state.output.table(found.left_out_classes.title, *found.left_out_classes.table())
     for regime in found.regimes[1:]:
         state.output.table(regime.title, *regime.table())
         state.output.lines(*regime.notes, *regime.says)

@@ -24,36 +24,20 @@ __all__ = ["celltypist_proba"]
 def celltypist_proba(
     train: Any, labels: NDArray[np.object_], test: Any, *, genes: Sequence[str], classes: Sequence[str], seed: int
 ) -> NDArray[np.float64]:
-    """Train CellTypist with its defaults and give the probabilities of other cells.
+    """Train CellTypist with its defaults and return its probabilities of other cells, ``(m, len(classes))``.
 
-    Parameters
-    ----------
-    train, test
-        Log-normalised expression, CSR or dense: ``(n, genes)`` and ``(m, genes)``.
-    labels
-        ``(n,)`` labels.
-    genes
-        Names of the columns.
-    classes
-        Names of all classes.
-    seed
-        Of its stochastic gradient descent, which is used where its default solver fails (it passes scikit-learn an
-        option that newer versions no longer know).
-
-    Returns
-    -------
-    ``(m, len(classes)) float64``
-        CellTypist's one-against-the-rest probabilities, divided by their sum in each cell.
+    ``train`` ``(n, genes)`` and ``test`` ``(m, genes)`` are log-normalised, CSR or dense. CellTypist's one-against-the-
+    rest probabilities are divided by their sum in each cell.
     """
     import celltypist  # type: ignore[import-not-found,unused-ignore]
 
     logging.getLogger("celltypist").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own, of libraries' versions and convergence
+        warnings.simplefilter("ignore")  # its own, about versions of libraries and convergence
         options = {"labels": labels, "genes": list(genes), "check_expression": False}
         try:
             model = celltypist.train(train, **options)
-        except TypeError:
+        except TypeError:  # its default solver passes scikit-learn an option that newer versions do not know
             model = celltypist.train(train, **options, use_SGD=True, random_state=seed)
         cells = anndata.AnnData(
             X=sparse.csr_matrix(test),

@@ -1,14 +1,13 @@
-"""Cells that were measured on other genes: the training side sees one part of the genes, the test side the rest.
+"""Training cells and test cells that were measured on different genes, with no gene in common.
 
-No gene is on both sides, so expression cannot be compared at all, and whatever carries labels over is what the genes'
-vectors know about each other. This is the case of targeted panels against whole-transcriptome references.
+Expression cannot be compared then, and only what the gene vectors know about each other carries labels over: the case
+of targeted panels against whole-transcriptome references.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,34 +26,18 @@ from scstore.store.reader import Store
 from scstore.tokens.genept import companion_vectors, weighted_means
 from scstore.tokens.ranking import rank_genes
 
-__all__ = ["GeneSplit", "GeneSplitFeatures", "centred", "gene_split_features", "gene_split_rows"]
+__all__ = ["GeneSplitFeatures", "deal_genes", "gene_split_means", "gene_split_rows"]
 
-OPTION = "--hold-out-genes"
+OPTION = "hold_out_genes"
 BLOCK_ROWS = 4096
 UNWHITENED = "genept_unwhitened"
 
-
-@dataclass(frozen=True)
-class GeneSplit:
-    """Features of the same cells from two sets of genes that have no gene in common.
-
-    Attributes
-    ----------
-    train_genes, test_genes
-        Symbols of the measured genes of either side.
-    train, test
-        ``(n_obs, width) float32`` by view; rows have length one, or are zero where a cell expresses no gene of the
-        side. Not centred: see :func:`centred`.
-    """
-
-    train_genes: tuple[str, ...]
-    test_genes: tuple[str, ...]
-    train: dict[str, NDArray[np.float32]]
-    test: dict[str, NDArray[np.float32]]
+Means = dict[str, NDArray[np.float32]]
+"""By view, ``(n_obs, width)``: rows of length one, or zero where a cell expresses no gene of the side."""
 
 
 def gene_split_rows() -> list[EvaluationRow]:
-    """The rows of this table: the head that is made for it, the views of :func:`gene_split_features`, the controls."""
+    """Return the rows of this table: the across-genes head, means of gene vectors, and their controls."""
     return [
         EvaluationRow(KIND, (), "gene texts"),
         EvaluationRow("genept", ("genept",), "gene texts"),
@@ -64,50 +47,8 @@ def gene_split_rows() -> list[EvaluationRow]:
     ]
 
 
-def gene_split_features(store: Store, *, fraction: float, seed: int) -> GeneSplit:
-    """Weighted means of gene vectors, of one part of the genes for training and of the others for testing.
-
-    The genes are dealt by symbol, over the whole gene table: stores of one table are dealt alike. All genes of a side
-    count, whatever panel the store was extracted with.
-
-    Parameters
-    ----------
-    store
-        A store with expression (``X``) whose gene table is where its record says.
-    fraction
-        Share of the genes that the test side gets.
-    seed
-        The same seed deals the same genes.
-
-    Returns
-    -------
-    GeneSplit
-        Views ``genept`` (vectors whitened, as in the store), ``genept_unwhitened`` (as they come) and
-        ``genept_random``. It takes 6 × n_obs × width × 4 bytes.
-
-    Raises
-    ------
-    OptionError
-        If the fraction leaves a side without genes.
-    FeatureSpaceError
-        If the store has no record or expression, or its gene table is gone or another one.
-    """
-    table = store_gene_table(store, option=OPTION)
-    rows = expression_genes_in(store, table, option=OPTION)
-    symbols = table.obs["symbol"].astype(str).to_numpy()
-    on_test_side = _on_test_side(table, fraction=fraction, seed=seed)[rows]
-    if not 0 < on_test_side.sum() < len(rows):
-        msg = f"--hold-out-genes {fraction:g}: it leaves one side without any of the {len(rows):,} genes of X."
-        raise OptionError(msg)
-    vectors = companion_vectors(table, rows)
-    vectors[UNWHITENED] = table.vectors[rows]
-    sides = [_means(store, vectors, admitted) for admitted in (~on_test_side, on_test_side)]
-    measured = symbols[rows]
-    return GeneSplit(tuple(measured[~on_test_side]), tuple(measured[on_test_side]), *sides)
-
-
-def _on_test_side(table: GeneTable, *, fraction: float, seed: int) -> NDArray[np.bool_]:
-    """``(n_genes,)`` of the table: dealt to the test side, all genes of a symbol to one side."""
+def deal_genes(table: GeneTable, *, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Return which genes of the table the test side gets, ``(n_genes,)``; genes of one symbol stay together."""
     names, place = np.unique(table.obs["symbol"].astype(str).to_numpy(), return_inverse=True)
     held_out = np.zeros(len(names), dtype=bool)
     held_out[np.random.default_rng(seed).permutation(len(names))[: round(fraction * len(names))]] = True
@@ -115,19 +56,24 @@ def _on_test_side(table: GeneTable, *, fraction: float, seed: int) -> NDArray[np
     return dealt
 
 
-def centred(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows less their own mean.
+def gene_split_means(store: Store, *, fraction: float, seed: int) -> tuple[Means, Means]:
+    """Return weighted means of gene vectors over the genes of the training side, and of the test side.
 
-    Either side is centred on itself, so that a shift between two sets of genes, which says nothing of cell types, is
-    taken out. For the test side this is transductive: it looks at all cells to be labelled, though at no label.
+    The views are ``genept`` (vectors whitened, as in the store), ``genept_unwhitened`` and ``genept_random``. All genes
+    of a side count, whatever panel the store was extracted with.
     """
-    result: NDArray[np.float32] = rows - rows.mean(axis=0, keepdims=True)
-    return result
+    table = store_gene_table(store, option=OPTION)
+    rows = expression_genes_in(store, table, option=OPTION)
+    on_test_side = deal_genes(table, fraction=fraction, seed=seed)[rows]
+    if not 0 < on_test_side.sum() < len(rows):
+        msg = f"{OPTION}={fraction:g}: this leaves one side without any of the {len(rows):,} genes of X."
+        raise OptionError(msg)
+    vectors = companion_vectors(table, rows)
+    vectors[UNWHITENED] = table.vectors[rows]
+    return _means(store, vectors, ~on_test_side), _means(store, vectors, on_test_side)
 
 
-def _means(
-    store: Store, vectors: dict[str, NDArray[np.float32]], admitted: NDArray[np.bool_]
-) -> dict[str, NDArray[np.float32]]:
+def _means(store: Store, vectors: Means, admitted: NDArray[np.bool_]) -> Means:
     means = {name: np.empty((store.n_obs, matrix.shape[1]), dtype=np.float32) for name, matrix in vectors.items()}
     expression = store.view("X")
     for start in range(0, store.n_obs, BLOCK_ROWS):
@@ -140,47 +86,40 @@ def _means(
 
 @dataclass
 class GeneSplitFeatures:
-    """Features of an evaluation whose runs each deal the genes anew.
-
-    Parameters
-    ----------
-    cells
-        To be scored.
-    fraction
-        Share of the genes that the test side gets.
-    seed
-        Run r deals the genes with ``seed + r``.
-    """
+    """Features of an evaluation whose runs each deal the genes anew: run r with ``seed + r``."""
 
     cells: EvaluationCells
     fraction: float
     seed: int
-    _dealt: tuple[int, Sequence[GeneSplit]] | None = field(default=None, repr=False)
+    _dealt: tuple[int, list[tuple[Means, Means]]] = field(default=(-1, []), repr=False)
 
     @property
     def gene_names(self) -> list[str]:
-        """None: expression cannot run here."""
+        """No names: expression cannot run here."""
         return []
 
     def sides(self, source: ViewSource, split: Split) -> tuple[Rows, Rows]:
-        """A view of the training cells from their genes and of the test cells from the others, each centred."""
-        if self._dealt is None or self._dealt[0] != split.run:
-            dealt = [
-                gene_split_features(s, fraction=self.fraction, seed=self.seed + split.run) for s in self.cells.stores
-            ]
-            self._dealt = (split.run, dealt)
-        train = self._gather([one.train[source.view] for one in self._dealt[1]], split.train)
-        test = self._gather([one.test[source.view] for one in self._dealt[1]], split.test)
-        return centred(train), centred(test)
+        """Return a view of the training cells from their genes and of the test cells from the others.
 
-    def judge(self, row: EvaluationRow, split: Split, *, seed: int) -> NDArray[np.float64]:
-        """Probabilities by the head that is made for other genes; its control has random gene vectors."""
+        Each side is centred on its own mean, which takes out a shift between the two sets of genes that says nothing
+        about cell types. For the test side this is transductive: it looks at all cells to be labelled, though at no
+        label.
+        """
+        if self._dealt[0] != split.run:
+            seed = self.seed + split.run
+            means = [gene_split_means(store, fraction=self.fraction, seed=seed) for store in self.cells.stores]
+            self._dealt = split.run, means
+        train = self._gather([of_train[source.view] for of_train, _ in self._dealt[1]], split.train)
+        test = self._gather([of_test[source.view] for _, of_test in self._dealt[1]], split.test)
+        return train - train.mean(axis=0, keepdims=True), test - test.mean(axis=0, keepdims=True)
+
+    def own_proba(self, row: EvaluationRow, split: Split, *, seed: int) -> NDArray[np.float64]:
+        """Return the test cells' probabilities by the across-genes head; its control has random gene vectors."""
         table = store_gene_table(self.cells.stores[0], option=OPTION)
-        on_test_side = _on_test_side(table, fraction=self.fraction, seed=self.seed + split.run)
+        on_test_side = deal_genes(table, fraction=self.fraction, seed=self.seed + split.run)
+        vectors = table.vectors
         if row.name == ACROSS_RANDOM:
             vectors = companion_vectors(table, np.arange(len(table)), names=("genept_random",))["genept_random"]
-        else:
-            vectors = table.vectors
         head = AcrossGenesHead(random_state=seed)
         head.fit(
             self._expression(split.train, ~on_test_side),
@@ -192,7 +131,7 @@ class GeneSplitFeatures:
         return widen(proba, [str(name) for name in head.classes_], self.cells.classes)
 
     def _expression(self, which: NDArray[np.int64], genes: NDArray[np.bool_]) -> csr_matrix:
-        """Expression ``(n, n_genes)`` of cells, wherever they lie, over some genes of the table; held in memory."""
+        """Return the expression of cells, wherever they lie, over some genes of the table; held in memory."""
         parts: list[csr_matrix] = []
         order: list[NDArray[np.int64]] = []
         for number, store in enumerate(self.cells.stores):
@@ -206,7 +145,8 @@ class GeneSplitFeatures:
         result: csr_matrix = vstack(parts, format="csr")[np.argsort(np.concatenate(order))]
         return result
 
-    def _gather(self, matrices: Sequence[NDArray[Any]], which: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _gather(self, matrices: Sequence[NDArray[np.float32]], which: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return rows of cells from one matrix for each store."""
         gathered = np.empty((len(which), matrices[0].shape[1]), dtype=np.float32)
         for number, matrix in enumerate(matrices):
             here = self.cells.source[which] == number

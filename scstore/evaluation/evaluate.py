@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,17 +14,18 @@ from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels, rep
 from scstore.errors import OptionError
 from scstore.evaluation.cells import EvaluationCells, gather_cells
 from scstore.evaluation.disjoint_genes import GeneSplitFeatures, gene_split_rows
+from scstore.evaluation.features import StoredFeatures, check_not_seen, match_control
 from scstore.evaluation.fits import HeadOptions
 from scstore.evaluation.left_out_classes import leave_classes_out
-from scstore.evaluation.result import Evaluation, Regime, Rejection, make_regime
-from scstore.evaluation.rows import choose_rows
-from scstore.evaluation.runs import Scored, StoredFeatures, score_rows
-from scstore.evaluation.splits import Split, draw_few, group_folds, k_folds
+from scstore.evaluation.result import Evaluation, Regime, make_regime
+from scstore.evaluation.rows import EvaluationRow, choose_rows
+from scstore.evaluation.runs import Features, score_rows
+from scstore.evaluation.splits import Design, Split, cross_validation, draw_few, named_sides
 from scstore.heads.defaults import PRIOR_ADJUSTMENT
-from scstore.heads.fusion import HEADS
 from scstore.heads.threads import one_blas_thread
+from scstore.options import AllowPartial, Option, Progress, Seed, public
 from scstore.progress import Reporter
-from scstore.store.reader import Store
+from scstore.store.reader import Store, open_store
 
 __all__ = ["DRAWS", "evaluate"]
 
@@ -34,78 +35,78 @@ DRAWS = 3
 StoreLike = str | os.PathLike[str] | Store
 
 
+@public
 def evaluate(
-    store: StoreLike,
+    store: Annotated[StoreLike, Option("A store, or any .h5ad or AnnData Zarr with obsm matrices.", argument=True)],
     *,
-    label: str,
+    label: Annotated[
+        str, Option("Column of obs with the classes; cells without a label, and empty cells, are left out.")
+    ],
     missing_labels: MissingLabels = MISSING_LABELS,
-    head: str = "linear",
-    prior_adjustment: float = PRIOR_ADJUSTMENT,
-    views: Sequence[str] | None = None,
-    controls: Mapping[str, StoreLike | Sequence[StoreLike]] | None = None,
-    folds: int = 5,
-    repeats: int = 1,
-    group: str | None = None,
-    test_store: StoreLike | None = None,
-    train_on: Sequence[str] = (),
-    test_on: Sequence[str] = (),
-    min_cells: int = 10,
-    few_shot: Sequence[int] = (),
-    hold_out_genes: float | None = None,
-    leave_one_class_out: bool = False,
-    seed: int = 0,
-    allow_seen: bool = False,
-    allow_partial: bool = False,
-    progress: Reporter | None = None,
+    head: Annotated[Literal["linear", "mlp", "knn"], Option("Kind of classifier.")] = "linear",
+    prior_adjustment: Annotated[
+        float,
+        Option(
+            "How much of the classes' shares among the training cells is taken back, as in fit.",
+            minimum=0,
+            maximum=1,
+            advanced=True,
+        ),
+    ] = PRIOR_ADJUSTMENT,
+    views: Annotated[
+        Sequence[str] | None,
+        Option(
+            "A row of the table: a view, or views joined with +. By default each view alone, the default views "
+            "together, random vectors with expression, and CellTypist where it is installed.",
+            flags=("--view",),
+        ),
+    ] = None,
+    controls: Annotated[
+        Mapping[str, StoreLike | Sequence[StoreLike]] | None,
+        Option(
+            "NAME=STORE of the same cells, such as random gene vectors or a random model: adds its default view, and "
+            "its default views together. With a test store give two stores under one name.",
+            flags=("--control",),
+        ),
+    ] = None,
+    folds: Annotated[int, Option("Number of folds.", minimum=2)] = 5,
+    repeats: Annotated[int, Option("How often to deal the folds (and genes) anew.", minimum=1, advanced=True)] = 1,
+    group: Annotated[
+        str | None,
+        Option("Column of obs, such as donor: every fold holds out whole groups, and intervals draw whole groups."),
+    ] = None,
+    test_store: Annotated[
+        StoreLike | None, Option("Train on the whole store, and test on this one of the same feature space.")
+    ] = None,
+    train_on: Annotated[
+        Sequence[str],
+        Option(
+            "COLUMN=VALUE of the cells to train on. Values of one column add up, several columns must all be met; the "
+            "side that is not named is the rest."
+        ),
+    ] = (),
+    test_on: Annotated[Sequence[str], Option("COLUMN=VALUE of the cells to test on, such as species=mouse.")] = (),
+    min_cells: Annotated[int, Option("Leave out classes with fewer cells.", minimum=1, advanced=True)] = 10,
+    few_shot: Annotated[
+        Sequence[int], Option("Also train on so many cells of each class, such as 2,5,20.", separator=",")
+    ] = (),
+    hold_out_genes: Annotated[
+        float | None,
+        Option("Also test on this share of the genes and train on the others, such as 0.5."),
+    ] = None,
+    leave_one_class_out: Annotated[
+        bool, Option("Also measure whether confidence and novelty tell cells of a class that was left out.")
+    ] = False,
+    seed: Seed = 0,
+    allow_seen: Annotated[
+        bool, Option("Score cells whose labels a panel or projector has seen; the result says how many.", advanced=True)
+    ] = False,
+    allow_partial: AllowPartial = False,
+    progress: Progress = None,
 ) -> Evaluation:
     """Score every view, the default combination and the controls on cells that nothing was fitted on.
 
-    All fitting happens inside the training cells of each fold: gene selection, PCA, scaling, head, calibration.
-
-    Parameters
-    ----------
-    store
-        A store, or any ``.h5ad`` or AnnData Zarr with ``obsm`` matrices.
-    label
-        Column of ``obs``; cells without a label, and empty cells, are left out.
-    missing_labels
-        Words that count as a missing label, as for :func:`scstore.fit`.
-    head
-        ``linear``, ``mlp`` or ``knn``.
-    prior_adjustment
-        How much of the labels' shares among the training cells is taken back, 0 to 1, as for :func:`scstore.fit`.
-    views
-        The rows wanted: names of views, joined with ``+`` to combine them. By default each view alone, the default
-        views together, random vectors with expression, and CellTypist where it is installed.
-    controls
-        Other stores of the same cells by name (random gene vectors, a model with random weights, shuffled gene order):
-        each adds its default view, and its default views together. With ``test_store`` two stores each.
-    folds, repeats
-        Stratified folds, dealt anew in every repeat.
-    group
-        Column of ``obs``, such as the donor: every fold holds out whole groups, one each where there are no more
-        groups than folds; intervals draw whole groups.
-    test_store
-        Train on all of ``store`` and test on this one, of the same feature space.
-    train_on, test_on
-        ``COLUMN=VALUE`` conditions: train on some cells and test on others. Values of one column add up, several
-        columns must all be met; the side that is not named is the rest.
-    min_cells
-        Classes with fewer cells are left out.
-    few_shot
-        For each number: train on so many cells a class instead.
-    hold_out_genes
-        Train on part of the genes and test on the others, this share of them: no gene is on both sides.
-    leave_one_class_out
-        Whether confidence and novelty tell the cells of a class that was left out.
-    seed
-        The same seed gives the same numbers.
-    allow_seen
-        Score cells though a panel or projector saw their labels; the result says how many.
-    allow_partial
-        Use the cells that are extracted so far.
-    progress
-        Told what happens.
+    All fitting happens within the training cells of each fold: gene selection, PCA, scaling, head, calibration.
 
     Returns
     -------
@@ -115,81 +116,79 @@ def evaluate(
     Raises
     ------
     LabelsError
-        If there is nothing to tell apart, or labels of cells to be tested on were seen before.
+        If fewer than two classes are left, or the panel or projector has seen labels of cells to be tested on.
     OptionError
         If options do not go together.
     FeatureSpaceError
-        If two stores are of different feature spaces.
+        If two stores differ in their feature spaces.
 
     Examples
     --------
     >>> found = scstore.evaluate("stores/ref.zarr", label="cell_type", group="donor")  # doctest: +SKIP
     >>> print(found.regimes[0].says[-1])  # doctest: +SKIP
     """
-    _check(head, prior_adjustment, folds, repeats, min_cells, few_shot, hold_out_genes)
+    if any(n < 1 for n in few_shot) or len(set(few_shot)) < len(few_shot):
+        msg = f"few_shot={list(few_shot)}: give different numbers of cells a class, each at least 1."
+        raise OptionError(msg)
+    if hold_out_genes is not None and not 0 < hold_out_genes < 1:
+        msg = f"hold_out_genes={hold_out_genes:g}: give a share between 0 and 1, such as 0.5."
+        raise OptionError(msg)
     progress = progress or Reporter()
-    given = {
-        name: [one] if isinstance(one, str | os.PathLike | Store) else list(one)
-        for name, one in (controls or {}).items()
-    }
     cells = gather_cells(
-        store,
+        [_opened(one) for one in (store, test_store) if one is not None],
         label=label,
         missing=missing_labels,
         group=group,
-        test_store=test_store,
         train_on=train_on,
         test_on=test_on,
         min_cells=min_cells,
-        controls=given,
-        allow_seen=allow_seen,
         allow_partial=allow_partial,
     )
-    obs = pd.concat([one.obs[[label]].astype(object) for one in cells.stores])
-    source = " and ".join(one.path.name for one in cells.stores)
-    labels = read_labels(obs, label, missing=missing_labels, source=source)
-    report_labels(obs, label, labels, source=source, progress=progress)
-    rows = choose_rows(cells.stores[0], views=views, controls={name: pair[0] for name, pair in cells.controls.items()})
-    for row in rows:
-        for view in row.views:
-            cells.check_space(view, row.control)
-    splits, design = _design(cells, group, train_on, test_on, folds=folds, repeats=repeats, seed=seed)
-    about = f"{label} of {' and '.join(one.path.name for one in cells.stores)}: {len(cells.classes)} classes"
-    warned = _seen_words(cells)
-    notes = _left_out(cells, min_cells)
-    if repeats > max(split.run for split in splits) + 1 and hold_out_genes is None:
-        notes.append(f"--repeats {repeats}: there is one way to split these cells, so it was done once")
-    progress.note(f"{about}, {len(cells):,} cells; {design}; {len(rows)} rows with {head} heads")
-
-    def regime(name: str, what: str, scored: Scored, *more: str) -> Regime:
-        n_scored = int((scored.truth >= 0).any(axis=0).sum())
-        title = f"{about}, {n_scored:,} cells scored; {head} heads, means over classes; {what}{warned}"
-        return make_regime(name, title, scored, cells, notes=[*notes, *more], seed=seed)
-
-    options = HeadOptions(head, prior_adjustment, seed)
-    how: dict[str, Any] = {"options": options, "progress": progress}
+    _report_labels(cells, label, missing_labels, progress)
+    features = StoredFeatures(
+        cells, {name: match_control(name, _all_opened(given), cells) for name, given in (controls or {}).items()}
+    )
+    seen = check_not_seen(features, allow_seen=allow_seen)
+    counterparts = {name: control.stores for name, control in features.controls.items()}
+    rows = choose_rows(cells.stores[0], views=views, controls=counterparts)
+    for source in (source for row in rows for source in row.sources):
+        features.check_space(source)
+    if cells.test is None:
+        design = cross_validation(cells, group=group, folds=folds, repeats=repeats, seed=seed)
+    else:
+        design = named_sides(cells, train_on, test_on)
+    notes = []
+    if cells.too_few:
+        listed = ", ".join(f"{name} {n}" for name, n in cells.too_few.items())
+        notes.append(f"left out, classes with fewer than {min_cells} cells: {listed}")
+    if repeats > design.n_runs and hold_out_genes is None:
+        notes.append(f"repeats={repeats}: there is one way to split these cells, so it was done once")
+    names = " and ".join(one.path.name for one in cells.stores)
+    run = _Run(
+        cells,
+        design,
+        HeadOptions(head, prior_adjustment, seed),
+        progress,
+        about=f"{label} of {names}: {len(cells.classes)} classes",
+        warning=_seen_words(seen),
+        notes=tuple(notes),
+    )
+    progress.note(f"{run.about}, {len(cells):,} cells; {design.words}; {len(rows)} rows with {head} heads")
+    left_out = None
     with one_blas_thread():
-        stored = StoredFeatures(cells)
-        scored = score_rows(rows, splits, stored, cells, doing="evaluating", **how)
-        regimes = [regime("folds", design, scored)]
-        for n_cells in few_shot:
-            few = _few(splits, cells, n_cells=n_cells, seed=seed)
-            name = f"few-shot {n_cells}"
-            what = f"{n_cells} training cells a class (all, where a class has fewer), {DRAWS} draws a fold; {design}"
-            regimes.append(regime(name, what, score_rows(rows, few, stored, cells, doing=name, **how)))
+        regimes = [run.folds(rows, features), *(run.few_shot(n, rows, features) for n in few_shot)]
         if hold_out_genes is not None:
-            regimes.append(_disjoint(cells, splits, regime, design, hold_out_genes, repeats, how))
-        rejection: Rejection | None = None
+            regimes.append(run.disjoint_genes(hold_out_genes, repeats))
         if leave_one_class_out:
-            rejection = leave_classes_out(rows, splits, cells, **how)
+            left_out = leave_classes_out(rows, design.splits, features, heads=run.heads, progress=progress)
     settings = {
         "label": label,
         "missing_labels": list(missing_labels),
         "head": head,
         "prior_adjustment": prior_adjustment,
         "stores": [one.path.name for one in cells.stores],
-        "controls": {name: [one.path.name for one in pair[0]] for name, pair in cells.controls.items()},
-        "design": design,
+        "controls": {name: [one.path.name for one in stores] for name, stores in counterparts.items()},
+        "design": design.words,
         "folds": folds,
         "repeats": repeats,
         "group": group,
@@ -198,110 +197,92 @@ def evaluate(
         "min_cells": min_cells,
         "seed": seed,
         "n_cells": len(cells),
-        "classes": {name: int(n) for name, n in zip(cells.classes, np.bincount(cells.codes), strict=True)},
+        "classes": dict(zip(cells.classes, np.bincount(cells.codes).tolist(), strict=True)),
         "classes_with_too_few_cells": dict(cells.too_few),
-        "scored_though_seen": dict(cells.seen),
+        "scored_though_seen": seen,
     }
-    return Evaluation(settings, tuple(regimes), rejection, cells)
+    return Evaluation(settings, tuple(regimes), left_out, features)
 
 
-def _check(
-    head: str,
-    prior_adjustment: float,
-    folds: int,
-    repeats: int,
-    min_cells: int,
-    few_shot: Sequence[int],
-    hold_out_genes: float | None,
-) -> None:
-    if head not in HEADS:
-        msg = f"--head {head}: not one of {', '.join(sorted(HEADS))}."
-        raise OptionError(msg)
-    if not 0 <= prior_adjustment <= 1:
-        msg = f"--prior-adjustment {prior_adjustment:g}: must be between 0 and 1."
-        raise OptionError(msg)
-    for option, value, least in (("--folds", folds, 2), ("--repeats", repeats, 1), ("--min-cells", min_cells, 1)):
-        if value < least:
-            msg = f"{option} {value}: must be at least {least}."
-            raise OptionError(msg)
-    if any(n < 1 for n in few_shot) or len(set(few_shot)) < len(few_shot):
-        msg = f"--few-shot {','.join(map(str, few_shot))}: give different numbers of cells a class, each at least 1."
-        raise OptionError(msg)
-    if hold_out_genes is not None and not 0 < hold_out_genes < 1:
-        msg = f"--hold-out-genes {hold_out_genes:g}: give a share between 0 and 1, such as 0.5."
-        raise OptionError(msg)
+@dataclass(frozen=True)
+class _Run:
+    """What the tables of an evaluation have in common."""
+
+    cells: EvaluationCells
+    design: Design
+    heads: HeadOptions
+    progress: Reporter
+    about: str
+    warning: str
+    notes: tuple[str, ...]
+
+    def folds(self, rows: Sequence[EvaluationRow], features: Features) -> Regime:
+        """Score the rows on the splits of the design."""
+        return self._score("folds", self.design.words, rows, self.design.splits, features)
+
+    def few_shot(self, n_cells: int, rows: Sequence[EvaluationRow], features: Features) -> Regime:
+        """Score the rows with a few training cells of each class, drawn from every split."""
+        few = [
+            draw_few(split, self.cells.codes, n_cells=n_cells, run=split.run * DRAWS + draw, seed=self.heads.seed)
+            for split in self.design.splits
+            for draw in range(DRAWS)
+        ]
+        words = f"{n_cells} training cells a class (all, where a class has fewer), {DRAWS} draws a fold; "
+        return self._score(f"few-shot {n_cells}", words + self.design.words, rows, few, features)
+
+    def disjoint_genes(self, fraction: float, repeats: int) -> Regime:
+        """Deal the genes anew in every repeat, on the folds of that repeat or, where there is one way, on the same."""
+        design = self.design
+        dealt = [replace(s, run=run) for run in range(repeats) for s in design.splits if s.run == run % design.n_runs]
+        words = (
+            f"tested on {fraction:.0%} of the genes, trained on the others: no gene in common; {repeats} deal(s); "
+            f"{design.words}"
+        )
+        notes = (
+            "expression, and what is combined with it, cannot run: the two sides share no gene",
+            "transductive: each side is centred on its own mean, over all cells to be labelled together",
+        )
+        features = GeneSplitFeatures(self.cells, fraction, self.heads.seed)
+        return self._score("disjoint genes", words, gene_split_rows(), dealt, features, notes)
+
+    def _score(
+        self,
+        name: str,
+        words: str,
+        rows: Sequence[EvaluationRow],
+        splits: Sequence[Split],
+        features: Features,
+        notes: Sequence[str] = (),
+    ) -> Regime:
+        scored = score_rows(
+            rows, splits, features, self.cells, heads=self.heads, progress=self.progress, doing=f"evaluating {name}"
+        )
+        n_scored = int((scored.truth >= 0).any(axis=0).sum())
+        title = (
+            f"{self.about}, {n_scored:,} cells scored; {self.heads.kind} heads, means over classes; {words}"
+            f"{self.warning}"
+        )
+        return make_regime(name, title, scored, self.cells, notes=[*self.notes, *notes], seed=self.heads.seed)
 
 
-def _design(
-    cells: EvaluationCells,
-    group: str | None,
-    train_on: Sequence[str],
-    test_on: Sequence[str],
-    *,
-    folds: int,
-    repeats: int,
-    seed: int,
-) -> tuple[list[Split], str]:
-    """The splits, and what they are in words."""
-    again = "" if repeats == 1 else f", {repeats} times"
-    if cells.train is not None and cells.test is not None:
-        split = Split(0, "test", np.flatnonzero(cells.train), np.flatnonzero(cells.test))
-        names = [store.path.name for store in cells.stores]
-        first = " and ".join([*names[:1], *train_on] if len(names) > 1 else train_on) or "the rest"
-        second = " and ".join([*names[1:], *test_on]) or "the rest"
-        return [split], f"trained on {first} ({len(split.train):,} cells), tested on {second}"
-    if cells.groups is None:
-        splits = [s for run in range(repeats) for s in k_folds(cells.codes, n_folds=folds, run=run, seed=seed)]
-        return splits, f"stratified {folds}-fold cross-validation{again}, mean ± sd over folds"
-    n_groups = len(np.unique(cells.groups))
-    by_group: dict[str, Any] = {"names": cells.group_names, "n_folds": folds, "seed": seed}
-    if n_groups <= folds:  # then there is one way to hold each out
-        splits = group_folds(cells.codes, cells.groups, run=0, **by_group)
-        return splits, f"leaving out one {group} at a time ({n_groups}), mean ± sd over folds"
-    splits = [s for run in range(repeats) for s in group_folds(cells.codes, cells.groups, run=run, **by_group)]
-    return splits, f"{folds} folds of whole groups ({n_groups} of {group}){again}, mean ± sd over folds"
+def _opened(store: StoreLike) -> Store:
+    return store if isinstance(store, Store) else open_store(store)
 
 
-def _few(splits: Sequence[Split], cells: EvaluationCells, *, n_cells: int, seed: int) -> list[Split]:
-    return [
-        draw_few(split, cells.codes, n_cells=n_cells, run=split.run * DRAWS + draw, seed=seed)
-        for split in splits
-        for draw in range(DRAWS)
-    ]
+def _all_opened(given: StoreLike | Sequence[StoreLike]) -> list[Store]:
+    if isinstance(given, str | os.PathLike | Store):
+        return [_opened(given)]
+    return [_opened(one) for one in given]
 
 
-def _disjoint(
-    cells: EvaluationCells,
-    splits: Sequence[Split],
-    regime: Callable[..., Regime],
-    design: str,
-    fraction: float,
-    repeats: int,
-    how: Mapping[str, Any],
-) -> Regime:
-    """Every repeat deals the genes anew, on the folds of that repeat or, where there is one way, on the same."""
-    runs = 1 + max(split.run for split in splits)
-    dealt = [replace(s, run=run) for run in range(repeats) for s in splits if s.run == run % runs]
-    features = GeneSplitFeatures(cells, fraction, how["options"].seed)
-    scored = score_rows(gene_split_rows(), dealt, features, cells, doing="disjoint genes", **how)
-    return regime(
-        "disjoint genes",
-        f"tested on {fraction:.0%} of the genes, trained on the others: no gene in common; {repeats} deal(s); {design}",
-        scored,
-        "expression, and what is combined with it, cannot run: the two sides share no gene",
-        "transductive: each side is centred on its own mean, so the cells to be labelled are looked at together",
-    )
+def _report_labels(cells: EvaluationCells, label: str, missing: Sequence[str], progress: Reporter) -> None:
+    obs = pd.concat([one.obs[[label]].astype(object) for one in cells.stores])
+    source = " and ".join(one.path.name for one in cells.stores)
+    report_labels(obs, label, read_labels(obs, label, missing=missing, source=source), source=source, progress=progress)
 
 
-def _left_out(cells: EvaluationCells, min_cells: int) -> list[str]:
-    if not cells.too_few:
-        return []
-    told = ", ".join(f"{name} {n}" for name, n in cells.too_few.items())
-    return [f"left out, classes with fewer than {min_cells} cells: {told}"]
-
-
-def _seen_words(cells: EvaluationCells) -> str:
-    if not cells.seen:
+def _seen_words(seen: Mapping[str, int]) -> str:
+    if not seen:
         return ""
-    told = ", ".join(f"{column} {n:,}" for column, n in cells.seen.items())
-    return f"; SCORED THOUGH THEIR LABELS WERE SEEN ({told} cells): these numbers flatter"
+    listed = ", ".join(f"{column} {n:,}" for column, n in seen.items())
+    return f"; SCORED THOUGH THEIR LABELS WERE SEEN ({listed} cells): these scores are too good"

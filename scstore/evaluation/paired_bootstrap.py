@@ -1,11 +1,10 @@
 r"""Whether one classifier is better than another on the same cells: a paired bootstrap of macro-F1.
 
-The cells (or whole groups of them) are drawn with replacement, and both classifiers are scored on the same draw, so
+The cells, or whole groups of them, are drawn with replacement, and both classifiers are scored on the same draw, so
 what makes a draw easy or hard for both does not widen the interval (Efron and Tibshirani 1993; for groups the cluster
-bootstrap of Field and Welsh 2007). Percentile intervals are too narrow where there is little to draw from: with three
-donors they hold the truth in three cases of four, not in 95 %. So both ends are moved away from the mean by
-:math:`t_{n-1} / z \cdot \sqrt{n / (n - 1)}`, the correction of Hesterberg (2015): 2.7 for 3 groups, 1.2 for 10, and
-nothing to speak of for many.
+bootstrap of Field and Welsh 2007). Percentile intervals are too narrow for few units: with three donors they contain
+the true value in three cases of four, not in 95 %. So both ends are moved away from the mean by
+:math:`t_{n-1} / z \cdot \sqrt{n / (n - 1)}` (Hesterberg 2015): 2.7 for 3 groups, 1.2 for 10, next to nothing for many.
 """
 
 from __future__ import annotations
@@ -17,7 +16,10 @@ from scipy import sparse, stats
 
 from scstore.heads.rows import Array
 
-__all__ = ["N_RESAMPLES", "Difference", "paired_difference"]
+__all__ = ["MIN_GROUPS", "Difference", "paired_difference"]
+
+MIN_GROUPS = 5
+"""An interval over fewer groups than that gives no verdict."""
 
 N_RESAMPLES = 2000
 BLOCK_VALUES = 1 << 22
@@ -34,17 +36,30 @@ class Difference:
         Over all scored cells together, mean over runs.
     low, high
         Bounds of the interval.
-    units
-        What was drawn: ``cells`` or ``groups``.
-    n_units
-        How many there are to draw from.
+    n_cells, n_groups
+        Scored cells, and their groups (``None`` without groups). Groups are drawn where there are two or more.
     """
 
     mean: float
     low: float
     high: float
-    units: str
-    n_units: int
+    n_cells: int
+    n_groups: int | None
+
+    @property
+    def words(self) -> str:
+        """``+0.012 [−0.004, +0.028]``."""
+        mean, low, high = (f"{value:+.3f}".replace("-", "−") for value in (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}]"
+
+    @property
+    def verdict(self) -> str:
+        """Whether these cells show a difference."""
+        if self.n_groups is not None and self.n_groups < MIN_GROUPS:
+            return f"no verdict, since {self.n_groups} group(s) are too few; {MIN_GROUPS} are needed"
+        if self.low > 0:
+            return "a gain that these cells show"
+        return "a loss that these cells show" if self.high < 0 else "nothing that these cells can show"
 
 
 def paired_difference(
@@ -57,7 +72,7 @@ def paired_difference(
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> Difference:
-    """Difference of macro-F1 with its bootstrap interval.
+    """Return the difference of macro-F1 with its bootstrap interval.
 
     Parameters
     ----------
@@ -67,7 +82,7 @@ def paired_difference(
     predicted, baseline
         ``(runs, n)`` class numbers given by the two classifiers.
     groups
-        ``(n,)`` group numbers: whole groups are drawn. With fewer than two groups of scored cells, cells are.
+        ``(n,)`` group numbers.
     level
         Of the interval.
     n_resamples
@@ -78,14 +93,16 @@ def paired_difference(
     scored = (truth >= 0).any(axis=0)
     sides = [part[:, scored] for part in (truth, predicted, baseline)]
     n_classes = 1 + max(int(part.max(initial=0)) for part in sides)
-    found = None if groups is None else np.unique(groups[scored], return_inverse=True)[1]
-    by_group = found is not None and found.max(initial=0) > 0
-    if found is not None and by_group:
-        unit, drawn = found, np.ones(found.max() + 1)
+    # Cells that both classifiers treat alike are interchangeable: to draw their number is to draw them.
+    patterns, drawn = np.unique(np.concatenate(sides), axis=1, return_counts=True)
+    unit, n_groups = np.arange(patterns.shape[1]), None
+    if groups is not None:
+        names, place = np.unique(groups[scored], return_inverse=True)
+        n_groups = len(names)
+    if n_groups is not None and n_groups > 1:
+        unit, drawn = place, np.ones(n_groups, dtype=np.int64)
     else:
-        # Cells that both classifiers treat alike are interchangeable: to draw their number is to draw them.
-        patterns, drawn = np.unique(np.concatenate(sides), axis=1, return_counts=True)
-        sides, unit = np.split(patterns, 3), np.arange(patterns.shape[1])
+        sides = np.split(patterns, 3)
     runs = [_Run.of(*run, unit=unit, shape=(len(drawn), n_classes)) for run in zip(*sides, strict=True)]
     rng, n_units = np.random.default_rng(seed), int(drawn.sum())
     step = max(1, BLOCK_VALUES // len(drawn))
@@ -96,11 +113,11 @@ def paired_difference(
     ends = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2])
     mean = float(_mean_difference(drawn[None, :], runs)[0])
     low, high = np.clip(mean + (ends - mean) * _stretch(n_units, level), -1, 1).tolist()
-    return Difference(mean, low, high, "groups" if by_group else "cells", n_units)
+    return Difference(mean, low, high, int(scored.sum()), n_groups)
 
 
 def _stretch(n_units: int, level: float) -> float:
-    """How much wider an interval is when the spread is estimated from so few units, after the bootstrap's own."""
+    """Return how much wider an interval of so few units has to be."""
     if n_units < 2:
         return 1.0
     tail = (1 + level) / 2
@@ -109,7 +126,7 @@ def _stretch(n_units: int, level: float) -> float:
 
 @dataclass(frozen=True)
 class _Run:
-    """Counts by unit and class, ``(units, n_classes)`` each: true cells; both classifiers' hits and predictions."""
+    """Counts by unit and class, ``(units, n_classes)`` each: true cells, and both classifiers' hits and predictions."""
 
     support: sparse.csr_matrix
     hits: tuple[sparse.csr_matrix, sparse.csr_matrix]
@@ -129,7 +146,7 @@ class _Run:
         return cls(count(truth, scored), (hits[0], hits[1]), (named[0], named[1]))
 
     def macro_f1(self, weights: Array, which: int) -> Array:
-        """``(draws,)``: mean F1 over the classes that the draw has cells of; 0 for a draw without any."""
+        """Return the mean F1 ``(draws,)`` over the classes that a draw has cells of; 0 for a draw without cells."""
         support = weights @ self.support
         hits, named = weights @ self.hits[which], weights @ self.predicted[which]
         f1 = 2 * hits / np.maximum(support + named, 1)
@@ -139,7 +156,7 @@ class _Run:
 
 
 def _mean_difference(weights: Array, runs: list[_Run]) -> Array:
-    """``(draws,)`` from how often each unit is drawn, ``(draws, units)``; mean over runs."""
+    """Return ``(draws,)``, mean over runs, from how often each unit is drawn, ``(draws, units)``."""
     differences = [run.macro_f1(weights, 0) - run.macro_f1(weights, 1) for run in runs]
     result: Array = np.mean(differences, axis=0)
     return result

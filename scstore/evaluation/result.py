@@ -1,4 +1,4 @@
-"""What an evaluation found, and how it is put: tables, comparisons, plain sentences, JSON."""
+"""The result of an evaluation: tables, comparisons, sentences, JSON."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ import numpy as np
 import pandas as pd
 
 from scstore.evaluation.cells import EvaluationCells
+from scstore.evaluation.features import StoredFeatures
 from scstore.evaluation.paired_bootstrap import Difference, paired_difference
 from scstore.evaluation.rows import EvaluationRow
 from scstore.evaluation.runs import Scored
 from scstore.heads.metrics import METRICS, metrics_by_class
 
-__all__ = ["FORMAT", "Comparison", "Evaluation", "Regime", "Rejection", "make_regime", "mean_and_sd"]
+__all__ = ["Evaluation", "LeftOutClasses", "Regime", "RowComparison", "make_regime", "mean_and_sd"]
 
 FORMAT = "1.0"
-FEW_GROUPS = 6
-"""Below so many groups an interval over groups is a rough one, and the sentence says so."""
 
 HEADINGS = {
     "accuracy": "accuracy",
@@ -30,19 +29,25 @@ HEADINGS = {
     "auroc": "AUROC",
     "ece": "ECE",
 }
+LEFT_OUT_HEADINGS = {
+    "auroc": "AUROC confidence",
+    "auroc_novelty": "AUROC novelty",
+    "rejected": "unknown rejected",
+    "kept": "known kept",
+}
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RowComparison:
     """Two rows on the same cells.
 
     Attributes
     ----------
     row, baseline
-        Names.
+        Their names.
     why
         ``no model`` (against the best row that uses neither model nor gene texts), ``default`` (the default fusion
-        against the no-model fusion) or ``control`` (a row against its counterpart of ``--control``).
+        against the no-model fusion) or ``control`` (a row against its counterpart in ``controls=``).
     difference
         Of macro-F1 over all held-out cells together.
     """
@@ -52,38 +57,21 @@ class Comparison:
     why: str
     difference: Difference
 
-    @property
-    def words(self) -> str:
-        """``+0.012 [−0.004, +0.028]``."""
-        d = self.difference
-        return f"{_signed(d.mean)} [{_signed(d.low)}, {_signed(d.high)}]"
-
-    @property
-    def verdict(self) -> str:
-        """Whether these cells show a difference."""
-        d = self.difference
-        few = f", with only {d.n_units} groups to judge by" if d.units == "groups" and d.n_units < FEW_GROUPS else ""
-        if d.low > 0:
-            return f"a gain that these cells show{few}"
-        if d.high < 0:
-            return f"a loss that these cells show{few}"
-        return f"nothing that these cells can show{few}"
-
 
 @dataclass(frozen=True)
 class Regime:
-    """One table.
+    """One table of an evaluation.
 
     Attributes
     ----------
     name
         ``folds``, ``few-shot N`` or ``disjoint genes``.
     title
-        What was done, in words.
+        What was done.
     notes
         What was left out, and other things to know.
     scored
-        Numbers by fold and predictions by cell.
+        Scores by fold and predictions by cell.
     comparisons
         Every row against the best without model or texts, and the other pairs worth a sentence.
     says
@@ -94,26 +82,27 @@ class Regime:
     title: str
     notes: tuple[str, ...]
     scored: Scored
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[RowComparison, ...]
     says: tuple[str, ...]
 
+    def mean_and_sd(self, row: str, metric: str) -> tuple[float | None, float | None]:
+        """Return mean and standard deviation of a metric over the folds."""
+        return mean_and_sd([fold.metrics[metric] for fold in self.scored.folds[row]])
+
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and rows, as text."""
-        against = {c.row: c.words for c in self.comparisons if c.why == "no model"}
-        base = {c.baseline for c in self.comparisons if c.why == "no model"}
-        heading = f"F1 − {next(iter(base))} [95 %]" if base else ""
-        headings = ["features", *HEADINGS.values(), "s", *([heading] if base else [])]
+        """Return headings and rows, as text."""
+        against = {c.row: c for c in self.comparisons if c.why == "no model"}
+        base = {c.baseline for c in against.values()}
+        words = {name: c.difference.words for name, c in against.items()} | dict.fromkeys(base, "baseline")
         rows = []
         for row in self.scored.rows:
-            folds = self.scored.folds[row.name]
-            figures = [_figure(*mean_and_sd([fold.metrics[name] for fold in folds])) for name in HEADINGS]
-            seconds = f"{np.mean([fold.seconds for fold in folds]):.1f}"
-            last = "baseline" if row.name in base else against.get(row.name, "")
-            rows.append([row.marked, *figures, seconds, *([last] if base else [])])
-        return headings, rows
+            figures = [_figure(*self.mean_and_sd(row.name, name)) for name in HEADINGS]
+            seconds = f"{np.mean([fold.seconds for fold in self.scored.folds[row.name]]):.1f}"
+            rows.append([row.marked, *figures, seconds, *([words.get(row.name, "")] if base else [])])
+        return ["features", *HEADINGS.values(), "s", *(f"F1 − {name} [95 %]" for name in base)], rows
 
     def as_json(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Everything but the predictions."""
+        """Return everything but the predictions."""
         scored = self.scored
         every = scored.truth >= 0
         rows = [
@@ -123,8 +112,7 @@ class Regime:
                 "uses": row.uses,
                 "control": row.control or None,
                 "metrics": {
-                    name: dict(zip(("mean", "sd"), mean_and_sd([f.metrics[name] for f in folds]), strict=True))
-                    for name in METRICS
+                    name: dict(zip(("mean", "sd"), self.mean_and_sd(row.name, name), strict=True)) for name in METRICS
                 },
                 "seconds": float(np.mean([fold.seconds for fold in folds])),
                 "by_class": metrics_by_class(scored.truth[every], scored.predicted[row.name][every], classes),
@@ -138,12 +126,12 @@ class Regime:
             "notes": list(self.notes),
             "classes_not_trained_on": dict(scored.absent),
             "rows": rows,
-            "comparisons": [{**asdict(c), "verdict": c.verdict} for c in self.comparisons],
+            "comparisons": [{**asdict(c), "verdict": c.difference.verdict} for c in self.comparisons],
             "says": list(self.says),
         }
 
     def tidy(self) -> pd.DataFrame:
-        """One line a row, fold and metric: ``regime``, ``row``, ``uses``, ``run``, ``fold``, ``metric``, ``value``."""
+        """Return one line for each row, fold and metric."""
         lines = [
             (self.name, row.name, row.uses, fold.run, fold.fold, name, value)
             for row in self.scored.rows
@@ -154,13 +142,13 @@ class Regime:
 
 
 @dataclass(frozen=True)
-class Rejection:
-    """Whether confidence and novelty tell cells of a class that nobody has trained on.
+class LeftOutClasses:
+    """Whether confidence and novelty tell cells of a class that no head was trained on.
 
     Attributes
     ----------
     title
-        What was done, in words.
+        What was done.
     by_class
         For each row's name and each class left out: ``auroc`` of confidence (known above unknown), ``auroc_novelty``
         (unknown above known), ``rejected`` share of the unknown cells and ``kept`` share of the known ones at the
@@ -174,18 +162,17 @@ class Rejection:
     rows: tuple[EvaluationRow, ...]
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and rows, as text: mean ± sd over the classes left out."""
-        headings = ["features", "AUROC confidence", "AUROC novelty", "unknown rejected", "known kept"]
-        figures_told = ("auroc", "auroc_novelty", "rejected", "kept")
+        """Return headings and rows, as text: mean ± sd over the classes left out."""
         rows = []
         for row in self.rows:
             found = self.by_class[row.name].values()
-            figures = [_figure(*mean_and_sd([one[name] for one in found])) for name in figures_told]
-            rows.append([row.marked, *figures])
-        return headings, rows
+            rows.append(
+                [row.marked, *(_figure(*mean_and_sd([one[key] for one in found])) for key in LEFT_OUT_HEADINGS)]
+            )
+        return ["features", *LEFT_OUT_HEADINGS.values()], rows
 
     def as_json(self) -> dict[str, Any]:
-        """Everything."""
+        """Return title and figures."""
         return {"title": self.title, "rows": {name: dict(found) for name, found in self.by_class.items()}}
 
 
@@ -196,19 +183,24 @@ class Evaluation:
     Attributes
     ----------
     settings
-        What was asked for and what it came to: design, cells, classes, seed, what was left out.
+        Options, design, cells, classes, seed, and what was left out.
     regimes
         The tables: the folds first.
-    rejection
-        Of left-out classes, where asked for.
-    cells
-        What was scored; the figures read features from it.
+    left_out_classes
+        With ``leave_one_class_out``; else ``None``.
+    features
+        The features of the scored cells, for figures.
     """
 
     settings: Mapping[str, Any]
     regimes: tuple[Regime, ...]
-    rejection: Rejection | None
-    cells: EvaluationCells
+    left_out_classes: LeftOutClasses | None
+    features: StoredFeatures
+
+    @property
+    def cells(self) -> EvaluationCells:
+        """The scored cells."""
+        return self.features.cells
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
@@ -219,21 +211,21 @@ class Evaluation:
 
     @property
     def scores(self) -> pd.DataFrame:
-        """Numbers by regime, row, fold and metric, one a line."""
+        """One line for each regime, row, fold and metric."""
         return pd.concat([regime.tidy() for regime in self.regimes], ignore_index=True)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the predictions, as JSON values."""
+        """Return everything but the predictions, as JSON values."""
         return {
             "format": FORMAT,
             **self.settings,
             "regimes": [regime.as_json(self.cells.classes) for regime in self.regimes],
-            "rejection": None if self.rejection is None else self.rejection.as_json(),
+            "left_out_classes": None if self.left_out_classes is None else self.left_out_classes.as_json(),
         }
 
 
 def mean_and_sd(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation; ``None`` where there are too few values."""
+    """Return mean and sample standard deviation; ``None`` where there are too few values."""
     known = [value for value in values if value is not None]
     mean = float(np.mean(known)) if known else None
     return mean, float(np.std(known, ddof=1)) if len(known) > 1 else None
@@ -245,76 +237,54 @@ def _figure(mean: float | None, sd: float | None) -> str:
     return f"{mean:.3f}" if sd is None else f"{mean:.3f} ±{f'{sd:.3f}'.removeprefix('0')}"
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
 def make_regime(
     name: str, title: str, scored: Scored, cells: EvaluationCells, *, notes: Sequence[str], seed: int
 ) -> Regime:
-    """Compare the rows and put what they say into words.
-
-    Parameters
-    ----------
-    name, title, notes
-        Of the table.
-    scored
-        The rows on the splits.
-    cells
-        Their groups decide what the bootstrap draws.
-    seed
-        Of the bootstrap.
-    """
+    """Compare the rows and describe the comparisons; ``seed`` is the bootstrap's."""
     rows = {row.name: row for row in scored.rows}
     f1 = {n: mean_and_sd([fold.metrics["macro_f1"] for fold in folds])[0] or 0.0 for n, folds in scored.folds.items()}
 
     def best(uses: str) -> str | None:
         return max((n for n, row in rows.items() if row.uses == uses), key=f1.__getitem__, default=None)
 
-    def compare(row: str, baseline: str, why: str) -> Comparison:
-        difference = paired_difference(
-            scored.truth, scored.predicted[row], scored.predicted[baseline], groups=cells.groups, seed=seed
-        )
-        return Comparison(row, baseline, why, difference)
+    def compare(row: str, baseline: str, why: str) -> RowComparison:
+        predicted, of_baseline = scored.predicted[row], scored.predicted[baseline]
+        difference = paired_difference(scored.truth, predicted, of_baseline, groups=cells.groups, seed=seed)
+        return RowComparison(row, baseline, why, difference)
 
     nothing, texts, model = best("nothing"), best("gene texts"), best("model")
     against = {} if nothing is None else {n: compare(n, nothing, "no model") for n in rows if n != nothing}
-    fixed = [compare(*pair, "default") for pair in _fixed_pair(cells, rows) if pair[0] != model or pair[1] != nothing]
+    fixed = [compare(*pair, "default") for pair in _fixed_pair(cells, rows) if pair != (model, nothing)]
     matched = [
         compare(own.name, row.name, "control")
         for row in rows.values()
         for own in rows.values()
         if row.control and not own.control and own.views == row.views
     ]
-    says = [
-        f"{rows[c.row].words} against {rows[c.baseline].words}, chosen before looking: {c.words}: {c.verdict}"
-        for c in fixed
-    ]
-    says += [f"{rows[c.row].words} against {rows[c.baseline].words}: {c.words}: {c.verdict}" for c in matched]
+    says = []
+    for c in (*fixed, *matched):
+        chosen = ", chosen before looking" if c.why == "default" else ""
+        pair = f"{rows[c.row].words} against {rows[c.baseline].words}{chosen}"
+        says.append(f"{pair}: {c.difference.words}: {c.difference.verdict}")
     for row, subject in ((texts, "gene texts"), (model, "model")):
         if row is not None and nothing is not None:
-            c = against[row]
-            says.append(
-                f"the {subject} added {_signed(c.difference.mean)} macro-F1 [{_signed(c.difference.low)}, "
-                f"{_signed(c.difference.high)}] over {rows[nothing].words} ({rows[row].words}): {c.verdict}"
-            )
+            difference = against[row].difference
+            pair = f"{rows[row].words} over {rows[nothing].words}"
+            says.append(f"the {subject} added {difference.words} macro-F1 ({pair}): {difference.verdict}")
     if nothing is None or (texts is None and model is None):
         missing = "without the model" if nothing is None else "with the model"
-        says.append(f"no row {missing} is in this table, so what the model added cannot be said")
-    told = (*notes, *scored.notes, *_absent_note(scored))
-    return Regime(name, title, told, scored, (*against.values(), *fixed, *matched), tuple(says))
+        says.append(f"this table has no row {missing}, so it does not say what the model added")
+    absent = [f"{name} {n:,}" for name, n in scored.absent.items()]
+    if absent:
+        n_absent = f"{sum(scored.absent.values()):,} test cells ({', '.join(absent)})"
+        notes = [*notes, f"not scored, because no training cell of the fold has their class: {n_absent}"]
+    comparisons = (*against.values(), *fixed, *matched)
+    return Regime(name, title, (*notes, *scored.notes), scored, comparisons, tuple(says))
 
 
 def _fixed_pair(cells: EvaluationCells, rows: Mapping[str, EvaluationRow]) -> list[tuple[str, str]]:
-    """The default fusion and the no-model fusion, where both have a row."""
+    """Return the default fusion and the no-model fusion, where both have a row."""
     if cells.stores[0].record is None:
         return []
     pair = ("+".join(cells.stores[0].default_views), "genept_random+X")
     return [pair] if all(name in rows for name in pair) else []
-
-
-def _absent_note(scored: Scored) -> list[str]:
-    if not scored.absent:
-        return []
-    told = ", ".join(f"{name} {n:,}" for name, n in scored.absent.items())
-    return [f"not scored, since no training cell of the fold has their class: {sum(scored.absent.values()):,} ({told})"]

@@ -15,7 +15,7 @@ __all__ = ["ACROSS_RANDOM", "CELLTYPIST", "EvaluationRow", "ViewSource", "choose
 
 CELLTYPIST = "celltypist"
 ACROSS_RANDOM = f"{KIND}_random"
-"""The across-genes head with gene vectors that mean nothing."""
+"""The across-genes head with random gene vectors."""
 
 READOUT, GENE_TEXTS, RANDOM, EXPRESSION, FOREIGN = "readout", "gene texts", "random vectors", "expression", "embedding"
 MODEL_KINDS = (READOUT, FOREIGN)
@@ -45,12 +45,12 @@ class EvaluationRow:
     Attributes
     ----------
     name
-        As in the table and for ``--view``.
+        As in the table and in ``views=``.
     views
-        Views it reads; none for a method that reads expression of its own choice: CellTypist, the across-genes head.
+        Views it reads; none for a method that chooses its expression itself: CellTypist, the across-genes head.
     uses
         ``model`` (a readout, or another embedding), ``gene texts`` (vectors of described genes, no readout),
-        ``nothing`` (neither), or ``control`` (a store given with ``--control``).
+        ``nothing`` (neither), or ``control`` (a store given in ``controls=``).
     control
         The name of that store, or ``""``.
     """
@@ -62,12 +62,12 @@ class EvaluationRow:
 
     @property
     def marked(self) -> str:
-        """Name with ``- `` before the rows that use neither the model nor gene texts."""
+        """The name, with ``- `` before rows that use neither the model nor gene texts."""
         return f"- {self.name}" if self.uses in ("nothing", "control") else self.name
 
     @property
     def sources(self) -> tuple[ViewSource, ...]:
-        """Where its views come from; the cells' expression is one and the same, whatever was made of it."""
+        """Where its views come from; expression is the cells' own, also for a control."""
         return tuple(ViewSource(view, "" if view == "X" else self.control) for view in self.views)
 
     @property
@@ -75,12 +75,12 @@ class EvaluationRow:
         """What it reads, for a sentence."""
         if not self.views:
             return WORDS[self.name]
-        told = " + ".join(WORDS.get(view, view) for view in self.views)
-        return f"{told} of {self.control}" if self.control else told
+        named = " + ".join(WORDS.get(view, view) for view in self.views)
+        return f"{named} of {self.control}" if self.control else named
 
 
 def kind_of_view(store: Store, view: str) -> str:
-    """What made a view: ``readout``, ``gene texts``, ``random vectors``, ``expression`` or a foreign ``embedding``."""
+    """Return what made a view: ``readout``, ``gene texts``, ``random vectors``, ``expression`` or ``embedding``."""
     if view == "X":
         return EXPRESSION
     space = store.view(view).space
@@ -94,24 +94,10 @@ def kind_of_view(store: Store, view: str) -> str:
 def choose_rows(
     store: Store, *, views: Sequence[str] | None, controls: Mapping[str, Sequence[Store]]
 ) -> list[EvaluationRow]:
-    """Every view alone, the default together, the controls; or what the user names.
+    """Return the rows that ``views`` names, or every view alone and the default together; then the controls.
 
-    Parameters
-    ----------
-    store
-        What is evaluated.
-    views
-        Names of views, joined with ``+`` to combine them; ``readout`` stands for the default view and ``celltypist``
-        for CellTypist. All rows when ``None``.
-    controls
-        Other stores of the same cells by name; each adds its default view, and its default views together.
-
-    Raises
-    ------
-    OptionError
-        If a name is asked for twice.
-    InputError
-        If there is no such view.
+    ``readout`` stands for the default view, ``celltypist`` for CellTypist, and ``+`` combines views. Each control adds
+    its default view, and its default views together.
     """
     if views is None:
         wanted = _default_names(store)
@@ -129,20 +115,20 @@ def choose_rows(
         ]
     named = [row.name for row in rows]
     if repeated := [name for name in dict.fromkeys(named) if named.count(name) > 1]:
-        msg = f"--view {repeated[0]}: asked for twice. Name each row once."
+        msg = f"views='{repeated[0]}': this row is named twice. Name each row once."
         raise OptionError(msg)
     return rows
 
 
 def _default_names(store: Store) -> list[tuple[str, ...]]:
-    """Rows of what uses the model first, then gene texts, then neither."""
-    alone: list[tuple[str, ...]] = [(view,) for view in store.views]
+    """Return rows that use the model first, then those with gene texts, then those with neither."""
+    kinds = {view: kind_of_view(store, view) for view in store.views}
     order = (*MODEL_KINDS, GENE_TEXTS, RANDOM, EXPRESSION)
-    alone.sort(key=lambda names: order.index(kind_of_view(store, names[0])))
+    alone: list[tuple[str, ...]] = [(view,) for view in sorted(kinds, key=lambda view: order.index(kinds[view]))]
     if store.record is None:
         return alone
-    by_kind = {kind_of_view(store, view): view for view in store.views}
-    n_model = sum(kind_of_view(store, view) in (*MODEL_KINDS, GENE_TEXTS) for view in store.views)
+    by_kind = {kind: view for view, kind in kinds.items()}
+    n_model = sum(kind in (*MODEL_KINDS, GENE_TEXTS) for kind in kinds.values())
     wanted = [*alone[:n_model], store.default_views, *alone[n_model:]]
     if RANDOM in by_kind and EXPRESSION in by_kind:
         wanted.append((by_kind[RANDOM], by_kind[EXPRESSION]))
@@ -152,13 +138,13 @@ def _default_names(store: Store) -> list[tuple[str, ...]]:
 def _row(store: Store, names: Sequence[str]) -> EvaluationRow:
     if tuple(names) == (CELLTYPIST,):
         if importlib.util.find_spec(CELLTYPIST) is None:
-            msg = "--view celltypist: CellTypist is not installed. Install it with: pip install celltypist"
+            msg = "views='celltypist': CellTypist is not installed. Install it with: pip install celltypist"
             raise OptionError(msg)
-        store.view("X")  # says so where there is no expression
+        store.view("X")  # refuses a store without expression
         return EvaluationRow(CELLTYPIST, (), "nothing")
     resolved = tuple(store.view(name).name for name in names)
     if len(set(resolved)) < len(resolved):
-        msg = f"--view {'+'.join(names)}: name each view of a row once."
+        msg = f"views='{'+'.join(names)}': name each view of a row once."
         raise OptionError(msg)
     kinds = {kind_of_view(store, view) for view in resolved}
     without_model = "gene texts" if GENE_TEXTS in kinds else "nothing"

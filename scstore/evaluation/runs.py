@@ -1,9 +1,9 @@
-"""Fitting every row on every split, and what comes of it."""
+"""Fitting every row on every split, and scoring what it predicts."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -14,75 +14,35 @@ from numpy.typing import NDArray
 
 from scstore.errors import LabelsError, ScstoreError
 from scstore.evaluation.cells import EvaluationCells
-from scstore.evaluation.celltypist import celltypist_proba
 from scstore.evaluation.fits import HeadOptions, predict_rows
 from scstore.evaluation.rows import CELLTYPIST, EvaluationRow, ViewSource
 from scstore.evaluation.splits import Split
-from scstore.heads.member import EXPRESSION
 from scstore.heads.metrics import prediction_metrics, widen
-from scstore.heads.rows import Rows, RowSubset, fetch
-from scstore.progress import Reporter
+from scstore.heads.rows import Rows
+from scstore.progress import Reporter, Track
 
-__all__ = ["Features", "FoldScores", "Scored", "StoredFeatures", "score_rows"]
+__all__ = ["Features", "FoldScores", "Scored", "score_rows"]
 
 
 class Features(Protocol):
-    """Gives a view of both sides of a split."""
+    """Gives the views of both sides of a split, and runs the methods that choose their features themselves."""
 
     @property
     def gene_names(self) -> list[str]:
         """Names of the columns of ``X``."""
 
     def sides(self, source: ViewSource, split: Split) -> tuple[Rows, Rows]:
-        """Rows of the training cells and of the test cells."""
+        """Return a view of the training cells and of the test cells."""
 
-    def judge(self, row: EvaluationRow, split: Split, *, seed: int) -> NDArray[np.float64]:
-        """Probabilities of the test cells ``(n, n_classes)`` by a row that reads no view: a method of its own."""
-
-
-@dataclass(frozen=True)
-class StoredFeatures:
-    """The features that the stores hold."""
-
-    cells: EvaluationCells
-
-    @property
-    def gene_names(self) -> list[str]:
-        """Names of the columns of ``X``."""
-        return self.cells.gene_names
-
-    def sides(self, source: ViewSource, split: Split) -> tuple[Rows, Rows]:
-        """Rows of the training cells and of the test cells."""
-        rows = self.cells.features(source.view, source.control)
-        return RowSubset(rows, split.train), RowSubset(rows, split.test)
-
-    def judge(self, row: EvaluationRow, split: Split, *, seed: int) -> NDArray[np.float64]:
-        """CellTypist's probabilities of the test cells; no other row here reads no view."""
-        train, test = (fetch(rows, slice(0, None)) for rows in self.sides(ViewSource(EXPRESSION, ""), split))
-        return celltypist_proba(
-            train,
-            self.cells.labels[split.train],
-            test,
-            genes=self.gene_names,
-            classes=self.cells.classes,
-            seed=seed,
-        )
+    def own_proba(self, row: EvaluationRow, split: Split, *, seed: int) -> NDArray[np.float64]:
+        """Return the probabilities of the test cells ``(n_test, n_classes)`` by a row without views."""
 
 
 @dataclass(frozen=True)
 class FoldScores:
-    """One row on one split.
+    """One row on one split: the split, its numbers of cells, :func:`prediction_metrics`, and seconds.
 
-    Attributes
-    ----------
-    run, fold
-        Of the split.
-    n_train, n_test
-        Cells.
-    metrics
-        From :func:`scstore.heads.metrics.prediction_metrics`.
-    seconds
-        Fitting (calibration included) and predicting, as if the row were alone: views are fitted once for all rows.
+    ``seconds`` is what fitting (calibration included) and predicting take as if the row were alone.
     """
 
     run: int
@@ -110,9 +70,9 @@ class Scored:
     predicted, confidence
         ``(runs, n)`` by the row's name: class number, and its probability.
     absent
-        Test cells that were not scored since their class is not on the training side, by class; over all splits.
+        Number of test cells, by class, that were not scored because no training cell has their class.
     notes
-        What the user should know.
+        What a reader of the table should know.
     """
 
     rows: tuple[EvaluationRow, ...]
@@ -126,19 +86,20 @@ class Scored:
     notes: tuple[str, ...]
 
     def predictions(self, cells: EvaluationCells, regime: str) -> pd.DataFrame:
-        """One line a row, run and scored cell: ids, fold, true label, predicted label, confidence."""
+        """Return one line for each row, run and scored cell: fold, cell id, true label, prediction, confidence."""
         run, cell = np.nonzero(self.truth >= 0)
         classes = list(cells.classes)
-        folds = self.fold[run, cell]
+        folds = pd.Categorical.from_codes(self.fold[run, cell], list(self.fold_names))
+        truth = pd.Categorical.from_codes(self.truth[run, cell], classes)
         frames = [
             pd.DataFrame(
                 {
                     "regime": regime,
                     "row": row.name,
                     "run": run,
-                    "fold": pd.Categorical.from_codes(folds, list(self.fold_names)),
+                    "fold": folds,
                     "cell_id": cells.ids[cell],
-                    "label": pd.Categorical.from_codes(self.truth[run, cell], classes),
+                    "label": truth,
                     "predicted": pd.Categorical.from_codes(self.predicted[row.name][run, cell], classes),
                     "confidence": self.confidence[row.name][run, cell],
                 }
@@ -154,28 +115,11 @@ def score_rows(
     features: Features,
     cells: EvaluationCells,
     *,
-    options: HeadOptions,
+    heads: HeadOptions,
     progress: Reporter,
     doing: str,
 ) -> Scored:
-    """Train every row on the training side of every split, everything fitted there, and score it on the test side.
-
-    Parameters
-    ----------
-    rows, splits, features, cells
-        What to fit, where, on what.
-    options
-        Of the heads.
-    progress
-        Told after every fit.
-    doing
-        What the progress is called.
-
-    Raises
-    ------
-    LabelsError
-        If no split has two classes to train on and a cell to test on.
-    """
+    """Train every row on the training side of every split, everything fitted there, and score it on the test side."""
     usable, absent, notes = _usable(splits, cells)
     fold_names = tuple(dict.fromkeys(split.fold for split in usable))
     shape = (1 + max(split.run for split in usable), len(cells))
@@ -184,45 +128,19 @@ def score_rows(
     confidence = {row.name: np.zeros(shape, dtype=np.float32) for row in rows}
     scores: dict[str, list[FoldScores]] = {row.name: [] for row in rows}
     failed: dict[str, str] = {}
-    with_views = [row for row in rows if row.views]
-    foreign = [row for row in rows if not row.views]
-    n_fits = len({source for row in rows for source in row.sources}) + len(foreign)
-
-    def score(row: EvaluationRow, split: Split, proba: NDArray[np.float64], seconds: float) -> None:
-        predicted[row.name][split.run, split.test] = proba.argmax(axis=1)
-        confidence[row.name][split.run, split.test] = proba.max(axis=1)
-        metrics = prediction_metrics(cells.codes[split.test], proba)
-        sizes = len(split.train), len(split.test)
-        scores[row.name].append(FoldScores(split.run, split.fold, *sizes, metrics, seconds))
-
+    n_fits = len({source for row in rows for source in row.sources}) + sum(not row.views for row in rows)
     with progress.track(doing, n_fits * len(usable), "fits") as track:
         for split in usable:
             truth[split.run, split.test] = cells.codes[split.test]
             fold[split.run, split.test] = fold_names.index(split.fold)
-            said = predict_rows(
-                with_views,
-                cells.labels[split.train],
-                partial(features.sides, split=split),
-                gene_names=features.gene_names,
-                options=options,
-                track=track,
-            )
-            for row, found in said:
-                score(row, split, widen(found.others[0], found.classes, cells.classes), found.seconds)
-            for row in foreign:
-                if row.name not in failed:
-                    begun = time.monotonic()
-                    try:
-                        proba = features.judge(row, split, seed=options.seed)
-                    except Exception as error:
-                        # what the data does not allow, or another project's failure; a mistake of ours is raised
-                        if row.name != CELLTYPIST and not isinstance(error, ScstoreError):
-                            raise
-                        failed[row.name] = f"{row.words} failed and has no row: {type(error).__name__}: {error}"
-                        progress.warn(failed[row.name])
-                    else:
-                        score(row, split, proba, time.monotonic() - begun)
-                track.advance()
+            for row, proba, seconds in _predict(rows, split, features, cells, heads, track, failed):
+                predicted[row.name][split.run, split.test] = proba.argmax(axis=1)
+                confidence[row.name][split.run, split.test] = proba.max(axis=1)
+                metrics = prediction_metrics(cells.codes[split.test], proba)
+                sizes = len(split.train), len(split.test)
+                scores[row.name].append(FoldScores(split.run, split.fold, *sizes, metrics, seconds))
+    for message in failed.values():
+        progress.warn(message)
     ran = tuple(row for row in rows if row.name not in failed)
     return Scored(
         rows=ran,
@@ -237,8 +155,39 @@ def score_rows(
     )
 
 
+def _predict(
+    rows: Sequence[EvaluationRow],
+    split: Split,
+    features: Features,
+    cells: EvaluationCells,
+    heads: HeadOptions,
+    track: Track,
+    failed: dict[str, str],
+) -> Iterator[tuple[EvaluationRow, NDArray[np.float64], float]]:
+    """Yield each row's probabilities ``(n_test, n_classes)`` and its seconds; add rows that fail to ``failed``."""
+    sides = partial(features.sides, split=split)
+    with_views = [row for row in rows if row.views]
+    labels, genes = cells.labels[split.train], features.gene_names
+    for row, found in predict_rows(with_views, labels, sides, gene_names=genes, heads=heads, track=track):
+        yield row, widen(found.proba, found.classes, cells.classes), found.seconds
+    for row in rows:
+        if row.views or row.name in failed:
+            continue
+        begun = time.monotonic()
+        try:
+            proba = features.own_proba(row, split, seed=heads.seed)
+        except Exception as error:
+            # cells that do not suffice, or another project's failure; our own mistakes are raised
+            if row.name != CELLTYPIST and not isinstance(error, ScstoreError):
+                raise
+            failed[row.name] = f"{row.words} failed and has no row: {type(error).__name__}: {error}"
+        else:
+            yield row, proba, time.monotonic() - begun
+        track.advance()
+
+
 def _usable(splits: Sequence[Split], cells: EvaluationCells) -> tuple[list[Split], dict[str, int], list[str]]:
-    """Splits without the test cells whose class nobody could have learned, and how many those are."""
+    """Return the splits without test cells of classes that have no training cell, how many those are, and notes."""
     usable: list[Split] = []
     notes: list[str] = []
     absent = np.zeros(len(cells.classes), dtype=np.int64)
@@ -252,8 +201,8 @@ def _usable(splits: Sequence[Split], cells: EvaluationCells) -> tuple[list[Split
             usable.append(Split(split.run, split.fold, split.train, split.test[learnable]))
     if not usable:
         msg = (
-            "No split leaves two classes to train on and a cell of one of them to test on. Choose another --group, "
-            "--train-on or --label."
+            "No split leaves two classes to train on and a cell of one of them to test on. Choose another group=, "
+            "train_on= or label."
         )
         raise LabelsError(msg)
     return usable, {name: int(n) for name, n in zip(cells.classes, absent, strict=True) if n}, notes

@@ -1,4 +1,4 @@
-"""Who is trained on and who is tested on: folds, folds of whole groups, a few cells a class."""
+"""Which cells are trained on and which are tested on: folds, whole groups, named sides, a few cells a class."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from scstore.errors import OptionError
+from scstore.evaluation.cells import EvaluationCells
 from scstore.heads.folds import stratified_folds
 from scstore.heads.rows import Array
 
-__all__ = ["Split", "draw_few", "group_folds", "k_folds"]
+__all__ = ["Design", "Split", "cross_validation", "draw_few", "group_folds", "k_folds", "named_sides"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Split:
     run
         Splits of one run test each cell at most once.
     fold
-        Name of the split inside its run.
+        Name of the split within its run.
     train, test
         Sorted row numbers; no row is in both.
     """
@@ -36,49 +37,64 @@ class Split:
     test: Array
 
 
-def k_folds(codes: Array, *, n_folds: int, run: int, seed: int) -> list[Split]:
-    """Stratified folds: every class is dealt to the folds in turn, and none is missing from a training side.
+@dataclass(frozen=True)
+class Design:
+    """The splits of an evaluation, and a description of them for its title."""
 
-    Parameters
-    ----------
-    codes
-        ``(n,)`` class numbers.
-    n_folds
-        At least 2.
-    run
-        Number of the repeat; every repeat deals anew.
-    seed
-        Of all repeats.
-    """
+    splits: tuple[Split, ...]
+    words: str
+
+    @property
+    def n_runs(self) -> int:
+        """How many different ways of splitting the cells there are."""
+        return 1 + max(split.run for split in self.splits)
+
+
+def named_sides(cells: EvaluationCells, train_on: Sequence[str], test_on: Sequence[str]) -> Design:
+    """Return the one split of cells that have a test side."""
+    tested = cells.tested
+    split = Split(0, "test", np.flatnonzero(~tested), np.flatnonzero(tested))
+    names = [store.path.name for store in cells.stores]
+    first = " and ".join([*names[:1], *train_on] if len(names) > 1 else train_on) or "the rest"
+    second = " and ".join([*names[1:], *test_on]) or "the rest"
+    return Design((split,), f"trained on {first} ({len(split.train):,} cells), tested on {second}")
+
+
+def cross_validation(cells: EvaluationCells, *, group: str | None, folds: int, repeats: int, seed: int) -> Design:
+    """Return stratified folds, or folds of whole groups where the cells have groups."""
+    again = "" if repeats == 1 else f", {repeats} times"
+    runs = range(repeats)
+    if cells.groups is None:
+        splits = [split for run in runs for split in k_folds(cells.codes, n_folds=folds, run=run, seed=seed)]
+        return Design(tuple(splits), f"stratified {folds}-fold cross-validation{again}, mean ± sd over folds")
+    n_groups = len(np.unique(cells.groups))
+    words = f"{folds} folds of whole groups ({n_groups} of {group}){again}, mean ± sd over folds"
+    if n_groups <= folds:
+        runs = range(1)  # there is one way to leave out one group at a time
+        words = f"leaving out one {group} at a time ({n_groups}), mean ± sd over folds"
+    dealt = [
+        group_folds(cells.codes, cells.groups, names=cells.group_names, n_folds=folds, run=run, seed=seed)
+        for run in runs
+    ]
+    return Design(tuple(split for splits in dealt for split in splits), words)
+
+
+def k_folds(codes: Array, *, n_folds: int, run: int, seed: int) -> list[Split]:
+    """Return stratified folds of cells with class numbers ``(n,)``; every training side has every class."""
     folds = stratified_folds(codes, n_folds=n_folds, rng=np.random.default_rng([seed, run]))
     every = np.arange(len(codes))
     return [Split(run, str(i), np.setdiff1d(every, fold), fold) for i, fold in enumerate(folds)]
 
 
 def group_folds(codes: Array, groups: Array, *, names: Sequence[str], n_folds: int, run: int, seed: int) -> list[Split]:
-    """Folds of whole groups: no group has cells on both sides.
+    """Return folds that hold out whole groups, from class and group numbers ``(n,)`` and the names of the groups.
 
-    With at most ``n_folds`` groups each group is a fold of its own. With more, groups are dealt so that the classes
-    are spread evenly (scikit-learn's ``StratifiedGroupKFold``); fewer folds come back where the largest class has
-    fewer cells.
-
-    Parameters
-    ----------
-    codes, groups
-        ``(n,)`` class and group numbers.
-    names
-        Of the groups, by number.
-    n_folds, run, seed
-        As for :func:`k_folds`.
-
-    Raises
-    ------
-    OptionError
-        If there are fewer than two groups.
+    With at most ``n_folds`` groups each group is a fold of its own. With more, scikit-learn's
+    ``StratifiedGroupKFold`` spreads the classes; it gives fewer folds where the largest class has fewer cells.
     """
     present = np.unique(groups)
     if len(present) < 2:
-        msg = f"--group: all cells are of one group ({', '.join(names)}), so none can be held out. Leave out --group."
+        msg = f"All cells belong to one group ({', '.join(names)}), so none can be held out. Leave out group=."
         raise OptionError(msg)
     every = np.arange(len(codes))
     if len(present) <= n_folds:
@@ -96,20 +112,9 @@ def group_folds(codes: Array, groups: Array, *, names: Sequence[str], n_folds: i
 
 
 def draw_few(split: Split, codes: Array, *, n_cells: int, run: int, seed: int) -> Split:
-    """The same test cells, and of every class ``n_cells`` of the training side, or all where it has fewer.
+    """Return the split with ``n_cells`` training cells of every class, or all where a class has fewer.
 
-    Parameters
-    ----------
-    split
-        To draw from.
-    codes
-        ``(n,)`` class numbers.
-    n_cells
-        Cells a class.
-    run
-        Number of the new split's run.
-    seed
-        The same seed, run and fold draw the same cells.
+    The same seed, run and fold draw the same cells.
     """
     rng = np.random.default_rng([seed, run, *split.fold.encode()])
     labels = codes[split.train]

@@ -1,9 +1,9 @@
-"""A head's model card: what it was trained on, how good it is, when it does not answer. Markdown."""
+"""A head's model card in Markdown: what it was trained on, how good it is, when it does not answer."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from scstore import fsio
 from scstore.heads.across_genes import AcrossGenesHead, ConfidenceRejection
 from scstore.heads.artifact import AnyHead
 from scstore.heads.rejection import RULES
+from scstore.report.markdown import as_table, escaped
 
 __all__ = ["model_card", "save_model_card"]
 
@@ -21,117 +22,81 @@ METRICS = {
     "nll": "negative log-likelihood, nats",
     "ece": "expected calibration error, 15 bins",
 }
-
 WHY = {
     "confidence": "confidence below {confidence:.3f}",
     "distance": "novelty above {novelty:.2f}",
     "both": "confidence below {confidence:.3f}, or novelty above {novelty:.2f}",
 }
+TWO_COLUMNS = ("", "")
 
 
 def save_model_card(head: AnyHead, output: str | os.PathLike[str], *, name: str, overwrite: bool = False) -> Path:
-    """Write :func:`model_card` to a file, atomically.
-
-    Parameters
-    ----------
-    head
-        With its record: from :func:`scstore.fit` or :func:`scstore.load_head`.
-    output
-        The ``.md`` file.
-    name
-        Of the head.
-    overwrite
-        Replace an existing file.
-
-    Raises
-    ------
-    OutputError
-        If the file exists.
-    """
+    """Write :func:`model_card` to a ``.md`` file, atomically."""
     target = fsio.check_output(output, overwrite=overwrite)
-    with fsio.atomic_path(target) as partial:
-        partial.write_text(model_card(head, name=name), encoding="utf-8")
+    fsio.write_bytes(target, model_card(head, name=name).encode())
     return target
 
 
 def model_card(head: AnyHead, *, name: str) -> str:
-    """What a head is, in Markdown: all that its file says and nothing else, so the same head has the same card.
-
-    Parameters
-    ----------
-    head
-        With its record: from :func:`scstore.fit` or :func:`scstore.load_head`.
-    name
-        Of the head, for the title.
-    """
+    """Describe a head from what its file says alone, so the same head has the same card; ``name`` is the title."""
     record = head.record_
     parts = [
-        f"# {_plain(name)}",
+        f"# {escaped(name)}",
         _training(head, record),
         _held_out(head, record),
         _rejection(head),
-        _feature_spaces(head, record),
-        _versions(record),
+        _feature_space(head, record),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    if record.get("versions"):
+        versions = ", ".join(f"{package} {number}" for package, number in sorted(record["versions"].items()))
+        parts.append(f"## Versions\n\n{versions}")
+    return "\n\n".join(parts) + "\n"
 
 
 def _training(head: AnyHead, record: Mapping[str, Any]) -> str:
     trained = record["trained_on"]
     partial = ", which was not finished" if trained["partial"] else ""
     rows = [
-        ("labels", f"`{_plain(record['label'])}` of {_plain(trained['name'])}{partial}"),
+        ("labels", f"{record['label']} of {trained['name']}{partial}"),
         ("cells", f"{trained['n_cells']:,} of {len(trained['classes'])} classes (ids {trained['ids'][:19]}…)"),
-        *_levels(record),
-        *_kind(head),
-        *((f"member {view}", _plain(how)) for view, how in record.get("training", {}).items()),
-        ("seed", str(record["seed"])),
     ]
-    return "## Training data and head\n\n" + _table(["", ""], rows)
-
-
-def _levels(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Levels, coarse to fine, and how well each was told on held-out cells."""
-    rows = []
     for level in record.get("levels", []):
         seen = f"; held-out accuracy {level['held_out']['accuracy']:.3f}" if level["held_out"]["n"] else ""
-        rows.append((f"level `{_plain(level['column'])}`", f"{len(level['classes'])} labels{seen}"))
-    return rows
-
-
-def _kind(head: AnyHead) -> list[tuple[str, str]]:
+        rows.append((f"level {level['column']}", f"{len(level['classes'])} labels{seen}"))
     if isinstance(head, AcrossGenesHead):
-        return [("head", f"{head.kind}; expression of any genes, through the texts of the genes")]
-    fused = f", {head.fuse} fusion" if len(head.views_) > 1 else ""
-    return [
-        ("head", f"{head.kind}; views {', '.join(head.views_)}{fused}"),
-        ("class shares taken back", f"{head.prior_adjustment:g}"),
-    ]
+        rows.append(("head", f"{head.kind}; expression of any genes, through the texts of the genes"))
+    else:
+        fused = f", {head.fuse} fusion" if len(head.views_) > 1 else ""
+        rows.append(("head", f"{head.kind}; views {', '.join(head.views_)}{fused}"))
+        rows.append(("class shares taken back", f"{head.prior_adjustment:g}"))
+    rows += [(f"member {view}", how) for view, how in record.get("training", {}).items()]
+    return "## Training data and head\n\n" + as_table(TWO_COLUMNS, [*rows, ("seed", str(record["seed"]))])
 
 
 def _held_out(head: AnyHead, record: Mapping[str, Any]) -> str:
-    found = head.held_out_
+    found, classes = head.held_out_, record["trained_on"]["classes"]
     if not found["n"]:
-        counts = [(_plain(name), f"{n:,}") for name, n in record["trained_on"]["classes"].items()]
-        words = "No cell could be held out: how good the head is cannot be said, and it is not calibrated."
-        return f"## Held-out cells\n\n{words}\n\n" + _table(["class", "training cells"], counts)
+        words = "No cell could be held out: the accuracy of the head is unknown, and it is not calibrated."
+        counts = as_table(["class", "training cells"], [(name, f"{n:,}") for name, n in classes.items()])
+        return f"## Held-out cells\n\n{words}\n\n{counts}"
     figures = [(words, f"{found[key]:.3f}") for key, words in METRICS.items() if found.get(key) is not None]
-    by_class = record.get("held_out_by_class", {})
-    classes = []
-    for name, n in record["trained_on"]["classes"].items():
-        seen = by_class.get(name)
-        figures_of = [f"{seen[key]:.3f}" for key in ("precision", "recall", "f1")] if seen else ["–"] * 3
-        classes.append((_plain(name), f"{n:,}", *figures_of))
+    rows = []
+    for name, n in classes.items():
+        seen = record.get("held_out_by_class", {}).get(name)
+        of_class = [f"{seen[key]:.3f}" for key in ("precision", "recall", "f1")] if seen else ["–"] * 3
+        rows.append((name, f"{n:,}", *of_class))
     if isinstance(head, AcrossGenesHead):
         how = (
             f"{found['n']:,} predictions: each cell twice, by heads that had seen neither it nor any of the genes that "
-            "it was measured on. Other donors' cells do worse."
+            "it was measured on. Expect less for cells of other donors."
         )
         temperatures = f"One temperature, fitted on these predictions: {head.temperature_:.2f}."
     else:
-        how = f"Each of {found['n']:,} cells was predicted by heads that had not seen it. Other donors' cells do worse."
-        told = ", ".join(f"{view} {value:.2f}" for view, value in head.temperatures_.items())
-        temperatures = f"Temperatures, fitted on these cells: {told}; of all together {head.temperature_:.2f}."
+        how = (
+            f"{found['n']:,} cells, each predicted by heads that had not seen it. Expect less for other donors' cells."
+        )
+        listed = ", ".join(f"{view} {value:.2f}" for view, value in head.temperatures_.items())
+        temperatures = f"Temperatures, fitted on these cells: {listed}; of all together {head.temperature_:.2f}."
     bins = [
         (f"{part['n']:,}", f"{part['confidence']:.3f}", f"{part['accuracy']:.3f}")
         for part in record.get("reliability", [])
@@ -140,76 +105,48 @@ def _held_out(head: AnyHead, record: Mapping[str, Any]) -> str:
         [
             "## Held-out cells",
             how,
-            _table(["", ""], figures),
-            _table(["class", "training cells", "precision", "recall", "F1"], classes),
+            as_table(TWO_COLUMNS, figures),
+            as_table(["class", "training cells", "precision", "recall", "F1"], rows),
             "## Calibration",
             temperatures,
-            _table(["cells with such confidence", "mean confidence", "share right"], bins),
+            as_table(["cells with such confidence", "mean confidence", "share right"], bins),
         ]
     )
 
 
 def _rejection(head: AnyHead) -> str:
-    title = "## When the label is `unassigned`"
-    if head.rejection_ is None:
+    title, rejection = "## When the label is `unassigned`", head.rejection_
+    if rejection is None:
         return f"{title}\n\nNever: the head has no thresholds."
-    rejection = head.rejection_
-    passing = (
-        f"Thresholds that {rejection.keep:.0%} of {len(rejection.confidence):,} rightly labelled held-out cells pass "
-        f"(`--keep {rejection.keep:g}`)."
-    )
-    if isinstance(rejection, ConfidenceRejection):
-        why = WHY["confidence"].format(**rejection.thresholds("confidence")._asdict())
-        return f"{title}\n\n{passing}\n\n" + _table(["", "why"], [("`--unassigned confidence`", why)])
-    rows = [
-        (f"`--unassigned {rule}`", WHY[rule].format(**rejection.thresholds(rule)._asdict()))
-        for rule in RULES
-        if rule != "none"
-    ]
     words = (
-        f"{passing} Novelty is the distance to the training cells of the label, measured in "
-        f"{', '.join(rejection.distances.views)}; 1 is the 95 % quantile of held-out cells."
+        f"Thresholds that {rejection.keep:.0%} of {len(rejection.confidence):,} correctly labelled held-out cells pass "
+        f"(`keep={rejection.keep:g}`)."
     )
-    return f"{title}\n\n{words}\n\n" + _table(["", "why"], rows) + _backs_off(head, rejection.keep)
-
-
-def _backs_off(head: AnyHead, keep: float) -> str:
-    """From which confidence a coarser label stands where the finest does not."""
+    rules: tuple[str, ...] = ("confidence",)
+    if not isinstance(rejection, ConfidenceRejection):
+        rules = tuple(rule for rule in RULES if rule != "none")
+        words += (
+            " Novelty is the distance to the training cells of the label, measured in "
+            f"{escaped(', '.join(rejection.distances.views))}; 1 is the 95 % quantile of held-out cells."
+        )
+    why = [(f"unassigned={rule}", WHY[rule].format(**rejection.thresholds(rule)._asdict())) for rule in rules]
+    text = f"{title}\n\n{words}\n\n" + as_table(["rule", ""], why)
     if isinstance(head, AcrossGenesHead) or head.hierarchy_ is None:
-        return ""
-    told = ", ".join(
-        f"`{_plain(level.column)}` from {level.threshold(keep):.3f}" for level in head.hierarchy_.levels[::-1]
-    )
-    return f"\n\nWhere confidence is too low, a coarser label stands that is sure enough: {told}."
+        return text
+    levels = (f"{level.column} from {level.threshold(rejection.keep):.3f}" for level in head.hierarchy_.levels[::-1])
+    return f"{text}\n\nBelow that, a coarser label is given if it is sure enough: {escaped(', '.join(levels))}."
 
 
-def _feature_spaces(head: AnyHead, record: Mapping[str, Any]) -> str:
+def _feature_space(head: AnyHead, record: Mapping[str, Any]) -> str:
     if isinstance(head, AcrossGenesHead):
         texts, n_genes = record["gene_texts"], len(record["genes"]["symbol"])
         encoder = ", ".join(f"{key} {value}" for key, value in sorted(texts["encoder"].items()))
         return (
             f"## Feature space\n\nTexts of genes, whichever were measured ({n_genes:,} in training), in the form "
-            f"`{_plain(texts['template'])}`, encoded by: {_plain(encoder)}."
+            f"{escaped(texts['template'])}, encoded by: {escaped(encoder)}."
         )
     rows = [(name, f"{head.widths_[name]:,}", record["views"][name]["fingerprint"]) for name in head.views_]
-    text = "## Feature space\n\n" + _table(["view", "width", "fingerprint"], rows)
+    text = "## Feature space\n\n" + as_table(["view", "width", "fingerprint"], rows)
     if head.genes_ is None:
         return text
-    return f"{text}\n\nGenes whose expression is read: {_plain(', '.join(record['genes']['symbol']))}."
-
-
-def _versions(record: Mapping[str, Any]) -> str:
-    if not record.get("versions"):
-        return ""
-    return "## Versions\n\n" + ", ".join(f"{name} {number}" for name, number in sorted(record["versions"].items()))
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def _plain(text: str) -> str:
-    """Text of a data set that can neither break a table nor become markup."""
-    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
-    return " ".join(escaped.split())
+    return f"{text}\n\nGenes that the head reads the expression of: {escaped(', '.join(record['genes']['symbol']))}."

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +88,16 @@ def test_every_cell_is_predicted_once_by_every_row_from_cells_of_other_folds(eva
     assert one["confidence"].between(1 / 3, 1).all()
 
 
-def test_the_same_seed_gives_the_same_numbers(evaluation: Evaluation, evaluation_store: Path) -> None:
-    again = scstore.evaluate(evaluation_store, label="cell_type", folds=3)
-    other = scstore.evaluate(evaluation_store, label="cell_type", folds=3, seed=1)
-    first, second, third = (json.dumps(without_seconds(one.as_json())) for one in (evaluation, again, other))
+def test_a_seed_gives_the_same_numbers_from_memory_and_from_disk(
+    evaluation_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how: dict[str, Any] = {"label": "cell_type", "views": ["genept", "X"], "folds": 2}
+    kept, other = scstore.evaluate(evaluation_store, **how), scstore.evaluate(evaluation_store, **how, seed=1)
+    monkeypatch.setattr("scstore.evaluation.features.CACHE_BYTES", 0)
+    streamed = scstore.evaluate(evaluation_store, **how)
+    first, second, third = (json.dumps(without_seconds(one.as_json())) for one in (kept, streamed, other))
     assert first == second != third
-    pd.testing.assert_frame_equal(evaluation.predictions, again.predictions)
+    pd.testing.assert_frame_equal(kept.predictions, streamed.predictions)
 
 
 def test_groups_are_held_out_whole(evaluation_store: Path) -> None:
@@ -104,7 +107,7 @@ def test_groups_are_held_out_whole(evaluation_store: Path) -> None:
     frame = found.predictions.assign(patient=patient.loc[found.predictions["cell_id"]].to_numpy())
     assert (frame.groupby(["run", "patient"], observed=True)["fold"].nunique() == 1).all()
     assert set(frame["run"]) == {0, 1}
-    assert found.regimes[0].comparisons[0].difference.units == "groups"
+    assert found.regimes[0].comparisons[0].difference.n_groups == 7
     alone = scstore.evaluate(evaluation_store, label="cell_type", group="patient", folds=9, repeats=2, views=views)
     assert alone.regimes[0].scored.fold_names == tuple(f"p{i}" for i in range(7))
     assert "one patient at a time (7)" in alone.regimes[0].title
@@ -124,15 +127,6 @@ def test_one_part_of_a_store_against_another(evaluation_store: Path) -> None:
     assert "trained on species=human" in found.regimes[0].title
     rest = scstore.evaluate(evaluation_store, label="cell_type", test_on=["patient=p1", "patient=p3"], views=["X"])
     assert set(scstore.open(evaluation_store).obs["patient"].loc[rest.predictions["cell_id"]]) == {"p1", "p3"}
-    for sides, match in (
-        ({"train_on": ["species=human"], "test_on": ["patient=p1"]}, "meet both"),
-        ({"train_on": ["species=rat"]}, "human, mouse"),
-        ({"test_on": ["tissue=blood"]}, "no obs column 'tissue'"),
-        ({"test_on": ["species"]}, "COLUMN=VALUE"),
-        ({"train_on": ["species=human", "species=mouse"]}, "test on"),
-    ):
-        with pytest.raises(OptionError, match=match):
-            scstore.evaluate(evaluation_store, label="cell_type", **sides)
 
 
 @pytest.fixture(scope="module")
@@ -191,15 +185,15 @@ def test_a_control_is_matched_by_cell_id(
     )
     (own,) = [c for c in found.regimes[0].comparisons if c.why == "control"]
     assert own.difference.mean == pytest.approx(0, abs=0.02)  # the same rows, found in another order
-    with pytest.raises(CellsError, match="lacks 125 of 125"):
+    with pytest.raises(CellsError, match="new.zarr"):
         scstore.evaluate(evaluation_store, label="cell_type", controls={"new": other_stores / "new.zarr"})
     repeated = make_evaluation_cells()
     repeated.obsm["X_a"] = np.ones((126, 2))
     repeated.obs_names = ["cell0", *repeated.obs_names[:-1]]
     repeated.write_h5ad(tmp_path / "repeated.h5ad")
-    with pytest.raises(CellsError, match="ids that repeat"):
+    with pytest.raises(CellsError, match="repeated.h5ad"):
         scstore.evaluate(evaluation_store, label="cell_type", controls={"r": tmp_path / "repeated.h5ad"})
-    with pytest.raises(OptionError, match="give the control twice"):
+    with pytest.raises(OptionError, match="controls='x'"):
         scstore.evaluate(
             evaluation_store,
             label="cell_type",
@@ -214,7 +208,7 @@ def test_classes_with_few_cells_are_left_out_and_named(evaluation_store: Path) -
     assert any("rare 4" in note for note in found.regimes[0].notes)
     kept = scstore.evaluate(evaluation_store, label="with_rare", views=["X"], folds=2, min_cells=4)
     assert "rare" in kept.cells.classes
-    with pytest.raises(LabelsError, match="--min-cells"):
+    with pytest.raises(LabelsError, match="min_cells"):
         scstore.evaluate(evaluation_store, label="cell_type", min_cells=1000)
 
 
@@ -229,7 +223,7 @@ def test_cells_of_a_class_that_nobody_trained_on_are_left_out_and_counted(evalua
     assert found.regimes[0].scored.absent == {"rare": 4}
     assert any("rare 4" in note for note in found.regimes[0].notes)
     assert "rare" not in set(found.predictions["label"].astype(str))
-    with pytest.raises(LabelsError, match="No split"):
+    with pytest.raises(LabelsError, match="group="):
         scstore.evaluate(evaluation_store, label="with_rare", min_cells=1, views=["X"], group="with_rare")
 
 
@@ -241,8 +235,6 @@ def test_few_shot_trains_on_so_many_cells_a_class(evaluation_store: Path) -> Non
         assert len(folds) == 2 * DRAWS
         assert {fold.n_train for fold in folds} == {3 * n}
         assert regime.says[-1].startswith("the gene texts added")
-    with pytest.raises(OptionError, match="--few-shot 2,2"):
-        scstore.evaluate(evaluation_store, label="cell_type", few_shot=[2, 2])
 
 
 def test_other_genes_on_either_side(evaluation_store: Path) -> None:
@@ -260,19 +252,19 @@ def test_other_genes_on_either_side(evaluation_store: Path) -> None:
 
 def test_rejection_of_classes_left_out(evaluation_store: Path) -> None:
     found = scstore.evaluate(evaluation_store, label="cell_type", views=["X"], folds=3, leave_one_class_out=True)
-    assert found.rejection is not None
-    by_class = found.rejection.by_class["X"]
+    assert found.left_out_classes is not None
+    by_class = found.left_out_classes.by_class["X"]
     counts = scstore.open(evaluation_store).obs["cell_type"].drop("cell5").value_counts()
     assert {name: figures["n_unknown"] for name, figures in by_class.items()} == counts.to_dict()
     for figures in by_class.values():
         assert figures["auroc"] > 0.5
         assert figures["auroc_novelty"] > 0.6
         assert figures["kept"] > 0.7
-    headings, table = found.rejection.table()
+    headings, table = found.left_out_classes.table()
     assert headings[1:3] == ["AUROC confidence", "AUROC novelty"]
     assert len(table[0]) == len(headings)
     json.dumps(found.as_json(), allow_nan=False)
-    with pytest.raises(LabelsError, match="at least three classes"):
+    with pytest.raises(LabelsError, match="leave_one_class_out"):
         scstore.evaluate(evaluation_store, label="species", views=["X"], folds=2, leave_one_class_out=True)
 
 
@@ -297,11 +289,11 @@ def seen_store(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_cells_that_the_panel_saw_are_not_scored_unasked(seen_store: Path) -> None:
-    with pytest.raises(LabelsError, match=rf"83 of 125 are marked {SEEN_BY_PANEL}.*--allow-seen"):
+    with pytest.raises(LabelsError, match=rf"83 of 125 are marked {SEEN_BY_PANEL}.*allow_seen=True"):
         scstore.evaluate(seen_store, label="cell_type", folds=2)
-    honest = scstore.evaluate(seen_store, label="cell_type", test_on=["species=mouse"], views=["genept", "X"])
+    honest = scstore.evaluate(seen_store, label="cell_type", test_on=["species=mouse"], views=["genept"])
     assert honest.as_json()["scored_though_seen"] == {}
-    flattered = scstore.evaluate(seen_store, label="cell_type", folds=2, views=["genept", "X"], allow_seen=True)
+    flattered = scstore.evaluate(seen_store, label="cell_type", folds=2, views=["genept"], allow_seen=True)
     assert flattered.as_json()["scored_though_seen"] == {SEEN_BY_PANEL: 83}
     assert "SCORED THOUGH" in flattered.regimes[0].title
     assert "83" in flattered.regimes[0].title
@@ -317,10 +309,10 @@ def test_any_file_with_embeddings(tmp_path: Path) -> None:
     found = scstore.evaluate(tmp_path / "any.h5ad", label="cell_type", folds=3)
     regime = found.regimes[0]
     assert {row.name: row.uses for row in regime.scored.rows} == {"X_good": "model", "X_noise": "model", "X": "nothing"}
-    assert "(X_good)" in regime.says[-1]
+    assert "(X_good over expression)" in regime.says[-1]
     noise = next(c for c in regime.comparisons if c.row == "X_noise")
     assert noise.difference.high < 0
-    assert "loss" in noise.verdict
+    assert "loss" in noise.difference.verdict
     anndata.AnnData(obs=cells.obs, obsm={"X_good": cells.obsm["X_good"]}).write_h5ad(tmp_path / "bare.h5ad")
     bare = scstore.evaluate(tmp_path / "bare.h5ad", label="cell_type", folds=2)
     assert "without the model" in bare.regimes[0].says[-1]
@@ -338,56 +330,51 @@ def test_the_prior_adjustment_is_that_of_fit_and_recorded(evaluation_store: Path
     cells = store.usable_rows(allow_partial=False)
     mouse = (store.obs["species"] == "mouse").to_numpy()[cells]
     train, test = cells[~mouse], cells[mouse]
+    found = scstore.evaluate(store, label="cell_type", views=[DEFAULT], test_on=["species=mouse"], prior_adjustment=1.0)
+    assert found.as_json()["prior_adjustment"] == 1
+    genes = [str(name) for name in store.expression_genes.index]
+    labels = store.obs["cell_type"].astype(str).to_numpy()
     confidences = []
-    for amount in (0.0, 1.0):
-        found = scstore.evaluate(
-            store,
-            label="cell_type",
-            views=[DEFAULT, "X"],
-            test_on=["species=mouse"],
-            prior_adjustment=amount,
-        )
-        assert found.as_json()["prior_adjustment"] == amount
-        genes = [str(name) for name in store.expression_genes.index]
-        labels = store.obs["cell_type"].astype(str).to_numpy()
+    for amount in (1.0, 0.0):
         head = FusedHead(n_folds=INNER_FOLDS, prior_adjustment=amount)
         head.fit({name: store.view(name)[train] for name in DEFAULT.split("+")}, labels[train], gene_names=genes)
         given: dict[str, Any] = {name: store.view(name)[test] for name in head.views_}
         given["X"] = given["X"][:, [genes.index(gene) for gene in head.genes_ or ()]]
-        one = found.predictions.query("row == @DEFAULT")
-        assert one["predicted"].astype(str).tolist() == head.predict(given).tolist()
-        np.testing.assert_array_equal(one["confidence"], head.predict_proba(given).max(axis=1).astype(np.float32))
-        confidences.append(one["confidence"].to_numpy())
+        confidences.append(head.predict_proba(given).max(axis=1).astype(np.float32))
+    assert found.predictions["predicted"].astype(str).tolist() == head.predict(given).tolist()
+    np.testing.assert_array_equal(found.predictions["confidence"], confidences[0])
     assert not np.array_equal(*confidences)
-    assert scstore.evaluate(store, label="cell_type", views=["X"], folds=2).as_json()["prior_adjustment"] == 0.5
 
 
 def test_combinations_are_named_with_plus(evaluation_store: Path) -> None:
     found = scstore.evaluate(evaluation_store, label="cell_type", folds=2, views=["readout + X", "genept_random"])
     assert [row.name for row in found.regimes[0].scored.rows] == [f"{READOUT}+X", "genept_random"]
-    for views, error, match in (
-        (["scvi"], InputError, "no view"),
-        (["X", "X"], OptionError, "twice"),
-        (["X+X"], OptionError, "once"),
-    ):
-        with pytest.raises(error, match=match):
-            scstore.evaluate(evaluation_store, label="cell_type", views=views)
+    with pytest.raises(InputError, match="scvi"):
+        scstore.evaluate(evaluation_store, label="cell_type", views=["scvi"])
 
 
 @pytest.mark.parametrize(
-    ("options", "match"),
+    ("options", "named"),
     [
-        ({"head": "svm"}, "--head svm"),
-        ({"folds": 1}, "--folds 1"),
-        ({"repeats": 0}, "--repeats 0"),
-        ({"prior_adjustment": 1.5}, "--prior-adjustment 1.5"),
-        ({"min_cells": 0}, "--min-cells 0"),
-        ({"hold_out_genes": 1.0}, "--hold-out-genes 1"),
-        ({"group": "hospital"}, "--group hospital"),
+        ({"head": "svm"}, "head='svm'"),
+        ({"folds": 1}, "folds=1"),
+        ({"repeats": 0}, "repeats=0"),
+        ({"prior_adjustment": 1.5}, "prior_adjustment=1.5"),
+        ({"min_cells": 0}, "min_cells=0"),
+        ({"hold_out_genes": 1.0}, "hold_out_genes=1"),
+        ({"few_shot": [2, 2]}, r"few_shot=\[2, 2\]"),
+        ({"group": "patients"}, "group='patients'.*Did you mean patient"),
+        ({"views": ["X", "X"]}, "views='X'"),
+        ({"views": ["X+X"]}, r"views='X\+X'"),
+        ({"train_on": ["species=human"], "test_on": ["patient=p1"]}, "train_on= and test_on="),
+        ({"train_on": ["species=humans"]}, "train_on='species=humans'.*Did you mean human"),
+        ({"test_on": ["tissue=blood"]}, "test_on='tissue=…'"),
+        ({"test_on": ["species"]}, "COLUMN=VALUE"),
+        ({"train_on": ["species=human", "species=mouse"]}, "test_on="),
     ],
 )
-def test_options_are_checked(evaluation_store: Path, options: dict[str, Any], match: str) -> None:
-    with pytest.raises(OptionError, match=match):
+def test_options_are_checked(evaluation_store: Path, options: dict[str, Any], named: str) -> None:
+    with pytest.raises(OptionError, match=named):
         scstore.evaluate(evaluation_store, label="cell_type", **options)
 
 
@@ -406,27 +393,11 @@ def test_an_unfinished_store_is_refused_unless_allowed(evaluation_store: Path, l
         scstore.evaluate(tmp_path / "s.zarr", label="cell_type")
     found = scstore.evaluate(tmp_path / "s.zarr", label="cell_type", views=["genept"], folds=2, allow_partial=True)
     assert len(found.cells) == 62
-    with pytest.raises(InputError, match="not finished"):
+    with pytest.raises(InputError, match="controls='half'"):
         scstore.evaluate(evaluation_store, label="cell_type", controls={"half": tmp_path / "s.zarr"})
 
 
-def test_features_that_do_not_fit_in_memory_give_the_same(
-    evaluation_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    how: dict[str, Any] = {"label": "cell_type", "views": ["genept", "X"], "folds": 2}
-    kept = scstore.evaluate(evaluation_store, **how)
-    monkeypatch.setattr("scstore.evaluation.cells.CACHE_BYTES", 0)
-    streamed = scstore.evaluate(evaluation_store, **how)
-    pd.testing.assert_frame_equal(kept.predictions, streamed.predictions)
-
-
-def test_it_tells_what_it_does(evaluation_store: Path) -> None:
+def test_it_reports_what_it_does(evaluation_store: Path) -> None:
     notes = Notes()
-    scstore.evaluate(evaluation_store, label="cell_type", views=["X"], folds=2, progress=notes)
+    scstore.evaluate(evaluation_store, label="cell_type", views=["genept"], folds=2, progress=notes)
     assert "stratified 2-fold" in notes.said[0]
-
-
-def test_a_store_whose_gene_table_is_gone(evaluation_store: Path, tmp_path: Path) -> None:
-    copied = Path(shutil.copytree(evaluation_store, tmp_path / "ref.zarr"))
-    with pytest.raises(FeatureSpaceError, match="gene table"):
-        scstore.evaluate(copied, label="cell_type", views=["X"], folds=2, hold_out_genes=0.5)

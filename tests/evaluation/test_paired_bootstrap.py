@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from scstore.evaluation.paired_bootstrap import paired_difference
+from scstore.evaluation.paired_bootstrap import Difference, paired_difference
 
 
 def classifiers(rng: np.random.Generator, truth: np.ndarray, better: float, worse: float) -> tuple[np.ndarray, ...]:
@@ -27,7 +27,7 @@ def test_the_mean_is_the_difference_of_macro_f1_and_runs_are_averaged() -> None:
         expected.append(scores[0] - scores[1])
     assert found.mean == pytest.approx(np.mean(expected))
     assert found.low < found.mean < found.high
-    assert (found.units, found.n_units) == ("cells", 150)
+    assert (found.n_cells, found.n_groups) == (150, None)
 
 
 def test_equal_classifiers_differ_by_nothing_and_the_order_turns_the_sign() -> None:
@@ -86,14 +86,30 @@ def test_groups_are_drawn_whole_and_few_of_them_say_little() -> None:
     second = np.where(rng.random(150) < 0.6, truth, wrong)
     by_cell = paired_difference(truth[None], first[None], second[None])
     by_group = paired_difference(truth[None], first[None], second[None], groups=groups)
-    assert (by_group.units, by_group.n_units) == ("groups", 3)
+    assert (by_group.n_cells, by_group.n_groups) == (150, 3)
     assert by_group.high - by_group.low > 3 * (by_cell.high - by_cell.low)
 
 
 def test_a_single_group_falls_back_to_cells() -> None:
     truth = np.array([[0, 1, 0, 1, 1]])
     found = paired_difference(truth, truth, 1 - truth, groups=np.zeros(5, dtype=int))
-    assert (found.units, found.n_units, found.mean) == ("cells", 5, 1.0)
+    assert (found.n_cells, found.n_groups, found.mean) == (5, 1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "n_groups", "expected"),
+    [
+        (0.1, 0.3, None, "gain"),
+        (-0.3, -0.1, 5, "loss"),
+        (-0.1, 0.1, 12, "nothing"),
+        (0.1, 0.3, 4, "no verdict"),
+        (0.1, 0.3, 1, "no verdict"),
+    ],
+)
+def test_fewer_than_five_groups_give_no_verdict(low: float, high: float, n_groups: int | None, expected: str) -> None:
+    found = Difference((low + high) / 2, low, high, 100, n_groups)
+    assert [word for word in ("gain", "loss", "nothing", "no verdict") if word in found.verdict] == [expected]
+    assert Difference(-0.012, -0.028, 0.004, 9, None).words == "−0.012 [−0.028, +0.004]"
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -1,0 +1,166 @@
+"""The features of the scored cells: views of their own stores, and of control stores of the same cells."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scstore.errors import CellsError, FeatureSpaceError, InputError, LabelsError, OptionError
+from scstore.evaluation.cells import EvaluationCells
+from scstore.evaluation.celltypist import celltypist_proba
+from scstore.evaluation.rows import EvaluationRow, ViewSource
+from scstore.evaluation.splits import Split
+from scstore.genes.matching import match_columns
+from scstore.heads.member import EXPRESSION
+from scstore.heads.rows import MappedRows, Rows, RowSubset, StackedRows, fetch
+from scstore.spec import differences
+from scstore.store.layout import SEEN_BY_PANEL, SEEN_BY_PROJECTOR
+from scstore.store.reader import Store
+
+__all__ = ["ControlStores", "StoredFeatures", "check_not_seen", "match_control"]
+
+CACHE_BYTES = 1 << 30
+"""Features of up to so many bytes stay in memory between the fits; others are read from disk each time."""
+
+
+@dataclass(frozen=True)
+class ControlStores:
+    """A counterpart of each of the cells' stores, and the row ``(n,)`` of each cell in it."""
+
+    stores: tuple[Store, ...]
+    rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """Reads the features that the stores hold."""
+
+    cells: EvaluationCells
+    controls: Mapping[str, ControlStores]
+    _cache: dict[ViewSource, Rows] = field(default_factory=dict, repr=False)
+
+    @property
+    def gene_names(self) -> list[str]:
+        """Names of the columns of ``X``: the first store's genes."""
+        return [str(name) for name in self.cells.stores[0].expression_genes.index]
+
+    def view(self, source: ViewSource) -> Rows:
+        """Return a view of the cells, ``(n, width)``; it is kept in memory where it is small."""
+        if source not in self._cache:
+            stores, index = self._stores(source.control)
+            parts: list[Rows] = []
+            for number, store in enumerate(stores):
+                part: Rows = store.view(source.view)
+                if source.view == EXPRESSION and number:
+                    part = _aligned(part, store, stores[0])
+                parts.append(RowSubset(part, index[self.cells.source == number]))
+            self._cache[source] = self._kept(parts[0] if len(parts) == 1 else StackedRows(parts))
+        return self._cache[source]
+
+    def sides(self, source: ViewSource, split: Split) -> tuple[Rows, Rows]:
+        """Return a view of the training cells and of the test cells."""
+        rows = self.view(source)
+        return RowSubset(rows, split.train), RowSubset(rows, split.test)
+
+    def own_proba(self, row: EvaluationRow, split: Split, *, seed: int) -> NDArray[np.float64]:
+        """Return CellTypist's probabilities of the test cells, ``(n_test, n_classes)``."""
+        train, test = (fetch(rows, slice(0, None)) for rows in self.sides(ViewSource(EXPRESSION, ""), split))
+        labels, classes = self.cells.labels[split.train], self.cells.classes
+        return celltypist_proba(train, labels, test, genes=self.gene_names, classes=classes, seed=seed)
+
+    def check_space(self, source: ViewSource) -> None:
+        """Refuse a view that differs in its feature space between the training store and the test store."""
+        first, *others = self._stores(source.control)[0]
+        for store in others:
+            if lines := differences(first.view(source.view).space, store.view(source.view).space):
+                listed = "\n  ".join(lines)
+                msg = (
+                    f"{first.path} and {store.path}: the view {source.view} has two feature spaces. They differ in "
+                    f"(training store → test store):\n  {listed}\nExtract the test cells with like='{first.path}'."
+                )
+                raise FeatureSpaceError(msg)
+
+    def _stores(self, control: str) -> tuple[tuple[Store, ...], NDArray[np.int64]]:
+        if not control:
+            return self.cells.stores, self.cells.rows
+        return self.controls[control].stores, self.controls[control].rows
+
+    def _kept(self, rows: Rows) -> Rows:
+        used = sum(_bytes(kept) for kept in self._cache.values() if isinstance(kept, np.ndarray | sparse.spmatrix))
+        n = rows.shape[0]
+        first = rows[slice(0, min(n, 512))]
+        expected = _bytes(first) * n / max(1, min(n, 512))
+        return rows[slice(0, n)] if used + expected <= CACHE_BYTES else rows
+
+
+def _aligned(rows: Rows, store: Store, reference: Store) -> Rows:
+    """Return expression in the columns of another store: genes matched by name, absent ones zero."""
+    genes = reference.expression_genes
+    match = match_columns(store.expression_genes, genes, min_match=0.3, source=str(store.path))
+    return MappedRows(rows, match.align, width=len(genes))
+
+
+def _bytes(matrix: Any) -> int:
+    if sparse.issparse(matrix):
+        return int(matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes)
+    return int(matrix.nbytes)
+
+
+def match_control(name: str, stores: Sequence[Store], cells: EvaluationCells) -> ControlStores:
+    """Find the cells by their ids in the stores of a control."""
+    if len(stores) != len(cells.stores):
+        msg = (
+            f"controls={name!r}: {len(stores)} store(s) were given for {len(cells.stores)}. With test_store= a control "
+            "is two stores: of the training cells, then of the test cells."
+        )
+        raise OptionError(msg)
+    index = np.empty(len(cells), dtype=np.int64)
+    for number, store in enumerate(stores):
+        here = cells.source == number
+        known = pd.Index(store.obs.index.astype(str))
+        if not known.is_unique:
+            msg = f"controls={name!r}: {store.path} has repeated cell ids, so its cells cannot be matched."
+            raise CellsError(msg)
+        index[here] = known.get_indexer(cells.ids[here].tolist())
+        if (absent := index[here] < 0).any():
+            msg = (
+                f"controls={name!r}: {store.path} lacks {int(absent.sum()):,} of {int(here.sum()):,} cells (first: "
+                f"{cells.ids[here][int(np.argmax(absent))]}). A control is a store of the same cells."
+            )
+            raise CellsError(msg)
+        if not store.committed[index[here]].all():
+            msg = f"controls={name!r}: {store.path} is not finished. Run its `scstore extract` again."
+            raise InputError(msg)
+    return ControlStores(tuple(stores), index)
+
+
+def check_not_seen(features: StoredFeatures, *, allow_seen: bool) -> dict[str, int]:
+    """Count the test cells whose labels a panel or projector has seen, by ``obs`` column; refuse them by default."""
+    cells = features.cells
+    own = ControlStores(cells.stores, cells.rows)
+    seen: Counter[str] = Counter()
+    for name, control in {"": own, **features.controls}.items():
+        for number, store in enumerate(control.stores):
+            tested = control.rows[cells.tested & (cells.source == number)]
+            for column in (SEEN_BY_PANEL, SEEN_BY_PROJECTOR):
+                if column in store.obs:
+                    seen[f"{column} ({name})" if name else column] += int(
+                        store.obs[column].to_numpy(bool)[tested].sum()
+                    )
+    found = {column: n for column, n in seen.items() if n}
+    if found and not allow_seen:
+        listed = "; ".join(f"{n:,} of {int(cells.tested.sum()):,} are marked {column}" for column, n in found.items())
+        msg = (
+            f"{cells.stores[0].path}: the panel or projector was fitted on labels of cells to be tested on ({listed}), "
+            "so their scores would be too good. Fit it on other cells and extract again, test on cells that it has not "
+            "seen (test_store=, test_on=), or score them and say so: allow_seen=True."
+        )
+        raise LabelsError(msg)
+    return found
