@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from scstore.annotation.predict import predict
     from scstore.evaluation.evaluate import evaluate
     from scstore.extraction.extract import extract
-    from scstore.extraction.options import ExtractOptions
     from scstore.gene_tables.build import build_genes
     from scstore.heads.across_genes import AcrossGenesHead
     from scstore.heads.artifact import load_head
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "AcrossGenesHead": ("scstore.heads.across_genes", "AcrossGenesHead"),
-    "ExtractOptions": ("scstore.extraction.options", "ExtractOptions"),
     "FusedHead": ("scstore.heads.fusion", "FusedHead"),
     "KNNHead": ("scstore.heads.knn", "KNNHead"),
     "LinearHead": ("scstore.heads.linear", "LinearHead"),
@@ -61,7 +59,6 @@ _PUBLIC = {
 
 __all__ = [
     "AcrossGenesHead",
-    "ExtractOptions",
     "FusedHead",
     "KNNHead",
     "LinearHead",

@@ -25,7 +25,6 @@ import scstore
 from scstore import fsio
 from scstore.errors import ScstoreError
 from scstore.store.layout import record_path
-from scstore.store.locks import Part
 from scstore.store.verify import Verification, verify_store
 
 T = TypeVar("T")
@@ -147,10 +146,10 @@ class Bench:
         """Where it makes its store: beside the inputs, since its record holds the way to them."""
         return self.inputs.parent / "run" / "s.zarr"
 
-    def run(self, *, part: Part | None = None) -> scstore.Store:
+    def run(self, *, shard: str | None = None) -> scstore.Store:
         """The run itself, or a part of it."""
         genes = str(self.inputs / "genes.h5ad")
-        return scstore.extract(self.inputs / "cells.h5ad", self.root, part=part, genes=genes, **OPTIONS)
+        return scstore.extract(self.inputs / "cells.h5ad", self.root, shard=shard, genes=genes, **OPTIONS)
 
     def set_up(self) -> None:
         """What is there before the run."""

@@ -27,7 +27,6 @@ from support import make_cells, write_model
 import scstore
 from scstore import fsio
 from scstore.errors import ScstoreError
-from scstore.store.locks import Part
 
 OPTIONS: dict[str, Any] = {"shard_rows": 6, "device": "cpu"}
 
@@ -211,7 +210,7 @@ def _serve(connection: Connection, cells: Path, model: Path, whole: Path) -> Non
 
 
 def _extract(cells: Path, model: Path, job: Job) -> None:
-    scstore.extract(cells, job.root, model=str(model), part=Part(*job.part), **OPTIONS)
+    scstore.extract(cells, job.root, model=str(model), shard="{}/{}".format(*job.part), **OPTIONS)
 
 
 def _run_all(jobs: Sequence[Job], cells: Path, model: Path) -> list[Ended]:

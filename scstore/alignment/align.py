@@ -209,7 +209,7 @@ def _history(plan: ExtractionPlan, data: TrainingCells, label: str, recipe: Reci
         "top_genes": plan.settled.top_genes,
         "fits": projector_fits(options, plan.settled, plan.table),
         "layers": list(plan.settled.layers),
-        "pool": list(options.pool),
+        "pool": list(options.poolings),
         "recipe": recipe.as_json(),
         "seed": options.seed,
         "run": {**record["run"], "tokens_per_batch": plan.tokens_per_batch},
@@ -230,7 +230,7 @@ def _alignment(plan: ExtractionPlan, cells: LabelledCells, recipe: Recipe, progr
         settled.layout,
         no_genes,
         layers=settled.layers,
-        multiply=options.expression_scaling == "multiply",
+        multiply=options.multiplies,
     )
     kept = kept_bytes(
         settled.files.config,
@@ -245,7 +245,7 @@ def _alignment(plan: ExtractionPlan, cells: LabelledCells, recipe: Recipe, progr
         cells,
         recipe,
         frame=settled.layout.frame,
-        poolings=options.pool,
+        poolings=options.poolings,
         score=_score,
         tokens_per_batch=plan.tokens_per_batch,
         seed=options.seed,

@@ -114,15 +114,18 @@ def extract(
     from scstore.extraction.processes import this_process
     from scstore.store.locks import Part
 
-    part = Part.parse(shard) if shard is not None else None
-    if this_process(part).is_silent:  # one of a launcher's several speaks for all
+    if this_process(
+        None if shard is None else Part.parse(shard)
+    ).is_silent:  # one of a launcher's several speaks for all
         state.output = Output(quiet=True)
     options: dict[str, Any] = {
         "preset": preset,
+        "like": like,
+        "shard": shard,
         "model": model,
         "revision": revision,
         "genes": None if genes is None else str(genes),
-        "panel": None if panel == "all" else panel,
+        "panel": panel,
         "top_genes": top_genes,
         "layers": numbers(layers, "--layers"),
         "pool": words(pool),
@@ -155,10 +158,10 @@ def extract(
         given.add("keep_expression")
     options = {name: value for name, value in options.items() if name in given}
     if dry_run:
-        found = estimate(cells, out, like=like, progress=state.output.reporter, **options)
+        found = estimate(cells, out, progress=state.output.reporter, **options)
         state.output.result(found.as_json(), *found.lines())
         return
-    store = run(cells, out, like=like, overwrite=overwrite, part=part, progress=state.output.reporter, **options)
+    store = run(cells, out, overwrite=overwrite, progress=state.output.reporter, **options)
     done = int(store.committed.sum())
     if done < store.n_obs:
         state.output.result(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -10,18 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import anndata
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 from scstore.cells.opening import open_cells
 from scstore.extraction.model_loading import load_readout, load_sentence_encoder
-from scstore.extraction.options import ExtractOptions, options_like
+from scstore.extraction.options import Cells, ExtractOptions, Output, complete_options
 from scstore.extraction.plan import ExtractionPlan, expression_blocks, make_plan
-from scstore.extraction.presets import apply_preset
 from scstore.extraction.reading import read_cells
 from scstore.model.flops import cell_flop, weight_bytes
 from scstore.model.loading import ModelFiles, load_tokenizer, pick_device
+from scstore.options import with_options
 from scstore.progress import Reporter, Track
 from scstore.tokens.genept import companion_vectors, weighted_means
 from scstore.tokens.ranking import expressed_genes
@@ -96,28 +94,15 @@ MEASURABLE = 2e12
 """FLOP of the sample above which a CPU is not asked: it would take minutes."""
 
 
-def estimate(
-    cells: str | os.PathLike[str] | anndata.AnnData,
-    output: str | os.PathLike[str],
-    *,
-    like: str | os.PathLike[str] | None = None,
-    progress: Reporter | None = None,
-    **options: Any,
-) -> Estimate:
-    """Say what :func:`scstore.extract` would take with the same arguments.
+@with_options(ExtractOptions)
+def estimate(cells: Cells, output: Output, options: ExtractOptions) -> Estimate:
+    """Estimate what :func:`scstore.extract` would take with the same arguments; nothing is written to ``output``.
 
     Reads the cells once, as extraction does, and runs 64 of them through the model to measure its speed, unless that
     alone would take minutes.
-
-    Parameters
-    ----------
-    cells, output, like, progress, **options
-        As for :func:`scstore.extract`. Nothing is written to ``output``.
     """
-    progress = progress or Reporter()
-    settings = ExtractOptions(**apply_preset(options))
-    if like is not None:
-        settings = options_like(like, settings)
+    progress = options.progress or Reporter()
+    settings = complete_options(options)
     with (
         tempfile.TemporaryDirectory() as scratch,
         open_cells(cells, scratch=Path(scratch), id_prefix_from=settings.id_prefix_from) as opened,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import anndata
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -20,12 +17,12 @@ from scstore.cells.opening import open_cells
 from scstore.errors import OutputError
 from scstore.extraction.auto_panel import panel_of_store
 from scstore.extraction.model_loading import load_readout, load_sentence_encoder
-from scstore.extraction.options import AUTO_PANEL, ExtractOptions, options_like
+from scstore.extraction.options import AUTO_PANEL, Cells, ExtractOptions, Output, complete_options
 from scstore.extraction.pipeline import Behind, ahead
 from scstore.extraction.plan import ExtractionPlan, check_same_run, expression_blocks, make_plan
-from scstore.extraction.presets import apply_preset
 from scstore.extraction.processes import create_or_wait, this_process
 from scstore.extraction.reading import read_cells
+from scstore.options import with_options
 from scstore.progress import Reporter
 from scstore.store.column_names import check_columns
 from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, STATUS_OK
@@ -43,39 +40,11 @@ AHEAD = 2
 """Shards, or blocks of the input, that are read before they are asked for."""
 
 
-def extract(
-    cells: str | os.PathLike[str] | anndata.AnnData,
-    output: str | os.PathLike[str],
-    *,
-    like: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    part: Part | None = None,
-    progress: Reporter | None = None,
-    **options: Any,
-) -> Store:
+@with_options(ExtractOptions)
+def extract(cells: Cells, output: Output, options: ExtractOptions) -> Store:
     """Run cells through a frozen language model once and keep what its hidden states say about them.
 
     Killed anywhere, the same call goes on where it stopped and ends in the same store.
-
-    Parameters
-    ----------
-    cells
-        An ``.h5ad``, AnnData Zarr, 10x ``.h5``, 10x mtx folder, or an AnnData in memory: ``#cells × #genes`` with raw
-        counts.
-    output
-        The store, a folder that conventionally ends in ``.zarr``.
-    like
-        Another store whose whole feature space is taken: what its heads need.
-    overwrite
-        Replace a store that is there, instead of going on with it.
-    part
-        Extract one of several equal parts only, as one job of an array. Under ``accelerate launch`` or ``torchrun``
-        every process finds its own.
-    progress
-        Told what happens.
-    **options
-        Fields of :class:`scstore.ExtractOptions`. With ``preset`` the options that are not given are completed from
-        it (:data:`scstore.extraction.presets.PRESETS`).
 
     Returns
     -------
@@ -103,11 +72,9 @@ def extract(
     >>> store.views  # doctest: +SKIP
     ('readout_wmean_l1', 'readout_last_l1', 'readout_wmean_l6', 'readout_last_l6', 'genept', 'genept_random', 'X')
     """
-    progress = progress or Reporter()
-    process = this_process(part)
-    settings = ExtractOptions(**apply_preset(options))
-    if like is not None:
-        settings = options_like(like, settings)
+    progress, overwrite = options.progress or Reporter(), options.overwrite
+    process = this_process(None if options.shard is None else Part.parse(options.shard))
+    settings = complete_options(options)
     settings = replace(settings, device=settings.device or process.device)
     target = Path(output)
     if target.exists() and not overwrite and not (target / "zarr.json").exists():

@@ -73,7 +73,7 @@ def view_specs(
             "projector": {"kind": options.projector, "seed": options.seed}
             if projector_digest is None
             else {"kind": "trained", "digest": projector_digest},
-            "expression_scaling": options.expression_scaling,
+            "expression_scaling": "multiply" if options.multiplies else "none",
             **_control(options, *CONTROLS),
         }
         specs = [
@@ -84,7 +84,7 @@ def view_specs(
                 {**frozen, "view": "readout", "layer": layer, "pooling": pool},
             )
             for layer in settled.layers
-            for pool in options.pool
+            for pool in options.poolings
         ]
     companions: dict[str, tuple[int, Space]] = {
         "genept": (genes_width, {"view": "genept", **tokens, "vectors": "whitened"}),

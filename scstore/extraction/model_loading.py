@@ -54,7 +54,7 @@ def load_readout(plan: ExtractionPlan, progress: Reporter) -> Readout:
     backbone = load_model(plan, progress)
     if plan.projector is None:
         inputs = project(
-            plan.table.vectors, backbone.token_embeddings, kind=plan.options.projector, seed=plan.options.seed
+            plan.table.vectors, backbone.token_embeddings, kind=str(plan.options.projector), seed=plan.options.seed
         )[plan.match.genes]
     else:
         inputs = plan.projector.build().project(plan.table.vectors[plan.match.genes])
@@ -63,7 +63,7 @@ def load_readout(plan: ExtractionPlan, progress: Reporter) -> Readout:
         plan.settled.layout,
         inputs,
         layers=plan.settled.layers,
-        multiply=plan.options.expression_scaling == "multiply",
+        multiply=plan.options.multiplies,
     )
 
 

@@ -1,51 +1,25 @@
-"""Options of an extraction, checked before anything is opened."""
+"""Options of extraction, each said once, and how a preset or another store completes them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import anndata
 
 from scstore.errors import FeatureSpaceError, OptionError
-from scstore.extraction.presets import check_preset
+from scstore.extraction.presets import PRESETS
 from scstore.model.projector import PROJECTORS
 from scstore.model.sequence_frame import INSTRUCTION
+from scstore.options import Option, Overwrite, Progress, did_you_mean
 from scstore.store.reader import open_store
-from scstore.tokens.batches import POOLINGS
-from scstore.tokens.genept import COMPANIONS
 
-__all__ = [
-    "AUTO_PANEL",
-    "CONTROLS",
-    "CONTROL_SEED",
-    "RANDOM_GENES",
-    "RANDOM_LLM",
-    "SHUFFLED_ORDER",
-    "ExtractOptions",
-    "options_like",
-    "options_record",
-]
+__all__ = ["Cells", "ExtractOptions", "Output", "SequenceOptions", "complete_options", "options_record"]
 
-SCALINGS = ("none", "multiply")
-STORE_DTYPES = ("float16", "float32")
-SPACE_FIELDS = (
-    "model", "revision", "genes", "panel", "top_genes", "expression_scaling", "projector", "seed",
-    "instruction", "readout_token", "layers", "pool", "companions",
-)  # fmt: skip
-"""Options that decide the feature space: what ``--like`` takes from another store."""
-
-OF_THE_READOUT = (
-    "expression_scaling", "projector", "seed", "instruction", "readout_token", "layers",
-    "spread",
-)  # fmt: skip
-"""Options that say nothing where no readout is wanted."""
-
-GENEPT_W, GENEPT_S = "genept_w", "genept_s"
-
-AUTO_PANEL = "auto"
-"""``--panel auto``: a label-free panel of these cells, kept beside the store."""
+AUTO_PANEL, ALL_GENES = "auto", "all"
 
 RANDOM_GENES, RANDOM_LLM, SHUFFLED_ORDER = "random-genes", "random-llm", "shuffled-order"
 CONTROLS = {
@@ -53,192 +27,241 @@ CONTROLS = {
     RANDOM_LLM: "the model has random weights in place of those it learnt",
     SHUFFLED_ORDER: "every cell has its genes in one random order in place of expression's",
 }
-"""What ``--control`` makes meaningless, in words."""
+"""What each control makes meaningless."""
 
 CONTROL_SEED = 0
-"""Of the controls: a seed of its own, since ``--seed`` is the projector's and must stay the same for a comparison."""
+"""Controls have a seed of their own: ``seed`` is the projector's and stays the same for a comparison."""
 
-FILES = ("genes", "panel", "projector")
-"""Options of the feature space that name files."""
+DEFAULT_POOL = ("wmean", "last")
+DEFAULT_COMPANIONS = ("genept", "genept_random")
+GENEPT_W, GENEPT_S = "genept_w", "genept_s"
 
-PATHS = (*FILES, "orthologs")
-"""All options that name files; a store's record has them relative to its folder."""
+SPACE = (
+    "model", "revision", "genes", "panel", "top_genes", "expression_scaling", "projector", "seed", "instruction",
+    "readout_token", "layers", "pool", "companions",
+)  # fmt: skip
+"""Options that decide the feature space: what ``like`` takes from another store."""
+
+READOUT_ONLY = ("projector", "seed", "instruction", "readout_token", "layers", "spread")
+"""Options without effect when ``pool`` is empty; ``expression_scaling`` is another."""
+
+FILES = ("genes", "panel", "projector", "orthologs")
+"""Options that may name a file; a store's record has them relative to its folder."""
+
+NOT_RECORDED = ("device", "like", "overwrite", "progress", "shard")
+"""Options of a single call: whichever process creates the store, its record is the same."""
+
+StrPath = str | os.PathLike[str]
+
+Cells = Annotated[
+    StrPath | anndata.AnnData,
+    Option(
+        "An .h5ad, AnnData Zarr, 10x .h5 or 10x mtx folder, #cells × #genes; in Python also an AnnData.",
+        argument=True,
+    ),
+]
+Output = Annotated[StrPath, Option("The store, a folder that conventionally ends in .zarr.", flags=("--output", "-o"))]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractOptions:
-    """Options of ``scstore extract``, under the names of the command line.
+class SequenceOptions:
+    """Options of extract and align: which cells become which sequences, and which model reads them.
 
-    Attributes
-    ----------
-    preset
-        Name of the set of options that the others were completed from: see :mod:`scstore.extraction.presets`. It is
-        recorded, and is no part of the feature space.
-    model
-        ``minilm``, a folder in Hugging Face layout, or a hub name.
-    revision
-        Branch, tag or commit of a hub model.
-    genes
-        A gene table file; without one the symbols are encoded by the model and cached beside the store.
-    panel
-        A panel file; ``None``: all genes may enter; ``auto``: 200 genes chosen without labels on these cells, kept
-        beside the store as ``STORE.panel.h5ad``.
-    top_genes
-        The most expressed genes of a cell that enter; 2,048 or what the model's context holds. ``genept_w`` is always
-        over all of them.
-    expression_scaling
-        ``multiply`` scales each gene's vector with its expression.
-    projector
-        ``aligned``, ``native`` or ``random``, or the path of a projector that ``scstore align`` trained.
-    seed
-        Of the projector.
-    instruction
-        Words behind the genes.
-    readout_token
-        A decoder's readout token; its end-of-sequence token by default.
-    layers
-        Layers to read, ``-1`` for the last; by default the last (of ``minilm``: the first and the last).
-    pool
-        Of ``last``, ``mean``, ``wmean``; by default ``wmean`` and ``last``. Empty: no readout is wanted.
-    companions
-        Views beside the readouts, or in their place: of ``genept`` (gene vectors whitened), ``genept_random`` (random
-        gene vectors), ``genept_w`` (GenePT-w as published) and ``genept_s`` (GenePT-s: a sentence of gene symbols).
-    control
-        One thing made meaningless: ``random-genes`` (the gene vectors), ``random-llm`` (the model's weights) or
-        ``shuffled-order`` (the order of the genes). Part of the feature space.
-    expression
-        ``counts`` or ``lognorm``: what the input holds.
-    slot
-        ``X``, ``layers/NAME`` or ``raw``; looked for by default.
-    allow_fractional
-        Accept pseudo-counts that are no whole numbers.
-    sum_duplicate_genes
-        Add up the counts of genes of the same name.
-    id_prefix_from
-        A column of ``obs`` put before the cell ids, to make them unique.
-    organism
-        ``human`` or ``mouse``, for gene tables made from symbols or holding several organisms; guessed by default.
-    orthologs
-        A table of human and mouse orthologs, by which cells of the other species are read as cells of the gene
-        table's (or panel's).
-    min_match
-        Smallest fraction of the input's genes that must be in the gene table.
-    keep_expression
-        Keep the log-normalised expression as the store's ``X``.
-    store_dtype
-        ``float16`` or ``float32``.
-    shard_rows
-        Rows of a shard; about 16 MB, at most 4,096, by default.
-    device, dtype
-        Where and in which precision the model runs.
-    spread
-        Spread the model's layers over all GPUs, for a model that does not fit one.
-    tokens_per_batch
-        Padded positions in a batch.
+    ``None`` means «not given», so that a preset, a recipe or another store may choose.
     """
 
-    preset: str | None = None
-    model: str | None = None
-    revision: str | None = None
-    genes: str | None = None
-    panel: str | None = None
-    top_genes: int | None = None
-    expression_scaling: str = "none"
-    projector: str = "aligned"
-    seed: int = 0
-    instruction: str = INSTRUCTION
-    readout_token: str | None = None
-    layers: tuple[int, ...] | None = None
-    pool: tuple[str, ...] = ("wmean", "last")
-    companions: tuple[str, ...] = ("genept", "genept_random")
-    control: str | None = None
-    expression: str = "counts"
-    slot: str | None = None
-    allow_fractional: bool = False
-    sum_duplicate_genes: bool = False
-    id_prefix_from: str | None = None
-    organism: str | None = None
-    orthologs: str | None = None
-    min_match: float = 0.3
-    keep_expression: bool = True
-    store_dtype: str = "float16"
-    shard_rows: int | None = None
-    device: str | None = None
-    dtype: str | None = None
-    spread: bool = False
-    tokens_per_batch: int | None = None
+    model: Annotated[
+        str | None,
+        Option("minilm, a folder in Hugging Face layout, or a hub name. By default meta-llama/Llama-2-13b-hf."),
+    ] = None
+    revision: Annotated[str | None, Option("Branch, tag or commit of a hub model.", advanced=True)] = None
+    genes: Annotated[
+        StrPath | None,
+        Option("Gene table. By default the model encodes the symbols, and the table is kept beside the output."),
+    ] = None
+    panel: Annotated[
+        StrPath | None,
+        Option(
+            "The genes that may enter: a panel file; auto: 200 genes chosen on these cells without labels, kept beside "
+            "the output; or all, the default."
+        ),
+    ] = None
+    top_genes: Annotated[
+        int | None,
+        Option("The most expressed genes of a cell that enter. By default 2048, or what the model's context holds.",
+               minimum=1),
+    ] = None  # fmt: skip
+    layers: Annotated[
+        Sequence[int] | None,
+        Option("Layers to read, such as 20,40; -1, the default, is the last (minilm: 1,6).", separator=","),
+    ] = None
+    pool: Annotated[
+        Sequence[Literal["last", "mean", "wmean"]] | None,
+        Option(
+            "Readouts: last (the readout token), mean and wmean (weighted by expression) over the genes; or none. By "
+            "default wmean,last.",
+            separator=",",
+        ),
+    ] = None
+    expression_scaling: Annotated[
+        Literal["none", "multiply"] | None,
+        Option("multiply scales each gene's vector with its expression. By default none.", advanced=True),
+    ] = None
+    seed: Annotated[
+        int,
+        Option("Seed of the projector's rotation; in training also of the held-out cells.", minimum=0, advanced=True),
+    ] = 0
+    instruction: Annotated[str, Option("Words behind the genes. The default is the published one.", advanced=True)] = (
+        INSTRUCTION
+    )
+    readout_token: Annotated[
+        str | None, Option("A decoder's readout token. By default its end-of-sequence token.", advanced=True)
+    ] = None
+    expression: Annotated[
+        Literal["counts", "lognorm"], Option("What the input holds: raw counts or log-normalised expression.")
+    ] = "counts"
+    slot: Annotated[
+        str | None, Option("Where the expression is: X, layers/NAME or raw. By default all are searched.")
+    ] = None
+    allow_fractional: Annotated[bool, Option("Accept corrected counts that are not whole numbers.", advanced=True)] = (
+        False
+    )
+    sum_duplicate_genes: Annotated[bool, Option("Add up the counts of genes of the same name.", advanced=True)] = False
+    id_prefix_from: Annotated[
+        str | None, Option("Column of obs that is put before the cell ids, to make them unique.", advanced=True)
+    ] = None
+    organism: Annotated[
+        str | None, Option("human or mouse, the cells' organism. By default guessed from the symbols.", advanced=True)
+    ] = None
+    orthologs: Annotated[
+        StrPath | None,
+        Option("File of human and mouse orthologs: cells of one species are read with the genes of the other."),
+    ] = None
+    min_match: Annotated[
+        float, Option("Smallest fraction of the cells' genes that must be in the gene table.", minimum=0, maximum=1)
+    ] = 0.3
+    device: Annotated[str | None, Option("cuda, cpu or mps. By default the GPU where there is one.")] = None
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        Option("Precision of the model. By default bfloat16 on a GPU, float32 on the CPU.", advanced=True),
+    ] = None
+    spread: Annotated[
+        bool, Option("Spread the model's layers over all GPUs, for a model that does not fit one.", advanced=True)
+    ] = False
+    tokens_per_batch: Annotated[
+        int | None, Option("Padded positions of a batch. By default what the device holds.", minimum=1, advanced=True)
+    ] = None
+    overwrite: Overwrite = False
+    progress: Progress = None
 
     def __post_init__(self) -> None:
-        check_preset(self.preset)
-        for name, known in (
-            ("expression_scaling", SCALINGS),
-            ("expression", ("counts", "lognorm")),
-            ("store_dtype", STORE_DTYPES),
-        ):
-            if (value := getattr(self, name)) not in known:
-                msg = f"{_flag(name)} {value}: not one of {', '.join(known)}."
-                raise OptionError(msg)
-        if self.trained_projector is not None and not Path(self.trained_projector).exists():
-            msg = f"--projector {self.projector}: not one of {', '.join(PROJECTORS)}, and no such projector is there."
-            raise OptionError(msg)
-        for name, choices in {"pool": POOLINGS, "companions": COMPANIONS}.items():
-            words = getattr(self, name)
-            if not set(words) <= set(choices) or len(set(words)) < len(words):
-                msg = f"{_flag(name)} {','.join(words)}: name each of {', '.join(choices)} at most once, or say none."
-                raise OptionError(msg)
-        for name in ("top_genes", "shard_rows", "tokens_per_batch"):
-            if (number := getattr(self, name)) is not None and number < 1:
-                msg = f"{_flag(name)} {number}: must be at least 1."
-                raise OptionError(msg)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, os.PathLike):
+                object.__setattr__(self, field.name, os.fspath(value))
+            elif isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        _check_words("pool", self.pool, ("last", "mean", "wmean"))
         if self.panel == AUTO_PANEL and self.orthologs is not None:
-            msg = "--panel auto cannot go with --orthologs: it is fitted on the cells' own genes. Name a panel file."
+            msg = "panel='auto' cannot go with orthologs=: it is fitted on the cells' own genes. Name a panel file."
             raise OptionError(msg)
-        self._check_control()
-        self._check_idle()
 
-    def _check_control(self) -> None:
-        """Refuse a control that has nothing to act on, or that would not be one."""
-        if self.control is None:
-            return
-        if self.control not in CONTROLS:
-            msg = f"--control {self.control}: not one of {', '.join(CONTROLS)}."
-        elif self.control == RANDOM_GENES and self.trained_projector is not None:
-            msg = (
-                f"--control random-genes cannot go with --projector {self.projector}: it was trained for other gene "
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """Readouts that are wanted."""
+        return DEFAULT_POOL if self.pool is None else tuple(self.pool)
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether gene vectors are scaled with expression."""
+        return self.expression_scaling == "multiply"
+
+    @property
+    def panel_file(self) -> str | None:
+        """Path of the panel; ``None`` where all genes may enter."""
+        return None if self.panel in (None, ALL_GENES) else str(self.panel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions(SequenceOptions):
+    """Options of extract."""
+
+    preset: Annotated[
+        Literal["default", "scinterpreter", "screader", "genept-w", "genept-s"] | None,
+        Option("A published recipe, or the best choice without labels (default). Other options given here win."),
+    ] = None
+    like: Annotated[StrPath | None, Option("Take the whole feature space of another store.")] = None
+    control: Annotated[
+        Literal["random-genes", "random-llm", "shuffled-order"] | None,
+        Option("Make one thing meaningless, for a comparison: the gene vectors, the weights or the order of genes."),
+    ] = None
+    companions: Annotated[
+        Sequence[Literal["genept", "genept_random", "genept_w", "genept_s"]] | None,
+        Option("Views without a readout, or none. By default genept,genept_random.", separator=","),
+    ] = None
+    projector: Annotated[
+        StrPath, Option("From gene vectors into the model: aligned, native, random, or a folder that align made.")
+    ] = "aligned"
+    keep_expression: Annotated[
+        bool,
+        Option("Keep the log-normalised expression as the store's X.", flags=("--keep-expression/--no-expression",)),
+    ] = True
+    store_dtype: Annotated[Literal["float16", "float32"], Option("Precision of the views.", advanced=True)] = "float16"
+    shard_rows: Annotated[
+        int | None, Option("Cells of a shard. By default about 16 MB, at most 4096.", minimum=1, advanced=True)
+    ] = None
+    shard: Annotated[
+        str | None,
+        Option("i/n: extract part i (from 0) of n, as one job of an array. Launchers set it themselves."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_words("companions", self.companions, ("genept", "genept_random", GENEPT_W, GENEPT_S))
+        if self.trained_projector is not None and not Path(self.trained_projector).exists():
+            suggestion = did_you_mean(self.trained_projector, PROJECTORS, form="projector='{}'")
+            msg = f"projector={str(self.projector)!r}: no such folder, nor one of {', '.join(PROJECTORS)}.{suggestion}"
+            raise OptionError(msg)
+        if problem := self._control_problem():
+            raise OptionError(problem)
+        if not self.poolings and (problem := self._idle_problem()):
+            raise OptionError(problem)
+
+    def _control_problem(self) -> str | None:
+        """Say why a control has nothing to act on, or would not be one."""
+        if self.control == RANDOM_GENES and self.trained_projector is not None:
+            return (
+                f"control='random-genes' cannot go with projector={self.projector!r}, which was trained for other gene "
                 "vectors. Make random ones (scstore genes build --encoder random:WIDTH), train a projector for them "
                 "(scstore align --genes), and extract with both."
             )
-        elif self.control == RANDOM_GENES and not self.pool and GENEPT_W not in self.companions:
-            msg = "--control random-genes: neither a readout nor genept_w is wanted, so no view has gene vectors."
-        elif self.control != RANDOM_GENES and not self.runs_model:
-            msg = f"--control {self.control}: no model reads the cells, so there is nothing to make meaningless."
-        elif self.control == RANDOM_LLM and self.spread:
-            msg = "--control random-llm cannot go with --spread: its weights are drawn on one device."
-        else:
-            return
-        raise OptionError(msg)
+        if self.control == RANDOM_GENES and not self.poolings and GENEPT_W not in self.companion_views:
+            return "control='random-genes': neither a readout nor genept_w is wanted, so no view has gene vectors."
+        if self.control in (RANDOM_LLM, SHUFFLED_ORDER) and not self.runs_model:
+            return f"control={self.control!r}: no model reads the cells, so there is nothing to make meaningless."
+        if self.control == RANDOM_LLM and self.spread:
+            return "control='random-llm' cannot go with spread=True: its weights are drawn on one device."
+        return None
 
-    def _check_idle(self) -> None:
-        """Refuse options that would decide nothing, where no readout is wanted."""
-        if self.pool:
-            return
+    def _idle_problem(self) -> str | None:
+        """Say which given option has no effect, where no readout is wanted."""
         if not self.companion_views:
-            msg = "--pool none --companions none: no view is left to extract. Name one."
-            raise OptionError(msg)
-        idle = [*OF_THE_READOUT, *(["top_genes"] if self.companion_views == (GENEPT_W,) else [])]
-        default = {option.name: option.default for option in fields(self)}
-        for name in idle:
-            if getattr(self, name) != default[name]:
-                views = ", ".join(self.companion_views)
-                msg = f"{_flag(name)}: decides nothing here. Without a readout (--pool none) the store has {views}."
-                raise OptionError(msg)
+            return "pool=() and companions=(): no view is left to extract. Name one."
+        defaults = {field.name: field.default for field in fields(self)}
+        names = [*READOUT_ONLY, *(["top_genes"] if self.companion_views == (GENEPT_W,) else [])]
+        idle = [name for name in names if getattr(self, name) != defaults[name]]
+        if self.multiplies:
+            idle.append("expression_scaling")
+        if not idle:
+            return None
+        views = ", ".join(self.companion_views)
+        return f"{idle[0]}={getattr(self, idle[0])!r} has no effect: without a readout the store has {views}."
 
     @property
     def companion_views(self) -> tuple[str, ...]:
         """The companions that the store gets: with random gene vectors, only what these change."""
-        if self.control == RANDOM_GENES:
-            return tuple(name for name in self.companions if name == GENEPT_W)
-        return self.companions
+        names = DEFAULT_COMPANIONS if self.companions is None else tuple(self.companions)
+        return tuple(name for name in names if name == GENEPT_W) if self.control == RANDOM_GENES else names
 
     @property
     def writes_sentences(self) -> bool:
@@ -248,85 +271,84 @@ class ExtractOptions:
     @property
     def runs_model(self) -> bool:
         """Whether a model reads the cells."""
-        return bool(self.pool) or self.writes_sentences
+        return bool(self.poolings) or self.writes_sentences
 
     @property
     def needs_vectors(self) -> bool:
         """Whether a view is made from the genes' vectors."""
-        return bool(self.pool) or self.companion_views != (GENEPT_S,)
+        return bool(self.poolings) or self.companion_views != (GENEPT_S,)
 
     @property
     def trained_projector(self) -> str | None:
         """Path of the trained projector, if the projector is one."""
-        return None if self.projector in PROJECTORS else self.projector
+        return None if self.projector in PROJECTORS else str(self.projector)
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def _check_words(name: str, words: Sequence[str] | None, known: tuple[str, ...]) -> None:
+    if words is not None and (not set(words) <= set(known) or len(set(words)) < len(words)):
+        wrong = next((word for word in words if word not in known), "")
+        msg = f"{name}={list(words)}: name each of {', '.join(known)} at most once.{did_you_mean(wrong, known)}"
+        raise OptionError(msg)
 
 
-def options_like(reference: str | os.PathLike[str], options: ExtractOptions) -> ExtractOptions:
-    """Take everything that decides the feature space from another store.
-
-    Parameters
-    ----------
-    reference
-        A store that ``scstore extract`` made.
-    options
-        The caller's; those that decide the feature space must be left at their defaults.
+def complete_options(options: ExtractOptions) -> ExtractOptions:
+    """Fill in what was not given, from the preset or from the store that the cells are to be like.
 
     Raises
     ------
     OptionError
-        If one of them is not, or the reference is a control of another kind.
+        If an option of the feature space is given beside ``like``, or the reference is a control of another kind.
     FeatureSpaceError
         If the reference has no record, or its gene table, panel or projector has moved.
     """
+    if options.like is not None:
+        return _options_like(options.like, options)
+    if options.preset is None:
+        return options
+    chosen = PRESETS[options.preset].options
+    return replace(options, **{name: chosen[name] for name in chosen if getattr(options, name) is None})
+
+
+def _options_like(reference: StrPath, options: ExtractOptions) -> ExtractOptions:
     default = ExtractOptions()
-    if options.preset is not None:
-        msg = f"--preset {options.preset} cannot go with --like: the feature space is taken from {reference}."
-        raise OptionError(msg)
-    for name in SPACE_FIELDS:
-        if getattr(options, name) != getattr(default, name):
-            msg = f"{_flag(name)} cannot go with --like: the feature space is taken from {reference}."
+    for name in ("preset", *SPACE):
+        if (value := getattr(options, name)) != getattr(default, name):
+            msg = f"{name}={value!r} cannot go with like=: the feature space is taken from {reference}."
             raise OptionError(msg)
     record = open_store(reference).record
     if record is None:
-        msg = f"--like {reference}: scstore did not extract it, so there is no feature space to take."
+        msg = f"like={str(reference)!r}: scstore did not extract it, so there is no feature space to take."
         raise FeatureSpaceError(msg)
     taken: Mapping[str, Any] = record["options"]
-    # records of before a field came have its default
-    found = {name: taken.get(name, getattr(default, name)) for name in SPACE_FIELDS}
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
-    values["control"] = taken.get("control")
+    values: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in taken.items() if name in SPACE
+    }
+    values["control"] = taken["control"] or options.control
     if options.control not in (None, values["control"]):
-        if values["control"] is not None:
-            msg = f"--control {options.control}: {reference} is {values['control']} itself. Name the real store."
-            raise OptionError(msg)
-        values["control"] = options.control
-    folder = Path(reference).parent
+        msg = f"control={options.control!r}: {reference} is {taken['control']} itself. Name the real store."
+        raise OptionError(msg)
     for name in FILES:
-        if _is_file(name, values[name]):
-            values[name] = os.path.normpath(folder / values[name])
+        if _is_file(name, values.get(name)):
+            values[name] = os.path.normpath(Path(reference).parent / values[name])
             if not Path(values[name]).exists():
-                msg = f"--like {reference}: its {name} file {values[name]} is not there. Put it back beside the store."
+                msg = f"{reference}: its {name} file {values[name]} is not there. Put it back beside the store."
                 raise FeatureSpaceError(msg)
     return replace(options, **values)
 
 
 def options_record(options: ExtractOptions, folder: Path) -> dict[str, Any]:
     """The options as JSON, files relative to the store's folder so that both can be moved together."""
-    values: dict[str, Any] = {}
-    for option in fields(options):
-        if option.name == "device":  # whichever process shapes the store, its record is the same
-            continue
-        value: Any = options.companion_views if option.name == "companions" else getattr(options, option.name)
-        if _is_file(option.name, value):
-            value = Path(os.path.relpath(value, folder)).as_posix()
-        values[option.name] = list(value) if isinstance(value, tuple) else value
-    return values
+    values: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(options)}
+    values |= {"pool": options.poolings, "companions": options.companion_views, "panel": options.panel_file}
+    for name in FILES:
+        if _is_file(name, values[name]):
+            values[name] = Path(os.path.relpath(values[name], folder)).as_posix()
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if name not in NOT_RECORDED
+    }
 
 
 def _is_file(name: str, value: Any) -> bool:
-    """Whether an option's value is a path."""
-    return name in PATHS and value is not None and not (name == "projector" and value in PROJECTORS)
+    return value is not None and not (name == "projector" and value in PROJECTORS)

@@ -160,8 +160,8 @@ def make_plan(
     _say_preset(options, progress)
     if options.control is not None:
         progress.note(f"control {options.control}: {CONTROLS[options.control]}")
-    table = load_gene_table(options.genes) if options.genes else None
-    panel = load_panel(options.panel) if options.panel else None
+    table = load_gene_table(str(options.genes)) if options.genes else None
+    panel = load_panel(options.panel_file) if options.panel_file else None
     translation = needed_translation(
         options.orthologs,
         var,
@@ -183,7 +183,7 @@ def make_plan(
     n_panel = None if panel is None else len(panel)
     encodes = table is None and options.needs_vectors
     files = model_files(options) if options.runs_model or encodes else None
-    readout = settle_layout(options, files, n_panel=n_panel) if files is not None and options.pool else None
+    readout = settle_layout(options, files, n_panel=n_panel) if files is not None and options.poolings else None
     if table is None:
         file = target.with_suffix(".genes.h5ad")
         described = describe_cells(var, translation, organism=options.organism)
@@ -285,8 +285,11 @@ def _say_preset(options: ExtractOptions, progress: Reporter) -> None:
         return
     preset = PRESETS[options.preset]
     progress.note(f"preset {options.preset}: {preset.summary}; {preset.source}")
-    if preset.untrained and options.trained_projector is None:
-        progress.warn(preset.untrained.format(projector=options.projector))
+    if preset.trains_projector and options.trained_projector is None:
+        progress.warn(
+            f"the papers train the projector: scstore align --recipe papers, then projector=FOLDER. Here "
+            f"{options.projector!r} stands in for it, without labels."
+        )
 
 
 def _with_random_vectors(table: GeneTable) -> GeneTable:
@@ -302,7 +305,7 @@ def projector_fits(options: ExtractOptions, settled: SettledLayout, table: GeneT
         "model": {"digest": settled.files.digest, "width": settled.files.width},
         "genes": {"encoder": dict(table.encoder), "width": table.width},
         "layout": layout_space(options, settled),
-        "expression_scaling": options.expression_scaling,
+        "expression_scaling": "multiply" if options.multiplies else "none",
     }
 
 
@@ -315,7 +318,7 @@ def _check_projector(
     progress: Reporter,
 ) -> None:
     """Refuse a projector that does not fit, and say where it is used for what it was not trained for."""
-    projector.check_fits(projector_fits(options, settled, table), path=options.projector)
+    projector.check_fits(projector_fits(options, settled, table), path=str(options.projector))
     progress.note(
         f"projector: {options.projector}, trained on {len(projector.trained_on):,} cells for {projector.label!r}"
     )

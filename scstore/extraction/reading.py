@@ -54,7 +54,7 @@ def read_cells(
 def _readouts(
     plan: ExtractionPlan, ranked: RankedCells, readout: Readout, track: Track
 ) -> tuple[dict[str, NDArray[np.float32]], int]:
-    frame, poolings = plan.settled.layout.frame, plan.options.pool
+    frame, poolings = plan.settled.layout.frame, plan.options.poolings
     if plan.places is not None:
         ranked = reordered(ranked, plan.places)
     lengths = np.where(ranked.lengths > 0, ranked.lengths + frame.overhead, 0)

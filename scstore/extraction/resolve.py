@@ -120,7 +120,7 @@ def settle_layout(options: ExtractOptions, files: ModelFiles, *, n_panel: int | 
         )
         raise OptionError(msg)
     top_genes, because = _smallest(options, room=room, n_panel=n_panel)
-    named = options.layers or ((1, files.n_layers) if files.name == MINILM else (files.n_layers,))
+    named = tuple(options.layers or ()) or ((1, files.n_layers) if files.name == MINILM else (files.n_layers,))
     layers = tuple(files.n_layers if layer == -1 else layer for layer in named)
     if len(set(layers)) < len(layers) or not all(1 <= layer <= files.n_layers for layer in layers):
         msg = f"--layers {','.join(map(str, layers))}: {files.name} has layers 1 to {files.n_layers}; name each once."

@@ -146,7 +146,7 @@ def test_genes_and_instruction_beyond_the_context_are_refused_with_the_largest_n
 def test_options_that_make_no_sense_are_refused(
     cells: anndata.AnnData, llama: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    with pytest.raises(OptionError, match="--"):
+    with pytest.raises(OptionError):
         extract(cells, tmp_path / "s.zarr", llama, **options)
     assert not (tmp_path / "s.zarr").exists()
 
@@ -167,7 +167,7 @@ def test_like_takes_the_whole_feature_space(llama: Path, tmp_path: Path) -> None
     second = scstore.extract(fewer, tmp_path / "b.zarr", like=tmp_path / "a.zarr")
     for view in first.views:
         assert first.view(view).fingerprint == second.view(view).fingerprint
-    with pytest.raises(OptionError, match="--layers cannot go with --like"):
+    with pytest.raises(OptionError, match="layers"):
         scstore.extract(fewer, tmp_path / "c.zarr", like=tmp_path / "a.zarr", layers=(1,))
     (tmp_path / "a.genes.h5ad").unlink()
     with pytest.raises(FeatureSpaceError, match=r"a\.genes\.h5ad is not there"):

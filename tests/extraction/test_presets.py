@@ -16,8 +16,8 @@ import scstore
 from scstore.errors import OptionError
 from scstore.evaluation.rows import choose_rows
 from scstore.extraction.estimate import estimate
-from scstore.extraction.options import ExtractOptions
-from scstore.extraction.presets import PRESETS, apply_preset
+from scstore.extraction.options import ExtractOptions, complete_options
+from scstore.extraction.presets import PRESETS
 from scstore.extraction.resolve import DEFAULT_TOP_GENES
 from scstore.genes.table import COLUMNS, GeneTable, load_gene_table, save_gene_table
 from scstore.model.loading import DEFAULT_MODEL, load_backbone, locate_model
@@ -129,31 +129,30 @@ def test_genept_s_by_hand(kind: str, few: anndata.AnnData, tmp_path: Path, reque
 
 
 def test_what_is_given_wins() -> None:
-    settings = ExtractOptions(**apply_preset({"preset": "screader", "pool": ("mean",), "panel": "p.h5ad"}))
-    assert (settings.pool, settings.panel, settings.expression_scaling) == (("mean",), "p.h5ad", "multiply")
-    assert ExtractOptions(**apply_preset({"preset": "default", "panel": None})).panel is None
-    assert apply_preset({"top_genes": 5}) == {"top_genes": 5}
-    with pytest.raises(OptionError, match="scinterpreter"):
-        apply_preset({"preset": "scgpt"})
+    settings = complete_options(ExtractOptions(preset="screader", pool=("mean",), panel=Path("p.h5ad")))
+    assert (settings.poolings, settings.panel, settings.multiplies) == (("mean",), "p.h5ad", True)
+    assert complete_options(ExtractOptions(preset="default")).panel == "auto"
+    assert complete_options(ExtractOptions(preset="default", panel="all")).panel_file is None
+    with pytest.raises(OptionError, match="preset"):
+        scstore.extract("cells.h5ad", "s.zarr", preset="scgpt")  # type: ignore[arg-type]
 
 
 def test_every_preset_is_of_options_and_of_the_papers_numbers() -> None:
     for name, preset in PRESETS.items():
-        assert ExtractOptions(**apply_preset({"preset": name})).preset == name
+        assert complete_options(ExtractOptions(preset=name)).preset == name  # type: ignore[arg-type]
         assert preset.source
-        assert preset.not_covered
     assert (DEFAULT_MODEL, DEFAULT_TOP_GENES) == ("meta-llama/Llama-2-13b-hf", 2048)
 
 
 def test_an_untrained_projector_is_said(few: anndata.AnnData, llama: Path, tmp_path: Path) -> None:
     notes = Notes()
     extract(few, tmp_path / "s.zarr", llama, preset="scinterpreter", progress=notes)
-    assert any("--recipe papers" in note and "`aligned`" in note for note in notes.said)
+    assert any("--recipe papers" in note and "'aligned'" in note for note in notes.said)
 
 
 def test_a_preset_with_like_is_refused(few: anndata.AnnData, llama: Path, tmp_path: Path) -> None:
     extract(few, tmp_path / "s.zarr", llama)
-    with pytest.raises(OptionError, match="--preset genept-w cannot go with --like"):
+    with pytest.raises(OptionError, match="preset"):
         scstore.extract(few, tmp_path / "n.zarr", like=tmp_path / "s.zarr", preset="genept-w")
 
 
@@ -187,8 +186,8 @@ def test_stores_without_a_readout_go_the_whole_way(name: str, llama: Path, tmp_p
     ],
 )
 def test_options_that_decide_nothing_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match="--"):
-        ExtractOptions(**apply_preset(options))
+    with pytest.raises(OptionError):
+        complete_options(ExtractOptions(**options))
 
 
 def test_a_table_without_vectors_serves_sentences_alone(few: anndata.AnnData, llama: Path, tmp_path: Path) -> None:

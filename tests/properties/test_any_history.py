@@ -16,7 +16,6 @@ from warm import scratch_folder
 import scstore
 from scstore import fsio
 from scstore.store.layout import record_path
-from scstore.store.locks import Part
 from scstore.store.verify import verify_store
 
 PARTS = st.integers(1, 4).flatmap(lambda count: st.tuples(st.integers(0, count - 1), st.just(count)))
@@ -51,11 +50,11 @@ def take(bench: Bench, step: tuple[Any, ...]) -> None:
     """One step."""
     root = bench.root
     if step[0] == "extract":
-        bench.run(part=Part(*step[1]))
+        bench.run(shard="{}/{}".format(*step[1]))
     elif step[0] == "kill":
         try:
             with in_place_of_the_disk(BrokenDisk(step[2], "kill")):
-                bench.run(part=Part(*step[1]))
+                bench.run(shard="{}/{}".format(*step[1]))
         except Killed:
             as_if_another_process(root.parent)
     elif not root.exists():
