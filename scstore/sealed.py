@@ -22,7 +22,7 @@ from scstore import fsio
 from scstore.errors import DamagedError, GenesError, NewerFormatError, NotAStoreError, OptionError, OutputError
 from scstore.spec import seal, unseal
 from scstore.untrusted.hdf5 import check_hdf5
-from scstore.untrusted.weights import WEIGHTS_LIMIT, read_weights
+from scstore.untrusted.safetensors import WEIGHTS_LIMIT, read_weights
 
 __all__ = [
     "FORMAT",

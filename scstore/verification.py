@@ -179,7 +179,7 @@ def _check_spelling(description: Path) -> Iterator[Finding]:
 
 def _check_pair(path: Path, names: tuple[str, str], load: Callable[[], Any]) -> Iterator[Finding]:
     """A description in JSON and its weights: the weights' own structure too where the description is damaged."""
-    from scstore.untrusted.weights import check_layout
+    from scstore.untrusted.safetensors import check_layout
 
     description, weights = names
     if missing := [name for name in names if not (path / name).is_file()]:

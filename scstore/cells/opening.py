@@ -19,7 +19,9 @@ from scstore.cells.mtx import find_mtx, read_10x_folder
 from scstore.cells.tenx import read_10x_hdf5, tenx_groups
 from scstore.errors import CellsError
 from scstore.escaping import show, show_some
-from scstore.untrusted.guards import Guard, folder_bytes, open_hdf5, open_zarr, reading
+from scstore.untrusted.guards import Guard, reading
+from scstore.untrusted.hdf5 import open_hdf5
+from scstore.untrusted.zarr import folder_bytes, open_zarr
 
 __all__ = ["CellFile", "RowMatrix", "open_cells"]
 

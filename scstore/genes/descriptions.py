@@ -14,7 +14,7 @@ import pandas as pd
 from scstore.errors import GenesError
 from scstore.genes.table import COLUMNS, unique_names
 from scstore.genes.templates import check_template, fill_template
-from scstore.untrusted.unpacking import open_unpacked
+from scstore.untrusted.text import open_unpacked
 
 __all__ = ["describe_by_symbol", "read_descriptions"]
 

@@ -22,7 +22,7 @@ from scstore.genes.ncbi import TAXA, read_columns, read_gene_info
 from scstore.genes.species import common_name, guess_organism
 from scstore.progress import Reporter
 from scstore.spec import canonical_json
-from scstore.untrusted.unpacking import open_unpacked
+from scstore.untrusted.text import open_unpacked
 
 __all__ = [
     "Orthologs",

@@ -20,7 +20,7 @@ from scstore import fsio
 from scstore.errors import GenesError
 from scstore.genes.table import COLUMNS, GeneTable, unique_names
 from scstore.untrusted.hdf5 import check_hdf5
-from scstore.untrusted.restricted_pickle import read_pickle
+from scstore.untrusted.pickles import read_pickle
 
 __all__ = ["PUBLISHED", "name_genes", "read_published"]
 

@@ -11,7 +11,7 @@ from scstore.heads.across_genes import KIND, AcrossGenesHead
 from scstore.heads.base import JSON
 from scstore.heads.fusion import FusedHead
 from scstore.sealed import FolderKind, read_sealed_folder, write_sealed_folder
-from scstore.untrusted.weights import WEIGHTS_LIMIT
+from scstore.untrusted.safetensors import WEIGHTS_LIMIT
 
 __all__ = ["HEAD", "AnyHead", "load_head", "save_head"]
 

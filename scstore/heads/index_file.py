@@ -25,7 +25,7 @@ from scstore.heads.exact_search import apart, unit_rows
 from scstore.heads.rows import BLOCK_BYTES, Rows, iter_blocks, read
 from scstore.heads.rows import fetch as stored
 from scstore.spec import seal, unseal
-from scstore.untrusted.weights import read_weights
+from scstore.untrusted.safetensors import read_weights
 
 __all__ = [
     "DESCRIPTION",

@@ -11,8 +11,8 @@ from zarr.storage import LocalStore
 
 from scstore.errors import CellsError, NotAStoreError
 from scstore.store.decoding import decoding
-from scstore.untrusted.bounded_store import BoundedStore
 from scstore.untrusted.hdf5 import check_hdf5
+from scstore.untrusted.zarr import BoundedStore
 
 __all__ = ["open_group"]
 

@@ -1,208 +1,127 @@
-"""A look at an HDF5 file before this process opens it.
-
-libhdf5 can loop without an end, crash, or allocate gigabytes on a file that was damaged or made for that, and nothing
-that is called from Python can stop it. So a child process looks first (:mod:`scstore.untrusted.walk`), one for the
-whole life of this process; if it is lost, so is the file and nothing else.
-"""
+"""HDF5 files from anywhere: links, storage and sizes are checked before a value is read."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import json
 import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
-from typing import IO
 
-from scstore.errors import DamagedError, ScstoreError
+import h5py
 
-__all__ = ["check_hdf5"]
+from scstore.errors import CellsError, DamagedError, ScstoreError
+from scstore.untrusted.limits import FLOOR, RATIO, declared_bytes, too_large
 
-CHILD = (
-    "import json, sys; sys.path[:] = json.loads(sys.stdin.readline()); from scstore.untrusted.walk import main; main()"
-)
+__all__ = ["check_hdf5", "missing_filter", "open_hdf5"]
 
-SETTLED_SECONDS = 2.0
-"""A file that was written less than this ago may change again without a change of its time: it is not remembered."""
+DEPTH, OBJECTS = 64, 200_000
+"""Deeper groups or more objects than an AnnData has: links that run in circles."""
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+ONE_LINK = h5py.h5p.create(h5py.h5p.LINK_ACCESS)
+"""Follow one soft link at most, so that none leads through an external link."""
+ONE_LINK.set_nlinks(1)
 
-
-class _LostError(Exception):
-    """The child ended while it looked."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
+OWN_DATA = "Write a file that holds its own data."
 
 
-class _Child:
-    """The process that looks. Raises :class:`OSError` where it does not start."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-c", CHILD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **ONE_THREAD},
-            start_new_session=True,  # Ctrl-C is for this process, which ends the other
-        )
-        self.questions: IO[bytes] = self.process.stdin  # type: ignore[assignment]  # pipes were asked for
-        self.answers: IO[bytes] = self.process.stdout  # type: ignore[assignment]
-        try:
-            if self._exchange([path for path in sys.path if path]) != "ready\n":
-                msg = "the process that checks HDF5 files does not start"
-                raise OSError(msg)
-        except BaseException:
-            self.close(kill=True)
-            raise
-
-    def _exchange(self, message: object) -> str:
-        """Send a line, wait for one; ``""`` where the child is gone."""
-        try:
-            self.questions.write(json.dumps(message).encode() + b"\n")
-            self.questions.flush()
-        except BrokenPipeError:
-            return ""
-        return self.answers.readline().decode("ascii")
-
-    @property
-    def lives(self) -> bool:
-        return self.process.poll() is None
-
-    def ask(self, path: Path) -> str | None:
-        """What is wrong with a file; ``None`` for nothing."""
-        answer = self._exchange(str(path.absolute()))
-        if not answer:
-            raise _LostError(self.process.wait())
-        problem: str | None = json.loads(answer)
-        return problem
-
-    def close(self, *, kill: bool = False) -> None:
-        if kill:
-            self.process.kill()
-        for pipe in (self.questions, self.answers):
-            with contextlib.suppress(OSError):  # what was left to send to a process that is gone
-                pipe.close()
-        self.process.wait()
-
-    def forget(self) -> None:
-        """In a fork: it is the other process's child."""
-        self.questions.close()
-        self.answers.close()
-        self.process.returncode = 0  # not to be waited for
-
-
-class _Checks:
-    """The child of this process, and what is known of files by device, inode, size and time."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.child: _Child | None = None
-        self.possible = not getattr(sys, "frozen", False) and "py" in Path(sys.executable or "").name.lower()
-        self.known: dict[tuple[int, int, int, int], str | None] = {}
-
-    def problem(self, path: Path) -> str | None:
-        try:
-            about = path.stat()
-        except OSError:
-            return None  # the reader's to say
-        key = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
-        with self.lock:
-            if key in self.known:
-                return self.known[key]
-            child = self._start()
-            if child is None:
-                return None
-            found = self._ask(child, path)
-            if time.time() - about.st_mtime > SETTLED_SECONDS:
-                self.known[key] = found
-            return found
-
-    def _start(self) -> _Child | None:
-        """The child, if there can be one."""
-        if self.child is not None and not self.child.lives:
-            self.end()
-        if self.child is None and self.possible:
-            try:
-                self.child = _Child()
-            except OSError:
-                self.possible = False
-        return self.child
-
-    def _ask(self, child: _Child, path: Path) -> str | None:
-        try:
-            return child.ask(path)
-        except _LostError as lost:
-            self.end()
-            if lost.code not in _CRASHES and lost.code != -_CPU_LIMIT:
-                return None  # ended by somebody else, not by the file
-            what = "does not come to an end with it" if lost.code == -_CPU_LIMIT else "crashes on it"
-            return f"it is damaged or made to do harm: the HDF5 library {what}. Copy or download it again."
-        except BaseException:  # Ctrl-C: the answer would be taken for that of the next file
-            self.end(kill=True)
-            raise
-
-    def end(self, *, kill: bool = False) -> None:
-        child, self.child = self.child, None
-        if child is not None:
-            child.close(kill=kill)
-
-    def forked(self) -> None:
-        self.lock = threading.Lock()
-        child, self.child = self.child, None
-        if child is not None:
-            child.forget()
-
-
-_CPU_LIMIT = getattr(signal, "SIGXCPU", 24)
-_CRASHES = {
-    -getattr(signal, name) for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL") if hasattr(signal, name)
-}
-"""Exit codes of a process that its own code brought down; Windows has the codes of its exceptions."""
-
-if sys.platform == "win32":
-    _CRASHES |= {0xC0000005, 0xC00000FD, 0xC0000094, 0xC0000374, 0xC0000409}
-
-_checks = _Checks()
-atexit.register(_checks.end)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_checks.forked)
-
-
-def check_hdf5(path: str | os.PathLike[str], *, error: type[ScstoreError] = DamagedError) -> None:
-    """Let a child process open an HDF5 file and walk through it, before this process does.
-
-    Parameters
-    ----------
-    path
-        The file. One that is no HDF5, or cannot be read, passes: the reader says so in its own words.
-    error
-        What to raise.
+def open_hdf5(path: Path) -> h5py.File:
+    """Check an HDF5 file and open it for reading.
 
     Raises
     ------
-    ScstoreError
-        Of the type asked for, if libhdf5 loops or crashes on the file or allocates far more than the file holds, if an
-        array declares what the stored bytes cannot hold (:func:`scstore.untrusted.limits.too_large`), if groups are
-        nested without end, or if anything in the file lies in another file.
-
-    Notes
-    -----
-    Of files up to 16 MB every value is read, of larger ones all metadata (up to 20,000 objects) and the first and last
-    values of each data set. An object may take 3 seconds of CPU time and a file 30: the time of a slow disk does not
-    count. A file that has not changed is looked at once in a process. Limits are the kernel's: without them (Windows)
-    crashes are found and loops are not, and memory is bounded on Linux alone. Where no Python can be started (a frozen
-    program, an embedded interpreter) files are opened without the look. Between the look and the reading a file must
-    not change.
+    CellsError
+        If it is truncated, damaged, written by a newer HDF5, or locked by another process, or as :func:`check_hdf5`.
     """
-    problem = _checks.problem(Path(path))
+    check_hdf5(path, error=CellsError)
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        reason = str(error)
+        if "truncated" in reason:
+            msg = (
+                f"{path}: the file is truncated: it is shorter ({path.stat().st_size:,} bytes) than its own "
+                "header says. A copy or download broke off: get it again."
+            )
+        elif "lock" in reason:
+            msg = f"{path}: another program has it open for writing ({reason}). Close it there, or copy the file."
+        else:
+            msg = f"{path}: not readable as HDF5 ({reason}). The file is damaged: copy or download it again."
+        raise CellsError(msg) from error
+
+
+def check_hdf5(path: str | os.PathLike[str], *, error: type[ScstoreError] = DamagedError) -> None:
+    """Refuse an HDF5 file with data in other files, absurd sizes or endless groups; only metadata is read.
+
+    What merely does not parse passes: the reader reports it.
+    """
+    try:
+        stored, file = Path(path).stat().st_size, h5py.File(path, "r")
+    except OSError:
+        return
+    with file:
+        problem = _find_problem(file, stored)
     if problem is not None:
         msg = f"{path}: {problem}"
         raise error(msg)
+
+
+def _find_problem(file: h5py.File, stored: int) -> str | None:
+    """Return what is wrong with the first such link or data set."""
+    waiting: list[tuple[h5py.Group, str]] = [(file, "")]
+    n_objects = declared = 0
+    while waiting:
+        group, place = waiting.pop()
+        for name in _names(group):
+            below = f"{place}/{name}".lstrip("/")
+            n_objects += 1
+            if n_objects > OBJECTS or place.count("/") > DEPTH:
+                return f"groups below {place[:100]} are nested without end. The file is damaged."
+            try:
+                node = _follow(group, name)
+                if node is None:
+                    return f"{below} is a link into another file, which is not followed. {OWN_DATA}"
+                if isinstance(node, h5py.Dataset):
+                    declared += declared_bytes(node)
+                    problem = _outside(node) or too_large(node, stored)
+                    if problem is not None:
+                        return problem
+            except (KeyError, OSError, RuntimeError, TypeError, ValueError):
+                continue  # HDF5 cannot read it, and nor can a reader
+            if isinstance(node, h5py.Group):
+                waiting.append((node, below))
+    if declared > max(4 * FLOOR, RATIO * stored):
+        return (
+            f"its arrays declare {declared:,} bytes together, but the whole file has {stored:,}. It is damaged or "
+            "made to exhaust memory: get it again from where it came from."
+        )
+    return None
+
+
+def _names(group: h5py.Group) -> list[str]:
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        return list(group)
+    return []
+
+
+def _follow(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | object | None:
+    """Return a member of a group, ``None`` for one that lives in another file."""
+    key = name.encode("utf-8", "surrogateescape")
+    if group.id.links.get_info(key).type not in (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT):
+        return None
+    identifier = h5py.h5o.open(group.id, key, lapl=ONE_LINK)
+    if isinstance(identifier, h5py.h5g.GroupID):
+        return h5py.Group(identifier)
+    return h5py.Dataset(identifier) if isinstance(identifier, h5py.h5d.DatasetID) else identifier
+
+
+def _outside(array: h5py.Dataset) -> str | None:
+    if not (array.external or array.is_virtual):
+        return None
+    name = str(array.name).strip("/")
+    return f"the values of {name} lie in other files, which are not followed. {OWN_DATA}"
+
+
+def missing_filter(array: h5py.Dataset) -> int | None:
+    """Return the number of a filter that a data set needs and this HDF5 does not have."""
+    properties = array.id.get_create_plist()
+    filters = (properties.get_filter(i)[0] for i in range(properties.get_nfilters()))
+    return next((number for number in filters if not h5py.h5z.filter_avail(number)), None)

@@ -1,195 +1,132 @@
-"""The process that looks at HDF5 files first: one for each process, replaced when it is lost, never left behind."""
+"""HDF5 files: links, storage, sizes, endless groups."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
+import fcntl
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from support import make_cells
 
 from scstore.cells.opening import open_cells
 from scstore.errors import CellsError, DamagedError
-from scstore.untrusted import hdf5 as check
 from scstore.untrusted.hdf5 import check_hdf5
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A file of cells that was written long ago."""
-    file = tmp_path / "cells.h5ad"
-    make_cells(12, 8).write_h5ad(file)
-    return age(file)
-
-
-def age(file: Path) -> Path:
-    os.utime(file, (1e9, 1e9))
-    return file
-
-
-def child() -> check._Child:
-    found = check._checks.child
-    assert found is not None
-    return found
-
-
-def unwritten(file: Path) -> Path:
-    with h5py.File(file, "r+") as opened:
-        opened.create_dataset("uns/a", shape=(10**12,), dtype="f4", chunks=(1000,))
-    return file
-
-
-def test_one_child_looks_at_all_files(path: Path, tmp_path: Path) -> None:
-    check_hdf5(path)
-    first = child()
-    other = tmp_path / "other.h5ad"
-    make_cells(12, 8).write_h5ad(other)
-    check_hdf5(other)
-    with pytest.raises(CellsError, match=r"other\.h5ad: uns/a declares 4,000,000,000,000 bytes"):
-        check_hdf5(unwritten(other), error=CellsError)
-    assert child() is first
-
-
-def test_what_has_not_changed_is_not_looked_at_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(check._Child, "ask", lambda self, file: asked.append(file))
-    check_hdf5(path)
-    check_hdf5(path)
-    assert asked == [path]
-    path.write_bytes(path.read_bytes())  # a moment ago: it may change again within the same tick of the clock
-    check_hdf5(path)
-    check_hdf5(path)
-    assert asked == [path] * 3
-
-
-def test_what_is_wrong_is_remembered_too(path: Path) -> None:
-    age(unwritten(path))
-    for _ in range(2):
-        with pytest.raises(DamagedError, match="uns/a declares"):
-            check_hdf5(path)
-
-
-def test_a_child_that_is_lost_is_replaced(path: Path) -> None:
-    check_hdf5(path)
-    lost = child().process
-    lost.send_signal(signal.SIGKILL)
-    lost.wait()
-    with pytest.raises(DamagedError, match="uns/a declares"):
-        check_hdf5(unwritten(path))
-    assert child().process.pid != lost.pid
+def replace(path: Path, name: str, **dataset: object) -> None:
+    """Put another HDF5 data set in the place of one, with the same attributes."""
+    with h5py.File(path, "r+") as file:
+        attributes = dict(file[name].attrs)
+        del file[name]
+        file.create_dataset(name, **dataset).attrs.update(attributes)
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("name", "shape"),
     [
-        (-signal.SIGXCPU, "does not come to an end with it"),
-        (-signal.SIGSEGV, "crashes on it"),
-        (-signal.SIGABRT, "crashes on it"),
-        (-signal.SIGKILL, None),
-        (1, None),
+        ("X/data", (10**12,)),
+        ("X/indices", (10**12,)),
+        ("X/indptr", (10**12,)),
+        ("obs/n", (10**13,)),
+        ("var/_index", (10**11,)),
     ],
 )
-def test_how_it_was_lost_is_said(code: int, said: str | None, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what the file did to it is the file's fault."""
-
-    def ask(self: check._Child, file: Path) -> None:
-        raise check._LostError(code)
-
-    monkeypatch.setattr(check._Child, "ask", ask)
-    if said is None:
-        check_hdf5(path)
-    else:
-        with pytest.raises(DamagedError, match=said):
-            check_hdf5(path)
+def test_absurd_arrays(name, shape, adata, write_h5ad):
+    """RELIABILITY 40: an array that declares terabytes which are not there is refused before anything is allocated."""
+    path = write_h5ad(adata)
+    kind = h5py.string_dtype() if name == "var/_index" else "i8"
+    replace(path, name, shape=shape, dtype=kind, chunks=(1000,))
+    with pytest.raises(CellsError, match=f"{name} declares"):
+        open_cells(path)
 
 
-def test_an_interrupted_look_does_not_answer_for_the_next_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: check._Child, file: Path) -> None:
-        raise KeyboardInterrupt
+def test_absurd_dense_matrix(adata, write_h5ad):
+    """RELIABILITY 40: a dense X of another size than obs and var is refused before it is read."""
+    path = write_h5ad(adata)
+    with h5py.File(path, "r+") as file:
+        del file["X"]
+        file.create_dataset("X", shape=(37, 10**6), dtype="f8", chunks=(37, 1000))
+    with pytest.raises(CellsError, match="X declares 296,000,000 bytes"):
+        open_cells(path)
+    with h5py.File(path, "r+") as file:
+        del file["X"]
+        file.create_dataset("X", shape=(37, 1000), dtype="f8")
+    with pytest.raises(CellsError, match=r"\(37, 1000\)"):
+        open_cells(path)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(check._Child, "ask", interrupted)
-        check_hdf5(path)
-    assert check._checks.child is None
+
+@pytest.mark.parametrize("part", ["X", "X/data", "obs", "raw", "layers/extra", "uns/never_read"])
+def test_external_links(part, adata, write_h5ad, tmp_path):
+    """I5: links into other files are not followed."""
+    path = write_h5ad(adata)
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["data"] = np.arange(5)
+    with h5py.File(path, "r+") as file:
+        if part in file:
+            del file[part]
+        file[part] = h5py.ExternalLink(str(secret), "/data")
+    with pytest.raises(CellsError, match=f"{part} is a link"):
+        open_cells(path)
+
+
+def test_external_and_virtual_values(adata, write_h5ad, tmp_path):
+    """I5: values that lie in other files are not read."""
+    path = write_h5ad(adata)
+    (tmp_path / "secret.bin").write_bytes(bytes(4 * adata.X.nnz))
+    elsewhere = [(str(tmp_path / "secret.bin"), 0, h5py.h5f.UNLIMITED)]
+    replace(path, "X/data", shape=(adata.X.nnz,), dtype="f4", external=elsewhere)
+    with pytest.raises(CellsError, match="X/data lie in other files"):
+        open_cells(path)
+    layout = h5py.VirtualLayout(shape=(adata.X.nnz,), dtype="f4")
+    with h5py.File(path, "r+") as file:
+        del file["X/data"]
+        layout[:5] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "data", shape=(5,))
+        file.create_virtual_dataset("X/data", layout)
+    with pytest.raises(CellsError, match="X/data lie in other files"):
+        open_cells(path)
+
+
+def test_links_inside_the_file_are_followed(adata, write_h5ad):
+    path = write_h5ad(adata)
+    with h5py.File(path, "r+") as file:
+        file.move("X", "elsewhere")
+        file["X"] = h5py.SoftLink("/elsewhere")
+        file["obs/again"] = file["obs/n"]
+    with open_cells(path) as cells:
+        np.testing.assert_array_equal(cells.slots["X"].rows(0, 37).toarray(), adata.X.toarray())
+
+
+def test_groups_in_a_circle(adata, write_h5ad):
+    """RELIABILITY 40: a group that contains itself does not hang the reader."""
+    path = write_h5ad(adata)
+    with h5py.File(path, "r+") as file:
+        file["obs/obs"] = file["obs"]
+    with pytest.raises(CellsError, match="nested without end"):
+        open_cells(path)
+
+
+def test_open_elsewhere(adata, write_h5ad):
+    """A file that another handle writes to is refused with a reason."""
+    path = write_h5ad(adata)
+    with path.open("r+b") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(CellsError, match="another program"):
+            open_cells(path)
+
+
+def test_other_readers_get_the_error_they_ask_for(adata, write_h5ad, tmp_path):
+    path = write_h5ad(adata)
     check_hdf5(path)
-    assert child().lives
-
-
-@pytest.mark.parametrize("name", ["a b.h5ad", "line\nend.h5ad", "ü.h5ad", os.fsdecode(b"\xff.h5ad")])
-def test_any_name(name: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unwritten(path).rename(tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DamagedError, match="uns/a declares"):
-        check_hdf5(name)
-
-
-def test_what_is_no_hdf5_is_left_to_its_reader(tmp_path: Path) -> None:
+    replace(path, "obs/n", shape=(10**13,), dtype="i8", chunks=(1000,))
+    with pytest.raises(DamagedError, match="obs/n"):
+        check_hdf5(path)
     (tmp_path / "text").write_text("words")
     for name in ("text", "absent", "."):
-        check_hdf5(tmp_path / name)
-
-
-def test_a_larger_file_is_sampled(tmp_path: Path) -> None:
-    """Above 16 MB the first and last values are read; sizes are all looked at."""
-    file = tmp_path / "large.h5"
-    with h5py.File(file, "w") as opened:
-        opened["noise"] = np.random.default_rng(0).integers(0, 256, 17 << 20, dtype=np.uint8)
-        opened.create_dataset("names", data=["a" * 9] * 50_000, dtype=h5py.string_dtype(), chunks=(1000,))
-    check_hdf5(file)
-    with pytest.raises(DamagedError, match="uns/a declares"):
-        check_hdf5(unwritten(file))
+        check_hdf5(tmp_path / name)  # left to the reader
 
 
 def test_real_files_pass(shared: Path) -> None:
     for file in sorted((shared / "cells").glob("*.h5ad")):
         check_hdf5(file)
-
-
-FORKED = """
-import os, sys
-from scstore.untrusted.hdf5 import _checks, check_hdf5
-check_hdf5(sys.argv[1])
-mine = _checks.child.process.pid
-if (other := os.fork()) == 0:
-    assert _checks.child is None
-    os.utime(sys.argv[1])
-    check_hdf5(sys.argv[1])
-    theirs = _checks.child.process.pid
-    _checks.end()
-    os._exit(0 if theirs != mine else 1)
-assert os.waitpid(other, 0)[1] == 0
-assert _checks.child.lives
-os.utime(sys.argv[1])
-check_hdf5(sys.argv[1])
-assert _checks.child.process.pid == mine
-print(mine)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_fork_has_a_child_of_its_own_and_nothing_is_left(path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", FORKED, str(path)], capture_output=True, text=True, timeout=60
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(done.stdout), 0)
-
-
-def test_without_a_python_to_start_files_are_opened_all_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for executable in ("", "/nowhere/python"):
-        monkeypatch.setattr(sys, "executable", executable)
-        monkeypatch.setattr(check, "_checks", check._Checks())
-        with open_cells(path) as cells:
-            assert cells.n_cells == 12
-        assert check._checks.child is None
-
-
-def test_importing_starts_nothing() -> None:
-    code = "import scstore.store.reader, scstore.untrusted.hdf5 as c; assert c._checks.child is None"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

