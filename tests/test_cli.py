@@ -152,7 +152,7 @@ def test_the_launcher_is_the_same_command(tmp_path: Path) -> None:
         (["extract", "cells.h5ad", "-o", "s.zarr", "--model", "./model", "--genes", "no.h5ad"], "no such gene table"),
         (["extract", "cells.h5ad", "-o", "cells.h5ad", "--model", "./model"], "is no store"),
         (["panel", "cells.h5ad", "--label", "kind", "-o", "p.h5ad"], "cell_type, donor"),
-        (["panel", "cells.h5ad", "-o", "p.h5ad"], "--label-free"),
+        (["panel", "cells.h5ad", "-o", "p.h5ad"], "label_free=True"),
         (["panel", "cells.h5ad", "--label", "cell_type", "-n", "many", "-o", "p.h5ad"], "many"),
         (["fit", "cells.h5ad", "--label", "cell_type", "-o", "h"], "--view"),
         (["info", "nowhere"], "no such file"),

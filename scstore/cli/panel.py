@@ -80,7 +80,7 @@ def panel(
         n_genes=n_genes,
         group=group,
         label_free=label_free,
-        expression=expression,
+        expression=expression,  # type: ignore[arg-type]  # checked by panel itself
         slot=slot,
         allow_fractional=allow_fractional,
         sum_duplicate_genes=sum_duplicate_genes,

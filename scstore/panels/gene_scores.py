@@ -1,11 +1,10 @@
-"""Scoring the genes of one data set in one pass: how well they tell labels apart, or how much they vary unasked."""
+"""Scores of genes from one pass over each input, and the one order that several rankings give."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,149 +12,32 @@ from scipy.sparse import csr_matrix
 
 from scstore.cells.anova import ClassSums
 from scstore.cells.variability import GroupMoments, excess_dropout
-from scstore.errors import LabelsError
+from scstore.panels.comparison import Comparisons, Design
+from scstore.panels.inputs import PanelInput
+from scstore.panels.joined_genes import JoinedGenes
+from scstore.progress import Reporter
 
-__all__ = [
-    "Design",
-    "GeneScore",
-    "LabelScore",
-    "VariationScore",
-    "design_groups",
-    "design_labels",
-]
+__all__ = ["GeneScore", "ScoredGenes", "score_genes", "take_in_turn"]
 
-Array = NDArray[np.float64]
+Scores = NDArray[np.float64]
 
-MIN_CELLS = 2
-"""Of a label within a group: a gene of one cell alone would have an infinite F."""
+SUMS_BYTES = 1 << 30
+"""Memory for sums per class and gene; where they need more, the cells are read several times, some genes at a time."""
 
-MIN_GROUP_CELLS = 10
-"""Of a group that votes without labels: fewer say nothing about variances."""
+WITHOUT_LABELS = "without labels"
+"""Name of a ranking that has no label column."""
 
 
-@dataclass(frozen=True, eq=False)
-class Design:
-    """Which cells of a data set are compared with which.
+class GeneScore:
+    """Score of each gene, block by block: high for genes that should be in a panel.
 
-    Attributes
-    ----------
-    codes
-        ``(n_cells,) int64``: number of the cell's class, a label within a group (or a group, without labels); -1 for a
-        cell that is not compared.
-    classes
-        For each group that votes, the numbers of its classes.
-    seen
-        ``(n_cells,) bool``: whose labels were looked at.
-    left_out
-        Groups that cannot vote, sorted.
+    With labels, the F of :meth:`ClassSums.grouped_f_values`. Without (``by_labels=False``), excess dropout, the mean
+    over the groups; in a group that does not score a gene it counts as average (0).
     """
 
-    codes: NDArray[np.int64]
-    classes: tuple[NDArray[np.int64], ...]
-    seen: NDArray[np.bool_]
-    left_out: tuple[str, ...]
-
-    @property
-    def n_classes(self) -> int:
-        """How many classes there are."""
-        return sum(map(len, self.classes))
-
-
-def design_labels(
-    labels: Sequence[str | None], groups: Sequence[str | None] | None = None, *, label: str, source: str
-) -> Design:
-    """Compare the labels of cells within each group.
-
-    Parameters
-    ----------
-    labels
-        ``(n_cells,)``; ``None`` where a cell has none.
-    groups
-        ``(n_cells,)`` donor or batch of each cell, ``None`` where unknown (the cell is left out); ``None`` for one
-        group of all.
-    label, source
-        The column's and the data set's name, for messages.
-
-    Raises
-    ------
-    LabelsError
-        If no group has two labels of two cells each.
-    """
-    known = [value is not None for value in labels]
-    of_group = [""] * len(labels) if groups is None else groups
-    pairs = [
-        (group, value) if present and group is not None else None
-        for group, value, present in zip(of_group, labels, known, strict=True)
-    ]
-    enough = sorted(pair for pair, n in Counter(pairs).items() if pair is not None and n >= MIN_CELLS)
-    n_labels = Counter(group for group, _ in enough)
-    used = [pair for pair in enough if n_labels[pair[0]] > 1]
-    everyone = {group for group in of_group if group is not None}
-    voting = sorted({group for group, _ in used})
-    if not used:
-        most = max(n_labels.values(), default=0)
-        within = "" if groups is None else " within one group"
-        msg = (
-            f"{source}: column {label!r} has {most} label(s) of two cells or more{within}. A panel tells at least two "
-            "apart."
-        )
-        raise LabelsError(msg)
-    number = {pair: i for i, pair in enumerate(used)}
-    return Design(
-        codes=np.array([-1 if pair is None else number.get(pair, -1) for pair in pairs], dtype=np.int64),
-        classes=tuple(np.array([number[pair] for pair in used if pair[0] == group]) for group in voting),
-        seen=np.array([pair is not None and pair[0] in voting for pair in pairs]),
-        left_out=tuple(sorted(everyone - set(voting))),
-    )
-
-
-def design_groups(groups: Sequence[str | None] | None, *, n_cells: int, source: str) -> Design:
-    """Let all cells vote without labels, each group by itself.
-
-    Raises
-    ------
-    LabelsError
-        If no group has ten cells.
-    """
-    of_group = [""] * n_cells if groups is None else groups
-    n_members = Counter(group for group in of_group if group is not None)
-    voting = sorted(group for group, n in n_members.items() if n >= MIN_GROUP_CELLS)
-    if not voting:
-        msg = f"{source}: no group of {MIN_GROUP_CELLS} cells or more. Genes cannot be judged without labels on so few."
-        raise LabelsError(msg)
-    number = {group: i for i, group in enumerate(voting)}
-    return Design(
-        codes=np.array([-1 if group is None else number.get(group, -1) for group in of_group], dtype=np.int64),
-        classes=tuple(np.array([i]) for i in range(len(voting))),
-        seen=np.zeros(n_cells, dtype=bool),
-        left_out=tuple(sorted(set(n_members) - set(voting))),
-    )
-
-
-class GeneScore(Protocol):
-    """A score of genes that is worked out block by block."""
-
-    def add(self, start: int, block: csr_matrix) -> None:
-        """Add cells ``start`` and following: ``(b, n_genes)`` log-normalised expression."""
-
-    def values(self) -> Array:
-        """``(n_genes,)``, high for genes that should be in a panel; NaN for those that must not be."""
-
-
-class LabelScore:
-    """One-way ANOVA F of the log-normalised expression; within groups, that of :meth:`ClassSums.grouped_f_values`.
-
-    Parameters
-    ----------
-    design
-        From :func:`design_labels`.
-    n_genes
-        Genes of every block.
-    """
-
-    def __init__(self, design: Design, n_genes: int) -> None:
+    def __init__(self, design: Design, n_genes: int, *, by_labels: bool) -> None:
         self._design = design
-        self._sums = ClassSums(design.n_classes, n_genes)
+        self._sums = ClassSums(design.n_classes, n_genes) if by_labels else GroupMoments(design.n_classes, n_genes)
 
     def add(self, start: int, block: csr_matrix) -> None:
         """Add cells ``start`` and following: ``(b, n_genes)`` log-normalised expression."""
@@ -163,43 +45,117 @@ class LabelScore:
         known = np.flatnonzero(codes >= 0)
         self._sums.add(block[known], codes[known])
 
-    def values(self) -> Array:
-        """F of each gene; NaN where no cell that was compared expresses it."""
-        f_values = self._sums.grouped_f_values(self._design.classes)
-        return np.where(self._sums.sums.any(axis=0), f_values, np.nan)
+    def values(self) -> Scores:
+        """Return ``(n_genes,)`` scores; NaN for a gene that no compared cell expresses, or that no group scores."""
+        sums = self._sums
+        if isinstance(sums, ClassSums):
+            return np.where(sums.sums.any(axis=0), sums.grouped_f_values(self._design.classes), np.nan)
+        scores = np.array(
+            [
+                excess_dropout(sums.mean(group), sums.variance(group), sums.detection(group))
+                for group in range(self._design.n_classes)
+            ]
+        )
+        scored = np.isfinite(scores)
+        return np.where(scored.any(axis=0), np.where(scored, scores, 0).mean(axis=0), np.nan)
 
 
-class VariationScore:
-    """Excess dropout of each group's cells; the mean over the groups.
+@dataclass(frozen=True, eq=False)
+class ScoredGenes:
+    """Scores of the genes of all inputs.
 
-    In a group where a gene cannot be judged it counts as average (0).
-
-    Parameters
+    Attributes
     ----------
-    design
-        From :func:`design_groups`.
-    n_genes
-        Genes of every block.
+    rankings
+        By name ``(n_genes,)`` scores, NaN for a gene that is not ranked.
+    origins
+        Input, label column and groups of each ranking, as JSON.
+    ranks
+        ``(n_rankings, n_genes)``: 1 for the best gene of a ranking, NaN for one that it does not rank.
+    order
+        Numbers of the genes that have a rank, best first.
     """
 
-    def __init__(self, design: Design, n_genes: int) -> None:
-        self._design = design
-        self._moments = GroupMoments(design.n_classes, n_genes)
+    rankings: Mapping[str, Scores]
+    origins: tuple[Mapping[str, Any], ...]
+    ranks: Scores
+    order: NDArray[np.int64]
 
-    def add(self, start: int, block: csr_matrix) -> None:
-        """Add cells ``start`` and following: ``(b, n_genes)`` log-normalised expression."""
-        codes = self._design.codes[start : start + block.shape[0]]
-        known = np.flatnonzero(codes >= 0)
-        self._moments.add(block[known], codes[known])
 
-    def values(self) -> Array:
-        """Score of each gene; NaN where no group can judge it."""
-        moments = self._moments
-        total, n_judges = np.zeros(len(moments.expressed)), np.zeros(len(moments.expressed), dtype=np.int64)
-        for group in range(self._design.n_classes):
-            mean, variance = moments.mean(group), moments.variance(group)
-            score = excess_dropout(mean, variance, moments.detection(group))
-            judged = np.isfinite(score)
-            total[judged] += score[judged]
-            n_judges += judged
-        return np.where(n_judges > 0, total / self._design.n_classes, np.nan)
+def score_genes(
+    inputs: Sequence[PanelInput], comparisons: Comparisons, genes: JoinedGenes, *, progress: Reporter
+) -> ScoredGenes:
+    """Read every input and score its genes for each of its designs."""
+    rankings: dict[str, Scores] = {}
+    origins: list[Mapping[str, Any]] = []
+    for i, (one, designs) in enumerate(zip(inputs, comparisons, strict=True)):
+        for label, values in _read(one, designs, progress).items():
+            name = label or WITHOUT_LABELS
+            key = _key(name if len(inputs) == 1 else f"{name} ({one.name})", rankings)
+            rankings[key] = genes.spread(values, i)
+            origins.append(
+                {
+                    "ranking": key,
+                    "input": one.name,
+                    "label": label or None,
+                    "groups": len(designs[label].classes),
+                    "groups_left_out": list(designs[label].left_out),
+                }
+            )
+    names = list(genes.obs.index)
+    ranks = np.array([rank_scores(scores, names) for scores in rankings.values()])
+    return ScoredGenes(rankings, tuple(origins), ranks, take_in_turn(ranks, names))
+
+
+def _read(one: PanelInput, designs: Mapping[str, Design], progress: Reporter) -> dict[str, Scores]:
+    n_genes = width = len(one.names)
+    if "" not in designs:
+        width = max(1, SUMS_BYTES // (16 * sum(design.n_classes for design in designs.values())))
+    spans = [slice(first, min(first + width, n_genes)) for first in range(0, n_genes, width)]
+    found: dict[str, list[Scores]] = {label: [] for label in designs}
+    with progress.track(f"reading {one.name}", one.cells.n_cells * len(spans), "cells") as track:
+        for span in spans:
+            scores = {
+                label: GeneScore(design, span.stop - span.start, by_labels=bool(label))
+                for label, design in designs.items()
+            }
+            for start, block in one.expression():
+                for score in scores.values():
+                    score.add(start, block if len(spans) == 1 else block[:, span])
+                track.advance(block.shape[0])
+            for label, score in scores.items():
+                found[label].append(score.values())
+    return {label: np.concatenate(parts) for label, parts in found.items()}
+
+
+def _key(name: str, taken: Mapping[str, Scores]) -> str:
+    """Return a column name for a ranking; HDF5 takes / for a folder."""
+    begin = name.replace("/", "|")
+    key, number = begin, 1
+    while key in taken:
+        number += 1
+        key = f"{begin} {number}"
+    return key
+
+
+def rank_scores(scores: Scores, names: Sequence[str]) -> Scores:
+    """Return ranks ``(n_genes,)``: 1 for the best gene, NaN where the score is; ties in the order of unique names."""
+    order = np.lexsort((np.asarray(names, dtype=str), -np.where(np.isnan(scores), -np.inf, scores)))
+    order = order[~np.isnan(scores[order])]
+    ranks = np.full(len(scores), np.nan)
+    ranks[order] = np.arange(1, len(order) + 1)
+    return ranks
+
+
+def take_in_turn(ranks: Scores, names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the genes of several rankings in one order: by the best rank that a gene has in any of them.
+
+    Ties by the mean rank over the rankings that have the gene, then by name. The first n genes hold the first ⌊n / k⌋
+    of each of the k rankings; the order of the rankings does not matter. ``ranks`` is ``(k, n_genes)``.
+    """
+    has: NDArray[np.bool_] = ~np.isnan(ranks)
+    best = np.where(has, ranks, np.inf).min(axis=0)
+    mean = np.where(has, ranks, 0).sum(axis=0) / np.maximum(has.sum(axis=0), 1)
+    order = np.lexsort((np.asarray(names, dtype=str), mean, best))
+    ranked = np.asarray(has.any(axis=0))
+    return order[ranked[order]].astype(np.int64)

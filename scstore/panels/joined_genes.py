@@ -12,14 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore.genes.matching import ENSEMBL_ID
+from scstore.genes.table import unique_names
 
 __all__ = ["JoinedGenes", "join_genes"]
 
 Member = tuple[int, int]
-"""An input's number, and the number of a gene in it."""
-
-
-COLUMNS = ("name", "symbol", "ensembl_id")
+"""Number of an input, number of a gene in it."""
 
 
 class _Gene(NamedTuple):
@@ -35,8 +33,8 @@ class JoinedGenes:
     Attributes
     ----------
     obs
-        ``(n_genes,)`` rows in the order of their names: ``symbol`` and ``ensembl_id`` (empty where unknown); the
-        index holds unique names.
+        ``(n_genes,)`` rows sorted by name: ``symbol`` and ``ensembl_id`` (empty where unknown); the index holds unique
+        names.
     rows
         For each input ``(n_input_genes,) int64``: the row of ``obs``, or -1 for a repetition that is added to an
         earlier gene.
@@ -54,7 +52,7 @@ class JoinedGenes:
         return np.asarray(sum(np.bincount(rows[rows >= 0], minlength=len(self)) for rows in self.rows))
 
     def spread(self, values: NDArray[np.float64], number: int) -> NDArray[np.float64]:
-        """Values ``(n_input_genes,)`` of an input's genes as ``(n_genes,) float64``, NaN where it has no such gene."""
+        """Return values ``(n_input_genes,)`` of an input's genes as ``(n_genes,)``, NaN for genes that it lacks."""
         rows = self.rows[number]
         result = np.full(len(self), np.nan)
         result[rows[rows >= 0]] = values[rows >= 0]
@@ -64,46 +62,39 @@ class JoinedGenes:
 def join_genes(inputs: Sequence[pd.DataFrame], groups: Sequence[NDArray[np.int64] | None] | None = None) -> JoinedGenes:
     """Find the genes that several inputs have in common; the order of the inputs does not matter.
 
-    Genes of different inputs are one gene where all their names are the same, or their Ensembl id; else where they
-    have the same symbol, exactly, as long as no input has two genes of that symbol. Two genes of one input are never
-    one.
+    Genes of different inputs are one gene if all their names are the same, or their Ensembl id, or their symbol, in
+    this order, as long as no input has two genes of that name. Two genes of one input are never one.
 
-    Parameters
-    ----------
-    inputs
-        For each input ``(n_input_genes,)`` rows of ``name``, ``symbol`` and ``ensembl_id``, from
-        :func:`scstore.genes.matching.gene_names`.
-    groups
-        For each input what that gave beside them: repetitions are left to the first gene of their name.
+    ``inputs`` and ``groups`` have one entry an input, from :func:`scstore.genes.matching.gene_names`; repetitions are
+    left to the first gene of their name.
     """
-    members = [
-        (number, gene)
+    genes = {
+        (number, gene): _Gene(*own)
         for number, names in enumerate(inputs)
-        for gene in range(len(names))
-        if groups is None or (own := groups[number]) is None or own[gene] == gene
-    ]
-    genes = [[_Gene(*own) for own in zip(*(names[column] for column in COLUMNS), strict=True)] for names in inputs]
-    clusters = {member: [member] for member in members}
+        for gene, own in enumerate(zip(names["name"], names["symbol"], names["ensembl_id"], strict=True))
+        if groups is None or (repeats := groups[number]) is None or repeats[gene] == gene
+    }
+    clusters = {member: [member] for member in genes}
     kinds: tuple[Callable[[_Gene], Hashable], ...] = (tuple, lambda gene: gene.ensembl_id, lambda gene: gene.symbol)
     for kind in kinds:
         named: dict[Any, list[Member]] = defaultdict(list)
-        for number, gene in members:
-            if key := kind(genes[number][gene]):
-                named[key].append((number, gene))
+        for member, gene in genes.items():
+            if key := kind(gene):
+                named[key].append(member)
         for _, same in sorted(named.items()):
             _merge(clusters, same)
     distinct = list({id(cluster): cluster for cluster in clusters.values()}.values())
-    obs = _name([_agree([genes[number][gene] for number, gene in cluster]) for cluster in distinct])
-    order = sorted(range(len(distinct)), key=lambda i: obs.index[i])
+    found = [(_agreed([genes[member] for member in cluster]), cluster) for cluster in distinct]
+    found.sort(key=lambda pair: pair[0])
     rows = tuple(np.full(len(names), -1, dtype=np.int64) for names in inputs)
-    for row, i in enumerate(order):
-        for number, gene in distinct[i]:
-            rows[number][gene] = row
-    return JoinedGenes(obs.iloc[order], rows)
+    for row, (_, cluster) in enumerate(found):
+        for number, place in cluster:
+            rows[number][place] = row
+    return JoinedGenes(_frame([gene for gene, _ in found]), rows)
 
 
 def _merge(clusters: dict[Member, list[Member]], same: Sequence[Member]) -> None:
-    """Make one gene of those that share a name, unless that would make one gene of two genes of an input."""
+    """Make one gene of those that share a name, unless that would join two genes of an input."""
     if len({number for number, _ in same}) < len(same):
         return
     parts = list({id(clusters[member]): clusters[member] for member in same}.values())
@@ -113,8 +104,8 @@ def _merge(clusters: dict[Member, list[Member]], same: Sequence[Member]) -> None
             clusters[member] = together
 
 
-def _agree(own: Sequence[_Gene]) -> _Gene:
-    """What a gene is called; where the inputs differ, the first in the alphabet."""
+def _agreed(own: Sequence[_Gene]) -> _Gene:
+    """Return the names of one gene; where the inputs differ, the first in the alphabet."""
     symbols = [gene.symbol for gene in own]
     return _Gene(
         name=min(gene.name for gene in own),
@@ -123,23 +114,13 @@ def _agree(own: Sequence[_Gene]) -> _Gene:
     )
 
 
-def _name(genes: Sequence[_Gene]) -> pd.DataFrame:
-    """Unique names: the inputs' own; where two genes share one, with the Ensembl id, else a number behind it."""
-    names = [gene.name for gene in genes]
-    repeated = {name for name, n in Counter(names).items() if n > 1}
+def _frame(genes: Sequence[_Gene]) -> pd.DataFrame:
+    """Return rows of the genes; names that repeat get the Ensembl id, else a number."""
+    repeated = {name for name, n in Counter(gene.name for gene in genes).items() if n > 1}
     names = [
         f"{gene.name} ({gene.ensembl_id})" if gene.name in repeated and gene.ensembl_id else gene.name for gene in genes
     ]
-    taken = set(names)
-    seen: set[str] = set()
-    for i in sorted(range(len(genes)), key=lambda i: (genes[i].name, genes[i].ensembl_id, genes[i].symbol)):
-        name, number = names[i], 1
-        while name in seen or (number > 1 and name in taken):
-            number += 1
-            name = f"{names[i]} ({number})"
-        names[i] = name
-        seen.add(name)
     return pd.DataFrame(
         {"symbol": [gene.symbol for gene in genes], "ensembl_id": [gene.ensembl_id for gene in genes]},
-        index=pd.Index(names, name="gene", dtype=object),
+        index=pd.Index(unique_names(names), name="gene", dtype=object),
     )

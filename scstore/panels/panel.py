@@ -1,7 +1,6 @@
-"""Panels: which genes may enter a sequence at all.
+"""Panels: the genes that may enter a sequence, in a file with a digest.
 
-Fitted once, saved, digested, and reused for every later cell. Letting in only genes that tell cell types apart is the
-largest gain that was measured, in quality and in cost.
+Letting in only genes that separate cell types is the largest gain that was measured, in quality and in cost.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ class Panel:
         ``n_inputs`` (data sets that measured the gene), ``rank:…`` and ``score:…`` for each ranking, and ``f_value``
         (the F behind its best rank) where there were labels. The index holds unique names.
     label
-        Columns of labels it was fitted for, separated by commas; empty where it saw none.
+        Label columns it was fitted for, separated by commas; empty for a panel without labels.
     trained_on
-        Ids of the cells whose labels it saw, sorted; none for a panel without labels.
+        Ids of the cells with labels that it saw, sorted; none for a panel without labels.
     source
         Files they came from.
     record
@@ -77,7 +76,7 @@ def load_panel(path: str | os.PathLike[str]) -> Panel:
     Raises
     ------
     GenesError
-        If the file is not there or no panel.
+        If the file does not exist or is not a panel.
     NewerFormatError
         If a newer scstore wrote it.
     DamagedError
@@ -86,7 +85,7 @@ def load_panel(path: str | os.PathLike[str]) -> Panel:
 
     def build(adata: anndata.AnnData, header: Mapping[str, Any]) -> Panel:
         ids = tuple(str(name) for name in adata.uns["scstore"]["trained_on"])
-        obs = adata.obs.astype({"symbol": str, "ensembl_id": str})
+        obs = adata.obs.astype(dict.fromkeys(COLUMNS, str))
         return Panel(obs, str(header["label"]), ids, str(header["source"]), dict(header["record"]))
 
     return read_sealed_file(path, KIND, build)
