@@ -68,7 +68,7 @@ def kept_panel(
             file,
             label_free=True,
             n_genes=DEFAULT_N_GENES,
-            expression=options.expression,  # type: ignore[arg-type]
+            expression=options.expression,
             slot=options.slot,
             allow_fractional=options.allow_fractional,
             sum_duplicate_genes=options.sum_duplicate_genes,
