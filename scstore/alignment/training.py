@@ -24,8 +24,7 @@ from scstore.model.readout import Readout
 from scstore.model.trained_projector import TrainedProjector
 from scstore.progress import Reporter, Track
 from scstore.tokens.batches import Frame, assemble, plan_batches
-from scstore.tokens.ranking import RankedCells
-from scstore.tokens.subsets import drop_genes, take_cells
+from scstore.tokens.ranking import RankedCells, drop_genes, take_cells
 
 try:
     import torch

@@ -14,8 +14,7 @@ from scstore.errors import LabelsError
 from scstore.extraction.plan import ExtractionPlan, expression_blocks
 from scstore.heads.folds import stratified_part
 from scstore.progress import Reporter
-from scstore.tokens.ranking import RankedCells
-from scstore.tokens.subsets import join_cells, take_cells
+from scstore.tokens.ranking import RankedCells, join_cells, take_cells
 
 __all__ = ["TrainingCells", "read_training_cells"]
 

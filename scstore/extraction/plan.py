@@ -47,8 +47,7 @@ from scstore.spec import differences
 from scstore.store.layout import FORMAT, SEEN_BY_PANEL, SEEN_BY_PROJECTOR, StorePlan
 from scstore.store.ledger import ids_digest
 from scstore.store.reader import open_store
-from scstore.tokens.ranking import RankedCells, count_genes, rank_genes
-from scstore.tokens.shuffling import shuffled_order
+from scstore.tokens.ranking import RankedCells, count_genes, rank_genes, shuffled_order
 
 __all__ = ["ExtractionPlan", "check_same_run", "expression_blocks", "make_plan", "projector_fits"]
 

@@ -10,8 +10,7 @@ from scstore.model.readout import Readout
 from scstore.model.sentence_encoder import SentenceEncoder
 from scstore.progress import Track
 from scstore.tokens.batches import assemble, plan_batches
-from scstore.tokens.ranking import RankedCells
-from scstore.tokens.shuffling import reordered
+from scstore.tokens.ranking import RankedCells, reordered
 
 __all__ = ["read_cells"]
 

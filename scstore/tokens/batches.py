@@ -22,7 +22,7 @@ weighted by expression."""
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around the genes in every sequence.
+    """Positions around the genes in every sequence.
 
     Attributes
     ----------
@@ -73,19 +73,10 @@ class Batch:
 
 
 def plan_batches(lengths: NDArray[np.int64], *, tokens: int) -> list[NDArray[np.int64]]:
-    """Group cells of similar length into batches of at most ``tokens`` padded positions.
+    """Group cells of similar length into batches of at most ``tokens`` padded positions: row numbers ``(B,) int64``.
 
-    Parameters
-    ----------
-    lengths
-        ``(n_cells,) int64``: sequence length of each cell; cells of length 0 get no batch.
-    tokens
-        Padded positions a batch may have; a longer cell gets a batch of its own.
-
-    Returns
-    -------
-    list of ``(B,) int64``
-        Row numbers, longest cells first. The same lengths give the same batches.
+    Longest cells first. A cell longer than ``tokens`` gets a batch of its own, a cell of length 0 none. The same
+    lengths give the same batches.
     """
     order = np.lexsort((np.arange(len(lengths)), -lengths))
     order = order[lengths[order] > 0]
@@ -99,19 +90,7 @@ def plan_batches(lengths: NDArray[np.int64], *, tokens: int) -> list[NDArray[np.
 
 
 def assemble(ranked: RankedCells, cells: NDArray[np.int64], *, frame: Frame, poolings: tuple[str, ...]) -> Batch:
-    """Lay out the sequences of some cells.
-
-    Parameters
-    ----------
-    ranked
-        The ranked genes of a run of cells.
-    cells
-        ``(B,) int64``: which of them; each must have at least one gene.
-    frame
-        What stands around the genes.
-    poolings
-        Which of :data:`POOLINGS` to prepare weights for.
-    """
+    """Lay out the sequences of some cells, ``(B,)`` rows of ``ranked`` with at least one gene each."""
     n_genes = ranked.lengths[cells]
     lengths = n_genes + frame.overhead
     shape = (len(cells), int(lengths.max()))

@@ -31,24 +31,10 @@ def companion_vectors(
     admitted: NDArray[np.bool_] | None = None,
     names: Sequence[str] = ("genept", "genept_random"),
 ) -> dict[str, NDArray[np.float32]]:
-    """Gene vectors of the views that need no model: the described genes', and random ones as a control.
+    """Return gene vectors ``(n_genes, width) float32`` of the views that need no model, by the view's name.
 
-    Parameters
-    ----------
-    table
-        The gene table.
-    genes
-        ``(n_genes,)`` its rows that are wanted.
-    admitted
-        ``(n_genes,) bool``: genes that may enter; the others get a random vector of zeros. All when ``None``.
-    names
-        Which of :data:`COMPANIONS` are wanted.
-
-    Returns
-    -------
-    dict
-        By name, ``(n_genes, width) float32``: ``genept``, whitened over the whole table; ``genept_random``, standard
-        normal ones, seeded by the genes' symbols; ``genept_w``, as they stand in the table.
+    ``genes`` are rows of the table. ``genept``: whitened over the whole table; ``genept_random``: standard normal ones,
+    seeded by the genes' symbols, zero for genes that are not admitted; ``genept_w``: as they are in the table.
     """
     vectors = {}
     if "genept" in names:
@@ -69,19 +55,9 @@ def _random(table: GeneTable, genes: NDArray[np.int64], admitted: NDArray[np.boo
 
 
 def weighted_means(ranked: RankedCells, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean of each cell's gene vectors, weighted by log-normalised expression, L2-normalised.
+    """Return the mean of each cell's gene vectors, weighted by log-normalised expression, ``(n_cells, width) float32``.
 
-    Parameters
-    ----------
-    ranked
-        The cells' genes.
-    vectors
-        ``(n_genes, width) float32``, in gene-table order.
-
-    Returns
-    -------
-    ``(n_cells, width) float32``
-        Rows of length one; zeros for a cell without genes.
+    ``vectors`` are in gene-table order. Rows have length one; zeros for a cell without genes.
     """
     weights = csr_matrix((ranked.values, ranked.genes, ranked.offsets), shape=(len(ranked), len(vectors)))
     sums = weights @ vectors

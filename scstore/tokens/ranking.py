@@ -1,18 +1,30 @@
-"""The most expressed genes of each cell, in order.
+"""The most expressed genes of each cell, in order; parts and unions of such cells; the shuffled order as a control.
 
 Source: the top-n ranking of scInterpreter (arXiv 2402.12405).
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-__all__ = ["RankedCells", "count_genes", "expressed_genes", "rank_genes"]
+__all__ = [
+    "RankedCells",
+    "count_genes",
+    "drop_genes",
+    "expressed_genes",
+    "join_cells",
+    "rank_genes",
+    "reordered",
+    "shuffled_order",
+    "take_cells",
+]
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,8 @@ class RankedCells:
 def rank_genes(rows: csr_matrix, *, top_genes: int, admitted: NDArray[np.bool_] | None = None) -> RankedCells:
     """Rank each cell's expressed genes and keep the first ``top_genes``.
 
+    Descending by value, ties in gene-table order; genes that are not expressed never enter.
+
     Parameters
     ----------
     rows
@@ -53,11 +67,6 @@ def rank_genes(rows: csr_matrix, *, top_genes: int, admitted: NDArray[np.bool_] 
         How many genes a cell may keep.
     admitted
         ``(n_genes,) bool``: the genes of the panel; all when ``None``.
-
-    Returns
-    -------
-    RankedCells
-        Descending by value; ties in gene-table order. Genes that are not expressed never enter.
     """
     keep, kept = _entering(rows, admitted)
     values = np.asarray(rows.data, dtype=np.float32)[keep]
@@ -66,18 +75,11 @@ def rank_genes(rows: csr_matrix, *, top_genes: int, admitted: NDArray[np.bool_] 
     counts = np.diff(kept)
     top = np.arange(len(values)) - np.repeat(kept[:-1], counts) < top_genes
     chosen = order[top]
-    offsets = np.concatenate([[0], np.cumsum(np.minimum(counts, top_genes))]).astype(np.int64)
-    return RankedCells(offsets=offsets, genes=genes[chosen], values=values[chosen])
+    return RankedCells(offsets=_offsets(np.minimum(counts, top_genes)), genes=genes[chosen], values=values[chosen])
 
 
 def expressed_genes(rows: csr_matrix, *, admitted: NDArray[np.bool_] | None = None) -> RankedCells:
-    """All genes that a cell expresses and the panel admits, in gene-table order: for sums, which need no ranking.
-
-    Parameters
-    ----------
-    rows, admitted
-        As for :func:`rank_genes`.
-    """
+    """Return all admitted genes that a cell expresses, in gene-table order: for sums, which need no ranking."""
     keep, kept = _entering(rows, admitted)
     return RankedCells(
         offsets=kept.astype(np.int64),
@@ -87,13 +89,60 @@ def expressed_genes(rows: csr_matrix, *, admitted: NDArray[np.bool_] | None = No
 
 
 def count_genes(rows: csr_matrix, *, top_genes: int, admitted: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
-    """``(n_cells,) int64``: how many genes :func:`rank_genes` would keep of each cell, without ranking them."""
+    """Return how many genes :func:`rank_genes` would keep of each cell, ``(n_cells,) int64``, without ranking them."""
     _, kept = _entering(rows, admitted)
     return np.minimum(np.diff(kept), top_genes)
 
 
+def take_cells(ranked: RankedCells, cells: NDArray[np.int64]) -> RankedCells:
+    """Return some cells, rows ``(n,)`` of ``ranked``, in the order given."""
+    lengths = ranked.lengths[cells]
+    offsets = _offsets(lengths)
+    entries = np.arange(offsets[-1]) + np.repeat(ranked.offsets[cells] - offsets[:-1], lengths)
+    return RankedCells(offsets=offsets, genes=ranked.genes[entries], values=ranked.values[entries])
+
+
+def join_cells(parts: Sequence[RankedCells]) -> RankedCells:
+    """Put runs of cells one behind the other."""
+    return RankedCells(
+        offsets=_offsets(np.concatenate([np.zeros(0, dtype=np.int64), *(part.lengths for part in parts)])),
+        genes=np.concatenate([np.zeros(0, dtype=np.int64), *(part.genes for part in parts)]),
+        values=np.concatenate([np.zeros(0, dtype=np.float32), *(part.values for part in parts)]),
+    )
+
+
+def drop_genes(ranked: RankedCells, *, rate: float, rng: np.random.Generator) -> RankedCells:
+    """Leave each gene of each cell out with the chance ``rate``, as in a shallower sequencing run.
+
+    The first gene of a cell is always kept. One number is drawn a gene.
+    """
+    keep = rng.random(len(ranked.genes)) >= rate
+    keep[ranked.offsets[:-1][ranked.lengths > 0]] = True
+    offsets = np.concatenate([[0], np.cumsum(keep)])[ranked.offsets].astype(np.int64)
+    return RankedCells(offsets=offsets, genes=ranked.genes[keep], values=ranked.values[keep])
+
+
+def shuffled_order(symbols: Sequence[str], *, seed: int) -> NDArray[np.int64]:
+    """Return a place ``(n_genes,)`` for every gene, drawn by its symbol: the same in every cell, run and gene table."""
+    drawn = [hashlib.sha256(f"{seed}\0{symbol}".encode()).digest() for symbol in symbols]
+    places = np.empty(len(drawn), dtype=np.int64)
+    places[sorted(range(len(drawn)), key=lambda gene: (drawn[gene], gene))] = np.arange(len(drawn))
+    return places
+
+
+def reordered(ranked: RankedCells, places: NDArray[np.int64]) -> RankedCells:
+    """Return the same genes and values in every cell, in the order of their places instead of their expression."""
+    cell = np.repeat(np.arange(len(ranked)), ranked.lengths)
+    order = np.lexsort((places[ranked.genes], cell))
+    return replace(ranked, genes=ranked.genes[order], values=ranked.values[order])
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
 def _entering(rows: csr_matrix, admitted: NDArray[np.bool_] | None) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Which stored values are expressed genes that are admitted, and how many of them lie before each cell."""
+    """Return which stored values are expressed genes that are admitted, and how many of them lie before each cell."""
     keep: NDArray[np.bool_] = np.asarray(rows.data) > 0
     if admitted is not None:
         keep &= admitted[rows.indices]
@@ -101,7 +150,7 @@ def _entering(rows: csr_matrix, admitted: NDArray[np.bool_] | None) -> tuple[NDA
 
 
 def _descending(keys: NDArray[np.float32], starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Order of the entries of each cell by descending key, ties as they stand.
+    """Return the order of the entries of each cell by descending key; ties keep their order.
 
     The bits of positive floats sort as the floats do, so a key and its place make one integer, and sorting integers
     cell by cell in the cache is 20 times faster than ``np.lexsort`` over all of them.

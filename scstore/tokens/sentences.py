@@ -19,15 +19,7 @@ __all__ = ["Sentences", "write_sentences"]
 
 @dataclass(frozen=True)
 class Sentences:
-    """Sentences of a run of cells.
-
-    Attributes
-    ----------
-    texts
-        One a cell; empty for a cell without genes.
-    lengths
-        ``(n_cells,) int64``: tokens of each, special ones included; 0 for a cell without genes.
-    """
+    """A text for each cell and its tokens ``(n_cells,) int64``, special ones included; empty for a cell without genes."""
 
     texts: tuple[str, ...]
     lengths: NDArray[np.int64]
@@ -41,20 +33,10 @@ def write_sentences(
     max_tokens: int,
     places: NDArray[np.int64] | None = None,
 ) -> Sentences:
-    """Write the sentence of every cell, as long as the encoder's context holds whole symbols.
+    """Write the sentence of every cell, with as many whole symbols as ``max_tokens`` hold, special tokens included.
 
-    Parameters
-    ----------
-    ranked
-        The cells' genes in descending expression.
-    symbols
-        ``(n_genes,)`` of the columns of the expression matrix.
-    tokenizer
-        The encoder's, a fast one of transformers.
-    max_tokens
-        Tokens that the encoder reads, special ones included.
-    places
-        ``(n_genes,)``: an order in which the symbols are put after the cut, in place of expression's.
+    ``symbols`` are those of the expression matrix's columns, ``tokenizer`` a fast one of transformers. The symbols are
+    sorted by ``places`` ``(n_genes,)`` after the cut, if given.
     """
     texts: list[str] = []
     lengths = np.zeros(len(ranked), dtype=np.int64)
