@@ -41,15 +41,27 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(os.environ["SCSTORE_TEST_STORES"], ignore_errors=True))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call() -> Iterator[None]:
+@contextlib.contextmanager
+def _skip_without_torch() -> Iterator[None]:
     """Skip what needs a model where the extra ``extract`` is not installed: the product itself says so."""
     try:
-        return (yield)
+        yield
     except MissingExtraError as error:
         if HAS_TORCH or "extract" not in str(error):
             raise
         pytest.skip("needs torch, which is not installed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Iterator[None]:
+    with _skip_without_torch():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    with _skip_without_torch():
+        return (yield)
 
 
 def _model(name: str) -> Path:

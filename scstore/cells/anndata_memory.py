@@ -49,7 +49,7 @@ def open_anndata(adata: AnnData, *, scratch: Scratch) -> Opened:
             slots[slot], slot_vars[slot] = rows, genes
 
     add("X", var, lambda part: part.X, needed=True)
-    for name in sorted(adata.layers.keys(), key=str):
+    for name in sorted(name for name in adata.layers if name is not None):  # anndata 0.13 lists X under None
         add(f"layers/{name}", var, functools.partial(_layer, name=name), needed=False)
     if adata.raw is not None:
         add("raw", adata.raw.var.copy(), lambda part: part.raw.X, needed=True)
