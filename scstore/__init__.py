@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from scstore.heads.mlp import MLPHead
     from scstore.panels.fit import panel
     from scstore.report.evaluation_files import save_evaluation
-    from scstore.search.index import build_index
     from scstore.search.query import query
-    from scstore.search.summarise import summarise
     from scstore.store.export import export_h5ad as export
     from scstore.store.reader import Store
     from scstore.store.reader import open_store as open  # noqa: A004  # scstore.open(path), as in zarr and h5py
@@ -42,7 +40,6 @@ _PUBLIC = {
     "Store": ("scstore.store.reader", "Store"),
     "align": ("scstore.alignment.align", "align"),
     "build_genes": ("scstore.gene_tables.build", "build_genes"),
-    "build_index": ("scstore.search.index", "build_index"),
     "evaluate": ("scstore.evaluation.evaluate", "evaluate"),
     "export": ("scstore.store.export", "export_h5ad"),
     "extract": ("scstore.extraction.extract", "extract"),
@@ -53,7 +50,6 @@ _PUBLIC = {
     "predict": ("scstore.annotation.predict", "predict"),
     "query": ("scstore.search.query", "query"),
     "save_evaluation": ("scstore.report.evaluation_files", "save_evaluation"),
-    "summarise": ("scstore.search.summarise", "summarise"),
     "verify": ("scstore.verification", "verify"),
 }
 
@@ -66,7 +62,6 @@ __all__ = [
     "Store",
     "align",
     "build_genes",
-    "build_index",
     "evaluate",
     "export",
     "extract",
@@ -77,7 +72,6 @@ __all__ = [
     "predict",
     "query",
     "save_evaluation",
-    "summarise",
     "verify",
 ]
 

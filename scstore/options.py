@@ -159,13 +159,20 @@ def with_options(
     """Give a function of two arguments and an options object the object's fields as keyword arguments."""
 
     def decorate(function: Callable[[A, B, OptionsT], R]) -> Callable[Concatenate[A, B, P], R]:
+        before = list(inspect.signature(function).parameters.values())[:2]
+        names = [one.name for one in before]
+
         @functools.wraps(function)
-        def checked(first: A, second: B, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        def checked(*args: Any, **kwargs: Any) -> R:
             _check(checked, kwargs)
-            return function(first, second, make(*args, **kwargs))
+            ends = {**dict(zip(names, args, strict=False)), **{n: kwargs.pop(n) for n in names if n in kwargs}}
+            if missing := [name for name in names if name not in ends]:
+                msg = f"{function.__name__}() needs {missing[0]}=."
+                raise TypeError(msg)
+            first, second = (ends[name] for name in names)
+            return function(first, second, make(*args[2:], **kwargs))
 
         checked.__options__ = make  # type: ignore[attr-defined]
-        before = list(inspect.signature(function).parameters.values())[:2]
         fields = inspect.signature(make).parameters.values()
         checked.__signature__ = inspect.Signature([*before, *fields])  # type: ignore[attr-defined]
         checked.__doc__ = _documented(checked)

@@ -10,7 +10,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from scstore import fsio
 from scstore.errors import DamagedError, InputError, NewerFormatError, NotAStoreError, OptionError
 from scstore.progress import Reporter
 from scstore.store.layout import LEDGER
@@ -21,7 +20,6 @@ __all__ = ["verify"]
 
 HEAD = ("head.json", "weights.safetensors")
 PROJECTOR = ("projector.json", "projector.safetensors")
-INDEX = ("index.json", "arrays.safetensors", "lists.bin")
 BLOCK_ROWS = 4096
 
 
@@ -33,7 +31,7 @@ def verify(
     repair: bool = False,
     progress: Reporter | None = None,
 ) -> Verification:
-    """Look for damage in a store, head, projector, index, gene table or panel: all of it, not the first.
+    """Look for damage in a store, head, projector, gene table or panel: all of it, not the first.
 
     A digest finds damage. It is no signature: whoever changes a file on purpose can change its digest too.
 
@@ -77,7 +75,7 @@ def verify(
     if check is None:
         return verify_store(target, deep=deep, gc=gc, repair=repair, progress=progress)
     if gc or repair:
-        option, article = "--gc" if gc else "--repair", "an" if kind[0] in "ei" else "a"
+        option, article = "--gc" if gc else "--repair", "an" if kind[0] == "e" else "a"
         msg = f"{option}: {target} is {article} {kind}. It is for stores that `scstore extract` wrote."
         raise OptionError(msg)
     findings = tuple(check(target))
@@ -98,8 +96,6 @@ def _kind(path: Path) -> tuple[str, Callable[[Path], Iterator[Finding]] | None]:
             return "head", _check_head
         if any((path / name).exists() for name in PROJECTOR):
             return "projector", _check_projector
-        if any((path / name).exists() for name in INDEX):
-            return "index", _check_index
     elif h5py.is_hdf5(path):
         check_hdf5(path)
         for key, kind, check in _SEALED:
@@ -107,7 +103,7 @@ def _kind(path: Path) -> tuple[str, Callable[[Path], Iterator[Finding]] | None]:
                 return kind, check
     msg = (
         f"{path}: not written by scstore, so there are no digests to compare with. verify takes a store, the .h5ad "
-        "exported from one, a head, a projector, an index, a gene table or a panel."
+        "exported from one, a head, a projector, a gene table or a panel."
     )
     raise NotAStoreError(msg)
 
@@ -125,7 +121,7 @@ def _notes(path: Path, kind: str) -> tuple[str, ...]:
         return ("an exported file has no digests of its bytes: its record and its values were checked",)
     if path.is_file():
         return ("the digest covers the content: genes, texts, vectors; not the bytes that HDF5 leaves unused",)
-    known = {*HEAD, *PROJECTOR, *INDEX}
+    known = {*HEAD, *PROJECTOR}
     others = sorted(file.name for file in path.iterdir() if file.name not in known)
     return (f"not looked at, since nobody reads it: {', '.join(others)}",) if others else ()
 
@@ -140,41 +136,6 @@ def _check_projector(path: Path) -> Iterator[Finding]:
     from scstore.model.projector_file import load_projector
 
     yield from _check_pair(path, PROJECTOR, lambda: load_projector(path))
-
-
-def _check_index(path: Path) -> Iterator[Finding]:
-    from scstore.heads.index_file import DIGESTS, open_index
-
-    description = path / INDEX[0]
-    missing = [name for name in INDEX if not (path / name).is_file()]
-    yield from (Finding(name, "missing", "the file is missing") for name in missing)
-    found = set(missing)
-    if not missing:
-        try:
-            open_index(path)
-        except InputError:
-            raise  # a newer format is no damage
-        except Exception as error:  # noqa: BLE001  # whatever a library makes of a broken file is a finding
-            name = next((name for name in INDEX if str(path / name) in str(error)), description.name)
-            found.add(name)
-            yield Finding(name, "damaged", str(error))
-    if description.name in found:
-        return  # it holds the digests of the others
-    yield from _check_spelling(description)
-    document = fsio.read_json(description)
-    for name, field in DIGESTS.items():
-        if name not in found and fsio.digest_file(path / name) != document.get(field):
-            yield Finding(name, "damaged", "does not match its digest")
-
-
-def _check_spelling(description: Path) -> Iterator[Finding]:
-    """Bytes that JSON does not care about count too: it is written in one way only."""
-    try:
-        same = description.read_bytes() == fsio.json_bytes(fsio.read_json(description))
-    except (DamagedError, ValueError):
-        return  # said by whoever loaded it
-    if not same:
-        yield Finding(description.name, "damaged", "is not byte for byte as it was written")
 
 
 def _check_pair(path: Path, names: tuple[str, str], load: Callable[[], Any]) -> Iterator[Finding]:

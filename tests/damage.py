@@ -13,13 +13,11 @@ import scstore
 
 
 def make_finished(folder: Path, model: Path, name: str) -> Path:
-    """A ``store``, an ``index`` of it or a head (``linear``, ``knn``), small; a store that is there is used."""
+    """A ``store`` or a head (``linear``, ``knn``), small; a store that is there is used."""
     store, root = folder / "store", folder / name
     if not store.exists():
-        extract(make_cells(120 if name == "index" else 36, 24, empty=5), store, model, shard_rows=16)
-    if name == "index":
-        scstore.build_index(store, root, exact_below=0)
-    elif name != "store":
+        extract(make_cells(36, 24, empty=5), store, model, shard_rows=16)
+    if name != "store":
         scstore.fit(store, root, label="cell_type", head=name)
     return root
 

@@ -16,7 +16,7 @@ import pytest
 from support import ROOT, Run, make_cells, write_model
 
 COMMANDS = [
-    "extract", "align", "fit", "predict", "index", "query", "evaluate", "panel", "info", "export", "verify", "demo",
+    "extract", "align", "fit", "predict", "query", "evaluate", "panel", "info", "export", "verify", "demo",
     "genes build", "genes info",
 ]  # fmt: skip
 

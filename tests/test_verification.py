@@ -111,29 +111,3 @@ def test_verify_never_imports_torch() -> None:
     script = "import sys, scstore.verification; print(*(n for n in ('torch', 'transformers') if n in sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
-
-
-def test_an_index_is_compared_with_its_digests(evaluation_store: Path, tmp_path: Path) -> None:
-    """RELIABILITY 39: all that is wrong with it, each file by its name."""
-    place = tmp_path / "ref.index"
-    assert scstore.build_index(evaluation_store, place, exact_below=0).path == place
-    found = scstore.verify(place)
-    assert (found.kind, found.findings, found.n_files) == ("index", (), 3)
-    with pytest.raises(OptionError, match="--repair.*index"):
-        scstore.verify(place, repair=True)
-    for name in ("arrays.safetensors", "lists.bin"):
-        data = bytearray((place / name).read_bytes())
-        data[-1] ^= 1
-        (place / name).write_bytes(data)
-    assert {finding.file: finding.problem for finding in scstore.verify(place).findings} == {
-        "arrays.safetensors": "damaged",
-        "lists.bin": "damaged",
-    }
-    (place / "lists.bin").unlink()
-    assert {finding.file: finding.problem for finding in scstore.verify(place).findings} == {
-        "arrays.safetensors": "damaged",
-        "lists.bin": "missing",
-    }
-    description = place / "index.json"
-    description.write_bytes(description.read_bytes().replace(b"\n", b"\n\n", 1))
-    assert "index.json" in {finding.file for finding in scstore.verify(place).findings}

@@ -7,32 +7,20 @@ from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from scstore.errors import DamagedError, OptionError
-from scstore.heads.base import JSON, RowClassifier, check_positive, seeded, take_array
-from scstore.heads.compressed import (
+from scstore.heads.approximate import (
     EXACT_BELOW,
     FARTHEST,
+    FEWEST,
     WIDTHS,
-    Compression,
-    ListSearch,
-    Probing,
-    choose_probes,
-    encode,
-    fit_compression,
+    ApproximateIndex,
+    MeasuredRecall,
+    build_index,
 )
+from scstore.heads.base import JSON, RowClassifier, check_positive, seeded, take_array
 from scstore.heads.folds import stratified_sample
-from scstore.heads.rows import (
-    MEMORY_LIMIT,
-    Array,
-    MappedRows,
-    Rows,
-    RowSubset,
-    block_within,
-    iter_blocks,
-    to_dense,
-)
+from scstore.heads.rows import MEMORY_LIMIT, Array, MappedRows, RowSubset, block_within, iter_blocks, to_dense
 from scstore.heads.scaling import column_moments, usable_scale
 
 __all__ = ["KNNHead"]
@@ -43,11 +31,8 @@ DTYPES = ("float32", "float16")
 PRIOR_VOTES = 0.3
 """Votes shared out by class frequency, so that no class ever gets a probability of 0."""
 
-FEWEST = 100
-"""Rows that can be compressed at all."""
-
 GATHER_VALUES = 1 << 22
-"""Neighbour values held at a time while distances are worked out again."""
+"""Neighbour values held at a time while distances are computed in float64."""
 
 
 class KNNHead(RowClassifier):
@@ -58,11 +43,10 @@ class KNNHead(RowClassifier):
     :math:`r` has the weight :math:`1/r^2`, scaled so that the weights sum to k; 0.3 votes more are shared out by
     class frequency.
 
-    Up to ``exact_below`` rows FAISS searches the vectors by brute force. Above, it searches compressed ones: their
-    first principal components in half precision, in lists of which the nearest are looked into, as many as find 95 %
-    of the 10 exact neighbours of held-out rows (see :mod:`scstore.heads.compressed`). Either way no index is saved or
-    loaded: it is made from the vectors. The distances of the neighbours are worked out in float64, so a cell's votes
-    do not depend on the cells searched with it.
+    Up to ``exact_below`` rows FAISS searches the vectors by brute force. Above, the head keeps the first principal
+    components of the rows in half precision and searches an inverted file of them, with a measured recall of .95 of
+    the 10 nearest where it can be reached. No FAISS index is saved or loaded: it is made from the vectors. The
+    distances of the neighbours are computed in float64, so a cell's votes do not depend on the cells beside it.
 
     Parameters
     ----------
@@ -71,14 +55,13 @@ class KNNHead(RowClassifier):
     metric
         ``"cosine"`` or ``"euclidean"``.
     dtype
-        How the training rows are kept: ``"float32"`` or ``"float16"``; compressed ones always ``"float16"``.
+        How the training rows are kept: ``"float32"`` or ``"float16"``; above ``exact_below`` always ``"float16"``.
     standardize
         With ``"euclidean"``, whether to standardise the columns; ``False`` for rows that were scaled before.
     memory_limit
-        Bytes that the kept rows may take, as float32 or compressed. Where all would take more, a stratified sample is
-        kept.
+        Bytes that the kept rows may take. Where all would take more, a stratified sample is kept.
     exact_below
-        Kept rows above which they are compressed; 100 at least are needed for that.
+        Kept rows above which the search is approximate; it needs at least 100.
     random_state
         Seed of the samples.
 
@@ -87,20 +70,15 @@ class KNNHead(RowClassifier):
     classes_
         ``(n_classes,)`` labels, sorted.
     vectors_
-        ``(m, d)`` kept training rows as prepared, in ``dtype``, or compressed, ``(m, p) float16``; m is n unless they
-        would not fit.
+        ``(m, d)`` kept training rows as prepared, in ``dtype``, or their ``(m, p) float16`` components.
     codes_
         ``(m,) int64`` class number of each.
-    index_
-        ``(m,) int64`` row number of each in the training data.
     prior_
         ``(n_classes,) float64`` class frequencies of all training rows.
     mean_, scale_
         ``(d,) float64`` each.
-    compression_, lists_
-        Of compressed rows: components and centroids, and the list of each row, ``(m,) int64``; else ``None``.
-    probing_
-        Of compressed rows: how many lists are looked into, and the recall measured; else ``None``.
+    approximate_
+        The index of an approximate search and its measured recall; else ``None``.
     n_features_in_
         d.
     """
@@ -109,13 +87,10 @@ class KNNHead(RowClassifier):
 
     vectors_: Array
     codes_: Array
-    index_: Array
     prior_: Array
     mean_: Array
     scale_: Array
-    compression_: Compression | None
-    lists_: Array | None
-    probing_: Probing | None
+    approximate_: ApproximateIndex | None
 
     def __init__(
         self,
@@ -151,60 +126,39 @@ class KNNHead(RowClassifier):
         self._check_options()
         rows, labels = self._begin(X, y)
         n, width = rows.shape
+        step = block_within(self.memory_limit)
         self.prior_ = np.bincount(labels.codes, minlength=len(labels.classes)) / n
-        self.mean_, variance = column_moments(rows, block_bytes=block_within(self.memory_limit))
+        self.mean_, variance = column_moments(rows, block_bytes=step)
         scaled = self.metric == "euclidean" and self.standardize
         self.scale_ = usable_scale(self.mean_, variance) if scaled else np.ones(width)
-        self.index_ = np.arange(n)
-        compressed = n > max(self.exact_below, FEWEST)
-        if (room := self.memory_limit // (2 * min(width, WIDTHS[-1]) if compressed else 4 * width)) < n:
-            self.index_ = stratified_sample(labels.codes, size=room, rng=seeded(self.random_state))
-        self.codes_ = labels.codes[self.index_]
-        kept: Rows = rows if len(self.index_) == n else RowSubset(rows, self.index_)
-        self.compression_ = self.lists_ = self.probing_ = None
-        self.__dict__.pop("_compressed", None)
-        if compressed and len(self.index_) > FEWEST:
-            self._compress(kept)
+        self.codes_, kept = labels.codes, rows
+        approximate = n > max(self.exact_below, FEWEST)
+        if (room := self.memory_limit // (2 * min(width, WIDTHS[-1]) if approximate else 4 * width)) < n:
+            sample = stratified_sample(labels.codes, size=room, rng=seeded(self.random_state))
+            self.codes_, kept = labels.codes[sample], RowSubset(rows, sample)
+        prepared = MappedRows(kept, lambda block: self._prepare(to_dense(block)), width=width)
+        self.approximate_ = None
+        if approximate and len(self.codes_) > FEWEST:
+            seed = int(seeded(self.random_state).integers(2**31))
+            self.approximate_ = build_index(prepared, seed=seed, block_bytes=step)
+            self.vectors_ = self.approximate_.codes()
             return self
-        self.vectors_ = np.empty((len(self.index_), width), dtype=self.dtype)
-        for start, block in iter_blocks(kept, block_bytes=block_within(self.memory_limit)):
-            self.vectors_[start : start + len(block)] = self._prepare(block)
+        self.vectors_ = np.empty((len(self.codes_), width), dtype=self.dtype)
+        for start, block in iter_blocks(prepared, block_bytes=step):
+            self.vectors_[start : start + len(block)] = block
         return self
 
     def training_note(self) -> str:
-        """How the head was trained, in words."""
+        """Say how the head was trained."""
         kept = f"among {len(self.codes_):,} training cells kept"
-        if self.probing_ is None or self.compression_ is None:
+        if self.approximate_ is None or self.approximate_.measured is None:
             return f"nearest neighbours: exact search {kept}"
-        n_lists, components = self.compression_.centroids.shape
-        probing = self.probing_
+        index, measured = self.approximate_, self.approximate_.measured
         return (
-            f"nearest neighbours: compressed search {kept} ({components} dimensions in half precision, "
-            f"{probing.probes} of {n_lists} lists looked into); recall at {probing.k} measured on {probing.n_queries} "
-            f"of them held out: {probing.recall:.3f}"
+            f"nearest neighbours: approximate search {kept} ({index.components.shape[1]} dimensions in half precision, "
+            f"{measured.probes} of {index.n_lists} lists searched); recall at {measured.k} on {measured.n_queries} "
+            f"held-out cells: {measured.recall:.3f}"
         )
-
-    def _compress(self, kept: Rows) -> None:
-        """Keep the rows compressed."""
-        prepared = MappedRows(kept, lambda block: self._prepare(to_dense(block)), width=kept.shape[1])
-        step = block_within(self.memory_limit)
-        seed = int(seeded(self.random_state).integers(2**31))
-        self.compression_, held_out = fit_compression(prepared, seed=seed, block_bytes=step)
-        components = self.compression_.centroids.shape[1]
-        self.vectors_ = np.empty((kept.shape[0], components), dtype=np.float16)
-        self.lists_ = encode(prepared, self.compression_, self.vectors_, block_bytes=step).astype(np.int64)
-        self._compressed = ListSearch.in_memory(self.compression_, self.vectors_, self.lists_)
-        self.probing_ = choose_probes(self._compressed, held_out)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # FAISS's objects are made again from the vectors
-        state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_compressed"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if state.get("compression_") is not None:
-            self._compressed = ListSearch.in_memory(state["compression_"], self.vectors_, state["lists_"])
 
     def _check_options(self) -> None:
         for name, options in (("metric", METRICS), ("dtype", DTYPES)):
@@ -221,37 +175,18 @@ class KNNHead(RowClassifier):
         result: Array = np.clip(values, -FARTHEST, FARTHEST).astype(self.dtype)
         return result
 
-    def kneighbors(self, X: Any) -> tuple[Array, Array]:
-        """The k nearest training cells of rows ``(n, d)``, nearest first.
-
-        Returns
-        -------
-        distances, neighbours
-            ``(n, k) float64`` Euclidean distances of the prepared rows (with ``"cosine"`` they are √(2 - 2 cos)),
-            and ``(n, k) int64`` row numbers in the training data.
-        """
-        check_is_fitted(self)
-        rows = self._rows(X, reset=False)
-        found = [self._search(block) for _, block in iter_blocks(rows)]
-        k = min(int(self.k), len(self.codes_))
-        distances = np.concatenate([np.empty((0, k)), *(part[0] for part in found)])
-        places = np.concatenate([np.empty((0, k), dtype=np.int64), *(part[1] for part in found)])
-        return distances, self.index_[places]
-
     def _search(self, block: Array) -> tuple[Array, Array]:
-        """Distances ``(b, k)`` and places ``(b, k)`` in ``vectors_``."""
+        """Return Euclidean distances ``(b, k)``, ascending, and places ``(b, k)`` in ``vectors_``."""
         import faiss
 
         k = min(int(self.k), len(self.codes_))
-        queries = np.ascontiguousarray(self._prepare(block), dtype=np.float32)
-        if self.compression_ is not None and self.probing_ is not None:
-            vectors = self.vectors_
-            # rounded as they are, so that a training cell is at distance 0 of itself
-            queries = self.compression_.project(queries).astype(np.float16).astype(np.float32)
-            _, places = self._compressed.search(queries, k=k, probes=self.probing_.probes)
+        queries, vectors = np.ascontiguousarray(self._prepare(block), dtype=np.float32), self.vectors_
+        if self.approximate_ is not None:
+            queries = self.approximate_.project(queries)
+            places = self.approximate_.search(queries, k=k)
         else:
-            vectors = np.ascontiguousarray(self.vectors_, dtype=np.float32)
-            _, places = faiss.knn(queries, vectors, k)
+            vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+            places = faiss.knn(queries, vectors, k)[1]
         distances = np.empty(places.shape)
         step = max(1, GATHER_VALUES // (k * vectors.shape[1]))
         for start in range(0, len(queries), step):
@@ -265,8 +200,7 @@ class KNNHead(RowClassifier):
     def _log_proba(self, block: Array) -> Array:
         distances, places = self._search(block)
         k = places.shape[1]
-        # A training cell met again would outvote all others; a thousandth of the farthest distance is as near as it
-        # gets.
+        # A training cell met again would outvote all others; a thousandth of the farthest distance is the least.
         floor = np.maximum(1e-3 * distances[:, -1:], np.finfo(np.float32).tiny)
         weights = (floor / np.maximum(distances, floor)) ** 2
         weights *= k / weights.sum(axis=1, keepdims=True)
@@ -276,24 +210,18 @@ class KNNHead(RowClassifier):
         return result
 
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
-        """The fitted head as arrays named after its attributes, and its parameters as JSON."""
+        """Return the fitted head as arrays named after its attributes, and its parameters as JSON."""
         state = self._state()
-        names = ("vectors", "codes", "index", "prior", "mean", "scale")
-        arrays = {name: getattr(self, f"{name}_") for name in names}
+        arrays = {name: getattr(self, f"{name}_") for name in ("vectors", "codes", "prior", "mean", "scale")}
         state["n_kept"] = len(self.codes_)
-        if self.compression_ is not None and self.probing_ is not None and self.lists_ is not None:
-            arrays |= {
-                "components": self.compression_.components,
-                "centroids": self.compression_.centroids,
-                "lists": self.lists_,
-            }
-            state["probing"] = {**asdict(self.probing_), "n_lists": len(self.compression_.centroids)}
-            state["probing"]["components"] = self.compression_.centroids.shape[1]
+        if (index := self.approximate_) is not None and index.measured is not None:
+            arrays |= {"components": index.components, "centroids": index.centroids}
+            state["approximate"] = asdict(index.measured)
         return arrays, state
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], params: Mapping[str, JSON]) -> Self:
-        """The fitted head from what :meth:`to_arrays` gave; :class:`DamagedError` where the two do not fit."""
+        """Return the fitted head from what :meth:`to_arrays` gave; :class:`DamagedError` where the two do not fit."""
         head = cls._restore(params)
         kept, width, n_classes = params.get("n_kept"), head.n_features_in_, len(head.classes_)
         try:
@@ -302,41 +230,29 @@ class KNNHead(RowClassifier):
             msg = f"KNNHead: {error} The head is damaged."
             raise DamagedError(msg) from error
         if not isinstance(kept, int) or kept < 1:
-            msg = f"KNNHead: n_kept {kept!r} is no number of rows. The head is damaged."
+            msg = f"KNNHead: n_kept={kept!r} is not a number of rows. The head is damaged."
             raise DamagedError(msg)
-        head.compression_ = head.lists_ = head.probing_ = None
-        if (probing := params.get("probing")) is None:
-            head.vectors_ = take_array(arrays, "vectors", shape=(kept, width))
-        else:
-            head._take_compressed(arrays, probing, kept=kept)
         head.codes_ = take_array(arrays, "codes", shape=(kept,), kind="i")
-        head.index_ = take_array(arrays, "index", shape=(kept,), kind="i")
         head.prior_ = take_array(arrays, "prior", shape=(n_classes,))
         head.mean_ = take_array(arrays, "mean", shape=(width,))
         head.scale_ = take_array(arrays, "scale", shape=(width,))
         if head.codes_.min() < 0 or head.codes_.max() >= n_classes or not (head.prior_ > 0).all():
-            msg = f"KNNHead: class numbers outside 0 … {n_classes - 1}, or a class without cells. The head is damaged."
+            msg = f"KNNHead: class numbers outside 0 to {n_classes - 1}, or a class without cells. The head is damaged."
             raise DamagedError(msg)
-        return head
-
-    def _take_compressed(self, arrays: Mapping[str, Array], probing: JSON, *, kept: int) -> None:
+        head.approximate_ = None
+        if (measured := params.get("approximate")) is None:
+            head.vectors_ = take_array(arrays, "vectors", shape=(kept, width))
+            return head
+        components = take_array(arrays, "components", shape=(width, -1))
+        centroids = take_array(arrays, "centroids", shape=(-1, components.shape[1]))
+        head.vectors_ = take_array(arrays, "vectors", shape=(kept, components.shape[1]))
         try:
-            numbers = dict(probing)
-            n_lists, components = (int(numbers.pop(name)) for name in ("n_lists", "components"))
-            self.probing_ = Probing(**numbers)
-            sound = 1 <= self.probing_.probes <= n_lists and components >= 1
-        except (KeyError, TypeError, ValueError):
+            recall = MeasuredRecall(**measured)
+            sound = 1 <= recall.probes <= len(centroids) and head.vectors_.dtype == np.float16
+        except TypeError:
             sound = False
         if not sound:
-            msg = f"KNNHead: probing {str(probing)[:100]} makes no sense. The head is damaged."
+            msg = f"KNNHead: approximate={str(measured)[:100]} does not fit the weights. The head is damaged."
             raise DamagedError(msg)
-        self.vectors_ = take_array(arrays, "vectors", shape=(kept, components))
-        self.lists_ = take_array(arrays, "lists", shape=(kept,), kind="i")
-        self.compression_ = Compression(
-            take_array(arrays, "components", shape=(self.n_features_in_, components)),
-            take_array(arrays, "centroids", shape=(n_lists, components)),
-        )
-        if self.vectors_.dtype != np.float16 or self.lists_.min() < 0 or self.lists_.max() >= n_lists:
-            msg = f"KNNHead: lists outside 0 … {n_lists - 1}, or vectors that are not float16. The head is damaged."
-            raise DamagedError(msg)
-        self._compressed = ListSearch.in_memory(self.compression_, self.vectors_, self.lists_)
+        head.approximate_ = ApproximateIndex.from_codes(components, centroids, head.vectors_, recall)
+        return head

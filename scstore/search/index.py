@@ -1,262 +1,185 @@
-"""``scstore index``: a compressed index of a view, beside the store, for searches among many cells."""
+"""Approximate indexes of large references, kept in the user's cache folder and built again whenever in doubt."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load, save
 
-from scstore.errors import DamagedError, InputError, NotAStoreError, OptionError
-from scstore.heads.compressed import EXACT_BELOW, Probing, fit_compression, held_out_again
-from scstore.heads.exact_search import centre_of, unit_view
-from scstore.heads.index_file import FETCH, Index, check_target, index_bytes, open_index, write_index
-from scstore.heads.rows import RowSubset, iter_raw_blocks
+from scstore import fsio
+from scstore.errors import OutputError
+from scstore.heads.approximate import ApproximateIndex, MeasuredRecall, build_index
+from scstore.heads.exact_search import centre_of, cosine_distances_to, unit_rows, unit_view
+from scstore.heads.rows import BLOCK_BYTES, Rows, RowSubset, fetch, iter_blocks, iter_raw_blocks, read
 from scstore.progress import Reporter
-from scstore.store.ledger import ids_digest, read_record
-from scstore.store.reader import Store, open_store
+from scstore.spec import canonical_json
+from scstore.store.ledger import read_record
+from scstore.store.reader import Store
 from scstore.store.views import View
 
-__all__ = ["BuiltIndex", "build_index", "fitting_index", "index_path", "searchable_view"]
+__all__ = ["RECALL", "CosineIndex", "build_cosine_index", "cache_folder", "cached_index"]
 
-FEWEST = 100
-"""Cells of which an index can be made at all."""
+FORMAT = "2.0"
+
+RECALL = 0.95
+"""Share of the 10 nearest cells that a search should find."""
+
+FETCH = 2
+"""Cells found for each neighbour asked for; their exact distances decide, so far fewer dimensions are enough."""
+
+REFINE_BYTES = 4 * BLOCK_BYTES
+"""Bytes of float32 of the reference rows that are read at a time for exact distances."""
 
 
-@dataclass(frozen=True)
-class BuiltIndex:
-    """What :func:`build_index` did.
+@dataclass(frozen=True, eq=False)
+class CosineIndex:
+    """An approximate index of reference rows ``(n, d)``, centred on ``mean`` ``(d,)`` and of length 1."""
 
-    Attributes
-    ----------
-    path
-        Folder of the index; ``None`` where none is needed.
-    view
-        Its view.
-    n_cells
-        Cells that may be found.
-    added
-        How many of them were put in by this run.
-    probing
-        Lists a query looks into, and the recall measured; ``None`` where there is no index.
-    components, n_lists
-        Dimensions that are kept, and number of lists; 0 where there is no index.
-    n_bytes
-        Size of the index.
+    mean: NDArray[np.float32]
+    rows: ApproximateIndex
+
+    @property
+    def measured(self) -> MeasuredRecall:
+        """Recall on held-out rows."""
+        assert self.rows.measured is not None  # noqa: S101  # build_index measures
+        return self.rows.measured
+
+    def nearest(
+        self, reference: Rows, queries: Rows, *, k: int, chosen: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Find ``k`` of the ``chosen`` reference rows near each query, with their exact cosine distances.
+
+        Returns 1 - cosine, ascending, and rows of the reference: ``(m, k)`` each.
+        """
+        m, n_chosen = queries.shape[0], int(chosen.sum())
+        distances, indices = np.empty((m, k), dtype=np.float32), np.empty((m, k), dtype=np.int64)
+        found_each = min(FETCH * k, n_chosen)
+        probes = int(np.ceil(self.measured.probes * len(chosen) / n_chosen))
+        allowed = None if n_chosen == len(chosen) else chosen
+        for start, block in iter_blocks(queries, block_bytes=min(BLOCK_BYTES, max(1, REFINE_BYTES // found_each))):
+            part = slice(start, start + len(block))
+            units = unit_rows(block, self.mean)
+            found = self.rows.search(self.rows.project(units), k=found_each, probes=probes, chosen=allowed)
+            distinct, where = np.unique(found, return_inverse=True)
+            exact = cosine_distances_to(fetch(reference, distinct), where.reshape(found.shape), units, self.mean)
+            if not np.isfinite(exact).all():
+                read(reference, distinct)  # raises and names the row that is not finite
+            order = np.argsort(exact, axis=1, kind="stable")[:, :k]
+            distances[part] = np.take_along_axis(exact, order, axis=1)
+            indices[part] = np.take_along_axis(found, order, axis=1)
+        return np.clip(distances, 0, 2), indices
+
+    def to_bytes(self) -> bytes:
+        """Return the index as bytes for :meth:`from_bytes`."""
+        import faiss
+
+        about = json.dumps(asdict(self.measured)).encode()
+        return save(
+            {
+                "mean": self.mean,
+                "components": self.rows.components,
+                "index": faiss.serialize_index(self.rows.faiss_index),
+                "measured": np.frombuffer(about, dtype=np.uint8),
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> CosineIndex:
+        """Return the index; only for bytes that this module wrote, since FAISS trusts what it reads."""
+        import faiss
+
+        parts = load(raw)
+        measured = MeasuredRecall(**json.loads(parts["measured"].tobytes()))
+        rows = ApproximateIndex(parts["components"], faiss.deserialize_index(parts["index"]), measured)
+        return cls(parts["mean"], rows)
+
+
+def build_cosine_index(reference: Rows) -> CosineIndex:
+    """Build the index of reference rows ``(n, d)``, in three passes over them."""
+    mean = centre_of(reference)
+    return CosineIndex(mean, build_index(unit_view(reference, mean), fetch=FETCH, target=RECALL))
+
+
+def cache_folder() -> Path:
+    """Return where indexes are kept: ``SCSTORE_CACHE``, else ``scstore`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    if own := os.environ.get("SCSTORE_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scstore"
+
+
+def cached_index(store: Store, matrix: View, rows: NDArray[np.int64], *, progress: Reporter) -> CosineIndex:
+    """Return the index of some rows of a view, from the cache or built and kept there.
+
+    A file that is damaged, of another owner or of other features is not read; the index is built again.
     """
+    file = cache_folder() / "indexes" / f"{_key(store, matrix, rows)}.index"
+    index = _read(file)
+    if index is None:
+        progress.note(f"building an index of {len(rows):,} cells of {matrix.name}, once; later queries reuse it")
+        index = build_cosine_index(RowSubset(matrix, rows))
+        _keep(index, file, progress)
+    measured = index.measured
+    progress.note(
+        f"approximate search: recall at {measured.k} is {measured.recall:.3f} on {measured.n_queries} held-out cells; "
+        "exact=True compares all cells"
+    )
+    if measured.recall < RECALL:
+        progress.warn(
+            f"The index of {store.path} reaches a recall of {measured.recall:.3f}, less than {RECALL}. Pass exact=True "
+            "where each neighbour matters."
+        )
+    return index
 
-    path: Path | None
-    view: str
-    n_cells: int
-    added: int = 0
-    probing: Probing | None = None
-    components: int = 0
-    n_lists: int = 0
-    n_bytes: int = 0
 
-
-def build_index(
-    store: str | os.PathLike[str] | Store,
-    output: str | os.PathLike[str] | None = None,
-    *,
-    view: str | None = None,
-    add: bool = False,
-    recall: float = 0.95,
-    exact_below: int = EXACT_BELOW,
-    seed: int = 0,
-    allow_partial: bool = False,
-    progress: Reporter | None = None,
-) -> BuiltIndex:
-    """Make the index that ``query`` searches when there are many cells; a cache, to be made again from the store.
-
-    The store is read three times, in blocks. An index that fits the cells and was made for the same ``recall`` and
-    ``seed`` is left as it is.
-
-    Parameters
-    ----------
-    store
-        The cells to be found.
-    output
-        Folder of the index; beside the store by default, where ``query`` finds it by itself.
-    view
-        The feature matrix; the readout by default.
-    add
-        Put the cells that were extracted since into the index that is there, with its components and centroids.
-        Implies ``allow_partial``.
-    recall
-        Share of the 10 nearest neighbours that is to be found, more than 0 and less than 1. Fewest components and
-        fewest lists searched are chosen for it; what is reached is measured on other cells and said.
-    exact_below
-        Cells below which no index is made.
-    seed
-        The same seed gives the same index.
-    allow_partial
-        Index the cells that are extracted so far.
-    progress
-        Told what happens.
-
-    Raises
-    ------
-    OptionError
-        If ``recall`` is out of its range.
-    OutputError
-        If something else is at ``output``.
-    NotAStoreError, DamagedError, InputError
-        With ``add``: if there is no index to add to, or it is damaged, or it is of other cells.
-    """
-    if not 0 < recall < 1:
-        msg = f"--recall {recall}: must be more than 0 and less than 1."
-        raise OptionError(msg)
-    progress = progress or Reporter()
-    cells = store if isinstance(store, Store) else open_store(store)
-    matrix = searchable_view(cells, view)
-    rows = cells.usable_rows(allow_partial=allow_partial or add)
-    path = Path(output) if output is not None else index_path(cells, matrix.name)
-    if len(rows) < max(exact_below, FEWEST):
-        return BuiltIndex(None, matrix.name, len(rows))
-    check_target(path)
-    record = _record(cells, matrix, rows)
-    old = None
+def _read(file: Path) -> CosineIndex | None:
+    """Return a kept index whose digest matches, if the file belongs to this user."""
     try:
-        old = open_index(path)
-    except (NotAStoreError, DamagedError, InputError):
-        if add:
-            raise
-    wanted = {"recall": recall, "seed": seed}
-    if old is not None and _same(old.record, record) and (add or _same(old.record, wanted)):
-        return _built(path, matrix.name, old, added=0)
-    progress.note(f"reading {len(rows):,} cells of {matrix.name} three times, in blocks")
-    if add and old is not None:
-        n_old = _rows_kept(cells, old, record)
-        new, prepared = rows[~np.isin(rows, n_old)], unit_view(matrix, old.mean)
-        held_out = held_out_again(prepared, old.own, among=rows, k=old.probing.k)
-        write_index(
-            path, RowSubset(prepared, new), new, mean=old.mean, compression=old.compression, held_out=held_out,
-            target=recall, record={**record, **wanted}, onto=old,
-        )  # fmt: skip
-        added = len(new)
-    else:
-        chosen = RowSubset(matrix, rows)
-        mean = centre_of(chosen)
-        prepared = unit_view(chosen, mean)
-        compression, found = fit_compression(prepared, fetch=FETCH, target=recall, seed=seed)
-        write_index(
-            path, prepared, rows, mean=mean, compression=compression, held_out=found.renumbered(rows), target=recall,
-            record={**record, **wanted},
-        )  # fmt: skip
-        added = len(rows)
-    built = _built(path, matrix.name, open_index(path), added=added)
-    if built.probing is not None and built.probing.recall < recall:
-        cure = " Make it anew, without --add." if add else " Pass --exact to query where that matters."
-        progress.warn(f"recall {built.probing.recall:.3f} is all that was reached; {recall} was wanted.{cure}")
-    return built
+        if hasattr(os, "getuid") and file.stat().st_uid != os.getuid():
+            return None
+        digest, _, raw = file.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return CosineIndex.from_bytes(raw) if digest.decode("latin-1") == fsio.digest_bytes(raw) else None
 
 
-def searchable_view(store: Store, name: str | None) -> View:
-    """The feature matrix of a store that is to be searched, its default one where none is named.
-
-    Raises
-    ------
-    OptionError
-        If it is expression.
-    """
-    matrix = store.view(name or store.default_view)
-    if matrix.name == "X":
-        msg = "--view X: expression is not searched. Name an obsm matrix."
-        raise OptionError(msg)
-    return matrix
-
-
-def index_path(store: Store, view: str) -> Path:
-    """Where the index of a view lies by default: ``ref.zarr.VIEW.index``, beside the store."""
-    return store.path.with_name(f"{store.path.name}.{re.sub(r'[^A-Za-z0-9._-]', '_', view)}.index")
-
-
-def fitting_index(
-    store: Store, matrix: View, rows: NDArray[np.int64], *, path: str | os.PathLike[str] | None = None
-) -> tuple[Index | None, str]:
-    """The index of some rows of a view, if it is there, whole, and of exactly these.
-
-    Parameters
-    ----------
-    store, matrix, rows
-        The cells to be found.
-    path
-        The folder, where it is not beside the store.
-
-    Returns
-    -------
-    index, why
-        ``None`` and why it is not used, in words; no words where there is none and none was named.
-
-    Raises
-    ------
-    NotAStoreError, InputError, DamagedError
-        If a named one cannot be used.
-    """
-    folder = Path(path) if path is not None else index_path(store, matrix.name)
+def _keep(index: CosineIndex, file: Path, progress: Reporter) -> None:
+    raw = index.to_bytes()
     try:
-        index = open_index(folder)
-        if _same(index.record, _record(store, matrix, rows)):
-            return index, ""
-        msg = f"{folder}: it is of other cells or features. Bring it up to date: scstore index {store.path}."
-        raise InputError(msg)
-    except (NotAStoreError, InputError, DamagedError) as error:
-        if path is not None:
-            raise
-        return None, "" if isinstance(error, NotAStoreError) else f"the index is not used. {error}"
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fsio.write_bytes(file, fsio.digest_bytes(raw).encode() + b"\n", raw)
+    except (OSError, OutputError) as error:
+        progress.warn(f"{file.parent}: the index cannot be kept there ({error}). The next query builds it again.")
 
 
-def _record(store: Store, matrix: View, rows: NDArray[np.int64]) -> dict[str, Any]:
-    """What an index must have been made of."""
-    return {
+def _key(store: Store, matrix: View, rows: NDArray[np.int64]) -> str:
+    """Return a digest of everything that an index is made of."""
+    import faiss
+
+    made_of: dict[str, Any] = {
+        "format": FORMAT,
+        "faiss": faiss.__version__,
+        "recall": RECALL,
         "view": matrix.name,
         "fingerprint": matrix.fingerprint,
-        "n": len(rows),
-        "ids": ids_digest(store.obs.index[rows].tolist()),
-        "parts": _parts(store, matrix),
+        "rows": fsio.digest_bytes(np.ascontiguousarray(rows, dtype="<i8").data),
+        "values": _values_digest(store, matrix),
     }
+    return fsio.digest_bytes(canonical_json(made_of).encode()).removeprefix("sha256:")
 
 
-def _parts(store: Store, matrix: View) -> list[dict[str, Any]]:
-    """Runs of rows with the digest of their values: a store's shards as recorded, or all rows at once."""
-    if store.plan is None:
-        digest = hashlib.sha256(str((matrix.shape, matrix.dtype)).encode())
-        for _, block in iter_raw_blocks(matrix):
-            digest.update(np.ascontiguousarray(block).data)
-        return [{"start": 0, "stop": len(matrix), "digest": f"sha256:{digest.hexdigest()}"}]
-    records = (read_record(store.path, shard) for shard in range(store.plan.n_shards))
-    return [
-        {"start": record["start"], "stop": record["stop"], "digest": record["views"][matrix.name]["digest"]}
-        for record in records
-        if record is not None
-    ]
-
-
-def _same(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    return all(old.get(field) == new[field] for field in new)
-
-
-def _rows_kept(store: Store, old: Index, record: dict[str, Any]) -> NDArray[np.int64]:
-    """The rows that an index has, all of which must still be as they were."""
-    parts = old.record.get("parts")
-    same = isinstance(parts, list) and all(part in record["parts"] for part in parts)
-    if same and old.record.get("fingerprint") == record["fingerprint"]:
-        inside = np.zeros(store.n_obs, dtype=bool)
-        for part in old.record["parts"]:
-            inside[part["start"] : part["stop"]] = True
-        rows = np.flatnonzero(inside & ~store.empty)
-        if ids_digest(store.obs.index[rows].tolist()) == old.record.get("ids"):
-            return rows
-    msg = f"{old.path}: cells in it have changed since, so none can be added. Make it anew: scstore index {store.path}."
-    raise InputError(msg)
-
-
-def _built(path: Path, view: str, index: Index, *, added: int) -> BuiltIndex:
-    width = index.compression.centroids.shape[1]
-    return BuiltIndex(path, view, index.n, added, index.probing, width, len(index.sizes), index_bytes(path))
+def _values_digest(store: Store, matrix: View) -> Any:
+    """Return the digests of a store's shards as recorded, or that of all rows of another AnnData."""
+    if store.plan is not None:
+        records = (read_record(store.path, shard) for shard in range(store.plan.n_shards))
+        return [None if record is None else record["views"][matrix.name]["digest"] for record in records]
+    digest = hashlib.sha256(str((matrix.shape, matrix.dtype)).encode())
+    for _, block in iter_raw_blocks(matrix):
+        digest.update(np.ascontiguousarray(block).data)
+    return digest.hexdigest()

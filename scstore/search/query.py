@@ -1,242 +1,280 @@
-"""``scstore query``: the nearest reference cells of every cell."""
+"""The nearest reference cells of every cell, or the shares of their labels."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels
 from scstore.errors import FeatureSpaceError, InputError, OptionError
-from scstore.heads.compressed import EXACT_BELOW
+from scstore.heads.approximate import EXACT_BELOW
 from scstore.heads.exact_search import centre_of, nearest
 from scstore.heads.rows import BLOCK_BYTES, RowSubset
+from scstore.options import AllowPartial, Option, Overwrite, Progress, did_you_mean, with_options
 from scstore.progress import Reporter
-from scstore.search.index import fitting_index, searchable_view
+from scstore.search.index import cached_index
+from scstore.search.label_shares import LabelShares
 from scstore.spec import differences
 from scstore.store.obs_filter import cells_where
 from scstore.store.reader import Store, open_store
 from scstore.store.views import View
-from scstore.tables import check_table, open_table, write_table
+from scstore.tables import check_table, open_table
 
-__all__ = ["QueryCounts", "SearchOptions", "neighbour_tables", "query", "query_to_file"]
+__all__ = ["QueryOptions", "QueryResult", "query", "query_to_file"]
 
 MOST_CELLS = 50_000
-"""Cells whose neighbours are worked out at a time, at most."""
+"""Cells whose neighbours are found at a time, at most."""
 
 TABLE_CELLS = 4096
-"""Cells whose neighbours' metadata are looked up at a time: that takes more memory than the neighbours."""
+"""Cells whose table is made at a time: metadata take more memory than neighbours."""
+
+Cells = Annotated[str | os.PathLike[str] | Store, Option("The cells to look up.", argument=True)]
+Reference = Annotated[str | os.PathLike[str] | Store, Option("The cells to look among.")]
 
 
 @dataclass(frozen=True)
-class SearchOptions:
-    """Which neighbours are looked for: the options of :func:`query`, which says what they mean."""
+class QueryOptions:
+    """Options of :func:`query` and :func:`query_to_file`."""
 
-    k: int = 15
-    view: str | None = None
-    columns: Sequence[str] | None = None
-    where: str | None = None
-    exact: bool = False
-    index: str | os.PathLike[str] | None = None
-    allow_partial: bool = False
+    output: Annotated[
+        str | os.PathLike[str] | None, Option("neighbours.parquet or neighbours.csv.", flags=("--output", "-o"))
+    ] = None
+    _: KW_ONLY
+    k: Annotated[int, Option("Neighbours of each cell.", flags=("-k",), minimum=1)] = 15
+    view: Annotated[str | None, Option("Feature matrix of both. The readout by default.")] = None
+    columns: Annotated[
+        Sequence[str] | None,
+        Option("obs columns of the reference to bring along. All by default.", flags=("--column",)),
+    ] = None
+    where: Annotated[
+        str | None,
+        Option(
+            "Condition on the reference's obs that neighbours fulfil, such as \"tissue == 'lung'\". "
+            "Distances stay centred on the mean of all cells."
+        ),
+    ] = None
+    summarise: Annotated[
+        str | None, Option("obs column of the reference: give the shares of its labels among the neighbours instead.")
+    ] = None
+    by: Annotated[str | None, Option("With summarise: obs column of the cells; one row for each of its values.")] = None
+    missing_labels: MissingLabels = MISSING_LABELS
+    exact: Annotated[bool, Option("Compare all cells, however large the reference is.")] = False
+    allow_partial: AllowPartial = False
+    overwrite: Overwrite = False
+    progress: Progress = None
 
 
-@dataclass(frozen=True)
-class QueryCounts:
+@dataclass(frozen=True, eq=False)
+class QueryResult:
     """What :func:`query_to_file` wrote.
 
     Attributes
     ----------
+    n_rows
+        Rows of the table.
+    columns
+        Its columns.
     n_cells
         Cells that have neighbours.
     median_distance
-        Over all cells and neighbours; NaN where there are none.
-    columns
-        Of the table.
+        Median over all cells and neighbours; NaN where there are none, or only shares of labels were written.
+    groups
+        The table, where it has one row for each group of cells.
     """
 
+    n_rows: int
+    columns: tuple[str, ...]
     n_cells: int
     median_distance: float
-    columns: tuple[str, ...]
+    groups: pd.DataFrame | None = None
 
 
-def query(
-    store: str | os.PathLike[str] | Store,
-    reference: str | os.PathLike[str] | Store,
-    output: str | os.PathLike[str] | None = None,
-    *,
-    k: int = 15,
-    view: str | None = None,
-    columns: Sequence[str] | None = None,
-    where: str | None = None,
-    exact: bool = False,
-    index: str | os.PathLike[str] | None = None,
-    allow_partial: bool = False,
-    overwrite: bool = False,
-    progress: Reporter | None = None,
-) -> pd.DataFrame:
+@with_options(QueryOptions)
+def query(store: Cells, reference: Reference, options: QueryOptions) -> pd.DataFrame:
     """Find the ``k`` nearest reference cells of every cell, by cosine distance around the reference's mean.
 
-    The index that ``scstore index`` made is searched where it is there and fits the cells, else all cells are,
-    exactly and in blocks. Distances are exact either way.
-
-    Parameters
-    ----------
-    store
-        The cells to look up.
-    reference
-        The cells to look among.
-    output
-        ``.parquet`` or ``.csv``; not written when ``None``.
-    k
-        Neighbours a cell.
-    view
-        The feature matrix both have; the readout by default.
-    columns
-        Columns of the reference's ``obs`` to bring along; all by default.
-    where
-        Condition on the reference's ``obs`` that the neighbours must fulfil, such as ``"tissue == 'lung'"``; see
-        :func:`scstore.store.obs_filter.cells_where`. The mean stays that of all cells.
-    exact
-        Search all cells even where there is an index.
-    index
-        Folder of the index, where it is not beside the reference.
-    allow_partial
-        Search what is extracted so far.
-    overwrite
-        Replace an existing output.
-    progress
-        Told what happens.
+    A reference of 50,000 cells or more is searched through an index, which is built once and kept in the user's cache
+    folder; the recall it reaches is measured and reported. Distances are exact either way.
 
     Returns
     -------
     DataFrame
-        One row a cell and neighbour, nearest first: ``cell_id``, ``rank`` (from 1), ``neighbour`` (reference cell's
-        id), ``distance`` (1 − cosine, 0 to 2), then the reference's columns. Empty cells have no rows.
+        One row for each cell and neighbour, nearest first: ``cell_id``, ``rank`` (from 1), ``neighbour`` (id of the
+        reference cell), ``distance`` (1 - cosine, 0 to 2), then the reference's columns. Empty cells have no rows.
+        With ``summarise`` one row for each cell (``cell_id``) or group (named as ``by``): ``n_labelled`` neighbours
+        with a label, the most frequent ``label`` (of equal ones the first by name), its ``fraction``, the
+        ``coherence`` (Simpson's index, the sum of the squared shares: 1 where all agree), and the share ``f(LABEL)``
+        of each label.
 
     Raises
     ------
     FeatureSpaceError
         If the two live in different feature spaces.
+    InputError
+        If there is no such view or column.
     OptionError
-        If ``k`` is not at least one and at most the number of reference cells to choose from, or the condition cannot
-        be read, or both ``exact`` and ``index`` are given.
-    NotAStoreError, InputError, DamagedError
-        If the index that was named is not there, does not fit or is damaged.
+        If there are fewer than ``k`` reference cells to choose from, or the condition cannot be read.
     """
-    if output is not None:
-        check_table(output, overwrite=overwrite)
-    search = SearchOptions(k, view, columns, where, exact, index, allow_partial)
-    parts = neighbour_tables(store, reference, search, progress=progress or Reporter())
-    frame = pd.concat(list(parts), ignore_index=True)
-    if output is not None:
-        write_table(frame, output)
-    return frame
+    return pd.concat(list(_written(_plan(store, reference, options), options)), ignore_index=True)
 
 
-def query_to_file(
-    store: str | os.PathLike[str] | Store,
-    reference: str | os.PathLike[str] | Store,
-    output: str | os.PathLike[str],
-    search: SearchOptions | None = None,
-    *,
-    overwrite: bool = False,
-    progress: Reporter | None = None,
-) -> QueryCounts:
-    """What :func:`query` gives, written block by block: memory does not grow with the number of cells."""
-    check_table(output, overwrite=overwrite)
-    asked = SearchOptions() if search is None else search
-    distances = []
-    with open_table(output) as table:
-        for frame in neighbour_tables(store, reference, asked, progress=progress or Reporter()):
-            table.write(frame)
-            distances.append(frame["distance"].to_numpy(dtype=np.float32))
-    everything = np.concatenate(distances)
-    median = float(np.median(everything)) if len(everything) else float("nan")
-    return QueryCounts(len(everything) // asked.k, median, tuple(map(str, frame.columns)))
+@with_options(QueryOptions)
+def query_to_file(store: Cells, reference: Reference, options: QueryOptions) -> QueryResult:
+    """Write what :func:`query` returns block by block: memory does not grow with the number of cells.
+
+    Raises
+    ------
+    OptionError
+        If no ``output`` is given, and as :func:`query` does.
+    """
+    if options.output is None:
+        msg = "output=: name the file to write, such as neighbours.parquet."
+        raise OptionError(msg)
+    plan = _plan(store, reference, options)
+    n_rows, distances = 0, []
+    for table in _written(plan, options):
+        n_rows += len(table)
+        if plan.shares is None:
+            distances.append(table["distance"].to_numpy(dtype=np.float32))
+    every = np.concatenate(distances) if distances else np.empty(0)
+    median = float(np.median(every)) if len(every) else float("nan")
+    groups = table if options.by is not None else None
+    return QueryResult(n_rows, tuple(map(str, table.columns)), len(plan.rows), median, groups)
 
 
-def neighbour_tables(
-    store: str | os.PathLike[str] | Store,
-    reference: str | os.PathLike[str] | Store,
-    search: SearchOptions,
-    *,
-    progress: Reporter,
-) -> Iterator[pd.DataFrame]:
-    """The table of neighbours in blocks of cells, one block at least; raises what :func:`query` does."""
-    k, view, columns, where = search.k, search.view, search.columns, search.where
-    exact, index, allow_partial = search.exact, search.index, search.allow_partial
-    if exact and index is not None:
-        msg = f"--exact and --index {index}: give one of them."
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """Rows to look up and to look among.
+
+    ``others_rows`` ``(n,)`` are all usable reference cells, ``chosen`` ``(n,) bool`` those that may be found.
+    """
+
+    cells: Store
+    view: View
+    rows: NDArray[np.int64]
+    others: Store
+    others_view: View
+    others_rows: NDArray[np.int64]
+    chosen: NDArray[np.bool_]
+    shares: LabelShares | None
+
+
+def _plan(store: Cells, reference: Reference, options: QueryOptions) -> _Plan:
+    """Open both sides and check everything before any search."""
+    if options.output is not None:
+        check_table(options.output, overwrite=options.overwrite)
+    if options.by is not None and options.summarise is None:
+        msg = f"by={options.by!r}: it groups the shares of labels. Name the labels' column with summarise=."
         raise OptionError(msg)
     cells = store if isinstance(store, Store) else open_store(store)
     others = reference if isinstance(reference, Store) else open_store(reference)
-    among = searchable_view(others, view)
-    wanted = searchable_view(cells, view or among.name)
-    _check_space(cells, wanted, others, among)
-    if columns is not None and (unknown := [name for name in columns if name not in others.obs]):
-        msg = f"{others.path} has no obs column {unknown[0]!r}. It has: {', '.join(map(str, others.obs.columns))}."
-        raise InputError(msg)
-    rows, other_rows = (side.usable_rows(allow_partial=allow_partial) for side in (cells, others))
-    chosen = np.ones(len(other_rows), dtype=bool) if where is None else cells_where(others.obs, where)[other_rows]
-    n_chosen = int(chosen.sum())
-    if not 1 <= k <= n_chosen:
-        whose = f"{others.path} has {n_chosen:,} cells to choose from" + (f" where {where}" if where else "")
-        msg = f"-k {k}: {whose}; k must be between 1 and that."
-        raise OptionError(msg)
-    progress.note(f"searching {n_chosen:,} reference cells for each of {len(rows):,}, by {among.name}")
-    found, told = None, ""
-    if not exact and (index is not None or n_chosen >= EXACT_BELOW):
-        found, told = fitting_index(others, among, other_rows, path=index)
-        if found is None and not told:
-            told = f"without an index all cells are compared; `scstore index {others.path}` would make this quicker"
-    if told:
-        progress.note(told)
-    if found is not None:
-        probing = found.probing
-        progress.note(
-            f"with the index {found.path}: recall at {probing.k} was {probing.recall:.3f} on {probing.n_queries} cells "
-            f"held out{', all cells being allowed' if where else ''}; --exact compares all"
+    others_view = _searchable_view(others, options.view)
+    view = _searchable_view(cells, options.view or others_view.name)
+    if view.fingerprint != others_view.fingerprint:
+        fields = "\n  ".join(differences(others_view.space, view.space))
+        msg = (
+            f"{cells.path} and {others.path}: {view.name} lives in two feature spaces. What differs (reference → "
+            f"cells):\n  {fields}\nExtract the cells with like={str(others.path)!r}."
         )
-        allowed = None
-        if where is not None:
-            allowed = np.zeros(others.n_obs, dtype=bool)
-            allowed[other_rows[chosen]] = True
-    else:
-        mean = centre_of(RowSubset(among, other_rows))
-        candidates = other_rows[chosen]
-    step = min(MOST_CELLS, max(1, BLOCK_BYTES // (4 * wanted.shape[1])))
-    for start in range(0, max(1, len(rows)), step):
-        some = rows[start : start + step]
-        queries = RowSubset(wanted, some)
-        if found is not None:
-            distances, places = found.nearest(among, queries, k=k, chosen=allowed)
-        else:
-            distances, indices = nearest(RowSubset(among, candidates), queries, k=k, mean=mean)
-            places = candidates[indices]
-        for first in range(0, max(1, len(some)), TABLE_CELLS):
-            part = slice(first, first + TABLE_CELLS)
-            yield _table(cells, some[part], others, places[part], distances[part], columns=columns)
+        raise FeatureSpaceError(msg)
+    _check_columns(others, options.columns or (), option="columns")
+    shares = None
+    if options.summarise is not None:
+        _check_columns(others, [options.summarise], option="summarise")
+        _check_columns(cells, [options.by] if options.by is not None else [], option="by")
+        labels = read_labels(others.obs, options.summarise, missing=options.missing_labels, source=str(others.path))
+        groups = None if options.by is None else cells.obs[options.by]
+        shares = LabelShares(options.summarise, labels, groups=groups)
+    rows, others_rows = (side.usable_rows(allow_partial=options.allow_partial) for side in (cells, others))
+    chosen = np.ones(len(others_rows), dtype=bool)
+    if options.where is not None:
+        chosen = cells_where(others.obs, options.where)[others_rows]
+    if options.k > (n_chosen := int(chosen.sum())):
+        condition = f" where {options.where}" if options.where else ""
+        msg = f"k={options.k}: {others.path} has {n_chosen:,} cells to choose from{condition}."
+        raise OptionError(msg)
+    return _Plan(cells, view, rows, others, others_view, others_rows, chosen, shares)
 
 
-def _check_space(cells: Store, wanted: View, others: Store, among: View) -> None:
-    if wanted.fingerprint == among.fingerprint:
+def _searchable_view(store: Store, name: str | None) -> View:
+    matrix = store.view(name or store.default_view)
+    if matrix.name == "X":
+        msg = "view='X': expression is not searched. Name an obsm matrix."
+        raise OptionError(msg)
+    return matrix
+
+
+def _check_columns(store: Store, columns: Iterable[str], *, option: str) -> None:
+    known = [str(name) for name in store.obs.columns]
+    for name in columns:
+        if name not in known:
+            msg = (
+                f"{option}={name!r}: {store.path} has no such obs column.{did_you_mean(name, known)} "
+                f"It has: {', '.join(known) or 'none'}."
+            )
+            raise InputError(msg)
+
+
+def _written(plan: _Plan, options: QueryOptions) -> Iterator[pd.DataFrame]:
+    """Yield the table in parts, one at least, which are written on their way."""
+    tables = _tables(plan, options)
+    if options.output is None:
+        yield from tables
         return
-    fields = "\n  ".join(differences(among.space, wanted.space))
-    msg = (
-        f"{cells.path} and {others.path}: {among.name} lives in two feature spaces. What differs (reference → "
-        "cells):\n"
-        f"  {fields}\nExtract the cells with --like {others.path}."
-    )
-    raise FeatureSpaceError(msg)
+    with open_table(options.output) as writer:
+        for table in tables:
+            writer.write(table)
+            yield table
 
 
-def _table(
-    cells: Store,
-    rows: NDArray[np.int64],
+def _tables(plan: _Plan, options: QueryOptions) -> Iterator[pd.DataFrame]:
+    for rows, places, distances in _neighbours(plan, options):
+        for first in range(0, max(1, len(rows)), TABLE_CELLS):
+            part = slice(first, first + TABLE_CELLS)
+            ids = plan.cells.obs.index[rows[part]].astype(str).to_numpy(dtype=object)
+            if plan.shares is None:
+                yield _neighbour_table(ids, plan.others, places[part], distances[part], columns=options.columns)
+            elif options.by is None:
+                yield plan.shares.by_cell(ids, places[part])
+            else:
+                plan.shares.add(rows[part], places[part])
+    if plan.shares is not None and options.by is not None:
+        yield plan.shares.by_group()
+
+
+def _neighbours(
+    plan: _Plan, options: QueryOptions
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield some rows to look up, the reference rows nearest to each, and their distances."""
+    progress, k = options.progress or Reporter(), options.k
+    n_chosen = int(plan.chosen.sum())
+    progress.note(f"searching {n_chosen:,} reference cells for each of {len(plan.rows):,}, by {plan.view.name}")
+    everything = RowSubset(plan.others_view, plan.others_rows)
+    index, mean, candidates = None, None, plan.others_rows[plan.chosen]
+    if n_chosen >= EXACT_BELOW and not options.exact:
+        index = cached_index(plan.others, plan.others_view, plan.others_rows, progress=progress)
+    else:
+        mean = centre_of(everything)
+    step = min(MOST_CELLS, max(1, BLOCK_BYTES // (4 * plan.view.shape[1])))
+    for start in range(0, max(1, len(plan.rows)), step):
+        rows = plan.rows[start : start + step]
+        queries = RowSubset(plan.view, rows)
+        if index is not None:
+            distances, found = index.nearest(everything, queries, k=k, chosen=plan.chosen)
+            yield rows, plan.others_rows[found], distances
+        else:
+            distances, found = nearest(RowSubset(plan.others_view, candidates), queries, k=k, mean=mean)
+            yield rows, candidates[found], distances
+
+
+def _neighbour_table(
+    ids: NDArray[np.object_],
     others: Store,
     places: NDArray[np.int64],
     distances: NDArray[np.float32],
@@ -247,8 +285,8 @@ def _table(
     metadata = (others.obs if columns is None else others.obs[list(columns)]).iloc[places.ravel()]
     frame = pd.DataFrame(
         {
-            "cell_id": np.repeat(cells.obs.index[rows].astype(str).to_numpy(dtype=object), k),
-            "rank": np.tile(np.arange(1, k + 1), len(rows)),
+            "cell_id": np.repeat(ids, k),
+            "rank": np.tile(np.arange(1, k + 1), len(ids)),
             "neighbour": metadata.index.astype(str).to_numpy(dtype=object),
             "distance": distances.ravel(),
         }

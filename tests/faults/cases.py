@@ -342,11 +342,10 @@ CASES: dict[int, tuple[str, tuple[str, ...]]] = {
         "foreign index file beside a store or head",
         (
             "heads/test_artifact.py::test_a_foreign_index_beside_a_head_is_not_looked_at",
-            "heads/test_index_file.py::test_files_that_are_not_ours_are_refused",
             "heads/test_knn.py::test_the_index_is_made_from_the_vectors",
             "faults/test_flips.py::test_any_flipped_byte_is_found",
-            "workflows/test_index.py::test_a_damaged_one_is_never_searched",
-            "workflows/test_verify.py::test_an_index_is_compared_with_its_digests",
+            "search/test_index.py::test_a_damaged_file_is_built_again",
+            "search/test_index.py::test_a_file_beside_the_store_is_not_looked_at",
             "workflows/test_verify.py::test_other_files_in_a_head_are_not_looked_at",
         ),
     ),

@@ -13,22 +13,19 @@ import scstore
 FLIPS = 60
 
 
-KINDS = ("store", "linear", "knn", "index")
+KINDS = ("store", "linear", "knn")
 
 
 @pytest.fixture(scope="module")
 def made(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A finished store, heads, and an index of another store."""
-    made = {}
-    for name in KINDS:
-        folder = tmp_path_factory.mktemp("flips") if name == "index" or not made else made["store"].parent
-        made[name] = make_finished(folder, llama, name)
-    return made
+    """A finished store and heads."""
+    folder = tmp_path_factory.mktemp("flips")
+    return {name: make_finished(folder, llama, name) for name in KINDS}
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_any_flipped_byte_is_found(made: dict[str, Path], name: str) -> None:
-    """RELIABILITY 30, 36, 39: in any file of a finished store, head or index."""
+    """RELIABILITY 30, 36, 39: in any file of a finished store or head."""
     root = made[name]
     assert scstore.verify(root, deep=True).ok
     missed = []
@@ -41,7 +38,7 @@ def test_any_flipped_byte_is_found(made: dict[str, Path], name: str) -> None:
     assert scstore.verify(root, deep=True).ok
 
 
-@pytest.mark.parametrize("name", ["store", "linear", "index"])
+@pytest.mark.parametrize("name", ["store", "linear"])
 def test_every_file_that_is_lost_or_cut_is_found(made: dict[str, Path], tmp_path: Path, name: str) -> None:
     """RELIABILITY 30: a shard, a record, any metadata; but a record that is gone is a shard to be extracted."""
     root = shutil.copytree(made[name], tmp_path / name)

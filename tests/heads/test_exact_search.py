@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scstore.heads import exact_search as search
-from scstore.heads.exact_search import _single, apart, nearest, unit_rows
+from scstore.heads.exact_search import _single, cosine_distances_to, nearest, unit_rows
 
 
 def by_hand(reference: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
@@ -47,9 +47,9 @@ def test_distances_from_rows_of_its_own(cache_bytes: int, monkeypatch: pytest.Mo
     units, near = unit_rows(rng.normal(200, 1, (7, 6)), mean), rng.integers(0, 30, (7, 5))
     near[0, 0] = 4  # of no direction: at distance 1
     expected = 1 - np.einsum("qkd,qd->qk", unit_rows(rows, mean)[near], units)
-    np.testing.assert_allclose(apart(rows, near, units, mean), expected, atol=1e-6)
-    assert apart(rows, near, units, mean)[0, 0] == 1
-    assert apart(rows, near[:0], units[:0], mean).shape == (0, 5)
+    np.testing.assert_allclose(cosine_distances_to(rows, near, units, mean), expected, atol=1e-6)
+    assert cosine_distances_to(rows, near, units, mean)[0, 0] == 1
+    assert cosine_distances_to(rows, near[:0], units[:0], mean).shape == (0, 5)
 
 
 def test_half_precision_is_taken_as_numpy_takes_it() -> None:

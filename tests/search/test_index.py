@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-import shutil
+import dataclasses
+import os
+import stat
 from pathlib import Path
 
 import anndata
@@ -9,20 +11,11 @@ import pytest
 from support import Notes, make_cells
 
 import scstore
-from scstore.errors import DamagedError, InputError, NotAStoreError, OptionError, OutputError
+from scstore.errors import CellsError
+from scstore.heads.exact_search import nearest
+from scstore.search import index as index_module
 from scstore.search import query as query_module
-from scstore.search.index import build_index
-
-SMALL = 100
-"""Cells from which an index is made here."""
-
-
-def write_embedding(path: Path, values: np.ndarray, *, name: str = "X_pca") -> Path:
-    cells = make_cells(len(values))
-    made = anndata.AnnData(obs=cells.obs)
-    made.obsm[name] = values
-    made.write_h5ad(path)
-    return path
+from scstore.search.index import CosineIndex, build_cosine_index, cache_folder, cached_index
 
 
 @pytest.fixture(scope="module")
@@ -32,161 +25,169 @@ def values() -> np.ndarray:
     return rows.astype(np.float32)
 
 
+def write_embedding(path: Path, values: np.ndarray) -> Path:
+    made = anndata.AnnData(obs=make_cells(len(values)).obs)
+    made.obsm["X_pca"] = values
+    made.write_h5ad(path)
+    return path
+
+
 @pytest.fixture
-def reference(values: np.ndarray, tmp_path: Path) -> Path:
+def reference(values: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A reference that counts as large, and a cache of its own."""
+    monkeypatch.setattr(query_module, "EXACT_BELOW", 100)
+    monkeypatch.setenv("SCSTORE_CACHE", str(tmp_path / "cache"))
     return write_embedding(tmp_path / "ref.h5ad", values)
 
 
-@pytest.fixture(scope="module")
-def stores(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stores")
-    scstore.extract(make_cells(260, empty=3), folder / "ref.zarr", model=str(llama), shard_rows=64)
-    return folder / "ref.zarr"
-
-
 @pytest.fixture
-def store(stores: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(stores, tmp_path / "ref.zarr"))
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of rows of each index that is built."""
+    sizes: list[int] = []
+
+    def counted(rows: object) -> CosineIndex:
+        sizes.append(rows.shape[0])  # type: ignore[attr-defined]
+        return build_cosine_index(rows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(index_module, "build_cosine_index", counted)
+    return sizes
 
 
-@pytest.fixture
-def many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few cells count as many."""
-    monkeypatch.setattr(query_module, "EXACT_BELOW", SMALL)
+def kept(reference: Path) -> list[Path]:
+    return sorted((reference.parent / "cache").rglob("*.index"))
 
 
-def test_few_cells_need_none(reference: Path) -> None:
-    built = build_index(reference)
-    assert (built.path, built.probing, built.n_cells) == (None, None, 900)
-    assert sorted(path.name for path in reference.parent.iterdir()) == ["ref.h5ad"]
-
-
-def test_query_finds_it_beside_the_store_and_says_so(reference: Path, values: np.ndarray, many: None) -> None:
-    built = build_index(reference, exact_below=SMALL)
-    assert built.path == reference.with_name("ref.h5ad.X_pca.index")
-    assert built.n_cells == built.added == 900
-    assert built.probing is not None
-    assert built.probing.recall >= 0.95
+def test_a_large_reference_is_indexed_once(reference: Path, values: np.ndarray, builds: list[int]) -> None:
     new = write_embedding(reference.with_name("new.h5ad"), values[::5] + 0.1)
-    said, plain = Notes(), Notes()
+    said = Notes()
     fast = scstore.query(new, reference, k=8, progress=said)
-    slow = scstore.query(new, reference, k=8, exact=True, progress=plain)
-    assert any("with the index" in line and f"{built.probing.recall:.3f}" in line for line in said.said)
-    assert not any("index" in line for line in plain.said)
+    again = scstore.query(new, reference, k=8)
+    slow = scstore.query(new, reference, k=8, exact=True)
+    assert builds == [900]
+    assert len(kept(reference)) == 1
+    assert sorted(path.name for path in reference.parent.iterdir()) == ["cache", "new.h5ad", "ref.h5ad"]
+    assert any("recall at 10" in line for line in said.said)
+    assert fast.equals(again)
     assert list(fast.columns) == list(slow.columns)
-    assert len(fast) == len(slow) == 8 * 180
-    same = fast["neighbour"].to_numpy().reshape(-1, 8) == slow["neighbour"].to_numpy().reshape(-1, 8)
-    assert same[:, 0].mean() > 0.95
-    np.testing.assert_allclose(fast["distance"][same.ravel()], slow["distance"][same.ravel()], atol=1e-5)
+    same = (fast["neighbour"] == slow["neighbour"]).to_numpy()
+    assert same.reshape(-1, 8)[:, 0].mean() > 0.95
+    np.testing.assert_allclose(fast["distance"][same], slow["distance"][same], atol=1e-5)
 
 
-def test_made_once_and_anew_where_the_cells_differ(reference: Path, values: np.ndarray, many: None) -> None:
-    first = build_index(reference, exact_below=SMALL)
-    assert first.path is not None
-    before = (first.path / "index.json").stat().st_mtime_ns
-    assert build_index(reference, exact_below=SMALL).added == 0
-    assert (first.path / "index.json").stat().st_mtime_ns == before
-    assert build_index(reference, exact_below=SMALL, recall=0.5).added == 900
+def test_other_values_need_another_index(reference: Path, values: np.ndarray, builds: list[int]) -> None:
+    scstore.query(reference, reference, k=1)
     changed = values.copy()
     changed[17, 3] += 1  # one value of one cell
     write_embedding(reference, changed)
+    frame = scstore.query(reference, reference, k=1)
+    assert frame["neighbour"].tolist() == frame["cell_id"].tolist()
+    assert builds == [900, 900]
+    assert len(kept(reference)) == 2
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "empty", "foreign"])
+def test_a_damaged_file_is_built_again(reference: Path, builds: list[int], how: str) -> None:
+    """RELIABILITY 39: FAISS reads only bytes that match their digest."""
+    import faiss
+
+    wanted = scstore.query(reference, reference, k=2)
+    (file,) = kept(reference)
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    foreign = faiss.serialize_index(faiss.IndexFlatL2(20)).tobytes()
+    file.write_bytes({"flip": bytes(raw), "cut": bytes(raw[:-9]), "empty": b"", "foreign": foreign}[how])
+    assert scstore.query(reference, reference, k=2).equals(wanted)
+    assert builds == [900, 900]
+    assert scstore.query(reference, reference, k=2).equals(wanted)
+    assert builds == [900, 900]
+
+
+def test_a_file_beside_the_store_is_not_looked_at(reference: Path, builds: list[int]) -> None:
+    """RELIABILITY 39: an index that came with a store is ignored."""
+    scstore.query(reference, reference, k=2)
+    (file,) = kept(reference)
+    file.rename(reference.with_name(file.name))
+    reference.with_name("ref.h5ad.X_pca.index").mkdir()
+    scstore.query(reference, reference, k=2)
+    assert builds == [900, 900]
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs owners of files")
+def test_a_file_of_another_user_is_not_read(
+    reference: Path, builds: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scstore.query(reference, reference, k=2)
+    assert stat.S_IMODE(kept(reference)[0].parent.stat().st_mode) == 0o700
+    monkeypatch.setattr(index_module.os, "getuid", lambda: -2)
+    scstore.query(reference, reference, k=2)
+    assert builds == [900, 900]
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(reference: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
     said = Notes()
     frame = scstore.query(reference, reference, k=1, progress=said)
-    assert any("not used" in line and "scstore index" in line for line in said.said)
-    assert frame["neighbour"].tolist() == frame["cell_id"].tolist()
-    with pytest.raises(InputError, match="other cells or features"):
-        scstore.query(reference, reference, index=first.path)
-    assert build_index(reference, exact_below=SMALL).added == 900
-
-
-@pytest.mark.parametrize("name", ["index.json", "arrays.safetensors", "lists.bin"])
-def test_a_damaged_one_is_never_searched(reference: Path, many: None, name: str) -> None:
-    """RELIABILITY 39."""
-    path = build_index(reference, exact_below=SMALL).path
-    assert path is not None
-    (path / name).write_bytes(b"x" + (path / name).read_bytes()[1:])
-    said = Notes()
-    frame = scstore.query(reference, reference, k=1, progress=said)
-    assert frame["neighbour"].tolist() == frame["cell_id"].tolist()
-    assert any("the index is not used" in line and "damaged" in line for line in said.said)
-    with pytest.raises(DamagedError):
-        scstore.query(reference, reference, index=path)
-    with pytest.raises(DamagedError):
-        build_index(reference, exact_below=SMALL, add=True)
-    assert build_index(reference, exact_below=SMALL).added == 900
-
-
-def test_without_one_query_says_what_would_help(reference: Path, many: None) -> None:
-    said = Notes()
-    scstore.query(reference, reference, k=1, progress=said)
-    assert any(f"`scstore index {reference}`" in line for line in said.said)
-
-
-def test_cells_extracted_since_are_added(store: Path, many: None) -> None:
-    record = store / "_scstore" / "shards" / "000002.json"
-    text = record.read_bytes()
-    record.unlink()
-    first = build_index(store, exact_below=SMALL, allow_partial=True)
-    assert first.path is not None
-    assert first.n_cells == first.added == 260 - 64 - 1
-    record.write_bytes(text)
-    said = Notes()
-    scstore.query(store, store, k=1, progress=said)
-    assert any("not used" in line for line in said.said)
-    more = build_index(store, exact_below=SMALL, add=True)
-    assert (more.added, more.n_cells) == (64, 259)
-    assert more.probing is not None
-    said = Notes()
-    frame = scstore.query(store, store, k=1, progress=said)
-    assert any("with the index" in line for line in said.said)
     assert (frame["neighbour"] == frame["cell_id"]).mean() > 0.99
-    assert "cell3" not in set(frame["neighbour"])
-    assert build_index(store, exact_below=SMALL, add=True).added == 0
+    assert any(str(tmp_path / "cache") in line for line in said.said)
 
 
-def test_nothing_is_added_to_an_index_of_other_cells(store: Path, reference: Path, values: np.ndarray) -> None:
-    build_index(reference, exact_below=SMALL)
-    write_embedding(reference, values + 1)
-    with pytest.raises(InputError, match=r"changed since.*scstore index"):
-        build_index(reference, exact_below=SMALL, add=True)
-    with pytest.raises(NotAStoreError, match="no index there"):
-        build_index(store, exact_below=SMALL, add=True)
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("SCSTORE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "scstore"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert cache_folder() == tmp_path / "x" / "scstore"
+    monkeypatch.setenv("SCSTORE_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
 
 
-def test_an_index_elsewhere(reference: Path, tmp_path: Path) -> None:
-    place = tmp_path / "deep" / "mine"
-    assert build_index(reference, place, exact_below=SMALL).path == place
-    said = Notes()
-    scstore.query(reference, reference, k=2, index=place, progress=said)
-    assert any(f"with the index {place}" in line for line in said.said)
-    with pytest.raises(NotAStoreError):
-        scstore.query(reference, reference, k=2, index=tmp_path / "none")
-    with pytest.raises(OptionError, match="--exact and --index"):
-        scstore.query(reference, reference, k=2, index=place, exact=True)
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(OutputError, match="no index"):
-        build_index(reference, tmp_path / "taken", exact_below=SMALL)
-
-
-def test_options_are_checked(reference: Path, store: Path) -> None:
-    for recall in (0.0, 1.0, float("nan")):
-        with pytest.raises(OptionError, match="--recall"):
-            build_index(reference, recall=recall)
-    with pytest.raises(OptionError, match="not searched"):
-        build_index(store, view="X")
-
-
-def test_a_filter_is_kept_to_with_an_index_and_without(reference: Path, values: np.ndarray, many: None) -> None:
-    said = Notes()
+def test_a_filter_is_kept_to_with_an_index_and_without(reference: Path, builds: list[int], values: np.ndarray) -> None:
     without = scstore.query(reference, reference, k=4, where="donor == 'd1'", exact=True)
-    build_index(reference, exact_below=SMALL)
-    fast = scstore.query(reference, reference, k=4, where="donor == 'd1'", progress=said)
-    assert any("with the index" in line for line in said.said)
+    fast = scstore.query(reference, reference, k=4, where="donor == 'd1'")
+    assert builds == [900]  # of all cells, so that every filter uses it
     for frame in (without, fast):
         assert set(frame["donor"]) == {"d1"}
     assert (fast["neighbour"] == without["neighbour"]).mean() > 0.85
     unfiltered = scstore.query(reference, reference, k=900, exact=True)
     wanted = unfiltered[unfiltered["donor"] == "d1"].groupby("cell_id", sort=False).head(4)
     np.testing.assert_allclose(without["distance"], wanted["distance"], atol=1e-5)  # the mean is that of all cells
-    with pytest.raises(OptionError, match="-k 4.*0 cells to choose from where donor == 'd7'"):
-        scstore.query(reference, reference, k=4, where="donor == 'd7'")
+
+
+def test_a_low_recall_is_a_warning(reference: Path) -> None:
+    store = scstore.open(reference)
+    rows = np.arange(900)
+    index = cached_index(store, store.view("X_pca"), rows, progress=Notes())
+    poor = dataclasses.replace(index.rows.measured, recall=0.5)
+    index.rows.measured = poor
+    (file,) = kept(reference)
+    index_module._keep(CosineIndex(index.mean, index.rows), file, Notes())
+    said = Notes()
+    assert cached_index(store, store.view("X_pca"), rows, progress=said).measured == poor
+    assert any("0.500" in line and "exact=True" in line for line in said.said)
+
+
+def test_distances_are_exact_and_the_bytes_come_back(values: np.ndarray) -> None:
+    index = build_cosine_index(values)
+    everything = np.ones(900, dtype=bool)
+    again = CosineIndex.from_bytes(index.to_bytes())
+    for one in (index, again):
+        distances, found = one.nearest(values, values[1::8], k=10, chosen=everything)
+        wanted, places = nearest(values, values[1::8], k=10)
+        recall = np.mean([len(set(f) & set(t)) / 10 for f, t in zip(found, places, strict=True)])
+        assert recall >= 0.93
+        assert (np.diff(distances, axis=1) >= 0).all()
+        same = (found == places).all(axis=1)
+        np.testing.assert_allclose(distances[same], wanted[same], atol=1e-5)
+    assert again.measured == index.measured
+    assert again.nearest(values, values[:0], k=4, chosen=everything)[0].shape == (0, 4)
+    assert build_cosine_index(values).to_bytes() == index.to_bytes()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_row_that_is_found_and_not_finite_is_named(values: np.ndarray, bad: float) -> None:
+    index = build_cosine_index(values)
+    broken = values.copy()
+    broken[400, 3] = bad
+    with pytest.raises(CellsError, match="Row 400"):
+        index.nearest(broken, values[400:401], k=2, chosen=np.ones(900, dtype=bool))
