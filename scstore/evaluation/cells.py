@@ -20,38 +20,18 @@ __all__ = ["EvaluationCells", "gather_cells"]
 
 @dataclass(frozen=True)
 class EvaluationCells:
-    """Labelled cells of one store, or of two.
-
-    Attributes
-    ----------
-    stores
-        One, or the store to train on and the one to test on.
-    ids
-        ``(n,)`` cell ids.
-    source, rows
-        ``(n,)``: number of the store, and row in it.
-    classes
-        Names of the classes, sorted.
-    codes
-        ``(n,)`` class numbers.
-    groups, group_names
-        ``(n,)`` group numbers, and their names; ``None`` and empty without groups.
-    test
-        ``(n,) bool``: the test side, where sides were named (the other cells are trained on); else ``None``.
-    too_few
-        Number of cells of each class that was left out because it has too few.
-    """
+    """Labelled cells of one store, or of a store to train on and one to test on."""
 
     stores: tuple[Store, ...]
-    ids: NDArray[np.object_]
-    source: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    classes: tuple[str, ...]
-    codes: NDArray[np.int64]
-    groups: NDArray[np.int64] | None
+    ids: NDArray[np.object_]  # (n,) cell ids
+    source: NDArray[np.int64]  # (n,) number of the store
+    rows: NDArray[np.int64]  # (n,) row in the store
+    classes: tuple[str, ...]  # sorted
+    codes: NDArray[np.int64]  # (n,) class numbers
+    groups: NDArray[np.int64] | None  # (n,) group numbers
     group_names: tuple[str, ...]
-    test: NDArray[np.bool_] | None
-    too_few: Mapping[str, int]
+    test: NDArray[np.bool_] | None  # (n,) the test side, where sides were named; the other cells are trained on
+    too_few: Mapping[str, int]  # cells of each class that was left out because it has too few
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -16,15 +16,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scstore.heads.metrics import widen
-
 __all__ = ["celltypist_proba"]
 
 
 def celltypist_proba(
-    train: Any, labels: NDArray[np.object_], test: Any, *, genes: Sequence[str], classes: Sequence[str], seed: int
-) -> NDArray[np.float64]:
-    """Train CellTypist with its defaults and return its probabilities of other cells, ``(m, len(classes))``.
+    train: Any, labels: NDArray[np.object_], test: Any, *, genes: Sequence[str], seed: int
+) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """Train CellTypist with its defaults and return its classes, and its probabilities of other cells.
 
     ``train`` ``(n, genes)`` and ``test`` ``(m, genes)`` are log-normalised, CSR or dense. CellTypist's one-against-the-
     rest probabilities are divided by their sum in each cell.
@@ -47,4 +45,4 @@ def celltypist_proba(
         found = celltypist.annotate(cells, model=model, majority_voting=False).probability_matrix
     proba = found.to_numpy(dtype=np.float64)
     proba /= np.maximum(proba.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    return widen(proba, [str(name) for name in found.columns], classes)
+    return tuple(str(name) for name in found.columns), proba

@@ -20,7 +20,6 @@ from scstore.evaluation.splits import Split
 from scstore.genes.store_genes import expression_genes_in, store_gene_table
 from scstore.genes.table import GeneTable
 from scstore.heads.across_genes import KIND, AcrossGenesHead
-from scstore.heads.metrics import widen
 from scstore.heads.rows import Rows, fetch
 from scstore.store.reader import Store
 from scstore.tokens.genept import companion_vectors, weighted_means
@@ -113,8 +112,8 @@ class GeneSplitFeatures:
         test = self._gather([of_test[source.view] for _, of_test in self._dealt[1]], split.test)
         return train - train.mean(axis=0, keepdims=True), test - test.mean(axis=0, keepdims=True)
 
-    def own_proba(self, row: EvaluationRow, split: Split, *, seed: int) -> NDArray[np.float64]:
-        """Return the test cells' probabilities by the across-genes head; its control has random gene vectors."""
+    def own_proba(self, row: EvaluationRow, split: Split, *, seed: int) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+        """Return classes, and probabilities of the test cells, by the across-genes head or its random control."""
         table = store_gene_table(self.cells.stores[0], option=OPTION)
         on_test_side = deal_genes(table, fraction=self.fraction, seed=self.seed + split.run)
         vectors = table.vectors
@@ -128,7 +127,7 @@ class GeneSplitFeatures:
             centre=vectors.mean(axis=0),
         )
         proba = head.predict_proba(self._expression(split.test, on_test_side), vectors=vectors[on_test_side])
-        return widen(proba, [str(name) for name in head.classes_], self.cells.classes)
+        return tuple(str(name) for name in head.classes_), proba
 
     def _expression(self, which: NDArray[np.int64], genes: NDArray[np.bool_]) -> csr_matrix:
         """Return the expression of cells, wherever they lie, over some genes of the table; held in memory."""

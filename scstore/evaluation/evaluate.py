@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,9 +18,9 @@ from scstore.evaluation.features import StoredFeatures, check_not_seen, match_co
 from scstore.evaluation.fits import HeadOptions
 from scstore.evaluation.left_out_classes import leave_classes_out
 from scstore.evaluation.result import Evaluation, Regime, make_regime
-from scstore.evaluation.rows import EvaluationRow, choose_rows
-from scstore.evaluation.runs import Features, score_rows
-from scstore.evaluation.splits import Design, Split, cross_validation, draw_few, named_sides
+from scstore.evaluation.rows import choose_rows
+from scstore.evaluation.runs import Table, score_rows
+from scstore.evaluation.splits import Design, cross_validation, draw_few, named_sides
 from scstore.heads.defaults import PRIOR_ADJUSTMENT
 from scstore.heads.threads import one_blas_thread
 from scstore.options import AllowPartial, Option, Progress, Seed, public
@@ -157,30 +157,33 @@ def evaluate(
         design = cross_validation(cells, group=group, folds=folds, repeats=repeats, seed=seed)
     else:
         design = named_sides(cells, train_on, test_on)
-    notes = []
+    notes, warning = [], ""
+    if seen:
+        listed = ", ".join(f"{column} {n:,}" for column, n in seen.items())
+        warning = f"; SCORED THOUGH THEIR LABELS WERE SEEN ({listed} cells): these scores are too good"
     if cells.too_few:
         listed = ", ".join(f"{name} {n}" for name, n in cells.too_few.items())
         notes.append(f"left out, classes with fewer than {min_cells} cells: {listed}")
     if repeats > design.n_runs and hold_out_genes is None:
         notes.append(f"repeats={repeats}: there is one way to split these cells, so it was done once")
+    heads = HeadOptions(head, prior_adjustment, seed)
+    tables = [Table("folds", design.words, tuple(rows), design.splits, features)]
+    tables += [_few_shot(n, tables[0], cells, seed=seed) for n in few_shot]
+    if hold_out_genes is not None:
+        tables.append(_disjoint_genes(hold_out_genes, design, cells, repeats=repeats, seed=seed))
     names = " and ".join(one.path.name for one in cells.stores)
-    run = _Run(
-        cells,
-        design,
-        HeadOptions(head, prior_adjustment, seed),
-        progress,
-        about=f"{label} of {names}: {len(cells.classes)} classes",
-        warning=_seen_words(seen),
-        notes=tuple(notes),
-    )
-    progress.note(f"{run.about}, {len(cells):,} cells; {design.words}; {len(rows)} rows with {head} heads")
+    about = f"{label} of {names}: {len(cells.classes)} classes"
+    progress.note(f"{about}, {len(cells):,} cells; {design.words}; {len(rows)} rows with {head} heads")
+    regimes: list[Regime] = []
     left_out = None
     with one_blas_thread():
-        regimes = [run.folds(rows, features), *(run.few_shot(n, rows, features) for n in few_shot)]
-        if hold_out_genes is not None:
-            regimes.append(run.disjoint_genes(hold_out_genes, repeats))
+        for table in tables:
+            scored = score_rows(table, cells, heads=heads, progress=progress)
+            n_scored = int((scored.truth >= 0).any(axis=0).sum())
+            title = f"{about}, {n_scored:,} cells scored; {head} heads, means over classes; {table.words}"
+            regimes.append(make_regime(table.name, title + warning, scored, cells, notes=notes, seed=seed))
         if leave_one_class_out:
-            left_out = leave_classes_out(rows, design.splits, features, heads=run.heads, progress=progress)
+            left_out = leave_classes_out(rows, design.splits, features, heads=heads, progress=progress)
     settings = {
         "label": label,
         "missing_labels": list(missing_labels),
@@ -204,65 +207,30 @@ def evaluate(
     return Evaluation(settings, tuple(regimes), left_out, features)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What the tables of an evaluation have in common."""
+def _few_shot(n_cells: int, folds: Table, cells: EvaluationCells, *, seed: int) -> Table:
+    """Return the table of the folds with a few training cells of each class, drawn from every split."""
+    few = [
+        draw_few(split, cells.codes, n_cells=n_cells, run=split.run * DRAWS + draw, seed=seed)
+        for split in folds.splits
+        for draw in range(DRAWS)
+    ]
+    words = f"{n_cells} training cells a class (all, where a class has fewer), {DRAWS} draws a fold; {folds.words}"
+    return replace(folds, name=f"few-shot {n_cells}", words=words, splits=tuple(few))
 
-    cells: EvaluationCells
-    design: Design
-    heads: HeadOptions
-    progress: Reporter
-    about: str
-    warning: str
-    notes: tuple[str, ...]
 
-    def folds(self, rows: Sequence[EvaluationRow], features: Features) -> Regime:
-        """Score the rows on the splits of the design."""
-        return self._score("folds", self.design.words, rows, self.design.splits, features)
-
-    def few_shot(self, n_cells: int, rows: Sequence[EvaluationRow], features: Features) -> Regime:
-        """Score the rows with a few training cells of each class, drawn from every split."""
-        few = [
-            draw_few(split, self.cells.codes, n_cells=n_cells, run=split.run * DRAWS + draw, seed=self.heads.seed)
-            for split in self.design.splits
-            for draw in range(DRAWS)
-        ]
-        words = f"{n_cells} training cells a class (all, where a class has fewer), {DRAWS} draws a fold; "
-        return self._score(f"few-shot {n_cells}", words + self.design.words, rows, few, features)
-
-    def disjoint_genes(self, fraction: float, repeats: int) -> Regime:
-        """Deal the genes anew in every repeat, on the folds of that repeat or, where there is one way, on the same."""
-        design = self.design
-        dealt = [replace(s, run=run) for run in range(repeats) for s in design.splits if s.run == run % design.n_runs]
-        words = (
-            f"tested on {fraction:.0%} of the genes, trained on the others: no gene in common; {repeats} deal(s); "
-            f"{design.words}"
-        )
-        notes = (
-            "expression, and what is combined with it, cannot run: the two sides share no gene",
-            "transductive: each side is centred on its own mean, over all cells to be labelled together",
-        )
-        features = GeneSplitFeatures(self.cells, fraction, self.heads.seed)
-        return self._score("disjoint genes", words, gene_split_rows(), dealt, features, notes)
-
-    def _score(
-        self,
-        name: str,
-        words: str,
-        rows: Sequence[EvaluationRow],
-        splits: Sequence[Split],
-        features: Features,
-        notes: Sequence[str] = (),
-    ) -> Regime:
-        scored = score_rows(
-            rows, splits, features, self.cells, heads=self.heads, progress=self.progress, doing=f"evaluating {name}"
-        )
-        n_scored = int((scored.truth >= 0).any(axis=0).sum())
-        title = (
-            f"{self.about}, {n_scored:,} cells scored; {self.heads.kind} heads, means over classes; {words}"
-            f"{self.warning}"
-        )
-        return make_regime(name, title, scored, self.cells, notes=[*self.notes, *notes], seed=self.heads.seed)
+def _disjoint_genes(fraction: float, design: Design, cells: EvaluationCells, *, repeats: int, seed: int) -> Table:
+    """Deal the genes anew in every repeat, on the folds of that repeat or, where there is one way, on the same."""
+    dealt = [replace(s, run=run) for run in range(repeats) for s in design.splits if s.run == run % design.n_runs]
+    words = (
+        f"tested on {fraction:.0%} of the genes, trained on the others: no gene in common; {repeats} deal(s); "
+        f"{design.words}"
+    )
+    notes = (
+        "expression, and what is combined with it, cannot run: the two sides share no gene",
+        "transductive: each side is centred on its own mean, over all cells to be labelled together",
+    )
+    features = GeneSplitFeatures(cells, fraction, seed)
+    return Table("disjoint genes", words, tuple(gene_split_rows()), tuple(dealt), features, notes)
 
 
 def _opened(store: StoreLike) -> Store:
@@ -279,10 +247,3 @@ def _report_labels(cells: EvaluationCells, label: str, missing: Sequence[str], p
     obs = pd.concat([one.obs[[label]].astype(object) for one in cells.stores])
     source = " and ".join(one.path.name for one in cells.stores)
     report_labels(obs, label, read_labels(obs, label, missing=missing, source=source), source=source, progress=progress)
-
-
-def _seen_words(seen: Mapping[str, int]) -> str:
-    if not seen:
-        return ""
-    listed = ", ".join(f"{column} {n:,}" for column, n in seen.items())
-    return f"; SCORED THOUGH THEIR LABELS WERE SEEN ({listed} cells): these scores are too good"

@@ -69,11 +69,10 @@ class StoredFeatures:
         rows = self.view(source)
         return RowSubset(rows, split.train), RowSubset(rows, split.test)
 
-    def own_proba(self, row: EvaluationRow, split: Split, *, seed: int) -> NDArray[np.float64]:
-        """Return CellTypist's probabilities of the test cells, ``(n_test, n_classes)``."""
+    def own_proba(self, row: EvaluationRow, split: Split, *, seed: int) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+        """Return classes, and probabilities of the test cells ``(n_test, n_classes)``, by CellTypist."""
         train, test = (fetch(rows, slice(0, None)) for rows in self.sides(ViewSource(EXPRESSION, ""), split))
-        labels, classes = self.cells.labels[split.train], self.cells.classes
-        return celltypist_proba(train, labels, test, genes=self.gene_names, classes=classes, seed=seed)
+        return celltypist_proba(train, self.cells.labels[split.train], test, genes=self.gene_names, seed=seed)
 
     def check_space(self, source: ViewSource) -> None:
         """Refuse a view that differs in its feature space between the training store and the test store."""

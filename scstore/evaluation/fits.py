@@ -34,14 +34,11 @@ class HeadOptions:
 
 @dataclass(frozen=True, eq=False)
 class RowPredictions:
-    """Calibrated probabilities of the test cells, ``(n_test, n_classes)``, and the names of their columns.
-
-    ``seconds`` is what fitting (calibration included) and predicting take as if the row were alone.
-    """
+    """A row's calibrated probabilities of the test cells."""
 
     classes: tuple[str, ...]
-    proba: NDArray[np.float64]
-    seconds: float
+    proba: NDArray[np.float64]  # (n_test, n_classes)
+    seconds: float  # of fitting, calibration and prediction, as if the row were alone
 
 
 @dataclass(frozen=True, eq=False)

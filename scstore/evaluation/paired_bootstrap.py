@@ -74,21 +74,9 @@ def paired_difference(
 ) -> Difference:
     """Return the difference of macro-F1 with its bootstrap interval.
 
-    Parameters
-    ----------
-    truth
-        ``(runs, n)`` true class numbers; -1 where a cell was not scored in that run. A run is one prediction of each
-        cell: a repeat of the folds, a draw of training cells.
-    predicted, baseline
-        ``(runs, n)`` class numbers given by the two classifiers.
-    groups
-        ``(n,)`` group numbers.
-    level
-        Of the interval.
-    n_resamples
-        Draws.
-    seed
-        The same seed gives the same interval.
+    ``truth`` has the true class numbers, ``(runs, n)``, and -1 where a cell was not scored in that run; a run is one
+    prediction of each cell (a repeat of the folds, a draw of training cells). ``predicted`` and ``baseline`` are the
+    class numbers that the two classifiers give, of the same shape; ``groups`` ``(n,)`` are drawn whole.
     """
     scored = (truth >= 0).any(axis=0)
     sides = [part[:, scored] for part in (truth, predicted, baseline)]

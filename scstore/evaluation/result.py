@@ -242,49 +242,55 @@ def make_regime(
 ) -> Regime:
     """Compare the rows and describe the comparisons; ``seed`` is the bootstrap's."""
     rows = {row.name: row for row in scored.rows}
-    f1 = {n: mean_and_sd([fold.metrics["macro_f1"] for fold in folds])[0] or 0.0 for n, folds in scored.folds.items()}
-
-    def best(uses: str) -> str | None:
-        return max((n for n, row in rows.items() if row.uses == uses), key=f1.__getitem__, default=None)
-
-    def compare(row: str, baseline: str, why: str) -> RowComparison:
-        predicted, of_baseline = scored.predicted[row], scored.predicted[baseline]
-        difference = paired_difference(scored.truth, predicted, of_baseline, groups=cells.groups, seed=seed)
-        return RowComparison(row, baseline, why, difference)
-
-    nothing, texts, model = best("nothing"), best("gene texts"), best("model")
-    against = {} if nothing is None else {n: compare(n, nothing, "no model") for n in rows if n != nothing}
-    fixed = [compare(*pair, "default") for pair in _fixed_pair(cells, rows) if pair != (model, nothing)]
-    matched = [
-        compare(own.name, row.name, "control")
-        for row in rows.values()
-        for own in rows.values()
+    best: dict[str, str] = {}  # of the rows that use the same
+    for ranked in sorted(scored.rows, key=lambda row: -_mean_f1(scored, row.name)):
+        best.setdefault(ranked.uses, ranked.name)
+    pairs: list[tuple[str, str, str]] = []
+    if nothing := best.get("nothing"):
+        pairs += [(other, nothing, "no model") for other in rows if other != nothing]
+    default = ("+".join(cells.stores[0].default_views) if cells.stores[0].record else "", "genept_random+X")
+    if set(default) <= set(rows) and default != (best.get("model"), nothing):
+        pairs.append((*default, "default"))
+    pairs += [
+        (own.name, row.name, "control")
+        for row in scored.rows
+        for own in scored.rows
         if row.control and not own.control and own.views == row.views
     ]
-    says = []
-    for c in (*fixed, *matched):
-        chosen = ", chosen before looking" if c.why == "default" else ""
-        pair = f"{rows[c.row].words} against {rows[c.baseline].words}{chosen}"
-        says.append(f"{pair}: {c.difference.words}: {c.difference.verdict}")
-    for row, subject in ((texts, "gene texts"), (model, "model")):
-        if row is not None and nothing is not None:
-            difference = against[row].difference
-            pair = f"{rows[row].words} over {rows[nothing].words}"
-            says.append(f"the {subject} added {difference.words} macro-F1 ({pair}): {difference.verdict}")
-    if nothing is None or (texts is None and model is None):
-        missing = "without the model" if nothing is None else "with the model"
-        says.append(f"this table has no row {missing}, so it does not say what the model added")
-    absent = [f"{name} {n:,}" for name, n in scored.absent.items()]
-    if absent:
-        n_absent = f"{sum(scored.absent.values()):,} test cells ({', '.join(absent)})"
+    comparisons = []
+    for row, baseline, why in pairs:
+        predicted = scored.predicted[row], scored.predicted[baseline]
+        difference = paired_difference(scored.truth, *predicted, groups=cells.groups, seed=seed)
+        comparisons.append(RowComparison(row, baseline, why, difference))
+    says = _sentences(rows, comparisons, best)
+    if scored.absent:
+        listed = ", ".join(f"{name} {n:,}" for name, n in scored.absent.items())
+        n_absent = f"{sum(scored.absent.values()):,} test cells ({listed})"
         notes = [*notes, f"not scored, because no training cell of the fold has their class: {n_absent}"]
-    comparisons = (*against.values(), *fixed, *matched)
-    return Regime(name, title, (*notes, *scored.notes), scored, comparisons, tuple(says))
+    return Regime(name, title, (*notes, *scored.notes), scored, tuple(comparisons), tuple(says))
 
 
-def _fixed_pair(cells: EvaluationCells, rows: Mapping[str, EvaluationRow]) -> list[tuple[str, str]]:
-    """Return the default fusion and the no-model fusion, where both have a row."""
-    if cells.stores[0].record is None:
-        return []
-    pair = ("+".join(cells.stores[0].default_views), "genept_random+X")
-    return [pair] if all(name in rows for name in pair) else []
+def _mean_f1(scored: Scored, row: str) -> float:
+    return mean_and_sd([fold.metrics["macro_f1"] for fold in scored.folds[row]])[0] or 0.0
+
+
+def _sentences(
+    rows: Mapping[str, EvaluationRow], comparisons: Sequence[RowComparison], best: Mapping[str, str]
+) -> list[str]:
+    """Return a sentence for each pair chosen before looking, for the gene texts and, last, for the model."""
+    says = []
+    for c in comparisons:
+        if c.why != "no model":
+            chosen = ", chosen before looking" if c.why == "default" else ""
+            pair = f"{rows[c.row].words} against {rows[c.baseline].words}{chosen}"
+            says.append(f"{pair}: {c.difference.words}: {c.difference.verdict}")
+    against = {c.row: c for c in comparisons if c.why == "no model"}
+    for subject in ("gene texts", "model"):
+        found = against.get(best.get(subject, ""))
+        if found is not None:
+            pair, difference = f"{rows[found.row].words} over {rows[found.baseline].words}", found.difference
+            says.append(f"the {subject} added {difference.words} macro-F1 ({pair}): {difference.verdict}")
+    if "nothing" not in best or not {"gene texts", "model"} & set(best):
+        missing = "with the model" if "nothing" in best else "without the model"
+        says.append(f"this table has no row {missing}, so it does not say what the model added")
+    return says

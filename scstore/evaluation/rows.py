@@ -42,23 +42,14 @@ class ViewSource(NamedTuple):
 class EvaluationRow:
     """One classifier.
 
-    Attributes
-    ----------
-    name
-        As in the table and in ``views=``.
-    views
-        Views it reads; none for a method that chooses its expression itself: CellTypist, the across-genes head.
-    uses
-        ``model`` (a readout, or another embedding), ``gene texts`` (vectors of described genes, no readout),
-        ``nothing`` (neither), or ``control`` (a store given in ``controls=``).
-    control
-        The name of that store, or ``""``.
+    ``uses`` is ``model`` (a readout, or another embedding), ``gene texts`` (vectors of described genes, no readout),
+    ``nothing`` (neither), or ``control`` (a store given in ``controls=``).
     """
 
-    name: str
-    views: tuple[str, ...]
+    name: str  # as in the table and in views=
+    views: tuple[str, ...]  # none for methods that choose their expression themselves: CellTypist, across-genes
     uses: str
-    control: str = ""
+    control: str = ""  # name of the control's store
 
     @property
     def marked(self) -> str:

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from scstore.errors import LabelsError, ScstoreError
 from scstore.evaluation.cells import EvaluationCells
-from scstore.evaluation.fits import HeadOptions, predict_rows
+from scstore.evaluation.fits import HeadOptions, RowPredictions, predict_rows
 from scstore.evaluation.rows import CELLTYPIST, EvaluationRow, ViewSource
 from scstore.evaluation.splits import Split
 from scstore.heads.metrics import prediction_metrics, widen
 from scstore.heads.rows import Rows
 from scstore.progress import Reporter, Track
 
-__all__ = ["Features", "FoldScores", "Scored", "score_rows"]
+__all__ = ["Features", "FoldScores", "Scored", "Table", "score_rows"]
 
 
 class Features(Protocol):
@@ -34,55 +34,46 @@ class Features(Protocol):
     def sides(self, source: ViewSource, split: Split) -> tuple[Rows, Rows]:
         """Return a view of the training cells and of the test cells."""
 
-    def own_proba(self, row: EvaluationRow, split: Split, *, seed: int) -> NDArray[np.float64]:
-        """Return the probabilities of the test cells ``(n_test, n_classes)`` by a row without views."""
+    def own_proba(self, row: EvaluationRow, split: Split, *, seed: int) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+        """Return classes, and probabilities of the test cells ``(n_test, n_classes)``, by a row without views."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table to be made: its name, what is done in words, the rows, and where they are trained and tested."""
+
+    name: str
+    words: str
+    rows: tuple[EvaluationRow, ...]
+    splits: tuple[Split, ...]
+    features: Features
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class FoldScores:
-    """One row on one split: the split, its numbers of cells, :func:`prediction_metrics`, and seconds.
-
-    ``seconds`` is what fitting (calibration included) and predicting take as if the row were alone.
-    """
+    """One row on one split."""
 
     run: int
     fold: str
     n_train: int
     n_test: int
     metrics: Mapping[str, float | None]
-    seconds: float
+    seconds: float  # of fitting, calibration and prediction, as if the row were alone
 
 
 @dataclass(frozen=True)
 class Scored:
-    """All rows on all splits.
+    """All rows on all splits; the mappings are by the row's name."""
 
-    Attributes
-    ----------
-    rows
-        Those that ran.
-    folds
-        Scores of each row, by its name.
-    fold_names
-        Of all splits.
-    truth, fold
-        ``(runs, n)``: class number, and place in ``fold_names``; -1 where a cell was not scored in a run.
-    predicted, confidence
-        ``(runs, n)`` by the row's name: class number, and its probability.
-    absent
-        Number of test cells, by class, that were not scored because no training cell has their class.
-    notes
-        What a reader of the table should know.
-    """
-
-    rows: tuple[EvaluationRow, ...]
+    rows: tuple[EvaluationRow, ...]  # those that ran
     folds: Mapping[str, tuple[FoldScores, ...]]
     fold_names: tuple[str, ...]
-    truth: NDArray[np.int32]
-    fold: NDArray[np.int32]
-    predicted: Mapping[str, NDArray[np.int32]]
-    confidence: Mapping[str, NDArray[np.float32]]
-    absent: Mapping[str, int]
+    truth: NDArray[np.int32]  # (runs, n) class number; -1 where a cell was not scored in a run
+    fold: NDArray[np.int32]  # (runs, n) place in fold_names; -1 likewise
+    predicted: Mapping[str, NDArray[np.int32]]  # (runs, n) class number
+    confidence: Mapping[str, NDArray[np.float32]]  # (runs, n) its probability
+    absent: Mapping[str, int]  # test cells, by class, that no training cell shares the class of
     notes: tuple[str, ...]
 
     def predictions(self, cells: EvaluationCells, regime: str) -> pd.DataFrame:
@@ -109,18 +100,10 @@ class Scored:
         return pd.concat(frames, ignore_index=True)
 
 
-def score_rows(
-    rows: Sequence[EvaluationRow],
-    splits: Sequence[Split],
-    features: Features,
-    cells: EvaluationCells,
-    *,
-    heads: HeadOptions,
-    progress: Reporter,
-    doing: str,
-) -> Scored:
+def score_rows(table: Table, cells: EvaluationCells, *, heads: HeadOptions, progress: Reporter) -> Scored:
     """Train every row on the training side of every split, everything fitted there, and score it on the test side."""
-    usable, absent, notes = _usable(splits, cells)
+    rows = table.rows
+    usable, absent, notes = _usable(table.splits, cells)
     fold_names = tuple(dict.fromkeys(split.fold for split in usable))
     shape = (1 + max(split.run for split in usable), len(cells))
     truth, fold = np.full(shape, -1, dtype=np.int32), np.full(shape, -1, dtype=np.int32)
@@ -129,60 +112,53 @@ def score_rows(
     scores: dict[str, list[FoldScores]] = {row.name: [] for row in rows}
     failed: dict[str, str] = {}
     n_fits = len({source for row in rows for source in row.sources}) + sum(not row.views for row in rows)
-    with progress.track(doing, n_fits * len(usable), "fits") as track:
+    with progress.track(f"evaluating {table.name}", n_fits * len(usable), "fits") as track:
         for split in usable:
             truth[split.run, split.test] = cells.codes[split.test]
             fold[split.run, split.test] = fold_names.index(split.fold)
-            for row, proba, seconds in _predict(rows, split, features, cells, heads, track, failed):
+            for row, found in _predict(table, split, cells, heads=heads, track=track, failed=failed):
+                proba = widen(found.proba, found.classes, cells.classes)
                 predicted[row.name][split.run, split.test] = proba.argmax(axis=1)
                 confidence[row.name][split.run, split.test] = proba.max(axis=1)
                 metrics = prediction_metrics(cells.codes[split.test], proba)
                 sizes = len(split.train), len(split.test)
-                scores[row.name].append(FoldScores(split.run, split.fold, *sizes, metrics, seconds))
+                scores[row.name].append(FoldScores(split.run, split.fold, *sizes, metrics, found.seconds))
     for message in failed.values():
         progress.warn(message)
-    ran = tuple(row for row in rows if row.name not in failed)
     return Scored(
-        rows=ran,
-        folds={row.name: tuple(scores[row.name]) for row in ran},
+        rows=tuple(row for row in rows if row.name not in failed),
+        folds={name: tuple(folds) for name, folds in scores.items()},
         fold_names=fold_names,
         truth=truth,
         fold=fold,
-        predicted={row.name: predicted[row.name] for row in ran},
-        confidence={row.name: confidence[row.name] for row in ran},
+        predicted=predicted,
+        confidence=confidence,
         absent=absent,
-        notes=(*notes, *failed.values()),
+        notes=(*table.notes, *notes, *failed.values()),
     )
 
 
 def _predict(
-    rows: Sequence[EvaluationRow],
-    split: Split,
-    features: Features,
-    cells: EvaluationCells,
-    heads: HeadOptions,
-    track: Track,
-    failed: dict[str, str],
-) -> Iterator[tuple[EvaluationRow, NDArray[np.float64], float]]:
-    """Yield each row's probabilities ``(n_test, n_classes)`` and its seconds; add rows that fail to ``failed``."""
+    table: Table, split: Split, cells: EvaluationCells, *, heads: HeadOptions, track: Track, failed: dict[str, str]
+) -> Iterator[tuple[EvaluationRow, RowPredictions]]:
+    """Yield each row's predictions of the test cells; note rows that fail in ``failed``."""
+    features, labels = table.features, cells.labels[split.train]
     sides = partial(features.sides, split=split)
-    with_views = [row for row in rows if row.views]
-    labels, genes = cells.labels[split.train], features.gene_names
-    for row, found in predict_rows(with_views, labels, sides, gene_names=genes, heads=heads, track=track):
-        yield row, widen(found.proba, found.classes, cells.classes), found.seconds
-    for row in rows:
+    with_views = [row for row in table.rows if row.views]
+    yield from predict_rows(with_views, labels, sides, gene_names=features.gene_names, heads=heads, track=track)
+    for row in table.rows:
         if row.views or row.name in failed:
             continue
         begun = time.monotonic()
         try:
-            proba = features.own_proba(row, split, seed=heads.seed)
+            classes, proba = features.own_proba(row, split, seed=heads.seed)
         except Exception as error:
-            # cells that do not suffice, or another project's failure; our own mistakes are raised
+            # too few cells, or another project's failure; our own mistakes are raised
             if row.name != CELLTYPIST and not isinstance(error, ScstoreError):
                 raise
             failed[row.name] = f"{row.words} failed and has no row: {type(error).__name__}: {error}"
         else:
-            yield row, proba, time.monotonic() - begun
+            yield row, RowPredictions(classes, proba, time.monotonic() - begun)
         track.advance()
 
 

@@ -19,20 +19,10 @@ __all__ = ["Design", "Split", "cross_validation", "draw_few", "group_folds", "k_
 
 @dataclass(frozen=True)
 class Split:
-    """Cells to train on and cells to test on.
+    """Sorted row numbers of cells to train on and of cells to test on."""
 
-    Attributes
-    ----------
-    run
-        Splits of one run test each cell at most once.
-    fold
-        Name of the split within its run.
-    train, test
-        Sorted row numbers; no row is in both.
-    """
-
-    run: int
-    fold: str
+    run: int  # splits of one run test each cell at most once
+    fold: str  # its name within the run
     train: Array
     test: Array
 
