@@ -7,22 +7,25 @@ and the embedded model all-MiniLM-L6-v2. No network.
 from __future__ import annotations
 
 import importlib.util
+import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import anndata
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scstore.console import Output
 from scstore.errors import MissingExtraError
 from scstore.fsio import check_output
+from scstore.options import Option, Overwrite, Progress, public
+from scstore.progress import Reporter
 from scstore.store.reader import Store
 
-__all__ = ["demo"]
+__all__ = ["DemoResult", "demo"]
 
 LABEL = "bulk_labels"
 HEADS = ("linear", "mlp", "knn")
@@ -39,23 +42,63 @@ RANDOM_READOUT = "- readout, random vectors"
 NO_MODEL = "- random vectors + express."
 DEFAULT = "readout + GenePT-w + express."
 
+Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Macro-F1 and accuracy by row and head."""
 
-def demo(folder: Path, *, overwrite: bool = False, output: Output | None = None) -> dict[str, Any]:
-    """Run the whole path on real cells and leave every file of it in ``folder``.
 
-    Parameters
-    ----------
-    folder
-        Where the files go.
-    overwrite
-        Replace an earlier demo's folder.
-    output
-        Where to say what happens.
+@dataclass(frozen=True)
+class DemoResult:
+    """Scores by row and head, the files by what they hold, the number of held-out cells, and the time it took."""
+
+    scores: Scores
+    files: Mapping[str, Path]
+    n_held_out: int
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        files = {name: str(path) for name, path in self.files.items()}
+        return {"table": self.scores, "files": files, "seconds": self.seconds}
+
+    def table(self) -> tuple[str, list[str], list[list[str]]]:
+        """Return title, headings and rows, as text."""
+        title = (
+            f"macro-F1 (accuracy) on {self.n_held_out} cells held out; rows with - are controls without LLM or gene "
+            "texts"
+        )
+        rows = [
+            [name, *(f"{row[head]['macro_f1']:.3f} ({row[head]['accuracy']:.3f})" for head in HEADS)]
+            for name, row in self.scores.items()
+        ]
+        return title, ["features", *HEADS], rows
+
+    def lines(self) -> list[str]:
+        """Return what to say below the table."""
+        best = max(self.scores, key=lambda name: self.scores[name]["linear"]["macro_f1"])
+        return [
+            f"best under the linear head: {best} (one split of few cells: differences below .05 mean nothing)",
+            *(f"{name}: {path}" for name, path in self.files.items()),
+            f"done in {self.seconds:.0f} s. Next, on your own cells:",
+            "  scstore panel cells.h5ad --label cell_type -o panels/mine.h5ad",
+            "  scstore extract cells.h5ad -o stores/ref.zarr --model minilm --panel panels/mine.h5ad",
+            "  scstore fit stores/ref.zarr --label cell_type -o heads/cell_type",
+            f"or look into the demo's: scstore info {self.files['stores']}",
+        ]
+
+
+@public
+def demo(
+    folder: Annotated[str | os.PathLike[str], Option("Where its files go.", argument=True)] = "demo",
+    *,
+    overwrite: Overwrite = False,
+    progress: Progress = None,
+) -> DemoResult:
+    """Run the whole path on 700 real blood cells: panel, extract, fit, predict, query. Needs ``scstore[demo]``.
 
     Returns
     -------
-    dict
-        ``table`` (macro-F1 and accuracy by row and head), ``files``, ``seconds``.
+    DemoResult
+        Scores of every head on every view, and the files that are left in the folder.
 
     Raises
     ------
@@ -67,54 +110,43 @@ def demo(folder: Path, *, overwrite: bool = False, output: Output | None = None)
     if importlib.util.find_spec("scanpy") is None:
         needs = "The demo"
         raise MissingExtraError(needs, "demo")
+    begun = time.monotonic()
+    target = check_output(folder, overwrite=overwrite)
+    target.mkdir(exist_ok=True)
+    stores = _extract(target, progress or Reporter())
+    truth = stores["new"].obs[LABEL].astype(str).to_numpy()
+    scores, predictions = _score(stores, truth, target)
+    files = _write(target, stores, predictions, truth)
+    return DemoResult(scores, files, len(truth), time.monotonic() - begun)
+
+
+def _extract(folder: Path, progress: Reporter) -> dict[str, Store]:
+    """Return stores of the reference and the new cells, and of both with random gene vectors."""
     from scstore.extraction.extract import extract
     from scstore.gene_tables.build import build_genes
     from scstore.panels.fit import panel
 
-    output = output or Output(quiet=True)
-    tell = output.reporter
-    begun = time.monotonic()
-    check_output(folder, overwrite=overwrite)
-    folder.mkdir(exist_ok=True)
     reference, new = _cells(folder)
-    tell.note(f"cells: {reference} to learn from, {new} held out (700 blood cells, labels in {LABEL})")
+    progress.note(f"cells: {reference} to learn from, {new} held out (700 blood cells, labels in {LABEL})")
 
-    tell.note("\n# which genes may enter: a panel, fitted on the reference alone")
-    panel_file = folder / "panel.h5ad"
-    panel(reference, panel_file, label=LABEL, expression="lognorm", overwrite=True, progress=tell)
+    progress.note("\n# which genes may enter: a panel, fitted on the reference alone")
+    chosen = folder / "panel.h5ad"
+    both: dict[str, Any] = {"expression": "lognorm", "overwrite": True, "progress": progress}
+    panel(reference, chosen, label=LABEL, **both)
 
-    stores: dict[str, Store] = {}
-    tell.note("\n# the frozen model, once over every cell")
-    how: dict[str, Any] = {
-        "model": "minilm",
-        "panel": str(panel_file),
-        "expression": "lognorm",
-        "overwrite": True,
-    }
-    stores["ref"] = extract(reference, folder / "ref.zarr", progress=tell, **how)
-    stores["new"] = extract(
-        new,
-        folder / "new.zarr",
-        like=folder / "ref.zarr",
-        expression="lognorm",
-        overwrite=True,
-        progress=tell,
-    )
-    tell.note("\n# the control: the same, with random vectors in the place of the genes'")
-    random_genes = folder / "random_genes.h5ad"
+    progress.note("\n# the frozen model, once over every cell")
+    with_panel = {"model": "minilm", "panel": str(chosen), **both}
+    stores = {"ref": extract(reference, folder / "ref.zarr", **with_panel)}
+    stores["new"] = extract(new, folder / "new.zarr", like=folder / "ref.zarr", **both)
+
+    progress.note("\n# the control: the same, with random vectors in the place of the genes'")
+    genes = folder / "random_genes.h5ad"
     width = stores["ref"].view("genept").shape[1]
-    build_genes(random_genes, cells=reference, encoder=f"random:{width}", overwrite=True, progress=tell)
+    build_genes(genes, cells=reference, encoder=f"random:{width}", overwrite=True, progress=progress)
     for name, cells in (("ref", reference), ("new", new)):
-        target = folder / f"{name}_random.zarr"
-        stores[f"{name}_random"] = extract(cells, target, genes=str(random_genes), progress=tell, **how)
-
-    tell.note("\n# heads, on the CPU, from the stores alone")
-    truth = stores["new"].obs[LABEL].astype(str).to_numpy()
-    table, predictions = _table(stores, truth, folder)
-    files = _write(folder, stores, predictions, truth)
-    seconds = time.monotonic() - begun
-    _print(output, table, files, seconds, n_new=len(truth))
-    return {"table": table, "files": {name: str(path) for name, path in files.items()}, "seconds": seconds}
+        stores[f"{name}_random"] = extract(cells, folder / f"{name}_random.zarr", genes=str(genes), **with_panel)
+    progress.note("\n# heads, on the CPU, from the stores alone")
+    return stores
 
 
 def _cells(folder: Path) -> tuple[Path, Path]:
@@ -134,37 +166,35 @@ def _cells(folder: Path) -> tuple[Path, Path]:
     return paths
 
 
-def _table(
-    stores: Mapping[str, Store], truth: NDArray[Any], folder: Path
-) -> tuple[dict[str, dict[str, dict[str, float]]], pd.DataFrame]:
-    """Every view alone, and the default together, under every head; the default heads are saved."""
+def _score(stores: Mapping[str, Store], truth: NDArray[Any], folder: Path) -> tuple[Scores, pd.DataFrame]:
+    """Return the scores of every view alone and of the default together, and the linear default head's predictions.
+
+    The heads on the default views are saved.
+    """
     from sklearn.metrics import accuracy_score, f1_score
 
     from scstore.annotation.fit import fit
     from scstore.annotation.predict import predict
 
-    together = stores["ref"].default_views
+    store = stores["ref"]
     rows: dict[str, tuple[str, tuple[str, ...]]] = {
-        DESCRIPTIONS[name]: ("", (name,)) for name in DESCRIPTIONS if name in stores["ref"].views
+        DESCRIPTIONS[name]: ("", (name,)) for name in DESCRIPTIONS if name in store.views
     }
-    rows[RANDOM_READOUT] = ("_random", (stores["ref"].default_view,))
+    rows[RANDOM_READOUT] = ("_random", (store.default_view,))
     rows[NO_MODEL] = ("", ("genept_random", "X"))
-    rows[DEFAULT] = ("", together)
-    table: dict[str, dict[str, dict[str, float]]] = {}
-    kept = pd.DataFrame()
+    rows[DEFAULT] = ("", store.default_views)
+    scores: dict[str, dict[str, dict[str, float]]] = {title: {} for title in rows}
+    predictions = {}
     for title, (which, views) in rows.items():
-        table[title] = {}
         for head in HEADS:
-            saved = folder / "heads" / head if views == together else None
+            saved = folder / "heads" / head if title == DEFAULT else None
             trained = fit(stores[f"ref{which}"], saved, label=LABEL, head=head, views=views, overwrite=True)
             frame = predict(stores[f"new{which}"], trained, unassigned="none")  # every cell is of a known type
-            table[title][head] = {
-                "macro_f1": float(f1_score(truth, frame["label"], average="macro", zero_division=0)),
-                "accuracy": float(accuracy_score(truth, frame["label"])),
-            }
-            if saved is not None and head == "linear":
-                kept = frame
-    return table, kept
+            macro_f1 = f1_score(truth, frame["label"], average="macro", zero_division=0)
+            accuracy = accuracy_score(truth, frame["label"])
+            scores[title][head] = {"macro_f1": float(macro_f1), "accuracy": float(accuracy)}
+            predictions[title, head] = frame
+    return scores, predictions[DEFAULT, "linear"]
 
 
 def _write(
@@ -186,38 +216,11 @@ def _write(
     write_predictions(predictions, new, files["annotated cells"])
     query(new, stores["ref"], files["nearest reference cells"], columns=[LABEL], overwrite=True)
     layouts = {
-        "expression of the panel (control)": _dense(new, "X"),
-        "GenePT-w": _dense(new, "genept"),
-        f"LLM readout ({new.default_view})": _dense(new, new.default_view),
+        "expression of the panel (control)": embed(new.view("X")[:].toarray()),
+        "GenePT-w": embed(new.view("genept")[:]),
+        f"LLM readout ({new.default_view})": embed(new.view("readout")[:]),
     }
-    umap_figure({title: embed(rows) for title, rows in layouts.items()}, list(truth), files["UMAP"])
+    umap_figure(layouts, list(truth), files["UMAP"])
     held_out = {"linear head, default views, cells held out": (list(truth), list(predictions["label"]))}
     confusion_figure(held_out, files["confusion matrix"])
     return files
-
-
-def _dense(store: Store, view: str) -> NDArray[np.float32]:
-    rows = store.view(view)[:]
-    return np.asarray(rows.toarray() if view == "X" else rows, dtype=np.float32)
-
-
-def _print(output: Output, table: Mapping[str, Any], files: Mapping[str, Path], seconds: float, *, n_new: int) -> None:
-    output.table(
-        f"macro-F1 (accuracy) on {n_new} cells held out; rows with - are controls without LLM or gene texts",
-        ["features", *HEADS],
-        [
-            [title, *(f"{row[head]['macro_f1']:.3f} ({row[head]['accuracy']:.3f})" for head in HEADS)]
-            for title, row in table.items()
-        ],
-    )
-    folder = files["stores"].parent
-    tell = output.reporter
-    best = max(table, key=lambda title: table[title]["linear"]["macro_f1"])
-    tell.note(f"best under the linear head: {best} (one split of few cells: differences below .05 mean nothing)")
-    for name, path in files.items():
-        tell.note(f"{name}: {path}")
-    tell.note(f"done in {seconds:.0f} s. Next, on your own cells:")
-    tell.note("  scstore panel cells.h5ad --label cell_type -o panels/mine.h5ad")
-    tell.note("  scstore extract cells.h5ad -o stores/ref.zarr --model minilm --panel panels/mine.h5ad")
-    tell.note("  scstore fit stores/ref.zarr --label cell_type -o heads/cell_type")
-    tell.note(f"or look into the demo's: scstore info {folder / 'ref.zarr'}")

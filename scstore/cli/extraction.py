@@ -187,5 +187,8 @@ def demo(
     """Show the whole path on 700 real blood cells: panel, extract, fit, predict, query. Needs scstore[demo]."""
     from scstore.demo import demo as run
 
-    result = run(folder, overwrite=overwrite, output=state.output)
-    state.output.result(result)
+    result = run(folder, overwrite=overwrite, progress=state.output.reporter)
+    state.output.table(*result.table())
+    for line in result.lines():
+        state.output.reporter.note(line)
+    state.output.result(result.as_json())

@@ -17,7 +17,7 @@ from scstore.evaluation.rows import EvaluationRow
 from scstore.evaluation.runs import Scored
 from scstore.heads.metrics import METRICS, metrics_by_class
 
-__all__ = ["Evaluation", "LeftOutClasses", "Regime", "RowComparison", "make_regime", "mean_and_sd"]
+__all__ = ["Evaluation", "LeftOutClasses", "Regime", "RowComparison", "best_rows", "make_regime", "mean_and_sd"]
 
 FORMAT = "1.0"
 
@@ -242,9 +242,7 @@ def make_regime(
 ) -> Regime:
     """Compare the rows and describe the comparisons; ``seed`` is the bootstrap's."""
     rows = {row.name: row for row in scored.rows}
-    best: dict[str, str] = {}  # of the rows that use the same
-    for ranked in sorted(scored.rows, key=lambda row: -_mean_f1(scored, row.name)):
-        best.setdefault(ranked.uses, ranked.name)
+    best = best_rows(scored)
     pairs: list[tuple[str, str, str]] = []
     if nothing := best.get("nothing"):
         pairs += [(other, nothing, "no model") for other in rows if other != nothing]
@@ -270,8 +268,16 @@ def make_regime(
     return Regime(name, title, (*notes, *scored.notes), scored, tuple(comparisons), tuple(says))
 
 
-def _mean_f1(scored: Scored, row: str) -> float:
-    return mean_and_sd([fold.metrics["macro_f1"] for fold in scored.folds[row]])[0] or 0.0
+def best_rows(scored: Scored) -> dict[str, str]:
+    """Return the name of the row with the highest mean macro-F1 among those that use the same, by what they use."""
+
+    def mean_f1(row: EvaluationRow) -> float:
+        return mean_and_sd([fold.metrics["macro_f1"] for fold in scored.folds[row.name]])[0] or 0.0
+
+    best: dict[str, str] = {}
+    for row in sorted(scored.rows, key=mean_f1, reverse=True):
+        best.setdefault(row.uses, row.name)
+    return best
 
 
 def _sentences(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +11,13 @@ import numpy as np
 
 from scstore import fsio
 from scstore.errors import MissingExtraError, OutputError
-from scstore.evaluation.result import Evaluation
-from scstore.evaluation.rows import EvaluationRow, ViewSource
+from scstore.evaluation.result import Evaluation, best_rows
+from scstore.evaluation.rows import ViewSource
 from scstore.heads.folds import stratified_sample
 from scstore.heads.rows import Array, RowSubset, materialise
 from scstore.options import Option, Overwrite, public
 from scstore.report.markdown import as_table, escaped
+from scstore.store.reader import Store
 
 __all__ = ["check_evaluation_output", "evaluation_markdown", "save_evaluation"]
 
@@ -106,55 +106,41 @@ def _draw(evaluation: Evaluation, folder: Path) -> None:
         return [folder / f"{name}.{suffix}" for suffix in ("svg", "png")]
 
     regime, cells, seed = evaluation.regimes[0], evaluation.cells, int(evaluation.settings["seed"])
-    methods = {
-        row.marked: {word: _mean_and_sd(evaluation, row, metric) for metric, word in BARS.items()}
-        for row in regime.scored.rows
+    rows = {row.name: row for row in regime.scored.rows}
+    bars = {
+        row.marked: {word: regime.mean_and_sd(name, key) for key, word in BARS.items()} for name, row in rows.items()
     }
-    kinds = {row.marked: KINDS[row.uses] for row in regime.scored.rows}
-    metrics_figure(methods, *files("metrics"), kinds=kinds, title=regime.title.split(";")[0])
+    kinds = {row.marked: KINDS[row.uses] for row in rows.values()}
+    metrics_figure(bars, *files("metrics"), kinds=kinds, title=regime.title.split(";")[0])
     scored = regime.scored.truth >= 0
     names = np.array(cells.classes, dtype=object)
     truth = names[regime.scored.truth[scored]].tolist()
-    results = {
-        f"{row.marked} (F1 {_mean_and_sd(evaluation, row, 'macro_f1')[0]:.3f})": (
-            truth,
-            names[regime.scored.predicted[row.name][scored]].tolist(),
-        )
-        for row in _rows_to_confuse(evaluation)
-    }
+    results = {}
+    for name in _rows_to_confuse(evaluation):
+        title = f"{rows[name].marked} (F1 {bars[rows[name].marked]['F1'][0]:.3f})"
+        results[title] = truth, names[regime.scored.predicted[name][scored]].tolist()
     confusion_figure(results, *files("confusion"))
     which = _cells_to_lay_out(evaluation)
     layouts = {
         title: embed(materialise(RowSubset(evaluation.features.view(ViewSource(view, "")), which)), seed=seed)
-        for title, view in _views_to_lay_out(evaluation).items()
+        for title, view in _views_to_lay_out(evaluation.cells.stores[0]).items()
     }
     if layouts:
         umap_figure(layouts, names[cells.codes[which]].tolist(), *files("umap"))
 
 
-def _mean_and_sd(evaluation: Evaluation, row: EvaluationRow, metric: str) -> tuple[float, float | None]:
-    mean, sd = evaluation.regimes[0].mean_and_sd(row.name, metric)
-    return mean or 0.0, sd
-
-
-def _rows_to_confuse(evaluation: Evaluation) -> Sequence[EvaluationRow]:
-    """Return the best row without model or texts, the gene texts, and the default or best row."""
-    rows = {row.name: row for row in evaluation.regimes[0].scored.rows}
-    store = evaluation.cells.stores[0]
-
-    def best(uses: str) -> str | None:
-        f1 = {name: _mean_and_sd(evaluation, row, "macro_f1")[0] for name, row in rows.items() if row.uses == uses}
-        return max(f1, key=f1.__getitem__, default=None)
-
+def _rows_to_confuse(evaluation: Evaluation) -> list[str]:
+    """Return the best row without model or texts, the gene texts, and the default or best row, as far as there."""
+    scored, store = evaluation.regimes[0].scored, evaluation.cells.stores[0]
+    best, names = best_rows(scored), [row.name for row in scored.rows]
     default = None if store.record is None else "+".join(store.default_views)
-    texts = "genept" if "genept" in rows else best("gene texts")
-    wanted = [best("nothing"), texts, default if default in rows else best("model")]
-    return [rows[name] for name in dict.fromkeys(wanted) if name is not None] or list(rows.values())[:1]
+    texts = "genept" if "genept" in names else best.get("gene texts")
+    wanted = [best.get("nothing"), texts, default if default in names else best.get("model")]
+    return [name for name in dict.fromkeys(wanted) if name is not None] or names[:1]
 
 
-def _views_to_lay_out(evaluation: Evaluation) -> dict[str, str]:
+def _views_to_lay_out(store: Store) -> dict[str, str]:
     """Return by title random vectors, gene texts and the readout; of a foreign file its first matrices."""
-    store = evaluation.cells.stores[0]
     if store.record is None:
         return {name: name for name in [view for view in store.views if view != "X"][:3]}
     wanted = {

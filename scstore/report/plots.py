@@ -40,7 +40,7 @@ LEGEND_ROWS = 22
 
 
 def metrics_figure(
-    methods: Mapping[str, Mapping[str, tuple[float, float | None]]],
+    methods: Mapping[str, Mapping[str, tuple[float | None, float | None]]],
     *paths: Path,
     kinds: Mapping[str, str],
     title: str = "",
@@ -57,10 +57,14 @@ def metrics_figure(
     panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     places = np.arange(len(methods))[::-1]
     for axes, metric in zip(panels, metrics, strict=True):
-        means = [figures[metric][0] for figures in methods.values()]
-        spreads = [figures[metric][1] or 0.0 for figures in methods.values()]
-        style: dict[str, Any] = {"color": colours, "hatch": hatches, "edgecolor": "white", "height": 0.72}
-        bars = axes.barh(places, means, xerr=spreads, error_kw={"elinewidth": 1, "ecolor": "black"}, **style)
+        means, spreads = ([figures[metric][i] or 0.0 for figures in methods.values()] for i in (0, 1))
+        style: dict[str, Any] = {
+            "color": colours,
+            "hatch": hatches,
+            "edgecolor": "white",
+            "error_kw": {"elinewidth": 1},
+        }
+        bars = axes.barh(places, means, xerr=spreads, height=0.72, **style)
         axes.bar_label(bars, [_two_digits(mean) for mean in means], padding=2, fontsize=7)
         axes.set(title=metric, xlim=(0, 1.14), xticks=[0, 0.5, 1])
         axes.spines[["top", "right"]].set_visible(False)
@@ -92,15 +96,8 @@ def confusion_figure(
         counts = confusion_matrix(list(truth), list(predicted), labels=classes).astype(np.float64)
         shares[title] = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         display = ConfusionMatrixDisplay(shares[title], display_labels=classes)
-        display.plot(
-            ax=axes,
-            include_values=not many,
-            values_format=".2f",
-            cmap="cividis",
-            colorbar=False,
-            im_kw={"vmin": 0, "vmax": 1},
-            text_kw={"fontsize": 7},
-        )
+        scale = {"cmap": "cividis", "colorbar": False, "im_kw": {"vmin": 0, "vmax": 1}}
+        display.plot(ax=axes, include_values=not many, text_kw={"fontsize": 7}, **scale)
         for text, share in () if many else zip(display.text_.flat, shares[title].flat, strict=True):
             text.set_text(_two_digits(share) if share >= 0.005 else "")
         axes.tick_params(labelsize=points)
@@ -152,15 +149,9 @@ def umap_figure(layouts: Mapping[str, NDArray[np.float32]], labels: Sequence[str
                 axes.text(*middle, str(i + 1), fontsize=7, ha="center", va="center", bbox=box, zorder=3)
         axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
         axes.set_title(title, fontsize=10)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside right center",
-        fontsize=_font_size(len(classes)),
-        markerscale=float(np.sqrt(30 / area)),
-        ncols=columns,
-        handletextpad=0.3,
-        columnspacing=0.8,
-    )
+    scale = {"fontsize": _font_size(len(classes)), "markerscale": float(np.sqrt(30 / area))}
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right center", ncols=columns, handletextpad=0.3, columnspacing=0.8, **scale)
     _save(figure, paths)
 
 
