@@ -36,10 +36,10 @@ from sklearn.metrics import roc_auc_score
 
 import scstore
 from scstore.evaluation.fits import with_genes
-from scstore.heads.calibration import reliability
 from scstore.heads.fusion import FusedHead
 from scstore.heads.rows import Array, RowSubset
-from scstore.heads.threads import one_blas_thread
+from scstore.heads.scores import reliability
+from scstore.heads.training import one_blas_thread
 
 HEADS = ("linear", "mlp", "knn")
 RULES = ("confidence", "distance", "both")
@@ -61,7 +61,7 @@ def calibration_error(confidence: Array, right: Array) -> float:
 def reliability_of(confidence: Array, right: Array) -> list[dict[str, Any]]:
     """The product's reliability diagram, of confidences and hits alone."""
     proba = np.stack([confidence, np.full(len(confidence), -1.0)], axis=1)
-    return reliability(proba, np.where(right, 0, 1))
+    return reliability(np.where(right, 0, 1), proba)
 
 
 def calibration_of(store: Path, pair: Pair, views: str, head: str, seeds: list[int]) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def left_out(store: Path, name: str, views: list[str], seed: int) -> dict[str, A
             view: with_genes(RowSubset(matrix, index), head, genes) if view == "X" else RowSubset(matrix, index)
             for view, matrix in rows.items()
         }
-        blocks = [(proba, novelty) for _, proba, novelty in head.iter_judged(test)]
+        blocks = [(proba, novelty) for _, proba, novelty in head.iter_predictions(test)]
     rejection = head.rejection_
     if rejection is None or any(novelty is None for _, novelty in blocks):
         message = f"{name} left out: no held-out cell was labelled rightly, so there are no thresholds."

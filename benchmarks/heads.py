@@ -72,7 +72,7 @@ def write_view(folder: Path, words: str, *, seed: int = 0) -> tuple[int, int]:
 def one_pass(rows: OnDisk, n_classes: int) -> float:
     """Seconds to read all rows once and multiply them with a matrix of one column a class."""
     from scstore.heads.rows import iter_blocks
-    from scstore.heads.threads import one_blas_thread
+    from scstore.heads.training import one_blas_thread
 
     weights = np.ones((rows.shape[1], n_classes), dtype=np.float32)
     begun = time.perf_counter()

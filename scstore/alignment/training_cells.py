@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scstore.alignment.training import LabelledCells
 from scstore.errors import LabelsError
 from scstore.extraction.plan import ExtractionPlan, expression_blocks
-from scstore.heads.folds import stratified_part
+from scstore.heads.labels import stratified_part
 from scstore.progress import Reporter
 from scstore.tokens.ranking import RankedCells, join_cells, take_cells
 

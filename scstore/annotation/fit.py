@@ -17,16 +17,14 @@ from scstore.annotation.across_genes import fit_across_genes, refuse_other_optio
 from scstore.annotation.label_columns import LabelColumns, read_label_columns
 from scstore.cells.labels import MISSING_LABELS, MissingLabels
 from scstore.errors import OptionError
+from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.across_genes import KIND
 from scstore.heads.artifact import AnyHead, save_head
-from scstore.heads.calibration import reliability
-from scstore.heads.defaults import PRIOR_ADJUSTMENT
 from scstore.heads.fusion import FusedHead
-from scstore.heads.held_out import scores
 from scstore.heads.hierarchy import Hierarchy
-from scstore.heads.metrics import metrics_by_class
 from scstore.heads.rejection import KEEP, check_keep
 from scstore.heads.rows import Rows, RowSubset
+from scstore.heads.scores import held_out_scores, reliability, scores_by_class
 from scstore.progress import Reporter
 from scstore.store.ledger import ids_digest
 from scstore.store.reader import Store, open_store
@@ -42,7 +40,6 @@ def fit(
     missing_labels: MissingLabels = MISSING_LABELS,
     head: str = "linear",
     views: Sequence[str] | None = None,
-    fuse: str = "late",
     params: Mapping[str, Any] | None = None,
     prior_adjustment: float = PRIOR_ADJUSTMENT,
     keep: float = KEEP,
@@ -70,8 +67,6 @@ def fit(
         (:class:`scstore.AcrossGenesHead`).
     views
         Feature matrices; the store's readout, ``genept`` and ``X`` by default.
-    fuse
-        ``late``: one head a view, their calibrated log-probabilities averaged. ``early``: one head on all columns.
     params
         Parameters of the head's estimator, such as ``{"C": 0.1}``.
     prior_adjustment
@@ -118,13 +113,13 @@ def fit(
     y = np.array([labels[row] for row in rows], dtype=object)
     trained: AnyHead
     if head == KIND:
-        nothing = {"--view": (views, None), "--fuse": (fuse, "late"), "params": (params, None)}
+        nothing = {"--view": (views, None), "params": (params, None)}
         refuse_other_options(nothing | {"--prior-adjustment": (prior_adjustment, PRIOR_ADJUSTMENT)})
         progress.note(f"fitting {head} on X: {len(rows):,} cells, {len(set(y)):,} labels of {finest!r}")
         trained, record = fit_across_genes(opened, rows, y, keep=keep, seed=seed)
     else:
         chosen = [opened.view(name).name for name in (views or opened.default_views)]
-        unfitted = FusedHead(head, fuse=fuse, params=params, prior_adjustment=prior_adjustment, random_state=seed)
+        unfitted = FusedHead(head, params=params, prior_adjustment=prior_adjustment, random_state=seed)
         progress.note(
             f"fitting {head} on {', '.join(chosen)}: {len(rows):,} cells, {len(set(y)):,} labels of {finest!r}"
         )
@@ -148,7 +143,7 @@ def fit(
         },
         "seed": seed,
         "held_out_by_class": _by_class(trained),
-        "reliability": reliability(trained.held_out_proba_, trained.held_out_codes_),
+        "reliability": reliability(trained.held_out_codes_, trained.held_out_proba_),
         "versions": {name: version(name) for name in ("scstore", "numpy", "scipy", "scikit-learn", "faiss-cpu")},
     }
     trained.record_ = record
@@ -199,7 +194,7 @@ def _add_levels(head: FusedHead, told: LabelColumns) -> list[dict[str, Any]]:
     proba, truth = head.held_out_proba_, head.held_out_codes_
     head.hierarchy_ = Hierarchy.fit(told.columns[-1], told.parents, classes=head.classes_, proba=proba, truth=truth)
     found = [
-        (level.column, level.labels, scores(level.sums(proba), level.parents[truth]))
+        (level.column, level.labels, held_out_scores(level.parents[truth], level.sums(proba)))
         for level in head.hierarchy_.levels
     ]
     return [
@@ -213,4 +208,4 @@ def _by_class(head: AnyHead) -> dict[str, dict[str, float | int]]:
     if not len(head.held_out_codes_):
         return {}
     names = [str(name) for name in head.classes_]
-    return metrics_by_class(head.held_out_codes_, head.held_out_proba_.argmax(axis=1), names)
+    return scores_by_class(head.held_out_codes_, head.held_out_proba_.argmax(axis=1), names)

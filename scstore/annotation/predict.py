@@ -205,7 +205,7 @@ def predict_to_file(
     else:
         views = head_features(opened, trained, record, name, progress)
         features = {view: RowSubset(rows, usable) for view, rows in views.items()}
-        judged = trained.iter_judged(features)
+        judged = trained.iter_predictions(features)
     far = np.inf if trained.rejection_ is None else trained.rejection_.thresholds("both", asked.keep).novelty
     counts, n_far, target = PredictionCounts(), 0, None if output is None else Path(output)
     with (

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scstore.heads.hierarchy import Hierarchy
+from scstore.heads.hierarchy import Hierarchy, label_cells
 from scstore.heads.rejection import Thresholds
-from scstore.heads.summary import summarise
 from scstore.store.reader import Store
 
 __all__ = ["COARSE", "Judge", "prediction_frames"]
@@ -96,7 +95,7 @@ def _frame(
 ) -> pd.DataFrame:
     """One block: the cells at ``places`` were judged, the others are empty."""
     chosen = None if judge.hierarchy is None else judge.hierarchy.choose(chances)
-    summary = summarise(chances, judge.classes, chosen=chosen)
+    summary = label_cells(chances, judge.classes, chosen=chosen)
     best = summary.label.astype(object)
     status = np.full(len(places), "ok", dtype=object)
     status[summary.confidence < judge.thresholds.confidence] = "unsure"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from scstore.cli.shared import AllowPartial, MissingLabels, Overwrite, PriorAdjustment, StoreArgument, app, state
-from scstore.heads.defaults import PRIOR_ADJUSTMENT
+from scstore.heads import PRIOR_ADJUSTMENT
 
 __all__: list[str] = []
 
@@ -31,7 +31,6 @@ def fit(
         list[str] | None,
         typer.Option(help="Feature matrix; repeat for several. Readout, genept and X by default."),
     ] = None,
-    fuse: Annotated[str, typer.Option(help="Several views: late (averaged) or early (joined).")] = "late",
     prior_adjustment: PriorAdjustment = PRIOR_ADJUSTMENT,
     keep: Annotated[
         float, typer.Option(help="Share of known, rightly labelled cells that predict is to leave their label.")
@@ -61,7 +60,6 @@ def fit(
         missing_labels=missing_labels or MISSING_LABELS,
         head=head,
         views=view,
-        fuse=fuse,
         prior_adjustment=prior_adjustment,
         keep=keep,
         seed=seed,

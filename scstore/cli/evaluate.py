@@ -9,7 +9,7 @@ import typer
 
 from scstore.cli.shared import AllowPartial, Label, MissingLabels, Overwrite, PriorAdjustment, StoreArgument, app, state
 from scstore.errors import OptionError
-from scstore.heads.defaults import PRIOR_ADJUSTMENT
+from scstore.heads import PRIOR_ADJUSTMENT
 
 __all__: list[str] = []
 

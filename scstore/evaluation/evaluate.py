@@ -21,8 +21,8 @@ from scstore.evaluation.result import Evaluation, Regime, make_regime
 from scstore.evaluation.rows import choose_rows
 from scstore.evaluation.runs import Table, score_rows
 from scstore.evaluation.splits import Design, cross_validation, draw_few, named_sides
-from scstore.heads.defaults import PRIOR_ADJUSTMENT
-from scstore.heads.threads import one_blas_thread
+from scstore.heads import PRIOR_ADJUSTMENT
+from scstore.heads.training import one_blas_thread
 from scstore.options import AllowPartial, Option, Progress, Seed, public
 from scstore.progress import Reporter
 from scstore.store.reader import Store, open_store

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore.evaluation.rows import EvaluationRow, ViewSource
-from scstore.heads.calibrated_fusion import fit_fusion
+from scstore.heads.calibration import fit_fusion
 from scstore.heads.fusion import FusedHead
 from scstore.heads.member import EXPRESSION
 from scstore.heads.rows import MappedRows, Rows

@@ -101,7 +101,7 @@ def _tell_apart(
     test: dict[str, Rows] = {name: RowSubset(rows, index) for name, rows in views.items()}
     if EXPRESSION in views:
         test[EXPRESSION] = with_genes(test[EXPRESSION], head, features.gene_names)
-    blocks = [(proba.max(axis=1), novelty) for _, proba, novelty in head.iter_judged(test)]
+    blocks = [(proba.max(axis=1), novelty) for _, proba, novelty in head.iter_predictions(test)]
     confidence = np.concatenate([block for block, _ in blocks])
     # a head without distances has no novelty: every cell is as far as the others
     far = np.concatenate([np.zeros(len(block)) if novelty is None else novelty for block, novelty in blocks])

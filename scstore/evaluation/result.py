@@ -15,7 +15,7 @@ from scstore.evaluation.features import StoredFeatures
 from scstore.evaluation.paired_bootstrap import Difference, paired_difference
 from scstore.evaluation.rows import EvaluationRow
 from scstore.evaluation.runs import Scored
-from scstore.heads.metrics import METRICS, metrics_by_class
+from scstore.heads.scores import METRICS, scores_by_class
 
 __all__ = ["Evaluation", "LeftOutClasses", "Regime", "RowComparison", "best_rows", "make_regime", "mean_and_sd"]
 
@@ -115,7 +115,7 @@ class Regime:
                     name: dict(zip(("mean", "sd"), self.mean_and_sd(row.name, name), strict=True)) for name in METRICS
                 },
                 "seconds": float(np.mean([fold.seconds for fold in folds])),
-                "by_class": metrics_by_class(scored.truth[every], scored.predicted[row.name][every], classes),
+                "by_class": scores_by_class(scored.truth[every], scored.predicted[row.name][every], classes),
                 "folds": [asdict(fold) for fold in folds],
             }
             for row, folds in ((row, scored.folds[row.name]) for row in scored.rows)

@@ -17,8 +17,8 @@ from scstore.evaluation.cells import EvaluationCells
 from scstore.evaluation.fits import HeadOptions, RowPredictions, predict_rows
 from scstore.evaluation.rows import CELLTYPIST, EvaluationRow, ViewSource
 from scstore.evaluation.splits import Split
-from scstore.heads.metrics import prediction_metrics, widen
 from scstore.heads.rows import Rows
+from scstore.heads.scores import prediction_scores, widen
 from scstore.progress import Reporter, Track
 
 __all__ = ["Features", "FoldScores", "Scored", "Table", "score_rows"]
@@ -120,7 +120,7 @@ def score_rows(table: Table, cells: EvaluationCells, *, heads: HeadOptions, prog
                 proba = widen(found.proba, found.classes, cells.classes)
                 predicted[row.name][split.run, split.test] = proba.argmax(axis=1)
                 confidence[row.name][split.run, split.test] = proba.max(axis=1)
-                metrics = prediction_metrics(cells.codes[split.test], proba)
+                metrics = prediction_scores(cells.codes[split.test], proba)
                 sizes = len(split.train), len(split.test)
                 scores[row.name].append(FoldScores(split.run, split.fold, *sizes, metrics, found.seconds))
     for message in failed.values():

@@ -1,84 +1,99 @@
-"""The head for cells that were measured on other genes than the training cells."""
+"""The head for cells measured on other genes than the training cells.
+
+Expression cannot be compared where no gene is in common. Weighted means of the genes' text vectors can be; but the two
+sides' means are shifted against each other, in ways that depend on each side's genes. What remains is a weak guess for
+each cell. The new cells' own expression says more clearly which of them belong together, though not what they are. A
+Gaussian mixture with one component per class joins both: it starts at the guess of the texts, and its classes must be
+groups in the texts' space *and* in the principal components of the new cells' expression.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from scipy.special import logsumexp
+from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
+from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from scstore.errors import CellsError, DamagedError, LabelsError, OptionError
-from scstore.heads.across_genes_mixture import MIN_CELLS, ClassProfiles, ExpressionComponents, fit_mixture
 from scstore.heads.base import JSON, take_array
 from scstore.heads.calibration import fit_temperature
-from scstore.heads.folds import stratified_folds, stratified_sample
-from scstore.heads.held_out import scores
-from scstore.heads.labels import encode_labels
-from scstore.heads.rejection import KEEP, RULES, Thresholds, check_keep, may_fail
+from scstore.heads.labels import encode_labels, stratified_folds, stratified_sample
+from scstore.heads.rejection import KEEP, Thresholds, check_keep, check_rule, max_rejected
 from scstore.heads.rows import Array, Rows, fetch, iter_raw_blocks
-from scstore.heads.softmax import log_softmax
+from scstore.heads.scores import held_out_scores
+from scstore.heads.training import log_softmax
 
 __all__ = ["KIND", "AcrossGenesHead", "ConfidenceRejection"]
 
 KIND = "across-genes"
-"""Its name among the heads."""
+"""Name of the head among the others."""
 
 SAMPLE = 20_000
-"""Cells that the mixture is fitted to, and that are held out for calibration, at the most."""
+"""Cells that the mixture is fitted to, and that are held out for calibration, at most."""
 
 PROFILES = ("means", "axes", "strengths")
+
+MIN_CELLS = 50
+"""Fewest new cells that can form groups."""
+
+SHRINKAGE = 0.9
+"""Shrinkage of the covariance within classes towards a sphere: two sets of genes differ in their strong directions."""
+MAX_AXES = 256
+TEMPER = 20.0
+"""Divisor of the texts' log-likelihood: its hundreds of dimensions are far from independent."""
+ANCHOR = 50.0
+"""Cells' worth of trust in a class's mean among the training cells, against what the new cells say."""
+SHARE_CELLS = 20.0
+"""Cells' worth of trust in equal shares of the classes."""
+N_ITERATIONS = 30
+N_COMPONENTS = 20
+VARIABLE_GENES = 500
+COMPONENT_SHRINKAGE = 0.1
+TINY = 1e-30
 
 
 @dataclass(frozen=True)
 class ConfidenceRejection:
-    """Thresholds on confidence alone: how far a cell is from the training cells means nothing across genes.
+    """Thresholds on confidence alone: distances from training cells mean nothing across genes.
 
-    Attributes
-    ----------
-    confidence
-        ``(m,)`` of the held-out cells that were labelled rightly, ascending; at least one.
-    keep
-        Share of them that keep their label, unless another one is asked for.
+    ``confidence`` ``(m,)``, ascending, m ≥ 1, is that of the held-out cells that were labelled correctly; ``keep`` is
+    the fraction of them that keep their label by default.
     """
 
     confidence: Array
     keep: float
 
     def thresholds(self, rule: str, keep: float | None = None) -> Thresholds:
-        """As :meth:`scstore.heads.rejection.Rejection.thresholds`; ``both`` is confidence alone.
-
-        Raises
-        ------
-        OptionError
-            If distance alone is asked for, or the rule or share is none.
-        """
+        """Return thresholds as :meth:`scstore.heads.rejection.Rejection.thresholds`; ``both`` is confidence alone."""
         if rule == "distance":
-            msg = f"--unassigned distance: a head of --head {KIND} knows no distance. Use confidence or none."
+            msg = f"unassigned='distance': a head={KIND!r} measures no distance. Use 'confidence' or 'none'."
             raise OptionError(msg)
-        if rule not in RULES:
-            msg = f"--unassigned {rule}: must be one of {', '.join(RULES)}."
-            raise OptionError(msg)
+        check_rule(rule)
         keep = self.keep if keep is None else check_keep(keep)
         if rule == "none":
-            return Thresholds(0.0, np.inf)
-        return Thresholds(float(self.confidence[may_fail(len(self.confidence), keep)]), np.inf)
+            return Thresholds()
+        return Thresholds(confidence=float(self.confidence[max_rejected(len(self.confidence), keep)]))
 
 
 class AcrossGenesHead:
     """Labels cells by what their genes' texts say and by the groups they form, whatever genes were measured.
 
-    Training cells give each class a mean in the space of gene texts. New cells are labelled all together, by the
-    mixture of :mod:`scstore.heads.across_genes_mixture`. Gene vectors enter centred and with length one.
+    Training cells give each class a mean in the space of gene texts (GenePT-w [1]_). A Gaussian mixture is fitted to
+    all new cells together, without labels: it is transductive, and a cell's label may change with the cells beside it.
+    Gene vectors enter centred and with length one.
 
     Parameters
     ----------
     keep
-        Share of the rightly labelled held-out cells that keep their label.
+        Fraction of the correctly labelled held-out cells that keep their label.
     random_state
-        Of the samples and of the held-out genes.
+        Seed of the samples and of the held-out genes.
 
     Attributes
     ----------
@@ -87,12 +102,19 @@ class AcrossGenesHead:
     temperature_
         Calibrates the probabilities; fitted on cells held out *and* on genes held out.
     held_out_
-        How well cells were labelled on genes that the training side did not have: half of the cells and half of the
-        genes on either side, in turn (:func:`scstore.heads.held_out.scores`).
+        ``n``, ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``nll`` and ``ece`` of cells on genes that the
+        training side did not have: half of the cells and half of the genes on either side, in turn.
     confidence_
-        ``(m,)`` calibrated probabilities of the held-out cells that were labelled rightly, ascending.
+        ``(m,)`` calibrated probabilities of the held-out cells that were labelled correctly, ascending.
     held_out_codes_, held_out_proba_
         ``(2n,)`` classes and ``(2n, n_classes)`` calibrated probabilities of the held-out cells; not saved.
+    rejection_
+        Thresholds; None where no held-out cell was labelled correctly.
+
+    References
+    ----------
+    .. [1] Y. Chen and J. Zou, GenePT: a simple but effective foundation model for genes and cells built from ChatGPT,
+       bioRxiv 2023.
     """
 
     classes_: Array
@@ -110,12 +132,12 @@ class AcrossGenesHead:
 
     @property
     def views_(self) -> tuple[str, ...]:
-        """What it reads."""
+        """Names of the views that a prediction needs."""
         return ("X",)
 
     @property
     def rejection_(self) -> ConfidenceRejection | None:
-        """Thresholds; None where no held-out cell was labelled rightly."""
+        """Thresholds; None where no held-out cell was labelled correctly."""
         return ConfidenceRejection(self.confidence_, self.keep) if len(self.confidence_) else None
 
     def fit(self, expression: Rows, y: Any, *, vectors: Array, centre: Array) -> Self:
@@ -128,9 +150,9 @@ class AcrossGenesHead:
         y
             ``(n,)`` labels.
         vectors
-            ``(n_genes, d) float32``: of the genes' texts.
+            ``(n_genes, d) float32`` vectors of the genes' texts.
         centre
-            ``(d,)``: mean of all vectors of the gene table.
+            ``(d,)`` mean of all vectors of the gene table.
 
         Raises
         ------
@@ -146,14 +168,14 @@ class AcrossGenesHead:
         return self
 
     def predict_proba(self, expression: Rows, *, vectors: Array) -> Array:
-        """Probabilities ``(n, n_classes) float64`` of new cells, judged together.
+        """Return probabilities ``(n, n_classes) float64`` of new cells, labelled together.
 
         Parameters
         ----------
         expression
             ``(n, n_genes)`` CSR rows, log-normalised, of any genes.
         vectors
-            ``(n_genes, d) float32``: of those genes' texts, by the encoder of the training cells'.
+            ``(n_genes, d) float32`` vectors of those genes' texts, by the same encoder as for the training cells.
 
         Raises
         ------
@@ -166,23 +188,23 @@ class AcrossGenesHead:
         return proba
 
     def iter_proba(self, expression: Rows, *, vectors: Array) -> Iterator[tuple[int, Array]]:
-        """The same in blocks: first row and probabilities. The mixture is fitted before the first."""
+        """Yield first row and probabilities of blocks of cells; takes and raises what :meth:`predict_proba` does."""
         n = expression.shape[0]
         if n < MIN_CELLS:
             msg = (
-                f"{n} cells: --head {KIND} labels cells by the groups they form and needs {MIN_CELLS} or more. Give it "
+                f"{n} cells: head={KIND!r} labels cells by the groups they form and needs {MIN_CELLS} or more. Give it "
                 "the whole data set."
             )
             raise CellsError(msg)
         units = self._units(vectors)
         mixture, components = self._match(self._profiles, expression, units)
         for start, block in iter_raw_blocks(expression):
-            judged = mixture.log_proba(_means(block, units), components.of(block))
-            yield start, np.exp(log_softmax(judged / self.temperature_))
+            log_proba = mixture.log_proba(_means(block, units), components.of(block))
+            yield start, np.exp(log_softmax(log_proba / self.temperature_))
 
     def _units(self, vectors: Array) -> Array:
         if vectors.shape[1] != len(self._centre):
-            msg = f"vectors: {vectors.shape[1]} wide where the head knows {len(self._centre)}."
+            msg = f"vectors: {vectors.shape[1]} wide in place of {len(self._centre)}. Use the same text encoder."
             raise OptionError(msg)
         result: Array = normalize(vectors - self._centre.astype(np.float32))
         return result
@@ -194,7 +216,9 @@ class AcrossGenesHead:
         )
         return ClassProfiles.fit(blocks, n_classes=len(self.classes_), width=units.shape[1])
 
-    def _match(self, profiles: ClassProfiles, expression: Rows, units: Array) -> tuple[Any, ExpressionComponents]:
+    def _match(
+        self, profiles: ClassProfiles, expression: Rows, units: Array
+    ) -> tuple[AcrossGenesMixture, ExpressionComponents]:
         n = expression.shape[0]
         rng = np.random.default_rng(self.random_state)
         some = np.sort(rng.choice(n, SAMPLE, replace=False)) if n > SAMPLE else np.arange(n)
@@ -209,7 +233,7 @@ class AcrossGenesHead:
         sample, truth = csr_matrix(fetch(expression, some)), codes[some]
         halves = stratified_folds(truth, n_folds=2, rng=rng)
         if len(halves) < 2 or min(map(len, halves)) < MIN_CELLS:
-            msg = f"{len(codes)} labelled cells: --head {KIND} needs {2 * MIN_CELLS} or more, two of each label."
+            msg = f"{len(codes)} labelled cells: head={KIND!r} needs {2 * MIN_CELLS} or more, two of each label."
             raise LabelsError(msg)
         dealt = rng.permutation(sample.shape[1])
         sides = np.sort(dealt[::2]), np.sort(dealt[1::2])
@@ -225,12 +249,12 @@ class AcrossGenesHead:
         log_proba, codes = np.concatenate(found), np.concatenate(true)
         self.temperature_ = fit_temperature(log_proba, codes)
         proba = np.exp(log_softmax(log_proba / self.temperature_))
-        self.held_out_ = scores(proba, codes)
+        self.held_out_ = held_out_scores(codes, proba)
         self.held_out_codes_, self.held_out_proba_ = codes, proba
         self.confidence_ = np.sort(proba.max(axis=1)[proba.argmax(axis=1) == codes])
 
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
-        """The fitted head as named arrays and a JSON object; :meth:`from_arrays` takes them back."""
+        """Return the fitted head as named arrays and a JSON object; :meth:`from_arrays` takes them back."""
         arrays = {name: getattr(self._profiles, name) for name in PROFILES}
         arrays |= {"centre": self._centre, "confidence": self.confidence_}
         state = {
@@ -247,13 +271,7 @@ class AcrossGenesHead:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], state: Mapping[str, JSON]) -> Self:
-        """The fitted head from what :meth:`to_arrays` gave.
-
-        Raises
-        ------
-        DamagedError
-            If the arrays and the state do not fit together.
-        """
+        """Return the fitted head; :class:`DamagedError` where the arrays do not fit together."""
         try:
             head = cls(keep=float(state["keep"]), random_state=int(state["random_state"]))
             head.classes_ = np.array([str(label) for label in state["classes"]])
@@ -277,6 +295,149 @@ class AcrossGenesHead:
 
 
 def _means(expression: csr_matrix, units: Array) -> Array:
-    """GenePT-w of gene vectors of length one: ``(n, d) float32`` rows of length one, or zero."""
+    """Return cells' GenePT-w, ``(n, d) float32`` rows of length one (or zero), from gene vectors of length one."""
     result: Array = normalize(expression @ units)
+    return result
+
+
+@dataclass(frozen=True)
+class ClassProfiles:
+    """Means of the classes in the space of gene texts, and one covariance within all of them.
+
+    ``means`` ``(n_classes, d) float64`` are centred on the mean of all training cells. The covariance is ``floor`` in
+    all directions, and ``strengths`` ``(q,)`` more along the orthonormal ``axes`` ``(q, d)``. ``power`` is the mean
+    squared length of a centred training cell.
+    """
+
+    means: Array
+    axes: Array
+    strengths: Array
+    floor: float
+    power: float
+
+    @classmethod
+    def fit(cls, blocks: Iterable[tuple[Array, Array]], *, n_classes: int, width: int) -> Self:
+        """Learn in one pass from weighted means ``(b, width) float32`` and class numbers ``(b,)`` of all classes."""
+        sums, products, counts = np.zeros((n_classes, width)), np.zeros((width, width)), np.zeros(n_classes)
+        for rows, codes in blocks:
+            wide = rows.astype(np.float64)
+            np.add.at(sums, codes, wide)
+            products += wide.T @ wide
+            counts += np.bincount(codes, minlength=n_classes)
+        n = counts.sum()
+        means = sums / counts[:, None]
+        within = (products - (means * counts[:, None]).T @ means) / n
+        centre = sums.sum(axis=0) / n
+        values, vectors = np.linalg.eigh(within)
+        top = np.argsort(values)[::-1][: min(MAX_AXES, len(values))]
+        floor = SHRINKAGE * max(float(values.mean()), TINY)
+        return cls(
+            means=means - centre,
+            axes=vectors[:, top].T.copy(),
+            strengths=(1 - SHRINKAGE) * np.maximum(values[top], 0),
+            floor=floor,
+            power=float(np.trace(products) / n - centre @ centre),
+        )
+
+    def whiten(self, rows: Array) -> Array:
+        """Return rows ``(n, d)`` times the inverse covariance."""
+        along = rows @ self.axes.T
+        result: Array = (rows - (along * (self.strengths / (self.floor + self.strengths))) @ self.axes) / self.floor
+        return result
+
+
+@dataclass(frozen=True)
+class ExpressionComponents:
+    """Principal components of the most variable genes, learned from the new cells themselves.
+
+    A cell's components are ``(x[genes] - centre) @ axes.T / scale``; ``axes`` is ``(p, g)``.
+    """
+
+    genes: Array
+    centre: Array
+    axes: Array
+    scale: float
+
+    @classmethod
+    def fit(cls, expression: csr_matrix, *, seed: int) -> Self:
+        """Learn from log-normalised expression ``(n, n_genes)``."""
+        _, variances = mean_variance_axis(expression, axis=0)
+        genes = np.sort(np.argsort(-variances, kind="stable")[:VARIABLE_GENES])
+        dense = np.asarray(expression[:, genes].toarray(), dtype=np.float64)
+        n_components = min(N_COMPONENTS, len(genes), len(dense) - 1)
+        found = PCA(n_components, svd_solver="covariance_eigh", random_state=seed).fit(dense)
+        scale = float(np.sqrt(found.explained_variance_.mean()))
+        return cls(genes, found.mean_, found.components_, max(scale, TINY))
+
+    def of(self, expression: csr_matrix) -> Array:
+        """Return the components ``(n, p) float64`` of cells."""
+        dense = np.asarray(expression[:, self.genes].toarray(), dtype=np.float64)
+        result: Array = (dense - self.centre) @ self.axes.T / self.scale
+        return result
+
+
+@dataclass(frozen=True)
+class AcrossGenesMixture:
+    """A Gaussian mixture of the new cells with one component per class.
+
+    ``profiles`` are those of the training cells. New cells' weighted means enter as ``(rows - centre) * scale``;
+    ``text_means`` ``(n_classes, d)`` and ``component_means`` ``(n_classes, p)`` are the classes' means among them.
+    """
+
+    profiles: ClassProfiles
+    centre: Array
+    scale: float
+    text_means: Array
+    component_means: Array
+    component_precision: Array
+    log_shares: Array
+
+    def log_proba(self, rows: Array, components: Array) -> Array:
+        """Return ``(n, n_classes) float64`` for weighted means ``(n, d)`` and components ``(n, p)`` of cells."""
+        texts = (rows.astype(np.float64) - self.centre) * self.scale
+        density = _log_normal(texts, self.text_means, self.profiles.whiten(self.text_means)) / TEMPER
+        whitened = self.component_means @ self.component_precision
+        density += _log_normal(components, self.component_means, whitened) + self.log_shares
+        result: Array = density - logsumexp(density, axis=1, keepdims=True)
+        return result
+
+
+def fit_mixture(profiles: ClassProfiles, rows: Array, components: Array) -> AcrossGenesMixture:
+    """Find the classes among new cells by expectation-maximisation, starting from the guess of the texts alone.
+
+    ``rows`` ``(n, d) float32`` are the new cells' weighted means, over genes that need not be the training cells', and
+    ``components`` ``(n, p)`` the principal components of their expression.
+    """
+    centre = rows.mean(axis=0, dtype=np.float64)
+    texts = rows.astype(np.float64) - centre
+    length = float(np.square(texts).sum(axis=1).mean())
+    scale = float(np.sqrt(profiles.power / length)) if length > 0 else 1.0
+    texts *= scale
+    n, n_classes = len(rows), len(profiles.means)
+    start = _log_normal(texts, profiles.means, profiles.whiten(profiles.means)) / TEMPER
+    belongs = np.exp(start - logsumexp(start, axis=1, keepdims=True))
+    squares = components.T @ components
+    for _ in range(N_ITERATIONS):
+        counts = belongs.sum(axis=0)
+        component_means = (belongs.T @ components) / np.maximum(counts, 1e-9)[:, None]
+        within = (squares - (component_means * counts[:, None]).T @ component_means) / n
+        spread = max(float(np.trace(within)) / len(within), 1e-9)
+        within = (1 - COMPONENT_SHRINKAGE) * within + COMPONENT_SHRINKAGE * spread * np.eye(len(within))
+        shares = (SHARE_CELLS / n_classes + counts) / (SHARE_CELLS + n)
+        fitted = AcrossGenesMixture(
+            profiles=profiles,
+            centre=centre,
+            scale=scale,
+            text_means=(ANCHOR * profiles.means + belongs.T @ texts) / (ANCHOR + counts)[:, None],
+            component_means=component_means,
+            component_precision=np.linalg.inv(within),
+            log_shares=np.log(shares),
+        )
+        belongs = np.exp(fitted.log_proba(rows, components))
+    return fitted
+
+
+def _log_normal(rows: Array, means: Array, whitened: Array) -> Array:
+    """Return the log-density of rows ``(n, d)`` up to a constant; ``whitened`` is means times the precision."""
+    result: Array = rows @ whitened.T - 0.5 * np.einsum("kd,kd->k", means, whitened)
     return result

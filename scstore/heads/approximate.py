@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 
 from scstore.heads.exact_search import nearest_prepared
 from scstore.heads.rows import BLOCK_BYTES, Array, Rows, RowSubset, iter_blocks, materialise, read
-from scstore.heads.threads import no_spinning
+from scstore.heads.training import no_spinning
 
 __all__ = ["EXACT_BELOW", "FARTHEST", "FEWEST", "WIDTHS", "ApproximateIndex", "MeasuredRecall", "build_index"]
 

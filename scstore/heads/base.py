@@ -1,4 +1,4 @@
-"""What all heads share: scikit-learn's contract over rows that may lie on disk."""
+"""The base of all heads: scikit-learn's contract over rows that may lie on disk."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from scstore.errors import DamagedError, FeatureSpaceError, LabelsError, OptionError
 from scstore.heads.labels import Labels, encode_labels
-from scstore.heads.rows import Array, Rows, block_within, is_lazy, iter_blocks
-from scstore.heads.scaling import Scaling, fit_scaling, identity_scaling
-from scstore.heads.threads import one_blas_thread
+from scstore.heads.rows import Array, Rows, is_lazy, iter_blocks
+from scstore.heads.training import one_blas_thread
 
 __all__ = ["JSON", "RowClassifier", "check_positive", "class_weights", "seeded", "take_array"]
 
@@ -33,13 +32,6 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
     ``X`` may be an array, a sparse matrix, a data frame, or anything that answers ``shape`` and ``[slice | int
     array]``; the last is read in blocks. A row's probabilities do not depend on the rows beside it: they are
     computed in float64.
-
-    Attributes
-    ----------
-    classes_
-        ``(n_classes,)`` labels, sorted.
-    n_features_in_
-        Width of the rows seen in ``fit``.
     """
 
     classes_: Array
@@ -59,29 +51,23 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
 
     @abstractmethod
     def training_note(self) -> str:
-        """How the fitted head was trained, in words: what a user should know of the way taken."""
+        """Return one line that says how the fitted head was trained."""
 
     @abstractmethod
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
-        """The fitted head as named arrays and a JSON object; :meth:`from_arrays` takes them back."""
+        """Return the fitted head as named arrays and a JSON object; :meth:`from_arrays` takes them back."""
 
     @classmethod
     @abstractmethod
     def from_arrays(cls, arrays: Mapping[str, Array], params: Mapping[str, JSON]) -> Self:
-        """The fitted head from what :meth:`to_arrays` gave.
-
-        Raises
-        ------
-        DamagedError
-            If an array is missing or does not have the shape and dtype that the others call for.
-        """
+        """Return the fitted head; :class:`DamagedError` where the arrays do not fit together."""
 
     @abstractmethod
     def _log_proba(self, block: Array) -> Array:
-        """``(b, d) float32`` rows to ``(b, n_classes) float64`` log-probabilities."""
+        """Return log-probabilities ``(b, n_classes) float64`` of rows ``(b, d) float32``."""
 
     def predict_log_proba(self, X: Any) -> Array:
-        """Log-probabilities ``(n, n_classes) float64`` of rows ``(n, d)``, computed block by block."""
+        """Return log-probabilities ``(n, n_classes) float64`` of rows ``(n, d)``, computed block by block."""
         check_is_fitted(self)
         rows = self._rows(X, reset=False)
         result = np.empty((rows.shape[0], len(self.classes_)))
@@ -91,18 +77,18 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
         return result
 
     def predict_proba(self, X: Any) -> Array:
-        """Probabilities ``(n, n_classes) float64`` of rows ``(n, d)``; each row sums to 1."""
+        """Return probabilities ``(n, n_classes) float64`` of rows ``(n, d)``; each row sums to 1."""
         result: Array = np.exp(self.predict_log_proba(X))
         return result
 
     def predict(self, X: Any) -> Array:
-        """The most probable label of each row, ``(n,)``; of equal ones the first in ``classes_``."""
+        """Return the most probable label of each row, ``(n,)``; of equal ones the first in ``classes_``."""
         best = self.predict_log_proba(X).argmax(axis=1)
         result: Array = self.classes_[best]
         return result
 
     def _begin(self, X: Any, y: Any) -> tuple[Rows, Labels]:
-        """Check the training data; learns ``classes_`` and ``n_features_in_``."""
+        """Check the training data, and set ``classes_`` and ``n_features_in_``."""
         rows = self._rows(X, reset=True)
         labels = encode_labels(y, rows.shape[0])
         self.classes_ = labels.classes
@@ -123,7 +109,7 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
         rows: Rows = X
         n, width = rows.shape
         if reset and (n == 0 or width == 0):
-            msg = f"X: {n} sample(s) of {width} feature(s), nothing to learn from."
+            msg = f"X: {n} sample(s) of {width} feature(s). Give rows to learn from."
             raise LabelsError(msg)
         if reset:
             self.n_features_in_ = width
@@ -137,7 +123,7 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
         return rows
 
     def _state(self) -> dict[str, JSON]:
-        """The JSON half of :meth:`to_arrays`."""
+        """Return the JSON half of :meth:`to_arrays`."""
         check_is_fitted(self)
         params = self.get_params(deep=False)
         for name, value in params.items():
@@ -152,7 +138,7 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
 
     @classmethod
     def _restore(cls, params: Mapping[str, JSON]) -> Self:
-        """A head with its constructor parameters, classes and width, still without its arrays."""
+        """Return a head with its constructor parameters, classes and width, still without its arrays."""
         given, classes, width = params.get("params"), params.get("classes"), params.get("n_features_in")
         if not (isinstance(given, Mapping) and isinstance(classes, list) and isinstance(width, int) and width > 0):
             msg = f"{cls.__name__}: its params, classes or n_features_in are missing or malformed; the head is damaged."
@@ -170,19 +156,9 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
 
 
 def take_array(arrays: Mapping[str, Array], name: str, *, shape: tuple[int, ...], kind: str = "f") -> Array:
-    """One array of a saved head, checked.
+    """Return an array of a saved head; :class:`DamagedError` where it is missing or has another shape or kind of dtype.
 
-    Parameters
-    ----------
-    shape
-        What it must have; -1 stands for any length.
-    kind
-        NumPy's letter for what it must hold: "f" floats, "i" integers.
-
-    Raises
-    ------
-    DamagedError
-        If it is missing, or has another shape or kind of dtype.
+    In ``shape`` -1 stands for any length; ``kind`` is NumPy's letter, "f" for floats and "i" for integers.
     """
     array = arrays.get(name)
     if array is None:
@@ -191,36 +167,25 @@ def take_array(arrays: Mapping[str, Array], name: str, *, shape: tuple[int, ...]
     same = len(shape) == array.ndim and all(want in (-1, have) for want, have in zip(shape, array.shape, strict=True))
     if not same or array.dtype.kind != kind:
         wanted = "×".join("any" if want == -1 else str(want) for want in shape)
-        msg = f"{name}: {array.dtype} of shape {array.shape} where {wanted} ({kind}) belongs. The head is damaged."
+        msg = f"{name}: {array.dtype} of shape {array.shape} in place of {wanted} ({kind}). The head is damaged."
         raise DamagedError(msg)
     return array
 
 
 def seeded(random_state: Any) -> np.random.Generator:
-    """A generator from scikit-learn's kinds of ``random_state``."""
+    """Return a generator from scikit-learn's kinds of ``random_state``."""
     return np.random.default_rng(int(check_random_state(random_state).randint(2**31 - 1)))
 
 
 def class_weights(class_weight: Any, labels: Labels) -> Array:
-    """Weight of each training row, ``(n,) float64``, from ``None``, ``"balanced"`` or a mapping of label to weight."""
+    """Return each row's weight ``(n,) float64`` from ``None``, ``"balanced"`` or a mapping of label to weight."""
     by_class = compute_class_weight(class_weight, classes=labels.classes, y=labels.classes[labels.codes])
     result: Array = np.asarray(by_class, dtype=np.float64)[labels.codes]
     return result
 
 
-def choose_scaling(rows: Rows, *, standardize: bool, memory_limit: int) -> Scaling:
-    """Scaling fitted on the rows, or the identity for rows that were scaled before."""
-    return fit_scaling(rows, block_bytes=block_within(memory_limit)) if standardize else identity_scaling(rows)
-
-
 def check_positive(**options: float) -> None:
-    """Refuse options that are not positive, finite numbers.
-
-    Raises
-    ------
-    OptionError
-        Naming the first one.
-    """
+    """Refuse options that are not positive, finite numbers."""
     for name, value in options.items():
         if isinstance(value, bool) or not np.isreal(value) or not 0 < value < np.inf:
             msg = f"{name}={value!r}: must be a positive number."

@@ -1,40 +1,31 @@
-"""Temperature scaling: a confidence of 0.8 that is right in eight cases out of ten."""
+"""Temperature scaling, and the fusion of several members' probabilities into one calibrated probability per class."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from scstore.heads.rows import Array
+from scstore.heads.training import log_softmax
 
-__all__ = ["expected_calibration_error", "fit_temperature", "negative_log_likelihood", "reliability"]
+__all__ = ["Fusion", "fit_fusion", "fit_temperature"]
 
 HOTTEST = 50.0
 """Temperatures are sought from 1/50 to 50."""
 
 
-def fit_temperature(logits: Array, y_index: Array) -> float:
-    r"""The temperature T that makes ``softmax(logits / T)`` most likely (Guo et al., 2017).
+def fit_temperature(logits: Array, truth: Array) -> float:
+    r"""Return the temperature T that makes ``softmax(logits / T)`` most likely (Guo et al., 2017); 1 without cells.
 
     Minimises :math:`\sum_i \mathrm{NLL}_i(T) + \tfrac12 \log^2 T`. The last term is a normal prior on log T that
     weighs as little as one cell: it only matters where the cells are few and all predicted right, and any small T
-    would do.
-
-    Parameters
-    ----------
-    logits
-        ``(n, c)`` logits or log-probabilities of cells that the head was not trained on.
-    y_index
-        ``(n,)`` columns of their true classes.
-
-    Returns
-    -------
-    T, 1 without cells. The most probable class is the same at any T.
+    would do. ``logits`` ``(n, c)`` are of cells that the head was not trained on, ``truth`` ``(n,)`` their classes.
     """
-    margins = logits - logits[np.arange(len(y_index)), y_index][:, None]
+    margins = logits - logits[np.arange(len(truth)), truth][:, None]
 
     def objective(log_temperature: float) -> float:
         likelihood = logsumexp(margins * np.exp(-log_temperature), axis=1).sum()
@@ -42,57 +33,47 @@ def fit_temperature(logits: Array, y_index: Array) -> float:
 
     edge = np.log(HOTTEST)
     found = minimize_scalar(objective, bounds=(-edge, edge), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x)) if len(y_index) else 1.0
+    return float(np.exp(found.x)) if len(truth) else 1.0
 
 
-def negative_log_likelihood(proba: Array, y_index: Array) -> float:
-    """Mean of ``-log(probability of the true class)``; ``proba`` is ``(n, c)``, ``y_index`` ``(n,)``."""
-    picked = proba[np.arange(len(y_index)), y_index]
-    return float(-np.log(np.maximum(picked, np.finfo(np.float64).tiny)).mean())
+@dataclass(frozen=True, eq=False)
+class Fusion:
+    """How the log-probabilities of members become one calibrated probability per class.
 
+    Each member's are divided by its temperature; their mean is adjusted for the classes' shares and divided by one
+    more temperature. A member is calibrated before the adjustment: an overconfident one would drown it.
 
-def expected_calibration_error(proba: Array, y_index: Array, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over equally wide bins of confidence, weighted by their cells.
-
-    Naeini et al., 2015, in the form of Guo et al., 2017.
-
-    Parameters
+    Attributes
     ----------
-    proba
-        ``(n, c)`` probabilities, n ≥ 1.
-    y_index
-        ``(n,)`` columns of the true classes.
-    bins
-        How many.
+    shares
+        ``(n_classes,) float64``: share of each class among the training cells.
+    prior_adjustment
+        Logit adjustment (Menon et al. 2021, arXiv 2007.07314): 0 keeps training frequencies, 1 assumes equal ones.
+    temperatures
+        One per member.
+    temperature
+        For the fused log-probabilities.
     """
-    gaps = [part["n"] * abs(part["confidence"] - part["accuracy"]) for part in reliability(proba, y_index, bins=bins)]
-    return float(sum(gaps) / len(y_index))
+
+    shares: Array
+    prior_adjustment: float
+    temperatures: tuple[float, ...]
+    temperature: float
+
+    def proba(self, log_probas: Sequence[Array]) -> Array:
+        """Return probabilities ``(n, n_classes) float64`` from each member's log-probabilities of the same n cells."""
+        calibrated = [log_softmax(p / t) for p, t in zip(log_probas, self.temperatures, strict=True)]
+        fused = sum(calibrated[1:], calibrated[0]) / len(calibrated) - self.prior_adjustment * np.log(self.shares)
+        proba: Array = np.exp(log_softmax(fused / self.temperature))
+        return proba
 
 
-def reliability(proba: Array, y_index: Array, *, bins: int = 15) -> list[dict[str, Any]]:
-    """A reliability diagram as numbers: confidence against accuracy in equally wide bins of confidence.
+def fit_fusion(held_out: Sequence[Array], truth: Array, *, shares: Array, prior_adjustment: float) -> Fusion:
+    """Fit the temperatures on ``(m, n_classes)`` log-probabilities of cells that the members were not trained on.
 
-    Parameters
-    ----------
-    proba
-        ``(n, c)`` probabilities.
-    y_index
-        ``(n,)`` columns of the true classes.
-    bins
-        How many; those without cells are left out.
-
-    Returns
-    -------
-    For each bin ``n`` cells, their mean ``confidence`` and their ``accuracy``.
+    Without cells every temperature is 1.
     """
-    confidence = proba.max(axis=1)
-    right = proba.argmax(axis=1) == y_index if len(proba) else np.zeros(0, dtype=bool)
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    return [
-        {
-            "n": int((place == one).sum()),
-            "confidence": float(confidence[place == one].mean()),
-            "accuracy": float(right[place == one].mean()),
-        }
-        for one in np.unique(place).tolist()
-    ]
+    temperatures = tuple(fit_temperature(p, truth) for p in held_out)
+    uncalibrated = Fusion(shares, prior_adjustment, temperatures, 1.0)
+    temperature = fit_temperature(np.log(uncalibrated.proba(held_out)), truth)
+    return Fusion(shares, prior_adjustment, temperatures, temperature)

@@ -11,10 +11,10 @@ from sklearn.utils.extmath import randomized_svd
 
 from scstore.errors import DamagedError
 from scstore.heads.base import take_array
-from scstore.heads.member import EXPRESSION, Branch, join_parts
+from scstore.heads.member import EXPRESSION, Member, concat_views
+from scstore.heads.preprocessing import usable_scale
 from scstore.heads.rows import Array, Rows, iter_blocks, read, widest
-from scstore.heads.scaling import usable_scale
-from scstore.heads.threads import one_blas_thread
+from scstore.heads.training import one_blas_thread
 
 __all__ = ["Distances", "fit_distances"]
 
@@ -71,25 +71,25 @@ class Distances:
         """Whether distances of all classes mean the same: the spread inside classes was divided out."""
         return self.views != (EXPRESSION,)
 
-    def measure(self, branches: Sequence[Branch], views: Mapping[str, Rows], codes: Array, *, selected: bool) -> Array:
+    def measure(self, members: Sequence[Member], views: Mapping[str, Rows], codes: Array, *, selected: bool) -> Array:
         """Two distances of each cell from one class each.
 
         Parameters
         ----------
-        branches
+        members
             Of the head.
         views
             Rows by name, n each.
         codes
             ``(n,)`` class to measure from.
         selected
-            As for :meth:`Branch.parts`.
+            As for :meth:`Member.rows`.
 
         Returns
         -------
         ``(n, 2) float64``: mean distance to the 5 nearest reference cells of the class, and distance to their mean.
         """
-        rows = join_parts(branches, views, self.views, selected=selected)
+        rows = concat_views(members, views, self.views, selected=selected)
         found = np.empty((len(codes), 2))
         ends = np.cumsum(self.counts)
         with one_blas_thread():
@@ -119,13 +119,13 @@ class Distances:
 
 
 def fit_distances(
-    branches: Sequence[Branch], views: Mapping[str, Rows], codes: Array, *, rng: np.random.Generator
+    members: Sequence[Member], views: Mapping[str, Rows], codes: Array, *, rng: np.random.Generator
 ) -> Distances:
-    """Choose reference cells from the training cells of fitted branches, and the space from the reference cells.
+    """Choose reference cells from the training cells of fitted members, and the space from the reference cells.
 
     Parameters
     ----------
-    branches
+    members
         Fitted on these rows.
     views
         Rows by name, n each, with all genes.
@@ -134,9 +134,9 @@ def fit_distances(
     rng
         Draws the cells, and the start of the search for the components.
     """
-    every = sorted({name for branch in branches for name in branch.views})
+    every = sorted(member.view for member in members)
     names = [EXPRESSION] if EXPRESSION in every else every
-    rows = join_parts(branches, views, names, selected=False)
+    rows = concat_views(members, views, names, selected=False)
     n_classes = int(codes.max()) + 1
     room = min(REFERENCE_CELLS, SAMPLE_BYTES // (4 * widest(rows)))
     each = max(NEAREST, room // n_classes)
@@ -179,7 +179,7 @@ def _discriminant(values: Array, counts: Array, *, seed: int) -> Array:
 def _from_cells(placed: Array, cells: Array) -> Array:
     """Mean distance ``(n,)`` to the nearest of some cells and distance to their mean, as two columns."""
     squares = np.einsum("ij,ij->i", placed, placed)[:, None] + np.einsum("ij,ij->i", cells, cells)
-    apart = np.sqrt(np.maximum(squares - 2 * placed @ cells.T, 0))
+    distances = np.sqrt(np.maximum(squares - 2 * placed @ cells.T, 0))
     k = min(NEAREST, len(cells))
-    nearest = np.partition(apart, k - 1, axis=1)[:, :k].mean(axis=1)
+    nearest = np.partition(distances, k - 1, axis=1)[:, :k].mean(axis=1)
     return np.column_stack([nearest, np.linalg.norm(placed - cells.mean(axis=0), axis=1)])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore.heads.rows import BLOCK_BYTES, Array, MappedRows, Rows, iter_blocks, to_dense
-from scstore.heads.threads import in_threads
+from scstore.heads.training import in_threads
 
 __all__ = ["centre_of", "cosine_distances_to", "nearest", "nearest_prepared", "unit_rows", "unit_view"]
 

@@ -1,63 +1,77 @@
-"""The trained thing a user gets: one head or several, fused and calibrated."""
+"""The head that a user gets: one head per view, fused and calibrated."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
-from scstore.errors import DamagedError, FeatureSpaceError, OptionError
+from scstore.errors import CellsError, DamagedError, FeatureSpaceError, GenesError, OptionError
+from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.base import JSON, RowClassifier, check_positive
-from scstore.heads.calibrated_fusion import Fusion, fit_fusion
-from scstore.heads.check_views import as_rows, check_gene_names, count_cells
-from scstore.heads.defaults import PRIOR_ADJUSTMENT
+from scstore.heads.calibration import Fusion, fit_fusion
 from scstore.heads.distances import fit_distances
-from scstore.heads.expression import ExpressionReducer
-from scstore.heads.held_out import choose_held_out, out_of_fold, scores
 from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
-from scstore.heads.labels import encode_labels
+from scstore.heads.labels import encode_labels, stratified_folds, stratified_part
 from scstore.heads.linear import LinearHead
-from scstore.heads.member import EXPRESSION, Branch, below, fit_branch
+from scstore.heads.member import EXPRESSION, Member, arrays_under
 from scstore.heads.mlp import MLPHead
+from scstore.heads.preprocessing import ExpressionReducer
 from scstore.heads.rejection import Rejection, fit_rejection
-from scstore.heads.rows import Array, Rows, RowSubset, read
+from scstore.heads.rows import Array, Rows, RowSubset, as_rows, read
+from scstore.heads.scores import held_out_scores
+from scstore.options import did_you_mean
 
 __all__ = ["HEADS", "FusedHead"]
 
 HEADS: dict[str, type[RowClassifier]] = {"knn": KNNHead, "linear": LinearHead, "mlp": MLPHead}
-FUSIONS = ("early", "late")
-OPTIONS = ("kind", "fuse", "params", "n_folds", "n_genes", "n_components", "prior_adjustment", "random_state")
-"""Of a head's constructor, and of the file it is saved in."""
+
+OPTIONS = ("kind", "params", "n_folds", "n_genes", "n_components", "prior_adjustment", "random_state")
+"""Parameters of the constructor, all of them saved."""
+
+MANY_ROWS = 50_000
+"""Cells above which one held-out part does in place of folds: it saves fitting each head once per fold."""
+
+PART_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Out-of-fold predictions of m cells.
+
+    ``codes`` ``(m,)`` are their true classes, ``log_probas`` ``(m, n_classes)`` each member's before any temperature,
+    ``distances`` ``(m, 2)`` those from the training cells of their true class; ``(m, 0)`` where nobody asks.
+    """
+
+    codes: Array
+    log_probas: tuple[Array, ...]
+    distances: Array
 
 
 class FusedHead:
     """A classifier over one or several views of the same cells.
 
-    Late fusion: a head per view, whose log-probabilities a :class:`~scstore.heads.calibrated_fusion.Fusion` averages
-    and calibrates on out-of-fold predictions. A view's head is the same with and without the others.
-    Early fusion: the views are standardised, each divided by the root of its width, and joined for a single head. The
-    view named ``X`` is expression; it goes through an :class:`~scstore.heads.expression.ExpressionReducer` first. All
-    of it is fitted inside each fold as well, so that the temperatures and ``held_out_`` come from cells that nothing
-    was learned from.
+    Each view has a head of its own, whose log-probabilities are averaged and calibrated on out-of-fold predictions
+    [1]_, [2]_. A view's head is the same with and without the others. The view named ``X`` is expression; the genes
+    that tell the classes apart are chosen and reduced by PCA first. All of it is fitted inside each fold as well, so
+    that the temperatures and ``held_out_`` come from cells from which nothing was learned.
 
     Parameters
     ----------
     kind
         ``"linear"``, ``"mlp"`` or ``"knn"``.
-    fuse
-        ``"late"`` or ``"early"``.
     params
         Parameters of the heads, by the names of their constructors.
     n_folds
         Folds of the out-of-fold predictions, at least 2. Above 50,000 cells one part of 10,000 is held out instead.
     n_genes, n_components
-        Of the reducer of ``X``.
+        Genes selected from ``X``, and their principal components.
     prior_adjustment
-        How much of the classes' shares among the training cells is taken back, 0 to 1: this times their logarithm is
-        subtracted from the log-probabilities (logit adjustment, Menon et al. 2021, arXiv 2007.07314). A rare type of
-        the reference need not be rare among new cells; at 0 it is assumed to be.
+        Logit adjustment [2]_, 0 to 1: 0 keeps training frequencies, 1 assumes equal ones. A rare type of the reference
+        need not be rare among new cells.
     random_state
         Seed of the folds and of the heads.
 
@@ -72,7 +86,7 @@ class FusedHead:
     genes_
         Names of the genes that ``X`` must have at prediction, in order; None without ``X``.
     members_
-        Fitted heads by view; early fusion has one, under the names joined with ``+``.
+        Fitted heads by view.
     shares_
         ``(n_classes,) float64``: share of each class among the training cells.
     temperatures_
@@ -81,22 +95,26 @@ class FusedHead:
         Temperature of the fused log-probabilities.
     held_out_
         ``n``, ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``nll`` and ``ece`` of the out-of-fold predictions.
-    held_out_index_, held_out_codes_, held_out_log_probas_, held_out_proba_
-        Rows held out, ``(m,) int64``; columns of their true classes; by member their log-probabilities before any
+    held_out_codes_, held_out_log_probas_, held_out_proba_
+        Of the held-out cells: columns of their true classes ``(m,)``; by view their log-probabilities before any
         temperature, ``(m, n_classes) float64``; and their calibrated probabilities, of the same shape. They exist
-        after :meth:`fit` only, for thresholds and other fusions to be fitted on; a saved head does not keep them.
+        after :meth:`fit` only; a saved head does not keep them.
     rejection_
-        Thresholds and reference cells; None where none were asked for, or no held-out cell was labelled rightly.
+        Thresholds and reference cells; None without ``keep``, or where no held-out cell was labelled correctly.
     hierarchy_
-        Coarser levels of the labels; None where the caller sets none.
+        Coarser levels of the labels; None unless the caller sets some.
     record_
-        What the caller wrote down about the training data; empty after :meth:`fit`, from the file after loading.
+        The caller's notes on the training data; empty after :meth:`fit`, from the file after loading.
+
+    References
+    ----------
+    .. [1] C. Guo, G. Pleiss, Y. Sun and K. Weinberger, On calibration of modern neural networks, ICML 2017.
+    .. [2] A. Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv 2007.07314.
     """
 
     classes_: Array
     genes_: list[str] | None
     held_out_: dict[str, float | int | None]
-    held_out_index_: Array
     held_out_codes_: Array
     held_out_log_probas_: dict[str, Array]
     held_out_proba_: Array
@@ -104,14 +122,13 @@ class FusedHead:
     hierarchy_: Hierarchy | None
     widths_: dict[str, int]
     record_: dict[str, JSON]
-    _branches: tuple[Branch, ...]
+    _members: tuple[Member, ...]
     _fusion: Fusion
 
     def __init__(
         self,
         kind: str = "linear",
         *,
-        fuse: str = "late",
         params: Mapping[str, Any] | None = None,
         n_folds: int = 5,
         n_genes: int = 200,
@@ -119,14 +136,14 @@ class FusedHead:
         prior_adjustment: float = PRIOR_ADJUSTMENT,
         random_state: int = 0,
     ) -> None:
-        for name, value, allowed in (("kind", kind, sorted(HEADS)), ("fuse", fuse, FUSIONS)):
-            if value not in allowed:
-                msg = f"{name}={value!r}: must be one of {', '.join(allowed)}."
-                raise OptionError(msg)
+        if kind not in HEADS:
+            msg = f"kind={kind!r}: must be one of {', '.join(sorted(HEADS))}.{did_you_mean(str(kind), HEADS)}"
+            raise OptionError(msg)
         given = dict(params or {})
-        known = set(HEADS[kind]().get_params()) - {"random_state", "standardize", "warm_start"}
-        if unknown := sorted(set(given) - known):
-            msg = f"params: a {kind} head has no {', '.join(unknown)}. It has {', '.join(sorted(known))}."
+        known = sorted(set(HEADS[kind]().get_params()) - {"random_state"})
+        if unknown := sorted(set(given) - set(known)):
+            suggestion = did_you_mean(unknown[0], known)
+            msg = f"params: a {kind} head has no {', '.join(unknown)}. It has {', '.join(known)}.{suggestion}"
             raise OptionError(msg)
         if n_folds < 2:
             msg = f"n_folds={n_folds!r}: must be at least 2."
@@ -136,7 +153,6 @@ class FusedHead:
             raise OptionError(msg)
         check_positive(n_genes=n_genes, n_components=n_components)
         self.kind = kind
-        self.fuse = fuse
         self.params = given
         self.n_folds = n_folds
         self.n_genes = n_genes
@@ -147,12 +163,12 @@ class FusedHead:
     @property
     def views_(self) -> tuple[str, ...]:
         """Names of the views that a prediction needs, sorted."""
-        return tuple(sorted(view for branch in self._branches for view in branch.views))
+        return tuple(member.view for member in self._members)
 
     @property
     def members_(self) -> dict[str, RowClassifier]:
         """Fitted heads by view."""
-        return {_name(branch): branch.head for branch in self._branches}
+        return {member.view: member.head for member in self._members}
 
     @property
     def shares_(self) -> Array:
@@ -162,7 +178,7 @@ class FusedHead:
     @property
     def temperatures_(self) -> dict[str, float]:
         """Temperature of each member."""
-        return dict(zip(map(_name, self._branches), self._fusion.temperatures, strict=True))
+        return dict(zip(self.views_, self._fusion.temperatures, strict=True))
 
     @property
     def temperature_(self) -> float:
@@ -188,7 +204,8 @@ class FusedHead:
         gene_names
             Names of the columns of ``X``, distinct.
         keep
-            Learn thresholds that this share of the rightly labelled held-out cells passes; none by default.
+            Fraction of the correctly labelled held-out cells that keep their label; without it no thresholds are
+            fitted.
 
         Raises
         ------
@@ -200,49 +217,36 @@ class FusedHead:
             If there is an ``X`` without distinct names for its columns.
         """
         rows = {name: as_rows(view, name) for name, view in sorted(views.items())}
-        n = count_cells(rows)
-        encoded = encode_labels(y, n)
+        encoded = encode_labels(y, _count_cells(rows))
         texts = np.array([str(label) for label in encoded.classes.tolist()])
         self.classes_, place = np.unique(texts, return_inverse=True)
         codes = place[encoded.codes]
-        # As objects: a fixed-width text array would take the longest name's bytes for every cell.
-        labels = self.classes_.astype(object)[codes]
-        names = check_gene_names(rows, gene_names)
+        names = _check_gene_names(rows, gene_names)
 
-        folds = choose_held_out(codes, n_folds=self.n_folds, rng=np.random.default_rng(self.random_state))
-
-        def measure(branches: Sequence[Branch], outside: Array, inside: Array) -> Array:
-            known, left = ({name: RowSubset(view, part) for name, view in rows.items()} for part in (outside, inside))
-            distances = fit_distances(branches, known, codes[outside], rng=np.random.default_rng(self.random_state))
-            return distances.measure(branches, left, codes[inside], selected=False)
-
-        held_out = out_of_fold(
-            rows, labels, folds=folds, fit=self._fit_branches, measure=None if keep is None else measure
+        held_out = self._hold_out(rows, codes, with_distances=keep is not None)
+        self._members = self._fit_members(rows, codes)
+        shares = np.bincount(codes, minlength=len(self.classes_)) / len(codes)
+        self._fusion = fit_fusion(
+            held_out.log_probas, held_out.codes, shares=shares, prior_adjustment=self.prior_adjustment
         )
-        self._branches = tuple(self._fit_branches(rows, labels))
-        n_classes = len(self.classes_)
-        log_probas = held_out.log_probas or (np.empty((0, n_classes)),) * len(self._branches)
-        truth = codes[held_out.index]
-        shares = np.bincount(codes, minlength=n_classes) / len(codes)
-        self._fusion = fit_fusion(log_probas, truth, shares=shares, prior_adjustment=self.prior_adjustment)
-        self.held_out_index_, self.held_out_codes_ = held_out.index, truth
-        self.held_out_log_probas_ = dict(zip(map(_name, self._branches), log_probas, strict=True))
-        self.held_out_proba_ = self._fusion.proba(log_probas)
-        self.held_out_ = scores(self.held_out_proba_, truth)
+        self.held_out_codes_ = held_out.codes
+        self.held_out_log_probas_ = dict(zip(self.views_, held_out.log_probas, strict=True))
+        self.held_out_proba_ = self._fusion.proba(held_out.log_probas)
+        self.held_out_ = held_out_scores(held_out.codes, self.held_out_proba_)
         self.rejection_ = None
         if keep is not None:
             self.rejection_ = fit_rejection(
-                self._branches,
+                self._members,
                 rows,
                 codes,
                 proba=self.held_out_proba_,
-                truth=truth,
-                measured=held_out.measured,
+                truth=held_out.codes,
+                measured=held_out.distances,
                 keep=keep,
                 rng=np.random.default_rng(self.random_state),
             )
-        reducers = [branch.reducer for branch in self._branches if branch.reducer is not None]
-        self.genes_ = [names[column] for reducer in reducers for column in reducer.selected_] if reducers else None
+        reducer = self._reducer
+        self.genes_ = None if reducer is None else [names[column] for column in reducer.selected_]
         self.widths_ = {name: view.shape[1] for name, view in rows.items()}
         if self.genes_ is not None:
             self.widths_[EXPRESSION] = len(self.genes_)
@@ -250,18 +254,55 @@ class FusedHead:
         self.record_ = {}
         return self
 
-    def _fit_branches(self, views: Mapping[str, Rows], y: Array) -> list[Branch]:
-        def make_head(**options: Any) -> RowClassifier:
-            return HEADS[self.kind](**{**self.params, **options, "random_state": self.random_state})
+    @property
+    def _reducer(self) -> ExpressionReducer | None:
+        return next((member.reducer for member in self._members if member.reducer is not None), None)
 
-        def make_reducer() -> ExpressionReducer:
-            return ExpressionReducer(self.n_genes, n_components=self.n_components)
+    def _fit_members(self, views: Mapping[str, Rows], codes: Array) -> tuple[Member, ...]:
+        # As objects: a fixed-width text array would take the longest name's bytes for every cell.
+        labels = self.classes_.astype(object)[codes]
+        return tuple(
+            Member.fit(
+                view,
+                rows,
+                labels,
+                head=HEADS[self.kind](**self.params, random_state=self.random_state),
+                reducer=ExpressionReducer(self.n_genes, n_components=self.n_components),
+            )
+            for view, rows in views.items()
+        )
 
-        groups = [list(views)] if self.fuse == "early" else [[name] for name in views]
-        return [fit_branch(views, y, names=group, make_head=make_head, make_reducer=make_reducer) for group in groups]
+    def _hold_out(self, rows: Mapping[str, Rows], codes: Array, *, with_distances: bool) -> _HeldOut:
+        """Fit on the rows outside each fold, everything included, and predict the rows inside."""
+        rng = np.random.default_rng(self.random_state)
+        if len(codes) > MANY_ROWS:
+            part = stratified_part(codes, size=PART_ROWS, rng=rng)
+            folds = [part] if len(part) else []
+        else:
+            folds = stratified_folds(codes, n_folds=self.n_folds, rng=rng)
+        log_probas: list[tuple[Array, ...]] = []
+        distances: list[Array] = []
+        for inside in folds:
+            outside = np.setdiff1d(np.arange(len(codes)), inside)
+            known, left = ({name: RowSubset(view, part) for name, view in rows.items()} for part in (outside, inside))
+            members = self._fit_members(known, codes[outside])
+            log_probas.append(tuple(member.log_proba(left, selected=False) for member in members))
+            if with_distances:
+                rng = np.random.default_rng(self.random_state)
+                fitted = fit_distances(members, known, codes[outside], rng=rng)
+                distances.append(fitted.measure(members, left, codes[inside], selected=False))
+        if not folds:
+            none = np.empty((0, len(self.classes_)))
+            return _HeldOut(np.zeros(0, dtype=np.int64), (none,) * len(rows), np.empty((0, 2)))
+        truth = codes[np.concatenate(folds)]
+        return _HeldOut(
+            truth,
+            tuple(np.concatenate(parts) for parts in zip(*log_probas, strict=True)),
+            np.concatenate(distances) if distances else np.empty((len(truth), 0)),
+        )
 
     def predict_proba(self, views: Mapping[str, Rows]) -> Array:
-        """Calibrated probabilities ``(n, n_classes) float64``; each row sums to 1.
+        """Return calibrated probabilities ``(n, n_classes) float64``; each row sums to 1.
 
         Parameters
         ----------
@@ -275,55 +316,48 @@ class FusedHead:
         CellsError
             If views differ in their rows, or a value is not finite.
         """
-        parts = [proba for _, proba in self.iter_proba(views)]
+        parts = [self._fusion.proba(log_probas) for _, log_probas in self.iter_log_probas(views)]
         return np.concatenate([np.empty((0, len(self.classes_))), *parts])
 
-    def iter_proba(self, views: Mapping[str, Rows], *, block_rows: int = 4096) -> Iterator[tuple[int, Array]]:
-        """Yield ``(first row, calibrated probabilities (b, n_classes))`` for blocks of at most ``block_rows`` cells.
+    def predict(self, views: Mapping[str, Rows]) -> Array:
+        """Return the most probable label of each cell, ``(n,)`` text; views as for :meth:`predict_proba`."""
+        labels: Array = self.classes_[self._choose(self.predict_proba(views))]
+        return labels
 
-        Takes and raises what :meth:`predict_proba` does; holds one block of each view at a time.
+    def iter_predictions(
+        self, views: Mapping[str, Rows], *, block_rows: int = 4096
+    ) -> Iterator[tuple[int, Array, Array | None]]:
+        """Yield first row, probabilities and novelty of blocks of at most ``block_rows`` cells.
+
+        Probabilities ``(b, n_classes)`` and errors are those of :meth:`predict_proba`. Novelty ``(b,)`` is that of each
+        cell with the label it gets; None for a head without ``rejection_``. One block of each view is held at a time.
         """
-        for start, log_probas in self.iter_log_probas(views, block_rows=block_rows):
-            yield start, self._fusion.proba(log_probas)
+        for start, block in self._iter_blocks(views, block_rows):
+            proba = self._fusion.proba([member.log_proba(block, selected=True) for member in self._members])
+            novelty = None
+            if self.rejection_ is not None:
+                novelty = self.rejection_.novelty_of(self._members, block, self._choose(proba))
+            yield start, proba, novelty
 
     def iter_log_probas(
         self, views: Mapping[str, Rows], *, block_rows: int = 4096
     ) -> Iterator[tuple[int, tuple[Array, ...]]]:
-        """Yield ``(first row, log-probabilities (b, n_classes) of each member before any temperature)``.
+        """Yield first row, and each member's log-probabilities ``(b, n_classes)`` before any temperature.
 
-        In blocks as :meth:`iter_proba`, which takes and raises the same; members in the order of ``members_``.
+        Blocks and errors are as for :meth:`iter_predictions`; members in the order of ``members_``.
         """
         for start, block in self._iter_blocks(views, block_rows):
-            yield start, tuple(branch.log_proba(block, selected=True) for branch in self._branches)
-
-    def iter_judged(
-        self, views: Mapping[str, Rows], *, block_rows: int = 4096
-    ) -> Iterator[tuple[int, Array, Array | None]]:
-        """Yield what :meth:`iter_proba` does, and the novelty ``(b,)`` of each cell with the label it gets.
-
-        Novelty is None for a head without ``rejection_``.
-        """
-        for start, block in self._iter_blocks(views, block_rows):
-            proba = self._fusion.proba([branch.log_proba(block, selected=True) for branch in self._branches])
-            novelty = None
-            if self.rejection_ is not None:
-                novelty = self.rejection_.novelty_of(self._branches, block, self.choose(proba))
-            yield start, proba, novelty
+            yield start, tuple(member.log_proba(block, selected=True) for member in self._members)
 
     def _iter_blocks(self, views: Mapping[str, Rows], block_rows: int) -> Iterator[tuple[int, dict[str, Array]]]:
         check_positive(block_rows=block_rows)
         rows = self._check_views(views)
-        n = count_cells(rows)
+        n = _count_cells(rows)
         for start in range(0, n, block_rows):
             yield start, {name: read(view, slice(start, min(n, start + block_rows))) for name, view in rows.items()}
 
-    def predict(self, views: Mapping[str, Rows]) -> Array:
-        """The most probable label of each cell, ``(n,)`` text."""
-        labels: Array = self.classes_[self.choose(self.predict_proba(views))]
-        return labels
-
-    def choose(self, proba: Array) -> Array:
-        """The class of each cell ``(n,)``: the most probable one, inside the coarser labels where there are levels."""
+    def _choose(self, proba: Array) -> Array:
+        """Return the class of each cell ``(n,)``: the most probable one, inside the coarser labels if there are any."""
         chosen: Array = proba.argmax(axis=1) if self.hierarchy_ is None else self.hierarchy_.choose(proba)
         return chosen
 
@@ -335,16 +369,16 @@ class FusedHead:
         for name, view in rows.items():
             if view.shape[1] != self.widths_[name]:
                 what = "the genes of genes_, in that order" if name == EXPRESSION else "the view it was trained on"
-                msg = f"View {name}: {view.shape[1]:,} columns where {self.widths_[name]:,} belong. Give it {what}."
+                msg = f"View {name}: {view.shape[1]:,} columns in place of {self.widths_[name]:,}. Give it {what}."
                 raise FeatureSpaceError(msg)
         return rows
 
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
-        """The fitted head as named arrays and a JSON object; :meth:`from_arrays` takes them back."""
+        """Return the fitted head as named arrays and a JSON object; :meth:`from_arrays` takes them back."""
         arrays: dict[str, Array] = {}
         members = []
-        for place, branch in enumerate(self._branches):
-            named, state = branch.to_arrays()
+        for place, member in enumerate(self._members):
+            named, state = member.to_arrays()
             arrays |= {f"{place}.{name}": array for name, array in named.items()}
             members.append({**state, "temperature": self._fusion.temperatures[place]})
         state = {
@@ -368,21 +402,14 @@ class FusedHead:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], state: Mapping[str, JSON]) -> Self:
-        """The fitted head from what :meth:`to_arrays` gave.
-
-        Raises
-        ------
-        DamagedError
-            If the arrays and the state do not fit together.
-        """
+        """Return the fitted head; :class:`DamagedError` where the arrays do not fit together."""
         try:
             head = cls(**{name: state[name] for name in OPTIONS})
             members = [dict(member) for member in state["members"]]
-            branches = [
-                Branch.from_arrays(below(arrays, f"{i}."), member, head_class=HEADS[head.kind])
+            head._members = tuple(
+                Member.from_arrays(arrays_under(arrays, f"{i}."), member, head_class=HEADS[head.kind])
                 for i, member in enumerate(members)
-            ]
-            head._branches = tuple(branches)
+            )
             head.classes_ = np.array([str(label) for label in state["classes"]])
             head._fusion = Fusion(
                 np.array([float(share) for share in state["shares"]]),
@@ -392,31 +419,33 @@ class FusedHead:
             )
             head.genes_ = None if state["genes"] is None else [str(gene) for gene in state["genes"]]
             head.held_out_ = dict(state["held_out"])
-            head.rejection_ = None
+            head.rejection_ = head.hierarchy_ = None
             if state["rejection"] is not None:
-                head.rejection_ = Rejection.from_arrays(
-                    below(arrays, "rejection."), state["rejection"], n_classes=len(head.classes_)
-                )
-            head.hierarchy_ = None
+                named = arrays_under(arrays, "rejection.")
+                head.rejection_ = Rejection.from_arrays(named, state["rejection"], n_classes=len(head.classes_))
             if (levels := state.get("hierarchy")) is not None:
-                head.hierarchy_ = Hierarchy.from_arrays(below(arrays, "hierarchy."), levels, classes=head.classes_)
+                named = arrays_under(arrays, "hierarchy.")
+                head.hierarchy_ = Hierarchy.from_arrays(named, levels, classes=head.classes_)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             msg = f"The head's description is malformed ({type(error).__name__}: {error}). Restore it or fit it again."
             raise DamagedError(msg) from error
         head._check_whole(arrays)
+        head.record_ = {}
+        head.widths_ = {member.view: member.head.n_features_in_ for member in head._members}
+        if head.genes_ is not None:
+            head.widths_[EXPRESSION] = len(head.genes_)
         return head
 
     def _check_whole(self, arrays: Mapping[str, Array]) -> None:
-        """Refuse a loaded head whose parts contradict each other; learns ``widths_``."""
-        reducer = next((branch.reducer for branch in self._branches if branch.reducer is not None), None)
-        genes = 0 if reducer is None else len(reducer.selected_)
-        temperatures = [*self.temperatures_.values(), self.temperature_]
+        """Refuse a loaded head with parts that contradict each other."""
+        reducer, temperatures = self._reducer, [*self._fusion.temperatures, self.temperature_]
         contradictions = (
-            not self._branches or len(self.temperatures_) < len(self._branches),
-            any(branch.head.classes_.tolist() != self.classes_.tolist() for branch in self._branches),
+            not self._members or list(self.views_) != sorted(set(self.views_)),
+            any(member.head.classes_.tolist() != self.classes_.tolist() for member in self._members),
             not all(0 < temperature < np.inf for temperature in temperatures),
             len(self.shares_) != len(self.classes_) or not all(0 < share <= 1 for share in self.shares_.tolist()),
-            (self.genes_ is None) != (reducer is None) or len(self.genes_ or ()) != genes,
+            (None if self.genes_ is None else len(self.genes_))
+            != (None if reducer is None else len(reducer.selected_)),
             self.to_arrays()[0].keys() != arrays.keys(),
         )
         if any(contradictions):
@@ -424,11 +453,31 @@ class FusedHead:
                 "The head's members, classes, genes or temperatures contradict each other. Restore it or fit it again."
             )
             raise DamagedError(msg)
-        self.record_ = {}
-        self.widths_ = {name: width for branch in self._branches for name, width in branch.widths().items()}
-        if reducer is not None:
-            self.widths_[EXPRESSION] = genes
 
 
-def _name(branch: Branch) -> str:
-    return "+".join(branch.views)
+def _count_cells(rows: Mapping[str, Rows]) -> int:
+    """Return the number of cells; refuse views that differ in it."""
+    lengths = {name: view.shape[0] for name, view in rows.items()}
+    if not lengths:
+        msg = "views: none given. Name at least one view to learn from."
+        raise OptionError(msg)
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{name} {length:,}" for name, length in lengths.items())
+        msg = f"The views differ in their number of cells ({counts}). Give the same cells, in the same order, in each."
+        raise CellsError(msg)
+    return next(iter(lengths.values()))
+
+
+def _check_gene_names(rows: Mapping[str, Rows], gene_names: Sequence[str] | None) -> list[str]:
+    """Return the names of the columns of ``X``, none without it; refuse another number of them, or duplicates."""
+    if EXPRESSION not in rows:
+        return []
+    names = [] if gene_names is None else [str(name) for name in gene_names]
+    width = rows[EXPRESSION].shape[1]
+    if len(names) != width or len(set(names)) != width:
+        msg = (
+            f"gene_names: {len(names):,} names ({len(set(names)):,} distinct) for the {width:,} columns of X. Give one "
+            "distinct name per column, so that later cells can be matched to them."
+        )
+        raise GenesError(msg)
+    return names

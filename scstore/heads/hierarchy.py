@@ -1,4 +1,4 @@
-"""Labels of several levels, coarse to fine: a coarse label is as probable as the fine ones in it together."""
+"""Labels read off probabilities, on one level or several: a coarse label sums the probabilities of its fine ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,47 @@ import numpy as np
 
 from scstore.errors import DamagedError
 from scstore.heads.base import JSON, take_array
-from scstore.heads.rejection import may_fail
+from scstore.heads.rejection import max_rejected
 from scstore.heads.rows import Array
 
-__all__ = ["Hierarchy", "Level"]
+__all__ = ["Hierarchy", "LabelledCells", "Level", "label_cells"]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledCells:
+    """The answer for each cell.
+
+    Attributes
+    ----------
+    label
+        ``(n,)`` label.
+    confidence
+        ``(n,) float64`` its probability.
+    margin
+        ``(n,) float64`` its lead over the best other label; negative where a coarser label overruled that.
+    """
+
+    label: Array
+    confidence: Array
+    margin: Array
+
+
+def label_cells(proba: Array, classes: Array, *, chosen: Array | None = None) -> LabelledCells:
+    """Label cells by their probabilities ``(n, n_classes)``, at least two classes.
+
+    ``chosen`` ``(n,)`` is the class of each cell; by default the most probable, of equal ones the first.
+    """
+    best = argmax_rows(proba) if chosen is None else chosen
+    rows = np.arange(len(proba))
+    others = proba.copy()
+    others[rows, best] = -np.inf
+    first = proba[rows, best]
+    return LabelledCells(np.asarray(classes)[best], first, first - others.max(axis=1, initial=-np.inf))
+
+
+def argmax_rows(proba: Array) -> Array:
+    """Return the place of the largest value of each row, also where there are no rows."""
+    return proba.argmax(axis=1) if len(proba) else np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +60,11 @@ class Level:
     Attributes
     ----------
     column
-        Its name.
+        Name of the label column.
     labels
         ``(n_labels,)`` sorted text.
     parents
-        ``(n_classes,) int64``: the label that each class lies in.
+        ``(n_classes,) int64``: the label that contains each class.
     confidence
         ``(m,) float64``, ascending: probabilities of the held-out cells that got the right label of this level.
     """
@@ -38,28 +75,28 @@ class Level:
     confidence: Array
 
     def sums(self, proba: Array) -> Array:
-        """Probabilities of this level's labels ``(n, n_labels)`` from those of the classes ``(n, n_classes)``."""
+        """Return the labels' probabilities ``(n, n_labels)`` from those of the classes ``(n, n_classes)``."""
         member = np.zeros((len(self.parents), len(self.labels)))
         member[np.arange(len(self.parents)), self.parents] = 1
         result: Array = proba @ member
         return result
 
     def threshold(self, keep: float) -> float:
-        """The confidence that this share of the rightly labelled held-out cells reaches; infinity without any."""
+        """Return the confidence that this fraction of the correctly labelled held-out cells reaches; else infinity."""
         n = len(self.confidence)
-        return float(self.confidence[may_fail(n, keep)]) if n else np.inf
+        return float(self.confidence[max_rejected(n, keep)]) if n else np.inf
 
 
 @dataclass(frozen=True, eq=False)
 class Hierarchy:
-    """The levels above a head's classes. Every label lies in one label of each coarser level.
+    """The levels above a head's classes, coarse to fine. Every label lies in one label of each coarser level.
 
     Attributes
     ----------
     column
-        Name of the classes' own level, the finest.
+        Name of the finest label column, that of the classes.
     levels
-        Those above, coarse to fine; at least one.
+        At least one.
     """
 
     column: str
@@ -69,14 +106,14 @@ class Hierarchy:
     def fit(
         cls, column: str, parents: Mapping[str, Mapping[str, str]], *, classes: Array, proba: Array, truth: Array
     ) -> Self:
-        """The hierarchy of a trained head.
+        """Make the hierarchy of a trained head.
 
         Parameters
         ----------
         column
-            Of the classes.
+            Name of the finest label column.
         parents
-            For each coarser column, coarse to fine, the label that each class lies in.
+            For each coarser column, coarse to fine, the label that contains each class.
         classes
             ``(n_classes,)`` labels.
         proba, truth
@@ -85,33 +122,33 @@ class Hierarchy:
         levels = []
         for name, of_class in parents.items():
             labels, codes = np.unique([of_class[str(label)] for label in classes], return_inverse=True)
-            bare = Level(name, labels, codes.astype(np.int64), np.empty(0))
-            sums = bare.sums(proba)
-            right = sums.argmax(axis=1) == bare.parents[truth] if len(truth) else np.zeros(0, dtype=bool)
-            levels.append(Level(name, labels, bare.parents, np.sort(sums[right].max(axis=1, initial=0))))
+            level = Level(name, labels, codes.astype(np.int64), np.empty(0))
+            sums = level.sums(proba)
+            right = argmax_rows(sums) == level.parents[truth]
+            levels.append(Level(name, labels, level.parents, np.sort(sums[right].max(axis=1, initial=0))))
         return cls(column, tuple(levels))
 
     def choose(self, proba: Array) -> Array:
-        """The class of each cell, ``(n,) int64``: inside the best label of the coarsest level, of the next, and so on.
+        """Return the class of each cell, ``(n,) int64``: inside the best label of the coarsest level, then of the next.
 
         It is nearly always the most probable class. Where several classes of one coarse label share what a single
         class of another has, the coarse label is the safer answer, and the class follows it.
         """
         left = np.array(proba, dtype=np.float64)
         for level in self.levels:
-            best = level.sums(left).argmax(axis=1) if len(left) else np.zeros(0, dtype=np.int64)
+            best = argmax_rows(level.sums(left))
             left[level.parents[None, :] != best[:, None]] = -1  # a class of probability 0 may still be chosen
-        result: Array = left.argmax(axis=1) if len(left) else np.zeros(0, dtype=np.int64)
-        return result
+        return argmax_rows(left)
 
     def to_arrays(self, classes: Array) -> tuple[dict[str, Array], JSON]:
-        """Named arrays and a JSON object; :meth:`from_arrays` takes them back."""
+        """Return named arrays and a JSON object; :meth:`from_arrays` takes them back."""
         arrays = {f"confidence.{place}": level.confidence for place, level in enumerate(self.levels)}
-        names = [str(name) for name in classes]
         levels = [
             {
                 "column": level.column,
-                "parents": dict(zip(names, [str(level.labels[code]) for code in level.parents], strict=True)),
+                "parents": {
+                    str(name): str(level.labels[code]) for name, code in zip(classes, level.parents, strict=True)
+                },
             }
             for level in self.levels
         ]
@@ -119,7 +156,7 @@ class Hierarchy:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], state: Mapping[str, Any], *, classes: Array) -> Self:
-        """What :meth:`to_arrays` gave; :class:`DamagedError` where the two do not fit."""
+        """Return the hierarchy; :class:`DamagedError` where the arrays do not fit together."""
         levels = []
         for place, described in enumerate(state["levels"]):
             parents = [str(described["parents"][str(name)]) for name in classes]
@@ -132,6 +169,6 @@ class Hierarchy:
             for level, fine in zip(levels, finer, strict=True)
         )
         if not nested or any((np.diff(level.confidence) < 0).any() for level in levels):
-            msg = "hierarchy: its levels are none, not nested, or their confidences not in order. The head is damaged."
+            msg = "hierarchy: its levels are missing or not nested, or its confidences not sorted. The head is damaged."
             raise DamagedError(msg)
         return cls(str(state["column"]), tuple(levels))

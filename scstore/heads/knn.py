@@ -19,9 +19,9 @@ from scstore.heads.approximate import (
     build_index,
 )
 from scstore.heads.base import JSON, RowClassifier, check_positive, seeded, take_array
-from scstore.heads.folds import stratified_sample
+from scstore.heads.labels import stratified_sample
+from scstore.heads.preprocessing import column_moments, usable_scale
 from scstore.heads.rows import MEMORY_LIMIT, Array, MappedRows, RowSubset, block_within, iter_blocks, to_dense
-from scstore.heads.scaling import column_moments, usable_scale
 
 __all__ = ["KNNHead"]
 

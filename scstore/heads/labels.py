@@ -1,4 +1,4 @@
-"""Labels to learn from: what is refused, and how the rest is numbered."""
+"""Labels as class numbers, and choices of cells that are stratified by them."""
 
 from __future__ import annotations
 
@@ -13,34 +13,19 @@ from scstore.cells.labels import missing_labels
 from scstore.errors import LabelsError
 from scstore.heads.rows import Array
 
-__all__ = ["Labels", "encode_known_labels", "encode_labels"]
+__all__ = ["Labels", "encode_labels", "stratified_folds", "stratified_part", "stratified_sample"]
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels as numbers.
-
-    Attributes
-    ----------
-    classes
-        ``(c,)`` distinct labels, sorted.
-    codes
-        ``(n,) int64`` place of each cell's label in ``classes``.
-    """
+    """Sorted distinct labels ``classes`` ``(c,)``, and each cell's place among them, ``codes`` ``(n,) int64``."""
 
     classes: Array
     codes: Array
 
 
 def encode_labels(y: Any, n_rows: int) -> Labels:
-    """Check one label per row and number the classes.
-
-    Raises
-    ------
-    LabelsError
-        If ``y`` is None, of another length, has missing values, fewer than two cells or classes, or is no set of
-        classes.
-    """
+    """Check one label per row and number the classes; :class:`LabelsError` where they cannot be learned from."""
     values = _check_labels(y, n_rows)
     if n_rows < 2:
         msg = f"y: {n_rows} labelled cells (n_samples = {n_rows}); a head needs at least 2, of different classes."
@@ -55,46 +40,14 @@ def encode_labels(y: Any, n_rows: int) -> Labels:
         msg = f"y: {error} Labels must be names or whole numbers, not measurements."
         raise LabelsError(msg) from error
     if len(classes) < 2:
-        msg = f"y: one class only ({classes[0]!r}), nothing to tell apart. Give cells of at least two classes."
+        msg = f"y: there is one class only ({classes[0]!r}). Give cells of at least two classes."
         raise LabelsError(msg)
     if classes.dtype.kind == "O" and all(isinstance(label, str) for label in classes):
         classes = np.array(classes.tolist())
     return Labels(classes, codes.astype(np.int64))
 
 
-def encode_known_labels(y: Any, n_rows: int, classes: Array) -> Labels:
-    """Check one label per row and number them by classes that are known already.
-
-    Parameters
-    ----------
-    classes
-        ``(c,)`` distinct labels, sorted.
-
-    Raises
-    ------
-    LabelsError
-        If ``y`` is None, of another length, has missing values, or a label that is none of ``classes``.
-    """
-    values = _check_labels(y, n_rows)
-    try:
-        known = values.astype(str) if classes.dtype.kind == "U" else values.astype(classes.dtype)
-        places = np.searchsorted(classes, known)
-        places[places == len(classes)] = 0
-        strange = classes[places] != known
-    except (TypeError, ValueError) as error:
-        msg = f"y: labels of another kind than the head's classes ({error}). Give labels such as {classes[0]!r}."
-        raise LabelsError(msg) from error
-    if strange.any():
-        msg = (
-            f"y: {known[strange].tolist()[0]!r} is none of the head's {len(classes)} classes. A new class needs all "
-            "cells: fit the head again."
-        )
-        raise LabelsError(msg)
-    return Labels(classes, places.astype(np.int64))
-
-
 def _check_labels(y: Any, n_rows: int) -> Array:
-    """One label a row, ``(n,)``, none of them missing."""
     if y is None:
         msg = "fit requires y to be passed, but the target y is None: give one label per cell."
         raise LabelsError(msg)
@@ -103,9 +56,43 @@ def _check_labels(y: Any, n_rows: int) -> Array:
         msg = f"y: {len(values):,} labels for {n_rows:,} cells. Give exactly one label per cell."
         raise LabelsError(msg)
     if (missing := missing_labels(values)).any():
+        first = int(np.argmax(missing))
         msg = (
-            f"y: {int(missing.sum()):,} of {n_rows:,} labels are missing (first: row {int(np.argmax(missing)):,}). "
-            f"Leave those cells out of training, or label them."
+            f"y: {int(missing.sum()):,} of {n_rows:,} labels are missing (first: row {first:,}). Leave those cells out "
+            "of training, or label them."
         )
         raise LabelsError(msg)
     return values
+
+
+def stratified_folds(codes: Array, *, n_folds: int, rng: np.random.Generator) -> list[Array]:
+    """Return the held-out rows of each fold, sorted; at most ``n_folds`` folds, none of them empty.
+
+    The cells of a class are dealt to the folds in turn, so no fold holds all of them. The only cell of a class is in
+    no fold.
+    """
+    dealt = [rng.permutation(rows) for rows in _rows_by_class(codes) if len(rows) > 1]
+    if not dealt:
+        return []
+    order, step = np.concatenate(dealt), max(2, n_folds)
+    folds = [np.sort(order[start::step]) for start in range(step)]
+    return [fold for fold in folds if len(fold)]
+
+
+def stratified_part(codes: Array, *, size: int, rng: np.random.Generator) -> Array:
+    """Return about ``size`` rows to hold out, sorted, in proportion; every class keeps a cell for training."""
+    share = size / max(1, len(codes))
+    parts = [rng.permutation(rows)[: min(len(rows) - 1, round(len(rows) * share))] for rows in _rows_by_class(codes)]
+    return np.sort(np.concatenate(parts)).astype(np.int64)
+
+
+def stratified_sample(codes: Array, *, size: int, rng: np.random.Generator) -> Array:
+    """Return about ``size`` rows to keep, sorted, in proportion; every class keeps at least one cell."""
+    share = size / max(1, len(codes))
+    parts = [rng.permutation(rows)[: max(1, int(len(rows) * share))] for rows in _rows_by_class(codes)]
+    return np.sort(np.concatenate(parts)).astype(np.int64)
+
+
+def _rows_by_class(codes: Array) -> list[Array]:
+    order = np.argsort(codes, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)

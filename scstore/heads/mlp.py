@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any, Self
 
 import numpy as np
 
 from scstore.errors import DamagedError, OptionError
-from scstore.heads.adam import Adam, n_batches, shuffled_batches
-from scstore.heads.base import (
-    JSON,
-    RowClassifier,
-    check_positive,
-    choose_scaling,
-    class_weights,
-    seeded,
-    take_array,
-)
-from scstore.heads.folds import stratified_part
-from scstore.heads.labels import Labels
+from scstore.heads.base import JSON, RowClassifier, check_positive, class_weights, seeded, take_array
+from scstore.heads.labels import Labels, stratified_part
+from scstore.heads.preprocessing import fit_scaling
 from scstore.heads.rows import MEMORY_LIMIT, Array, Rows, RowSubset, block_within, fits, iter_blocks, materialise
-from scstore.heads.softmax import cross_entropy, log_softmax
-from scstore.heads.threads import one_blas_thread
+from scstore.heads.training import Adam, cross_entropy, log_softmax, n_batches, one_blas_thread, shuffled_batches
 
 __all__ = ["MLPHead"]
 
 ROUND_STEPS = 20
-"""The held-out part is looked at after each pass, or after so many steps where a pass is shorter."""
+"""Steps of a round, after which the held-out loss is measured, where a pass is shorter than that."""
 
 LONGEST_ROUND = 2000
-"""Steps after which it is looked at where a pass is longer: a million cells need not be seen twenty times over."""
+"""Steps of a round where a pass is longer: a million cells need not be seen twenty times over."""
 
 HELD_OUT_ROWS = 10_000
-"""Held-out rows at most; more would not tell a better round from a worse one any surer."""
+"""Held-out rows at most; more would not rank the rounds more surely."""
 
 BLIND_ROUNDS = 15
 """Rounds when there are too few cells to hold any out."""
@@ -44,19 +35,29 @@ FULL_DECAY = 10_000
 penalty in the sum of their losses would."""
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """Weights and biases in turn, and the rounds trained."""
+
+    layers: list[Array]
+    rounds: int
+
+
 class MLPHead(RowClassifier):
     """Perceptron with one or two hidden layers of rectified linear units.
 
     Columns are standardised and divided by √d, the scaling folded into the first layer. Training is Adam on the
-    cross-entropy with decoupled weight decay; a stratified part of the cells is held out, and the weights of the
-    round with the lowest held-out loss are kept.
+    cross-entropy with decoupled weight decay [1]_, from the initial weights of He et al. [2]_; a stratified part of the
+    cells is held out, and the weights of the round with the lowest held-out loss are kept.
 
     Parameters
     ----------
     hidden
         Width of each hidden layer; one or two of them.
-    weight_decay, learning_rate, batch_rows
-        Of Adam. The decay is that for up to 10,000 cells, and less for more: ``weight_decay * 10_000 / n``.
+    weight_decay
+        Weight decay for up to 10,000 cells; for n cells more than that it is ``weight_decay * 10_000 / n``.
+    learning_rate, batch_rows
+        Step size and rows of a batch.
     epochs
         Most rounds. A round is a pass over the rows, but at least 20 and at most 2,000 steps.
     patience
@@ -86,6 +87,11 @@ class MLPHead(RowClassifier):
         Rounds trained.
     streamed_
         Whether the rows did not fit into ``memory_limit``.
+
+    References
+    ----------
+    .. [1] I. Loshchilov and F. Hutter, Decoupled weight decay regularization, ICLR 2019.
+    .. [2] K. He, X. Zhang, S. Ren and J. Sun, Delving deep into rectifiers, ICCV 2015.
     """
 
     coefs_: list[Array]
@@ -135,20 +141,20 @@ class MLPHead(RowClassifier):
         self._check_options()
         rows, labels = self._begin(X, y)
         weights = class_weights(self.class_weight, labels)
-        scaling = choose_scaling(rows, standardize=self.standardize, memory_limit=self.memory_limit)
+        scaling = fit_scaling(rows, standardize=self.standardize, memory_limit=self.memory_limit)
         scaled: Rows = scaling.over(rows)
         self.streamed_ = not fits(rows, self.memory_limit)
-        if not self.streamed_:
-            scaled = materialise(scaled)
         with one_blas_thread():
-            layers, self.n_iter_ = self._train(scaled, labels, weights / weights.mean())
-            first = scaling.fold(layers[0], layers[1])
-        self.coefs_ = [first[0], *(layer.astype(np.float64) for layer in layers[2::2])]
-        self.intercepts_ = [first[1], *(layer.astype(np.float64) for layer in layers[3::2])]
+            scaled = scaled if self.streamed_ else materialise(scaled)
+            trained = self._train(scaled, labels, weights / weights.mean())
+            coef, intercept = scaling.fold(*trained.layers[:2])
+        self.coefs_ = [coef, *(layer.astype(np.float64) for layer in trained.layers[2::2])]
+        self.intercepts_ = [intercept, *(layer.astype(np.float64) for layer in trained.layers[3::2])]
+        self.n_iter_ = trained.rounds
         return self
 
     def training_note(self) -> str:
-        """How the head was trained, in words."""
+        """Return one line that says how the head was trained."""
         how = "streamed" if self.streamed_ else "rows in memory"
         return f"perceptron, {how}: the best of {self.n_iter_} rounds by held-out loss"
 
@@ -163,62 +169,61 @@ class MLPHead(RowClassifier):
         if not 0 <= self.weight_decay < np.inf:
             msg = f"weight_decay={self.weight_decay!r}: must be 0 or more."
             raise OptionError(msg)
-        check_positive(
-            learning_rate=self.learning_rate,
-            batch_rows=self.batch_rows,
-            epochs=self.epochs,
-            patience=self.patience,
-            memory_limit=self.memory_limit,
-        )
+        names = ("learning_rate", "batch_rows", "epochs", "patience", "memory_limit")
+        check_positive(**{name: getattr(self, name) for name in names})
 
-    def _train(self, rows: Rows, labels: Labels, weights: Array) -> tuple[list[Array], int]:
-        """Layers as weights and biases in turn, and the rounds trained."""
+    def _train(self, rows: Rows, labels: Labels, weights: Array) -> _Trained:
         rng, n = seeded(self.random_state), rows.shape[0]
         size = min(HELD_OUT_ROWS, round(n * self.validation_fraction))
         held_out = stratified_part(labels.codes, size=size, rng=rng)
         index = np.setdiff1d(np.arange(n), held_out)
-        layers = _initial([rows.shape[1], *self.hidden, len(labels.classes)], rng)
+        layers = _initial_layers([rows.shape[1], *self.hidden, len(labels.classes)], rng)
         adam = Adam(layers, weight_decay=self.weight_decay * min(1.0, FULL_DECAY / n))
-        best, best_loss, best_round = [layer.copy() for layer in layers], np.inf, 0
-        most = int(self.epochs) if len(held_out) else min(BLIND_ROUNDS, int(self.epochs))
         per_pass = n_batches(len(index), int(self.batch_rows))
         steps = min(LONGEST_ROUND, per_pass * n_batches(ROUND_STEPS, per_pass))
         batches = self._batches(rows, index, rng)
-        done = 0
-        for done in range(1, most + 1):
+
+        def train_round() -> None:
             for chosen, block in islice(batches, steps):
-                gradients = _gradients(layers, block, labels.codes[chosen], weights[chosen])
-                adam.step(gradients, learning_rate=self.learning_rate)
-            if not len(held_out):
-                continue
-            loss = _loss(
-                layers,
-                RowSubset(rows, held_out),
-                labels.codes[held_out],
-                weights=weights[held_out],
-                block_bytes=block_within(self.memory_limit),
-            )
+                adam.step(
+                    _gradients(layers, block, labels.codes[chosen], weights[chosen]), learning_rate=self.learning_rate
+                )
+
+        if not len(held_out):
+            rounds = min(BLIND_ROUNDS, int(self.epochs))
+            for _ in range(rounds):
+                train_round()
+            return _Trained(layers, rounds)
+        tested = RowSubset(rows, held_out)
+        best, best_loss, best_round, done = [layer.copy() for layer in layers], np.inf, 0, 0
+        for done in range(1, int(self.epochs) + 1):
+            train_round()
+            loss = self._loss(layers, tested, labels.codes[held_out], weights[held_out])
             if loss < best_loss:
                 best, best_loss, best_round = [layer.copy() for layer in layers], loss, done
             elif done - best_round >= self.patience:
                 break
-        return (best if len(held_out) else layers), done
+        return _Trained(best, done)
 
     def _batches(self, rows: Rows, index: Array, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
-        """Pass after pass without end."""
+        """Yield the batches of one pass after another, without end."""
+        size = int(self.batch_rows)
         while True:
-            yield from shuffled_batches(
-                rows, index, rng=rng, batch_rows=int(self.batch_rows), memory_limit=self.memory_limit
-            )
+            yield from shuffled_batches(rows, index, rng=rng, batch_rows=size, memory_limit=self.memory_limit)
+
+    def _loss(self, layers: Sequence[Array], rows: Rows, codes: Array, weights: Array) -> float:
+        total = 0.0
+        for start, block in iter_blocks(rows, block_bytes=block_within(self.memory_limit)):
+            part = slice(start, start + len(block))
+            total += cross_entropy(_forward(layers, block)[-1], codes[part], weights[part])[0]
+        return total / len(codes)
 
     def _log_proba(self, block: Array) -> Array:
-        values = block.astype(np.float64)
-        for coef, intercept in zip(self.coefs_[:-1], self.intercepts_[:-1], strict=True):
-            values = np.maximum(values @ coef.T + intercept, 0)
-        return log_softmax(values @ self.coefs_[-1].T + self.intercepts_[-1])
+        layers = [layer for pair in zip(self.coefs_, self.intercepts_, strict=True) for layer in pair]
+        return log_softmax(_forward(layers, block.astype(np.float64))[-1])
 
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
-        """The fitted head as ``coef_i`` and ``intercept_i`` of each layer i, and its parameters as JSON."""
+        """Return ``coef_i`` and ``intercept_i`` of each layer i, and the parameters as JSON."""
         counts = {"n_iter": int(self.n_iter_), "streamed": bool(self.streamed_)}
         state = {**self._state(), **counts, "widths": [len(b) for b in self.intercepts_]}
         arrays = {f"coef_{i}": coef for i, coef in enumerate(self.coefs_)}
@@ -226,24 +231,21 @@ class MLPHead(RowClassifier):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], params: Mapping[str, JSON]) -> Self:
-        """The fitted head from what :meth:`to_arrays` gave; :class:`DamagedError` where the two do not fit."""
+        """Return the fitted head; :class:`DamagedError` where the arrays do not fit together."""
         head = cls._restore(params)
         widths = params.get("widths")
         if not isinstance(widths, list) or not 2 <= len(widths) <= 3 or widths[-1] != len(head.classes_):
             msg = f"MLPHead: widths {widths!r} do not end in {len(head.classes_)} classes. The head is damaged."
             raise DamagedError(msg)
-        ins = [head.n_features_in_, *widths[:-1]]
-        head.coefs_ = [
-            take_array(arrays, f"coef_{i}", shape=(out, into))
-            for i, (out, into) in enumerate(zip(widths, ins, strict=True))
-        ]
-        head.intercepts_ = [take_array(arrays, f"intercept_{i}", shape=(out,)) for i, out in enumerate(widths)]
+        shapes = list(enumerate(pairwise([head.n_features_in_, *widths])))
+        head.coefs_ = [take_array(arrays, f"coef_{i}", shape=(out, into)) for i, (into, out) in shapes]
+        head.intercepts_ = [take_array(arrays, f"intercept_{i}", shape=(out,)) for i, (_, out) in shapes]
         head.n_iter_, head.streamed_ = int(params.get("n_iter", 0)), params.get("streamed") is True
         return head
 
 
-def _initial(widths: Sequence[int], rng: np.random.Generator) -> list[Array]:
-    """Weights and biases in turn (He et al., 2015); rows enter with a norm of about 1, so the first divides by none."""
+def _initial_layers(widths: Sequence[int], rng: np.random.Generator) -> list[Array]:
+    """Return weights and biases in turn; rows enter with a norm of about 1, so the first spread is not divided."""
     layers: list[Array] = []
     for depth, (into, out) in enumerate(pairwise(widths)):
         spread = np.sqrt(2.0 / (into if depth else 1))
@@ -252,7 +254,7 @@ def _initial(widths: Sequence[int], rng: np.random.Generator) -> list[Array]:
 
 
 def _forward(layers: Sequence[Array], block: Array) -> list[Array]:
-    """What enters each layer, and the logits last."""
+    """Return the input of each layer, and the logits last."""
     values = [block]
     for coef, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
         values.append(np.maximum(values[-1] @ coef.T + bias, 0))
@@ -260,21 +262,13 @@ def _forward(layers: Sequence[Array], block: Array) -> list[Array]:
 
 
 def _gradients(layers: Sequence[Array], block: Array, codes: Array, weights: Array) -> list[Array]:
-    """Gradients of the batch's mean loss, in the order of ``layers``."""
-    *entering, logits = _forward(layers, block)
+    """Return the gradients of the batch's mean loss, in the order of ``layers``."""
+    *inputs, logits = _forward(layers, block)
     _, slope = cross_entropy(logits, codes, weights)
     slope /= len(codes)
     gradients: list[Array] = []
-    for depth in range(len(entering) - 1, -1, -1):
-        gradients = [slope.T @ entering[depth], slope.sum(axis=0), *gradients]
+    for depth in range(len(inputs) - 1, -1, -1):
+        gradients = [slope.T @ inputs[depth], slope.sum(axis=0), *gradients]
         if depth:
-            slope = (slope @ layers[2 * depth]) * (entering[depth] > 0)
+            slope = (slope @ layers[2 * depth]) * (inputs[depth] > 0)
     return gradients
-
-
-def _loss(layers: Sequence[Array], rows: Rows, codes: Array, *, weights: Array, block_bytes: int) -> float:
-    total = 0.0
-    for start, block in iter_blocks(rows, block_bytes=block_bytes):
-        part = slice(start, start + len(block))
-        total += cross_entropy(_forward(layers, block)[-1], codes[part], weights[part])[0]
-    return total / len(codes)

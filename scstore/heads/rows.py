@@ -1,7 +1,7 @@
-"""Rows of features, wherever they lie: in memory, in a store, or behind a transformation.
+"""Rows of features in memory, in a store, or behind a transformation.
 
-A head reads its features through three calls only: a shape, a run of rows, a choice of rows. NumPy arrays, SciPy
-CSR matrices, Zarr and HDF5 arrays and the store's lazy views all answer them, so none has to be loaded whole.
+A head needs three things of its features: a shape, a run of rows, a choice of rows. NumPy arrays, SciPy CSR matrices,
+Zarr and HDF5 arrays and the store's lazy views all provide them, so none has to be loaded whole.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ __all__ = [
     "RowSubset",
     "Rows",
     "StackedRows",
+    "as_rows",
     "block_within",
     "fetch",
     "fits",
@@ -39,7 +40,7 @@ __all__ = [
 Array = NDArray[Any]
 
 MEMORY_LIMIT = 1 << 30
-"""Bytes of float32 that a head may hold of its training rows, unless told otherwise."""
+"""Default bytes of float32 that a head may hold of its training rows."""
 
 BLOCK_BYTES = 1 << 25
 """Bytes of float32 in one block of a pass over the rows."""
@@ -58,7 +59,7 @@ class Rows(Protocol):
         ...
 
     def __getitem__(self, key: Any, /) -> Any:
-        """Give a run of rows, or chosen ones."""
+        """Return a run of rows, or chosen ones."""
         ...
 
 
@@ -69,33 +70,44 @@ def is_lazy(X: object) -> bool:
     return hasattr(X, "__getitem__") and len(getattr(X, "shape", ())) == 2
 
 
+def as_rows(view: Any, name: str) -> Rows:
+    """Return a view as rows, sparse matrices as CSR; :class:`CellsError` where it is not a matrix of numbers."""
+    rows: Rows = sparse.csr_matrix(view) if sparse.issparse(view) else view
+    if not is_lazy(rows) and not sparse.issparse(rows):
+        rows = np.asarray(rows)
+    kind = getattr(getattr(rows, "dtype", None), "kind", "f")
+    if len(rows.shape) != 2 or kind not in "fiub":
+        msg = f"View {name}: shape {rows.shape}. Give a matrix of numbers (cells × columns)."
+        raise CellsError(msg)
+    return rows
+
+
 def fits(rows: Rows, memory_limit: int) -> bool:
     """Whether the whole matrix as float32 stays within ``memory_limit`` bytes."""
     return 4 * rows.shape[0] * rows.shape[1] <= memory_limit
 
 
 def block_within(memory_limit: int) -> int:
-    """Bytes of a block for a pass that may take ``memory_limit`` bytes; its float64 copies fit in as well."""
+    """Return the bytes of a block for a pass that may take ``memory_limit`` bytes, its float64 copies included."""
     return min(BLOCK_BYTES, max(1, memory_limit // 4))
 
 
 def widest(rows: Rows) -> int:
-    """Columns that a row takes on its way, at least 1: more than it has at the end where a wide matrix lies below."""
+    """Return the columns that a row takes while it is read, at least 1: those of all matrices below it count."""
     below = getattr(rows, "below", ())
     return max(1, rows.shape[1], sum(widest(part) for part in below))
 
 
 def to_dense(block: Any) -> Array:
-    """Turn a block of rows, dense or sparse, into a C-contiguous float32 array; it may share memory with ``block``."""
+    """Return a block of rows, dense or sparse, as a C-contiguous float32 array that may share its memory."""
     array = block.toarray() if sparse.issparse(block) else block
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def fetch(rows: Rows, key: slice | Array) -> Any:
-    """Rows as they are stored, dense or CSR, in the order of ``key``.
+    """Return rows as they are stored, dense or CSR, in the order of ``key``.
 
-    What is on disk is asked for sorted, distinct rows only: HDF5 accepts nothing else, and any disk answers it
-    faster.
+    Files are asked for sorted, distinct rows only: HDF5 accepts nothing else, and any disk answers it faster.
     """
     if isinstance(key, slice) or isinstance(rows, np.ndarray) or sparse.issparse(rows):
         return rows[key]
@@ -105,21 +117,11 @@ def fetch(rows: Rows, key: slice | Array) -> Any:
 
 
 def read(rows: Rows, key: slice | Array) -> Array:
-    """Rows as finite float32.
-
-    Returns
-    -------
-    ``(len(key), d) float32``; not to be written to, it may be the caller's own array.
-
-    Raises
-    ------
-    CellsError
-        If a value is NaN, infinite or too large for float32.
-    """
-    # Arithmetic on a bad value inside a mapped view would warn; the check below says which row it was.
+    """Return rows ``(len(key), d) float32``, read-only; :class:`CellsError` where a value is not finite."""
+    # Arithmetic on a bad value inside a mapped view would warn; the check below finds its row.
     with np.errstate(over="ignore", invalid="ignore"):
         block = to_dense(fetch(rows, key))
-        # one bad value makes the sum one; large values can too, so it only says where to look
+        # One bad value makes the sum bad. Large values can too, so then every row is checked.
         finite = np.isfinite(block.sum()) or np.isfinite(block).all(axis=1)
     if not np.all(finite):
         place = int(np.flatnonzero(~np.asarray(finite))[0])
@@ -152,7 +154,7 @@ def _slices(rows: Rows, block_bytes: int) -> Iterator[slice]:
 
 
 def materialise(rows: Rows) -> Array:
-    """All rows as one new ``(n, d) float32`` array, filled block by block."""
+    """Return all rows as one new ``(n, d) float32`` array, filled block by block."""
     whole = np.empty((rows.shape[0], rows.shape[1]), dtype=np.float32)
     for start, block in iter_blocks(rows):
         whole[start : start + len(block)] = block
@@ -160,7 +162,7 @@ def materialise(rows: Rows) -> Array:
 
 
 def _origin(rows: Rows, row: int) -> int:
-    """Row number in the matrix that the user handed in."""
+    """Return the row number in the matrix that the user gave."""
     while below := getattr(rows, "below", ()):
         row = int(rows.index[row]) if isinstance(rows, RowSubset) else row
         rows = below[0]
@@ -168,15 +170,7 @@ def _origin(rows: Rows, row: int) -> int:
 
 
 class RowSubset:
-    """Some rows of a matrix, in a given order, read when asked for.
-
-    Parameters
-    ----------
-    rows
-        The matrix, ``(n, d)``.
-    index
-        ``(m,)`` row numbers.
-    """
+    """Rows ``index`` ``(m,)`` of a matrix ``(n, d)``, in that order, read when asked for."""
 
     def __init__(self, rows: Rows, index: Array) -> None:
         index = np.asarray(index)
@@ -199,14 +193,7 @@ class RowSubset:
 class MappedRows:
     """Rows passed through a function of each row alone, when asked for.
 
-    Parameters
-    ----------
-    rows
-        The matrix, ``(n, d)``.
-    function
-        From a block as stored (``(b, d)``, dense or CSR) to ``(b, width)``.
-    width
-        How many columns ``function`` gives.
+    The function takes a block as stored, ``(b, d)`` dense or CSR, and returns ``(b, width)``.
     """
 
     def __init__(self, rows: Rows, function: Callable[[Any], Array], *, width: int) -> None:
@@ -224,13 +211,7 @@ class MappedRows:
 
 
 class ConcatRows:
-    """Matrices of the same cells side by side, joined when asked for.
-
-    Parameters
-    ----------
-    parts
-        At least one matrix; all of n rows.
-    """
+    """Matrices of the same n cells side by side, joined when asked for."""
 
     def __init__(self, parts: Sequence[Rows]) -> None:
         lengths = sorted({part.shape[0] for part in parts})
@@ -249,13 +230,7 @@ class ConcatRows:
 
 
 class StackedRows:
-    """Matrices of the same columns one below the other, read when asked for.
-
-    Parameters
-    ----------
-    parts
-        At least one matrix; all of width d, and all dense or all sparse.
-    """
+    """Matrices of the same columns one below the other, all dense or all sparse, read when asked for."""
 
     def __init__(self, parts: Sequence[Rows]) -> None:
         widths = sorted({part.shape[1] for part in parts})

@@ -66,8 +66,7 @@ def _training(head: AnyHead, record: Mapping[str, Any]) -> str:
     if isinstance(head, AcrossGenesHead):
         rows.append(("head", f"{head.kind}; expression of any genes, through the texts of the genes"))
     else:
-        fused = f", {head.fuse} fusion" if len(head.views_) > 1 else ""
-        rows.append(("head", f"{head.kind}; views {', '.join(head.views_)}{fused}"))
+        rows.append(("head", f"{head.kind}; views {', '.join(head.views_)}"))
         rows.append(("class shares taken back", f"{head.prior_adjustment:g}"))
     rows += [(f"member {view}", how) for view, how in record.get("training", {}).items()]
     return "## Training data and head\n\n" + as_table(TWO_COLUMNS, [*rows, ("seed", str(record["seed"]))])
@@ -129,7 +128,7 @@ def _rejection(head: AnyHead) -> str:
             " Novelty is the distance to the training cells of the label, measured in "
             f"{escaped(', '.join(rejection.distances.views))}; 1 is the 95 % quantile of held-out cells."
         )
-    why = [(f"unassigned={rule}", WHY[rule].format(**rejection.thresholds(rule)._asdict())) for rule in rules]
+    why = [(f"unassigned={rule}", WHY[rule].format(**vars(rejection.thresholds(rule)))) for rule in rules]
     text = f"{title}\n\n{words}\n\n" + as_table(["rule", ""], why)
     if isinstance(head, AcrossGenesHead) or head.hierarchy_ is None:
         return text

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import re
-import runpy
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import ROOT, make_cells
+from support import make_cells
 
 import scstore
 from scstore import fsio
@@ -43,12 +41,6 @@ def test_the_same_seed_gives_the_same_head_byte_for_byte(path: Path, tmp_path: P
     scstore.fit(path, tmp_path / "c", label="cell_type", head="mlp", views=["readout"], seed=5)
     a, b, c = (fsio.digest_tree(tmp_path / name) for name in "abc")
     assert a == b != c
-
-
-def test_early_fusion_is_one_member(path: Path) -> None:
-    late = scstore.fit(path, label="cell_type", views=["readout", "genept"])
-    early = scstore.fit(path, label="cell_type", views=["readout", "genept"], fuse="early")
-    assert (len(late.members_), len(early.members_)) == (2, 1)
 
 
 def test_cells_without_a_label_are_left_out(path: Path, tmp_path: Path) -> None:
@@ -93,8 +85,6 @@ def test_options_are_checked(path: Path) -> None:
         scstore.fit(path, label="cell_type", views=["readout", "readout_wmean_l3"])
     with pytest.raises(InputError, match="svm"):
         scstore.fit(path, label="cell_type", head="svm")
-    with pytest.raises(InputError, match="sideways"):
-        scstore.fit(path, label="cell_type", fuse="sideways")
 
 
 def test_parameters_reach_the_estimator(path: Path) -> None:
@@ -104,21 +94,3 @@ def test_parameters_reach_the_estimator(path: Path) -> None:
     assert weights[0] < 0.1 * weights[1]
     with pytest.raises(InputError, match="gamma"):
         scstore.fit(path, label="cell_type", views=["genept"], params={"gamma": 1})
-
-
-def test_the_snippet_of_the_docs_goes_on_with_new_cells(
-    path: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """docs/heads.md: `partial_fit`, in place of a command that could not keep its promises."""
-    text = (ROOT / "docs" / "heads.md").read_text()
-    (snippet,) = [part for part in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "partial_fit" in part]
-    shutil.copytree(path, tmp_path / "stores" / "ref.zarr")
-    scstore.extract(make_cells(60, seed=1, empty=4), tmp_path / "stores" / "new.zarr", like=path)
-    (tmp_path / "snippet.py").write_text(snippet)
-    monkeypatch.chdir(tmp_path)
-    made = runpy.run_path("snippet.py")
-    head, new = made["head"], made["new"]
-    assert head.n_seen_ == 89 + 59
-    rows = new.usable_rows()
-    truth = new.obs["cell_type"].astype(str).to_numpy()[rows]
-    assert head.score(new.view("readout")[rows], truth) > 0.9

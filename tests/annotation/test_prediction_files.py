@@ -48,14 +48,14 @@ def folder(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Blocks of 10 cells; what every read asked for."""
     asked: list[int] = []
-    judged = FusedHead.iter_judged
+    judged = FusedHead.iter_predictions
 
-    def iter_judged(self: FusedHead, views: Any, **_: Any) -> Any:
+    def iter_predictions(self: FusedHead, views: Any, **_: Any) -> Any:
         for start, proba, novelty in judged(self, views, block_rows=10):
             asked.append(len(proba))
             yield start, proba, novelty
 
-    monkeypatch.setattr(FusedHead, "iter_judged", iter_judged)
+    monkeypatch.setattr(FusedHead, "iter_predictions", iter_predictions)
     return asked
 
 

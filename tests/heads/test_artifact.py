@@ -70,10 +70,9 @@ def resign(folder: Path, change: Callable[[dict[str, Any]], object] = lambda _: 
     file.write_text(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-@pytest.mark.parametrize("fuse", ["late", "early"])
 @pytest.mark.parametrize("kind", ["linear", "mlp", "knn"])
-def test_what_is_loaded_predicts_the_same_bits(kind: str, fuse: str, views: dict[str, Any], tmp_path: Path) -> None:
-    head = fit(views, kind, fuse=fuse)
+def test_what_is_loaded_predicts_the_same_bits(kind: str, views: dict[str, Any], tmp_path: Path) -> None:
+    head = fit(views, kind)
     save_head(head, tmp_path / "h", record=RECORD)
     loaded, record = load_head(tmp_path / "h")
     assert record == RECORD == loaded.record_
@@ -81,7 +80,6 @@ def test_what_is_loaded_predicts_the_same_bits(kind: str, fuse: str, views: dict
     np.testing.assert_array_equal(loaded.predict_proba(test), head.predict_proba(test))
     for name in (
         "kind",
-        "fuse",
         "n_folds",
         "views_",
         "genes_",
@@ -247,11 +245,10 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "members no list": lambda d: d.update(members=3),
     "a member fewer": lambda d: d["members"].pop(),
     "a member twice": lambda d: d["members"].append(d["members"][0]),
-    "two members of one view": lambda d: d["members"][2].update(views=["a"]),
-    "a view renamed": lambda d: member(d).update(views=["elsewhere"]),
-    "a view twice": lambda d: member(d).update(views=["X", "X"]),
-    "no view": lambda d: member(d).update(views=[]),
-    "views no list": lambda d: member(d).update(views=None),
+    "two members of one view": lambda d: d["members"][2].update(view="a"),
+    "a view renamed": lambda d: member(d).update(view="elsewhere"),
+    "no view": lambda d: member(d).pop("view"),
+    "view no text": lambda d: member(d).update(view=None),
     "another width": lambda d: member(d)["head"].update(n_features_in=9),
     "temperature zero": lambda d: d.update(temperature=0),
     "temperature of a member negative": lambda d: member(d).update(temperature=-1.0),
@@ -296,17 +293,6 @@ def test_signed_weights_that_do_not_fit_are_refused(attack: str, folder: Path) -
     resign(folder)
     with pytest.raises(DamagedError):
         load_head(folder)
-
-
-def test_scales_of_an_early_fusion_must_be_positive(views: dict[str, Any], tmp_path: Path) -> None:
-    save_head(fit(views, fuse="early"), tmp_path / "h", record={})
-    file = tmp_path / "h" / "weights.safetensors"
-    arrays = load_file(file)
-    arrays["0.scaling.1.scale"][0] = 0
-    save_file(arrays, file)
-    resign(tmp_path / "h")
-    with pytest.raises(DamagedError, match=r"scaling\.1\.scale"):
-        load_head(tmp_path / "h")
 
 
 def test_an_existing_head_is_kept_unless_told_otherwise(folder: Path, head: FusedHead) -> None:

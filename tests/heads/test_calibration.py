@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
 
-from scstore.heads.calibration import expected_calibration_error, fit_temperature, negative_log_likelihood, reliability
-from scstore.heads.softmax import log_softmax
+from scstore.heads.calibration import Fusion, fit_fusion, fit_temperature
+from scstore.heads.scores import expected_calibration_error, negative_log_likelihood
+from scstore.heads.training import log_softmax
 
 
 def honest(n: int = 4000, classes: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -27,8 +29,8 @@ def test_the_temperature_undoes_a_factor(factor: float) -> None:
 def test_it_lowers_the_loss_and_the_calibration_error() -> None:
     logits, y = honest()
     raw, mended = softmax(5 * logits, axis=1), softmax(5 * logits / fit_temperature(5 * logits, y), axis=1)
-    assert negative_log_likelihood(mended, y) < negative_log_likelihood(raw, y)
-    assert expected_calibration_error(mended, y) < 0.03 < expected_calibration_error(raw, y)
+    assert negative_log_likelihood(y, mended) < negative_log_likelihood(y, raw)
+    assert expected_calibration_error(y, mended) < 0.03 < expected_calibration_error(y, raw)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -50,22 +52,41 @@ def test_no_cells_no_change() -> None:
     assert fit_temperature(np.zeros((0, 3)), np.zeros(0, dtype=np.int64)) == 1
 
 
-def test_calibration_error_by_hand() -> None:
-    proba = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
-    y = np.array([0, 1, 0, 0])
-    # bins of 0.1: two cells at .9 (half right), one at .6 (right), one at .7 (wrong)
-    assert expected_calibration_error(proba, y, bins=10) == pytest.approx((2 * 0.4 + 0.4 + 0.7) / 4)
-    assert expected_calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0
+SHARES = np.array([0.7, 0.2, 0.1])
+LOGITS = arrays(np.float64, (5, 3), elements=st.floats(-30, 30))
 
 
-def test_a_probability_of_zero_has_a_finite_loss() -> None:
-    assert np.isfinite(negative_log_likelihood(np.array([[1.0, 0.0]]), np.array([1])))
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(first=LOGITS, second=LOGITS, amount=st.floats(0, 1), hot=st.floats(0.1, 10))
+def test_probabilities_sum_to_one_whatever_the_order_of_members(
+    first: np.ndarray, second: np.ndarray, amount: float, hot: float
+) -> None:
+    said = [log_softmax(first), log_softmax(second)]
+    proba = Fusion(SHARES, amount, (hot, 2.0), 1.5).proba(said)
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+    np.testing.assert_allclose(Fusion(SHARES, amount, (2.0, hot), 1.5).proba(said[::-1]), proba, rtol=1e-9)
 
 
-def test_a_reliability_diagram_by_hand() -> None:
-    proba = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
-    found = reliability(proba, np.array([0, 1, 0, 0]), bins=10)
-    assert [part["n"] for part in found] == [1, 1, 2]
-    assert [part["accuracy"] for part in found] == [1.0, 0.0, 0.5]
-    assert [part["confidence"] for part in found] == pytest.approx([0.6, 0.7, 0.9])
-    assert reliability(np.empty((0, 2)), np.zeros(0, dtype=np.int64)) == []
+def test_shares_are_taken_back_by_their_power() -> None:
+    flat = np.full((1, 3), -np.log(3))
+    taken = Fusion(SHARES, 0.5, (1.0,), 1.0).proba([flat])
+    np.testing.assert_allclose(taken[0], SHARES**-0.5 / (SHARES**-0.5).sum())
+    np.testing.assert_allclose(Fusion(SHARES, 0.0, (1.0,), 1.0).proba([flat]), 1 / 3)
+
+
+def test_an_overconfident_member_is_cooled_before_it_is_averaged() -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 3, 400)
+    honest = log_softmax(np.eye(3)[codes] * 2 + rng.normal(0, 1, (400, 3)))
+    loud = log_softmax(rng.normal(0, 40, (400, 3)))
+    fusion = fit_fusion([honest, loud], codes, shares=SHARES, prior_adjustment=0.0)
+    assert fusion.temperatures[0] < 3 < 20 < fusion.temperatures[1]
+    right = [(proba.argmax(axis=1) == codes).mean() for proba in (fusion.proba([honest, loud]), np.exp(honest))]
+    assert right[0] == pytest.approx(right[1], abs=0.05)
+
+
+def test_without_held_out_cells_nothing_is_calibrated() -> None:
+    nobody = np.empty((0, 3))
+    fusion = fit_fusion([nobody, nobody], np.zeros(0, dtype=np.int64), shares=SHARES, prior_adjustment=0.5)
+    assert (fusion.temperatures, fusion.temperature) == ((1.0, 1.0), 1.0)
+    assert fusion.proba([nobody, nobody]).shape == (0, 3)

@@ -21,8 +21,8 @@ from scstore.heads.mlp import MLPHead
 HEADS: list[RowClassifier] = [
     LinearHead(),
     LinearHead(memory_limit=64),
-    MLPHead((32,), epochs=30),
-    MLPHead((16, 8), epochs=30, memory_limit=64),
+    MLPHead((32,), epochs=12),
+    MLPHead((16, 8), epochs=20, memory_limit=64),
     KNNHead(),
     KNNHead(metric="euclidean", dtype="float16"),
 ]
@@ -30,7 +30,14 @@ NAMES = ["linear", "linear streamed", "mlp", "mlp streamed", "knn", "knn euclide
 every_head = pytest.mark.parametrize("head", HEADS, ids=NAMES)
 
 
-@parametrize_with_checks(HEADS)
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scstore.heads.linear.MIN_STEPS", 200)
+
+
+@parametrize_with_checks(
+    [LinearHead(), LinearHead(memory_limit=64), MLPHead((32,), epochs=12, memory_limit=64), KNNHead()]
+)
 def test_scikit_learn_contract(estimator: RowClassifier, check: Callable[[RowClassifier], None]) -> None:
     check(estimator)
 

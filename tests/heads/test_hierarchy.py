@@ -4,12 +4,37 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from scstore.errors import DamagedError
-from scstore.heads.hierarchy import Hierarchy
+from scstore.heads.hierarchy import Hierarchy, label_cells
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 999), n=st.integers(0, 20), classes=st.integers(2, 6))
+def test_the_most_probable_label_its_confidence_and_margin(seed: int, n: int, classes: int) -> None:
+    proba = np.random.default_rng(seed).dirichlet(np.ones(classes), n)
+    names = np.array([f"t{i}" for i in range(classes)])
+    found = label_cells(proba, names)
+    np.testing.assert_array_equal(found.label, names[proba.argmax(axis=1)] if n else [])
+    np.testing.assert_array_equal(found.confidence, proba.max(axis=1) if n else [])
+    assert ((found.margin >= 0) & (found.margin <= found.confidence)).all()
+
+
+def test_of_equal_classes_the_first_is_named() -> None:
+    found = label_cells(np.array([[0.4, 0.4, 0.2]]), np.array(["a", "b", "c"]))
+    assert (found.label[0], found.confidence[0], found.margin[0]) == ("a", 0.4, 0.0)
+
+
+def test_a_class_that_was_chosen_otherwise() -> None:
+    proba = np.array([[0.3, 0.25, 0.45], [0.1, 0.7, 0.2]])
+    found = label_cells(proba, np.array(["a", "b", "c"]), chosen=np.array([0, 1]))
+    assert list(found.label) == ["a", "b"]
+    np.testing.assert_allclose(found.confidence, [0.3, 0.7])
+    np.testing.assert_allclose(found.margin, [-0.15, 0.5])
+
 
 CLASSES = np.array(["CD4", "CD8", "DC", "mono"])
 PARENTS = {

@@ -7,9 +7,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
 
-from scstore.errors import DamagedError, LabelsError, OptionError
+from scstore.errors import DamagedError
 from scstore.heads.linear import LinearHead
-from scstore.heads.scaling import fit_scaling
+from scstore.heads.preprocessing import fit_scaling
 
 
 def test_the_exact_fit_is_scikit_learns(cells: Any) -> None:
@@ -97,7 +97,7 @@ def test_the_way_taken_can_be_forced_and_is_told(cells: Any) -> None:
     assert (exact.solver_, exact.training_note()[:26]) == ("exact", "logistic regression, exact")
     streamed = LinearHead(solver="stream").fit(cells.X, cells.y)
     assert streamed.solver_ == "stream"
-    assert "streamed: 200 passes over 600 cells, C = 10" in streamed.training_note()  # 5 batches each
+    assert "streamed: 200 passes over the rows, C = 10" in streamed.training_note()  # 5 batches each
 
 
 def test_c_is_chosen_on_held_out_cells(cells_factory: Any) -> None:
@@ -112,64 +112,8 @@ def test_c_is_chosen_on_held_out_cells(cells_factory: Any) -> None:
     assert (streamed.solver_, streamed.C_ >= 1) == ("stream", True)
 
 
-def test_a_warm_start_gets_there_sooner(cells: Any) -> None:
-    cold = LinearHead(3.0).fit(cells.X, cells.y)
-    warm = LinearHead(2.0, warm_start=True).fit(cells.X[:550], cells.y[:550])
-    warm.set_params(C=3.0).fit(cells.X, cells.y)
-    assert warm.n_iter_ < 0.8 * cold.n_iter_
-    np.testing.assert_allclose(warm.predict_proba(cells.X), cold.predict_proba(cells.X), atol=5e-3)
-
-
-def test_a_warm_start_goes_on_with_the_classes_that_stay(cells: Any) -> None:
-    some = np.isin(cells.y, ["type 1", "type 2", "type 3"])
-    head = LinearHead(warm_start=True).fit(cells.X[some], cells.y[some]).fit(cells.X, cells.y)
-    assert len(head.classes_) == 5
-    np.testing.assert_allclose(
-        head.predict_proba(cells.X), LinearHead().fit(cells.X, cells.y).predict_proba(cells.X), atol=5e-3
-    )
-    assert head.fit(cells.X[:, :7], cells.y).coef_.shape == (5, 7)
-
-
-def test_new_cells_are_learned_without_the_old_ones(cells_factory: Any) -> None:
-    made = cells_factory(3000, 30, 5, seed=4)
-    shift = 40 * np.random.default_rng(0).normal(size=30).astype(np.float32)  # another laboratory
-    head = LinearHead().fit(made.X[:1000], made.y[:1000])
-    before = head.score(made.X[2000:] + shift, made.y[2000:])
-    head.partial_fit(made.X[1000:2000] + shift, made.y[1000:2000])
-    assert head.n_seen_ == 2000
-    assert head.score(made.X[2000:] + shift, made.y[2000:]) > before + 0.1
-    assert head.score(made.X[2000:], made.y[2000:]) > 0.85
-
-
-def test_parts_come_to_what_the_whole_does(cells_factory: Any) -> None:
-    made = cells_factory(4000, 30, 5, seed=4)
-    head = LinearHead()
-    for start in range(0, 3000, 500):
-        head.partial_fit(made.X[start : start + 500], made.y[start : start + 500], classes=np.unique(made.y))
-    whole = LinearHead().fit(made.X[:3000], made.y[:3000])
-    assert head.score(made.X[3000:], made.y[3000:]) > whole.score(made.X[3000:], made.y[3000:]) - 0.05
-
-
-def test_a_loaded_head_goes_on_learning(cells: Any) -> None:
-    head = LinearHead().fit(cells.X[:300], cells.y[:300])
-    loaded = LinearHead.from_arrays(*head.to_arrays())
-    for one in (head, loaded):
-        one.partial_fit(cells.X[300:], cells.y[300:])
-    np.testing.assert_array_equal(head.coef_, loaded.coef_)
-
-
-def test_what_partial_fit_refuses(cells: Any) -> None:
-    head = LinearHead().fit(cells.X, cells.y)
-    with pytest.raises(LabelsError, match="'type 9' is none of the head's 5 classes"):
-        head.partial_fit(cells.X[:2], ["type 0", "type 9"])
-    with pytest.raises(ValueError, match="3 features"):
-        head.partial_fit(cells.X[:2, :3], ["type 0", "type 1"])
-    with pytest.raises(OptionError, match="balanced"):
-        LinearHead(class_weight="balanced").partial_fit(cells.X, cells.y)
-
-
-@pytest.mark.parametrize("change", [{"C": 0.0}, {"C": None}, {"solver": "magic"}, {"n_iter": 0}, {"n_seen": "many"}])
+@pytest.mark.parametrize("change", [{"C": 0.0}, {"C": None}, {"solver": "magic"}, {"n_iter": 0}])
 def test_a_description_that_makes_no_sense_is_damage(change: dict[str, Any], cells: Any) -> None:
     arrays, state = LinearHead().fit(cells.X, cells.y).to_arrays()
-    with pytest.raises(DamagedError, match="make no sense"):
+    with pytest.raises(DamagedError):
         LinearHead.from_arrays(arrays, {**state, **change})

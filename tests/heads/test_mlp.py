@@ -7,14 +7,14 @@ import pytest
 
 from scstore.errors import DamagedError
 from scstore.heads.linear import LinearHead
-from scstore.heads.mlp import MLPHead, _forward, _gradients, _initial
-from scstore.heads.softmax import cross_entropy
+from scstore.heads.mlp import MLPHead, _forward, _gradients, _initial_layers
+from scstore.heads.training import cross_entropy
 
 
 @pytest.mark.parametrize("hidden", [[7], [7, 5]])
 def test_the_gradients_are_the_slopes_of_the_loss(hidden: list[int]) -> None:
     rng = np.random.default_rng(0)
-    layers = [layer.astype(np.float64) for layer in _initial([4, *hidden, 3], rng)]
+    layers = [layer.astype(np.float64) for layer in _initial_layers([4, *hidden, 3], rng)]
     block, codes, weights = rng.normal(size=(9, 4)), rng.integers(0, 3, 9), rng.uniform(0.5, 2, 9)
 
     def loss() -> float:

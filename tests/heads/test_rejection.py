@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from scstore.errors import DamagedError, OptionError
 from scstore.heads.distances import Distances
 from scstore.heads.fusion import FusedHead
-from scstore.heads.rejection import Rejection
+from scstore.heads.rejection import Rejection, Thresholds
 
 TRAIN = 900
 
@@ -31,7 +31,7 @@ def fitted(views: dict[str, Any]) -> FusedHead:
 
 
 def judge(head: FusedHead, views: dict[str, Any], rows: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    blocks = list(head.iter_judged({name: views[name][rows] for name in "ab"}))
+    blocks = list(head.iter_predictions({name: views[name][rows] for name in "ab"}))
     proba, novelty = (np.concatenate([block[place] for block in blocks]) for place in (1, 2))
     return head.classes_[proba.argmax(axis=1)], proba.max(axis=1), novelty
 
@@ -74,14 +74,14 @@ def test_expression_is_where_novelty_is_measured() -> None:
     assert head.rejection_ is not None
     assert head.rejection_.distances.views == ("X",)
     test = {"X": X[600:][:, [genes.index(gene) for gene in head.genes_ or ()]], "other": noise[600:]}
-    novelty = np.concatenate([part for *_, part in head.iter_judged(test, block_rows=70)])
+    novelty = np.concatenate([part for *_, part in head.iter_predictions(test, block_rows=70)])
     assert roc_auc_score(codes[600:] == 3, novelty) > 0.85
 
 
 def test_no_thresholds_unless_asked_for(views: dict[str, Any]) -> None:
     head = FusedHead(n_folds=2).fit({"b": views["b"][:80]}, views["y"][:80])
     assert head.rejection_ is None
-    assert [part for *_, part in head.iter_judged({"b": views["b"][:5]})] == [None]
+    assert [part for *_, part in head.iter_predictions({"b": views["b"][:5]})] == [None]
     alone = FusedHead().fit({"b": views["b"][:3]}, ["x", "y", "z"], keep=0.95)
     assert alone.rejection_ is None  # no cell could be held out
 
@@ -92,7 +92,7 @@ def test_a_saved_head_judges_alike(fitted: FusedHead, views: dict[str, Any]) -> 
     for seen, again in zip(judge(fitted, views, slice(0, 50)), judge(loaded, views, slice(0, 50)), strict=True):
         np.testing.assert_array_equal(seen, again)
     assert loaded.rejection_ is not None
-    assert loaded.rejection_.thresholds("both")._asdict() == state["rejection"]["thresholds"]["both"]
+    assert loaded.rejection_.thresholds("both") == Thresholds(**state["rejection"]["thresholds"]["both"])
 
 
 def test_a_cell_is_as_novel_alone_as_among_others(fitted: FusedHead, views: dict[str, Any]) -> None:
@@ -147,11 +147,11 @@ def test_at_least_the_stated_share_of_held_out_cells_passes(
         assert passed.sum() == n - int(np.floor((1 - keep) * n + 1e-9))
 
 
-def test_rules_and_shares_that_are_none(fitted: FusedHead, views: dict[str, Any]) -> None:
+def test_rules_and_fractions_that_do_not_exist(fitted: FusedHead, views: dict[str, Any]) -> None:
     assert fitted.rejection_ is not None
-    assert fitted.rejection_.thresholds("none") == (0.0, np.inf)
-    with pytest.raises(OptionError, match="--unassigned often"):
+    assert fitted.rejection_.thresholds("none") == Thresholds(0.0, np.inf)
+    with pytest.raises(OptionError, match="unassigned='often'"):
         fitted.rejection_.thresholds("often")
     for keep in (0.0, 1.1, -1.0, float("nan")):
-        with pytest.raises(OptionError, match="--keep"):
+        with pytest.raises(OptionError, match="keep="):
             fitted.rejection_.thresholds("both", keep)

@@ -1,0 +1,204 @@
+"""Columns made comparable before a head reads them: streamed moments, scaling, and the reduction of expression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from scipy import sparse
+
+from scstore.cells.anova import ClassSums, top_genes
+from scstore.errors import CellsError, DamagedError, FeatureSpaceError
+from scstore.heads.base import check_positive, take_array
+from scstore.heads.labels import encode_labels
+from scstore.heads.rows import (
+    BLOCK_BYTES,
+    MEMORY_LIMIT,
+    Array,
+    MappedRows,
+    Rows,
+    block_within,
+    iter_blocks,
+    iter_raw_blocks,
+    to_dense,
+)
+from scstore.heads.training import one_blas_thread
+
+__all__ = ["ExpressionReducer", "Scaling", "column_moments", "fit_scaling", "usable_scale"]
+
+EXPRESSION_BLOCK_BYTES = 1 << 27
+"""Bytes of a block of expression as if it were dense; it is sparse and takes about a tenth."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """``(row - mean) / scale``.
+
+    ``mean`` and ``scale`` are ``(d,) float64`` with values that float32 can hold. So the difference is exact in float32
+    even where a mean is a thousand times the spread around it (outlier dimensions of language models).
+    """
+
+    mean: Array
+    scale: Array
+
+    def apply(self, block: Any) -> Array:
+        """Scale a block, dense or CSR: ``(b, d)`` to ``(b, d) float32``."""
+        values: Array = to_dense(block) - self.mean.astype(np.float32)
+        values /= self.scale.astype(np.float32)
+        return values
+
+    def over(self, rows: Rows) -> MappedRows:
+        """Return the scaled rows, read when asked for."""
+        return MappedRows(rows, self.apply, width=rows.shape[1])
+
+    def fold(self, weights: Array, bias: Array) -> tuple[Array, Array]:
+        """Turn weights ``(c, d)`` and bias ``(c,)`` for scaled rows into float64 ones for the rows as they are."""
+        folded = weights.astype(np.float64) / self.scale
+        return folded, bias.astype(np.float64) - folded @ self.mean
+
+
+def fit_scaling(rows: Rows, *, standardize: bool = True, memory_limit: int = MEMORY_LIMIT) -> Scaling:
+    """Centre and standardise the columns, then divide by √d, so that a row has a norm of about 1 whatever its width.
+
+    A penalty or a learning rate then means the same for a view of 20 columns and for one of 5,120. Without
+    ``standardize`` the rows stay as they are.
+    """
+    if not standardize:
+        return Scaling(np.zeros(rows.shape[1]), np.ones(rows.shape[1]))
+    mean, variance = column_moments(rows, block_bytes=block_within(memory_limit))
+    scale = usable_scale(mean, variance) * np.sqrt(rows.shape[1])
+    return Scaling(mean.astype(np.float32).astype(np.float64), scale.astype(np.float32).astype(np.float64))
+
+
+def column_moments(rows: Rows, *, block_bytes: int = BLOCK_BYTES) -> tuple[Array, Array]:
+    """Return the mean and population variance of each column, ``(d,) float64`` each, in one pass."""
+    return _moments(rows, lambda values: np.einsum("ij,ij->j", values, values), block_bytes)
+
+
+def usable_scale(mean: Array, variance: Array) -> Array:
+    """Return standard deviations, with 1 for columns that are constant but for rounding in float32."""
+    return np.where(variance <= 1e-12 * mean**2, 1.0, np.sqrt(np.where(variance > 0, variance, 1.0)))
+
+
+def _moments(rows: Rows, product: Callable[[Array], Array], block_bytes: int) -> tuple[Array, Array]:
+    """Return the columns' means and the mean of the product over centred rows, such as their variances.
+
+    Blocks are merged by the update of Chan, Golub and LeVeque (1979), which stays exact where a mean is far larger
+    than the spread around it.
+    """
+    mean, products, seen = np.zeros(rows.shape[1]), np.zeros(()), 0
+    for _, block in iter_blocks(rows, block_bytes=block_bytes):
+        values = block.astype(np.float64)
+        block_mean = values.mean(axis=0)
+        values -= block_mean
+        total, shift = seen + len(block), block_mean - mean
+        products = products + (product(values) + product(shift[None]) * (seen * len(block) / total))
+        mean += shift * (len(block) / total)
+        seen = total
+    return mean, products / max(1, seen)
+
+
+class ExpressionReducer:
+    """The genes of highest ANOVA F on the training cells, standardised, and their first principal components.
+
+    All is learned from the rows given to :meth:`fit`, in two passes and bounded memory. Nothing is random: the
+    components are eigenvectors of the genes' correlation matrix, each with its largest loading positive. Fitted
+    attributes: ``selected_`` ``(g,) int64`` (columns at fit, best gene first), ``mean_`` and ``scale_`` ``(g,)``,
+    ``components_`` ``(n_components, g)``, ``n_features_in_``.
+    """
+
+    selected_: Array
+    mean_: Array
+    scale_: Array
+    components_: Array
+    n_features_in_: int
+
+    def __init__(self, n_genes: int = 200, *, n_components: int = 20) -> None:
+        self.n_genes = n_genes
+        self.n_components = n_components
+
+    def fit(self, rows: Rows, y: Any) -> Self:
+        """Learn from log-normalised expression ``(n, genes)`` and labels ``(n,)``.
+
+        Raises
+        ------
+        LabelsError
+            If the labels cannot be learned from.
+        CellsError
+            If a value is not finite, or no gene varies.
+        """
+        check_positive(n_genes=self.n_genes, n_components=self.n_components)
+        n, self.n_features_in_ = rows.shape
+        labels = encode_labels(y, n)
+        sums = ClassSums(len(labels.classes), self.n_features_in_)
+        for start, block in iter_raw_blocks(rows, block_bytes=EXPRESSION_BLOCK_BYTES):
+            sums.add(block, labels.codes[start : start + block.shape[0]])
+        # A gene that only the one cell of a class expresses would have an infinite F, so such classes do not count.
+        score = sums.f_values(min_cells=2)
+        if not score.any():
+            score = sums.variances()
+        best = top_genes(score, self.n_genes)
+        self.selected_ = best[score[best] > 0]
+        if not len(self.selected_):
+            msg = "X: no gene varies among the training cells, so expression says nothing. Leave out the view X."
+            raise CellsError(msg)
+        with one_blas_thread():
+            self._fit_components(MappedRows(rows, self._select, width=len(self.selected_)))
+        return self
+
+    def _fit_components(self, rows: Rows) -> None:
+        self.mean_, covariance = _moments(rows, lambda values: values.T @ values, EXPRESSION_BLOCK_BYTES)
+        self.scale_ = usable_scale(self.mean_, np.diag(covariance))
+        spread, axes = np.linalg.eigh(covariance / np.outer(self.scale_, self.scale_))
+        spanned = int((spread > 1e-9 * spread[-1]).sum())
+        axes = axes[:, ::-1][:, : max(1, min(self.n_components, spanned))].T
+        largest = axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)]
+        self.components_ = np.ascontiguousarray(axes * np.where(largest < 0, -1.0, 1.0)[:, None])
+
+    def over(self, rows: Rows, *, selected: bool) -> MappedRows:
+        """Return the components ``(n, n_components) float32``, computed when asked for.
+
+        ``rows`` have all genes of the fit, or with ``selected`` the genes ``selected_`` alone, in that order.
+        """
+        width = len(self.selected_) if selected else self.n_features_in_
+        if rows.shape[1] != width:
+            msg = f"X: {rows.shape[1]:,} genes in place of {width:,}. Give the genes that the head names, in its order."
+            raise FeatureSpaceError(msg)
+        pick = to_dense if selected else self._select
+        return MappedRows(rows, lambda block: self._project(pick(block)), width=len(self.components_))
+
+    def _select(self, block: Any) -> Array:
+        if sparse.issparse(block):
+            return to_dense(sparse.csr_matrix(block)[:, self.selected_])
+        return to_dense(np.asarray(block)[:, self.selected_])
+
+    def _project(self, values: Array) -> Array:
+        # Row by row in float64: a cell has the same components alone or among a million.
+        scaled = (values - self.mean_) / self.scale_
+        result: Array = (scaled @ self.components_.T).astype(np.float32)
+        return result
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Return what was learned, by name; :meth:`from_arrays` takes it back."""
+        width = np.array([self.n_features_in_], dtype=np.int64)
+        names = ("selected", "mean", "scale", "components")
+        return {**{name: getattr(self, f"{name}_") for name in names}, "n_features_in": width}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> Self:
+        """Return the fitted reducer; :class:`DamagedError` where the arrays do not fit together."""
+        selected = take_array(arrays, "selected", shape=(-1,), kind="i")
+        width = len(selected)
+        components = take_array(arrays, "components", shape=(-1, width))
+        reducer = cls(width, n_components=len(components))
+        reducer.n_features_in_ = int(take_array(arrays, "n_features_in", shape=(1,), kind="i")[0])
+        reducer.selected_, reducer.components_ = selected, components
+        reducer.mean_ = take_array(arrays, "mean", shape=(width,))
+        reducer.scale_ = take_array(arrays, "scale", shape=(width,))
+        in_range = width and selected.min() >= 0 and selected.max() < reducer.n_features_in_
+        if not in_range or not len(components) or not (reducer.scale_ > 0).all():
+            msg = "reducer: its genes, components or scales are missing or out of range. The head is damaged."
+            raise DamagedError(msg)
+        return reducer

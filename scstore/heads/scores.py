@@ -1,0 +1,127 @@
+"""How good predictions are: accuracy, macro means over classes, calibration error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
+
+from scstore.heads.rows import Array
+
+__all__ = [
+    "METRICS",
+    "expected_calibration_error",
+    "held_out_scores",
+    "label_scores",
+    "negative_log_likelihood",
+    "prediction_scores",
+    "reliability",
+    "scores_by_class",
+    "widen",
+]
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "auroc", "ece")
+"""Names of what :func:`prediction_scores` gives, in the order of a table."""
+
+BINS = 15
+"""Equally wide bins of confidence."""
+
+
+def label_scores(truth: Any, predicted: Any) -> dict[str, float]:
+    """Return accuracy, precision, recall and F1 of predicted labels ``(n,)``, n ≥ 1.
+
+    Macro means are over classes with a true cell, each class counting the same. ``balanced_accuracy`` is the mean
+    recall, so it equals ``macro_recall``.
+    """
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        truth, predicted, labels=np.unique(truth), average="macro", zero_division=0
+    )
+    return {
+        "accuracy": float(accuracy_score(truth, predicted)),
+        "balanced_accuracy": float(recall),
+        "macro_precision": float(precision),
+        "macro_recall": float(recall),
+        "macro_f1": float(f1),
+    }
+
+
+def prediction_scores(truth: Array, proba: Array) -> dict[str, float | None]:
+    """Return :data:`METRICS`, each 0 to 1, of probabilities ``(n, n_classes)`` and true class numbers ``(n,)``, n ≥ 1.
+
+    To :func:`label_scores` come ``auroc``, the mean over classes of the area under the curve of one class against the
+    rest (None where all cells are of one class), and ``ece``, the expected calibration error.
+    """
+    present = np.unique(truth)
+    areas = [roc_auc_score(truth == code, proba[:, code]) for code in present] if len(present) > 1 else []
+    return {
+        **label_scores(truth, proba.argmax(axis=1)),
+        "auroc": float(np.mean(areas)) if areas else None,
+        "ece": expected_calibration_error(truth, proba),
+    }
+
+
+def held_out_scores(truth: Array, proba: Array) -> dict[str, float | int | None]:
+    """Return what a head remembers of its held-out cells: their number ``n``, and figures that are None without any.
+
+    ``nll`` is the negative log-likelihood in nats; the others as for :func:`prediction_scores`.
+    """
+    names = ("accuracy", "balanced_accuracy", "macro_f1")
+    if not len(truth):
+        return {"n": 0, **dict.fromkeys((*names, "nll", "ece"))}
+    figures = label_scores(truth, proba.argmax(axis=1))
+    return {
+        "n": len(truth),
+        **{name: figures[name] for name in names},
+        "nll": negative_log_likelihood(truth, proba),
+        "ece": expected_calibration_error(truth, proba),
+    }
+
+
+def scores_by_class(truth: Array, predicted: Array, classes: Sequence[str]) -> dict[str, dict[str, float | int]]:
+    """Return precision, recall, F1 and number of cells of every class that has a true cell, by its name."""
+    present = np.unique(truth)
+    parts = precision_recall_fscore_support(truth, predicted, labels=present, average=None, zero_division=0)
+    return {
+        classes[code]: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
+        for code, p, r, f, n in zip(present.tolist(), *parts, strict=True)
+    }
+
+
+def negative_log_likelihood(truth: Array, proba: Array) -> float:
+    """Return the mean of ``-log(probability of the true class)``."""
+    picked = proba[np.arange(len(truth)), truth]
+    return float(-np.log(np.maximum(picked, np.finfo(np.float64).tiny)).mean())
+
+
+def expected_calibration_error(truth: Array, proba: Array) -> float:
+    """Return the mean gap between confidence and accuracy over bins of confidence, weighted by their cells.
+
+    Naeini et al., 2015, in the form of Guo et al., 2017.
+    """
+    gaps = [part["n"] * abs(part["confidence"] - part["accuracy"]) for part in reliability(truth, proba)]
+    return float(sum(gaps) / len(truth))
+
+
+def reliability(truth: Array, proba: Array) -> list[dict[str, Any]]:
+    """Return a reliability diagram as numbers: ``n``, mean ``confidence`` and ``accuracy`` of each bin with cells."""
+    confidence = proba.max(axis=1)
+    right = proba.argmax(axis=1) == truth if len(proba) else np.zeros(0, dtype=bool)
+    place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    return [
+        {
+            "n": int((place == one).sum()),
+            "confidence": float(confidence[place == one].mean()),
+            "accuracy": float(right[place == one].mean()),
+        }
+        for one in np.unique(place).tolist()
+    ]
+
+
+def widen(proba: Array, known: Sequence[str], classes: Sequence[str]) -> Array:
+    """Return probabilities over ``classes`` from those over some of them, ``known``; the others get 0."""
+    place = {name: column for column, name in enumerate(classes)}
+    wide = np.zeros((len(proba), len(classes)))
+    wide[:, [place[str(name)] for name in known]] = proba
+    return wide
