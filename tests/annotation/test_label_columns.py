@@ -119,7 +119,7 @@ def test_on_the_command_line(path: Path, tmp_path: Path, scstore_command: Run) -
     assert "accuracy of held-out cells, coarse to fine: lineage" in done.stdout
     assert "lineage is missing where it is ''" in done.stderr
     card = (tmp_path / "head" / "README.md").read_text()
-    assert card.index("level `lineage`") < card.index("level `cell_type`")
+    assert card.index("level lineage") < card.index("level cell_type")
     assert "a coarser label stands that is sure enough: `lineage` from 0." in card
     said = scstore_command("info", "head").stdout
     assert "coarse to fine: lineage" in said
