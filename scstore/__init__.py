@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scstore.panels.fit import panel
     from scstore.report.evaluation_files import save_evaluation
     from scstore.search.query import query
-    from scstore.store.export import export_h5ad as export
+    from scstore.store.export import export
     from scstore.store.reader import Store
     from scstore.store.reader import open_store as open  # noqa: A004  # scstore.open(path), as in zarr and h5py
     from scstore.verification import verify
@@ -41,7 +41,7 @@ _PUBLIC = {
     "align": ("scstore.alignment.align", "align"),
     "build_genes": ("scstore.gene_tables.build", "build_genes"),
     "evaluate": ("scstore.evaluation.evaluate", "evaluate"),
-    "export": ("scstore.store.export", "export_h5ad"),
+    "export": ("scstore.store.export", "export"),
     "extract": ("scstore.extraction.extract", "extract"),
     "fit": ("scstore.annotation.fit", "fit"),
     "load_head": ("scstore.heads.artifact", "load_head"),

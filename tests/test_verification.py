@@ -100,8 +100,8 @@ def test_the_command_lists_all_and_exits_with_3(evaluation_store: Path, tmp_path
     chunk = root / "obsm" / "genept" / "c" / "0" / "0"
     chunk.write_bytes(b"\0" + chunk.read_bytes()[1:-1] + b"\0")
     done = scstore_command("verify", "s.zarr", "--deep", code=3)
-    assert "missing: s.zarr/obs/zarr.json: the file is missing" in done.stdout
-    assert "damaged: s.zarr/obsm/genept/c/0/0: does not match its digest" in done.stdout
+    assert "missing: s.zarr/obs/zarr.json" in done.stdout
+    assert "damaged: s.zarr/obsm/genept/c/0/0" in done.stdout
     assert "Traceback" not in done.stderr
     found = json.loads(scstore_command("--json", "verify", "s.zarr", "--deep", code=3).stdout)
     assert [finding["problem"] for finding in found["findings"]] == ["missing", "damaged"]

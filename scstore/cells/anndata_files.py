@@ -20,7 +20,7 @@ from scstore.errors import CellsError
 from scstore.escaping import show
 from scstore.untrusted.guards import Guard, reading
 
-__all__ = ["Opened", "open_matrix", "read_anndata"]
+__all__ = ["Opened", "check_chunks", "open_matrix", "read_anndata"]
 
 UNDERSTOOD = {
     "anndata": "0.1.0",
@@ -167,7 +167,7 @@ def _open_sparse(
     with reading(guard.source, f"{name} (shape)"):
         found = tuple(int(n) for n in stored)
     _check_shape(found, shape, guard.source, name)
-    _check_chunks(parts["data"], guard.source, name)
+    check_chunks(parts["data"], guard.source)
     if encoding == "csr_matrix":
         return compressed_rows(**parts, shape=shape, source=guard.source, name=name)
     return compressed_columns(**parts, shape=shape, scratch=scratch, source=guard.source, name=name)
@@ -182,19 +182,20 @@ def _check_shape(found: tuple[int, ...], expected: tuple[int, int], source: str,
         raise CellsError(msg)
 
 
-def _check_chunks(values: Any, source: str, name: str) -> None:
-    """Refuse a sparse matrix in a Zarr folder that was copied in part.
+def check_chunks(values: Any, source: str) -> None:
+    """Refuse stored values of a sparse matrix in a Zarr folder that was copied in part.
 
     Zarr reads an absent chunk as zeros, with no error; the stored values of a sparse matrix are not zero.
     """
     if not isinstance(values, zarr.Array):
         return
+    name = values.name.strip("/")
     with reading(source, name):
         missing = values.nchunks - values.nchunks_initialized
     if missing:
         msg = (
-            f"{source}: {missing:,} of {values.nchunks:,} chunks of {name}/data are missing, and would read "
-            "as zeros. The folder was copied or written incompletely: copy it again."
+            f"{source}: {missing:,} of {values.nchunks:,} chunks of {name} are missing, and would read as zeros. "
+            "The folder was copied or written incompletely: copy it again."
         )
         raise CellsError(msg)
 

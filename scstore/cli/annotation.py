@@ -279,7 +279,7 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a store as one .h5ad file."""
-    from scstore.store.export import export_h5ad
+    from scstore.store.export import export as export_store
 
-    written = export_h5ad(store, out, views=view, overwrite=overwrite)
+    written = export_store(store, out, views=view, overwrite=overwrite)
     state.output.result({"output": str(written)}, f"{written}: {written.stat().st_size / 1e6:,.1f} MB")

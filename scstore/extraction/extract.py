@@ -24,8 +24,7 @@ from scstore.extraction.processes import create_or_wait, this_process
 from scstore.extraction.reading import read_cells
 from scstore.options import with_options
 from scstore.progress import Reporter
-from scstore.store.column_names import check_columns
-from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, STATUS_OK
+from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, STATUS_OK, check_columns
 from scstore.store.ledger import check_shard, ids_digest
 from scstore.store.locks import Part, part_lock
 from scstore.store.reader import Store, open_store

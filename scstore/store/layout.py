@@ -1,14 +1,16 @@
-"""Where things are in a store. The specification in words is ``stores/README.md``."""
+"""Where things are in a store, and what it may hold. The specification in words is ``stores/README.md``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 
+from scstore.errors import CellsError
 from scstore.sealed import FORMAT
 from scstore.spec import Space, fingerprint
 
@@ -24,11 +26,12 @@ __all__ = [
     "STATUS_OK",
     "StorePlan",
     "ViewSpec",
+    "check_columns",
     "chunk_path",
     "default_shard_rows",
     "is_inside",
-    "lock_path",
     "record_path",
+    "view_specs",
 ]
 
 LEDGER = "_scstore"
@@ -36,7 +39,7 @@ LEDGER = "_scstore"
 
 MANIFEST = f"{LEDGER}/manifest.json"
 SCRATCH_EXPRESSION = f"{LEDGER}/expression"
-"""Where the cells' expression waits until the run ends, when the user does not want it kept as ``X``."""
+"""Expression that extraction works from, until the run ends, where it is not kept as ``X``."""
 
 STATUS = "scstore_status"
 STATUS_OK = "ok"
@@ -45,28 +48,23 @@ STATUS_EMPTY = "empty"
 
 SEEN_BY_PANEL = "scstore_seen_by_panel"
 SEEN_BY_PROJECTOR = "scstore_seen_by_projector"
-"""Columns of ``obs``, bool, there only where a panel fitted on labels or a trained projector was used: whether it saw
-this cell's label. `evaluate` does not score such cells unasked."""
+"""Boolean columns of ``obs``, present only where a panel fitted on labels or a trained projector was used: whether it
+saw this cell's label. `evaluate` does not score such cells unless asked."""
 
 SHARD_BYTES = 16 * 2**20
 MAX_SHARD_ROWS = 4096
 
+STORED_DTYPES = ("float16", "float32")
+
+LONGEST_COLUMN = 200
+"""Bytes of a column's name, which is a folder's name too; file systems take up to 255."""
+
+RESERVED_COLUMNS = ("", ".", "..", "_index", "zarr.json")
+
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """One feature matrix of a store.
-
-    Attributes
-    ----------
-    name
-        Its key in ``obsm``.
-    width
-        Number of columns.
-    dtype
-        ``float16`` or ``float32``.
-    space
-        The feature space its rows live in.
-    """
+    """One feature matrix of a store: its key in ``obsm``, width, dtype (``float16`` or ``float32``), feature space."""
 
     name: str
     width: int
@@ -74,7 +72,7 @@ class ViewSpec:
     space: Space
 
     def as_json(self) -> dict[str, Any]:
-        """The view's part of the run's record."""
+        """Return the view's part of the run's record."""
         return {
             "width": self.width,
             "dtype": self.dtype,
@@ -85,17 +83,7 @@ class ViewSpec:
 
 @dataclass(frozen=True)
 class StorePlan:
-    """The fixed shape of a store.
-
-    Attributes
-    ----------
-    n_obs
-        Number of cells.
-    shard_rows
-        Rows of a shard: one chunk of every view, the unit of commit.
-    views
-        The feature matrices.
-    """
+    """The fixed shape of a store: cells, rows of a shard (one chunk of every view, the unit of commit), views."""
 
     n_obs: int
     shard_rows: int
@@ -107,47 +95,84 @@ class StorePlan:
         return -(-self.n_obs // self.shard_rows)
 
     def bounds(self, shard: int) -> tuple[int, int]:
-        """First row of a shard and the row after its last."""
+        """Return a shard's first row and the row after its last."""
         start = shard * self.shard_rows
         return start, min(start + self.shard_rows, self.n_obs)
 
     def shards(self) -> Iterator[tuple[int, int, int]]:
-        """``(shard, start, stop)`` for every shard."""
+        """Yield ``(shard, start, stop)`` for every shard."""
         for shard in range(self.n_shards):
             yield shard, *self.bounds(shard)
 
 
 def default_shard_rows(n_obs: int, views: list[tuple[int, str]]) -> int:
-    """Rows that make the largest view's chunk about 16 MB, and at most 4,096 so that a kill never loses more.
+    """Return the rows that make the largest view's chunk about 16 MB, at most 4,096 and ``n_obs``.
 
-    Parameters
-    ----------
-    n_obs
-        Number of cells; a store is never made larger than one whole shard for fewer.
-    views
-        ``(width, dtype)`` of each.
+    ``views`` holds the width and dtype of each view. A kill never loses more than a shard.
     """
     row_bytes = max(width * np.dtype(dtype).itemsize for width, dtype in views)
     return max(1, min(MAX_SHARD_ROWS, SHARD_BYTES // row_bytes, n_obs))
 
 
+def view_specs(record: Mapping[str, Any]) -> dict[str, ViewSpec]:
+    """Return the views that a run's record describes, by name.
+
+    Raises
+    ------
+    ValueError
+        If one leads out of the store, or has no shape.
+    """
+    specs = {
+        name: ViewSpec(name, int(view["width"]), str(view["dtype"]), view["space"])
+        for name, view in record["views"].items()
+    }
+    if any("/" in name or not is_inside(name) for name in specs):
+        msg = "the name of a view leads out of the store"
+        raise ValueError(msg)
+    if int(record["shard_rows"]) < 1 or any(s.width < 1 or s.dtype not in STORED_DTYPES for s in specs.values()):
+        msg = "a shard has no rows, or a view has no width or an unknown dtype"
+        raise ValueError(msg)
+    return specs
+
+
+def check_columns(columns: Iterable[object]) -> None:
+    """Refuse columns of ``obs`` that a store cannot hold, before anything is written.
+
+    Raises
+    ------
+    CellsError
+        If a name is reserved, too long, repeated, or contains a slash or a control character.
+    """
+    seen: set[str] = set()
+    for name in map(str, columns):
+        if (why := _column_problem(name, seen)) is not None:
+            msg = f"obs column {name[:60]!r} {why}. Rename it, or leave it out of the cells."
+            raise CellsError(msg)
+        seen.add(name)
+
+
+def _column_problem(name: str, seen: set[str]) -> str | None:
+    if name in RESERVED_COLUMNS:
+        return "has a reserved name"
+    if "/" in name or "\\" in name or any(category(sign) in ("Cc", "Cs") for sign in name):
+        return "has a slash or a control character in its name"
+    if (length := len(name.encode(errors="replace"))) > LONGEST_COLUMN:
+        return f"has a name of {length:,} bytes; at most {LONGEST_COLUMN} fit"
+    return "exists twice" if name in seen else None
+
+
 def is_inside(name: object) -> bool:
-    """Whether a name that stands in a file is of something below the store, so that no path leaves its root."""
+    """Return whether a name from a file stays below the store, so that no path leaves its root."""
     if not isinstance(name, str) or "\\" in name or "\0" in name or name[1:2] == ":":  # a drive of Windows
         return False
     return all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 def chunk_path(root: Path, view: str, shard: int) -> Path:
-    """The file that holds a shard's rows of a view: raw little-endian, C order."""
+    """Return the file of a shard's rows of a view: raw little-endian, C order."""
     return root / "obsm" / view / "c" / str(shard) / "0"
 
 
 def record_path(root: Path, shard: int) -> Path:
-    """The record that makes a shard count."""
+    """Return the file of the record that commits a shard."""
     return root / LEDGER / "shards" / f"{shard:06d}.json"
-
-
-def lock_path(root: Path) -> Path:
-    """The lock of whoever extracts into a store; beside it, since the store may not exist yet."""
-    return root.with_name(root.name + ".lock")

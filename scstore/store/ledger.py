@@ -1,27 +1,32 @@
-"""What a store says about its own files: the manifest of what never changes, and a record of every shard.
+"""What a store says about itself: the run's record, the manifest of fixed files, and a record of every shard.
 
 A shard counts once its record is on disk, and only while its bytes match it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from anndata.io import read_elem
+
 from scstore import fsio
 from scstore.errors import DamagedError
-from scstore.sealed import read_sealed_json
-from scstore.spec import canonical_json, seal
+from scstore.sealed import check_format, read_sealed_json
+from scstore.spec import canonical_json, seal, unseal
 from scstore.store.layout import FORMAT, MANIFEST, StorePlan, chunk_path, is_inside, record_path
 
 __all__ = [
     "check_fixed_files",
     "check_shard",
     "committed_shards",
+    "file_problem",
     "ids_digest",
     "read_manifest",
     "read_record",
+    "read_run_record",
     "write_manifest",
     "write_record",
 ]
@@ -34,44 +39,49 @@ CURE = "Restore the store from a copy."
 REDO = "Run the same `scstore extract` again to redo this shard."
 
 
-def write_manifest(root: Path, names: Iterable[str]) -> None:
-    """Write size and digest of files that never change again.
+def read_run_record(path: Path, group: Any) -> dict[str, Any] | None:
+    """Return the record of the run that made a store; ``None`` where scstore did not make it.
 
-    Parameters
-    ----------
-    root
-        The store.
-    names
-        The files, relative to it.
+    Raises
+    ------
+    DamagedError
+        If it cannot be read, or does not match its digest.
+    NewerFormatError
+        If a newer scstore wrote it.
     """
+    where = f"{path}: the run's record (uns/scstore/record)"
+    try:
+        if "uns" not in group or "scstore" not in group["uns"] or "record" not in group["uns/scstore"]:
+            return None
+        record = json.loads(str(read_elem(group["uns/scstore/record"])))
+        found, body = record["format"], unseal(record)
+    except Exception as error:  # damaged metadata makes a library raise anything
+        msg = f"{where} cannot be read ({error}). {CURE}"
+        raise DamagedError(msg) from error
+    check_format(path, found)
+    if body is None:
+        msg = f"{where} does not match its digest. {CURE}"
+        raise DamagedError(msg)
+    return body
+
+
+def write_manifest(root: Path, names: Iterable[str]) -> None:
+    """Write the size and digest of files, relative to the store, that never change again."""
     files = {
         name: {"bytes": (root / name).stat().st_size, "digest": fsio.digest_file(root / name)} for name in sorted(names)
     }
     fsio.write_json(root / MANIFEST, seal({"format": FORMAT, "files": files}))
 
 
-def _are_files(value: object) -> bool:
-    """Whether a value has the form of sizes and digests, by names that stay inside the store."""
-    return isinstance(value, dict) and all(
-        is_inside(name)
-        and isinstance(file, dict)
-        and _is_count(file.get("bytes"))
-        and isinstance(file.get("digest"), str)
-        for name, file in value.items()
-    )
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
-    """``{"bytes": size, "digest": sha256}`` of every file that never changes, by its name in the store.
+    """Return ``{"bytes": size, "digest": sha256}`` of every file that never changes, by its name in the store.
 
     Raises
     ------
     DamagedError
-        If the manifest is missing, or is not byte for byte as it was written.
+        If the manifest is missing, or differs in any byte from what was written.
+    NewerFormatError
+        If a newer scstore wrote it.
     """
     file = root / MANIFEST
     try:
@@ -79,63 +89,62 @@ def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         msg = f"{file} is missing, so the store's files cannot be checked. {CURE}"
         raise DamagedError(msg) from None
-    if not _are_files(body.get("files")):
+    files = body.get("files")
+    if not isinstance(files, dict) or not all(is_inside(name) and _is_file(value) for name, value in files.items()):
         msg = f"{file} does not list files of the store. {CURE}"
         raise DamagedError(msg)
-    files: dict[str, dict[str, Any]] = body["files"]
     return files
 
 
-def check_fixed_files(root: Path, folder: str) -> None:
-    """Compare the files of a folder that never change with the manifest, before they are decoded.
+def _is_file(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("digest"), str)
+        and isinstance(size := value.get("bytes"), int)
+        and not isinstance(size, bool)
+        and size >= 0
+    )
 
-    Parameters
-    ----------
-    root
-        The store.
-    folder
-        Its name in it, such as ``obs``.
+
+def file_problem(file: Path, expected: Mapping[str, Any], *, hashed: bool = True) -> tuple[str, str] | None:
+    """Return how a file differs from its size and digest, as ``(problem, message)``."""
+    try:
+        if (size := file.stat().st_size) != expected["bytes"]:
+            return "damaged", f"has {size:,} bytes where {expected['bytes']:,} were written"
+        if hashed and fsio.digest_file(file) != expected["digest"]:
+            return "damaged", "does not match its digest"
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing", "is missing"
+    return None
+
+
+def check_fixed_files(root: Path, folder: str) -> None:
+    """Compare the files of a folder of the store with the manifest, before they are decoded.
 
     Raises
     ------
     DamagedError
-        If a file is missing or another, or the manifest is damaged.
+        If a file is missing or differs, or the manifest is damaged.
     """
     for name, expected in read_manifest(root).items():
-        if name.startswith(f"{folder}/"):
-            file = root / name
-            there = file.is_file()
-            if not there or file.stat().st_size != expected["bytes"] or fsio.digest_file(file) != expected["digest"]:
-                what = "does not match its digest" if there else "is missing"
-                msg = f"{file} {what}. Restore the store from a copy; `scstore verify {root}` lists all that is wrong."
-                raise DamagedError(msg)
+        if name.startswith(f"{folder}/") and (problem := file_problem(root / name, expected)) is not None:
+            msg = f"{root / name} {problem[1]}. {CURE} `scstore verify {root}` lists all that is wrong."
+            raise DamagedError(msg)
 
 
 def ids_digest(ids: Sequence[str]) -> str:
-    """SHA-256 of cell ids in their order."""
+    """Return the SHA-256 of cell ids in their order."""
     return fsio.digest_bytes(canonical_json(list(ids)).encode())
 
 
 def write_record(root: Path, shard: int, *, start: int, stop: int, ids: str, views: dict[str, dict[str, Any]]) -> None:
-    """Commit a shard whose files are all on disk.
-
-    Parameters
-    ----------
-    root
-        The store.
-    shard, start, stop
-        Its number and rows.
-    ids
-        Digest of its cells' ids.
-    views
-        ``{"bytes": size, "digest": sha256}`` of the file of each view.
-    """
+    """Commit a shard: its rows, the digest of its ids, the size and digest of each view's file, all of them on disk."""
     record = {"shard": shard, "start": start, "stop": stop, "ids": ids, "views": views}
     fsio.write_json(record_path(root, shard), seal(record))
 
 
 def read_record(root: Path, shard: int) -> dict[str, Any] | None:
-    """A shard's record, or ``None`` when it is not committed.
+    """Return a shard's record, or ``None`` when it is not committed.
 
     Raises
     ------
@@ -150,39 +159,23 @@ def read_record(root: Path, shard: int) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     views = body.get("views")
-    if (
-        body.get("shard") != shard
-        or not isinstance(views, dict)
-        or not all("/" not in view and is_inside(view) for view in views)
-    ):
+    named = isinstance(views, dict) and all("/" not in view and is_inside(view) for view in views)
+    if body.get("shard") != shard or not named:
         msg = f"{file} is not the record of this shard. {REDO}"
         raise DamagedError(msg)
     return body
 
 
 def committed_shards(root: Path, plan: StorePlan) -> list[bool]:
-    """Which shards have a record that is not empty, by number; the bytes are not looked at."""
-    return [_has_bytes(record_path(root, shard)) for shard in range(plan.n_shards)]
-
-
-def _has_bytes(file: Path) -> bool:
-    try:
-        return file.stat().st_size > 0
-    except FileNotFoundError:
-        return False
+    """Return for each shard whether it has a record that is not empty; the bytes are not read."""
+    files = (record_path(root, shard) for shard in range(plan.n_shards))
+    return [file.is_file() and file.stat().st_size > 0 for file in files]
 
 
 def check_shard(root: Path, shard: int, *, ids: str | None = None) -> str | None:
-    """Why a shard must be extracted again, or ``None`` when it is committed and every byte matches.
+    """Return why a shard must be extracted again; ``None`` when it is committed and every byte matches.
 
-    Parameters
-    ----------
-    root
-        The store.
-    shard
-        Its number.
-    ids
-        Digest of the ids its cells should have, to be compared with the record's.
+    ``ids`` is the digest of the ids that its cells should have.
     """
     try:
         record = read_record(root, shard)
@@ -191,11 +184,9 @@ def check_shard(root: Path, shard: int, *, ids: str | None = None) -> str | None
     if record is None:
         return "not extracted yet"
     if ids is not None and record["ids"] != ids:
-        return "its record is of other cells"
+        return "its record belongs to other cells"
     for view, expected in record["views"].items():
         file = chunk_path(root, view, shard)
-        if not file.exists():
-            return f"{file} is missing"
-        if file.stat().st_size != expected["bytes"] or fsio.digest_file(file) != expected["digest"]:
-            return f"{file} does not match its digest"
+        if (problem := file_problem(file, expected)) is not None:
+            return f"{file} {problem[1]}"
     return None

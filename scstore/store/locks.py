@@ -16,22 +16,14 @@ __all__ = ["Part", "creation_lock", "part_lock"]
 
 @dataclass(frozen=True)
 class Part:
-    """One of several equal parts of a store's shards.
-
-    Attributes
-    ----------
-    index
-        Which part, from 0.
-    count
-        How many parts there are.
-    """
+    """One of ``count`` equal parts of a store's shards, numbered from 0."""
 
     index: int = 0
     count: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
-            msg = f"--shard {self.index}/{self.count}: parts are numbered from 0 to {self.count - 1}."
+            msg = f"shard='{self.index}/{self.count}': parts are numbered from 0 to {self.count - 1}."
             raise OptionError(msg)
 
     @classmethod
@@ -44,21 +36,21 @@ class Part:
             If it is not of that form, or there is no such part.
         """
         if (found := re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)) is None:
-            msg = f"--shard {text}: give i/n, such as 0/8 for the first of eight parts."
+            msg = f"shard={text!r}: give i/n, such as 0/8 for the first of eight parts."
             raise OptionError(msg)
         return cls(int(found[1]), int(found[2]))
 
     def owns(self, shard: int) -> bool:
-        """Whether a shard belongs to this part."""
+        """Return whether a shard belongs to this part."""
         return shard % self.count == self.index
 
     def overlaps(self, other: Part) -> bool:
-        """Whether two parts may own the same shard."""
+        """Return whether two parts may own the same shard."""
         return self.count != other.count or self.index == other.index
 
 
 def creation_lock(root: Path) -> Path:
-    """The lock of whoever shapes a store; beside it, since it does not exist yet."""
+    """Return the lock for shaping a store; it lies beside the store, which does not exist yet."""
     return root.with_name(f"{root.name}.creating.lock")
 
 
@@ -66,8 +58,7 @@ def creation_lock(root: Path) -> Path:
 def part_lock(root: Path, part: Part) -> Iterator[None]:
     """Hold a part of a store for writing.
 
-    The lock is taken first and the others are looked at afterwards, so that of two processes that start at once at
-    least one sees the other.
+    The lock is taken before the others are looked at, so that of two processes that start at once one sees the other.
 
     Raises
     ------
@@ -79,8 +70,8 @@ def part_lock(root: Path, part: Part) -> Iterator[None]:
             if other != part and part.overlaps(other) and not fsio.reclaim_if_dead(file):
                 msg = (
                     f"{file}: another process extracts part {other.index} of {other.count} of {root}, which shares "
-                    f"shards with part {part.index} of {part.count}. Wait for it, or give every process --shard i/n of "
-                    "the same n."
+                    f"shards with part {part.index} of {part.count}. Wait for it, or give every process shard='i/n' "
+                    "with the same n."
                 )
                 raise LockedError(msg)
         yield

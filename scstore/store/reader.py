@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import anndata
 import numpy as np
@@ -19,18 +19,12 @@ from scipy.sparse import csr_matrix
 from scstore.cells.expression import TARGET_SUM, ExpressionSlot, find_expression, lognorm_block
 from scstore.cells.opening import CellFile, open_cells
 from scstore.errors import CellsError, IncompleteStoreError, InputError
+from scstore.options import Option, did_you_mean, public
 from scstore.spec import Space
-from scstore.store.decoding import decoding
-from scstore.store.layout import (
-    SCRATCH_EXPRESSION,
-    STATUS,
-    STATUS_EMPTY,
-    StorePlan,
-)
-from scstore.store.ledger import check_fixed_files, committed_shards
-from scstore.store.opening import open_group
-from scstore.store.run_record import read_run_record, view_specs
-from scstore.store.sparse_rows import checked_csr, csr_rows
+from scstore.store.csr import open_csr
+from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, StorePlan, view_specs
+from scstore.store.ledger import check_fixed_files, committed_shards, read_run_record
+from scstore.store.opening import decoding, open_group
 from scstore.store.views import ArrayView, ExpressionView, ShardView, View
 
 __all__ = ["EXPRESSION_SPACE", "Store", "open_store"]
@@ -48,7 +42,7 @@ class Store:
     Parameters
     ----------
     path
-        The store or file. Use :func:`scstore.open`.
+        The store or file. :func:`scstore.open` does the same.
 
     Attributes
     ----------
@@ -63,7 +57,7 @@ class Store:
         self._group = open_group(self.path)
         self.record = read_run_record(self.path, self._group)
         with decoding(self.path, "the run's record"):
-            self._specs = view_specs(self.record)
+            self._specs = {} if self.record is None else view_specs(self.record)
         self._cells: CellFile | None = None
 
     def __repr__(self) -> str:
@@ -71,7 +65,7 @@ class Store:
 
     @cached_property
     def obs(self) -> pd.DataFrame:
-        """Metadata of the cells; the index holds their ids. ``(n_obs, n_columns)``."""
+        """Metadata of the cells, ``(n_obs, n_columns)``; the index holds their ids."""
         if self.is_sharded:
             check_fixed_files(self.path, "obs")
         with decoding(self.path, "obs"):
@@ -97,7 +91,7 @@ class Store:
 
     @cached_property
     def plan(self) -> StorePlan | None:
-        """Shape of a store that scstore wrote."""
+        """Shards and views of a store that scstore wrote; ``None`` for other files."""
         if self.record is None or not self.is_sharded:
             return None
         return StorePlan(self.n_obs, int(self.record["shard_rows"]), tuple(self._specs.values()))
@@ -136,22 +130,27 @@ class Store:
         matrices = [name for name in self.views if name != "X"]
         if len(matrices) == 1:
             return matrices[0]
-        msg = f"{self.path}: name the matrix to use with --view. It has: {', '.join(self.views) or 'none'}."
+        msg = f"{self.path} has no default view. Name one with view=: {', '.join(self.views) or 'there is none'}."
         raise InputError(msg)
 
     @property
     def default_views(self) -> tuple[str, ...]:
-        """The views a head is trained on where none is named: the default view, ``genept``, ``X``, as far as there."""
+        """The views that a head is trained on where none is named: the default view, ``genept``, ``X``, if present."""
         companions = ("genept", "X") if self.record is not None else ()
         return tuple(dict.fromkeys([self.default_view, *(name for name in companions if name in self.views)]))
 
     def view(self, name: str) -> View:
-        """One feature matrix, read lazily by rows.
+        """Open one feature matrix, which is read by rows.
 
         Parameters
         ----------
         name
             A name in :attr:`views`; ``readout`` stands for :attr:`default_view`.
+
+        Returns
+        -------
+        View
+            ``view[rows]`` gives ``(n_rows, width)``: an array, of ``X`` a CSR matrix.
 
         Raises
         ------
@@ -161,10 +160,11 @@ class Store:
         if name == "readout":
             name = self.default_view
         if name not in self.views:
-            msg = f"{self.path} has no view {name!r}. It has: {', '.join(self.views) or 'none'}."
+            suggestion = did_you_mean(name, self.views)
+            msg = f"{self.path} has no view {name!r}.{suggestion} It has: {', '.join(self.views) or 'none'}."
             raise InputError(msg)
         if name == "X":
-            return self._expression_view()
+            return self._expression
         if self.plan is not None and name in self._specs:
             return ShardView(self.path, self.plan, self._specs[name])
         with decoding(self.path, name):
@@ -176,7 +176,7 @@ class Store:
 
     @property
     def committed(self) -> NDArray[np.bool_]:
-        """``(n_obs,) bool``: the rows that have been extracted."""
+        """Mask ``(n_obs,)`` of the cells that have been extracted."""
         if self.plan is None:
             return np.ones(self.n_obs, dtype=bool)
         done: NDArray[np.bool_] = np.repeat(committed_shards(self.path, self.plan), self.plan.shard_rows)
@@ -189,13 +189,23 @@ class Store:
 
     @property
     def empty(self) -> NDArray[np.bool_]:
-        """``(n_obs,) bool``: the cells without any gene to read; their rows are zeros."""
+        """Mask ``(n_obs,)`` of the cells without any gene to read; their rows are zeros."""
         if STATUS not in self.obs:
             return np.zeros(self.n_obs, dtype=bool)
         return np.asarray(self.obs[STATUS].astype(str) == STATUS_EMPTY)
 
     def usable_rows(self, *, allow_partial: bool = False) -> NDArray[np.int64]:
-        """Rows that are extracted and not empty.
+        """Return the row numbers of the cells that are extracted and not empty.
+
+        Parameters
+        ----------
+        allow_partial
+            Leave out cells that are not extracted yet, instead of refusing.
+
+        Returns
+        -------
+        ndarray
+            ``(n_usable,) int64``, ascending.
 
         Raises
         ------
@@ -206,7 +216,7 @@ class Store:
         if not committed.all() and not allow_partial:
             msg = (
                 f"{self.path}: {int((~committed).sum()):,} of {self.n_obs:,} cells are not extracted yet. Run the same "
-                "`scstore extract` again to finish, or go on with those that are: --allow-partial."
+                "`scstore extract` again to finish, or use the others alone with allow_partial=True."
             )
             raise IncompleteStoreError(msg)
         return np.flatnonzero(committed & ~self.empty)
@@ -240,30 +250,26 @@ class Store:
         }
 
     def to_anndata(
-        self,
-        views: Sequence[str] | None = None,
-        *,
-        rows: NDArray[np.int64] | None = None,
+        self, views: Sequence[str] | None = None, *, rows: NDArray[np.int64] | None = None
     ) -> anndata.AnnData:
-        """Read into memory.
+        """Read cells and views into memory.
 
         Parameters
         ----------
         views
-            Names of the matrices to include; all by default. A file that scstore did not make is then read whole, as
-            it is.
+            Names of the views to include; all by default, and then a file that scstore did not make is read as it is.
         rows
             Row numbers of the cells to include; all by default.
-
-        Raises
-        ------
-        IncompleteStoreError
-            If one of the rows is not extracted yet.
 
         Returns
         -------
         AnnData
             ``obs`` (and ``X`` with its ``var``), one ``obsm`` entry a view, the run's record in ``uns``.
+
+        Raises
+        ------
+        IncompleteStoreError
+            If one of the rows is not extracted yet.
         """
         names = self.views if views is None else [self.default_view if n == "readout" else n for n in views]
         chosen = slice(None) if rows is None else rows
@@ -295,15 +301,23 @@ class Store:
         return frame
 
     def expression_rows(self, start: int, stop: int) -> csr_matrix:
-        """Log-normalised expression that extraction works from, kept as ``X`` or not."""
+        """Read the log-normalised expression that extraction works from, whether or not it is kept as ``X``.
+
+        Returns
+        -------
+        csr_matrix
+            ``(stop - start, n_genes) float32``.
+        """
         if self._scratch is None:
-            return self._expression_view()[start:stop]
-        return csr_rows(self._scratch, start, stop, source=self.path)
+            return self._expression[start:stop]
+        return self._scratch(start, stop)
 
     @cached_property
-    def _scratch(self) -> zarr.Group | None:
+    def _scratch(self) -> Callable[[int, int], csr_matrix] | None:
         folder = self.path / SCRATCH_EXPRESSION
-        return checked_csr(zarr.open_group(folder, mode="r"), folder) if folder.exists() else None
+        if not folder.exists():
+            return None
+        return open_csr(zarr.open_group(folder, mode="r"), SCRATCH_EXPRESSION, source=self.path)[1]
 
     @cached_property
     def _expression_slot(self) -> ExpressionSlot | None:
@@ -319,47 +333,43 @@ class Store:
                 continue
         return None
 
-    def _expression_view(self) -> View:
+    @cached_property
+    def _expression(self) -> View:
         if self.record is not None:
             with decoding(self.path, "X"):
-                group = checked_csr(self._group["X"], self.path / "X")
-                shape = tuple(int(n) for n in group.attrs["shape"])
-            genes = [str(name) for name in self.var.index]
-            return ExpressionView(
-                lambda start, stop: csr_rows(group, start, stop, source=self.path),
-                (shape[0], shape[1]),
-                EXPRESSION_SPACE,
-                genes=genes,
-            )
+                group = self._group["X"]
+            shape, rows = open_csr(group, "X", source=self.path)
+            return ExpressionView(rows, shape, EXPRESSION_SPACE, genes=[str(name) for name in self.var.index])
         cells, slot = self._cells, self._expression_slot
         if cells is None or slot is None:
             msg = f"{self.path} has no expression: neither counts nor log-normalised values."
             raise InputError(msg)
-        matrix = cells.slots[slot.slot]
         genes = [str(name) for name in cells.var(slot.slot).index]
-        return ExpressionView(
-            lambda start, stop: lognorm_block(cells, slot, start, stop),
-            matrix.shape,
-            EXPRESSION_SPACE,
-            genes=genes,
-        )
+        shape = cells.slots[slot.slot].shape
+        return ExpressionView(partial(lognorm_block, cells, slot), shape, EXPRESSION_SPACE, genes=genes)
 
 
-def open_store(path: str | os.PathLike[str]) -> Store:
+@public
+def open_store(path: Annotated[str | os.PathLike[str], Option("A Zarr folder or .h5ad file.")]) -> Store:
     """Open a store, an exported ``.h5ad``, or any AnnData on disk, for reading.
 
-    Parameters
-    ----------
-    path
-        A Zarr folder or ``.h5ad`` file.
+    Returns
+    -------
+    Store
+        Nothing of it is read before it is asked for.
 
     Raises
     ------
     NotAStoreError
-        If there is nothing scstore can read.
-    InputError
-        If it was written in a newer format.
+        If there is nothing that scstore can read.
+    NewerFormatError
+        If a newer scstore wrote it.
     DamagedError
-        If the record of its run is damaged, or HDF5 cannot be trusted with it.
+        If the record of its run is damaged, or the file asks for what is refused.
+
+    Examples
+    --------
+    >>> store = scstore.open("stores/ref.zarr")  # doctest: +SKIP
+    >>> store.view("X")[:100]  # doctest: +SKIP
     """
     return Store(path)

@@ -1,4 +1,4 @@
-"""Feature matrices that are read by rows, when asked: never whole unless wanted."""
+"""Feature matrices that are read by rows on demand, never whole unless wanted."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
-from scstore import fsio
 from scstore.errors import DamagedError, IncompleteStoreError
 from scstore.spec import Space, fingerprint
-from scstore.store.decoding import decoding
 from scstore.store.layout import StorePlan, ViewSpec, chunk_path
-from scstore.store.ledger import read_record
+from scstore.store.ledger import REDO, file_problem, read_record
+from scstore.store.opening import decoding
 
 __all__ = ["ArrayView", "ExpressionView", "ShardView", "View"]
 
@@ -25,8 +24,7 @@ BLOCK = 4096
 class View:
     """Rows of one feature matrix, read on demand.
 
-    ``view[10:20]``, ``view[[5, 3, 3]]`` and ``view[:]`` give rows as NumPy arrays (:class:`ExpressionView`: CSR
-    matrices).
+    ``view[10:20]``, ``view[[5, 3, 3]]`` and ``view[:]`` give rows as NumPy arrays; of the view ``X`` as CSR matrices.
 
     Attributes
     ----------
@@ -35,9 +33,9 @@ class View:
     shape
         ``(n_obs, width)``.
     dtype
-        Of the values.
+        Type of the values.
     space
-        The feature space the rows live in; for a matrix that scstore did not make, what little is known of it.
+        Feature space of the rows; little is known of a matrix that scstore did not make.
     """
 
     def __init__(self, name: str, shape: tuple[int, int], dtype: np.dtype[Any], space: Space) -> None:
@@ -48,7 +46,7 @@ class View:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the feature space."""
+        """SHA-256 of the feature space."""
         return fingerprint(self.space)
 
     def __len__(self) -> int:
@@ -57,7 +55,7 @@ class View:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {self.shape[0]:,} × {self.shape[1]:,} {self.dtype}>"
 
-    def __getitem__(self, rows: slice | NDArray[np.integer[Any]] | list[int]) -> Any:
+    def __getitem__(self, rows: slice | NDArray[Any] | list[int]) -> Any:
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step == 1:
@@ -101,15 +99,7 @@ class View:
 
 
 class ArrayView(View):
-    """Rows of a Zarr array or HDF5 data set, through its own library.
-
-    Parameters
-    ----------
-    name, array, space
-        The view.
-    source
-        The file it is in, for messages.
-    """
+    """Rows of a Zarr array or HDF5 data set in the file ``source``, through its own library."""
 
     def __init__(self, name: str, array: Any, space: Space, *, source: Path) -> None:
         super().__init__(name, (int(array.shape[0]), int(array.shape[1])), np.dtype(array.dtype), space)
@@ -122,21 +112,10 @@ class ArrayView(View):
 
 
 class ExpressionView(View):
-    """Log-normalised expression, as CSR matrices.
-
-    Attributes
-    ----------
-    genes
-        Names of the columns.
-    """
+    """Log-normalised expression as CSR matrices; ``genes`` names its columns."""
 
     def __init__(
-        self,
-        read: Callable[[int, int], csr_matrix],
-        shape: tuple[int, int],
-        space: Space,
-        *,
-        genes: list[str],
+        self, read: Callable[[int, int], csr_matrix], shape: tuple[int, int], space: Space, *, genes: list[str]
     ) -> None:
         super().__init__("X", shape, np.dtype(np.float32), space)
         self._rows = read
@@ -150,19 +129,7 @@ class ExpressionView(View):
 
 
 class ShardView(View):
-    """Rows of a view that scstore wrote, straight from the shard files.
-
-    A shard's bytes are compared with its record the first time they are touched.
-
-    Parameters
-    ----------
-    root
-        The store.
-    plan
-        Its shape.
-    spec
-        The view.
-    """
+    """Rows of a view that scstore wrote, from the shard files, each compared with its record when first touched."""
 
     def __init__(self, root: Path, plan: StorePlan, spec: ViewSpec) -> None:
         super().__init__(spec.name, (plan.n_obs, spec.width), np.dtype(spec.dtype), spec.space)
@@ -182,19 +149,13 @@ class ShardView(View):
         if record is None:
             msg = (
                 f"{self._root}: cells {start:,} to {stop - 1:,} are not extracted yet. Run the same `scstore extract` "
-                "again, "
-                "or leave them out with --allow-partial."
+                "again, or leave them out with allow_partial=True."
             )
             raise IncompleteStoreError(msg)
-        expected = record["views"].get(self.name)
         size = self._plan.shard_rows * self.shape[1] * self.dtype.itemsize
-        there = file.exists()
-        if expected is None or not there or file.stat().st_size != size or fsio.digest_file(file) != expected["digest"]:
-            what = "does not match its digest" if there else "is missing"
-            msg = (
-                f"{file} {what} (cells {start:,} to {stop - 1:,}). Run the same `scstore extract` again to redo this "
-                "shard."
-            )
+        expected = {"digest": None, **record["views"].get(self.name, {}), "bytes": size}
+        if (problem := file_problem(file, expected)) is not None:
+            msg = f"{file} {problem[1]} (cells {start:,} to {stop - 1:,}). {REDO}"
             raise DamagedError(msg)
         self._verified.add(shard)
 

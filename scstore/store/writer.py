@@ -1,11 +1,12 @@
 """Writing a store: its fixed shape once, then one shard at a time.
 
 The whole shape appears in one rename, so a store that exists is a valid AnnData from its first moment. A shard's files
-are flushed to disk before its record is: what has a record is there.
+are flushed to disk before its record, so a shard with a record is complete.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,12 +21,13 @@ import zarr
 from anndata.io import write_elem
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from zarr.codecs import ZstdCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import LocalStore
 
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError, NumericsError
 from scstore.spec import seal
-from scstore.store.disk_store import DiskStore
+from scstore.store.csr import ARRAY, write_csr
 from scstore.store.layout import (
     FORMAT,
     LEDGER,
@@ -37,33 +39,36 @@ from scstore.store.layout import (
 )
 from scstore.store.ledger import check_shard, ids_digest, read_record, write_manifest, write_record
 
-__all__ = ["GrowingArray", "StoreBuilder", "build_store", "commit_shard", "write_scratch_expression"]
-
-SPARSE_CHUNK = 1 << 20
-"""Values in a chunk of the expression: 4 MB before compression."""
-
-CHECKED: dict[str, Any] = {
-    # level 1: expression compresses about as well as at higher levels, in half the time
-    "compressors": ZstdCodec(level=1, checksum=True),
-    "config": {"write_empty_chunks": True},
-}
-"""How the expression is kept: a damaged chunk is an error to any reader, and an absent one was lost."""
-
-ARRAY: dict[str, Any] = {"encoding-type": "array", "encoding-version": "0.2.0"}
-"""How AnnData marks an array."""
+__all__ = ["DiskStore", "StoreBuilder", "build_store", "commit_shard", "write_scratch_expression"]
 
 STORABLE = frozenset({"string", "boolean", "integer", "floating", "empty"})
 """Kinds of columns that AnnData stores as they are."""
 
 
-class StoreBuilder:
-    """A store that is being shaped, in a folder nobody sees yet.
+class DiskStore(LocalStore):
+    """A Zarr store in a folder that nobody sees yet.
 
-    Parameters
-    ----------
-    root
-        The folder.
+    Its files go through :data:`scstore.fsio.disk`, straight to their names: the folder is flushed and renamed as a
+    whole once it is complete.
     """
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await asyncio.to_thread(self.set_sync, key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        if not await self.exists(key):
+            await self.set(key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        path = self.root / key
+        if not path.parent.exists():
+            fsio.disk.make_folder(path.parent)
+        with path.open("wb") as file:
+            fsio.disk.write(file, memoryview(value.as_buffer_like()))
+
+
+class StoreBuilder:
+    """A store that is being shaped in a folder nobody sees yet."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -71,24 +76,14 @@ class StoreBuilder:
         self._group = zarr.open_group(self._zarr, mode="w", zarr_format=3)
 
     def write_expression(self, blocks: Iterable[csr_matrix], *, n_genes: int, keep: bool) -> None:
-        """Write the cells' log-normalised expression, block by block.
-
-        Parameters
-        ----------
-        blocks
-            ``(n, n_genes)`` each, in the order of the cells.
-        n_genes
-            Number of columns.
-        keep
-            As the AnnData's ``X``; otherwise in a scratch place that is deleted when the run ends.
-        """
+        """Write log-normalised expression: as the AnnData's ``X`` with ``keep``, else until the run ends."""
         if keep:
-            _write_csr(self._group.create_group("X"), blocks, n_genes)
+            write_csr(self._group.create_group("X"), blocks, n_genes)
         else:
             write_scratch_expression(self.root, blocks, n_genes=n_genes)
 
     def write_frames(self, obs: pd.DataFrame, var: pd.DataFrame, record: Mapping[str, Any]) -> None:
-        """Write the cells' and genes' metadata, and the run's record under ``uns["scstore"]``."""
+        """Write the metadata of cells and genes, and the run's record under ``uns["scstore"]``."""
         self._group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         uns = {"scstore": {"format": FORMAT, "record": json.dumps(seal(record), ensure_ascii=False)}}
         elements: dict[str, Any] = {"obs": _storable(obs), "var": _storable(var), "uns": uns}
@@ -123,7 +118,7 @@ class StoreBuilder:
 
 
 def _storable(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with columns that AnnData has no form for (dates, intervals, sets) as text."""
+    """Return the frame with columns that AnnData has no form for (dates, intervals, sets) as text."""
     frame = frame.copy()
     frame.columns = frame.columns.astype(str)
     for name in frame.columns:
@@ -151,84 +146,15 @@ def build_store(path: Path, *, overwrite: bool = False) -> Iterator[StoreBuilder
 
 
 def write_scratch_expression(root: Path, blocks: Iterable[csr_matrix], *, n_genes: int) -> None:
-    """Write the expression that extraction works from beside the AnnData; it is deleted when the run ends."""
+    """Write the expression that extraction works from; it is deleted when the run ends."""
     with fsio.atomic_folder(root / SCRATCH_EXPRESSION) as folder:
-        _write_csr(zarr.open_group(DiskStore(folder), mode="w", zarr_format=3), blocks, n_genes)
-
-
-def _write_csr(group: zarr.Group, blocks: Iterable[csr_matrix], n_genes: int) -> None:
-    data = GrowingArray(group, "data", np.dtype(np.float32))
-    indices = GrowingArray(group, "indices", np.dtype(np.int32))
-    ends: list[NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
-    for block in blocks:
-        data.extend(block.data)
-        indices.extend(block.indices)
-        ends.append(block.indptr[1:].astype(np.int64) + ends[-1][-1])
-    data.close()
-    indices.close()
-    indptr = np.concatenate(ends)
-    group.create_array("indptr", data=indptr, chunks=(SPARSE_CHUNK,), **CHECKED)
-    group["indptr"].attrs.update(ARRAY)
-    shape = [len(indptr) - 1, n_genes]
-    group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
-
-
-class GrowingArray:
-    """A one-dimensional Zarr array of unknown length, written in whole chunks, as AnnData encodes arrays.
-
-    Parameters
-    ----------
-    group, name
-        Where.
-    dtype
-        Of its values.
-    chunk
-        Values in a chunk.
-    """
-
-    def __init__(self, group: zarr.Group, name: str, dtype: np.dtype[Any], *, chunk: int = SPARSE_CHUNK) -> None:
-        self._array = group.create_array(name, shape=(0,), chunks=(chunk,), dtype=dtype, attributes=ARRAY, **CHECKED)
-        self._chunk = chunk
-        self._waiting: list[NDArray[Any]] = []
-        self._size = 0
-
-    def extend(self, values: NDArray[Any]) -> None:
-        """Append values."""
-        self._waiting.append(values.astype(self._array.dtype, copy=False))
-        if sum(map(len, self._waiting)) >= 4 * self._chunk:
-            self._flush(final=False)
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._flush(final=True)
-
-    def _flush(self, *, final: bool) -> None:
-        values = np.concatenate([np.zeros(0, dtype=self._array.dtype), *self._waiting])
-        ready = len(values) if final else len(values) // self._chunk * self._chunk
-        self._array.resize((self._size + ready,))
-        if ready:
-            self._array[self._size : self._size + ready] = values[:ready]
-        self._size += ready
-        self._waiting = [values[ready:].copy()]
+        write_csr(zarr.open_group(DiskStore(folder), mode="w", zarr_format=3), blocks, n_genes)
 
 
 def commit_shard(
     root: Path, plan: StorePlan, shard: int, views: Mapping[str, NDArray[np.float32]], *, ids: list[str]
 ) -> None:
-    """Write a shard's rows of every view, then its record.
-
-    Parameters
-    ----------
-    root
-        The store.
-    plan
-        Its shape.
-    shard
-        Which shard.
-    views
-        ``(n_rows, width) float32`` by name.
-    ids
-        Its cells' ids, for the record and for messages.
+    """Write a shard's rows of every view, ``(n_rows, width)`` by name, then its record; ``ids`` names its cells.
 
     Raises
     ------
@@ -259,7 +185,7 @@ def commit_shard(
 
 
 def _chunk(rows: NDArray[Any], shard_rows: int) -> memoryview:
-    """The bytes of a shard's file: its rows, and rows of NaN where it is the last and not full."""
+    """Return the bytes of a shard's file: its rows, then rows of NaN where it is not full."""
     chunk = np.full((shard_rows, rows.shape[1]), np.nan, dtype=rows.dtype)
     chunk[: len(rows)] = rows
     return chunk.reshape(-1).view(np.uint8).data
@@ -276,28 +202,24 @@ def _same_or_refuse(root: Path, shard: int, record: Mapping[str, Any], written: 
     if record["views"] != written:
         msg = (
             f"{record_path(root, shard)}: another process committed this shard meanwhile, with other values. Locks do "
-            "not hold on this file system: run one process, or give each its part with --shard i/n."
+            "not hold on this file system: run one process, or give each its part with shard='i/n'."
         )
         raise LockedError(msg)
 
 
 def _cast(rows: NDArray[np.float32], view: ViewSpec, ids: list[str]) -> NDArray[Any]:
-    if not np.isfinite(rows).all():
-        cell = ids[int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])]
+    if not (finite := np.isfinite(rows).all(axis=1)).all():
         msg = (
-            f"Cell {cell[:200]!r}: its {view.name} is not finite, so its shard was not written. Run in --dtype "
-            "bfloat16 or "
-            "float32, which do not overflow as float16 does."
+            f"Cell {ids[int(finite.argmin())][:200]!r}: its {view.name} is not finite, so its shard was not written. "
+            "Run with dtype='bfloat16' or 'float32', which do not overflow as float16 does."
         )
         raise NumericsError(msg)
     with np.errstate(over="ignore"):
         cast = rows.astype(np.dtype(view.dtype).newbyteorder("<"))
-    if not np.isfinite(cast).all():
-        cell = ids[int(np.flatnonzero(~np.isfinite(cast).all(axis=1))[0])]
+    if not (finite := np.isfinite(cast).all(axis=1)).all():
         msg = (
-            f"Cell {cell[:200]!r}: its {view.name} reaches {np.abs(rows).max():.3g}, more than {view.dtype} can hold, "
-            "so its "
-            "shard was not written. Extract into a new store with --store-dtype float32."
+            f"Cell {ids[int(finite.argmin())][:200]!r}: its {view.name} reaches {np.abs(rows).max():.3g}, more than "
+            f"{view.dtype} can hold, so its shard was not written. Extract into a new store with store_dtype='float32'."
         )
         raise NumericsError(msg)
     return cast

@@ -19,7 +19,7 @@ from scstore.errors import (
     FeatureSpaceError,
     LockedError,
 )
-from scstore.store.layout import chunk_path, lock_path, record_path
+from scstore.store.layout import chunk_path, record_path
 
 VIEWS = ("readout_wmean_l3", "readout_last_l3", "genept", "genept_random", "X")
 
@@ -57,7 +57,7 @@ def test_killed_and_repeated_it_ends_in_the_same_store_byte_for_byte(
     store = scstore.open(tmp_path / "b" / "store.zarr")
     finished = int(store.committed.sum())
     assert finished == 16 * (after + (when == "after"))
-    assert lock_path(store.path).exists()
+    assert store.path.with_name(f"{store.path.name}.lock").exists()
 
     commits: list[int] = []
     import scstore.extraction.extract as workflow
@@ -196,5 +196,5 @@ def test_a_damaged_store_without_expression_is_mended_from_the_cells(
 def test_a_second_writer_is_refused(cells_file: Path, llama: Path, tmp_path: Path) -> None:
     """RELIABILITY 25."""
     root = tmp_path / "s.zarr"
-    with fsio.lock(lock_path(root)), pytest.raises(LockedError):
+    with fsio.lock(root.with_name(f"{root.name}.lock")), pytest.raises(LockedError):
         extract(cells_file, root, llama)

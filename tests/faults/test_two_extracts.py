@@ -11,7 +11,7 @@ from two_extracts import WAYS, Reader, race
 from warm import Job, Warm, scratch_folder, warm
 
 from scstore import fsio
-from scstore.store.layout import chunk_path, lock_path, record_path
+from scstore.store.layout import chunk_path, record_path
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_of_two_at_once_one_is_refused(processes: Warm) -> None:
     """RELIABILITY 25: a process is told who writes, and nothing is made."""
     root = processes.whole.parent.parent / "refused" / "s.zarr"
     root.parent.mkdir()
-    with fsio.lock(lock_path(root)):
+    with fsio.lock(root.with_name(f"{root.name}.lock")):
         ended = processes.run(Job(root))
     assert (ended.code, ended.error) == (1, "LockedError")
     assert f"process {os.getpid()} on " in ended.message

