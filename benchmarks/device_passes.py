@@ -21,7 +21,7 @@ from random_models import causal_lm
 from scipy.sparse import csr_matrix
 
 from scstore import fsio
-from scstore.extraction.pipeline import Behind, ahead
+from scstore.extraction.extract import BackgroundWriter, prefetch
 from scstore.model.flops import cell_flop
 from scstore.model.loading import Backbone
 from scstore.model.readout import Readout
@@ -129,8 +129,8 @@ def own_pass(
 
     wait()
     begun = time.perf_counter()
-    with ThreadPoolExecutor(1, "bench-read") as reader, Behind("bench-write") as behind:
-        for number, ranked in enumerate(ahead(read(), reader, depth=2)):
+    with ThreadPoolExecutor(1, "bench-read") as reader, BackgroundWriter("bench-write") as behind:
+        for number, ranked in enumerate(prefetch(read(), reader, depth=2)):
             lengths = ranked.lengths + frame.overhead
             gathered = readout.gather(len(ranked), len(POOLINGS))
             for cells in plan_batches(lengths, tokens=tokens):

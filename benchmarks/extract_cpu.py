@@ -39,7 +39,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 import scstore
 from scstore.extraction import extract as extraction
-from scstore.extraction.model_loading import load_readout
+from scstore.extraction.reader import CellReader, load_reader
 from scstore.genes.table import load_gene_table
 from scstore.model.loading import MINILM, load_backbone, locate_model
 from scstore.model.projector import project
@@ -133,10 +133,10 @@ class Phases(Reporter):
         self.inside = 0.0
         self._entered = 0.0
 
-    def load(self, *words: Any) -> Readout:
-        """Load the readout, and time every call of its model."""
+    def load(self, *words: Any) -> CellReader:
+        """Load the model, and time every call of its model."""
         self.times["loading begun"] = time.perf_counter()
-        readout = load_readout(*words)
+        reader = load_reader(*words)
 
         def enter(*_: Any) -> None:
             self._entered = time.perf_counter()
@@ -144,9 +144,10 @@ class Phases(Reporter):
         def leave(*_: Any) -> None:
             self.inside += time.perf_counter() - self._entered
 
-        readout.backbone.model.register_forward_pre_hook(enter)
-        readout.backbone.model.register_forward_hook(leave)
-        return readout
+        model = reader.readout.backbone.model
+        model.register_forward_pre_hook(enter)
+        model.register_forward_hook(leave)
+        return reader
 
     @contextmanager
     def track(self, label: str, total: int, unit: str) -> Iterator[Track]:
@@ -161,7 +162,7 @@ def whole_run(work: Path, model: str, cells: Path, layers: tuple[int, ...]) -> d
     shutil.rmtree(work / "store.zarr", ignore_errors=True)
     phases = Phases()
     begun = time.perf_counter()
-    with patch.object(extraction, "load_readout", phases.load):
+    with patch.object(extraction, "load_reader", phases.load):
         scstore.extract(
             cells,
             work / "store.zarr",

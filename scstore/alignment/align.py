@@ -20,9 +20,10 @@ from scstore.alignment.training_state import load_training, save_training
 from scstore.cells.labels import read_labels
 from scstore.cells.opening import open_cells
 from scstore.errors import FeatureSpaceError, OptionError
-from scstore.extraction.model_loading import load_model
+from scstore.extraction.feature_spaces import projector_fits
 from scstore.extraction.options import ExtractOptions
-from scstore.extraction.plan import ExtractionPlan, make_plan, projector_fits
+from scstore.extraction.reader import load_model
+from scstore.extraction.sequence_plan import RunSettings, SequencePlan, installed_versions, plan_sequences
 from scstore.model.flops import kept_bytes, tokens_that_fit
 from scstore.model.projector import aligned_map
 from scstore.model.projector_file import ProjectorFile, check_projector_output, save_projector
@@ -130,9 +131,9 @@ def align(
                 dtype=settings.dtype or run["dtype"],
                 tokens_per_batch=settings.tokens_per_batch or run["tokens_per_batch"],
             )
-        plan = make_plan(cells, opened, target, settings, progress)
+        plan = plan_sequences(cells, opened, target, settings, progress)
         if begun is None:
-            plan = replace(plan, tokens_per_batch=_tokens_per_batch(plan))
+            plan = replace(plan, run=_training_run(plan))
         data = read_training_cells(plan, labels, label, hold_out=chosen.hold_out, progress=progress)
         history = _history(plan, data, label, chosen)
         if begun is not None and (found := differences(begun[0], history)):
@@ -174,80 +175,71 @@ def _settle(recipe: str, options: Mapping[str, Any]) -> tuple[Recipe, ExtractOpt
     return chosen, ExtractOptions(**{**chosen.options, **given})
 
 
-def _tokens_per_batch(plan: ExtractionPlan) -> int:
-    """Padded positions of a pass with its way back: the user's, or what extraction would take or the GPU holds."""
-    run, settled = plan.record["run"], plan.settled
-    if plan.options.tokens_per_batch is not None or run["device"] != "cuda":
-        return plan.tokens_per_batch
+def _training_run(plan: SequencePlan) -> RunSettings:
+    """Batches of a pass with its way back: the user's, or what extraction would take or the GPU holds."""
+    run, readout = plan.run, plan.needed_readout
+    if plan.options.tokens_per_batch is not None or run.device != "cuda":
+        return run
     import torch
 
     free, _ = torch.cuda.mem_get_info(plan.options.device)
-    return tokens_that_fit(
-        settled.files.config,
+    tokens = tokens_that_fit(
+        readout.files.config,
         free,
-        depth=max(settled.layers),
-        itemsize=_itemsize(run["dtype"]),
-        most=plan.tokens_per_batch,
+        depth=max(readout.layers),
+        itemsize=_itemsize(run),
+        most=run.tokens,
         backward=True,
     )
+    return replace(run, tokens_per_batch=tokens)
 
 
-def _itemsize(dtype: str) -> int:
-    return 4 if dtype == "float32" else 2
+def _itemsize(run: RunSettings) -> int:
+    return 4 if run.dtype == "float32" else 2
 
 
-def _history(plan: ExtractionPlan, data: TrainingCells, label: str, recipe: Recipe) -> dict[str, Any]:
+def _history(plan: SequencePlan, data: TrainingCells, label: str, recipe: Recipe) -> dict[str, Any]:
     """Everything that decides what training gives, as JSON: must be the same for a training to go on."""
-    record, options = plan.record, plan.options
+    options, readout, panel = plan.options, plan.needed_readout, plan.genes.panel
     return {
         "label": label,
         "classes": data.counts,
-        "input": record["input"],
-        "model": record["model"],
-        "genes": record["genes"]["digest"],
-        "panel": None if record["panel"] is None else record["panel"]["digest"],
-        "top_genes": plan.settled.top_genes,
-        "fits": projector_fits(options, plan.settled, plan.table),
-        "layers": list(plan.settled.layers),
+        "input": plan.input_record,
+        "model": plan.model_record,
+        "genes": plan.table.digest,
+        "panel": None if panel is None else panel.digest,
+        "top_genes": readout.top_genes,
+        "fits": projector_fits(plan),
+        "layers": list(readout.layers),
         "pool": list(options.poolings),
         "recipe": recipe.as_json(),
         "seed": options.seed,
-        "run": {**record["run"], "tokens_per_batch": plan.tokens_per_batch},
+        "run": plan.run.as_json(),
     }
 
 
-def _alignment(plan: ExtractionPlan, cells: LabelledCells, recipe: Recipe, progress: Reporter) -> Alignment:
+def _alignment(plan: SequencePlan, cells: LabelledCells, recipe: Recipe, progress: Reporter) -> Alignment:
     """The model, the untrained projector and the heads, ready for the first step."""
     backbone = load_model(plan, progress)
-    settled, options, table = plan.settled, plan.options, plan.table
+    wanted, options, table = plan.needed_readout, plan.options, plan.table
+    files = wanted.files
     start = None
     if recipe.start == "aligned":
         start = aligned_map(table.vectors, backbone.token_embeddings, seed=options.seed)
-    projector = TrainedProjector(table.width, settled.files.width, blocks=recipe.blocks, start=start, seed=options.seed)
-    no_genes = np.zeros((0, settled.files.width), dtype=np.float32)  # theirs are made anew at every step
-    readout = Readout(
-        backbone,
-        settled.layout,
-        no_genes,
-        layers=settled.layers,
-        multiply=options.multiplies,
-    )
-    kept = kept_bytes(
-        settled.files.config,
-        plan.tokens_per_batch,
-        depth=max(settled.layers),
-        itemsize=_itemsize(plan.record["run"]["dtype"]),
-    )
+    projector = TrainedProjector(table.width, files.width, blocks=recipe.blocks, start=start, seed=options.seed)
+    no_genes = np.zeros((0, files.width), dtype=np.float32)  # theirs are made anew at every step
+    readout = Readout(backbone, wanted.layout, no_genes, layers=wanted.layers, multiply=options.multiplies)
+    kept = kept_bytes(files.config, plan.run.tokens, depth=max(wanted.layers), itemsize=_itemsize(plan.run))
     return Alignment(
         readout,
         projector,
-        table.vectors[plan.match.genes],
+        table.vectors[plan.genes.match.genes],
         cells,
         recipe,
-        frame=settled.layout.frame,
+        frame=wanted.layout.frame,
         poolings=options.poolings,
         score=_score,
-        tokens_per_batch=plan.tokens_per_batch,
+        tokens_per_batch=plan.run.tokens,
         seed=options.seed,
         recompute=kept > KEPT_BYTES,
     )
@@ -261,7 +253,7 @@ def _score(truth: NDArray[np.int64], found: NDArray[np.int64]) -> dict[str, floa
 
 
 def _finished(
-    plan: ExtractionPlan, data: TrainingCells, history: Mapping[str, Any], alignment: Alignment
+    plan: SequencePlan, data: TrainingCells, history: Mapping[str, Any], alignment: Alignment
 ) -> ProjectorFile:
     projector, cells = alignment.projector, data.cells
     return ProjectorFile(
@@ -279,6 +271,6 @@ def _finished(
             **{name: value for name, value in history.items() if name != "fits"},
             "curve": alignment.state.curve,
             "best_epoch": alignment.state.best_epoch,
-            "versions": plan.record["versions"],
+            "versions": installed_versions(),
         },
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scstore.alignment.training import LabelledCells
 from scstore.errors import LabelsError
-from scstore.extraction.plan import ExtractionPlan, expression_blocks
+from scstore.extraction.sequence_plan import SequencePlan
 from scstore.heads.labels import stratified_part
 from scstore.progress import Reporter
 from scstore.tokens.ranking import RankedCells, join_cells, take_cells
@@ -46,7 +46,7 @@ class TrainingCells:
 
 
 def read_training_cells(
-    plan: ExtractionPlan, labels: Sequence[str | None], label: str, *, hold_out: float, progress: Reporter
+    plan: SequencePlan, labels: Sequence[str | None], label: str, *, hold_out: float, progress: Reporter
 ) -> TrainingCells:
     """Rank the cells of a plan that have a label and a gene to read, and hold some of each label out.
 
@@ -70,11 +70,11 @@ def read_training_cells(
     LabelsError
         If fewer than two labels have cells, or there are too few to hold any out.
     """
-    source = plan.cells.source
+    source = plan.source.cells.source
     parts: list[RankedCells] = []
     kept: list[int] = []
     start = 0
-    for block in expression_blocks(plan, progress, []):
+    for block in plan.expression_blocks(progress):
         ranked = plan.rank(block)
         has_label = np.array([value is not None for value in labels[start : start + len(ranked)]], dtype=bool)
         rows = np.flatnonzero(has_label & (ranked.lengths > 0))
@@ -103,5 +103,5 @@ def read_training_cells(
         f"labels: {len(classes)} of {label!r}; {len(training):,} cells to train on, {len(held_out):,} held out, "
         f"{len(labels) - len(kept):,} left out (no label, or no gene that may enter)"
     )
-    ids = tuple(str(plan.cells.obs.index[i]) for i in kept)
+    ids = tuple(str(plan.source.cells.obs.index[i]) for i in kept)
     return TrainingCells(LabelledCells(join_cells(parts), codes, classes, training, held_out), ids)

@@ -9,7 +9,7 @@ import anndata
 
 from scstore.cells.opening import CellFile
 from scstore.errors import FeatureSpaceError, GenesError, OutputError
-from scstore.extraction.options import ExtractOptions
+from scstore.extraction.options import SequenceOptions
 from scstore.panels.fit import DEFAULT_N_GENES, panel
 from scstore.panels.panel import load_panel
 from scstore.progress import Reporter
@@ -25,7 +25,7 @@ def _beside(target: Path) -> Path:
 def kept_panel(
     source: str | os.PathLike[str] | anndata.AnnData,
     target: Path,
-    options: ExtractOptions,
+    options: SequenceOptions,
     cells: CellFile,
     progress: Reporter,
 ) -> Path:

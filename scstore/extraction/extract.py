@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,12 +19,10 @@ from scstore import fsio
 from scstore.cells.opening import open_cells
 from scstore.errors import OutputError
 from scstore.extraction.auto_panel import panel_of_store
-from scstore.extraction.model_loading import load_readout, load_sentence_encoder
 from scstore.extraction.options import AUTO_PANEL, Cells, ExtractOptions, Output, complete_options
-from scstore.extraction.pipeline import Behind, ahead
-from scstore.extraction.plan import ExtractionPlan, check_same_run, expression_blocks, make_plan
+from scstore.extraction.plan import ExtractionPlan, check_same_run, make_plan
 from scstore.extraction.processes import create_or_wait, this_process
-from scstore.extraction.reading import read_cells
+from scstore.extraction.reader import load_reader
 from scstore.options import with_options
 from scstore.progress import Reporter
 from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, STATUS_OK, check_columns
@@ -32,11 +33,13 @@ from scstore.store.writer import build_store, commit_shard, write_scratch_expres
 from scstore.tokens.genept import companion_vectors, weighted_means
 from scstore.tokens.ranking import RankedCells, expressed_genes
 
-__all__ = ["extract"]
+__all__ = ["BackgroundWriter", "companion_rows", "extract", "prefetch"]
 
 N_GENES = "scstore_n_genes"
-AHEAD = 2
+PREFETCHED = 2
 """Shards, or blocks of the input, that are read before they are asked for."""
+
+T = TypeVar("T")
 
 
 @with_options(ExtractOptions)
@@ -71,59 +74,65 @@ def extract(cells: Cells, output: Output, options: ExtractOptions) -> Store:
     >>> store.views  # doctest: +SKIP
     ('readout_wmean_l1', 'readout_last_l1', 'readout_wmean_l6', 'readout_last_l6', 'genept', 'genept_random', 'X')
     """
-    progress, overwrite = options.progress or Reporter(), options.overwrite
+    progress = options.progress or Reporter()
     process = this_process(None if options.shard is None else Part.parse(options.shard))
-    settings = complete_options(options)
-    settings = replace(settings, device=settings.device or process.device)
-    target = Path(output)
-    if target.exists() and not overwrite and not (target / "zarr.json").exists():
-        msg = f"{target} exists and is no store. Choose another name, or pass --overwrite to replace it."
-        raise OutputError(msg)
-    fsio.check_output(target, overwrite=True)
+    completed = complete_options(options)
+    settings = replace(completed, device=completed.device or process.device)
+    target = _checked_output(Path(output), overwrite=options.overwrite)
     with (
         part_lock(target, process.part),
         open_cells(cells, scratch=target.parent, id_prefix_from=settings.id_prefix_from) as opened,
     ):
 
-        def plan() -> ExtractionPlan:
-            return make_plan(cells, opened, target, settings, progress)
-
         def create() -> ExtractionPlan:
-            made = plan()
-            _create(target, made, overwrite=overwrite, progress=progress)
-            return made
+            plan = make_plan(cells, opened, target, settings, progress)
+            _create(target, plan, progress)
+            return plan
 
-        made = create_or_wait(target, process, create, overwrite=overwrite)
-        if made is None:  # it was there, or another process has shaped it
-            begun = open_store(target).record
-            if settings.panel == AUTO_PANEL:
-                settings = replace(settings, panel=str(panel_of_store(open_store(target))))
-            if begun is not None:  # batches and precision go on as they were, unless the caller insists
-                settings = replace(
-                    settings,
-                    dtype=settings.dtype or begun["run"]["dtype"],
-                    tokens_per_batch=settings.tokens_per_batch or begun["run"]["tokens_per_batch"],
-                )
-            made = plan()
-            check_same_run(target, made)
-        _run(target, made, process.part, progress)
+        plan = create_or_wait(target, process, create, overwrite=options.overwrite)
+        if plan is None:  # it was there, or another process has created it
+            plan = make_plan(cells, opened, target, _as_begun(settings, open_store(target)), progress)
+            check_same_run(target, plan)
+        _run(target, plan, process.part, progress)
         store = open_store(target)
         if store.is_complete:
             fsio.remove_tree(target / SCRATCH_EXPRESSION)
     return store
 
 
-def _create(target: Path, plan: ExtractionPlan, *, overwrite: bool, progress: Reporter) -> None:
-    """Read every cell once: check it, normalise it, match its genes; and shape the store."""
-    check_columns(plan.cells.obs.columns)
+def _checked_output(target: Path, *, overwrite: bool) -> Path:
+    if target.exists() and not overwrite and not (target / "zarr.json").exists():
+        msg = f"{target} exists and is not a store. Choose another name, or set overwrite=True to replace it."
+        raise OutputError(msg)
+    return fsio.check_output(target, overwrite=True)
+
+
+def _as_begun(options: ExtractOptions, store: Store) -> ExtractOptions:
+    """The options with the panel, precision and batches that a store was begun with, unless others are given."""
+    begun = store.record
+    panel = str(panel_of_store(store)) if options.panel == AUTO_PANEL else options.panel
+    if begun is None:
+        return replace(options, panel=panel)
+    return replace(
+        options,
+        panel=panel,
+        dtype=options.dtype or begun["run"]["dtype"],
+        tokens_per_batch=options.tokens_per_batch or begun["run"]["tokens_per_batch"],
+    )
+
+
+def _create(target: Path, plan: ExtractionPlan, progress: Reporter) -> None:
+    """Read every cell once: check it, normalise it, match its genes; and create the store."""
+    sequences, keep = plan.sequences, plan.options.keep_expression
+    cells = sequences.source.cells
+    check_columns(cells.obs.columns)
     lengths: list[NDArray[np.int64]] = []
-    keep = plan.options.keep_expression
-    var = plan.table.obs.iloc[plan.match.genes].drop(columns=["text", "text_source"])
-    with build_store(target, overwrite=overwrite) as builder:
+    var = sequences.genes.obs.iloc[sequences.genes.match.genes].drop(columns=["text", "text_source"])
+    with build_store(target, overwrite=plan.options.overwrite) as builder:
         with ThreadPoolExecutor(1, "scstore-read") as reader:
-            blocks = ahead(expression_blocks(plan, progress, lengths), reader, depth=AHEAD)
+            blocks = prefetch(sequences.expression_blocks(progress, lengths), reader, depth=PREFETCHED)
             builder.write_expression(blocks, n_genes=len(var), keep=keep)
-        obs = plan.cells.obs.copy()
+        obs = cells.obs.copy()
         obs[N_GENES] = np.concatenate(lengths)
         obs[STATUS] = pd.Categorical(
             np.where(obs[N_GENES] > 0, STATUS_OK, STATUS_EMPTY), categories=[STATUS_OK, STATUS_EMPTY]
@@ -138,54 +147,62 @@ def _create(target: Path, plan: ExtractionPlan, *, overwrite: bool, progress: Re
 
 def _run(target: Path, plan: ExtractionPlan, part: Part, progress: Reporter) -> None:
     """Extract every shard of a part that is not committed yet: reading ahead, the model, writing behind."""
-    store = open_store(target)
+    store, sequences = open_store(target), plan.sequences
     ids = [str(name) for name in store.obs.index]
     todo, done = _unfinished(target, plan, part, ids, progress)
     if not todo:
         return
     if not (plan.options.keep_expression or (target / SCRATCH_EXPRESSION).exists()):
         # the run had ended and its scratch was deleted; the input is the same, its digest says so
-        write_scratch_expression(target, expression_blocks(plan, progress, []), n_genes=len(plan.match.genes))
-    readout = load_readout(plan, progress) if plan.readout is not None else None
-    sentences = load_sentence_encoder(plan, readout, progress) if plan.options.writes_sentences else None
-    companions: dict[str, NDArray[np.float32]] = {}
+        n_genes = len(sequences.genes.match.genes)
+        write_scratch_expression(target, sequences.expression_blocks(progress), n_genes=n_genes)
+    model = load_reader(plan, progress)
+    vectors: dict[str, NDArray[np.float32]] = {}
 
     def read() -> Iterator[tuple[int, csr_matrix, RankedCells]]:
         for shard in todo:
             rows = store.expression_rows(*plan.shape.bounds(shard))
-            yield shard, rows, plan.rank(rows)
+            yield shard, rows, sequences.rank(rows)
 
-    def write(shard: int, rows: csr_matrix, ranked: RankedCells, read: dict[str, NDArray[np.float32]]) -> None:
-        if not companions:  # first needed here, beside the model's first cells and not before them
-            companions.update(
-                companion_vectors(
-                    plan.table, plan.match.genes, admitted=plan.admitted, names=plan.options.companion_views
-                )
-            )
-        views = {
-            name: weighted_means(
-                expressed_genes(rows, admitted=plan.admitted) if name == "genept_w" else ranked, vectors
-            )
-            for name, vectors in companions.items()
-        }
+    def write(shard: int, rows: csr_matrix, ranked: RankedCells, views: dict[str, NDArray[np.float32]]) -> None:
+        if not vectors:  # first needed here, beside the model's first cells and not before them
+            vectors.update(companions_of(plan))
         start, stop = plan.shape.bounds(shard)
-        commit_shard(target, plan.shape, shard, views | read, ids=ids[start:stop])
+        found = companion_rows(plan, vectors, rows, ranked) | views
+        commit_shard(target, plan.shape, shard, found, ids=ids[start:stop])
 
     total = done + sum(stop - start for start, stop in map(plan.shape.bounds, todo))
     with (
         progress.track("extracting", total, "cells") as track,
         ThreadPoolExecutor(1, "scstore-read") as reader,
-        Behind("scstore-write") as behind,
+        BackgroundWriter("scstore-write") as writer,
     ):
         track.resume_at(done)
-        for shard, rows, ranked in ahead(read(), reader, depth=AHEAD):
-            views, halved = read_cells(plan, ranked, readout, sentences, track)
+        for shard, rows, ranked in prefetch(read(), reader, depth=PREFETCHED):
+            views, halved = model.read(ranked, track)
             if halved:
                 progress.warn(
                     f"shard {shard}: {halved} batches did not fit the device's memory and were run in halves; a "
-                    "smaller --tokens-per-batch avoids the detour"
+                    "smaller tokens_per_batch= avoids the detour"
                 )
-            behind.submit(write, shard, rows, ranked, views)
+            writer.submit(write, shard, rows, ranked, views)
+
+
+def companions_of(plan: ExtractionPlan) -> dict[str, NDArray[np.float32]]:
+    """Gene vectors of the views that are weighted means, ``(n_matched, width)`` by view."""
+    genes = plan.sequences.genes
+    return companion_vectors(plan.table, genes.match.genes, admitted=genes.admitted, names=plan.options.companion_views)
+
+
+def companion_rows(
+    plan: ExtractionPlan, vectors: dict[str, NDArray[np.float32]], rows: csr_matrix, ranked: RankedCells
+) -> dict[str, NDArray[np.float32]]:
+    """Weighted means of gene vectors, ``(n_cells, width)`` by view: of all expressed genes, or the ranked ones."""
+    admitted = plan.sequences.genes.admitted
+    return {
+        name: weighted_means(expressed_genes(rows, admitted=admitted) if name == "genept_w" else ranked, one)
+        for name, one in vectors.items()
+    }
 
 
 def _unfinished(
@@ -202,3 +219,48 @@ def _unfinished(
         if "digest" in reason or "missing" in reason:
             progress.warn(f"redoing a damaged shard: {reason}")
     return todo, done
+
+
+def prefetch(items: Iterator[T], executor: ThreadPoolExecutor, *, depth: int) -> Iterator[T]:
+    """Yield the items of an iterator, the next ``depth`` of them being made by the executor's one thread meanwhile.
+
+    An error in the iterator is raised in its place.
+    """
+    end = object()
+    waiting: deque[Future[Any]] = deque(executor.submit(next, items, end) for _ in range(depth))
+    while (item := waiting.popleft().result()) is not end:
+        waiting.append(executor.submit(next, items, end))
+        yield item
+    for future in waiting:
+        future.cancel()
+
+
+class BackgroundWriter:
+    """Does work in another thread, in order, at most one piece waiting while one is done.
+
+    An error in it is raised by the next :meth:`submit`, or at the end of the ``with`` block; nothing is done after it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._executor = ThreadPoolExecutor(1, name)
+        self._pending: deque[Future[Any]] = deque()
+
+    def submit(self, work: Callable[..., None], *words: Any) -> None:
+        """Hand over a piece of work; waits while two are pending."""
+        while len(self._pending) > 1:
+            self._pending.popleft().result()
+        self._pending.append(self._executor.submit(work, *words))
+
+    def __enter__(self) -> BackgroundWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                while self._pending:
+                    self._pending.popleft().result()
+        finally:
+            # after an error, what was handed over and not begun is dropped; what was begun is finished
+            self._executor.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""The views of a store, and the feature space that each lives in."""
+"""The views of a store, and the feature space of each."""
 
 from __future__ import annotations
 
@@ -13,94 +13,86 @@ from scstore.extraction.options import (
     SHUFFLED_ORDER,
     ExtractOptions,
 )
-from scstore.extraction.resolve import SettledLayout
+from scstore.extraction.sequence_plan import SequencePlan
 from scstore.model.loading import ModelFiles
+from scstore.model.projector_file import ProjectorFile
 from scstore.spec import Space
-from scstore.store.layout import StorePlan, ViewSpec, default_shard_rows
+from scstore.store.layout import ViewSpec
 
-__all__ = ["layout_space", "store_plan", "view_specs"]
+__all__ = ["projector_fits", "view_specs"]
 
 
-def layout_space(options: ExtractOptions, settled: SettledLayout) -> dict[str, Any]:
-    """What stands around the genes, as a feature space names it."""
+def projector_fits(plan: SequencePlan) -> dict[str, Any]:
+    """What a projector's training and an extraction with it must have in common."""
+    readout = plan.needed_readout
     return {
-        "instruction": options.instruction,
-        "prefix": list(settled.layout.prefix),
-        "suffix": list(settled.layout.suffix),
+        "model": {"digest": readout.files.digest, "width": readout.files.width},
+        "genes": {"encoder": dict(plan.table.encoder), "width": plan.table.width},
+        "layout": _layout(plan),
+        "expression_scaling": _scaling(plan),
     }
 
 
-def view_specs(
-    options: ExtractOptions,
-    settled: SettledLayout | None,
-    *,
-    files: ModelFiles | None,
-    top_genes: int,
-    genes_digest: str,
-    genes_width: int,
-    panel_digest: str | None,
-    projector_digest: str | None,
-) -> tuple[ViewSpec, ...]:
-    """The views of a store with the feature space of each, the default view first.
-
-    Parameters
-    ----------
-    options
-        The user's.
-    settled
-        What depends on the model that reads the genes; ``None`` without readouts.
-    files
-        The model that reads the cells in any way; ``None`` where none does.
-    top_genes
-        Genes of a cell that are ranked.
-    genes_digest, genes_width
-        Of the gene table.
-    panel_digest, projector_digest
-        Of the panel and the trained projector, where there are any.
-    """
+def view_specs(plan: SequencePlan, options: ExtractOptions, projector: ProjectorFile | None) -> tuple[ViewSpec, ...]:
+    """The views of a store with the feature space of each, the default view first."""
+    width = plan.table.width
     matched: Space = {
-        "genes": {"digest": genes_digest},
-        "panel": {"digest": panel_digest},
+        "genes": {"digest": plan.table.digest},
+        "panel": {"digest": None if plan.genes.panel is None else plan.genes.panel.digest},
         "expression": {"target_sum": TARGET_SUM, "log1p": True},
     }
-    tokens: Space = {**matched, "top_genes": top_genes}
-    specs = []
-    if settled is not None:
-        frozen: Space = {
-            **tokens,
-            "model": _model(options, settled.files),
-            "layout": layout_space(options, settled),
-            "projector": {"kind": options.projector, "seed": options.seed}
-            if projector_digest is None
-            else {"kind": "trained", "digest": projector_digest},
-            "expression_scaling": "multiply" if options.multiplies else "none",
-            **_control(options, *CONTROLS),
-        }
-        specs = [
-            ViewSpec(
-                f"readout_{pool}_l{layer}",
-                settled.files.width,
-                options.store_dtype,
-                {**frozen, "view": "readout", "layer": layer, "pooling": pool},
-            )
-            for layer in settled.layers
-            for pool in options.poolings
-        ]
+    tokens: Space = {**matched, "top_genes": plan.top_genes}
+    vectors = "random" if options.control == RANDOM_GENES else "as encoded"
     companions: dict[str, tuple[int, Space]] = {
-        "genept": (genes_width, {"view": "genept", **tokens, "vectors": "whitened"}),
-        "genept_random": (genes_width, {"view": "genept", **tokens, "vectors": "random"}),
+        "genept": (width, {"view": "genept", **tokens, "vectors": "whitened"}),
+        "genept_random": (width, {"view": "genept", **tokens, "vectors": "random"}),
+        "genept_w": (width, {"view": "genept", **matched, "vectors": vectors, **_control(options, RANDOM_GENES)}),
     }
-    made = "random" if options.control == RANDOM_GENES else "as encoded"
-    weighted: Space = {"view": "genept", **matched, "vectors": made, **_control(options, RANDOM_GENES)}
-    companions["genept_w"] = (genes_width, weighted)
-    if files is not None:
-        encoder = {**_model(options, files), "pooling": "mean", "max_tokens": files.context}
-        sentence: Space = {"view": "sentence", **tokens, "encoder": encoder}
-        companions["genept_s"] = (files.width, {**sentence, **_control(options, RANDOM_LLM, SHUFFLED_ORDER)})
-    for name in options.companion_views:
-        width, space = companions[name]
-        specs.append(ViewSpec(name, width, options.store_dtype, space))
-    return tuple(specs)
+    if plan.files is not None:
+        encoder = {**_model(options, plan.files), "pooling": "mean", "max_tokens": plan.files.context}
+        changed = _control(options, RANDOM_LLM, SHUFFLED_ORDER)
+        companions["genept_s"] = (plan.files.width, {"view": "sentence", **tokens, "encoder": encoder, **changed})
+    views = _readout_spaces(plan, options, projector, tokens) | {
+        name: companions[name] for name in options.companion_views
+    }
+    return tuple(ViewSpec(name, width, options.store_dtype, space) for name, (width, space) in views.items())
+
+
+def _readout_spaces(
+    plan: SequencePlan, options: ExtractOptions, projector: ProjectorFile | None, tokens: Space
+) -> dict[str, tuple[int, Space]]:
+    if plan.readout is None:
+        return {}
+    files = plan.readout.files
+    frozen: Space = {
+        **tokens,
+        "model": _model(options, files),
+        "layout": _layout(plan),
+        "projector": {"kind": options.projector, "seed": options.seed}
+        if projector is None
+        else {"kind": "trained", "digest": projector.digest},
+        "expression_scaling": _scaling(plan),
+        **_control(options, *CONTROLS),
+    }
+    return {
+        f"readout_{pool}_l{layer}": (files.width, {**frozen, "view": "readout", "layer": layer, "pooling": pool})
+        for layer in plan.readout.layers
+        for pool in options.poolings
+    }
+
+
+def _layout(plan: SequencePlan) -> dict[str, Any]:
+    """What stands around the genes."""
+    layout = plan.needed_readout.layout
+    return {
+        "instruction": plan.options.instruction,
+        "prefix": list(layout.prefix),
+        "suffix": list(layout.suffix),
+    }
+
+
+def _scaling(plan: SequencePlan) -> str:
+    return "multiply" if plan.options.multiplies else "none"
 
 
 def _model(options: ExtractOptions, files: ModelFiles) -> dict[str, Any]:
@@ -113,9 +105,3 @@ def _control(options: ExtractOptions, *changing: str) -> dict[str, Any]:
     if options.control not in changing:
         return {}
     return {"control": {"kind": options.control, "seed": CONTROL_SEED}}
-
-
-def store_plan(options: ExtractOptions, views: tuple[ViewSpec, ...], *, n_obs: int) -> StorePlan:
-    """The fixed shape of the store."""
-    default = default_shard_rows(n_obs, [(view.width, view.dtype) for view in views])
-    return StorePlan(n_obs, min(options.shard_rows or default, n_obs), views)

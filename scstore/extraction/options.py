@@ -177,6 +177,26 @@ class SequenceOptions:
         return self.expression_scaling == "multiply"
 
     @property
+    def companion_views(self) -> tuple[str, ...]:
+        """Views without a readout."""
+        return ()
+
+    @property
+    def writes_sentences(self) -> bool:
+        """Whether a view is made from sentences of gene symbols."""
+        return GENEPT_S in self.companion_views
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether a model reads the cells."""
+        return bool(self.poolings) or self.writes_sentences
+
+    @property
+    def needs_vectors(self) -> bool:
+        """Whether a view is made from the genes' vectors."""
+        return bool(self.poolings) or self.companion_views != (GENEPT_S,)
+
+    @property
     def panel_file(self) -> str | None:
         """Path of the panel; ``None`` where all genes may enter."""
         return None if self.panel in (None, ALL_GENES) else str(self.panel)
@@ -262,21 +282,6 @@ class ExtractOptions(SequenceOptions):
         """The companions that the store gets: with random gene vectors, only what these change."""
         names = DEFAULT_COMPANIONS if self.companions is None else tuple(self.companions)
         return tuple(name for name in names if name == GENEPT_W) if self.control == RANDOM_GENES else names
-
-    @property
-    def writes_sentences(self) -> bool:
-        """Whether a view is made from sentences of gene symbols."""
-        return GENEPT_S in self.companion_views
-
-    @property
-    def runs_model(self) -> bool:
-        """Whether a model reads the cells."""
-        return bool(self.poolings) or self.writes_sentences
-
-    @property
-    def needs_vectors(self) -> bool:
-        """Whether a view is made from the genes' vectors."""
-        return bool(self.poolings) or self.companion_views != (GENEPT_S,)
 
     @property
     def trained_projector(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Several processes on one store: which part is whose, and who shapes the store while the others wait.
+"""Several processes on one store: the part of each, and the one that creates the store while the others wait.
 
 There is no communication between them but the files: any of them may die, and any number of others finish the store.
 """
@@ -22,7 +22,7 @@ __all__ = ["Process", "create_or_wait", "this_process"]
 T = TypeVar("T")
 
 POLL = 0.2
-"""Seconds between looks at a store that another process is shaping."""
+"""Seconds between looks at a store that another process is creating."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def this_process(part: Part | None = None) -> Process:
     if world == 1:
         return Process(part or Part(), None)
     if part is not None:
-        msg = f"--shard {part.index}/{part.count}: a launcher started {world} processes, which share the work already."
+        msg = f"shard='{part.index}/{part.count}': a launcher started {world} processes, which share the work already."
         raise OptionError(msg)
     return Process(Part(int(os.environ["RANK"]), world), _gpu(int(os.environ.get("LOCAL_RANK", "0"))), launched=True)
 
@@ -73,30 +73,13 @@ def _gpu(local_rank: int) -> str | None:
 
 
 def create_or_wait(target: Path, process: Process, create: Callable[[], T], *, overwrite: bool) -> T | None:
-    """Shape the store, or wait until another process has.
+    """Create the store with ``create``, under a lock that the others see, or wait until another process has.
 
-    Parameters
-    ----------
-    target
-        The store.
-    process
-        The one that asks.
-    create
-        What shapes it; called under a lock that says so to the others.
-    overwrite
-        Shape it even if it is there.
-
-    Returns
-    -------
-    What ``create`` returned, or ``None`` where the store was there or another process shaped it.
-
-    Raises
-    ------
-    LockedError
-        If the process that shapes it is on another host and shows no sign of life.
+    Returns ``None`` where the store was there or another process created it. Raises LockedError if the creating
+    process is on another host and shows no sign of life.
     """
     if overwrite and process.part.count > 1:
-        msg = "--overwrite: several processes cannot replace a store. Delete it first, then start them."
+        msg = "overwrite=True: several processes cannot replace a store. Delete it first, then start them."
         raise OptionError(msg)
     lock = creation_lock(target)
     while overwrite or not target.exists():

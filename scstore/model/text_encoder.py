@@ -1,14 +1,17 @@
-"""Gene texts encoded by a Hugging Face model: mean of the last hidden states over the text's own tokens."""
+"""Texts encoded by a Hugging Face model: mean of the last hidden states over the text's own tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore.errors import MissingExtraError
+from scstore.errors import FaultError, MissingExtraError
+from scstore.tokens.batches import plan_batches
+from scstore.tokens.ranking import RankedCells
+from scstore.tokens.sentences import write_sentences
 
 try:
     import torch
@@ -19,19 +22,11 @@ except ImportError as error:
 if TYPE_CHECKING:
     from scstore.model.loading import Backbone
 
-__all__ = ["HuggingFaceEncoder"]
+__all__ = ["HuggingFaceEncoder", "SentenceEncoder"]
 
 
 class HuggingFaceEncoder:
-    """Mean-pooled last hidden states of a model.
-
-    Parameters
-    ----------
-    backbone
-        The model, loaded to its full depth.
-    max_tokens
-        Longer texts are cut there; never more than the model's context.
-    """
+    """Mean-pooled last hidden states of a model, loaded to its full depth; texts are cut at ``max_tokens``."""
 
     def __init__(self, backbone: Backbone, *, max_tokens: int = 512) -> None:
         self.backbone = backbone
@@ -64,3 +59,59 @@ class HuggingFaceEncoder:
         weights = mask.unsqueeze(2).float()
         mean: NDArray[np.float32] = ((hidden * weights).sum(1) / weights.sum(1)).cpu().numpy()
         return mean
+
+
+class SentenceEncoder:
+    """Embeds cells as sentences of gene symbols: the mean over a sentence's tokens, scaled to length one (GenePT-s).
+
+    The vectors of ``text-embedding-ada-002``, which GenePT-s was made with, have length one as well. ``symbols`` are
+    ``(n_genes,)`` of the columns of the expression matrix, ``places`` ``(n_genes,)`` another order of them.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        symbols: Sequence[str],
+        *,
+        tokens_per_batch: int,
+        places: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.encoder = HuggingFaceEncoder(backbone, max_tokens=backbone.files.context)
+        self.symbols = symbols
+        self.tokens_per_batch = tokens_per_batch
+        self.places = places
+
+    def rows(
+        self, ranked: RankedCells, *, advance: Callable[[int], None] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Embed cells, those of similar length together; ``advance`` receives how many cells each batch had.
+
+        Returns ``(n_cells, width) float32``, zeros for cells without genes, and ``(n_cells,)`` numbers of tokens.
+        Raises FaultError if a single sentence does not fit the device's memory.
+        """
+        sentences = write_sentences(
+            ranked,
+            self.symbols,
+            tokenizer=self.encoder.backbone.tokenizer,
+            max_tokens=self.encoder.max_tokens,
+            places=self.places,
+        )
+        rows = np.zeros((len(ranked), self.encoder.backbone.files.width), dtype=np.float32)
+        for cells in plan_batches(sentences.lengths, tokens=self.tokens_per_batch):
+            hidden = self._encoded([sentences.texts[cell] for cell in cells])
+            rows[cells] = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
+            if advance is not None:
+                advance(len(cells))
+        return rows, sentences.lengths
+
+    def _encoded(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of some sentences; where the device's memory does not suffice, in two halves."""
+        try:
+            return self.encoder.encode(texts)
+        except torch.OutOfMemoryError as error:
+            if len(texts) == 1:
+                msg = "The device's memory does not hold a single sentence. Use fewer genes (top_genes=)."
+                raise FaultError(msg) from error
+        torch.cuda.empty_cache()
+        half = len(texts) // 2
+        return np.concatenate([self._encoded(texts[:half]), self._encoded(texts[half:])])

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from scstore.extraction.pipeline import Behind, ahead
+from scstore.extraction.extract import BackgroundWriter, prefetch
 
 
 def test_items_keep_their_order_and_are_made_in_another_thread() -> None:
@@ -18,7 +18,7 @@ def test_items_keep_their_order_and_are_made_in_another_thread() -> None:
             yield i
 
     with ThreadPoolExecutor(1, "reader") as executor:
-        assert list(ahead(items(), executor, depth=3)) == list(range(20))
+        assert list(prefetch(items(), executor, depth=3)) == list(range(20))
     assert {name.rsplit("_", 1)[0] for name in threads} == {"reader"}
 
 
@@ -31,7 +31,7 @@ def test_no_more_than_depth_items_are_made_before_they_are_asked_for() -> None:
             yield i
 
     with ThreadPoolExecutor(1) as executor:
-        given = ahead(items(), executor, depth=2)
+        given = prefetch(items(), executor, depth=2)
         assert next(given) == 0
         executor.submit(lambda: None).result()  # everything submitted so far is done
         assert len(made) <= 3
@@ -46,14 +46,14 @@ def test_an_error_while_reading_comes_in_its_place() -> None:
 
     seen = []
     with ThreadPoolExecutor(1) as executor, pytest.raises(OSError, match="the disk"):
-        for item in ahead(items(), executor, depth=2):
+        for item in prefetch(items(), executor, depth=2):
             seen.append(item)  # noqa: PERF402
     assert seen == [1]
 
 
 def test_work_is_done_in_order_and_finished_at_the_end() -> None:
     done: list[int] = []
-    with Behind("writer") as behind:
+    with BackgroundWriter("writer") as behind:
         for i in range(10):
             behind.submit(done.append, i)
     assert done == list(range(10))
@@ -68,7 +68,7 @@ def test_an_error_while_writing_is_raised_and_nothing_is_written_after_it() -> N
             raise OSError(msg)
         done.append(i)
 
-    with pytest.raises(OSError, match="no space"), Behind("writer") as behind:
+    with pytest.raises(OSError, match="no space"), BackgroundWriter("writer") as behind:
         for i in range(6):
             behind.submit(write, i)
     assert done == [0] or done == [0, 2]  # one more may have been handed over before the error was known
@@ -81,7 +81,7 @@ def test_an_error_of_the_caller_waits_for_what_is_being_written() -> None:
         begun.set()
         finished.append(1)
 
-    with pytest.raises(KeyError), Behind("writer") as behind:
+    with pytest.raises(KeyError), BackgroundWriter("writer") as behind:
         behind.submit(write)
         begun.wait(10)
         raise KeyError

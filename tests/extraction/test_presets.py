@@ -18,7 +18,7 @@ from scstore.evaluation.rows import choose_rows
 from scstore.extraction.estimate import estimate
 from scstore.extraction.options import ExtractOptions, complete_options
 from scstore.extraction.presets import PRESETS
-from scstore.extraction.resolve import DEFAULT_TOP_GENES
+from scstore.extraction.sequence_plan import DEFAULT_TOP_GENES
 from scstore.genes.table import COLUMNS, GeneTable, load_gene_table, save_gene_table
 from scstore.model.loading import DEFAULT_MODEL, load_backbone, locate_model
 from scstore.model.projector import project

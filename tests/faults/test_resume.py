@@ -167,7 +167,7 @@ def test_an_input_that_changes_while_it_is_read_is_refused(
     cells_file: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RELIABILITY 13: the input file changes during the run."""
-    import scstore.extraction.plan as workflow
+    import scstore.extraction.sequence_plan as workflow
 
     real = workflow.lognorm_rows
 

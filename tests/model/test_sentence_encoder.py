@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 from scstore.errors import FaultError
 from scstore.model.loading import load_backbone, locate_model
-from scstore.model.sentence_encoder import SentenceEncoder
+from scstore.model.text_encoder import SentenceEncoder
 from scstore.tokens.ranking import rank_genes
 
 SYMBOLS = [f"GENE{i}" for i in range(12)]

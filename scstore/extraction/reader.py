@@ -1,0 +1,138 @@
+"""The models of a plan, loaded, and cells run through them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scstore.extraction.plan import ExtractionPlan
+from scstore.extraction.sequence_plan import SequencePlan
+from scstore.model.loading import Backbone, load_backbone, pick_device
+from scstore.model.projector import project
+from scstore.progress import Reporter, Track
+from scstore.tokens.batches import assemble, plan_batches
+from scstore.tokens.ranking import RankedCells, reordered
+
+if TYPE_CHECKING:
+    from scstore.model.readout import Readout
+    from scstore.model.text_encoder import SentenceEncoder
+
+__all__ = ["CellReader", "load_model", "load_reader"]
+
+
+class CellReader:
+    """Reads the cells of a plan: readouts, and embeddings of sentences, where they are wanted."""
+
+    def __init__(self, plan: ExtractionPlan, readout: Readout | None, sentences: SentenceEncoder | None) -> None:
+        self.plan, self.readout, self.sentences = plan, readout, sentences
+
+    def read(self, ranked: RankedCells, track: Track) -> tuple[dict[str, NDArray[np.float32]], int]:
+        """Run cells in batches of similar length.
+
+        Returns
+        -------
+        views, halved
+            ``(n_cells, width) float32`` by view; how many batches did not fit the memory and were halved.
+        """
+        reads = self.readout is not None or self.sentences is not None
+        track.advance(int((ranked.lengths == 0).sum()) if reads else len(ranked))
+        views: dict[str, NDArray[np.float32]] = {}
+        halved = 0
+        if self.readout is not None:
+            views, halved = self._readouts(self.readout, ranked, track)
+        if self.sentences is not None:
+            advance = track.advance if self.readout is None else None
+            views["genept_s"], _ = self.sentences.rows(ranked, advance=advance)
+        return views, halved
+
+    def _readouts(
+        self, readout: Readout, ranked: RankedCells, track: Track
+    ) -> tuple[dict[str, NDArray[np.float32]], int]:
+        sequences, poolings = self.plan.sequences, self.plan.options.poolings
+        frame = sequences.needed_readout.layout.frame
+        ordered = ranked if self.plan.places is None else reordered(ranked, self.plan.places)
+        lengths = np.where(ordered.lengths > 0, ordered.lengths + frame.overhead, 0)
+        gathered = readout.gather(len(ordered), len(poolings))
+        for cells in plan_batches(lengths, tokens=sequences.run.tokens):
+            gathered.add(cells, lambda some: assemble(ordered, some, frame=frame, poolings=poolings))
+            track.advance(len(cells))
+        hidden = gathered.rows()
+        views = {
+            f"readout_{pool}_l{layer}": hidden[i, j]
+            for i, layer in enumerate(readout.layers)
+            for j, pool in enumerate(poolings)
+        }
+        return views, gathered.halved
+
+
+def load_reader(plan: ExtractionPlan, progress: Reporter) -> CellReader:
+    """Load what a plan reads its cells with.
+
+    Raises
+    ------
+    ModelError
+        If the model's files are damaged, or the device lacks what the options ask for.
+    OptionError
+        If the gene vectors do not fit the projector.
+    """
+    readout = None if plan.sequences.readout is None else _load_readout(plan, progress)
+    sentences = _load_sentence_encoder(plan, readout, progress) if plan.options.writes_sentences else None
+    return CellReader(plan, readout, sentences)
+
+
+def load_model(plan: SequencePlan, progress: Reporter, *, random_seed: int | None = None) -> Backbone:
+    """Load the model of a readout, as deep as it is read."""
+    readout = plan.needed_readout
+    device, dtype = pick_device(plan.options.device, plan.options.dtype)
+    backbone = load_backbone(
+        readout.files,
+        device=device,
+        dtype=dtype,
+        depth=max(readout.layers),
+        spread=plan.options.spread,
+        random_seed=random_seed,
+    )
+    layers = ", ".join(map(str, readout.layers))
+    progress.note(
+        f"model: {readout.files.name}{_weights(random_seed)}, layers {layers} of {readout.files.n_layers}, "
+        f"on {device} in {plan.run.dtype}; at most {readout.top_genes:,} genes a cell ({readout.top_genes_limited_by})"
+    )
+    return backbone
+
+
+def _weights(random_seed: int | None) -> str:
+    return "" if random_seed is None else " with random weights"
+
+
+def _load_readout(plan: ExtractionPlan, progress: Reporter) -> Readout:
+    """Load the model, and project the gene vectors for it."""
+    from scstore.model.readout import Readout
+
+    options, vectors, genes = plan.options, plan.table.vectors, plan.sequences.genes.match.genes
+    readout = plan.sequences.needed_readout
+    backbone = load_model(plan.sequences, progress, random_seed=plan.random_seed)
+    if plan.projector is None:
+        inputs = project(vectors, backbone.token_embeddings, kind=str(options.projector), seed=options.seed)[genes]
+    else:
+        inputs = plan.projector.build().project(vectors[genes])
+    return Readout(backbone, readout.layout, inputs, layers=readout.layers, multiply=options.multiplies)
+
+
+def _load_sentence_encoder(plan: ExtractionPlan, readout: Readout | None, progress: Reporter) -> SentenceEncoder:
+    """Return the encoder of sentences: the readout's model where that is whole, else loaded."""
+    from scstore.model.text_encoder import SentenceEncoder
+
+    files, run, options = plan.sequences.files, plan.sequences.run, plan.options
+    assert files is not None  # noqa: S101  # sentences are wanted, so a model was found
+    device, dtype = pick_device(options.device, options.dtype)
+    if readout is not None and max(readout.layers) == files.n_layers and not options.spread:
+        backbone = readout.backbone
+    else:
+        backbone = load_backbone(files, device=device, dtype=dtype, random_seed=plan.random_seed)
+    progress.note(
+        f"sentences: at most {plan.sequences.top_genes:,} symbols a cell, as many as {files.context:,} tokens hold, "
+        f"encoded by {files.name}{_weights(plan.random_seed)} on {device} in {run.dtype}"
+    )
+    return SentenceEncoder(backbone, plan.sequences.genes.symbols, tokens_per_batch=run.tokens, places=plan.places)

@@ -1,0 +1,297 @@
+"""The third step of a plan, the reader: which model reads which layers of how many genes, before it is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from scstore.cells.cell_file import CellFile
+from scstore.cells.expression import lognorm_rows
+from scstore.errors import OptionError
+from scstore.extraction.cell_genes import CellInput, MatchedGenes, find_cells, find_genes
+from scstore.extraction.options import GENEPT_W, SequenceOptions
+from scstore.genes.table import GeneTable
+from scstore.model.flops import tokens_that_fit
+from scstore.model.loading import DEFAULT_MODEL, MINILM, ModelFiles, load_tokenizer, locate_model, pick_device
+from scstore.model.sequence_frame import Layout, make_layout
+from scstore.progress import Reporter
+from scstore.store.ledger import ids_digest
+from scstore.tokens.ranking import RankedCells, count_genes, rank_genes
+
+__all__ = ["ReadoutPlan", "RunSettings", "SequencePlan", "installed_versions", "plan_sequences"]
+
+DEFAULT_TOP_GENES = 2048
+
+TOKENS_PER_BATCH = {"cpu": 4096, "mps": 8192, "cuda": 32768}
+"""Padded positions of a batch at the most; on a GPU fewer where its memory asks for it."""
+
+READ_ROWS = 1024
+"""Cells read at a time: blocks small enough to be read while the last one is written."""
+
+
+@dataclass(frozen=True)
+class ReadoutPlan:
+    """Which layers of a model are read, and around how many genes of a cell.
+
+    Attributes
+    ----------
+    files
+        The model, not loaded.
+    layout
+        Tokens around the genes.
+    layers
+        Layers to read, 1 for the first.
+    top_genes, top_genes_limited_by
+        Genes of a cell at the most, and what set that number.
+    """
+
+    files: ModelFiles
+    layout: Layout
+    layers: tuple[int, ...]
+    top_genes: int
+    top_genes_limited_by: str
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where, in which precision and in which batches (padded positions) the model runs."""
+
+    device: str | None = None
+    dtype: str | None = None
+    tokens_per_batch: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Padded positions of a batch."""
+        return self.tokens_per_batch or 1
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for a store's record."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SequencePlan:
+    """Which cells become which sequences, and what reads them: what extract and align share.
+
+    Attributes
+    ----------
+    options
+        The user's.
+    source, genes, table
+        The cells, their genes, and the gene table with vectors.
+    table_file
+        Where the gene table is.
+    files
+        The model that reads the cells in any way; ``None`` where none does.
+    readout
+        ``None`` where no readout is wanted.
+    top_genes
+        Genes of a cell that are ranked and counted.
+    run
+        Where the model runs.
+    """
+
+    options: SequenceOptions
+    source: CellInput
+    genes: MatchedGenes
+    table: GeneTable
+    table_file: str
+    files: ModelFiles | None
+    readout: ReadoutPlan | None
+    top_genes: int
+    run: RunSettings
+
+    @property
+    def needed_readout(self) -> ReadoutPlan:
+        """The readout; OptionError where none is wanted."""
+        if self.readout is None:
+            msg = "pool=(): no model reads the genes. Name a pooling: last, mean, wmean."
+            raise OptionError(msg)
+        return self.readout
+
+    @property
+    def model_record(self) -> dict[str, Any] | None:
+        """The model that reads the cells, as a store's record holds it."""
+        files = self.files
+        return None if files is None else {"name": files.name, "digest": files.digest, "n_layers": files.n_layers}
+
+    @property
+    def input_record(self) -> dict[str, Any]:
+        """What identifies the cells, as a store's record holds it."""
+        cells, slot, translation = self.source.cells, self.source.slot, self.genes.translation
+        return {
+            "name": Path(cells.source).name,
+            "digest": self.source.digest,
+            "slot": slot.slot,
+            "kind": slot.kind,
+            "fractional": slot.fractional,
+            "ids": ids_digest([str(name) for name in cells.obs.index]),
+            **({} if translation is None else {"orthologs": translation.record}),
+        }
+
+    def rank(self, rows: csr_matrix) -> RankedCells:
+        """The genes of each cell that may be read, in descending expression."""
+        return rank_genes(rows, top_genes=self.top_genes, admitted=self.genes.admitted)
+
+    def expression_blocks(
+        self, progress: Reporter, lengths: list[NDArray[np.int64]] | None = None
+    ) -> Iterator[csr_matrix]:
+        """Expression of the matched genes, block by block; each cell's number of genes is added to ``lengths``."""
+        cells, match = self.source.cells, self.genes.match
+        with progress.track("reading cells", len(cells.obs), "cells") as track:
+            for _, rows in lognorm_rows(cells, self.source.slot, chunk_rows=READ_ROWS, groups=match.groups):
+                matched = match.apply(rows)
+                if lengths is not None:
+                    lengths.append(count_genes(matched, top_genes=self.top_genes, admitted=self.genes.admitted))
+                yield matched
+                track.advance(rows.shape[0])
+        self.source.check_unchanged()
+
+
+def plan_sequences(
+    source: str | os.PathLike[str] | anndata.AnnData,
+    cells: CellFile,
+    target: Path,
+    options: SequenceOptions,
+    progress: Reporter,
+) -> SequencePlan:
+    """Find the cells, their genes and their reader; a model is loaded only to encode symbols, without a gene table.
+
+    Raises
+    ------
+    InputError
+        For whatever the user has to mend.
+    """
+    found = find_cells(source, cells, options, progress)
+    genes = find_genes(found, target, options, progress)
+    encodes = genes.named is None and options.needs_vectors
+    files = _find_model(options) if options.runs_model or encodes else None
+    readout = _plan_readout(options, files, genes.n_panel) if files is not None and options.poolings else None
+    table_file = str(options.genes or target.with_suffix(".genes.h5ad"))
+    table = genes.table(Path(table_file), files if encodes else None, options, progress)
+    if options.needs_vectors and not table.width:
+        msg = f"genes={table_file!r}: it holds symbols without vectors (genept_s needs none). Name another."
+        raise OptionError(msg)
+    reads = files if options.runs_model else None  # else it had symbols to encode, and has no cell to read
+    return SequencePlan(
+        options=options,
+        source=found,
+        genes=genes,
+        table=table,
+        table_file=table_file,
+        files=reads,
+        readout=readout,
+        top_genes=_ranked_genes(options, readout, reads, genes),
+        run=RunSettings() if reads is None else _run_settings(options, reads, readout),
+    )
+
+
+def _find_model(options: SequenceOptions) -> ModelFiles:
+    if options.model is None:
+        _check_default_model()
+    return locate_model(options.model or DEFAULT_MODEL, revision=options.revision)
+
+
+def _check_default_model() -> None:
+    """Refuse to run the default model, 13 billion parameters, where there is no GPU."""
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        if torch.cuda.is_available():
+            return
+    msg = (
+        f"There is no GPU here, and no model was named. The default, {DEFAULT_MODEL}, has 13 billion parameters: it "
+        f"takes a GPU with 32 GB or more, and 26 GB of weights. Use the embedded model here: model='{MINILM}' (or "
+        f"model='{DEFAULT_MODEL}' with device='cpu', at minutes a cell)."
+    )
+    raise OptionError(msg)
+
+
+def _plan_readout(options: SequenceOptions, files: ModelFiles, n_panel: int | None) -> ReadoutPlan:
+    """Choose what the options leave open, and check them against the model."""
+    layout = make_layout(
+        files, load_tokenizer(files), instruction=options.instruction, readout_token=options.readout_token
+    )
+    room = files.context - layout.frame.overhead
+    if room < 1:
+        msg = f"instruction=: it fills the {files.context} positions of {files.name}. Shorten it."
+        raise OptionError(msg)
+    if options.top_genes is not None and options.top_genes > room:
+        msg = (
+            f"top_genes={options.top_genes}: {files.name} has {files.context} positions and the instruction takes "
+            f"{layout.frame.overhead}. At most {room} genes fit."
+        )
+        raise OptionError(msg)
+    top_genes, limited_by = _fewest_genes(options, room, n_panel)
+    return ReadoutPlan(files, layout, _layers(options, files), top_genes, limited_by)
+
+
+def _layers(options: SequenceOptions, files: ModelFiles) -> tuple[int, ...]:
+    last = files.n_layers
+    named = tuple(options.layers or ((1, last) if files.name == MINILM else (last,)))
+    layers = tuple(last if layer == -1 else layer for layer in named)
+    if len(set(layers)) < len(layers) or not all(1 <= layer <= last for layer in layers):
+        msg = f"layers={list(named)}: {files.name} has layers 1 to {last}; name each once."
+        raise OptionError(msg)
+    return layers
+
+
+def _fewest_genes(options: SequenceOptions, room: int | None, n_panel: int | None) -> tuple[int, str]:
+    """Return the smallest limit on the genes of a cell, and what set it; ``room`` is that of the model's context."""
+    given = options.top_genes
+    limits = [(given, f"top_genes={given}")] if given else [(DEFAULT_TOP_GENES, "the default")]
+    if room is not None:
+        limits.append((room, "what the model's context holds"))
+    if n_panel is not None:
+        limits.append((n_panel, "the panel"))
+    return min(limits, key=lambda limit: limit[0])
+
+
+def _ranked_genes(
+    options: SequenceOptions, readout: ReadoutPlan | None, files: ModelFiles | None, genes: MatchedGenes
+) -> int:
+    """Return how many genes of a cell are ranked: what the model reads, or all where only weighted means are wanted."""
+    if readout is not None:
+        return readout.top_genes
+    if options.companion_views == (GENEPT_W,):
+        return len(genes.match.genes)
+    room = None
+    if files is not None:  # a symbol is one token or more
+        room = files.context - int(load_tokenizer(files).num_special_tokens_to_add(pair=False))
+    return _fewest_genes(options, room, genes.n_panel)[0]
+
+
+def _run_settings(options: SequenceOptions, files: ModelFiles, readout: ReadoutPlan | None) -> RunSettings:
+    device, dtype = pick_device(options.device, options.dtype)
+    tokens = options.tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+    if options.tokens_per_batch is None and device.type == "cuda":
+        import torch
+
+        whole = options.writes_sentences or readout is None
+        depth = files.n_layers if whole or readout is None else max(readout.layers)
+        free, _ = torch.cuda.mem_get_info(device)
+        tokens = tokens_that_fit(files.config, free, depth=depth, itemsize=dtype.itemsize, most=tokens)
+    return RunSettings(device.type, str(dtype).removeprefix("torch."), tokens)
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers, where they are installed."""
+    found = {"python": platform.python_version()}
+    for name in ("scstore", "torch", "transformers", "anndata", "zarr", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
