@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from scstore.errors import FeatureSpaceError, GenesError, OptionError
 from scstore.genes.matching import match_columns
-from scstore.genes.store_genes import expression_genes_in, store_gene_table
-from scstore.genes.table import GeneTable
+from scstore.genes.table import GeneTable, expression_genes
 from scstore.heads.across_genes import KIND, AcrossGenesHead
 from scstore.heads.rows import RowSubset
 from scstore.progress import Reporter
@@ -59,8 +58,7 @@ def fit_across_genes(
         The fitted head, and what has to be known of its genes: encoder and template of their texts, and which they
         are.
     """
-    table = store_gene_table(store, option=OPTION)
-    columns = expression_genes_in(store, table, option=OPTION)
+    table, columns = expression_genes(store, purpose=OPTION)
     head = AcrossGenesHead(keep=keep, random_state=seed)
     head.fit(RowSubset(store.view("X"), rows), y, vectors=table.vectors[columns], centre=table.vectors.mean(axis=0))
     genes = store.expression_genes[["symbol", "ensembl_id"]].astype(str)
@@ -84,7 +82,7 @@ def judge_across_genes(
     CellsError
         If there are too few cells to form groups.
     """
-    table = store_gene_table(store, option=name)
+    table, columns = expression_genes(store, purpose=name)
     if fields := differences(record["gene_texts"], _texts(table)):
         listed = "\n  ".join(fields)
         msg = (
@@ -100,7 +98,6 @@ def judge_across_genes(
         "on gene texts and on how these cells group; all are judged together, so a label may change with the cells "
         f"beside it. On training cells and genes held out: accuracy {told}."
     )
-    columns = expression_genes_in(store, table, option=name)
     judged = head.iter_proba(RowSubset(store.view("X"), rows), vectors=table.vectors[columns])
     return ((start, chances, None) for start, chances in judged)
 

@@ -97,7 +97,7 @@ def genes_info(table: Table) -> None:
 
         scstore genes info genes/human.h5ad
     """
-    from scstore.gene_tables.describe import describe_genes
+    from scstore.genes.table import describe_genes
 
     found = describe_genes(table)
     organisms = ", ".join(f"{name or 'not named'} {count:,}" for name, count in found["organisms"].items())

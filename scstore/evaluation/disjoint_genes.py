@@ -17,8 +17,7 @@ from scstore.errors import OptionError
 from scstore.evaluation.cells import EvaluationCells
 from scstore.evaluation.rows import ACROSS_RANDOM, EvaluationRow, ViewSource
 from scstore.evaluation.splits import Split
-from scstore.genes.store_genes import expression_genes_in, store_gene_table
-from scstore.genes.table import GeneTable
+from scstore.genes.table import GeneTable, expression_genes
 from scstore.heads.across_genes import KIND, AcrossGenesHead
 from scstore.heads.rows import Rows, fetch
 from scstore.store.reader import Store
@@ -61,8 +60,7 @@ def gene_split_means(store: Store, *, fraction: float, seed: int) -> tuple[Means
     The views are ``genept`` (vectors whitened, as in the store), ``genept_unwhitened`` and ``genept_random``. All genes
     of a side count, whatever panel the store was extracted with.
     """
-    table = store_gene_table(store, option=OPTION)
-    rows = expression_genes_in(store, table, option=OPTION)
+    table, rows = expression_genes(store, purpose=OPTION)
     on_test_side = deal_genes(table, fraction=fraction, seed=seed)[rows]
     if not 0 < on_test_side.sum() < len(rows):
         msg = f"{OPTION}={fraction:g}: this leaves one side without any of the {len(rows):,} genes of X."
@@ -114,7 +112,7 @@ class GeneSplitFeatures:
 
     def own_proba(self, row: EvaluationRow, split: Split, *, seed: int) -> tuple[tuple[str, ...], NDArray[np.float64]]:
         """Return classes, and probabilities of the test cells, by the across-genes head or its random control."""
-        table = store_gene_table(self.cells.stores[0], option=OPTION)
+        table, _ = expression_genes(self.cells.stores[0], purpose=OPTION)
         on_test_side = deal_genes(table, fraction=self.fraction, seed=self.seed + split.run)
         vectors = table.vectors
         if row.name == ACROSS_RANDOM:
@@ -135,8 +133,7 @@ class GeneSplitFeatures:
         order: list[NDArray[np.int64]] = []
         for number, store in enumerate(self.cells.stores):
             here = np.flatnonzero(self.cells.source[which] == number)
-            table = store_gene_table(store, option=OPTION)
-            columns = expression_genes_in(store, table, option=OPTION)
+            table, columns = expression_genes(store, purpose=OPTION)
             own: csr_matrix = fetch(store.view("X"), self.cells.rows[which[here]])
             shape = (own.shape[0], len(table))
             parts.append(csr_matrix((own.data, columns[own.indices], own.indptr), shape=shape)[:, genes])

@@ -1,91 +1,85 @@
-"""``scstore genes build``: gene texts into a table of gene vectors."""
+"""Gene tables from texts: describe genes in words, encode the words, write the table."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-import pandas as pd
 
 from scstore import fsio
 from scstore.cells.opening import open_cells
 from scstore.errors import OptionError
-from scstore.gene_tables.encoding import encode_table, make_encoder
-from scstore.genes.descriptions import read_descriptions
+from scstore.gene_tables.encoding import ENDPOINT, encode_table, open_encoder
 from scstore.genes.matching import match_genes
-from scstore.genes.ncbi import NCBI_TEMPLATE, TAXA, coverage, describe_by_ncbi, read_gene_info, read_summaries
+from scstore.genes.ncbi import NCBI_TEMPLATE, TAXA, describe_by_ncbi, read_gene_info, read_summaries
 from scstore.genes.orthologs import describe_cells, other_organism, read_orthologs
 from scstore.genes.published import read_published
 from scstore.genes.species import guess_organism
-from scstore.genes.table import GeneTable, save_gene_table
+from scstore.genes.table import GeneTable, coverage, save_gene_table
+from scstore.genes.texts import DescribedGenes, read_descriptions
+from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
 
 __all__ = ["build_genes"]
 
-ENDPOINT = "openai:"
-DEFAULT_ENCODER = "minilm"
 File = str | os.PathLike[str]
 
+ENCODING = ("encoder", "revision", "device", "dtype")
+GOES_WITH = {
+    "text": {"template", "only_genes_of", *ENCODING},
+    "gene_info": {"gene_summary", "orthologs", "ortholog_gene_info", "template", "only_genes_of", *ENCODING},
+    "cells": {*ENCODING},
+    "vectors": {"gene_info"},
+}
+"""Options that have an effect, by source of the genes."""
 
+
+@public
 def build_genes(
-    output: File,
+    output: Annotated[File, Option("The table to write, an .h5ad of genes × dimensions.", flags=("--output", "-o"))],
     *,
-    text: File | None = None,
-    cells: File | None = None,
-    gene_info: File | None = None,
-    gene_summary: File | None = None,
-    orthologs: File | None = None,
-    ortholog_gene_info: File | None = None,
-    vectors: File | None = None,
-    only_genes_of: File | Sequence[File] | None = None,
-    template: str | None = None,
-    organism: str | None = None,
-    encoder: str | None = None,
-    revision: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    overwrite: bool = False,
-    progress: Reporter | None = None,
+    text: Annotated[File | None, Option("A TSV or JSON file of gene texts, with a column symbol.")] = None,
+    cells: Annotated[File | None, Option("Cells whose gene symbols are the texts.", flags=("--symbols-of",))] = None,
+    gene_info: Annotated[
+        File | None, Option("NCBI's gene_info file. With vectors= it adds Ensembl ids and synonyms.")
+    ] = None,
+    gene_summary: Annotated[File | None, Option("NCBI's gene_summary file.")] = None,
+    orthologs: Annotated[
+        File | None,
+        Option(
+            "NCBI's gene_orthologs, or a CSV of human and mouse genes: with ortholog_gene_info=, the summaries of "
+            "orthologs stand in for missing ones."
+        ),
+    ] = None,
+    ortholog_gene_info: Annotated[File | None, Option("The other organism's gene_info file.")] = None,
+    vectors: Annotated[
+        File | None, Option("Published vectors, such as GenePT's: a pickle, .npz, .parquet or .h5ad.")
+    ] = None,
+    only_genes_of: Annotated[
+        Sequence[File] | None,
+        Option("Cells: only their genes are encoded. Whitening and the aligned projector then know no other genes."),
+    ] = None,
+    template: Annotated[
+        str | None, Option('How a gene\'s text is put together, such as "{symbol}: {name}.[ {summary}]".')
+    ] = None,
+    organism: Annotated[str | None, Option("human or mouse; needed with gene_info=, else guessed.")] = None,
+    encoder: Annotated[
+        str | None,
+        Option("minilm (the default), a model folder, a hub name, openai:MODEL for an endpoint, or random:WIDTH."),
+    ] = None,
+    revision: Annotated[str | None, Option("Branch, tag or commit of a hub model.", advanced=True)] = None,
+    device: Annotated[str | None, Option("Where the model runs, such as cpu or cuda.", advanced=True)] = None,
+    dtype: Annotated[str | None, Option("Precision of the model, such as float32 or bfloat16.", advanced=True)] = None,
+    overwrite: Overwrite = False,
+    progress: Progress = None,
 ) -> GeneTable:
     """Describe genes in words, encode the words, and write the gene table.
 
-    Parameters
-    ----------
-    output
-        The table, an ``.h5ad`` of genes × dimensions.
-    text
-        A TSV or JSON file of gene texts.
-    cells
-        Instead: an input of cells whose gene symbols are the texts.
-    gene_info, gene_summary
-        Instead: NCBI's files of genes and their summaries, as they come.
-    orthologs, ortholog_gene_info
-        With ``gene_info``: pairs of human and mouse genes (:func:`scstore.genes.orthologs.read_orthologs`) and the
-        other organism's ``gene_info``: its summaries stand in for those that are missing.
-    vectors
-        Instead: published vectors, as :func:`scstore.genes.published.read_published` reads them; ``gene_info`` then
-        fills in Ensembl ids and synonyms, and nothing is encoded.
-    only_genes_of
-        With ``text`` or ``gene_info``: inputs of cells whose genes alone are described and encoded. What
-        is fitted on the whole table (whitening, the ``aligned`` projector) is then fitted on these.
-    template
-        How a gene's text is put together from the columns of ``text``, or from NCBI's
-        :data:`~scstore.genes.ncbi.FIELDS`.
-    organism
-        ``human`` or ``mouse``; needed with ``gene_info``, else guessed from the symbols.
-    encoder
-        A Hugging Face model by name or folder, ``minilm`` (the default), ``openai:MODEL`` for an OpenAI-compatible
-        endpoint, or ``random:WIDTH`` for the control that knows nothing.
-    revision, device, dtype
-        Of a Hugging Face model.
-    overwrite
-        Replace an existing table.
-    progress
-        Told what happens.
+    The genes come from one of ``text``, ``gene_info``, ``cells`` and ``vectors``.
 
     Returns
     -------
@@ -95,130 +89,107 @@ def build_genes(
     Raises
     ------
     OptionError
-        If not exactly one source is given, or options do not go together.
+        If not exactly one source is given, or an option has no effect with it.
     GenesError
         If the texts cannot be read, or too few genes of the cells are among them.
     NetworkError
-        If the endpoint does not answer. What came of it is kept; the same call goes on.
+        If the endpoint does not answer as it should. Finished vectors are kept; the same call goes on.
     """
     progress = progress or Reporter()
-    sources = {"--text": text, "--gene-info": gene_info, "--symbols-of": cells}
-    _check_source(sources, vectors)
-    companions: dict[str, object] = {
-        "--gene-summary": gene_summary,
-        "--orthologs": orthologs,
-        "--ortholog-gene-info": ortholog_gene_info,
+    only = [only_genes_of] if isinstance(only_genes_of, str | os.PathLike) else list(only_genes_of or ())
+    given = {
+        "text": text,
+        "gene_info": gene_info,
+        "cells": cells,
+        "vectors": vectors,
+        "gene_summary": gene_summary,
+        "orthologs": orthologs,
+        "ortholog_gene_info": ortholog_gene_info,
+        "only_genes_of": only or None,
+        "template": template,
+        "encoder": encoder,
+        "revision": revision,
+        "device": device,
+        "dtype": dtype,
     }
-    chosen = _as_files(only_genes_of)
-    only: dict[str, object] = {"--only-genes-of": chosen[0] if chosen else None}
-    how: dict[str, object] = {
-        "--template": template,
-        "--encoder": encoder,
-        "--revision": revision,
-        "--device": device,
-        "--dtype": dtype,
-    }
+    _check({name: value for name, value in given.items() if value is not None}, organism)
+    target = fsio.check_output(output, overwrite=overwrite)
     if vectors is not None:
-        _refuse(companions | how | only, "--vectors FILE holds finished vectors: nothing is described or encoded")
-    if gene_info is None:
-        _refuse(companions, "that goes with --gene-info FILE")
-    if cells is not None:
-        _refuse(only, "--symbols-of CELLS takes the genes of these cells, and no others")
-    if cells is not None and template is not None:
-        msg = "--template goes with --text or --gene-info; the symbols of cells are encoded as they are."
-        raise OptionError(msg)
-    if (orthologs is None) != (ortholog_gene_info is None):
-        msg = "--orthologs and --ortholog-gene-info go together: the pairs, and the other organism's gene_info."
-        raise OptionError(msg)
-    if gene_info is not None and organism not in TAXA:
-        msg = f"--gene-info needs --organism {' or '.join(TAXA)}: which genes to take."
-        raise OptionError(msg)
-    name = encoder or DEFAULT_ENCODER
-    if name.startswith(ENDPOINT):
-        _refuse({key: how[key] for key in ("--revision", "--device", "--dtype")}, "an endpoint decides that itself")
-    fsio.check_output(output, overwrite=overwrite)
-    if vectors is not None:
-        table = _from_published(vectors, gene_info, organism)
+        table = _published(vectors, gene_info, organism)
         progress.note(f"genes: {len(table):,}, published vectors {table.width} wide")
-        save_gene_table(table, output, overwrite=overwrite)
+        save_gene_table(table, target, overwrite=overwrite)
         return table
     if text is not None:
-        obs, used = read_descriptions(text, template=template, organism=organism or "")
+        genes = read_descriptions(text, template=template, organism=organism or "")
     elif cells is not None:
-        obs, used = _from_symbols(cells, Path(output).parent, organism)
+        genes = _symbols_of(cells, target.parent, organism)
     else:
-        files = _NcbiFiles(gene_info, gene_summary, orthologs, ortholog_gene_info)
-        obs, used = _from_ncbi(files, organism=str(organism), template=template)
-    if chosen:
-        whole = len(obs)
-        obs = _only_genes_of(chosen, obs, Path(output).parent)
-        progress.note(f"genes: of {whole:,} the {len(obs):,} that are genes of {', '.join(map(str, chosen))}")
-    progress.note(f"genes: {len(obs):,}, their texts rest on: {coverage(obs)}")
-    if name.startswith(ENDPOINT):
-        from scstore.gene_tables.endpoint_table import encode_at_endpoint  # needs scstore[endpoint]
-
-        model = name.removeprefix(ENDPOINT)
-        return encode_at_endpoint(obs, used, model, output, overwrite=overwrite, progress=progress)
-    made = make_encoder(name, revision=revision, device=device, dtype=dtype)
-    table = encode_table(obs, used, made, progress=progress)
-    save_gene_table(table, output, overwrite=overwrite)
+        genes = _from_ncbi(
+            {str(organism): gene_info, other_organism(str(organism)): ortholog_gene_info},
+            gene_summary,
+            orthologs,
+            organism=str(organism),
+            template=template or NCBI_TEMPLATE,
+        )
+    if only:
+        whole, genes = len(genes.obs), _restricted(genes, only, target.parent)
+        progress.note(f"genes: of {whole:,} the {len(genes.obs):,} that are genes of {', '.join(map(str, only))}")
+    progress.note(f"genes: {len(genes.obs):,}, their texts rest on: {coverage(genes.obs)}")
+    name = encoder or "minilm"
+    how: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype, "progress": progress}
+    with open_encoder(name, genes, target, **how) as made:
+        table = encode_table(genes, made, progress=progress)
+        save_gene_table(table, target, overwrite=overwrite)
     return table
 
 
-@dataclass(frozen=True)
-class _NcbiFiles:
-    """What a description of one organism's genes is read from."""
-
-    gene_info: File | None
-    gene_summary: File | None
-    orthologs: File | None
-    ortholog_gene_info: File | None
-
-
-def _check_source(sources: Mapping[str, File | None], vectors: File | None) -> None:
-    """Exactly one source of genes; published vectors may have a ``gene_info`` beside them."""
-    given = [option for option, value in sources.items() if value is not None]
-    if vectors is None and len(given) != 1:
+def _check(given: Mapping[str, Any], organism: str | None) -> None:
+    """Refuse options that do not go together."""
+    sources = [name for name in GOES_WITH if name in given]
+    if set(sources) == {"vectors", "gene_info"}:
+        sources = ["vectors"]
+    if len(sources) != 1:
+        found = " and ".join(f"{name}=" for name in sources) or "none of them"
         msg = (
-            "Give one of --text FILE (gene texts), --gene-info FILE (NCBI's descriptions), "
-            "--symbols-of CELLS (the symbols are the texts) and --vectors FILE (published vectors)."
+            "The genes come from one of text= (gene texts), gene_info= (NCBI's descriptions), cells= (their symbols) "
+            f"and vectors= (published vectors). You gave {found}."
         )
         raise OptionError(msg)
-    if vectors is not None and set(given) - {"--gene-info"}:
-        msg = f"--vectors and {given[0]} are two sources of genes. Give one of them."
+    source = sources[0]
+    if idle := [name for name in given if name != source and name not in GOES_WITH[source]]:
+        value = given[idle[0]]
+        value = value if isinstance(value, list) else str(value)
+        msg = f"{idle[0]}={value!r} has no effect with {source}=. Leave it out."
+        raise OptionError(msg)
+    if ("orthologs" in given) != ("ortholog_gene_info" in given):
+        msg = "orthologs= and ortholog_gene_info= go together: the pairs, and the other organism's genes."
+        raise OptionError(msg)
+    if "gene_info" in given and organism not in TAXA:
+        msg = f"gene_info={str(given['gene_info'])!r} needs organism='human' or organism='mouse'."
+        raise OptionError(msg)
+    local = [name for name in ENCODING[1:] if name in given]
+    if local and str(given.get("encoder", "")).startswith(ENDPOINT):
+        msg = f"{local[0]}={given[local[0]]!r} has no effect with an endpoint. Leave it out."
         raise OptionError(msg)
 
 
-def _refuse(options: Mapping[str, object], because: str) -> None:
-    for option, value in options.items():
-        if value is not None:
-            msg = f"{option} {value}: {because}. Leave it out."
-            raise OptionError(msg)
-
-
-def _as_files(given: File | Sequence[File] | None) -> list[File]:
-    if given is None:
-        return []
-    return [given] if isinstance(given, str | os.PathLike) else list(given)
-
-
-def _only_genes_of(inputs: Sequence[File], obs: pd.DataFrame, scratch: Path) -> pd.DataFrame:
-    """The rows of a gene table that extraction would find for any of these inputs, in their order."""
+def _restricted(genes: DescribedGenes, inputs: Sequence[File], scratch: Path) -> DescribedGenes:
+    """Return the genes that extraction would find for any of these inputs, in their order."""
     rows: list[int] = []
     for cells in inputs:
         with open_cells(cells, scratch=scratch) as opened:
             var, source = opened.var(next(iter(opened.slots))), opened.source
-        rows += match_genes(var, obs, sum_duplicates=True, source=source).genes.tolist()
-    return obs.iloc[np.unique(rows)]
+        rows += match_genes(var, genes.obs, sum_duplicates=True, source=source).genes.tolist()
+    return genes._replace(obs=genes.obs.iloc[np.unique(rows)])
 
 
-def _from_symbols(cells: Any, scratch: Path, organism: str | None) -> tuple[pd.DataFrame, str]:
+def _symbols_of(cells: File, scratch: Path, organism: str | None) -> DescribedGenes:
     with open_cells(cells, scratch=scratch) as opened:
         var = opened.var(next(iter(opened.slots)))
     return describe_cells(var, organism=organism)
 
 
-def _from_published(vectors: File, gene_info: File | None, organism: str | None) -> GeneTable:
+def _published(vectors: File, gene_info: File | None, organism: str | None) -> GeneTable:
     known = None if gene_info is None else read_gene_info(gene_info, organism=str(organism))
     table = read_published(vectors, organism=organism or "", gene_info=known)
     if organism is None and (guess := guess_organism(table.obs["symbol"])):
@@ -226,18 +197,20 @@ def _from_published(vectors: File, gene_info: File | None, organism: str | None)
     return table
 
 
-def _from_ncbi(files: _NcbiFiles, *, organism: str, template: str | None) -> tuple[pd.DataFrame, str]:
-    other = other_organism(organism)
-    genes = {organism: read_gene_info(str(files.gene_info), organism=organism)}
-    pairs = None
-    if files.orthologs is not None and files.ortholog_gene_info is not None:
-        genes[other] = read_gene_info(files.ortholog_gene_info, organism=other)
-        pairs = read_orthologs(files.orthologs, gene_info=genes).symbols(organism)
+def _from_ncbi(
+    gene_info: Mapping[str, File | None],
+    gene_summary: File | None,
+    orthologs: File | None,
+    *,
+    organism: str,
+    template: str,
+) -> DescribedGenes:
+    genes = {name: read_gene_info(file, organism=name) for name, file in gene_info.items() if file is not None}
     return describe_by_ncbi(
         genes[organism],
-        {} if files.gene_summary is None else read_summaries(files.gene_summary),
+        {} if gene_summary is None else read_summaries(gene_summary),
         organism=organism,
-        template=template or NCBI_TEMPLATE,
-        orthologs=pairs,
-        ortholog_genes=genes.get(other),
+        template=template,
+        orthologs=None if orthologs is None else read_orthologs(orthologs, gene_info=genes).symbols(organism),
+        ortholog_genes=genes.get(other_organism(organism)),
     )

@@ -1,117 +1,105 @@
-"""Gene tables made by the model that will read them."""
+"""Gene tables encoded by a model or by an endpoint; model code is imported only when something is encoded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from scstore.errors import OptionError, ScstoreError
 from scstore.genes.encoders import RandomEncoder, TextEncoder, encode_texts
 from scstore.genes.table import GeneTable, load_gene_table, save_gene_table
-from scstore.model.loading import ModelFiles, load_backbone, locate_model, pick_device
+from scstore.genes.texts import DescribedGenes
 from scstore.progress import Reporter
 
-__all__ = ["cached_table", "encode_table", "make_encoder"]
+if TYPE_CHECKING:
+    from scstore.model.loading import ModelFiles
 
+__all__ = ["ENDPOINT", "cached_table", "encode_table", "open_encoder"]
+
+ENDPOINT = "openai:"
+"""Begins the name of an encoder behind an endpoint."""
+
+RANDOM = "random:"
 NO_ENCODER = {"kind": "none"}
-"""Identity of the encoder of a table of symbols without vectors."""
+"""Identity of the encoder of a table without vectors."""
 
 
-def make_encoder(
-    name: str, *, revision: str | None = None, device: str | None = None, dtype: str | None = None
-) -> TextEncoder:
-    """Load a text encoder by name: a Hugging Face model, or ``random:WIDTH``.
+@contextmanager
+def open_encoder(
+    name: str,
+    genes: DescribedGenes,
+    output: Path,
+    *,
+    revision: str | None,
+    device: str | None,
+    dtype: str | None,
+    progress: Reporter,
+) -> Iterator[TextEncoder]:
+    """Open an encoder by name, for a table that is saved at ``output`` before the block ends."""
+    if name.startswith(ENDPOINT):
+        from scstore.gene_tables.endpoint import endpoint_encoder  # needs scstore[endpoint]
 
-    Raises
-    ------
-    OptionError
-        If the name is malformed.
-    ModelError
-        If the model cannot be loaded.
-    """
-    if name.startswith("random:"):
-        width = name.removeprefix("random:")
+        with endpoint_encoder(name.removeprefix(ENDPOINT), output, list(genes.obs["text"]), progress) as encoder:
+            yield encoder
+    elif name.startswith(RANDOM):
+        width = name.removeprefix(RANDOM)
         if not width.isdecimal() or not 1 <= int(width) <= 65536:
-            msg = f"--encoder {name}: give the width of the vectors, such as random:384."
+            msg = f"encoder={name!r} needs the width of the vectors, such as random:384."
             raise OptionError(msg)
-        return RandomEncoder(int(width))
-    return _huggingface(locate_model(name, revision=revision), device=device, dtype=dtype)
+        yield RandomEncoder(int(width))
+    else:
+        from scstore.model.loading import locate_model
+
+        yield _huggingface(locate_model(name, revision=revision), device=device, dtype=dtype)
 
 
 def _huggingface(files: ModelFiles, *, device: str | None, dtype: str | None) -> TextEncoder:
-    from scstore.model.text_encoder import HuggingFaceEncoder  # needs torch, which the other encoders do not
+    from scstore.model.loading import load_backbone, pick_device
+    from scstore.model.text_encoder import HuggingFaceEncoder
 
     where, precision = pick_device(device, dtype)
     return HuggingFaceEncoder(load_backbone(files, device=where, dtype=precision))
 
 
-def encode_table(
-    obs: pd.DataFrame, template: str, encoder: TextEncoder, *, progress: Reporter | None = None
-) -> GeneTable:
-    """A gene table from described genes.
-
-    Parameters
-    ----------
-    obs, template
-        From :mod:`scstore.genes.descriptions`.
-    encoder
-        What encodes the texts.
-    progress
-        Told after every batch.
-    """
-    vectors = encode_texts(encoder, list(obs["text"]), progress=progress)
-    return GeneTable(obs, vectors, encoder.identity, template)
+def encode_table(genes: DescribedGenes, encoder: TextEncoder, *, progress: Reporter | None = None) -> GeneTable:
+    """Return the gene table of described genes."""
+    vectors = encode_texts(encoder, list(genes.obs["text"]), progress=progress)
+    return GeneTable(genes.obs, vectors, encoder.identity, genes.template)
 
 
 def cached_table(
     path: Path,
-    described: tuple[pd.DataFrame, str],
+    genes: DescribedGenes,
     files: ModelFiles | None,
     *,
     device: str | None,
     dtype: str | None,
     progress: Reporter,
 ) -> GeneTable:
-    """The gene table beside a store: read where it is there and the same, else made by the model and written.
+    """Read the gene table beside a store if it has these genes and vectors, else make it and write it.
 
-    Parameters
-    ----------
-    path
-        Where the table is cached.
-    described
-        The genes it must hold, and the template.
-    files
-        The model that encodes them; ``None`` where their vectors are not wanted.
-    device, dtype
-        As for extraction.
-    progress
-        Told about the work.
+    Without ``files`` (the model that encodes) the table has no vectors.
     """
-    obs, template = described
     if path.exists():
         try:
             table = load_gene_table(path)
         except ScstoreError as error:
             progress.warn(f"{error} It is made anew.")
         else:
-            if table.obs.equals(obs) and _encoded_by(table.encoder, files) and table.template == template:
+            digest = None if files is None else files.digest
+            same_texts = table.obs.equals(genes.obs) and table.template == genes.template
+            if same_texts and table.encoder.get("digest") == digest:
                 if files is not None:
                     progress.note(f"gene vectors: {path} ({len(table):,} symbols, encoded before)")
                 return table
     if files is None:
-        vectors = np.zeros((len(obs), 0), dtype=np.float32)
-        save_gene_table(GeneTable(obs, vectors, NO_ENCODER, template), path, overwrite=True)
-        return load_gene_table(path)
-    encoder = _huggingface(files, device=device, dtype=dtype)
-    table = encode_table(obs, template, encoder, progress=progress)
+        table = GeneTable(genes.obs, np.zeros((len(genes.obs), 0), dtype=np.float32), NO_ENCODER, genes.template)
+    else:
+        table = encode_table(genes, _huggingface(files, device=device, dtype=dtype), progress=progress)
+        progress.note(f"gene vectors: {len(table):,} symbols encoded by {files.name}, kept in {path}")
     save_gene_table(table, path, overwrite=True)
-    progress.note(f"gene vectors: {len(table):,} symbols encoded by {files.name}, kept in {path}")
     return load_gene_table(path)
-
-
-def _encoded_by(identity: Mapping[str, Any], files: ModelFiles | None) -> bool:
-    return dict(identity) == NO_ENCODER if files is None else identity.get("digest") == files.digest

@@ -1,6 +1,6 @@
-"""Text encoders: what turns a gene's description into its vector.
+"""Text encoders, which turn a gene's description into its vector.
 
-The Hugging Face encoder needs torch and lives with the backbone; anything with the same three names serves.
+The Hugging Face encoder needs torch and is in scstore.model; any object with the same two members serves.
 """
 
 from __future__ import annotations
@@ -23,23 +23,16 @@ class TextEncoder(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """JSON that names the encoder and everything that decides its vectors."""
+        """JSON values that name the encoder and all that decides its vectors; complete after :meth:`encode`."""
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """``(n_texts, width) float32``: one vector a text; a text's vector does not depend on the others."""
+        """Return ``(n_texts, width) float32``; a text's vector does not depend on the others."""
 
 
 class RandomEncoder:
     """Standard normal vectors seeded by the text itself: the control that knows nothing about genes.
 
     The same text gets the same vector on every machine and in every table.
-
-    Parameters
-    ----------
-    width
-        Of the vectors.
-    seed
-        Another seed gives other vectors.
     """
 
     def __init__(self, width: int, *, seed: int = 0) -> None:
@@ -48,11 +41,11 @@ class RandomEncoder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Name, width and seed."""
+        """Kind, width and seed."""
         return {"kind": "random", "width": self.width, "seed": self.seed}
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """``(n_texts, width) float32``."""
+        """Return ``(n_texts, width) float32``."""
         vectors = np.empty((len(texts), self.width), dtype=np.float32)
         for i, text in enumerate(texts):
             key = hashlib.sha256(f"{self.seed}\0{text}".encode()).digest()
@@ -63,29 +56,7 @@ class RandomEncoder:
 def encode_texts(
     encoder: TextEncoder, texts: Sequence[str], *, batch_size: int = 64, progress: Reporter | None = None
 ) -> NDArray[np.float32]:
-    """Encode texts in batches of similar length, each different text once.
-
-    Parameters
-    ----------
-    encoder
-        What encodes them.
-    texts
-        In any order, repeats allowed.
-    batch_size
-        Texts in a batch.
-    progress
-        Told after every batch.
-
-    Returns
-    -------
-    ``(n_texts, width) float32``
-        In the order of ``texts``.
-
-    Raises
-    ------
-    GenesError
-        If there is no text, or a vector is not finite.
-    """
+    """Encode texts in batches of similar length, each different text once; ``(n_texts, width) float32``, in order."""
     if not texts:
         msg = "There are no gene texts to encode."
         raise GenesError(msg)
@@ -100,7 +71,7 @@ def encode_texts(
     vectors = np.concatenate(pieces)
     if not np.isfinite(vectors).all():
         bad = unique[int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
-        msg = f"The vector of the gene text {bad[:60]!r} is not finite. Encode in float32 (--dtype float32)."
+        msg = f"The vector of the gene text {bad[:60]!r} is not finite. Encode with dtype='float32'."
         raise GenesError(msg)
     position = {text: i for i, text in enumerate(unique)}
     return vectors[[position[text] for text in texts]]

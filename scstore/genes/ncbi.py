@@ -1,7 +1,6 @@
-"""Gene descriptions from NCBI's own files: ``gene_info`` and ``gene_summary``.
+"""Gene descriptions from NCBI's own files, ``gene_info`` and ``gene_summary``: tab-separated, gzipped or not.
 
-Both are tab-separated, gzipped or not, with a header that begins with ``#tax_id``; they lie in ``gene/DATA`` of NCBI's
-file server. Few mouse genes have a summary of their own; a human ortholog's stands in for it.
+Few mouse genes have a summary of their own; that of a human ortholog can stand in.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -17,19 +15,10 @@ import pandas as pd
 
 from scstore.errors import GenesError
 from scstore.genes.table import COLUMNS, unique_names
-from scstore.genes.templates import check_template, fill_template
+from scstore.genes.texts import DescribedGenes, check_template, fill_template
 from scstore.untrusted.text import open_unpacked
 
-__all__ = [
-    "FIELDS",
-    "NCBI_TEMPLATE",
-    "TAXA",
-    "coverage",
-    "describe_by_ncbi",
-    "read_columns",
-    "read_gene_info",
-    "read_summaries",
-]
+__all__ = ["NCBI_TEMPLATE", "TAXA", "describe_by_ncbi", "read_columns", "read_gene_info", "read_summaries"]
 
 TAXA = {"human": 9606, "mouse": 10090}
 NCBI_TEMPLATE = "{symbol}: {name}. {summary}"
@@ -49,43 +38,30 @@ MORE_COLUMNS = {
     "map_location": "map_location",
     "Other_designations": "other_designations",
 }
-"""Of whole ``gene_info`` files; extracts of them may lack these, which are then empty."""
+"""Columns of whole ``gene_info`` files that extracts of them may lack; they are then empty."""
 
+SUMMARY_COLUMNS = ("#tax_id", "GeneID", "Source", "Summary")
 FIELDS = (
     "symbol", "name", "summary", "type", "organism", "synonyms", "other_designations", "chromosome", "map_location",
     "gene_id", "ensembl_id",
 )  # fmt: skip
-"""What a template may use."""
+"""Fields that a template may use."""
 
 LISTS = ("synonyms", "other_designations")
-"""Fields that hold several names, separated by ``|``."""
+"""Fields with several names, separated by ``|``."""
 
 CHUNK_ROWS = 200_000
 
-SUMMARY_COLUMNS = ("#tax_id", "GeneID", "Source", "Summary")
-
 
 def read_gene_info(path: str | os.PathLike[str], *, organism: str) -> pd.DataFrame:
-    """Read the genes of one organism from a ``gene_info`` file.
-
-    Parameters
-    ----------
-    path
-        The file.
-    organism
-        ``human`` or ``mouse``.
+    """Read the genes of one organism (a key of :data:`TAXA`) from a ``gene_info`` file; regions are left out.
 
     Returns
     -------
     DataFrame
         One row a gene, all strings, empty where unknown: ``gene_id``, ``symbol``, ``synonyms`` and
         ``other_designations`` (separated by ``|``), ``ensembl_id``, ``name`` (full name of the nomenclature authority,
-        else NCBI's description), ``type``, ``chromosome``, ``map_location``. Regions that are no genes are left out.
-
-    Raises
-    ------
-    GenesError
-        If the file is not of that form, or has no gene of the organism.
+        else NCBI's description), ``type``, ``chromosome``, ``map_location``.
     """
     taxa = {str(TAXA[organism])}
     frame = read_columns(path, tuple(INFO_COLUMNS), optional=tuple(MORE_COLUMNS), taxa=taxa)
@@ -101,13 +77,7 @@ def read_gene_info(path: str | os.PathLike[str], *, organism: str) -> pd.DataFra
 
 
 def read_summaries(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read a ``gene_summary`` file: summary by NCBI GeneID, of the genes of human and mouse.
-
-    Raises
-    ------
-    GenesError
-        If the file is not of that form.
-    """
+    """Read the summaries of human and mouse genes, by NCBI GeneID, from a ``gene_summary`` file."""
     frame = read_columns(path, SUMMARY_COLUMNS, taxa=set(map(str, TAXA.values())))
     return dict(zip(frame["GeneID"], frame["Summary"].str.strip(), strict=True))
 
@@ -120,35 +90,11 @@ def describe_by_ncbi(
     template: str = NCBI_TEMPLATE,
     orthologs: Mapping[str, str] | None = None,
     ortholog_genes: pd.DataFrame | None = None,
-) -> tuple[pd.DataFrame, str]:
-    """Put the texts of genes together.
+) -> DescribedGenes:
+    """Describe genes of :func:`read_gene_info` with the summaries of :func:`read_summaries`.
 
-    Parameters
-    ----------
-    genes
-        From :func:`read_gene_info`.
-    summaries
-        From :func:`read_summaries`.
-    organism
-        Of the genes.
-    template
-        May use :data:`FIELDS`. A part in square brackets is left out where one of its fields is empty.
-    orthologs, ortholog_genes
-        Symbols of the other organism by symbols of this one (:meth:`scstore.genes.orthologs.Orthologs.symbols`), and
-        the other organism's genes: their summaries stand in for those that are missing.
-
-    Returns
-    -------
-    obs
-        Rows of a gene table. ``text_source`` says what each text rests on: ``summary``, ``ortholog summary``, ``name``
-        or ``symbol``.
-    template
-        The one that was used.
-
-    Raises
-    ------
-    GenesError
-        If the template names a field that is not there.
+    With ``orthologs`` (symbols of the other organism by symbols of this one) and ``ortholog_genes`` (its genes), its
+    summaries stand in for missing ones. ``text_source`` is ``summary``, ``ortholog summary``, ``name`` or ``symbol``.
     """
     borrowed = _by_symbol(ortholog_genes, summaries) if ortholog_genes is not None else {}
     check_template(template, FIELDS, source="NCBI's files")
@@ -166,13 +112,7 @@ def describe_by_ncbi(
     obs = pd.DataFrame({column: genes.get(column, "") for column in COLUMNS}, dtype=str)
     obs = obs.assign(text=texts, text_source=sources, organism=organism)
     obs.index = pd.Index(unique_names(list(obs["symbol"])), name="gene")
-    return obs, template
-
-
-def coverage(obs: pd.DataFrame) -> str:
-    """What the texts rest on, in one line: ``summary 15,123 (25 %), name …``."""
-    counts = Counter(obs["text_source"])
-    return ", ".join(f"{name} {count:,} ({count / len(obs):.0%})" for name, count in counts.most_common())
+    return DescribedGenes(obs, template)
 
 
 def _by_symbol(genes: pd.DataFrame, summaries: Mapping[str, str]) -> dict[str, str]:
@@ -181,7 +121,7 @@ def _by_symbol(genes: pd.DataFrame, summaries: Mapping[str, str]) -> dict[str, s
 
 
 def _tidy(text: str) -> str:
-    """Without the punctuation that an empty field leaves behind."""
+    """Remove the punctuation that an empty field leaves behind."""
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"([:,(])\s*(?=[.,:)])", "", text)
     return re.sub(r"(?:\s*\.)+(?=\s*\.)", "", text).strip(" :,")
@@ -190,24 +130,7 @@ def _tidy(text: str) -> str:
 def read_columns(
     path: str | os.PathLike[str], columns: tuple[str, ...], *, taxa: Collection[str], optional: tuple[str, ...] = ()
 ) -> pd.DataFrame:
-    """Read columns of one of NCBI's tab-separated files, gzipped or not, as strings; memory is that of the rows kept.
-
-    Parameters
-    ----------
-    path
-        The file, whose first column is ``#tax_id``.
-    columns
-        Must be there.
-    taxa
-        Rows whose ``#tax_id`` is one of these are kept.
-    optional
-        Empty where they are not there.
-
-    Raises
-    ------
-    GenesError
-        If it cannot be read or lacks a column.
-    """
+    """Read columns of one of NCBI's files as strings; only the rows of these taxa are kept in memory."""
     file = Path(path)
     try:
         with (
@@ -226,7 +149,7 @@ def read_columns(
             for chunk in chunks:
                 if lacking := [name for name in columns if name not in chunk]:
                     msg = f"no column {lacking[0]}"
-                    raise GenesError(msg)
+                    raise ValueError(msg)
                 kept.append(chunk[chunk["#tax_id"].isin(taxa)])
         frame = pd.concat(kept, ignore_index=True)
     except (OSError, UnicodeDecodeError, ValueError, EOFError, zlib.error) as error:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scstore import fsio
 from scstore.errors import GenesError, OptionError
 from scstore.escaping import show, show_some
-from scstore.genes.descriptions import describe_by_symbol
 from scstore.genes.matching import ENSEMBL_ID, GeneMatch, gene_names, match_genes
 from scstore.genes.ncbi import TAXA, read_columns, read_gene_info
 from scstore.genes.species import common_name, guess_organism
+from scstore.genes.texts import DescribedGenes, describe_by_symbol
 from scstore.progress import Reporter
 from scstore.spec import canonical_json
 from scstore.untrusted.text import open_unpacked
@@ -381,7 +381,7 @@ def match_cells(
 
 def describe_cells(
     var: pd.DataFrame, translation: Translation | None = None, *, organism: str | None = None
-) -> tuple[pd.DataFrame, str]:
+) -> DescribedGenes:
     """Describe the cells' genes by their symbols, or by those of their orthologs if translated."""
     if translation is not None:
         var = rename_by_orthologs(var, translation.orthologs, organism=translation.organism).var

@@ -15,16 +15,26 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore import fsio
+from scstore.errors import FeatureSpaceError
 from scstore.sealed import FileKind, read_sealed_file, write_sealed_file
 from scstore.spec import canonical_json
+from scstore.store.reader import Store
 
-__all__ = ["COLUMNS", "GeneTable", "load_gene_table", "save_gene_table", "unique_names"]
+__all__ = [
+    "COLUMNS",
+    "GeneTable",
+    "coverage",
+    "describe_genes",
+    "expression_genes",
+    "load_gene_table",
+    "save_gene_table",
+    "unique_names",
+]
 
 KIND = FileKind("gene table", "genes", "scstore genes build")
 COLUMNS = ("symbol", "ensembl_id", "gene_id", "synonyms", "organism", "text", "text_source")
 """Columns of ``obs``, all strings, empty where unknown: official symbol, Ensembl id without version, NCBI GeneID,
-synonyms
-separated by ``|``, organism, the text that was encoded, and what it was taken from."""
+synonyms separated by ``|``, organism, the encoded text, and its source."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +44,13 @@ class GeneTable:
     Attributes
     ----------
     obs
-        ``(n_genes,)`` rows with :data:`COLUMNS`; the index holds unique names.
+        ``(n_genes,)`` rows with :data:`COLUMNS` and unique names in the index.
     vectors
         ``(n_genes, width) float32``.
     encoder
-        Identity of what encoded the texts.
+        Identity of the encoder of the texts.
     template
-        How the texts were put together.
+        Template of the texts.
     """
 
     obs: pd.DataFrame
@@ -58,7 +68,7 @@ class GeneTable:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over names, texts, encoder and vectors: what a fingerprint holds."""
+        """SHA-256 over names, texts, encoder and vectors, as in a store's fingerprints."""
         names = {column: list(self.obs[column]) for column in COLUMNS} | {"name": list(self.obs.index)}
         header = canonical_json({"encoder": dict(self.encoder), "template": self.template, "genes": names})
         vectors = np.ascontiguousarray(self.vectors, dtype="<f4")
@@ -66,7 +76,7 @@ class GeneTable:
 
 
 def unique_names(symbols: list[str]) -> list[str]:
-    """Symbols with ``-1``, ``-2``, … behind repeats, as AnnData's ``var_names_make_unique`` does."""
+    """Append ``-1``, ``-2``, … to repeated symbols, as AnnData's ``var_names_make_unique`` does."""
     seen = set(symbols)
     used: set[str] = set()
     names = []
@@ -81,13 +91,7 @@ def unique_names(symbols: list[str]) -> list[str]:
 
 
 def save_gene_table(table: GeneTable, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write a gene table as ``.h5ad``, atomically.
-
-    Raises
-    ------
-    OutputError
-        If the file exists and ``overwrite`` is not set.
-    """
+    """Write a gene table as ``.h5ad``, atomically."""
     adata = anndata.AnnData(
         X=np.ascontiguousarray(table.vectors, dtype=np.float32), obs=table.obs[list(COLUMNS)].astype(str)
     )
@@ -101,7 +105,7 @@ def load_gene_table(path: str | os.PathLike[str]) -> GeneTable:
     Raises
     ------
     GenesError
-        If the file is not there or no gene table.
+        If the file is missing or is not a gene table.
     NewerFormatError
         If a newer scstore wrote it.
     DamagedError
@@ -113,3 +117,52 @@ def load_gene_table(path: str | os.PathLike[str]) -> GeneTable:
         return GeneTable(obs, np.asarray(adata.X, dtype=np.float32), header["encoder"], header["template"])
 
     return read_sealed_file(path, KIND, build)
+
+
+def describe_genes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a gene table holds, as JSON values."""
+    table = load_gene_table(path)
+    counts = {column: table.obs[column].value_counts() for column in ("organism", "text_source")}
+    organisms, texts = ({str(name): int(n) for name, n in values.items()} for values in counts.values())
+    return {
+        "n_genes": len(table),
+        "width": table.width,
+        "encoder": dict(table.encoder),
+        "template": table.template,
+        "organisms": organisms,
+        "texts": texts,
+        "coverage": coverage(table.obs),
+        "digest": table.digest,
+    }
+
+
+def coverage(obs: pd.DataFrame) -> str:
+    """Return the sources of the texts in one line: ``summary 15,123 (25 %), name …``."""
+    counts = obs["text_source"].value_counts()
+    return ", ".join(f"{name} {count:,} ({count / len(obs):.0%})" for name, count in counts.items())
+
+
+def expression_genes(store: Store, *, purpose: str) -> tuple[GeneTable, NDArray[np.int64]]:
+    """Return the gene table that a store was extracted with, and the row in it of each column of ``X``.
+
+    Raises
+    ------
+    FeatureSpaceError
+        If the store has no record or expression, or its gene table is gone or another one. The message begins with
+        ``purpose``.
+    """
+    record = store.record
+    if record is None or "X" not in store.views:
+        why = "scstore did not extract it" if record is None else "it was extracted with keep_expression=False"
+        msg = f"{purpose}: the genes of {store.path} are unknown, since {why}."
+        raise FeatureSpaceError(msg)
+    path = Path(os.path.normpath(store.path.parent / record["options"]["genes"]))
+    if not path.is_file():
+        msg = f"{purpose}: the gene table {path} of {store.path} is missing. Put it back beside the store."
+        raise FeatureSpaceError(msg)
+    table = load_gene_table(path)
+    rows: NDArray[np.int64] = pd.Index(table.obs.index).get_indexer(pd.Index(store.var.index.astype(str)))
+    if table.digest != record["genes"]["digest"] or (rows < 0).any():
+        msg = f"{purpose}: {path} is not the gene table that {store.path} was extracted with. Put that one back."
+        raise FeatureSpaceError(msg)
+    return table, rows

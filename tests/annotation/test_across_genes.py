@@ -13,8 +13,8 @@ from support import Notes, Run
 
 import scstore
 from scstore.errors import CellsError, FeatureSpaceError, OptionError
-from scstore.genes.descriptions import describe_by_symbol
 from scstore.genes.table import GeneTable, save_gene_table
+from scstore.genes.texts import describe_by_symbol
 
 N_GENES = 160
 SYMBOLS = [f"GENE{i}" for i in range(N_GENES)]
@@ -103,7 +103,7 @@ def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path) -> None:
         measured(120, slice(0, 80), seed=6), tmp_path / "bare.zarr", preset="genept-w",
         genes=str(folder / "genes.h5ad"), keep_expression=False,
     )  # fmt: skip
-    with pytest.raises(FeatureSpaceError, match="--no-expression"):
+    with pytest.raises(FeatureSpaceError, match="bare.zarr"):
         scstore.fit(bare, label="cell_type", head="across-genes")
 
 

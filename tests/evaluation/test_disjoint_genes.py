@@ -13,8 +13,7 @@ from scstore.errors import FeatureSpaceError, OptionError
 from scstore.evaluation.disjoint_genes import GeneSplitFeatures, deal_genes, gene_split_means
 from scstore.evaluation.rows import ViewSource
 from scstore.evaluation.splits import Split
-from scstore.genes.store_genes import store_gene_table
-from scstore.genes.table import GeneTable, load_gene_table, save_gene_table
+from scstore.genes.table import GeneTable, expression_genes, load_gene_table, save_gene_table
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def store(evaluation_store: Path) -> scstore.Store:
 
 def dealt(store: scstore.Store, *, fraction: float, seed: int) -> np.ndarray:
     """Which columns of X the test side gets."""
-    table = store_gene_table(store, option="")
+    table = expression_genes(store, purpose="")[0]
     return deal_genes(table, fraction=fraction, seed=seed)[table.obs.index.get_indexer(store.var.index)]
 
 

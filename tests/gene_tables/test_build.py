@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_a_table_of_the_backbone_itself_needs_no_projector(text: Path, llama: Pa
 def test_another_width_needs_a_projector(text: Path, llama: Path, tmp_path: Path) -> None:
     scstore.build_genes(tmp_path / "g.h5ad", text=text, encoder="random:20")
     genes = str(tmp_path / "g.h5ad")
-    with pytest.raises(OptionError, match="20 wide, the model 32"):
+    with pytest.raises(OptionError, match="20"):
         scstore.extract(make_cells(), tmp_path / "s.zarr", model=str(llama), genes=genes, projector="native")
     store = scstore.extract(make_cells(), tmp_path / "t.zarr", model=str(llama), genes=genes)
     assert (store.view("readout").shape[1], store.view("genept").shape[1]) == (32, 20)
@@ -68,19 +69,19 @@ def test_symbols_of_cells_are_texts(tmp_path: Path, llama: Path) -> None:
 
 def test_mistakes_are_found_before_any_model_loads(text: Path, tmp_path: Path) -> None:
     out = tmp_path / "g.h5ad"
-    with pytest.raises(OptionError, match="one of --text"):
+    with pytest.raises(OptionError, match="text="):
         scstore.build_genes(out)
-    with pytest.raises(OptionError, match="one of --text"):
+    with pytest.raises(OptionError, match="text="):
         scstore.build_genes(out, text=text, cells=text)
     make_cells(3).write_h5ad(tmp_path / "c.h5ad")
-    with pytest.raises(OptionError, match="--template goes with --text"):
+    with pytest.raises(OptionError, match="template="):
         scstore.build_genes(out, cells=tmp_path / "c.h5ad", template="{symbol}")
-    with pytest.raises(GenesError, match="no column 'words'"):
+    with pytest.raises(GenesError, match="words"):
         scstore.build_genes(out, text=text, template="{words}", encoder="./nowhere")
-    with pytest.raises(ModelError, match="no such folder"):
+    with pytest.raises(ModelError, match="nowhere"):
         scstore.build_genes(out, text=text, encoder="./nowhere")
     out.write_text("mine")
-    with pytest.raises(OutputError, match="--overwrite"):
+    with pytest.raises(OutputError):
         scstore.build_genes(out, text=text, encoder="random:4")
     assert out.read_text() == "mine"
 
@@ -95,9 +96,9 @@ def test_ncbi_files_become_a_table(tmp_path: Path) -> None:
     table = scstore.build_genes(tmp_path / "g.h5ad", **files, organism="human", encoder="random:4")
     assert list(load_gene_table(tmp_path / "g.h5ad").obs["text"]) == ["A1BG: glycoprotein. Plasma."]
     assert table.template == "{symbol}: {name}. {summary}"
-    with pytest.raises(OptionError, match="--organism human or mouse"):
+    with pytest.raises(OptionError, match="organism="):
         scstore.build_genes(tmp_path / "h.h5ad", **files, encoder="random:4")
-    with pytest.raises(OptionError, match="go together"):
+    with pytest.raises(OptionError, match="ortholog_gene_info="):
         scstore.build_genes(tmp_path / "h.h5ad", **files, organism="human", orthologs="o.csv", encoder="random:4")
 
 
@@ -122,7 +123,7 @@ def test_only_the_genes_of_some_cells_are_encoded(text: Path, llama: Path, tmp_p
     with pytest.raises(GenesError, match="other.h5ad"):
         scstore.build_genes(tmp_path / "none.h5ad", only_genes_of=tmp_path / "other.h5ad", **how)
     for source in ({"vectors": "v.npz"}, {"cells": tmp_path / "a.h5ad", "encoder": "random:4"}):
-        with pytest.raises(OptionError, match="--only-genes-of .*Leave it out"):
+        with pytest.raises(OptionError, match="only_genes_of="):
             scstore.build_genes(tmp_path / "none.h5ad", only_genes_of=both, **source)
     assert not (tmp_path / "none.h5ad").exists()
 
@@ -175,24 +176,26 @@ def test_published_vectors_get_their_ids_from_gene_info(tmp_path: Path) -> None:
     files = {"vectors": tmp_path / "v.pkl", "gene_info": tmp_path / "info"}
     obs = scstore.build_genes(tmp_path / "g.h5ad", **files, organism="human").obs
     assert list(obs["ensembl_id"]) == ["ENSG00000167286", ""]
-    with pytest.raises(OptionError, match="--gene-info needs --organism"):
+    with pytest.raises(OptionError, match="organism="):
         scstore.build_genes(tmp_path / "h.h5ad", **files)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "named"),
     [
-        ({"vectors": "v", "text": "t"}, "--vectors and --text are two sources"),
-        ({"vectors": "v", "encoder": "minilm"}, "--encoder minilm: --vectors FILE holds finished vectors"),
-        ({"vectors": "v", "template": "{symbol}"}, "--template {symbol}: --vectors"),
-        ({"vectors": "v", "gene_info": "i", "gene_summary": "s", "organism": "human"}, "--gene-summary s: --vectors"),
-        ({"text": "t", "gene_summary": "s"}, "--gene-summary s: that goes with --gene-info"),
+        ({"vectors": "v", "text": "t"}, "text= and vectors="),
+        ({"vectors": "v", "encoder": "minilm"}, "encoder='minilm'"),
+        ({"vectors": "v", "template": "{symbol}"}, "template='{symbol}'"),
+        ({"vectors": "v", "gene_info": "i", "gene_summary": "s", "organism": "human"}, "gene_summary='s'"),
+        ({"text": "t", "gene_summary": "s"}, "gene_summary='s'"),
+        ({"text": "t", "orthologs": "o"}, "orthologs='o'"),
+        ({"text": "t", "encoder": "openai:m", "device": "cpu"}, "device='cpu'"),
+        ({"text": "t", "enncoder": "minilm"}, "encoder="),
     ],
 )
-def test_options_that_do_not_go_together(tmp_path: Path, options: dict[str, str], said: str) -> None:
-    with pytest.raises(OptionError) as caught:
+def test_options_that_do_not_go_together(tmp_path: Path, options: dict[str, str], named: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(named)):
         scstore.build_genes(tmp_path / "g.h5ad", **options)
-    assert said in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
@@ -201,7 +204,7 @@ def test_encoders_without_a_model_need_no_torch(text: Path, tmp_path: Path) -> N
     script = (
         "import sys, scstore, json; sys.modules['torch'] = None\n"
         f"scstore.build_genes('g.h5ad', text={str(text)!r}, encoder='random:4')\n"
-        "import scstore.gene_tables.endpoint_table, scstore.gene_tables.describe\n"
+        "import scstore.gene_tables.endpoint\n"
         "print(json.dumps(sorted({'transformers', 'accelerate'} & set(sys.modules))))"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -210,7 +213,7 @@ def test_encoders_without_a_model_need_no_torch(text: Path, tmp_path: Path) -> N
 
 def test_without_the_extra_for_servers(text: Path, tmp_path: Path) -> None:
     script = (
-        "import sys, scstore; sys.modules['httpx'] = None\n"
+        "import sys, scstore; sys.modules['openai'] = None\n"
         f"scstore.build_genes('g.h5ad', text={str(text)!r}, encoder='openai:m')"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scstore.errors import GenesError
-from scstore.genes.descriptions import describe_by_symbol, read_descriptions
+from scstore.genes.texts import check_template, describe_by_symbol, fill_template, read_descriptions
 
 TSV = "symbol\tensembl_id\tname\tsummary\nCD3D\tENSG00000167286\tCD3 delta\tPart of the TCR.\nLYZ\t\tlysozyme\t\n"
 
@@ -44,24 +44,50 @@ def test_symbols_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "template", "word"),
+    ("name", "content", "template"),
     [
-        ("g.tsv", "gene\ttext\nA\tx\n", None, "no column `symbol`"),
-        ("g.tsv", "symbol\ttext\nA\tx\n\ty\n", None, "row 2 has no symbol"),
-        ("g.tsv", "symbol\ttext\nA\tx\n", "{summary}", "no column 'summary'"),
-        ("g.tsv", "symbol\ttext\nA\tx\n", "{symbol", "template"),
-        ("g.tsv", "", None, "cannot be read"),
-        ("g.tsv", "symbol\ttext\n", None, "holds no genes"),
-        ("g.json", "{", None, "cannot be read"),
-        ("g.json", "[1]", None, "list of objects"),
+        ("g.tsv", "gene\ttext\nA\tx\n", None),
+        ("g.tsv", "symbol\ttext\nA\tx\n\ty\n", None),
+        ("g.tsv", "symbol\ttext\nA\tx\n", "{summary}"),
+        ("g.tsv", "", None),
+        ("g.tsv", "symbol\ttext\n", None),
+        ("g.json", "{", None),
+        ("g.json", "[1]", None),
+        ("g.json", None, None),
     ],
 )
-def test_bad_tables_are_refused(tmp_path: Path, name: str, content: str, template: str | None, word: str) -> None:
-    (tmp_path / name).write_text(content)
-    with pytest.raises(GenesError, match=word):
+def test_bad_tables_are_refused_by_name(tmp_path: Path, name: str, content: str | None, template: str | None) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(GenesError, match=name):
         read_descriptions(tmp_path / name, template=template)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(GenesError, match=r"absent\.tsv"):
-        read_descriptions(tmp_path / "absent.tsv")
+ROW = {"symbol": "CD3D", "name": "CD3 delta", "synonyms": ""}
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{symbol}: {name}.", "CD3D: CD3 delta."),
+        ("{symbol}[ ({synonyms})]", "CD3D"),
+        ("{symbol}[ ({name})][ or {synonyms}]", "CD3D (CD3 delta)"),
+        ("{symbol}[, {name} or {synonyms}]", "CD3D"),
+        ("[protein] {symbol}", "[protein] CD3D"),
+        ("{symbol:>6}", "CD3D"),
+    ],
+)
+def test_fields_and_optional_parts(template: str, text: str) -> None:
+    check_template(template, list(ROW), source="here")
+    assert fill_template(template, ROW) == text
+
+
+@pytest.mark.parametrize("template", ["{symbol", "{words}", "{symbol.__class__}", "{symbol:d}", "{}"])
+def test_a_template_is_checked_before_any_gene(template: str) -> None:
+    with pytest.raises(GenesError):
+        check_template(template, list(ROW), source="here")
+
+
+def test_a_misspelt_field_gets_a_suggestion() -> None:
+    with pytest.raises(GenesError, match=r"'nam'.* name\?"):
+        check_template("{nam}", list(ROW), source="here")

@@ -1,0 +1,138 @@
+"""Texts that describe genes: from a table of the user's, or the symbols; and the templates that put them together."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import string
+import zlib
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from scstore.errors import GenesError
+from scstore.genes.table import COLUMNS, unique_names
+from scstore.options import did_you_mean
+from scstore.untrusted.text import open_unpacked
+
+__all__ = ["DescribedGenes", "check_template", "describe_by_symbol", "fill_template", "read_descriptions"]
+
+SYMBOL_TEMPLATE = "{symbol}"
+TEXT_TEMPLATE = "{text}"
+
+OPTIONAL = re.compile(r"\[([^\[\]]*\{[^\[\]]*)\]")
+"""A part in square brackets with a field in it: left out if one of its fields is empty."""
+
+
+class DescribedGenes(NamedTuple):
+    """Genes with texts: rows of a gene table (:data:`~scstore.genes.table.COLUMNS`), and the template of the texts."""
+
+    obs: pd.DataFrame
+    template: str
+
+
+def describe_by_symbol(symbols: Iterable[str], *, organism: str = "") -> DescribedGenes:
+    """Describe genes by their symbols only."""
+    frame = pd.DataFrame({"symbol": [str(symbol) for symbol in symbols]}, dtype=str)
+    return _described(frame, SYMBOL_TEMPLATE, organism)
+
+
+def read_descriptions(
+    path: str | os.PathLike[str], *, template: str | None = None, organism: str = ""
+) -> DescribedGenes:
+    """Read gene texts from a TSV with a header, gzipped or not, or JSON (``{symbol: text}`` or a list of objects).
+
+    The column ``symbol`` must be there; ``ensembl_id``, ``gene_id``, ``synonyms``, ``organism`` are kept, and the
+    template may use all columns. It is by default the column ``text``, or the symbol if there is no such column. A gene
+    with an empty text is described by its symbol, and ``text_source`` says so.
+
+    Raises
+    ------
+    GenesError
+        If the file cannot be read, has no symbols, or the template names a column that is not there.
+    """
+    file = Path(path)
+    frame = _read_frame(file)
+    if "symbol" not in frame:
+        msg = f"{file}: no column `symbol`. It has: {', '.join(frame.columns)}."
+        raise GenesError(msg)
+    if (blank := frame["symbol"].str.strip() == "").any():
+        msg = f"{file}: row {int(blank.to_numpy().argmax()) + 1} has no symbol."
+        raise GenesError(msg)
+    if template is None:
+        template = TEXT_TEMPLATE if "text" in frame else SYMBOL_TEMPLATE
+    check_template(template, list(frame.columns), source=str(file))
+    return _described(frame, template, organism)
+
+
+def _read_frame(file: Path) -> pd.DataFrame:
+    try:
+        if file.suffix == ".json":
+            content: Any = json.loads(file.read_text(encoding="utf-8"))
+            if isinstance(content, Mapping):
+                content = [{"symbol": symbol, "text": text} for symbol, text in content.items()]
+            if not isinstance(content, list) or not all(isinstance(row, Mapping) for row in content):
+                msg = "expected {symbol: text} or a list of objects"
+                raise ValueError(msg)
+            frame = pd.DataFrame.from_records(content)
+        else:
+            with open_unpacked(file) as handle:
+                frame = pd.read_csv(handle, sep="\t", dtype=str, keep_default_na=False, quoting=3)
+    except (OSError, UnicodeDecodeError, ValueError, EOFError, RecursionError, zlib.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        msg = f"{file}: cannot be read as gene texts ({reason}). Give a TSV with a header, or JSON."
+        raise GenesError(msg) from error
+    if frame.empty:
+        msg = f"{file}: contains no genes."
+        raise GenesError(msg)
+    return frame.fillna("").astype(str)
+
+
+def _described(frame: pd.DataFrame, template: str, organism: str) -> DescribedGenes:
+    texts = [fill_template(template, row) for row in frame.to_dict("records")]
+    source = "symbol" if template == SYMBOL_TEMPLATE else "template"
+    obs = pd.DataFrame({column: frame.get(column, "") for column in COLUMNS}, dtype=str)
+    obs["text"] = [text or symbol for text, symbol in zip(texts, obs["symbol"], strict=True)]
+    obs["text_source"] = [source if text else "symbol" for text in texts]
+    obs.loc[obs["organism"] == "", "organism"] = organism
+    obs.index = pd.Index(unique_names(list(obs["symbol"])), name="gene")
+    return DescribedGenes(obs, template)
+
+
+def check_template(template: str, known: Collection[str], *, source: str) -> None:
+    """Refuse a template that is malformed or names a field that ``source`` does not have."""
+    try:
+        fields = _fields(template)
+        template.format_map(dict.fromkeys(fields, ""))
+    except (ValueError, KeyError, IndexError, AttributeError) as error:
+        msg = f"template={template!r} is malformed: {error}."
+        raise GenesError(msg) from error
+    if lacking := [name for name in fields if name not in known]:
+        have = ", ".join(f"{{{name}}}" for name in known)
+        msg = (
+            f"template={template!r}: {source} has no column {lacking[0]!r}.{did_you_mean(lacking[0], known)} It has: "
+            f"{have}."
+        )
+        raise GenesError(msg)
+
+
+def fill_template(template: str, row: Mapping[str, str]) -> str:
+    """Return the text of one gene.
+
+    Examples
+    --------
+    >>> fill_template("{symbol}.[ Also known as {synonyms}.]", {"symbol": "CD3D", "synonyms": ""})
+    'CD3D.'
+    """
+
+    def part(found: re.Match[str]) -> str:
+        return found[1] if all(row[name] for name in _fields(found[1])) else ""
+
+    return OPTIONAL.sub(part, template).format_map(row).strip()
+
+
+def _fields(template: str) -> list[str]:
+    return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
