@@ -23,6 +23,7 @@ from scstore.gene_tables.encoding import cached_table
 from scstore.genes.matching import GeneMatch, match_genes
 from scstore.genes.orthologs import Translation, describe_cells, match_cells, needed_translation
 from scstore.genes.table import GeneTable, load_gene_table
+from scstore.genes.texts import DescribedGenes
 from scstore.model.loading import ModelFiles
 from scstore.panels.panel import Panel, load_panel
 from scstore.progress import Reporter
@@ -138,10 +139,8 @@ class MatchedGenes:
         """Return the named table, else the one kept in ``file``, of symbols that the model encodes, if any."""
         if self.named is not None:
             return self.named
-        described = (self.obs, self.template)
-        return cached_table(
-            file, described, files, device=options.device, dtype=options.dtype, progress=progress
-        )  # fmt: skip
+        genes = DescribedGenes(self.obs, self.template)
+        return cached_table(file, genes, files, device=options.device, dtype=options.dtype, progress=progress)
 
 
 def find_genes(source: CellInput, target: Path, options: SequenceOptions, progress: Reporter) -> MatchedGenes:
