@@ -89,7 +89,7 @@ def test_what_scstore_did_not_write_is_refused(made: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("option", ["gc", "repair"])
 def test_mending_is_for_stores(made: Path, option: str) -> None:
-    with pytest.raises(OptionError, match=f"--{option}: .*head is a head"):
+    with pytest.raises(OptionError, match=f"{option}=.*head"):
         scstore.verify(made / "head", **{option: True})
 
 

@@ -26,7 +26,7 @@ from scstore.store.ledger import file_problem, ids_digest, read_manifest, read_r
 from scstore.store.locks import Part, creation_lock, part_lock
 from scstore.store.reader import Store
 
-__all__ = ["Finding", "Verification", "rows_that_are_not_finite", "verify_store"]
+__all__ = ["Finding", "Verification", "record_findings", "rows_that_are_not_finite", "verify_store"]
 
 MAX_THREADS = 8
 """Files that are read at once: SHA-256 runs outside Python's lock, so as many cores hash."""
@@ -179,7 +179,7 @@ def _verify(root: Path, *, deep: bool, gc: bool, repair: bool, progress: Reporte
     plan = None if store is None else store.plan
     ids = None if store is None else [str(name) for name in store.obs.index]
     if store is not None and ids is not None:
-        tally.findings += _record_findings(store.record or {}, ids)
+        tally.findings += record_findings(store.record or {}, ids)
     uncommitted, n_shards = _check_shards(root, tally, plan, ids, deep=deep, progress=progress)
     if store is not None and deep and not any(finding.file.startswith("X/") for finding in tally.findings):
         tally.findings += _expression_findings(store)
@@ -260,7 +260,7 @@ def _open(root: Path, tally: _Tally) -> Store | None:
         return None
 
 
-def _record_findings(record: Mapping[str, Any], ids: list[str]) -> Iterator[Finding]:
+def record_findings(record: Mapping[str, Any], ids: list[str]) -> Iterator[Finding]:
     """Compare the run's record with itself and with the cells."""
     for name, view in record["views"].items():
         if fingerprint(view["space"]) != view["fingerprint"]:
