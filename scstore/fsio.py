@@ -1,9 +1,8 @@
 """File operations that survive a crash: atomic writes, digests, a lock.
 
-Everything scstore writes goes through here: to a temporary file beside the target, flushed to disk (fsync), renamed,
-and the folder flushed too. A reader sees the old file or the new one, never a part.
-
-What changes a file goes through one object, :data:`disk`, so that tests can break each operation in turn.
+Every file goes to a temporary name beside the target, is flushed to disk (fsync), renamed, and its folder is flushed
+too. A reader sees the old file or the new one, never a part. What changes a file goes through one object,
+:data:`disk`, so that tests can break each operation in turn.
 """
 
 from __future__ import annotations
@@ -49,7 +48,10 @@ __all__ = [
 ]
 
 PARTIAL = ".partial-"
-"""Marks temporary files and folders; whatever carries it is nobody's data and may be deleted."""
+"""Marks temporary files and folders, which may be deleted."""
+
+OLD = f"{PARTIAL}old-"
+"""Marks what is being replaced, until its replacement has its name."""
 
 HEARTBEAT = 30.0
 """Seconds between touches of a lock by its owner."""
@@ -58,14 +60,14 @@ STALE = 600.0
 """Seconds without a touch after which a lock's owner shows no sign of life."""
 
 STARTING = 60.0
-"""Seconds after which a lock that holds no owner is nobody's."""
+"""Seconds after which a lock without an owner in it may be deleted."""
 
 
 class Disk:
     """The operations that change files. Reading needs none of it: what was read is compared with a digest."""
 
     def create(self, path: Path) -> IO[bytes]:
-        """Open a file that must not be there yet, for writing."""
+        """Open a file for writing that must not exist yet."""
         return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644), "wb")
 
     def write(self, file: IO[bytes], data: bytes | memoryview) -> None:
@@ -77,19 +79,19 @@ class Disk:
         os.fsync(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give a file or folder its name, in place of what had it."""
+        """Rename a file or folder, replacing a file of that name."""
         source.replace(target)
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder and those above it, where they are not there."""
+        """Make a folder and its missing parents."""
         path.mkdir(parents=True, exist_ok=True)
 
     def make_unique_folder(self, parent: Path, prefix: str) -> Path:
-        """Make a folder of a name that nothing has."""
+        """Make a folder with an unused name."""
         return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
 
     def delete(self, path: Path) -> None:
-        """Delete a file, or a folder with all that is in it; what is gone already is fine."""
+        """Delete a file, or a folder with its content, if it exists."""
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -97,22 +99,22 @@ class Disk:
 
 
 disk = Disk()
-"""The one that all of scstore writes with. Nothing but a test puts another in its place."""
+"""All of scstore writes with this one; only tests put another in its place."""
 
 
 def digest_bytes(data: bytes | memoryview) -> str:
-    """SHA-256 of a buffer, as ``sha256:<hex>``."""
+    """Return the SHA-256 of a buffer, as ``sha256:<hex>``."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes, read in pieces, as ``sha256:<hex>``."""
+    """Return the SHA-256 of a file's bytes, read in pieces, as ``sha256:<hex>``."""
     with Path(path).open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_tree(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, or of all files below a folder with their relative names, as ``sha256:<hex>``."""
+    """Return the SHA-256 of a file, or of all files below a folder with their relative names."""
     root = Path(path)
     if not root.is_dir():
         return digest_file(root)
@@ -122,7 +124,7 @@ def digest_tree(path: str | os.PathLike[str]) -> str:
 
 
 def fsync_dir(path: str | os.PathLike[str]) -> None:
-    """Flush a folder's entries to disk, so that a rename in it outlives a power cut."""
+    """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         disk.sync(descriptor)
@@ -138,13 +140,7 @@ def write_bytes(path: str | os.PathLike[str], *parts: bytes | memoryview) -> Non
 
 
 def json_bytes(value: Any) -> bytes:
-    """The one way in which scstore writes JSON files, so that a file with a digest in it cannot change in any byte.
-
-    Raises
-    ------
-    ValueError
-        If the value holds NaN or infinity.
-    """
+    """Return JSON in the one form that scstore writes; ``ValueError`` for NaN and infinity."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, sort_keys=True).encode() + b"\n"
 
 
@@ -154,16 +150,10 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str], *, limit: int = 1 << 28) -> Any:
-    """Read a JSON file of at most ``limit`` bytes.
-
-    Raises
-    ------
-    DamagedError
-        If it is larger, or not JSON in UTF-8.
-    """
+    """Read a JSON file; ``DamagedError`` if it has more than ``limit`` bytes or is not JSON in UTF-8."""
     file = Path(path)
     if (size := file.stat().st_size) > limit:
-        msg = f"{file}: {size:,} bytes is more than such a file ever holds ({limit:,}). It is damaged or not scstore's."
+        msg = f"{file}: {size:,} bytes are more than such a file can have ({limit:,}). It is damaged or not scstore's."
         raise DamagedError(msg)
     try:
         return json.loads(file.read_bytes())
@@ -174,11 +164,11 @@ def read_json(path: str | os.PathLike[str], *, limit: int = 1 << 28) -> Any:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success flush it and rename it into place, on failure delete it."""
+    """Yield a temporary path beside ``path``; then flush it and rename it into place, or delete it after an error."""
     target = Path(path)
     partial = target.with_name(f".{target.name}{PARTIAL}{os.getpid()}")
     try:
-        with _room_for(target):
+        with _name_full_disk(target):
             yield partial
             with partial.open("rb+") as file:
                 disk.sync(file.fileno())
@@ -191,27 +181,29 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary folder beside ``path``; on success flush every file in it and rename it into place.
+    """Yield a temporary folder beside ``path``; then flush every file in it and rename it into place.
 
-    With ``overwrite`` an existing folder (or file) at ``path`` is moved aside for the rename and then deleted: it is
-    there, whole, until the new one is complete.
+    With ``overwrite`` an existing folder or file at ``path`` stays, whole, until the new one is complete.
     """
     target = Path(path)
     disk.make_folder(target.parent)
-    for stale in target.parent.glob(f".{target.name}{PARTIAL}*"):
-        remove_tree(stale)
-    with _room_for(target):
+    for stale in sorted(target.parent.glob(f".{target.name}{PARTIAL}*")):
+        if overwrite and stale.name.startswith(f".{target.name}{OLD}") and not target.exists():
+            disk.rename(stale, target)  # a kill between the two renames of a replacement
+        else:
+            remove_tree(stale)
+    with _name_full_disk(target):
         partial = disk.make_unique_folder(target.parent, f".{target.name}{PARTIAL}")
     partial.chmod(0o777 & ~_umask())
     try:
-        with _room_for(target):
+        with _name_full_disk(target):
             yield partial
             for folder, _, files in os.walk(partial):
                 for name in files:
                     with Path(folder, name).open("rb+") as file:
                         disk.sync(file.fileno())
                 fsync_dir(folder)
-            old = target.with_name(f".{target.name}{PARTIAL}old-{os.getpid()}")
+            old = target.with_name(f".{target.name}{OLD}{os.getpid()}")
             if overwrite and target.exists():
                 disk.rename(target, old)
             disk.rename(partial, target)
@@ -223,8 +215,8 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
 
 
 @contextmanager
-def _room_for(target: Path) -> Iterator[None]:
-    """Let the error of a full disk name what was being written and the disk, and say what to do next."""
+def _name_full_disk(target: Path) -> Iterator[None]:
+    """Let the error of a full disk name the output and the disk, and say what to do next."""
     try:
         yield
     except OSError as error:
@@ -239,7 +231,7 @@ def _room_for(target: Path) -> Iterator[None]:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a file, or a folder with all that is in it; what is gone already is fine."""
+    """Delete a file, or a folder with its content, if it exists."""
     disk.delete(path)
 
 
@@ -250,18 +242,10 @@ def _umask() -> int:
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Say whether an output can be written, before any work is done for it.
-
-    Creates the folder it goes into.
-
-    Raises
-    ------
-    OutputError
-        If it exists and ``overwrite`` is not set, or its folder cannot be written to.
-    """
+    """Raise ``OutputError`` if an output exists and may not be replaced, or cannot be written; make its folder."""
     target = Path(path)
     if target.exists() and not overwrite:
-        msg = f"{target} exists. Choose another name, or pass --overwrite (overwrite=True) to replace it."
+        msg = f"{target} exists. Choose another name, or replace it with overwrite=True."
         raise OutputError(msg)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -275,30 +259,25 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
 
 @contextmanager
 def lock(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a lock file for as long as the block runs.
+    """Hold a lock file with this host and process id for as long as the block runs.
 
-    The file holds the owner's host and process id. A lock whose process is dead on this host is taken over; one of
-    another host is not, since its process cannot be seen from here.
-
-    Raises
-    ------
-    LockedError
-        If somebody else holds it.
+    ``LockedError`` if another process holds it. A lock of a dead process of this host is taken over; one of another
+    host is not, since its process cannot be seen.
     """
     file = Path(path)
     mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
     while True:
         try:
             handle = disk.create(file)
+            break
         except FileExistsError:
-            _reclaim_or_refuse(file)
-            continue
+            if not reclaim_if_dead(file):
+                _refuse_locked(file)
         except OSError as error:
             msg = f"{file.parent}: cannot write there ({error.strerror})."
             raise InputError(msg) from error
-        break
     try:
-        with _room_for(file), handle:
+        with _name_full_disk(file), handle:
             disk.write(handle, json.dumps(mine).encode())
         with _beating(file):
             yield
@@ -325,24 +304,22 @@ def _beating(file: Path) -> Iterator[None]:
         thread.join()
 
 
-def _reclaim_or_refuse(file: Path) -> None:
-    if reclaim_if_dead(file):
-        return
+def _refuse_locked(file: Path) -> None:
     try:
         owner = _owner(file)
     except FileNotFoundError:  # it has just ended
         return
     host, pid = owner.get("host"), owner.get("pid")
-    whose = f"process {pid} on {host}" if host else "another process that is just starting"
-    msg = f"{file}: {whose} is writing here. Wait for it to end; if it is certainly dead, delete this lock file."
+    holder = f"process {pid} on {host}" if host else "another process that is just starting"
+    msg = f"{file}: {holder} is writing here. Wait for it to end; if it is certainly dead, delete this lock file."
     raise LockedError(msg)
 
 
 def reclaim_if_dead(file: Path) -> bool:
-    """Delete a lock whose process is certainly dead; whether the way is free.
+    """Delete a lock of a process that is certainly dead; return whether the way is free.
 
-    A process of another host cannot be seen from here, so its lock is left alone. Of several processes that find one
-    dead, the first deletes it, and the others find that it is no longer the one they looked at.
+    A process of another host cannot be seen from here, so its lock stays. Of several processes that find a lock dead,
+    the first deletes it, and the others find that it is no longer the one they looked at.
     """
     try:
         with _looking_alone(file) as unchanged:
@@ -356,16 +333,16 @@ def reclaim_if_dead(file: Path) -> bool:
 
 @contextmanager
 def _looking_alone(file: Path) -> Iterator[bool]:
-    """Make other processes of this host wait that look at the same lock; whether it is still there when it is our turn.
+    """Wait for other processes of this host that look at the same lock; yield whether it is still the same file.
 
-    Where the file system knows no such waiting two of them may take over: then the first record of a shard decides.
+    Where a file system knows no such waiting, two may take over: then the first record of a shard decides.
     """
     if sys.platform == "win32":  # which cannot delete a file that is open
         yield True
         return
     with file.open("rb") as handle:
         with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)  # let go when the file is closed
+            fcntl.flock(handle, fcntl.LOCK_EX)  # released when the file is closed
         here, opened = file.stat(), os.fstat(handle.fileno())
         yield (here.st_dev, here.st_ino) == (opened.st_dev, opened.st_ino)
 
@@ -391,5 +368,5 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True

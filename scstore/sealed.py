@@ -75,15 +75,7 @@ ContentT = TypeVar("ContentT", bound=Digested)
 
 
 def check_format(path: Path, found: object) -> None:
-    """Refuse a format that this version cannot read.
-
-    Raises
-    ------
-    NewerFormatError
-        If its first number is larger than that of :data:`FORMAT`.
-    DamagedError
-        If it is not a version.
-    """
+    """Raise ``NewerFormatError`` for a larger first number than ours, ``DamagedError`` for what is not a version."""
     if not isinstance(found, str) or not re.fullmatch(r"[0-9]{1,6}\.[0-9]{1,6}", found):
         msg = f"{path}: {str(found)[:20]!r} is not a format version. The file is damaged or not from scstore."
         raise DamagedError(msg)
@@ -92,14 +84,9 @@ def check_format(path: Path, found: object) -> None:
 
 
 def read_sealed_json(file: Path, *, limit: int, cure: str, has_format: bool = True) -> dict[str, Any]:
-    """Return the content of a JSON file with its own digest, without that digest.
+    """Return the content of a JSON file that holds its own digest.
 
-    Raises
-    ------
-    NewerFormatError
-        If it has a newer format.
-    DamagedError
-        If any byte differs from what was written; the message ends with ``cure``.
+    ``DamagedError``, with ``cure`` at its end, if any byte differs from what was written.
     """
     document = fsio.read_json(file, limit=limit)
     if has_format and isinstance(document, dict):
@@ -112,13 +99,7 @@ def read_sealed_json(file: Path, *, limit: int, cure: str, has_format: bool = Tr
 
 
 def check_sealed_output(path: str | os.PathLike[str], kind: FolderKind, *, overwrite: bool) -> Path:
-    """Check that a folder can be written, before the work for it starts.
-
-    Raises
-    ------
-    OutputError
-        If the path exists and ``overwrite`` is not set, or it is not a folder of this kind, or cannot be written.
-    """
+    """Raise ``OutputError`` if a folder exists and may not be replaced, or is not of this kind, or cannot be written."""
     target = fsio.check_output(path, overwrite=overwrite)
     if target.exists() and not (target / kind.description).is_file():
         msg = f"{target} exists and is not a {kind.name}, so it is not replaced. Choose another name."
@@ -136,12 +117,7 @@ def write_sealed_folder(
 ) -> Path:
     """Write a JSON document and arrays as a folder, atomically; the same content gives the same bytes.
 
-    Raises
-    ------
-    OutputError
-        As :func:`check_sealed_output`.
-    OptionError
-        If the document is too large, or JSON cannot hold it as it is.
+    ``OutputError`` as :func:`check_sealed_output`, ``OptionError`` if JSON cannot hold the document as it is.
     """
     target = check_sealed_output(path, kind, overwrite=overwrite)
     weights = save(dict(sorted(arrays.items())))
@@ -166,16 +142,10 @@ def write_sealed_folder(
 def read_sealed_folder(
     path: str | os.PathLike[str], kind: FolderKind, *, limit: int = WEIGHTS_LIMIT
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return the document and the arrays of a folder. Other files in it are ignored.
+    """Return the document and the arrays of a folder; other files in it are ignored.
 
-    Raises
-    ------
-    NotAStoreError
-        If there is no such folder.
-    NewerFormatError
-        If it has a newer format.
-    DamagedError
-        If any byte of it differs from what was written, or it has more than ``limit`` bytes of weights.
+    ``NotAStoreError`` if there is no such folder, ``NewerFormatError``, or ``DamagedError`` if any byte differs from
+    what was written or the weights have more than ``limit`` bytes.
     """
     description, weights = Path(path) / kind.description, Path(path) / kind.weights
     if not description.is_file():
@@ -199,13 +169,7 @@ def write_sealed_file(
     *,
     overwrite: bool,
 ) -> Path:
-    """Write an AnnData with a header that holds its format and the digest of its content, atomically.
-
-    Raises
-    ------
-    OutputError
-        If the file exists and ``overwrite`` is not set.
-    """
+    """Write an AnnData with a header that holds its format and the digest of its content, atomically."""
     target = fsio.check_output(path, overwrite=overwrite)
     full = {**header, "format": FORMAT, "digest": content.digest}
     own = adata.uns.setdefault("scstore", {})
@@ -220,14 +184,8 @@ def read_sealed_file(
 ) -> ContentT:
     """Return the content of an AnnData file, which ``build`` makes from the AnnData and its header.
 
-    Raises
-    ------
-    GenesError
-        If the file does not exist or is of another kind.
-    NewerFormatError
-        If it has a newer format.
-    DamagedError
-        If it cannot be read, or its content does not match its digest.
+    ``GenesError`` if there is no such file of this kind, ``NewerFormatError``, or ``DamagedError`` if it cannot be
+    decoded or does not match its digest.
     """
     file = Path(path)
     if not file.is_file():

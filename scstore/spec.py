@@ -1,8 +1,8 @@
-"""Feature spaces and their fingerprints.
+"""Feature spaces and their fingerprints, and JSON with its own digest.
 
 A feature space is a plain mapping of JSON values that names everything which decides the numbers of a view: model and
-weights digest, instruction, layout, gene table digest, panel digest, ranking, projector, layer, pooling. Its canonical
-JSON is hashed with SHA-256; two views may be compared only when their fingerprints are equal.
+weights digest, instruction, layout, gene table digest, panel digest, ranking, projector, layer, pooling. Two views may
+be compared only when their fingerprints are equal.
 """
 
 from __future__ import annotations
@@ -19,44 +19,28 @@ Space = Mapping[str, Any]
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys, no spaces, and no NaN: the same text for the same value, for ever.
-
-    Parameters
-    ----------
-    value
-        A JSON value: mappings with string keys, lists, strings, numbers, booleans, ``None``.
-
-    Raises
-    ------
-    ValueError
-        If the value holds NaN or infinity.
-    TypeError
-        If it holds anything that JSON has no form for.
-    """
+    """Return JSON with sorted keys and no spaces; ``ValueError`` for NaN, ``TypeError`` for what is not JSON."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def fingerprint(space: Space) -> str:
-    """SHA-256 of the canonical JSON of a feature space, as ``sha256:<64 hex digits>``."""
+    """Return the SHA-256 of the canonical JSON of a feature space, as ``sha256:<64 hex digits>``."""
     return "sha256:" + hashlib.sha256(canonical_json(space).encode()).hexdigest()
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping with a field ``digest``: SHA-256 of its own canonical JSON without that field.
-
-    A checksum against damage; whoever changes the value on purpose can seal it again.
-    """
+    """Return the mapping with a field ``digest``: the fingerprint of the mapping without that field."""
     return {**value, "digest": fingerprint(value)}
 
 
 def unseal(value: Any) -> dict[str, Any] | None:
-    """What was sealed, without its digest; ``None`` when the digest does not match."""
+    """Return a sealed mapping without its digest; ``None`` when the digest does not match."""
     if not isinstance(value, dict):
         return None
     body = {key: item for key, item in value.items() if key != "digest"}
     try:
         return body if value.get("digest") == fingerprint(body) else None
-    except ValueError:  # NaN, infinity or a lone surrogate: never sealed
+    except (ValueError, RecursionError):  # NaN, infinity, a lone surrogate, endless nesting: never sealed
         return None
 
 
@@ -71,7 +55,7 @@ def flatten(space: Space, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def differences(old: Space, new: Space) -> list[str]:
-    """Lines ``field: old → new`` for every field in which two feature spaces differ.
+    """Return a line ``field: old → new`` for every field in which two feature spaces differ.
 
     Examples
     --------
