@@ -156,13 +156,13 @@ def main() -> int:
     options_parser.add_argument("--runs", type=Path, help="file of finished runs (JSON lines), to go on from")
     options_parser.add_argument("--table", type=Path, help="gene table to take, or to keep for the next time")
     for name, kind in (
-        ("epochs", int), ("learning-rate", float), ("gene-dropout", float), ("weight-decay", float), ("patience", int),
+        ("epochs", int), ("learning-rate", float), ("gene-dropout", float), ("patience", int),
     ):  # fmt: skip
         options_parser.add_argument(f"--{name}", type=kind, help="of the training, in place of the recipe's")
     options = options_parser.parse_args()
     options.training = {
         name: value
-        for name in ("epochs", "learning_rate", "gene_dropout", "weight_decay", "patience")
+        for name in ("epochs", "learning_rate", "gene_dropout", "patience")
         if (value := getattr(options, name)) is not None
     }
     if options.quick:

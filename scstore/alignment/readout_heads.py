@@ -1,4 +1,4 @@
-"""The heads that a projector is trained against: one for each pooled hidden state, thrown away afterwards."""
+"""The heads that a projector is trained against, one for each pooled hidden state; they are not kept."""
 
 from __future__ import annotations
 
@@ -21,27 +21,13 @@ ITERATIONS = 100
 class ReadoutHeads(nn.Module):
     """Classifiers of pooled hidden states: blocks × (Linear, SiLU), then Linear, for each view.
 
-    Parameters
-    ----------
-    n_views
-        Pooled hidden states of a cell: layers times poolings.
-    width
-        Of each.
-    n_classes
-        Labels.
-    blocks
-        (Linear, SiLU) blocks. Heads without blocks see standardised rows of length about 1.
-    penalty
-        ``|W|² / (2 · penalty · n_cells)`` is added to the loss of heads without blocks; 0 for none.
-    seed
-        Of the first weights.
+    Views are layers times poolings. Heads without blocks take standardised rows of length about 1, and
+    ``|W|² / (2 · n_cells)`` is added to their loss.
     """
 
-    def __init__(
-        self, n_views: int, width: int, n_classes: int, *, blocks: int = 0, penalty: float = 0.0, seed: int = 0
-    ) -> None:
+    def __init__(self, n_views: int, width: int, n_classes: int, *, blocks: int = 0, seed: int = 0) -> None:
         super().__init__()
-        self.penalty = penalty
+        self.is_linear = blocks == 0
 
         def head() -> nn.Sequential:
             hidden = [part for _ in range(blocks) for part in (nn.Linear(width, width), nn.SiLU())]
@@ -63,25 +49,20 @@ class ReadoutHeads(nn.Module):
         each = cross_entropy(logits.flatten(0, 1), codes.repeat(len(logits)), reduction="none")
         return each.view(len(logits), -1).mean(dim=0)
 
-    def penalty_over(self, n_cells: int) -> torch.Tensor | None:
-        """What is added to the mean loss, averaged over the views as that is."""
-        if not self.penalty:
-            return None
+    def penalty(self, n_cells: int) -> torch.Tensor:
+        """Return what is added to the mean loss of linear heads, averaged over the views as that is."""
         squares = [(head[-1].weight ** 2).sum() for head in self.views]  # type: ignore[index]
-        total: torch.Tensor = torch.stack(squares).mean() / (2 * self.penalty * n_cells)
+        total: torch.Tensor = torch.stack(squares).mean() / (2 * n_cells)
         return total
 
-    def standardise(self, pooled: torch.Tensor) -> None:
-        """Take mean and scale from pooled hidden states ``(n_views, n, width)``, once, before training."""
-        width = pooled.shape[2]
-        self.mean.copy_(pooled.mean(dim=1, keepdim=True))  # type: ignore[operator]
-        self.scale.copy_(pooled.std(dim=1, keepdim=True).clamp_min(1e-6) * width**0.5)  # type: ignore[operator]
-
     def fit(self, pooled: torch.Tensor, codes: torch.Tensor) -> None:
-        """Find the optimum for hidden states that do not move: penalised logistic regression, by L-BFGS.
+        """Standardise, and find the optimum of linear heads for fixed hidden states ``(n_views, n, width)``.
 
-        A head that starts at random would first pull the projector about at random.
+        Penalised logistic regression, by L-BFGS: heads with random weights would first pull the projector about.
         """
+        self.mean.copy_(pooled.mean(dim=1, keepdim=True))  # type: ignore[operator]
+        scale = pooled.std(dim=1, keepdim=True).clamp_min(1e-6) * pooled.shape[2] ** 0.5
+        self.scale.copy_(scale)  # type: ignore[operator]
         with torch.no_grad():
             for weights in self.views.parameters():
                 weights.zero_()
@@ -89,9 +70,7 @@ class ReadoutHeads(nn.Module):
 
         def objective() -> torch.Tensor:
             optimiser.zero_grad()
-            loss = self.losses(pooled, codes).mean()
-            if (penalty := self.penalty_over(pooled.shape[1])) is not None:
-                loss = loss + penalty
+            loss = self.losses(pooled, codes).mean() + self.penalty(pooled.shape[1])
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
 

@@ -1,4 +1,4 @@
-"""Labelled cells read for a training: ranked once, some of each label held out."""
+"""Labelled cells for a training: ranked once, some of each label held out."""
 
 from __future__ import annotations
 
@@ -9,61 +9,47 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore.alignment.training import LabelledCells
 from scstore.errors import LabelsError
 from scstore.extraction.sequence_plan import SequencePlan
 from scstore.heads.labels import stratified_part
 from scstore.progress import Reporter
 from scstore.tokens.ranking import RankedCells, join_cells, take_cells
 
-__all__ = ["TrainingCells", "read_training_cells"]
+__all__ = ["LabelledCells", "read_training_cells"]
 
 
-@dataclass(frozen=True)
-class TrainingCells:
-    """Cells to learn from.
+@dataclass(frozen=True, eq=False)
+class LabelledCells:
+    """Cells to learn from; each has a label and a gene.
 
-    Attributes
-    ----------
-    cells
-        Their genes and labels.
-    ids
-        ``(n_cells,)``: their names.
+    ``codes`` ``(n_cells,) int64`` are numbers of ``classes``; ``training`` and ``held_out`` rows to learn from and to
+    stop by; ``ids`` the names of the cells.
     """
 
-    cells: LabelledCells
-    ids: tuple[str, ...]
+    ranked: RankedCells
+    codes: NDArray[np.int64]
+    classes: tuple[str, ...]
+    training: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+    ids: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
         """Cells of each label."""
-        numbers = np.bincount(self.cells.codes, minlength=len(self.cells.classes)).tolist()
-        return dict(zip(self.cells.classes, numbers, strict=True))
+        numbers = np.bincount(self.codes, minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, numbers, strict=True))
 
     def ids_of(self, rows: NDArray[np.int64]) -> tuple[str, ...]:
-        """Names of some cells, sorted."""
+        """Return the names of some cells, sorted."""
         return tuple(sorted(self.ids[row] for row in rows))
 
 
 def read_training_cells(
-    plan: SequencePlan, labels: Sequence[str | None], label: str, *, hold_out: float, progress: Reporter
-) -> TrainingCells:
-    """Rank the cells of a plan that have a label and a gene to read, and hold some of each label out.
+    plan: SequencePlan, labels: Sequence[str | None], *, label: str, hold_out: float, progress: Reporter
+) -> LabelledCells:
+    """Rank the cells of a plan that have a label and a gene to read; only their ranked genes are kept.
 
-    Only the ranked genes are kept, a few kilobytes a cell.
-
-    Parameters
-    ----------
-    plan
-        Of an extraction of these cells.
-    labels
-        One a cell; ``None`` where it has none.
-    label
-        Name of their column, for messages.
-    hold_out
-        Fraction of the cells of each label; every label keeps one to train on.
-    progress
-        Told what was found.
+    Every label keeps one cell to train on.
 
     Raises
     ------
@@ -81,21 +67,20 @@ def read_training_cells(
         parts.append(take_cells(ranked, rows))
         kept += (start + rows).tolist()
         start += len(ranked)
-    counts = Counter(str(labels[i]) for i in kept)
-    if len(counts) < 2:
+    names = [str(labels[row]) for row in kept]
+    if len(Counter(names)) < 2:
         msg = (
-            f"{source}: column {label!r} has {len(counts)} label(s) among the cells with a gene to read. A projector "
-            "is trained to tell at least two apart."
+            f"{source}: column {label!r} has {len(Counter(names))} label(s) among the cells with a gene to read. A "
+            "projector is trained on at least two."
         )
         raise LabelsError(msg)
-    classes = tuple(sorted(counts))
-    codes = np.array([classes.index(str(labels[i])) for i in kept], dtype=np.int64)
+    classes, codes = np.unique(names, return_inverse=True)
     size = max(1, round(hold_out * len(codes)))
     held_out = stratified_part(codes, size=size, rng=np.random.default_rng(plan.options.seed))
     if not len(held_out):
         msg = (
-            f"{source}: {len(codes):,} cells of {len(classes)} labels are too few to hold out {hold_out:.0%} of each "
-            "label's. Give more cells, or a larger --hold-out."
+            f"{source}: {len(codes):,} cells of {len(classes)} labels in column {label!r} are too few to hold out "
+            f"{hold_out:.0%} of each label's. Give more cells, or a larger hold_out=."
         )
         raise LabelsError(msg)
     training = np.setdiff1d(np.arange(len(codes)), held_out)
@@ -103,5 +88,11 @@ def read_training_cells(
         f"labels: {len(classes)} of {label!r}; {len(training):,} cells to train on, {len(held_out):,} held out, "
         f"{len(labels) - len(kept):,} left out (no label, or no gene that may enter)"
     )
-    ids = tuple(str(plan.source.cells.obs.index[i]) for i in kept)
-    return TrainingCells(LabelledCells(join_cells(parts), codes, classes, training, held_out), ids)
+    return LabelledCells(
+        ranked=join_cells(parts),
+        codes=codes.astype(np.int64),
+        classes=tuple(map(str, classes)),
+        training=training,
+        held_out=held_out,
+        ids=tuple(str(plan.source.cells.obs.index[row]) for row in kept),
+    )

@@ -19,19 +19,11 @@ KIND = FolderKind("training", "state.json", "state.safetensors", "scstore align 
 
 @dataclass
 class TrainingState:
-    """Where a training is.
+    """Progress of a training: ``epoch`` epochs and ``step`` steps of the next, with the sum of their cells' losses.
 
-    Attributes
-    ----------
-    epoch, step
-        Epochs done, and steps done of the next.
-    loss_sum
-        Over the cells of those steps.
-    curve
-        A row an epoch, the untrained projector first: ``epoch``, ``train_loss``, ``held_out_loss``, and
-        ``held_out``: figures of the held-out cells by readout.
-    best_epoch
-        The epoch of lowest held-out loss.
+    ``curve`` has a row an epoch, the untrained projector first: ``epoch``, ``train_loss``, ``held_out_loss`` and
+    ``held_out``, the scores of the held-out cells by readout. ``best_epoch`` has the lowest held-out loss. ``scaler``
+    is the state of the loss scale, for a model in float16.
     """
 
     epoch: int = 0
@@ -39,6 +31,7 @@ class TrainingState:
     loss_sum: float = 0.0
     curve: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
+    scaler: dict[str, float] = field(default_factory=dict)
 
 
 def save_training(
@@ -56,7 +49,7 @@ def save_training(
 
 
 def load_training(folder: Path) -> tuple[dict[str, Any], TrainingState, dict[str, NDArray[Any]]] | None:
-    """Return the settings, state and arrays of the latest state; ``None`` where there is none.
+    """Return the settings, state and arrays of the latest state; ``None`` if there is none.
 
     Raises
     ------

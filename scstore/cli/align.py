@@ -68,13 +68,8 @@ def align(
     epochs: Annotated[int | None, typer.Option(help="Passes over the cells, at the most. 8.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The highest. 0.01; papers: 5e-5.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Cells of a step. 16.")] = None,
-    warmup: Annotated[int | None, typer.Option(help="Steps in which the rate rises. 10; papers: 1000.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Pulls back to the start. 0.")] = None,
     gene_dropout: Annotated[
         float | None, typer.Option(help="Chance of a gene to be left out of a training sequence. 0.4; papers: 0.")
-    ] = None,
-    blocks: Annotated[
-        int | None, typer.Option(help="(SiLU, Linear) blocks behind the first Linear. 0; papers: 4.")
     ] = None,
     hold_out: Annotated[
         float | None, typer.Option(help="Fraction of the cells not trained on. 0.2; papers: 0.1.")
@@ -117,10 +112,7 @@ def align(
         "epochs": epochs,
         "learning_rate": learning_rate,
         "batch_size": batch_size,
-        "warmup": warmup,
-        "weight_decay": weight_decay,
         "gene_dropout": gene_dropout,
-        "blocks": blocks,
         "hold_out": hold_out,
         "patience": patience,
         "model": model,
@@ -149,7 +141,13 @@ def align(
     said["expression_scaling"] = expression_scaling
     options |= {name: value for name, value in said.items() if value is not None}
     trained = run(
-        cells, out, label=label, recipe=recipe, overwrite=overwrite, progress=state.output.reporter, **options
+        cells,
+        out,
+        label=label,
+        recipe=recipe,  # type: ignore[arg-type]  # checked by align itself
+        overwrite=overwrite,
+        progress=state.output.reporter,
+        **options,
     )
     best = trained.training["best_epoch"]
 

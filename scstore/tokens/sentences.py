@@ -19,7 +19,7 @@ __all__ = ["Sentences", "write_sentences"]
 
 @dataclass(frozen=True)
 class Sentences:
-    """A text for each cell and its tokens ``(n_cells,) int64``, special ones included; empty for a cell without genes."""
+    """A text for each cell, empty without genes, and its tokens ``(n_cells,) int64``, special ones included."""
 
     texts: tuple[str, ...]
     lengths: NDArray[np.int64]

@@ -1,0 +1,112 @@
+"""Options of ``scstore align``, and the two recipes that they adjust."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Annotated, Any, Literal
+
+from scstore.cells.labels import MISSING_LABELS, MissingLabels
+from scstore.extraction.options import ExtractOptions, SequenceOptions
+from scstore.options import Option
+
+__all__ = ["RECIPES", "AlignOptions", "Recipe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Hyper-parameters of a training: those of :class:`AlignOptions`, and these.
+
+    ``start``: ``aligned`` is the closed form and a learned correction, zero at first; ``none`` random weights.
+    ``blocks``: (SiLU, Linear) blocks behind the projector's first Linear, and (Linear, SiLU) blocks before the readout
+    heads' last one. ``schedule`` and ``warmup``: how the learning rate falls to zero, and the steps in which it rises.
+    ``options``: values of extraction options that the user does not give.
+    """
+
+    name: str = "default"
+    start: Literal["aligned", "none"] = "aligned"
+    blocks: int = 0
+    epochs: int = 8
+    learning_rate: float = 1e-2
+    schedule: Literal["cosine", "linear"] = "cosine"
+    warmup: int = 10
+    batch_size: int = 16
+    gene_dropout: float = 0.4
+    hold_out: float = 0.2
+    patience: int = 3
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what decides the training."""
+        return {name: value for name, value in asdict(self).items() if name != "options"}
+
+
+RECIPES = {
+    "default": Recipe(),
+    "papers": Recipe(
+        name="papers",
+        start="none",
+        blocks=4,
+        learning_rate=5e-5,
+        schedule="linear",
+        warmup=1000,
+        gene_dropout=0.0,
+        hold_out=0.1,
+        patience=0,
+        options={"expression_scaling": "multiply", "pool": ("last",)},
+    ),
+}
+"""``default`` did best in ``benchmarks/projector.py``; ``papers`` is the authors' code: Linear + 4 × (SiLU, Linear),
+head of 4 × (Linear, SiLU) + Linear at the last position, gene vectors times expression."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignOptions(SequenceOptions):
+    """Options of align. ``None`` leaves a number to the recipe."""
+
+    label: Annotated[str, Option("Column of obs. Cells without a label are left out.")]
+    missing_labels: MissingLabels = MISSING_LABELS
+    recipe: Annotated[
+        Literal["default", "papers"],
+        Option("default starts at the closed-form projector; papers is scInterpreter's and scReader's training."),
+    ] = "default"
+    epochs: Annotated[int | None, Option("Passes over the cells, at most. By default 8.", minimum=1)] = None
+    learning_rate: Annotated[
+        float | None, Option("Highest learning rate. By default 0.01 (papers: 5e-5).", minimum=1e-9, maximum=10)
+    ] = None
+    batch_size: Annotated[int | None, Option("Cells of a step. By default 16.", minimum=1, advanced=True)] = None
+    gene_dropout: Annotated[
+        float | None,
+        Option(
+            "Chance of a gene to be left out of a training sequence. By default 0.4 (papers: 0).",
+            minimum=0, maximum=0.9, advanced=True,
+        ),
+    ] = None  # fmt: skip
+    hold_out: Annotated[
+        float | None,
+        Option(
+            "Fraction of the cells that are not trained on. By default 0.2 (papers: 0.1).",
+            minimum=0.01, maximum=0.9, advanced=True,
+        ),
+    ] = None  # fmt: skip
+    patience: Annotated[
+        int | None,
+        Option(
+            "Epochs without a lower held-out loss before training ends; 0 for never. By default 3 (papers: 0).",
+            minimum=0, advanced=True,
+        ),
+    ] = None  # fmt: skip
+
+    @property
+    def training(self) -> Recipe:
+        """The recipe with the numbers that were given."""
+        names = ("epochs", "learning_rate", "batch_size", "gene_dropout", "hold_out", "patience")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return replace(RECIPES[self.recipe], **given)
+
+    @property
+    def extraction(self) -> ExtractOptions:
+        """The options of an extraction of the same cells and sequences."""
+        shared = {one.name: getattr(self, one.name) for one in fields(SequenceOptions)}
+        chosen = {name: value for name, value in RECIPES[self.recipe].options.items() if shared[name] is None}
+        return ExtractOptions(**{**shared, **chosen})
