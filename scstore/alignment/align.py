@@ -91,7 +91,7 @@ def align(cells: Cells, output: Output, options: AlignOptions) -> ProjectorFile:
 def _train(cells: Cells, target: Path, begun_in: Path, options: AlignOptions, progress: Reporter) -> ProjectorFile:
     """Train from the beginning, or from the state in ``begun_in``."""
     settings = options.extraction
-    with open_cells(cells, scratch=target.parent, id_prefix_from=settings.id_prefix_from) as opened:
+    with open_cells(cells, id_prefix_from=settings.id_prefix_from) as opened:
         labels = read_labels(opened.obs, options.label, missing=options.missing_labels, source=opened.source)
         report_labels(opened.obs, options.label, labels, source=opened.source, progress=progress)
         begun = load_training(begun_in)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -14,13 +12,13 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from scstore.cells.csc_to_csr import Scratch, compressed_columns
-from scstore.cells.matrices import DenseRows, RowMatrix, compressed_rows, is_numeric
-from scstore.errors import CellsError
+from scstore.cells.cell_file import Opened
+from scstore.cells.matrices import RowMatrix, compressed_columns, compressed_rows, dense_rows, is_numeric
+from scstore.errors import CellsError, NewerFormatError
 from scstore.escaping import show
 from scstore.untrusted.guards import Guard, reading
 
-__all__ = ["Opened", "check_chunks", "open_matrix", "read_anndata"]
+__all__ = ["check_chunks", "open_matrix", "read_anndata"]
 
 UNDERSTOOD = {
     "anndata": "0.1.0",
@@ -35,36 +33,8 @@ UNDERSTOOD = {
 """Newest version of each AnnData encoding that is read here."""
 
 
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """What an opener found, before the cells' ids are checked.
-
-    Attributes
-    ----------
-    obs
-        (n_cells, …), index = ids as stored.
-    slots
-        Matrices by slot.
-    slot_vars
-        Genes by slot.
-    """
-
-    obs: pd.DataFrame
-    slots: Mapping[str, RowMatrix]
-    slot_vars: Mapping[str, pd.DataFrame]
-
-
-def read_anndata(root: Any, *, guard: Guard, scratch: Scratch) -> Opened:
-    """Read the metadata of an AnnData and open its matrices.
-
-    Parameters
-    ----------
-    root
-        The root group, h5py or Zarr.
-    guard
-        Checks every array before it is read.
-    scratch
-        For copies of matrices that are stored by column.
+def read_anndata(root: Any, *, guard: Guard) -> Opened:
+    """Read the metadata of an AnnData below a root group, h5py or Zarr, and open its matrices.
 
     Raises
     ------
@@ -75,7 +45,7 @@ def read_anndata(root: Any, *, guard: Guard, scratch: Scratch) -> Opened:
     obs = _read_frame(root, "obs", guard=guard)
     var = _read_frame(root, "var", guard=guard)
     if obs is None or var is None:
-        msg = f"{guard.source}: there is no {'obs' if obs is None else 'var'} in it, so it is no AnnData."
+        msg = f"{guard.source}: there is no {'obs' if obs is None else 'var'} in it, so it is not an AnnData."
         raise CellsError(msg)
 
     slots: dict[str, RowMatrix] = {}
@@ -83,9 +53,7 @@ def read_anndata(root: Any, *, guard: Guard, scratch: Scratch) -> Opened:
 
     def add(slot: str, group: Any, name: str, genes: pd.DataFrame, *, needed: bool) -> None:
         shape = (len(obs), len(genes))
-        matrix = open_matrix(
-            guard.member(group, name), shape=shape, name=slot, guard=guard, scratch=scratch, needed=needed
-        )
+        matrix = open_matrix(guard.member(group, name), shape=shape, name=slot, guard=guard, needed=needed)
         if matrix is not None:
             slots[slot], slot_vars[slot] = matrix, genes
 
@@ -108,23 +76,10 @@ def read_anndata(root: Any, *, guard: Guard, scratch: Scratch) -> Opened:
     return Opened(obs, slots, slot_vars)
 
 
-def open_matrix(
-    node: Any, *, shape: tuple[int, int], name: str, guard: Guard, scratch: Scratch, needed: bool = True
-) -> RowMatrix | None:
+def open_matrix(node: Any, *, shape: tuple[int, int], name: str, guard: Guard, needed: bool = True) -> RowMatrix | None:
     """Open one matrix of an AnnData, dense, CSR or CSC.
 
-    Parameters
-    ----------
-    node
-        The array or group; ``None`` gives ``None``.
-    shape
-        ``(n_cells, n_genes)`` by ``obs`` and ``var``.
-    name
-        The slot, for messages.
-    guard, scratch
-        As in :func:`read_anndata`.
-    needed
-        Whether to refuse a thing that is no numeric matrix, instead of returning ``None``.
+    ``None`` where there is none, or where it is not a numeric matrix and is not needed.
 
     Raises
     ------
@@ -139,22 +94,20 @@ def open_matrix(
     if isinstance(node, (h5py.Dataset, zarr.Array)):
         if node.ndim == 2 and is_numeric(node.dtype):
             _check_shape(tuple(node.shape), shape, guard.source, name)
-            return DenseRows(node, guard.source, name)
+            return dense_rows(node, guard.source, name)
     elif encoding in ("csr_matrix", "csc_matrix"):
-        return _open_sparse(node, encoding=encoding, shape=shape, name=name, guard=guard, scratch=scratch)
+        return _open_sparse(node, encoding=encoding, shape=shape, name=name, guard=guard)
     if not needed:
         return None
     msg = (
-        f"{guard.source}: {name} is stored as {show(encoding or 'something without a name')}, which is no "
+        f"{guard.source}: {name} is stored as {show(encoding or 'something without a name')}, which is not a "
         "matrix of numbers. It may come from a newer anndata: update scstore and anndata, or write X as a "
         "CSR matrix."
     )
     raise CellsError(msg)
 
 
-def _open_sparse(
-    group: Any, *, encoding: str, shape: tuple[int, int], name: str, guard: Guard, scratch: Scratch
-) -> RowMatrix:
+def _open_sparse(group: Any, *, encoding: str, shape: tuple[int, int], name: str, guard: Guard) -> RowMatrix:
     parts = {part: guard.member(group, part) for part in ("indptr", "indices", "data")}
     stored = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
     missing = [part for part, array in parts.items() if not isinstance(array, (h5py.Dataset, zarr.Array))]
@@ -168,9 +121,8 @@ def _open_sparse(
         found = tuple(int(n) for n in stored)
     _check_shape(found, shape, guard.source, name)
     check_chunks(parts["data"], guard.source)
-    if encoding == "csr_matrix":
-        return compressed_rows(**parts, shape=shape, source=guard.source, name=name)
-    return compressed_columns(**parts, shape=shape, scratch=scratch, source=guard.source, name=name)
+    opener = compressed_rows if encoding == "csr_matrix" else compressed_columns
+    return opener(**parts, shape=shape, source=guard.source, name=name)
 
 
 def _check_shape(found: tuple[int, ...], expected: tuple[int, int], source: str, name: str) -> None:
@@ -209,12 +161,7 @@ def _check_encoding(node: Any, source: str, name: str) -> str:
             encoding = _text(node.attrs["h5sparse_format"]) + "_matrix"
     understood = UNDERSTOOD.get(encoding)
     if understood is not None and _is_newer(written, understood):
-        msg = (
-            f"{source}: {name} is written in the encoding {show(encoding)}, version {show(written)}; "
-            f"understood is up to {understood} (anndata {version('anndata')}). Update scstore and anndata, "
-            "or write the file with an older anndata."
-        )
-        raise CellsError(msg)
+        raise NewerFormatError(f"{source}: {name}", f"{show(encoding)} {show(written)}", understood)
     return encoding
 
 
@@ -237,7 +184,7 @@ def _read_frame(group: Any, name: str, *, guard: Guard) -> pd.DataFrame | None:
     if isinstance(node, h5py.Dataset) and node.dtype.names:
         return _read_legacy_frame(group, name, guard=guard)
     if not isinstance(node, (h5py.Group, zarr.Group)):
-        msg = f"{guard.source}: {name} is no data frame. The file is damaged or not an AnnData."
+        msg = f"{guard.source}: {name} is not a data frame. The file is damaged or not an AnnData."
         raise CellsError(msg)
     _check_encoding(node, guard.source, name)
     guard.tree(node)
@@ -261,7 +208,7 @@ def _read_frame(group: Any, name: str, *, guard: Guard) -> pd.DataFrame | None:
                 )
             raise CellsError(msg) from error
     if not isinstance(frame, pd.DataFrame):
-        msg = f"{guard.source}: {name} is no data frame. The file is damaged or not an AnnData."
+        msg = f"{guard.source}: {name} is not a data frame. The file is damaged or not an AnnData."
         raise CellsError(msg)
     return frame
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import h5py
 import pandas as pd
 from anndata import AnnData
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
-from scstore.cells.anndata_files import Opened, open_matrix
-from scstore.cells.csc_to_csr import Scratch
-from scstore.cells.matrices import DenseRows, MemoryRows, RowMatrix, SlicedRows, is_numeric
+from scstore.cells.anndata_files import open_matrix
+from scstore.cells.cell_file import Opened
+from scstore.cells.matrices import RowMatrix, SlicedRows, dense_rows, is_numeric, memory_rows
 from scstore.errors import CellsError
 from scstore.untrusted.guards import Guard
 
@@ -23,28 +21,21 @@ __all__ = ["describe_anndata", "open_anndata"]
 
 
 def describe_anndata(adata: AnnData) -> str:
-    """Say where an AnnData lies: the path of a backed one, else ``"AnnData in memory"``."""
+    """Return the path of a backed AnnData, else ``"AnnData in memory"``."""
     return str(adata.filename) if adata.isbacked else "AnnData in memory"
 
 
-def open_anndata(adata: AnnData, *, scratch: Scratch) -> Opened:
+def open_anndata(adata: AnnData) -> Opened:
     """Open the matrices of an AnnData object; nothing in it is changed.
 
-    Parameters
-    ----------
-    adata
-        In memory or backed; views are sliced as they are read, except views of a backed one, which anndata reads whole.
-    scratch
-        For copies of backed matrices that are stored by column.
+    Views are sliced as they are read, except views of a backed one, which anndata reads whole.
     """
-    source = describe_anndata(adata)
     var = adata.var.copy()
     slots: dict[str, RowMatrix] = {}
     slot_vars: dict[str, pd.DataFrame] = {}
 
     def add(slot: str, genes: pd.DataFrame, take: Callable[[AnnData], Any], *, needed: bool) -> None:
-        shape = (adata.n_obs, len(genes))
-        rows = _open(adata, take, shape=shape, slot=slot, source=source, scratch=scratch, needed=needed)
+        rows = _open(adata, take, shape=(adata.n_obs, len(genes)), slot=slot, needed=needed)
         if rows is not None:
             slots[slot], slot_vars[slot] = rows, genes
 
@@ -61,17 +52,11 @@ def _layer(adata: AnnData, *, name: str) -> Any:
 
 
 def _open(
-    adata: AnnData,
-    take: Callable[[AnnData], Any],
-    *,
-    shape: tuple[int, int],
-    slot: str,
-    source: str,
-    scratch: Scratch,
-    needed: bool,
+    adata: AnnData, take: Callable[[AnnData], Any], *, shape: tuple[int, int], slot: str, needed: bool
 ) -> RowMatrix | None:
+    source = describe_anndata(adata)
     # A view copies what it is asked for: asked by runs of rows, it copies no more than that. Not so a view of a backed
-    # AnnData, which anndata reads into memory and lets nobody slice again.
+    # AnnData, which anndata reads into memory and does not slice again.
     sliced = adata.is_view and not adata.isbacked and adata.n_obs > 0
     matrix = take(adata[:1]) if sliced else take(adata)
     if matrix is None:
@@ -82,14 +67,11 @@ def _open(
         msg = f"{source}: {slot} is a {type(matrix).__name__}, not a matrix of numbers. Put counts into it."
         raise CellsError(msg)
     if isinstance(matrix, (CSRDataset, CSCDataset)):
-        file = getattr(matrix.group, "file", None)
-        path = Path(file.filename) if isinstance(file, h5py.File) else None
-        guard = Guard(source, path.stat().st_size if path is not None else 1 << 60)
-        return open_matrix(matrix.group, shape=shape, name=slot, guard=guard, scratch=scratch)
-    stored_sparse = sparse.issparse(matrix)
-    if stored_sparse and (matrix.format != "csr" or not sliced):
+        guard = Guard(source, 1 << 60)  # the user opened it
+        return open_matrix(matrix.group, shape=shape, name=slot, guard=guard)
+    if sparse.issparse(matrix) and (matrix.format != "csr" or not sliced):
         # by column, a run of rows costs a pass over everything: turned round once instead
-        return MemoryRows(sparse.csr_matrix(take(adata)), source, slot)
+        return memory_rows(sparse.csr_matrix(take(adata)), source, slot)
     if sliced:
         return SlicedRows(shape, lambda start, stop: take(adata[start:stop]), source, slot)
-    return DenseRows(matrix, source, slot)
+    return dense_rows(matrix, source, slot)

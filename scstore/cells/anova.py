@@ -1,4 +1,4 @@
-"""Which genes tell classes of cells apart: one-way analysis of variance, streamed."""
+"""Which genes separate classes of cells: one-way analysis of variance, streamed."""
 
 from __future__ import annotations
 
@@ -20,26 +20,14 @@ PRIOR_DF = 4
 
 
 class ClassSums:
-    """Sums per class and gene, from which the F of an analysis of variance follows.
-
-    Blocks of cells are added one at a time and in float64; nothing else is kept, so memory does not grow with the
-    cells.
-
-    Parameters
-    ----------
-    n_classes
-        How many classes there are.
-    n_genes
-        Genes of every block.
+    """Sums and sums of squares per class and gene, added block by block in float64.
 
     Attributes
     ----------
     counts
         ``(n_classes,) int64`` cells added.
-    sums
-        ``(n_classes, n_genes) float64`` sums of the values.
-    squares
-        ``(n_classes, n_genes) float64`` sums of their squares.
+    sums, squares
+        ``(n_classes, n_genes) float64`` sums of the values and of their squares.
 
     Examples
     --------
@@ -54,20 +42,7 @@ class ClassSums:
         self.squares: Array = np.zeros((n_classes, n_genes))
 
     def add(self, block: Any, codes: Array) -> Self:
-        """Add a block of cells.
-
-        Parameters
-        ----------
-        block
-            ``(b, n_genes)`` values, dense or CSR.
-        codes
-            ``(b,)`` class number of each cell.
-
-        Raises
-        ------
-        CellsError
-            If a value is NaN or infinite.
-        """
+        """Add ``(b, n_genes)`` values, dense or CSR, of cells of the classes ``codes``; refuse NaN and infinity."""
         codes = np.asarray(codes)
         member = sparse.csr_matrix(
             (np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(len(self.counts), len(codes))
@@ -95,18 +70,10 @@ class ClassSums:
         raise CellsError(msg)
 
     def f_values(self, *, min_cells: int = 1) -> Array:
-        """F of each gene: variance between the classes over variance within.
+        """Return F of each gene, ``(n_genes,)``, over classes of at least ``min_cells`` cells; never NaN.
 
-        Parameters
-        ----------
-        min_cells
-            Classes with fewer cells are left out.
-
-        Returns
-        -------
-        ``(n_genes,) float64``, never NaN. 0 for a gene that is constant but for rounding, and for all genes where
-        no class has a second cell or only one class is left; a gene that is constant in every class but differs
-        between them has the largest finite values.
+        0 for a gene that is constant but for rounding, and for all genes where no class has a second cell or only one
+        class is left; a gene that is constant in every class but differs between them has the largest finite values.
         """
         split = self._split(np.flatnonzero(self.counts >= max(1, min_cells)))
         if split is None:
@@ -115,23 +82,13 @@ class ClassSums:
         return between / np.where(within > 0, within, 1) * (df_within / df_between)
 
     def grouped_f_values(self, groups: Sequence[Array]) -> Array:
-        """F of each gene within groups of cells (donors, batches), one F a gene that no group dominates.
+        """Return F of each gene within groups of cells (donors, batches), so that no group dominates; never NaN.
 
-        The classes are pairs of group and label. Within each group: the mean square between its labels over the mean
-        square within them, the latter moderated towards that of all groups with 4 degrees of freedom, as a group of
-        few cells would otherwise have F without bound by chance [1]_. Then the mean over the groups of log(1 + F), and
-        back. The number of a group's cells scales all its F alike and shifts their logarithms alike, so it does not
-        weigh in the order of the genes; what differs between groups alone is in none of the F. For one group it is
-        the plain F.
-
-        Parameters
-        ----------
-        groups
-            Class numbers of each group, two or more each; there is at least one group.
-
-        Returns
-        -------
-        ``(n_genes,) float64``, never NaN.
+        Each group gives the numbers of its classes, pairs of group and label, two or more. Within each group: the mean
+        square between its labels over the mean square within them, the latter moderated towards that of all groups
+        with 4 degrees of freedom, as a group of few cells would otherwise have F without bound by chance [1]_. Then
+        the mean over the groups of log(1 + F), and back. What differs between groups alone is in none of the F. For one
+        group it is the plain F.
 
         References
         ----------
@@ -148,7 +105,7 @@ class ClassSums:
         return np.expm1(total / len(splits))
 
     def _split(self, classes: Array) -> tuple[Array, Array, int, int] | None:
-        """Sums of squares between and within some classes and their degrees of freedom, if there are any.
+        """Return sums of squares between and within some classes and their degrees of freedom, if there are any.
 
         A gene that is constant but for rounding has zeros.
         """
@@ -166,7 +123,7 @@ class ClassSums:
         return np.where(varies, np.maximum(between, 0), 0), np.where(varies, within, 0), n_classes - 1, n - n_classes
 
     def variances(self) -> Array:
-        """Population variance of each gene over all cells added, ``(n_genes,) float64``."""
+        """Return the population variance of each gene over all cells added, ``(n_genes,)``."""
         n = max(1, int(self.counts.sum()))
         mean_square = self.squares.sum(axis=0) / n
         variance = mean_square - (self.sums.sum(axis=0) / n) ** 2
@@ -174,19 +131,7 @@ class ClassSums:
 
 
 def top_genes(f: Array, n: int) -> Array:
-    """The ``n`` genes of highest score, best first; equal ones in the order of their numbers.
-
-    Parameters
-    ----------
-    f
-        ``(n_genes,)`` scores.
-    n
-        How many to take; all where there are fewer.
-
-    Returns
-    -------
-    ``(min(n, n_genes),) int64`` gene numbers.
-    """
+    """Return the ``n`` genes of highest score, best first; equal ones in the order of their numbers."""
     return np.argsort(-np.asarray(f), kind="stable")[:n].astype(np.int64)
 
 

@@ -1,12 +1,12 @@
 """Where an input holds its expression, and reading it as log-normalised values.
 
-Counts become counts per 10,000 of the cell, then ``log1p``: what scanpy's ``normalize_total(target_sum=1e4)``
-and ``log1p`` give. Each cell is computed from its own values alone.
+Counts become counts per 10,000 of the cell, then ``log1p``: what scanpy's ``normalize_total(target_sum=1e4)`` and
+``log1p`` give. Each cell is computed from its own values alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,22 +15,27 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scstore.cells.cell_file import CellFile
-from scstore.cells.sampling import Look, look_at
 from scstore.errors import CellsError, OptionError
 from scstore.escaping import show
 
 __all__ = ["TARGET_SUM", "ExpressionSlot", "find_expression", "lognorm_block", "lognorm_rows"]
 
 TARGET_SUM = 1e4
-"""What the counts of a cell are scaled to sum to."""
+"""The sum that the counts of a cell are scaled to."""
 
 LARGEST_COUNT = float(np.finfo(np.float32).max)
 
 LARGEST_EXPONENT = 700.0
-"""Past this a number is no logarithm: its exponential is infinite."""
+"""A larger number is not a logarithm: its exponential is infinite."""
+
+LARGEST_LOG = 20.0
+"""Log-normalised values are smaller: log1p of half a billion counts."""
 
 SEARCHED = ("X", "layers/counts", "raw")
 """Where raw counts are looked for, in this order."""
+
+RUNS = 16
+"""A sample is so many runs of neighbouring rows: few reads, yet from everywhere."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,24 @@ class ExpressionSlot:
     kind
         ``"counts"``, which are normalised as they are read, or ``"lognorm"``, which are taken as they are.
     fractional
-        Whether the user allowed counts that are no integers (ambient-RNA correction, pseudo-counts).
+        Whether the user allowed counts that are not integers (ambient-RNA correction, pseudo-counts).
     """
 
     slot: str
     kind: str
     fractional: bool = False
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a sample of a slot's values suggests, as a kind and as the end of a sentence.
+
+    The kind is ``counts`` (integers), ``lognorm`` (not integers, up to :data:`LARGEST_LOG`), ``fractional`` (not
+    integers, larger ones too), ``scaled`` (negative ones that are not integers either) or ``zeros`` (no values).
+    """
+
+    kind: str
+    words: str
 
 
 def find_expression(
@@ -60,24 +77,11 @@ def find_expression(
     allow_fractional: bool = False,
     sample_rows: int = 512,
 ) -> ExpressionSlot:
-    """Find the slot that holds what is wanted, by looking at rows spread over the file; nothing is guessed.
+    """Find the slot that holds counts (or ``"lognorm"`` values), by looking at rows spread over the file.
 
-    Raw counts are looked for in ``X``, ``layers/counts`` and ``raw``, in this order; integers stored as
-    floats count. Log-normalised values are taken, when declared, from ``X``, else from ``raw`` (where scanpy
-    keeps them when it scales ``X``). With ``slot`` only that slot is looked at.
-
-    Parameters
-    ----------
-    cells
-        The input.
-    expression
-        ``"counts"``, or ``"lognorm"``: the user declares that values are log-normalised already.
-    slot
-        The slot to take, if the user names one.
-    allow_fractional
-        Accept counts that are no integers, where no slot has integers.
-    sample_rows
-        How many rows are looked at; :func:`lognorm_rows` checks every value.
+    Raw counts are looked for in ``X``, ``layers/counts`` and ``raw``, in this order; integers stored as floats count.
+    Log-normalised values are taken, when declared, from ``X``, else from ``raw`` (where scanpy keeps them when it
+    scales ``X``). With ``slot`` only that slot is looked at. :func:`lognorm_rows` checks every value later.
 
     Raises
     ------
@@ -87,144 +91,155 @@ def find_expression(
         If ``expression`` is neither of the two.
     """
     if expression not in ("counts", "lognorm"):
-        msg = f"--expression is 'counts' or 'lognorm', not {show(expression)}."
+        msg = f"expression={show(expression)}: it must be 'counts' or 'lognorm'."
         raise OptionError(msg)
     order: tuple[str, ...] = SEARCHED if expression == "counts" else ("X", "raw")
     if slot is not None:
         cells.matrix(slot)
         order = (slot,)
     looks = {
-        name: look_at(cells, name, sample_rows=sample_rows)
+        name: _look_at(cells, name, sample_rows=sample_rows)
         for name in order
         if name in cells.slots and cells.slots[name].shape[1]
     }
-    if expression == "lognorm":
-        return _find_lognorm(cells, looks, named=slot is not None)
-    accepted = ("counts", "fractional") if allow_fractional else ("counts",)
+    accepted = [expression, "fractional"] if expression == "counts" and allow_fractional else [expression]
+    if expression == "lognorm" and slot is None and "X" in looks and looks["X"].kind == "counts":
+        msg = (
+            f"{cells.source}: X holds counts, not log-normalised values as declared. Leave out expression='lognorm', "
+            "or name the slot with slot=."
+        )
+        raise CellsError(msg)
     # a sample without a single value is taken last: whatever it turns out to be is checked as it is read
     for kind in (*accepted, "zeros"):
         for name, look in looks.items():
             if look.kind == kind:
-                return ExpressionSlot(name, "counts", allow_fractional)
-    raise CellsError(_no_counts(cells, looks, sample_rows=sample_rows))
-
-
-def _find_lognorm(cells: CellFile, looks: dict[str, Look], *, named: bool) -> ExpressionSlot:
-    x = looks.get("X")
-    if not named and x is not None and x.kind == "counts":
-        msg = (
-            f"{cells.source}: X holds counts, not log-normalised values as declared. "
-            "Leave out --expression lognorm, or name the slot with --slot."
-        )
-        raise CellsError(msg)
-    for kind in ("lognorm", "zeros"):
-        for name, look in looks.items():
-            if look.kind == kind:
-                return ExpressionSlot(name, "lognorm")
-    cure = (
-        "Leave out --expression lognorm to start from the counts."
-        if any(look.kind == "counts" for look in looks.values())
-        else "Name the slot that holds them with --slot."
-    )
-    msg = f"{cells.source}: no log-normalised values found: {_describe(looks)}. {cure}"
+                return ExpressionSlot(name, expression, allow_fractional and expression == "counts")
+    found = "; ".join(f"{name} {look.words}" for name, look in looks.items()) or "there is neither X nor raw"
+    wanted = "raw counts" if expression == "counts" else "log-normalised values"
+    cure = _cure_counts(cells, looks, sample_rows) if expression == "counts" else _cure_lognorm(looks)
+    msg = f"{cells.source}: no {wanted} found: {found}. {cure}"
     raise CellsError(msg)
 
 
-def _no_counts(cells: CellFile, looks: dict[str, Look], *, sample_rows: int) -> str:
-    begin = f"{cells.source}: no raw counts found: {_describe(looks)}."
-    others = [
-        name
-        for name in cells.slots
-        if name not in looks and look_at(cells, name, sample_rows=sample_rows).kind == "counts"
-    ]
+def _cure_lognorm(looks: dict[str, _Look]) -> str:
+    if any(look.kind == "counts" for look in looks.values()):
+        return "Leave out expression='lognorm' to start from the counts."
+    return "Name the slot that holds them with slot=."
+
+
+def _cure_counts(cells: CellFile, looks: dict[str, _Look], sample_rows: int) -> str:
+    others = [name for name in cells.slots if name not in looks]
+    others = [name for name in others if _look_at(cells, name, sample_rows=sample_rows).kind == "counts"]
     if others:
-        choices = " or ".join(f"--slot {name}" for name in others)
+        choices = " or ".join(f"slot='{name}'" for name in others)
         held = f"{others[0]} holds" if len(others) == 1 else f"{', '.join(others)} hold"
-        return f"{begin} {held} counts: if these are the raw counts, say so with {choices}."
-    kinds = {look.kind for look in looks.values()}
-    if "fractional" in kinds:
+        return f"{held} counts: if these are the raw counts, say so with {choices}."
+    by_kind = {look.kind: name for name, look in reversed(looks.items())}
+    if "fractional" in by_kind:
         return (
-            f"{begin} If these are corrected counts (SoupX, CellBender, pseudo-counts), accept them with "
-            "--allow-fractional."
+            "If these are corrected counts (SoupX, CellBender, pseudo-counts), accept them with allow_fractional=True."
         )
-    if "lognorm" in kinds:
-        name = next(name for name, look in looks.items() if look.kind == "lognorm")
-        named = "" if name in ("X", "raw") else f" --slot {name}"
-        return f"{begin} If {name} is log-normalised, declare that with --expression lognorm{named}."
-    return (
-        f"{begin} Give a file with raw counts; log-normalised values (not scaled ones) are read with "
-        "--expression lognorm."
-    )
+    if "lognorm" in by_kind:
+        name = by_kind["lognorm"]
+        named = "" if name in ("X", "raw") else f" and slot='{name}'"
+        return f"If {name} is log-normalised, declare that with expression='lognorm'{named}."
+    return "Give a file with raw counts; log-normalised values (not scaled ones) are read with expression='lognorm'."
 
 
-def _describe(looks: dict[str, Look]) -> str:
-    return "; ".join(f"{name} {look.words}" for name, look in looks.items()) or "there is neither X nor raw"
+def _look_at(cells: CellFile, slot: str, *, sample_rows: int) -> _Look:
+    """Look at the first rows, the last, and runs between them.
+
+    Single values that are NaN, infinite or negative among counts do not change the kind: they are errors in counts, and
+    named where they stand when the values are read.
+    """
+    matrix = cells.matrix(slot)
+    n_cells = matrix.shape[0]
+    run = max(1, -(-sample_rows // RUNS))
+    starts = [round((n_cells - run) * i / (RUNS - 1)) for i in range(RUNS)] if n_cells > run * RUNS else [0]
+    length = run if n_cells > run * RUNS else n_cells
+    blocks = [(start, matrix.rows(start, start + length)) for start in sorted(set(starts))]
+    values = np.concatenate([block.data for _, block in blocks])
+    values = values[np.isfinite(values) & (values != 0)] if values.dtype.kind == "f" else values[values != 0]
+    if not len(values):
+        return _Look("zeros", "holds nothing but zeros in the rows looked at")
+    largest = float(values.max())
+    if values.dtype.kind in "iu" or bool((values == np.floor(values)).all()):
+        return _Look("counts", f"holds integers (largest {largest:,.0f})")
+    if values.min() < 0:
+        place = _first(cells, slot, blocks, lambda data: data < 0)
+        return _Look("scaled", f"holds negative values ({place}), as scaled data does")
+    if largest <= LARGEST_LOG:
+        return _Look("lognorm", f"looks log-normalised (not integers, largest {largest:.3g})")
+    place = _first(cells, slot, blocks, lambda data: np.isfinite(data) & (data != np.floor(data)))
+    return _Look("fractional", f"holds values that are not integers ({place}; largest {largest:,.6g})")
+
+
+def _first(
+    cells: CellFile,
+    slot: str,
+    blocks: list[tuple[int, sparse.csr_matrix]],
+    wanted: Callable[[NDArray[Any]], NDArray[np.bool_]],
+) -> str:
+    """Return the first value of a kind in a sample, and where it is."""
+    start, block = next((start, block) for start, block in blocks if wanted(block.data).any())
+    at = int(wanted(block.data).argmax())
+    return f"{block.data[at]:.4g} in {_place(cells, slot, start, block, at)}"
+
+
+def _place(cells: CellFile, slot: str, start: int, block: sparse.csr_matrix, at: int) -> str:
+    row = int(np.searchsorted(block.indptr, at, side="right")) - 1
+    gene = cells.var(slot).index[int(block.indices[at])]
+    return f"cell {show(cells.obs.index[start + row])}, gene {show(gene)}"
 
 
 def lognorm_rows(
-    cells: CellFile,
-    slot: ExpressionSlot,
-    *,
-    chunk_rows: int = 4096,
-    groups: NDArray[np.int64] | None = None,
+    cells: CellFile, slot: ExpressionSlot, *, chunk_rows: int = 4096, groups: NDArray[np.int64] | None = None
 ) -> Iterator[tuple[int, sparse.csr_matrix]]:
     """Read all cells as log-normalised expression, checking every value.
 
     Parameters
     ----------
-    cells
-        The input.
-    slot
-        From :func:`find_expression`.
+    cells, slot
+        The input, and what :func:`find_expression` found.
     chunk_rows
         Cells read at a time; the values do not depend on it.
     groups
-        (n_genes of the slot,) int64, from :attr:`scstore.genes.matching.GeneMatch.groups`: the column that
-        each column's counts are added to, for genes that occur more than once. The sum is taken before the
-        logarithm.
+        ``(n_genes of the slot,)`` the column that each column's counts are added to, for genes that occur more than
+        once. The sum is taken before the logarithm.
 
     Yields
     ------
-    ``(start, rows)``: the first row's number, and (n, n_genes of the slot) float32 with ascending column
-    indices and no explicit zeros. A cell without counts is an empty row.
+    ``(start, rows)``: the first row's number, and ``(n, n_genes of the slot)`` float32 with ascending column indices
+    and no explicit zeros. A cell without counts is an empty row.
 
     Raises
     ------
     CellsError
-        If a value is NaN, infinite, negative or, among counts, no integer: names the first such cell and
-        gene.
+        If a value is NaN, infinite, negative or, among counts, not an integer: names the first such cell and gene.
     """
     for start in range(0, cells.n_cells, chunk_rows):
         yield start, lognorm_block(cells, slot, start, start + chunk_rows, groups=groups)
 
 
 def lognorm_block(
-    cells: CellFile,
-    slot: ExpressionSlot,
-    start: int,
-    stop: int,
-    *,
-    groups: NDArray[np.int64] | None = None,
+    cells: CellFile, slot: ExpressionSlot, start: int, stop: int, *, groups: NDArray[np.int64] | None = None
 ) -> sparse.csr_matrix:
-    """Read cells ``start`` to ``stop`` as log-normalised expression; see :func:`lognorm_rows`.
-
-    Returns
-    -------
-    (stop - start, n_genes of the slot) float32.
-    """
+    """Read cells ``start`` to ``stop`` as :func:`lognorm_rows` does."""
     stored = cells.matrix(slot.slot).rows(start, min(stop, cells.n_cells))
     _check_values(stored, cells=cells, slot=slot, start=start)
     # One dtype from here on: integers and floats of any width then give the same bits.
     rows = stored.astype(np.float64)
     rows.eliminate_zeros()
+    if groups is not None:
+        repeated = np.bincount(groups, minlength=len(groups)) > 1
+        if slot.kind == "lognorm":  # logarithms of one gene's columns are undone, added up, and taken again
+            np.expm1(rows.data, out=rows.data, where=repeated[groups[rows.indices]])
+        rows = sparse.csr_matrix((rows.data, groups[rows.indices], rows.indptr), shape=rows.shape)
+        rows.sum_duplicates()
+        if slot.kind == "lognorm":
+            np.log1p(rows.data, out=rows.data, where=repeated[rows.indices])
     if slot.kind == "counts":
-        if groups is not None:
-            rows = _add_columns(rows, groups)
         _normalise(rows)
-    elif groups is not None:
-        _add_logarithms(rows, groups)
-        rows = _add_columns(rows, groups)
-        np.log1p(rows.data, out=rows.data, where=_repeated(groups)[rows.indices])
     rows = rows.astype(np.float32)
     rows.eliminate_zeros()
     return rows
@@ -232,8 +247,7 @@ def lognorm_block(
 
 def _normalise(rows: sparse.csr_matrix) -> None:
     """Turn counts into log1p(counts per 10,000), in place."""
-    lengths = np.diff(rows.indptr)
-    cell = np.repeat(np.arange(rows.shape[0]), lengths)
+    cell = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
     # added up one by one, so that a cell's total does not depend on its place in the block
     totals = np.bincount(cell, weights=rows.data, minlength=rows.shape[0])
     # divided first: the reciprocal of a tiny total of fractional counts could overflow
@@ -242,49 +256,29 @@ def _normalise(rows: sparse.csr_matrix) -> None:
     np.log1p(rows.data, out=rows.data)
 
 
-def _repeated(groups: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which columns receive the values of several."""
-    return np.asarray(np.bincount(groups, minlength=len(groups)) > 1)
-
-
-def _add_logarithms(rows: sparse.csr_matrix, groups: NDArray[np.int64]) -> None:
-    """Undo the logarithm in columns that are about to be added up, in place."""
-    np.expm1(rows.data, out=rows.data, where=_repeated(groups)[groups[rows.indices]])
-
-
-def _add_columns(rows: sparse.csr_matrix, groups: NDArray[np.int64]) -> sparse.csr_matrix:
-    moved = sparse.csr_matrix((rows.data, groups[rows.indices], rows.indptr), shape=rows.shape)
-    moved.sum_duplicates()
-    return moved
-
-
 def _check_values(rows: sparse.csr_matrix, *, cells: CellFile, slot: ExpressionSlot, start: int) -> None:
+    """Refuse values that are not expression: every value that is read passes here."""
     values = rows.data
-    whole = slot.kind == "counts" and not slot.fractional
     limit = LARGEST_COUNT if slot.kind == "counts" else LARGEST_EXPONENT
     bad: NDArray[Any] = np.zeros(0, dtype=bool)
     if values.dtype.kind == "f":
         bad = ~((values >= 0) & (values <= limit))  # NaN fails every comparison
-        if whole:
+        if slot.kind == "counts" and not slot.fractional:
             bad |= values != np.floor(values)
     elif values.dtype.kind == "i":
         bad = values < 0
     if not bad.any():
         return
     at = int(bad.argmax())
-    row = int(np.searchsorted(rows.indptr, at, side="right")) - 1
-    cell = show(cells.obs.index[start + row])
-    gene = show(cells.var(slot.slot).index[int(rows.indices[at])])
     value = values[at]
-    other = "take another slot with --slot."
-    if np.isnan(value):
-        fault, cure = "is NaN", f"Repair or remove the cell, or {other}"
-    elif value > limit:
-        fault, cure = f"is {value:g}", f"Repair or remove the cell, or {other}"
+    if np.isnan(value) or value > limit:
+        fault = "is NaN" if np.isnan(value) else f"is {value:g}"
+        cure = "Repair or remove the cell, or take another slot with slot=."
     elif value < 0:
-        fault, cure = f"is negative ({value:g})", f"Scaled or corrected values cannot be used: {other}"
+        fault = f"is negative ({value:g})"
+        cure = "Scaled or corrected values cannot be used: take another slot with slot=."
     else:
-        fault = f"is no integer ({value:g})"
-        cure = "Take the slot with raw counts (--slot), or accept corrected counts with --allow-fractional."
-    msg = f"{cells.source}: cell {cell}, gene {gene}: the value in {slot.slot} {fault}. {cure}"
+        fault = f"is not an integer ({value:g})"
+        cure = "Take the slot with raw counts (slot=), or accept corrected counts with allow_fractional=True."
+    msg = f"{cells.source}: {_place(cells, slot.slot, start, rows, at)}: the value in {slot.slot} {fault}. {cure}"
     raise CellsError(msg)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,20 +15,26 @@ from scstore.errors import CellsError
 from scstore.untrusted.guards import reading
 
 __all__ = [
+    "CompressedColumns",
     "CompressedRows",
-    "DenseRows",
-    "MemoryRows",
     "RowMatrix",
     "SelectedColumns",
     "SlicedRows",
-    "check_compressed",
+    "compressed_columns",
     "compressed_rows",
+    "dense_rows",
     "is_numeric",
-    "to_csr",
+    "memory_rows",
 ]
 
 LONGEST_ROW = 8
 """A cell may list each gene this many times on average (duplicates are summed) before its length counts as damage."""
+
+WINDOW = 1 << 27
+"""Values of a matrix stored by column that are held by rows at once: 1.6 GB, and twice that while they are read."""
+
+BLOCK = 1 << 22
+"""Values of a matrix stored by column that are read at once."""
 
 
 class RowMatrix(Protocol):
@@ -39,17 +46,10 @@ class RowMatrix(Protocol):
         ...
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Read rows ``start`` to ``stop``.
+        """Return rows ``start`` to ``stop``, ``(stop - start, n_genes)``, a copy of the stored numeric dtype.
 
-        Returns
-        -------
-        (stop - start, n_genes) of the stored numeric dtype, a copy that the caller may change; entries that
-        are stored twice are summed and the column indices of each row ascend. Explicit zeros may be there.
-
-        Raises
-        ------
-        CellsError
-            If the rows cannot be read or hold a column index outside the matrix.
+        Entries that are stored twice are summed and the column indices of each row ascend; explicit zeros may be
+        there. A :class:`CellsError` if the rows cannot be read or hold a column index outside the matrix.
         """
         ...
 
@@ -59,29 +59,8 @@ def is_numeric(dtype: Any) -> bool:
     return np.dtype(dtype).kind in "buif"
 
 
-def to_csr(block: Any, *, n_columns: int, where: Callable[[int], str]) -> sparse.csr_matrix:
-    """Bring a block of rows into the form that :meth:`RowMatrix.rows` promises.
-
-    Parameters
-    ----------
-    block
-        (n, n_columns), dense, or scipy sparse of any layout; may be lazy (with ``compute``).
-    n_columns
-        Number of genes.
-    where
-        Gives the beginning of an error message for a row of the block.
-    """
-    if hasattr(block, "compute"):
-        block = block.compute()
-    stored_sparse = sparse.issparse(block)
-    if stored_sparse:
-        rows = sparse.csr_matrix(block, copy=True)
-        return _tidy(rows.data, rows.indices, rows.indptr, n_columns=n_columns, where=where)
-    return sparse.csr_matrix(_plain(np.asarray(block)))
-
-
 def _plain(values: NDArray[Any]) -> NDArray[Any]:
-    """Values in a dtype that scipy's compiled code knows: native byte order, no booleans, no half precision."""
+    """Return values in a dtype that scipy's compiled code knows: native byte order, no booleans, no half precision."""
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
     if values.dtype == np.float16:
@@ -90,25 +69,20 @@ def _plain(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _tidy(
-    data: NDArray[Any],
-    indices: NDArray[Any],
-    indptr: NDArray[Any],
-    *,
-    n_columns: int,
-    where: Callable[[int], str],
+    data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any], *, n_columns: int, start: int, at: str
 ) -> sparse.csr_matrix:
+    """Return rows ``start`` and following as :meth:`RowMatrix.rows` promises; ``at`` names the file and slot."""
     if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= n_columns):
-        at = int(np.argmax((indices < 0) | (indices >= n_columns)))
-        row = int(np.searchsorted(indptr, at, side="right")) - 1
+        place = int(np.argmax((indices < 0) | (indices >= n_columns)))
+        row = start + int(np.searchsorted(indptr, place, side="right")) - 1
         msg = (
-            f"{where(row)} has a value in column {int(indices[at]):,} of a matrix with {n_columns:,} "
-            "columns. The file is damaged: copy or download it again."
+            f"{at}: row {row:,} has a value in column {int(indices[place]):,} of a matrix with {n_columns:,} columns. "
+            "The file is damaged: copy or download it again."
         )
         raise CellsError(msg)
-    shape = (len(indptr) - 1, n_columns)
     if indices.dtype not in (np.int32, np.int64):
         indices = indices.astype(np.int64)
-    rows = sparse.csr_matrix((_plain(data), indices, indptr), shape=shape)
+    rows = sparse.csr_matrix((_plain(data), indices, indptr), shape=(len(indptr) - 1, n_columns))
     if not rows.has_canonical_format:
         # narrow integers would wrap around in the sum
         rows = rows.astype(np.float64 if rows.dtype.kind == "f" else np.int64)
@@ -116,73 +90,9 @@ def _tidy(
     return rows
 
 
-def check_compressed(
-    indptr: Any, indices: Any, data: Any, *, major: int, minor: int, source: str, name: str
-) -> NDArray[np.int64]:
-    """Check that the three arrays of a compressed sparse matrix fit each other, before any space is taken for them.
-
-    Parameters
-    ----------
-    indptr, indices, data
-        Arrays on disk or in memory, each of one dimension.
-    major, minor
-        Length of the compressed axis (rows of a CSR, columns of a CSC) and of the other.
-    source, name
-        File and slot, for messages.
-
-    Returns
-    -------
-    (major + 1,) the index pointer, in memory.
-
-    Raises
-    ------
-    CellsError
-        If lengths, types or the pointer's values contradict each other.
-    """
-    kinds = (("indptr", indptr, "iu"), ("indices", indices, "iu"), ("data", data, "buif"))
-    for label, array, kind in kinds:
-        if array.ndim != 1 or array.dtype.kind not in kind:
-            msg = (
-                f"{source}: {name}/{label} is of type {array.dtype} with {array.ndim} dimensions; a sparse "
-                f"matrix needs one dimension of {'numbers' if label == 'data' else 'integers'}. The file is "
-                "damaged or not an AnnData."
-            )
-            raise CellsError(msg)
-    if indptr.shape[0] != major + 1 or indices.shape[0] != data.shape[0]:
-        msg = (
-            f"{source}: the parts of {name} do not fit each other: indptr has {indptr.shape[0]:,} entries "
-            f"(expected {major + 1:,}), indices {indices.shape[0]:,}, data {data.shape[0]:,}. "
-            "The file is damaged: copy or download it again."
-        )
-        raise CellsError(msg)
-    with reading(source, f"{name}/indptr"):
-        pointer = np.asarray(indptr[:]).astype(np.int64)
-    lengths = np.diff(pointer)
-    longest = int(lengths.max(initial=0))
-    if pointer[0] != 0 or pointer[-1] != data.shape[0] or (lengths < 0).any() or longest > LONGEST_ROW * minor:
-        msg = (
-            f"{source}: {name}/indptr does not describe {data.shape[0]:,} values in {major:,} runs of at "
-            f"most {minor:,}. The file is damaged: copy or download it again."
-        )
-        raise CellsError(msg)
-    return pointer
-
-
 @dataclass(frozen=True, eq=False)
 class CompressedRows:
-    """A CSR matrix on disk; a run of rows is one contiguous read of ``indices`` and ``data``.
-
-    Attributes
-    ----------
-    shape
-        ``(n_cells, n_genes)``.
-    indptr
-        (n_cells + 1,) int32 or int64, in memory.
-    indices, data
-        (n_values,) arrays that are sliced: h5py, Zarr, memory-mapped.
-    source, name
-        File and slot, for messages.
-    """
+    """A CSR matrix on disk or in memory; a run of rows is one slice of ``indices`` and one of ``data``."""
 
     shape: tuple[int, int]
     indptr: NDArray[np.integer[Any]]
@@ -192,42 +102,20 @@ class CompressedRows:
     name: str
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Read rows ``start`` to ``stop``; see :meth:`RowMatrix.rows`."""
+        """See :meth:`RowMatrix.rows`."""
         stop = min(stop, self.shape[0])
         low, high = int(self.indptr[start]), int(self.indptr[stop])
         with reading(self.source, f"{self.name}, rows {start:,} to {stop:,},"):
             data = np.array(self.data[low:high])
             indices = np.array(self.indices[low:high])
-        return _tidy(
-            data,
-            indices,
-            self.indptr[start : stop + 1] - low,
-            n_columns=self.shape[1],
-            where=lambda row: f"{self.source}: {self.name}: row {start + row:,}",
-        )
-
-
-def compressed_rows(
-    indptr: Any, indices: Any, data: Any, *, shape: tuple[int, int], source: str, name: str
-) -> CompressedRows:
-    """Open a CSR matrix on disk, checking that its parts fit each other (see :func:`check_compressed`)."""
-    pointer = check_compressed(indptr, indices, data, major=shape[0], minor=shape[1], source=source, name=name)
-    return CompressedRows(shape, pointer, indices, data, source, name)
+        pointer = self.indptr[start : stop + 1] - low
+        at = f"{self.source}: {self.name}"
+        return _tidy(data, indices, pointer, n_columns=self.shape[1], start=start, at=at)
 
 
 @dataclass(frozen=True, eq=False)
 class SlicedRows:
-    """Anything that gives a block for ``(start, stop)``: a view of an AnnData, a dask array.
-
-    Attributes
-    ----------
-    shape
-        ``(n_cells, n_genes)``.
-    take
-        Gives rows ``start`` to ``stop``, dense or sparse.
-    source, name
-        Where from and which slot, for messages.
-    """
+    """Anything that gives a block, dense, sparse or lazy, for ``(start, stop)``."""
 
     shape: tuple[int, int]
     take: Callable[[int, int], Any]
@@ -235,81 +123,32 @@ class SlicedRows:
     name: str
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Read rows ``start`` to ``stop``; see :meth:`RowMatrix.rows`."""
+        """See :meth:`RowMatrix.rows`."""
         stop = min(stop, self.shape[0])
         with reading(self.source, f"{self.name}, rows {start:,} to {stop:,},"):
-            return to_csr(
-                self.take(start, stop),
-                n_columns=self.shape[1],
-                where=lambda row: f"{self.source}: {self.name}: row {start + row:,}",
-            )
+            block = self.take(start, stop)
+            block = block.compute() if hasattr(block, "compute") else block
+            if not sparse.issparse(block):
+                return sparse.csr_matrix(_plain(np.asarray(block)))
+            rows = sparse.csr_matrix(block, copy=True)
+        at = f"{self.source}: {self.name}"
+        return _tidy(rows.data, rows.indices, rows.indptr, n_columns=self.shape[1], start=start, at=at)
 
 
-@dataclass(frozen=True, eq=False)
-class DenseRows:
-    """A dense matrix on disk or in memory.
-
-    Attributes
-    ----------
-    array
-        (n_cells, n_genes), sliced by rows: h5py, Zarr, numpy.
-    source, name
-        File and slot, for messages.
-    """
-
-    array: Any
-    source: str
-    name: str
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(n_cells, n_genes)``."""
-        return int(self.array.shape[0]), int(self.array.shape[1])
-
-    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Read rows ``start`` to ``stop``; see :meth:`RowMatrix.rows`."""
-        return SlicedRows(self.shape, lambda a, b: self.array[a:b], self.source, self.name).rows(start, stop)
+def dense_rows(array: Any, source: str, name: str) -> SlicedRows:
+    """Open a dense matrix on disk or in memory that is sliced by rows."""
+    shape = int(array.shape[0]), int(array.shape[1])
+    return SlicedRows(shape, lambda start, stop: array[start:stop], source, name)
 
 
-@dataclass(frozen=True, eq=False)
-class MemoryRows:
-    """A scipy sparse matrix in memory, by rows.
-
-    Attributes
-    ----------
-    matrix
-        (n_cells, n_genes) CSR; never changed.
-    source, name
-        Where from and which slot, for messages.
-    """
-
-    matrix: sparse.csr_matrix
-    source: str
-    name: str
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(n_cells, n_genes)``."""
-        return int(self.matrix.shape[0]), int(self.matrix.shape[1])
-
-    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Copy rows ``start`` to ``stop``; see :meth:`RowMatrix.rows`."""
-        matrix = self.matrix
-        parts = CompressedRows(self.shape, matrix.indptr, matrix.indices, matrix.data, self.source, self.name)
-        return parts.rows(start, stop)
+def memory_rows(matrix: sparse.csr_matrix, source: str, name: str) -> CompressedRows:
+    """Open a CSR matrix in memory, which is never changed."""
+    return CompressedRows(matrix.shape, matrix.indptr, matrix.indices, matrix.data, source, name)
 
 
 @dataclass(frozen=True, eq=False)
 class SelectedColumns:
-    """Some columns of another matrix: the genes among 10x features.
-
-    Attributes
-    ----------
-    base
-        The whole matrix.
-    columns
-        (n_genes,) int64, ascending columns of it.
-    """
+    """Some columns of another matrix, ascending: the genes among 10x features."""
 
     base: RowMatrix
     columns: NDArray[np.int64]
@@ -320,5 +159,100 @@ class SelectedColumns:
         return self.base.shape[0], len(self.columns)
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Read rows ``start`` to ``stop``; see :meth:`RowMatrix.rows`."""
+        """See :meth:`RowMatrix.rows`."""
         return sparse.csr_matrix(self.base.rows(start, stop)[:, self.columns])
+
+
+@dataclass(eq=False)
+class CompressedColumns:
+    """A CSC matrix on disk, turned into rows in memory by one pass over the file for each window of cells.
+
+    A matrix of up to ``window`` values takes one pass. A larger one is held in part: reading it in order takes one pass
+    for every ``window`` values.
+    """
+
+    shape: tuple[int, int]
+    indptr: NDArray[np.int64]
+    indices: Any
+    data: Any
+    source: str
+    name: str
+    window: int = WINDOW
+    block: int = BLOCK
+    _held: tuple[int, CompressedRows] | None = field(default=None, repr=False)
+
+    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
+        """See :meth:`RowMatrix.rows`."""
+        stop = min(stop, self.shape[0])
+        if self._held is None or start < self._held[0] or stop > self._held[0] + self._held[1].shape[0]:
+            n_windows = max(1, -(-int(self.indptr[-1]) // self.window))
+            size = -(-self.shape[0] // n_windows)
+            first = start if n_windows > 1 else 0
+            self._held = None  # its memory is needed for the next
+            self._held = first, self._read(first, min(max(stop, first + size), self.shape[0]))
+        first, held = self._held
+        return held.rows(start - first, stop - first)
+
+    def _read(self, first: int, last: int) -> CompressedRows:
+        starts = np.searchsorted(self.indptr, np.arange(self.block, int(self.indptr[-1]), self.block))
+        parts = [sparse.csr_matrix((last - first, 0), dtype=_plain(np.zeros(0, self.data.dtype)).dtype)]
+        for low, high in pairwise(np.unique([0, *starts, self.shape[1]]).tolist()):
+            pointer = self.indptr[low : high + 1]
+            with reading(self.source, self.name):
+                cells = np.asarray(self.indices[int(pointer[0]) : int(pointer[-1])])
+                values = _plain(np.asarray(self.data[int(pointer[0]) : int(pointer[-1])]))
+            if len(cells) and (int(cells.min()) < 0 or int(cells.max()) >= self.shape[0]):
+                msg = (
+                    f"{self.source}: {self.name} has a value outside its {self.shape[0]:,} cells. The file is damaged: "
+                    "copy or download it again."
+                )
+                raise CellsError(msg)
+            wanted = (cells >= first) & (cells < last)
+            lengths = np.concatenate([[0], np.cumsum(wanted)])[pointer - pointer[0]]
+            kept = (values[wanted], cells[wanted].astype(np.int64) - first, lengths)
+            parts.append(sparse.csc_matrix(kept, shape=(last - first, high - low)).tocsr())
+        return memory_rows(sparse.hstack(parts, format="csr"), self.source, self.name)
+
+
+def compressed_rows(
+    indptr: Any, indices: Any, data: Any, *, shape: tuple[int, int], source: str, name: str
+) -> CompressedRows:
+    """Open a CSR matrix (cells × genes) on disk; a :class:`CellsError` if its parts do not fit each other."""
+    pointer = _check_compressed(indptr, indices, data, major=shape[0], minor=shape[1], at=f"{source}: {name}")
+    return CompressedRows(shape, pointer, indices, data, source, name)
+
+
+def compressed_columns(
+    indptr: Any, indices: Any, data: Any, *, shape: tuple[int, int], source: str, name: str
+) -> CompressedColumns:
+    """Open a CSC matrix (cells × genes) on disk; a :class:`CellsError` if its parts do not fit each other."""
+    pointer = _check_compressed(indptr, indices, data, major=shape[1], minor=shape[0], at=f"{source}: {name}")
+    return CompressedColumns(shape, pointer, indices, data, source, name)
+
+
+def _check_compressed(indptr: Any, indices: Any, data: Any, *, major: int, minor: int, at: str) -> NDArray[np.int64]:
+    """Check that the arrays of a compressed matrix fit each other, and return the ``(major + 1,)`` index pointer."""
+    for part, array, kind in (("indptr", indptr, "iu"), ("indices", indices, "iu"), ("data", data, "buif")):
+        if array.ndim != 1 or array.dtype.kind not in kind:
+            msg = (
+                f"{at}/{part} is of type {array.dtype} with {array.ndim} dimensions; a sparse matrix needs one "
+                f"dimension of {'numbers' if part == 'data' else 'integers'}. The file is damaged or not an AnnData."
+            )
+            raise CellsError(msg)
+    n_values = int(data.shape[0])
+    problem = indptr.shape[0] != major + 1 or indices.shape[0] != n_values
+    if not problem:
+        source, _, name = at.rpartition(": ")
+        with reading(source, f"{name}/indptr"):
+            pointer: NDArray[np.int64] = np.asarray(indptr[:]).astype(np.int64)
+        lengths = np.diff(pointer)
+        problem = pointer[0] != 0 or pointer[-1] != n_values or bool((lengths < 0).any())
+        problem = problem or int(lengths.max(initial=0)) > LONGEST_ROW * minor
+    if problem:
+        msg = (
+            f"{at}/indptr does not describe {n_values:,} values in {major:,} runs of at most {minor:,}: it has "
+            f"{indptr.shape[0]:,} entries, and indices {indices.shape[0]:,}. The file is damaged: copy or download it "
+            "again."
+        )
+        raise CellsError(msg)
+    return pointer

@@ -1,4 +1,4 @@
-"""Opening an input of cells, whatever its format; what it is, is told by its content and not by its name."""
+"""Opening an input of cells, whatever its format, which is found by its content and not by its name."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import h5py
 import zarr
 from anndata import AnnData
 
-from scstore.cells.anndata_files import Opened, read_anndata
+from scstore.cells.anndata_files import read_anndata
 from scstore.cells.anndata_memory import describe_anndata, open_anndata
-from scstore.cells.cell_file import CellFile, check_extent, identify_cells
-from scstore.cells.csc_to_csr import Scratch
+from scstore.cells.cell_file import CellFile, Opened, identify_cells
 from scstore.cells.matrices import RowMatrix
-from scstore.cells.mtx import find_mtx, read_10x_folder
-from scstore.cells.tenx import read_10x_hdf5, tenx_groups
+from scstore.cells.tenx import find_mtx, read_10x_folder, read_10x_hdf5, tenx_groups
 from scstore.errors import CellsError
 from scstore.escaping import show, show_some
 from scstore.untrusted.guards import Guard, reading
@@ -41,30 +39,19 @@ OTHER_FORMATS = (
 """How files of other kinds begin, and what to do about it."""
 
 
-def open_cells(
-    source: str | os.PathLike[str] | AnnData,
-    *,
-    scratch: Path | None = None,
-    id_prefix_from: str | None = None,
-) -> CellFile:
+def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str | None = None) -> CellFile:
     """Open an input of cells; its matrices stay where they are and are read by runs of rows.
+
+    10x genes are named by their Ensembl id (index of ``var``), with their symbol in the column ``symbol``; an AnnData's
+    are as they are.
 
     Parameters
     ----------
     source
-        An ``.h5ad``, an AnnData Zarr folder (v2 or v3), a 10x ``.h5`` (Cell Ranger 2 and later), a 10x folder
-        with ``matrix.mtx``, or an AnnData in memory or backed.
-    scratch
-        Folder for a temporary copy of a matrix that is stored by column or unsorted (about 8 to 12 bytes a
-        value); by default the system's.
+        An ``.h5ad``, an AnnData Zarr folder (v2 or v3), a 10x ``.h5`` (Cell Ranger 2 and later), a 10x folder with
+        ``matrix.mtx``, or an AnnData in memory or backed.
     id_prefix_from
-        A column of ``obs`` whose value is put before every cell id, as ``<value>:<id>``, so that ids of
-        several samples differ.
-
-    Returns
-    -------
-    The cells; close it, or use it in a ``with`` statement. 10x genes are named by their Ensembl id (index of
-    ``var``), with their symbol in the column ``symbol``; an AnnData's are as they are.
+        A column of ``obs``, the value of which is put before every cell id, as ``<value>:<id>``.
 
     Raises
     ------
@@ -73,36 +60,49 @@ def open_cells(
         matrix; or its cell ids repeat.
     """
     with contextlib.ExitStack() as stack:
-        temporary = Scratch(Path(scratch) if scratch is not None else None)
-        stack.callback(temporary.close)
         if isinstance(source, AnnData):
             name = describe_anndata(source)
-            opened = open_anndata(source, scratch=temporary)
+            opened = open_anndata(source)
         else:
             path = Path(source)
             name = str(path)
             with reading(name, "it"):
-                opened = _open_path(path, stack=stack, scratch=temporary)
-        check_extent(opened.obs, opened.slots, source=name)
+                opened = _open_path(path, stack=stack)
+        _check_extent(opened, source=name)
         obs = identify_cells(opened.obs, source=name, id_prefix_from=id_prefix_from)
         return CellFile(name, obs, opened.slots, opened.slot_vars, stack.pop_all())
 
 
-def _open_path(path: Path, *, stack: contextlib.ExitStack, scratch: Scratch) -> Opened:
+def _check_extent(opened: Opened, *, source: str) -> None:
+    """Refuse an input without cells, without a matrix or without genes."""
+    if not opened.slots:
+        msg = (
+            f"{source}: there is no matrix in it: no X, no layers, no raw. Give the file that holds the expression of "
+            "the cells."
+        )
+        raise CellsError(msg)
+    n_genes = max(matrix.shape[1] for matrix in opened.slots.values())
+    if not len(opened.obs) or not n_genes:
+        what = "genes" if len(opened.obs) else "cells"
+        msg = f"{source}: there are 0 {what} in it. Check the filtering step that wrote it."
+        raise CellsError(msg)
+
+
+def _open_path(path: Path, *, stack: contextlib.ExitStack) -> Opened:
     if not path.exists():
         near = [p.name for p in path.parent.glob("*") if p.stem == path.stem] if path.parent.is_dir() else []
         hint = f" Did you mean {show_some(sorted(near))}?" if near else ""
         msg = f"{path}: no such file or folder (looked from {Path.cwd()}).{hint}"
         raise CellsError(msg)
     if path.is_dir():
-        return _open_folder(path, scratch=scratch)
+        return _open_folder(path)
     if not h5py.is_hdf5(path):
         raise CellsError(_what_else(path))
     root = stack.enter_context(open_hdf5(path))
     guard = Guard(str(path), path.stat().st_size)
     names = set(root)
     if {"obs", "var"} <= names or "encoding-type" in root.attrs:
-        return read_anndata(root, guard=guard, scratch=scratch)
+        return read_anndata(root, guard=guard)
     if tenx_groups(root):
         return read_10x_hdf5(root, guard=guard)
     if {"row_attrs", "col_attrs"} <= names:
@@ -117,19 +117,19 @@ def _open_path(path: Path, *, stack: contextlib.ExitStack, scratch: Scratch) -> 
     raise CellsError(msg)
 
 
-def _open_folder(path: Path, *, scratch: Scratch) -> Opened:
+def _open_folder(path: Path) -> Opened:
     names = {p.name for p in path.iterdir()}
     if names & {"zarr.json", ".zgroup", ".zarray"}:
         root = open_zarr(path)
         if isinstance(root, zarr.Group) and "obs" in root:
-            return read_anndata(root, guard=Guard(str(path), folder_bytes(path)), scratch=scratch)
+            return read_anndata(root, guard=Guard(str(path), folder_bytes(path)))
         msg = (
             f"{path}: it is Zarr, but no AnnData: there is no obs in it, only "
             f"{show_some(sorted(names), limit=6)}. Of a SpatialData folder give the table (tables/NAME)."
         )
         raise CellsError(msg)
     if find_mtx(path):
-        return read_10x_folder(path, scratch=scratch)
+        return read_10x_folder(path)
     inside = sorted(
         p.name for p in path.iterdir() if p.suffix in (".h5ad", ".h5", ".zarr") or (p.is_dir() and find_mtx(p))
     )
@@ -140,7 +140,7 @@ def _open_folder(path: Path, *, scratch: Scratch) -> Opened:
 
 
 def _what_else(path: Path) -> str:
-    """Say what a file that is no HDF5 looks like."""
+    """Return what a file that is not HDF5 looks like."""
     with path.open("rb") as file:
         head = file.read(64)
     if not head:

@@ -1,105 +1,82 @@
-"""10x Genomics HDF5 matrices: Cell Ranger 3 and later (``matrix`` group) and 2 (a group per genome).
+"""10x Genomics matrices: HDF5 (Cell Ranger 2 and later) and folders with ``matrix.mtx``, features and barcodes.
 
-10x stores features × cells by column, which is cells × features by row: a run of cells is one contiguous
-read.
+10x stores features × cells by column, which is cells × features by row.
 """
 
 from __future__ import annotations
 
+import functools
+import io
 import re
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 import pandas as pd
+import scipy.io
 from numpy.typing import NDArray
+from scipy import sparse
 
-from scstore.cells.anndata_files import Opened
-from scstore.cells.matrices import RowMatrix, SelectedColumns, compressed_rows
+from scstore.cells.cell_file import Opened
+from scstore.cells.matrices import RowMatrix, SelectedColumns, SlicedRows, compressed_rows
 from scstore.errors import CellsError
 from scstore.escaping import show_some
 from scstore.untrusted.guards import Guard, reading
+from scstore.untrusted.text import largest_text, open_unpacked
 
-__all__ = ["GENE_EXPRESSION", "only_genes", "read_10x_hdf5", "tenx_groups"]
+__all__ = ["find_mtx", "read_10x_folder", "read_10x_hdf5", "tenx_groups"]
 
 GENE_EXPRESSION = "Gene Expression"
 
-PARTS = ("barcodes", "data", "indices", "indptr", "shape")
+SHORTEST_ENTRY = 6
+"""Bytes of the shortest line of a Matrix Market file: ``1 1 1`` and its end."""
 
 
 def tenx_groups(root: h5py.File) -> list[str]:
-    """Names of the groups of an HDF5 file that hold a 10x matrix: ``["matrix"]``, or one per genome."""
-    return [
-        name
-        for name in root
-        if isinstance(root.get(name, getclass=True), type)
-        and root.get(name, getclass=True) is h5py.Group
-        and all(part in root[name] for part in ("barcodes", "indptr"))
-    ]
+    """Return the groups of an HDF5 file that hold a 10x matrix: ``["matrix"]``, or one per genome."""
+    groups = [name for name in root if root.get(name, getclass=True) is h5py.Group]
+    return [name for name in groups if "barcodes" in root[name] and "indptr" in root[name]]
 
 
 def read_10x_hdf5(root: h5py.File, *, guard: Guard) -> Opened:
-    """Read the features and barcodes of a 10x HDF5 file and open its matrix.
-
-    Raises
-    ------
-    CellsError
-        If parts are missing or do not fit, if it holds several genomes, or nothing of type Gene Expression.
-    """
+    """Read the features and barcodes of a 10x HDF5 file and open its matrix."""
     groups = tenx_groups(root)
     if len(groups) != 1:
         _refuse_genomes(groups, guard.source)
     name = groups[0]
     group = guard.member(root, name)
-    parts = {part: _array(group, part, guard=guard) for part in PARTS}
-    if guard.member(group, "features") is not None:
-        features = guard.member(group, "features")
-        var = _features(features, guard=guard)
+    features = guard.member(group, "features")
+    if features is None:
+        var = _features(group, guard=guard, ids="genes", symbols="gene_names")
     else:
-        ids, symbols = (_strings(group, part, guard=guard) for part in ("genes", "gene_names"))
-        var = _frame(ids, symbols, guard.source)
+        var = _features(features, guard=guard, ids="id", symbols="name")
     barcodes = _strings(group, "barcodes", guard=guard)
     with reading(guard.source, f"{name}/shape"):
-        n_features, n_cells = (int(n) for n in parts["shape"][:])
+        n_features, n_cells = (int(n) for n in _array(group, "shape", guard=guard)[:])
     if (n_features, n_cells) != (len(var), len(barcodes)):
         msg = (
             f"{guard.source}: {name}/shape says {n_features:,} features × {n_cells:,} cells, but there are "
-            f"{len(var):,} features and {len(barcodes):,} barcodes. The file is damaged: copy or download it "
-            "again."
+            f"{len(var):,} features and {len(barcodes):,} barcodes. The file is damaged: copy or download it again."
         )
         raise CellsError(msg)
-    matrix = compressed_rows(
-        parts["indptr"],
-        parts["indices"],
-        parts["data"],
-        shape=(n_cells, n_features),
-        source=guard.source,
-        name=name,
-    )
-    genes, rows = only_genes(var, matrix, source=guard.source)
-    return Opened(pd.DataFrame(index=pd.Index(barcodes, dtype=object)), {"X": rows}, {"X": genes})
+    parts = {part: _array(group, part, guard=guard) for part in ("indptr", "indices", "data")}
+    matrix = compressed_rows(**parts, shape=(n_cells, n_features), source=guard.source, name=name)
+    return _opened(var, barcodes, matrix, source=guard.source)
 
 
-def _features(group: Any, *, guard: Guard) -> pd.DataFrame:
-    ids, symbols = (_strings(group, part, guard=guard) for part in ("id", "name"))
-    var = _frame(ids, symbols, guard.source)
-    for column, part in (("feature_type", "feature_type"), ("genome", "genome")):
+def _features(group: Any, *, guard: Guard, ids: str, symbols: str) -> pd.DataFrame:
+    columns = {ids: _strings(group, ids, guard=guard), "symbol": _strings(group, symbols, guard=guard)}
+    for part in ("feature_type", "genome"):
         if guard.member(group, part) is not None:
-            values = _strings(group, part, guard=guard)
-            if len(values) == len(var):
-                var[column] = values
-    return var
-
-
-def _frame(ids: Sequence[str], symbols: Sequence[str], source: str) -> pd.DataFrame:
-    if len(ids) != len(symbols):
-        msg = (
-            f"{source}: there are {len(ids):,} feature ids and {len(symbols):,} names. "
-            "The file is damaged: copy or download it again."
-        )
+            columns[part] = _strings(group, part, guard=guard)
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) > 1:
+        found = ", ".join(f"{len(values):,} of {part}" for part, values in columns.items())
+        msg = f"{guard.source}: the features do not fit each other: {found}. The file is damaged: copy it again."
         raise CellsError(msg)
-    return pd.DataFrame({"symbol": list(symbols)}, index=pd.Index(list(ids), dtype=object))
+    return pd.DataFrame(columns).set_index(ids).rename_axis(None)
 
 
 def _array(group: Any, part: str, *, guard: Guard) -> Any:
@@ -120,28 +97,105 @@ def _strings(group: Any, part: str, *, guard: Guard) -> list[str]:
         return [value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value) for value in values]
 
 
-def only_genes(var: pd.DataFrame, matrix: RowMatrix, *, source: str) -> tuple[pd.DataFrame, RowMatrix]:
-    """Keep the features of type Gene Expression; antibodies, guides and peaks are no genes.
+def find_mtx(folder: Path) -> list[Path]:
+    """Return the ``matrix.mtx`` files of a folder, plain or gzipped, also with a prefix before the name (as in GEO)."""
+    return sorted(path for path in folder.iterdir() if path.name.endswith(("matrix.mtx", "matrix.mtx.gz")))
 
-    Parameters
-    ----------
-    var
-        (n_features, …) index = Ensembl ids, columns ``symbol`` and, where known, ``feature_type`` and
-        ``genome``.
-    matrix
-        (n_cells, n_features).
-    source
-        For messages.
 
-    Returns
-    -------
-    The genes, (n_genes, …), and the matrix, (n_cells, n_genes).
+def read_10x_folder(folder: Path) -> Opened:
+    """Read the features and barcodes of a 10x folder and open its matrix; all three files have the same prefix."""
+    found = find_mtx(folder)
+    if len(found) != 1:
+        msg = (
+            f"{folder}: there are {len(found)} matrices in it ({show_some(path.name for path in found)}). "
+            "Keep one matrix with its features and barcodes in a folder of its own."
+        )
+        raise CellsError(msg)
+    prefix = found[0].name.split("matrix.mtx")[0]
+    features = _columns(_partner(folder, prefix, "features.tsv", "genes.tsv"))
+    barcodes = [line[0] for line in _columns(_partner(folder, prefix, "barcodes.tsv"))]
+    var = pd.DataFrame(
+        {"symbol": [line[1] if len(line) > 1 else line[0] for line in features]},
+        index=pd.Index([line[0] for line in features], dtype=object),
+    )
+    if features and all(len(line) > 2 for line in features):
+        var["feature_type"] = [line[2] for line in features]
+    _check_header(found[0], n_features=len(features), n_barcodes=len(barcodes))
+    whole = functools.cache(functools.partial(_read_mtx, found[0]))  # read when the first row is asked for
+    shape = (len(barcodes), len(features))
+    matrix = SlicedRows(shape, lambda start, stop: whole()[start:stop], str(folder), found[0].name)
+    return _opened(var, barcodes, matrix, source=str(folder))
 
-    Raises
-    ------
-    CellsError
-        If there are none, or they are of several genomes.
+
+def _partner(folder: Path, prefix: str, *names: str) -> Path:
+    for name in names:
+        for path in (folder / f"{prefix}{name}.gz", folder / f"{prefix}{name}"):
+            if path.is_file():
+                return path
+    wanted = " or ".join(f"{prefix}{name}[.gz]" for name in names)
+    msg = f"{folder}: {wanted} is missing beside the matrix. Put the three files of one run into the folder."
+    raise CellsError(msg)
+
+
+def _columns(path: Path) -> list[list[str]]:
+    with reading(str(path), "the file"), open_unpacked(path, error=CellsError) as file:
+        lines = file.read().decode("utf-8", errors="replace").split("\n")
+    return [line.rstrip("\r").split("\t") for line in lines if line.strip()]
+
+
+def _check_header(path: Path, *, n_features: int, n_barcodes: int) -> None:
+    """Refuse a matrix that does not fit its features and barcodes, or announces more values than the file can hold."""
+    with reading(str(path), "the header"), open_unpacked(path, error=CellsError) as file:
+        first = line = file.readline(1000)
+        while line.startswith(b"%"):
+            line = file.readline(100_000)
+        # only these lines: scipy seeks in a stream that it does not read to its end, and crashes where it cannot
+        n_rows, n_columns, n_values, layout, values, symmetry = scipy.io.mminfo(io.BytesIO(first + line))
+    if (layout, symmetry) != ("coordinate", "general") or values not in ("integer", "real", "double"):
+        msg = f"{path}: it is a matrix of {layout} {values} {symmetry}; coordinate integer or real general is expected."
+        raise CellsError(msg)
+    if (n_rows, n_columns) != (n_features, n_barcodes):
+        msg = (
+            f"{path}: the matrix is {n_rows:,} × {n_columns:,}, but there are {n_features:,} features and "
+            f"{n_barcodes:,} barcodes beside it (features × cells is expected). Give the three files of one run."
+        )
+        raise CellsError(msg)
+    if n_values * SHORTEST_ENTRY > largest_text(path):
+        msg = f"{path}: the header announces {n_values:,} values, more than the file can hold. Copy it again."
+        raise CellsError(msg)
+
+
+class _AsReal:
+    """A Matrix Market file for scipy: its header says ``real``, and nothing is in it on which scipy crashes.
+
+    Read as integers, values would lose their fractions. A NUL byte, or words after the last value without a line's end,
+    end the process.
     """
+
+    def __init__(self, file: BinaryIO) -> None:
+        file.readline()
+        self._file = file
+        self._before = b"%%MatrixMarket matrix coordinate real general\n"
+        self._last = b"\n"
+
+    def read(self, size: int = -1) -> bytes:
+        text, self._before = self._before or self._file.read(size), b""
+        if b"\0" in text:
+            msg = "it holds a NUL byte"
+            raise ValueError(msg)
+        if not text and self._last != b"\n":
+            text = b"\n"
+        self._last = text[-1:] or b"\n"
+        return text
+
+
+def _read_mtx(path: Path) -> sparse.csr_matrix:
+    with reading(str(path), "the matrix"), open_unpacked(path, error=CellsError) as file:
+        return sparse.csr_matrix(scipy.io.mmread(_AsReal(file)).T)
+
+
+def _opened(var: pd.DataFrame, barcodes: Sequence[str], matrix: RowMatrix, *, source: str) -> Opened:
+    """Keep the features of type Gene Expression: antibodies, guides and peaks are not genes."""
     keep: NDArray[np.int64] = np.arange(len(var), dtype=np.int64)
     if "feature_type" in var.columns:
         keep = np.flatnonzero(var["feature_type"] == GENE_EXPRESSION).astype(np.int64)
@@ -159,13 +213,13 @@ def only_genes(var: pd.DataFrame, matrix: RowMatrix, *, source: str) -> tuple[pd
         genomes = {found[1] for found in prefixes if found}
     if len(genomes) > 1:
         _refuse_genomes(sorted(genomes), source)
-    return genes, matrix if len(keep) == len(var) else SelectedColumns(matrix, keep)
+    rows = matrix if len(keep) == len(var) else SelectedColumns(matrix, keep)
+    return Opened(pd.DataFrame(index=pd.Index(barcodes, dtype=object)), {"X": rows}, {"X": genes})
 
 
 def _refuse_genomes(genomes: Sequence[str], source: str) -> None:
     msg = (
-        f"{source}: it holds {len(genomes)} genomes ({show_some(genomes, limit=6)}), and the cells of one "
-        "species are wanted. Write the cells and genes of one genome to a file of their own "
-        "(scanpy.read_10x_h5(path, genome=…))."
+        f"{source}: it holds {len(genomes)} genomes ({show_some(genomes, limit=6)}), and the cells of one species are "
+        "wanted. Write the cells and genes of one genome to a file of their own (scanpy.read_10x_h5(path, genome=…))."
     )
     raise CellsError(msg)

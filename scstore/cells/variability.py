@@ -17,24 +17,14 @@ Array = NDArray[Any]
 
 
 class GroupMoments:
-    """Mean, variance and detection of genes in each group of cells, streamed.
-
-    Values are taken back from the logarithm: counts per 10,000.
-
-    Parameters
-    ----------
-    n_groups
-        How many groups there are.
-    n_genes
-        Genes of every block.
-    """
+    """Mean, variance and detection of genes in each group of cells, streamed, in counts per 10,000."""
 
     def __init__(self, n_groups: int, n_genes: int) -> None:
         self._values = ClassSums(n_groups, n_genes)
         self._detected = np.zeros((n_groups, n_genes), dtype=np.int64)
 
     def add(self, block: sparse.csr_matrix, codes: Array) -> Self:
-        """Add log-normalised expression ``(b, n_genes)`` of cells whose group numbers are ``codes``."""
+        """Add log-normalised expression ``(b, n_genes)`` of cells of the groups ``codes``."""
         values = sparse.csr_matrix(block, dtype=np.float64, copy=True)
         values.eliminate_zeros()
         np.expm1(values.data, out=values.data)
@@ -49,18 +39,18 @@ class GroupMoments:
         return self._values.counts
 
     def mean(self, group: int) -> Array:
-        """Mean of each gene in a group, ``(n_genes,) float64``."""
+        """Return the mean of each gene in a group, ``(n_genes,)``."""
         return np.asarray(self._values.sums[group] / self.n_cells[group])
 
     def variance(self, group: int) -> Array:
-        """Variance of each gene in a group, of a sample (n - 1), ``(n_genes,) float64``; 0 but for rounding is 0."""
+        """Return the sample variance (n - 1) of each gene in a group, ``(n_genes,)``; 0 but for rounding is 0."""
         n = self.n_cells[group]
         mean_square = self._values.squares[group] / n
         variance = mean_square - self.mean(group) ** 2
         return np.where(variance > 1e-13 * mean_square, variance * (n / (n - 1)), 0.0)
 
     def detection(self, group: int) -> Array:
-        """Share of a group's cells in which each gene is there at all, ``(n_genes,) float64``."""
+        """Return the share of a group's cells that have each gene, ``(n_genes,)``."""
         return np.asarray(self._detected[group] / self.n_cells[group])
 
     @property
@@ -70,23 +60,13 @@ class GroupMoments:
 
 
 def excess_dropout(mean: Array, variance: Array, detection: Array) -> Array:
-    r"""How many more cells lack a gene than its mean predicts, in standard errors of one cell.
+    r"""Return how many more cells lack a gene than its mean predicts, in standard errors of one cell, ``(n_genes,)``.
 
     A gene that all cells share at its mean S is missing in a share P = K / (K + S) of them, with one K for all genes
     (Michaelis-Menten; fitted by least squares). A gene of its own K = S P / (1 - P) above that is high in some cells
     and absent from others. As M3Drop tests it [1]_: the difference of the logarithms over its standard error,
-    :math:`\sqrt{1 / P (1 - P) + \mathrm{Var} / S^2}`; without the number of cells, so that groups of any size compare.
-
-    Parameters
-    ----------
-    mean, variance
-        ``(n_genes,)`` of expression that is not logarithmic.
-    detection
-        ``(n_genes,)`` share of the cells that have the gene.
-
-    Returns
-    -------
-    ``(n_genes,) float64``; NaN for a gene that is in no cell or in all.
+    :math:`\sqrt{1 / P (1 - P) + \mathrm{Var} / S^2}`; without the number of cells, so that groups of any size
+    compare. NaN for a gene that is in no cell or in all. Mean and variance are of expression before the logarithm.
 
     References
     ----------

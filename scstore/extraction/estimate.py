@@ -98,7 +98,7 @@ def estimate(cells: Cells, output: Output, options: ExtractOptions) -> Estimate:
     settings = complete_options(options)
     with (
         tempfile.TemporaryDirectory() as scratch,
-        open_cells(cells, scratch=Path(scratch), id_prefix_from=settings.id_prefix_from) as opened,
+        open_cells(cells, id_prefix_from=settings.id_prefix_from) as opened,
     ):
         # a gene table made from symbols, or a panel fitted, is kept beside the store: here, in the scratch folder
         plan = make_plan(cells, opened, Path(scratch) / Path(output).name, settings, progress)

@@ -81,7 +81,7 @@ def extract(cells: Cells, output: Output, options: ExtractOptions) -> Store:
     target = _checked_output(Path(output), overwrite=options.overwrite)
     with (
         part_lock(target, process.part),
-        open_cells(cells, scratch=target.parent, id_prefix_from=settings.id_prefix_from) as opened,
+        open_cells(cells, id_prefix_from=settings.id_prefix_from) as opened,
     ):
 
         def create() -> ExtractionPlan:

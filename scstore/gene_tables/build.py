@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -122,7 +121,7 @@ def build_genes(
     if text is not None:
         genes = read_descriptions(text, template=template, organism=organism or "")
     elif cells is not None:
-        genes = _symbols_of(cells, target.parent, organism)
+        genes = _symbols_of(cells, organism)
     else:
         genes = _from_ncbi(
             {str(organism): gene_info, other_organism(str(organism)): ortholog_gene_info},
@@ -132,7 +131,7 @@ def build_genes(
             template=template or NCBI_TEMPLATE,
         )
     if only:
-        whole, genes = len(genes.obs), _restricted(genes, only, target.parent)
+        whole, genes = len(genes.obs), _restricted(genes, only)
         progress.note(f"genes: of {whole:,} the {len(genes.obs):,} that are genes of {', '.join(map(str, only))}")
     progress.note(f"genes: {len(genes.obs):,}, their texts rest on: {coverage(genes.obs)}")
     name = encoder or "minilm"
@@ -173,18 +172,18 @@ def _check(given: Mapping[str, Any], organism: str | None) -> None:
         raise OptionError(msg)
 
 
-def _restricted(genes: DescribedGenes, inputs: Sequence[File], scratch: Path) -> DescribedGenes:
+def _restricted(genes: DescribedGenes, inputs: Sequence[File]) -> DescribedGenes:
     """Return the genes that extraction would find for any of these inputs, in their order."""
     rows: list[int] = []
     for cells in inputs:
-        with open_cells(cells, scratch=scratch) as opened:
+        with open_cells(cells) as opened:
             var, source = opened.var(next(iter(opened.slots))), opened.source
         rows += match_genes(var, genes.obs, sum_duplicates=True, source=source).genes.tolist()
     return genes._replace(obs=genes.obs.iloc[np.unique(rows)])
 
 
-def _symbols_of(cells: File, scratch: Path, organism: str | None) -> DescribedGenes:
-    with open_cells(cells, scratch=scratch) as opened:
+def _symbols_of(cells: File, organism: str | None) -> DescribedGenes:
+    with open_cells(cells) as opened:
         var = opened.var(next(iter(opened.slots)))
     return describe_cells(var, organism=organism)
 

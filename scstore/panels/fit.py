@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Annotated
 
 import anndata
@@ -101,7 +100,6 @@ def panel(
         inputs = open_inputs(
             sources,
             stack,
-            scratch=Path(output).parent,
             expression=expression,
             slot=slot,
             allow_fractional=allow_fractional,

@@ -83,7 +83,6 @@ def open_inputs(
     sources: Sequence[CellSource],
     stack: ExitStack,
     *,
-    scratch: Path,
     expression: str,
     slot: str | None,
     allow_fractional: bool,
@@ -93,7 +92,7 @@ def open_inputs(
     organism: str | None,
     progress: Reporter,
 ) -> list[PanelInput]:
-    """Open the inputs; ``stack`` closes them, ``scratch`` takes temporary files.
+    """Open the inputs; ``stack`` closes them.
 
     Raises
     ------
@@ -102,9 +101,7 @@ def open_inputs(
     GenesError
         If gene names repeat, or the species of an input is unclear where orthologs are given.
     """
-    opened = [
-        stack.enter_context(open_cells(source, scratch=scratch, id_prefix_from=id_prefix_from)) for source in sources
-    ]
+    opened = [stack.enter_context(open_cells(source, id_prefix_from=id_prefix_from)) for source in sources]
     slots = [
         find_expression(cells, expression=expression, slot=slot, allow_fractional=allow_fractional) for cells in opened
     ]
