@@ -99,7 +99,7 @@ def read_sealed_json(file: Path, *, limit: int, cure: str, has_format: bool = Tr
 
 
 def check_sealed_output(path: str | os.PathLike[str], kind: FolderKind, *, overwrite: bool) -> Path:
-    """Raise ``OutputError`` if a folder exists and may not be replaced, or is not of this kind, or cannot be written."""
+    """Raise ``OutputError`` if a folder exists and may not be replaced, is of another kind, or cannot be written."""
     target = fsio.check_output(path, overwrite=overwrite)
     if target.exists() and not (target / kind.description).is_file():
         msg = f"{target} exists and is not a {kind.name}, so it is not replaced. Choose another name."

@@ -16,7 +16,7 @@ from scstore.options import Option, Progress, public
 from scstore.sealed import FolderKind
 from scstore.store.layout import LEDGER
 from scstore.store.reader import open_store
-from scstore.store.verify import Finding, Verification, record_findings, rows_that_are_not_finite, verify_store
+from scstore.store.verify_store import Finding, Verification, record_findings, rows_that_are_not_finite, verify_store
 from scstore.untrusted.hdf5 import check_hdf5
 from scstore.untrusted.safetensors import check_layout
 

@@ -25,7 +25,7 @@ import scstore
 from scstore import fsio
 from scstore.errors import ScstoreError
 from scstore.store.layout import record_path
-from scstore.store.verify import Verification, verify_store
+from scstore.store.verify_store import Verification, verify_store
 
 T = TypeVar("T")
 

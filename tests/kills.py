@@ -11,7 +11,7 @@ from warm import Ended, Job, Warm, warm
 
 import scstore
 from scstore import fsio
-from scstore.store.verify import verify_store
+from scstore.store.verify_store import verify_store
 
 SIGKILL = -9
 

@@ -11,7 +11,7 @@ from warm import Ended, Job, Warm
 import scstore
 from scstore import fsio
 from scstore.errors import IncompleteStoreError, NotAStoreError, ScstoreError
-from scstore.store.verify import verify_store
+from scstore.store.verify_store import verify_store
 
 WAYS = ("same command", "parts", "after a kill")
 """Both extract everything; each has half (``--shard 0/2``, ``1/2``); both, where a killed process left its lock."""

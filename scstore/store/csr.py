@@ -17,7 +17,7 @@ from zarr.codecs import ZstdCodec
 from scstore.cells.anndata_files import check_chunks
 from scstore.cells.matrices import compressed_rows
 from scstore.errors import CellsError, DamagedError
-from scstore.store.opening import decoding
+from scstore.store.root_group import decoding
 
 __all__ = ["ARRAY", "SPARSE_CHUNK", "open_csr", "write_csr"]
 
@@ -84,13 +84,7 @@ class _GrowingArray:
 
 
 def open_csr(group: Any, name: str, *, source: Path) -> tuple[tuple[int, int], Callable[[int, int], csr_matrix]]:
-    """Return the shape of a CSR group, ``name`` in ``source``, and a function that reads a run of its rows.
-
-    Raises
-    ------
-    DamagedError
-        If chunks are missing (Zarr would read them as zeros) or its parts contradict each other; so does reading.
-    """
+    """Return the shape of a CSR group, ``name`` in ``source``, and a function that reads a run of its rows."""
     with _damage(source, name):
         parts = {part: group[part] for part in ("indptr", "indices", "data")}
         for array in parts.values():

@@ -106,22 +106,13 @@ class StorePlan:
 
 
 def default_shard_rows(n_obs: int, views: list[tuple[int, str]]) -> int:
-    """Return the rows that make the largest view's chunk about 16 MB, at most 4,096 and ``n_obs``.
-
-    ``views`` holds the width and dtype of each view. A kill never loses more than a shard.
-    """
+    """Return the rows that make the largest view (``views``: width, dtype) about 16 MB; at most 4,096 and ``n_obs``."""
     row_bytes = max(width * np.dtype(dtype).itemsize for width, dtype in views)
     return max(1, min(MAX_SHARD_ROWS, SHARD_BYTES // row_bytes, n_obs))
 
 
 def view_specs(record: Mapping[str, Any]) -> dict[str, ViewSpec]:
-    """Return the views that a run's record describes, by name.
-
-    Raises
-    ------
-    ValueError
-        If one leads out of the store, or has no shape.
-    """
+    """Return the views that a run's record describes, by name; ``ValueError`` if one leads out or has no shape."""
     specs = {
         name: ViewSpec(name, int(view["width"]), str(view["dtype"]), view["space"])
         for name, view in record["views"].items()
@@ -136,13 +127,7 @@ def view_specs(record: Mapping[str, Any]) -> dict[str, ViewSpec]:
 
 
 def check_columns(columns: Iterable[object]) -> None:
-    """Refuse columns of ``obs`` that a store cannot hold, before anything is written.
-
-    Raises
-    ------
-    CellsError
-        If a name is reserved, too long, repeated, or contains a slash or a control character.
-    """
+    """Raise ``CellsError`` for names of ``obs`` columns that a store cannot hold, before anything is written."""
     seen: set[str] = set()
     for name in map(str, columns):
         if (why := _column_problem(name, seen)) is not None:

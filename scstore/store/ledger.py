@@ -40,15 +40,7 @@ REDO = "Run the same `scstore extract` again to redo this shard."
 
 
 def read_run_record(path: Path, group: Any) -> dict[str, Any] | None:
-    """Return the record of the run that made a store; ``None`` where scstore did not make it.
-
-    Raises
-    ------
-    DamagedError
-        If it cannot be read, or does not match its digest.
-    NewerFormatError
-        If a newer scstore wrote it.
-    """
+    """Return the record of the run that made a store; ``None`` where scstore did not make it."""
     where = f"{path}: the run's record (uns/scstore/record)"
     try:
         if "uns" not in group or "scstore" not in group["uns"] or "record" not in group["uns/scstore"]:
@@ -74,15 +66,7 @@ def write_manifest(root: Path, names: Iterable[str]) -> None:
 
 
 def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
-    """Return ``{"bytes": size, "digest": sha256}`` of every file that never changes, by its name in the store.
-
-    Raises
-    ------
-    DamagedError
-        If the manifest is missing, or differs in any byte from what was written.
-    NewerFormatError
-        If a newer scstore wrote it.
-    """
+    """Return ``{"bytes": size, "digest": sha256}`` of every file that never changes, by its name in the store."""
     file = root / MANIFEST
     try:
         body = read_sealed_json(file, limit=MANIFEST_LIMIT, cure=CURE)
@@ -119,13 +103,7 @@ def file_problem(file: Path, expected: Mapping[str, Any], *, hashed: bool = True
 
 
 def check_fixed_files(root: Path, folder: str) -> None:
-    """Compare the files of a folder of the store with the manifest, before they are decoded.
-
-    Raises
-    ------
-    DamagedError
-        If a file is missing or differs, or the manifest is damaged.
-    """
+    """Raise ``DamagedError`` unless the files of a folder of the store match the manifest; before they are decoded."""
     for name, expected in read_manifest(root).items():
         if name.startswith(f"{folder}/") and (problem := file_problem(root / name, expected)) is not None:
             msg = f"{root / name} {problem[1]}. {CURE} `scstore verify {root}` lists all that is wrong."
@@ -144,13 +122,7 @@ def write_record(root: Path, shard: int, *, start: int, stop: int, ids: str, vie
 
 
 def read_record(root: Path, shard: int) -> dict[str, Any] | None:
-    """Return a shard's record, or ``None`` when it is not committed.
-
-    Raises
-    ------
-    DamagedError
-        If the record does not match its own digest.
-    """
+    """Return a shard's record, ``None`` when it is not committed; ``DamagedError`` if it does not match its digest."""
     file = record_path(root, shard)
     try:
         if not file.stat().st_size:  # a file system that lost the bytes in a power cut, not the name

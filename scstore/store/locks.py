@@ -28,13 +28,7 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> Part:
-        """Read ``i/n``.
-
-        Raises
-        ------
-        OptionError
-            If it is not of that form, or there is no such part.
-        """
+        """Read ``i/n``."""
         if (found := re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)) is None:
             msg = f"shard={text!r}: give i/n, such as 0/8 for the first of eight parts."
             raise OptionError(msg)
@@ -56,15 +50,8 @@ def creation_lock(root: Path) -> Path:
 
 @contextmanager
 def part_lock(root: Path, part: Part) -> Iterator[None]:
-    """Hold a part of a store for writing.
-
-    The lock is taken before the others are looked at, so that of two processes that start at once one sees the other.
-
-    Raises
-    ------
-    LockedError
-        If a living process, or one on another host, holds a part that shares shards with this one.
-    """
+    """Hold a part of a store for writing; ``LockedError`` while another process holds one that shares its shards."""
+    # taken before the others are looked at, so that of two processes that start at once one sees the other
     with fsio.lock(_path(root, part)):
         for other, file in _held(root):
             if other != part and part.overlaps(other) and not fsio.reclaim_if_dead(file):

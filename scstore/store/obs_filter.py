@@ -47,11 +47,6 @@ def cells_where(obs: pd.DataFrame, condition: str) -> Mask:
 
     Text is compared as text, exactly; numbers and booleans with columns of numbers and booleans. A cell with a missing
     value fulfils no comparison, ``!=`` and ``not in`` included. A column with blanks in its name stands in backticks.
-
-    Raises
-    ------
-    OptionError
-        If the condition cannot be parsed, names an unknown column, or compares text with numbers.
     """
     return _Condition(obs, condition).mask()
 

@@ -24,7 +24,7 @@ from scstore.spec import Space
 from scstore.store.csr import open_csr
 from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, StorePlan, view_specs
 from scstore.store.ledger import check_fixed_files, committed_shards, read_run_record
-from scstore.store.opening import decoding, open_group
+from scstore.store.root_group import decoding, open_group
 from scstore.store.views import ArrayView, ExpressionView, ShardView, View
 
 __all__ = ["EXPRESSION_SPACE", "Store", "open_store"]

@@ -14,7 +14,7 @@ from scstore.errors import DamagedError, IncompleteStoreError
 from scstore.spec import Space, fingerprint
 from scstore.store.layout import StorePlan, ViewSpec, chunk_path
 from scstore.store.ledger import REDO, file_problem, read_record
-from scstore.store.opening import decoding
+from scstore.store.root_group import decoding
 
 __all__ = ["ArrayView", "ExpressionView", "ShardView", "View"]
 

@@ -156,12 +156,8 @@ def commit_shard(
 ) -> None:
     """Write a shard's rows of every view, ``(n_rows, width)`` by name, then its record; ``ids`` names its cells.
 
-    Raises
-    ------
-    NumericsError
-        If a value is not finite, or does not fit the view's precision; nothing is written then.
-    LockedError
-        If another process has committed the shard meanwhile, with other bytes: the first record wins.
+    ``NumericsError``, before anything is written, for values that are not finite or do not fit the view's precision;
+    ``LockedError`` if another process has committed other bytes meanwhile: the first record wins.
     """
     start, stop = plan.bounds(shard)
     chunks = {view.name: _chunk(_cast(views[view.name], view, ids), plan.shard_rows) for view in plan.views}

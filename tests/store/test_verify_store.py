@@ -15,7 +15,7 @@ from scstore.spec import seal
 from scstore.store.layout import MANIFEST, SCRATCH_EXPRESSION, chunk_path, record_path
 from scstore.store.ledger import write_manifest
 from scstore.store.reader import open_store
-from scstore.store.verify import verify_store
+from scstore.store.verify_store import verify_store
 
 
 @pytest.fixture(scope="module")

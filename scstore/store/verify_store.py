@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -118,14 +118,7 @@ class Verification:
 
     def as_json(self) -> dict[str, Any]:
         """Return the same as JSON values."""
-        lists = {"findings": [vars(finding) for finding in self.findings], "notes": list(self.notes)}
-        return {
-            **{name: getattr(self, name) for name in ("kind", "deep", "ok", "n_files", "n_bytes")},
-            **lists,
-            "path": str(self.path),
-            "removed": list(self.removed),
-            "marked": list(self.marked),
-        }
+        return {**asdict(self), "path": str(self.path), "ok": self.ok}
 
 
 @dataclass

@@ -32,15 +32,7 @@ def decoding(source: Path, name: str) -> Iterator[None]:
 
 
 def open_group(path: Path) -> Any:
-    """Open the root group of a store or an AnnData, Zarr or HDF5, for reading.
-
-    Raises
-    ------
-    NotAStoreError
-        If there is no such group, or it has no cells.
-    DamagedError
-        If the file asks for what is refused (:func:`scstore.untrusted.hdf5.check_hdf5`).
-    """
+    """Open the root group of a store or an AnnData, Zarr or HDF5; ``NotAStoreError`` if there are no cells in it."""
     if not path.exists():
         msg = f"{path}: no such file or folder."
         raise NotAStoreError(msg)

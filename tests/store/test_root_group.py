@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scstore.errors import DamagedError, InputError
-from scstore.store.opening import decoding
+from scstore.store.root_group import decoding
 
 
 @pytest.mark.parametrize(
