@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anndata
 import numpy as np
@@ -28,7 +28,7 @@ from scstore.store.reader import Store
 __all__ = ["DemoResult", "demo"]
 
 LABEL = "bulk_labels"
-HEADS = ("linear", "mlp", "knn")
+HEADS: tuple[Literal["linear", "mlp", "knn"], ...] = ("linear", "mlp", "knn")
 DESCRIPTIONS = {
     "readout_wmean_l1": "readout wmean, layer 1",
     "readout_wmean_l6": "readout wmean, layer 6",
@@ -200,7 +200,7 @@ def _score(stores: Mapping[str, Store], truth: NDArray[Any], folder: Path) -> tu
 def _write(
     folder: Path, stores: Mapping[str, Store], predictions: pd.DataFrame, truth: NDArray[Any]
 ) -> dict[str, Path]:
-    from scstore.annotation.predict import write_predictions
+    from scstore.annotation.predict import predict
     from scstore.report.plots import confusion_figure, embed, umap_figure
     from scstore.search.query import query
 
@@ -213,7 +213,7 @@ def _write(
         "heads": folder / "heads",
     }
     new = stores["new"]
-    write_predictions(predictions, new, files["annotated cells"])
+    predict(new, files["heads"] / "linear", files["annotated cells"], unassigned="none", overwrite=True)
     query(new, stores["ref"], files["nearest reference cells"], columns=[LABEL], overwrite=True)
     layouts = {
         "expression of the panel (control)": embed(new.view("X")[:].toarray()),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import (
@@ -138,6 +138,8 @@ def _parameter(name: str, hint: Any, default: Any) -> Parameter:
         option = next((extra for extra in extras if isinstance(extra, Option)), option)
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kept = tuple(member for member in members if member is not NoneType)
+    if set(kept) == {str, Sequence[str]}:  # one text or several: a list on the command line
+        kept = (Sequence[str],)
     return Parameter(name, kept[0] if len(kept) == 1 else Union[kept], len(kept) < len(members), default, option)  # noqa: UP007
 
 

@@ -21,26 +21,17 @@ __all__ = ["head_features"]
 def head_features(
     store: Store, head: FusedHead, record: Mapping[str, Any], name: str, progress: Reporter
 ) -> dict[str, Rows]:
-    """The views the head needs, each in the feature space it was trained in.
-
-    Parameters
-    ----------
-    store
-        The cells to label.
-    head, record, name
-        The head, its record, and what to call it in messages.
-    progress
-        Told of genes that were not measured.
+    """Return the views that the head ``name`` reads, by name, and warn of genes that were not measured.
 
     Raises
     ------
     FeatureSpaceError
-        If a view is missing or lives in another feature space; the differing fields are listed.
+        If a view is missing or lives in another feature space; the message lists the fields that differ.
     GenesError
         If the head uses expression and none of its genes is there.
     """
     origin = record["trained_on"]["name"]
-    cure = f"Extract these cells with --like the store the head was trained on ({origin})."
+    cure = f"Extract these cells like the store that the head was trained on: like={origin!r}."
     if missing := [view for view in head.views_ if view not in store.views]:
         msg = (
             f"{name} was trained on the view {missing[0]}, which {store.path} does not have. It has: "
@@ -66,7 +57,7 @@ def head_features(
 
 
 def _aligned(store: Store, view: Rows, genes: Mapping[str, list[str]], name: str, progress: Reporter) -> Rows:
-    """The head's genes, in its order; a gene that was not measured is zero."""
+    """Return the expression of the head's genes, in its order; a gene that was not measured is zero."""
     symbols = genes["symbol"]
     try:
         match = match_columns(store.expression_genes, genes, source=str(store.path))

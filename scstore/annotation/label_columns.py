@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,33 +23,27 @@ class LabelColumns:
     Attributes
     ----------
     columns
-        Coarse to fine; the last is the one that is learned.
+        Coarse to fine; the last is learned.
     labels
-        Of each cell in the finest column; ``None`` where any column has none.
+        ``(n_obs,)`` label of each cell in the finest column; ``None`` where any column has none.
     parents
-        For each coarser column the label that each fine label lies in.
+        For each coarser column the label that contains each fine label.
     """
 
     columns: tuple[str, ...]
     labels: list[str | None]
     parents: Mapping[str, Mapping[str, str]]
 
+    @property
+    def finest(self) -> str:
+        """The column that is learned."""
+        return self.columns[-1]
+
 
 def read_label_columns(
     store: Store, label: str | Sequence[str], *, missing: Sequence[str], progress: Reporter
 ) -> LabelColumns:
-    """Read one label column, or several of which each divides the labels of a coarser one.
-
-    Parameters
-    ----------
-    store
-        The cells.
-    label
-        A column of ``obs``, or several in any order: fewer labels are coarser.
-    missing
-        Words that count as a missing label.
-    progress
-        Told of the order, and of cells without a label in some column.
+    """Read one label column, or several in any order of which each divides the labels of a coarser one.
 
     Raises
     ------
@@ -59,7 +54,7 @@ def read_label_columns(
     """
     columns = [label] if isinstance(label, str) else list(label)
     if not columns or len(set(columns)) < len(columns):
-        msg = f"--label {', '.join(columns)}: name at least one column, and each once."
+        msg = f"label={columns}: name at least one column, and each once."
         raise OptionError(msg)
     source = str(store.path)
     found = {column: read_labels(store.obs, column, missing=missing, source=source) for column in columns}
@@ -67,30 +62,24 @@ def read_label_columns(
         report_labels(store.obs, column, labels, source=source, progress=progress)
     if len(columns) == 1:
         return LabelColumns((columns[0],), found[columns[0]], {})
-    order = sorted(columns, key=lambda column: len(set(found[column]) - {None}))
+    n_labels = {column: len(set(labels) - {None}) for column, labels in found.items()}
+    order = sorted(columns, key=lambda column: n_labels[column])
+    progress.note("levels, coarse to fine: " + " > ".join(f"{name} ({n_labels[name]:,} labels)" for name in order))
     rows = list(zip(*(found[column] for column in order), strict=True))
-    whole = [None not in row for row in rows]
-    told = " > ".join(f"{column} ({len(set(found[column]) - {None}):,} labels)" for column in order)
-    progress.note(f"levels, coarse to fine: {told}")
-    if left_out := sum(any(row) for row in rows) - sum(whole):
-        progress.note(f"{left_out:,} cells have no label in one of the columns, and are left out")
-    finest = [row[-1] if complete else None for row, complete in zip(rows, whole, strict=True)]
-    complete_rows = [row for row, complete in zip(rows, whole, strict=True) if complete]
-    if not complete_rows:
+    complete = [row for row in rows if None not in row]
+    if not complete:
         msg = f"{store.path}: no cell has a label in each of {', '.join(columns)}. Fit a head for each of them."
         raise LabelsError(msg)
-    for place in range(len(order) - 1):
-        _check_nested(
-            store, order[place], order[place + 1], Counter((row[place], row[place + 1]) for row in complete_rows)
-        )
-    parents = {
-        column: {str(row[-1]): str(row[place]) for row in complete_rows} for place, column in enumerate(order[:-1])
-    }
-    return LabelColumns(tuple(order), finest, parents)
+    if left_out := sum(any(row) for row in rows) - len(complete):
+        progress.note(f"{left_out:,} cells are left out: they have no label in one of the columns")
+    for place, (coarse, fine) in enumerate(itertools.pairwise(order)):
+        _check_nested(source, coarse, fine, Counter((row[place], row[place + 1]) for row in complete))
+    parents = {column: {str(row[-1]): str(row[place]) for row in complete} for place, column in enumerate(order[:-1])}
+    return LabelColumns(tuple(order), [None if None in row else row[-1] for row in rows], parents)
 
 
-def _check_nested(store: Store, coarse: str, fine: str, counts: Mapping[tuple[Any, Any], int]) -> None:
-    """Refuse a fine label with two parents: no prediction of it could be consistent."""
+def _check_nested(source: str, coarse: str, fine: str, counts: Mapping[tuple[Any, Any], int]) -> None:
+    """Refuse a fine label in two coarse ones, whose predictions could contradict each other."""
     parents: dict[str, dict[str, int]] = {}
     for (above, label), n in sorted(counts.items()):
         parents.setdefault(label, {})[above] = n
@@ -101,7 +90,7 @@ def _check_nested(store: Store, coarse: str, fine: str, counts: Mapping[tuple[An
             for label, found in list(torn.items())[:10]
         )
         msg = (
-            f"{store.path}: {len(torn)} label(s) of {fine!r} lie in several of {coarse!r}:\n  {lines}\nEach must lie "
-            "in one. Correct the columns, or fit a head for each of them."
+            f"{source}: {len(torn)} label(s) of {fine!r} lie in several labels of {coarse!r}:\n  {lines}\n"
+            "Each must lie in one. Correct the columns, or fit a head for each of them."
         )
         raise LabelsError(msg)

@@ -58,7 +58,7 @@ def fit(
         out,
         label=label,
         missing_labels=missing_labels or MISSING_LABELS,
-        head=head,
+        head=head,  # type: ignore[arg-type]  # checked by the function
         views=view,
         prior_adjustment=prior_adjustment,
         keep=keep,
@@ -91,7 +91,7 @@ def _level_lines(record: dict[str, Any]) -> list[str]:
 
 def _held_out_line(held_out: dict[str, Any]) -> str:
     if not held_out["n"]:
-        return "no label has cells enough to hold some out: how good the head is cannot be said"
+        return "No label has enough cells to hold any out; no accuracy is reported."
     return (
         f"on {held_out['n']:,} cells held out in turn: accuracy {held_out['accuracy']:.3f}, macro-F1 "
         f"{held_out['macro_f1']:.3f}, calibration error {held_out['ece']:.3f}"
@@ -145,17 +145,18 @@ def predict(
 
         scstore predict stores/new.zarr --head heads/cell_type -o annotated.h5ad --majority leiden
     """
-    from scstore.annotation.predict import PredictOptions, predict_to_file
-    from scstore.errors import OptionError
+    from scstore.annotation.predict import predict_to_file
 
-    if out is None:
-        msg = "say where the labels go: -o annotated.h5ad (or .csv, .parquet)."
-        raise OptionError(msg)
     counts = predict_to_file(
         store,
         head,
         out,
-        PredictOptions(unassigned, keep, proba, majority, min_share, allow_partial),
+        unassigned=unassigned,  # type: ignore[arg-type]  # checked by the function
+        keep=keep,
+        proba=proba,
+        majority=majority,
+        min_share=min_share,
+        allow_partial=allow_partial,
         overwrite=overwrite,
         progress=state.output.reporter,
     )

@@ -10,8 +10,8 @@ import pytest
 from support import make_cells
 
 import scstore
-from scstore.annotation.predict import PredictionCounts, PredictOptions, predict_to_file
-from scstore.annotation.prediction_files import open_writer
+from scstore.annotation.predict import PredictionCounts, predict_to_file
+from scstore.annotation.prediction_files import open_predictions_file
 from scstore.errors import CellsError, OptionError
 from scstore.heads.fusion import FusedHead
 from scstore.progress import Reporter
@@ -23,25 +23,6 @@ class Warnings(Reporter):
 
     def warn(self, message: str) -> None:
         self.said.append(message)
-
-
-def make_new_cells() -> anndata.AnnData:
-    """41 cells of which two are empty."""
-    new = make_cells(41, seed=1, empty=40)
-    new.X = new.X.multiply((np.arange(41) != 5)[:, None]).tocsr()
-    return new
-
-
-@pytest.fixture(scope="module")
-def folder(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A reference whose labels have awkward names, a head trained on it, new cells of which two are empty."""
-    folder = tmp_path_factory.mktemp("files")
-    cells = make_cells(90)
-    cells.obs["cell_type"] = cells.obs["cell_type"].astype(str).replace({"type 0": "CD4/CD8, naïve"})
-    scstore.extract(cells, folder / "ref.zarr", model=str(llama))
-    scstore.extract(make_new_cells(), folder / "new.zarr", like=folder / "ref.zarr", shard_rows=16)
-    scstore.fit(folder / "ref.zarr", folder / "head", label="cell_type", views=["genept", "X"])
-    return folder
 
 
 @pytest.fixture
@@ -61,12 +42,12 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("suffix", ["h5ad", "csv", "parquet"])
 def test_blocks_join_to_the_whole(suffix: str, folder: Path, tmp_path: Path, small_blocks: list[int]) -> None:
-    whole = scstore.predict(folder / "new.zarr", folder / "head", proba=True)
+    whole = scstore.predict(folder / "new.zarr", folder / "named", proba=True)
     assert small_blocks == [10, 10, 10, 9]
     assert list(whole.index) == [f"cell{i}" for i in range(41)]
     assert list(np.flatnonzero(whole["status"] == "empty")) == [5, 40]
     out = tmp_path / f"out.{suffix}"
-    counts = predict_to_file(folder / "new.zarr", folder / "head", out, PredictOptions(proba=True))
+    counts = predict_to_file(folder / "new.zarr", folder / "named", out, proba=True)
     assert isinstance(counts, PredictionCounts)
     assert counts.n_cells == 41
     assert counts.cells == whole["label"].value_counts().to_dict()
@@ -87,17 +68,20 @@ def test_blocks_join_to_the_whole(suffix: str, folder: Path, tmp_path: Path, sma
 
 
 def test_annotating_annotated_cells_replaces_the_answers(folder: Path, tmp_path: Path) -> None:
-    predict_to_file(folder / "new.zarr", folder / "head", tmp_path / "a.h5ad", PredictOptions(proba=True))
-    every = PredictOptions(proba=True, unassigned="none")
-    predict_to_file(tmp_path / "a.h5ad", folder / "head", tmp_path / "b.h5ad", every)
+    predict_to_file(folder / "new.zarr", folder / "named", tmp_path / "a.h5ad", proba=True)
+    predict_to_file(tmp_path / "a.h5ad", folder / "named", tmp_path / "b.h5ad", proba=True, unassigned="none")
     first, second = (anndata.read_h5ad(tmp_path / f"{name}.h5ad") for name in "ab")
     assert list(first.obs.columns) == list(second.obs.columns)
     assert list(second.obs["scstore_label"]) == list(second.obs["scstore_best_label"])
     np.testing.assert_array_equal(first.obsm["scstore_probability"], second.obsm["scstore_probability"])
+    predict_to_file(tmp_path / "b.h5ad", folder / "named", tmp_path / "c.h5ad")
+    third = anndata.read_h5ad(tmp_path / "c.h5ad")  # the probabilities of an earlier prediction are not its own
+    assert "scstore_probability" not in third.obsm
+    assert "scstore_probability_classes" not in third.uns
 
 
 def test_why_a_label_is_unassigned(folder: Path) -> None:
-    new, head = folder / "new.zarr", folder / "head"
+    new, head = folder / "new.zarr", folder / "named"
     none = scstore.predict(new, head, unassigned="none")
     assert (none["label"] == none["best_label"]).all()
     strict = {
@@ -130,15 +114,15 @@ def test_a_data_set_far_away_is_said(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_head_without_thresholds(folder: Path) -> None:
-    head, _ = scstore.load_head(folder / "head")
+    head, _ = scstore.load_head(folder / "named")
     head.rejection_ = None
     frame = scstore.predict(folder / "new.zarr", head)
     assert set(frame["status"]) == {"ok", "empty"}
     assert frame["novelty"].isna().all()
     for asked in ({"unassigned": "both"}, {"keep": 0.9}):
-        with pytest.raises(OptionError, match="the head has no thresholds"):
+        with pytest.raises(OptionError, match="the head"):
             scstore.predict(folder / "new.zarr", head, **asked)
-    with pytest.raises(OptionError, match="--unassigned often"):
+    with pytest.raises(OptionError, match="unassigned='often'"):
         scstore.predict(folder / "new.zarr", head, unassigned="often")
 
 
@@ -146,9 +130,12 @@ def test_a_head_without_thresholds(folder: Path) -> None:
 def test_a_failure_on_the_way_leaves_nothing(suffix: str, folder: Path, tmp_path: Path) -> None:
     """RELIABILITY 43: crash while writing."""
     store, out = scstore.open(folder / "new.zarr"), tmp_path / f"out.{suffix}"
-    frame = scstore.predict(store, folder / "head")
+    frame = scstore.predict(store, folder / "named")
     out.write_text("old")
-    with pytest.raises(CellsError), open_writer(out, store, labels=["CD4/CD8, naïve", "type 1", "type 2"]) as writer:
+    with (
+        pytest.raises(CellsError),
+        open_predictions_file(out, store, labels=["CD4/CD8, naïve", "type 1", "type 2"]) as writer,
+    ):
         writer.write(frame[:10])
         raise CellsError("row 11")
     assert out.read_text() == "old"
