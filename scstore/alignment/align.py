@@ -90,19 +90,19 @@ def align(cells: Cells, output: Output, options: AlignOptions) -> ProjectorFile:
 
 def _train(cells: Cells, target: Path, begun_in: Path, options: AlignOptions, progress: Reporter) -> ProjectorFile:
     """Train from the beginning, or from the state in ``begun_in``."""
-    settings = options.extraction
-    with open_cells(cells, id_prefix_from=settings.id_prefix_from) as opened:
+    options = options.completed
+    with open_cells(cells, id_prefix_from=options.id_prefix_from) as opened:
         labels = read_labels(opened.obs, options.label, missing=options.missing_labels, source=opened.source)
         report_labels(opened.obs, options.label, labels, source=opened.source, progress=progress)
         begun = load_training(begun_in)
         if begun is not None:  # precision and passes go on as they were, unless the caller gives others
             run = begun[0]["run"]
-            settings = replace(
-                settings,
-                dtype=settings.dtype or run["dtype"],
-                tokens_per_batch=settings.tokens_per_batch or run["tokens_per_batch"],
+            options = replace(
+                options,
+                dtype=options.dtype or run["dtype"],
+                tokens_per_batch=options.tokens_per_batch or run["tokens_per_batch"],
             )
-        plan = plan_sequences(cells, opened, target, settings, progress)
+        plan = plan_sequences(cells, opened, target, options, progress)
         if begun is None:
             plan = replace(plan, run=_run_settings(plan))
         data = read_training_cells(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from scstore.cells.labels import MISSING_LABELS, MissingLabels
-from scstore.extraction.options import ExtractOptions, SequenceOptions
+from scstore.extraction.options import SequenceOptions
 from scstore.options import Option
 
 __all__ = ["RECIPES", "AlignOptions", "Recipe"]
@@ -105,8 +105,7 @@ class AlignOptions(SequenceOptions):
         return replace(RECIPES[self.recipe], **given)
 
     @property
-    def extraction(self) -> ExtractOptions:
-        """The options of an extraction of the same cells and sequences."""
-        shared = {one.name: getattr(self, one.name) for one in fields(SequenceOptions)}
-        chosen = {name: value for name, value in RECIPES[self.recipe].options.items() if shared[name] is None}
-        return ExtractOptions(**{**shared, **chosen})
+    def completed(self) -> AlignOptions:
+        """These options, with the recipe's in place of those that were not given."""
+        chosen = RECIPES[self.recipe].options
+        return replace(self, **{name: chosen[name] for name in chosen if getattr(self, name) is None})

@@ -1,4 +1,4 @@
-"""The label-free panel of ``--panel auto``: fitted on the cells once, kept beside their store, reused for ever."""
+"""The label-free panel of ``panel='auto'``: fitted on the cells once, kept beside their store, reused afterwards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anndata
 
-from scstore.cells.opening import CellFile
+from scstore.cells.cell_file import CellFile
 from scstore.errors import FeatureSpaceError, GenesError, OutputError
 from scstore.extraction.options import SequenceOptions
 from scstore.panels.fit import DEFAULT_N_GENES, panel
@@ -29,18 +29,7 @@ def kept_panel(
     cells: CellFile,
     progress: Reporter,
 ) -> Path:
-    """The panel beside a store that is to be made: as it is there, else fitted on the cells and written.
-
-    Parameters
-    ----------
-    source, cells
-        The input, and the same opened.
-    target
-        The store.
-    options
-        Of the extraction: where the input has its counts.
-    progress
-        Told which it was.
+    """Return the panel beside a store that is to be made; fit it on the cells (``source``, opened) if there is none.
 
     Raises
     ------
@@ -56,8 +45,8 @@ def kept_panel(
         made = (found.record.get("label_free"), found.record.get("n_genes"), inputs)
         if made != (True, DEFAULT_N_GENES, [(Path(cells.source).name, cells.n_cells)]):
             msg = (
-                f"{file}: --panel auto keeps its panel there, and this one was not fitted so on {cells.source}. Move "
-                "or delete it, or use it: --panel FILE."
+                f"{file}: panel='auto' keeps its panel there, and this one was fitted otherwise than on "
+                f"{cells.source}. Move or delete it, or use it: panel={str(file)!r}."
             )
             raise OutputError(msg)
         progress.note(f"panel: {file} ({len(found)} genes chosen without labels, fitted before)")
@@ -76,14 +65,14 @@ def kept_panel(
             progress=progress,
         )
     except GenesError as error:
-        msg = f"--panel auto takes {DEFAULT_N_GENES} genes: {error} Or name a panel file, or all genes: --panel all."
+        msg = f"panel='auto' takes {DEFAULT_N_GENES} genes: {error} Or name a panel file, or all genes: panel='all'."
         raise GenesError(msg) from error
     progress.note(f"panel: {DEFAULT_N_GENES} genes chosen on these cells without labels, kept in {file}")
     return file
 
 
 def panel_of_store(store: Store) -> Path:
-    """The panel that ``--panel auto`` kept when a store was made, to go on with it: it is never fitted again.
+    """Return the panel that ``panel='auto'`` kept when a store was made; it is never fitted again.
 
     Raises
     ------
@@ -94,11 +83,11 @@ def panel_of_store(store: Store) -> Path:
     recorded = (store.record or {}).get("options", {}).get("panel")
     if recorded != file.name:
         msg = (
-            f"{store.path} is a store of another run: its panel is {recorded or 'none'}, not one of --panel auto. Give "
-            "the options it was made with, choose another output, or pass --overwrite."
+            f"{store.path} is a store of another run: its panel is {recorded or 'none'}, not one of panel='auto'. Give "
+            "the options it was made with, choose another output, or pass overwrite=True."
         )
         raise FeatureSpaceError(msg)
     if not file.exists():
-        msg = f"{store.path}: its panel {file} is not there. Put it back beside the store, or pass --overwrite."
+        msg = f"{store.path}: its panel {file} is missing. Put it back beside the store, or pass overwrite=True."
         raise FeatureSpaceError(msg)
     return file

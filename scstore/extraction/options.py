@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import anndata
 
+from scstore.cells.options import AllowFractional, Expression, IdPrefixFrom, Slot, SumDuplicateGenes
 from scstore.errors import FeatureSpaceError, OptionError
 from scstore.extraction.presets import PRESETS
 from scstore.model.projector import PROJECTORS
@@ -117,19 +118,11 @@ class SequenceOptions:
     readout_token: Annotated[
         str | None, Option("A decoder's readout token. By default its end-of-sequence token.", advanced=True)
     ] = None
-    expression: Annotated[
-        Literal["counts", "lognorm"], Option("What the input holds: raw counts or log-normalised expression.")
-    ] = "counts"
-    slot: Annotated[
-        str | None, Option("Where the expression is: X, layers/NAME or raw. By default all are searched.")
-    ] = None
-    allow_fractional: Annotated[bool, Option("Accept corrected counts that are not whole numbers.", advanced=True)] = (
-        False
-    )
-    sum_duplicate_genes: Annotated[bool, Option("Add up the counts of genes of the same name.", advanced=True)] = False
-    id_prefix_from: Annotated[
-        str | None, Option("Column of obs that is put before the cell ids, to make them unique.", advanced=True)
-    ] = None
+    expression: Expression = "counts"
+    slot: Slot = None
+    allow_fractional: AllowFractional = False
+    sum_duplicate_genes: SumDuplicateGenes = False
+    id_prefix_from: IdPrefixFrom = None
     organism: Annotated[
         str | None, Option("human or mouse, the cells' organism. By default guessed from the symbols.", advanced=True)
     ] = None

@@ -31,16 +31,16 @@ def test_default_fits_a_panel_once_and_keeps_it(llama: Path, tmp_path: Path) -> 
     new = scstore.extract(make_cells(10, 250, seed=1), tmp_path / "n.zarr", like=tmp_path / "s.zarr")
     assert new.view("readout").fingerprint == store.view("readout").fingerprint
     kept.unlink()
-    with pytest.raises(FeatureSpaceError, match="Put it back"):
+    with pytest.raises(FeatureSpaceError, match=r"s\.panel\.h5ad"):
         extract(tmp_path / "c.h5ad", tmp_path / "s.zarr", llama, preset="default")
 
 
 def test_a_panel_of_other_cells_is_not_replaced(llama: Path, tmp_path: Path) -> None:
     extract(make_cells(60, 250), tmp_path / "s.zarr", llama, panel="auto")
-    with pytest.raises(OutputError, match="not fitted so"):
+    with pytest.raises(OutputError, match=r"s\.panel\.h5ad"):
         extract(make_cells(50, 250), tmp_path / "s.zarr", llama, panel="auto", overwrite=True)
     extract(make_cells(60, 250), tmp_path / "all.zarr", llama)
-    with pytest.raises(FeatureSpaceError, match="its panel is none"):
+    with pytest.raises(FeatureSpaceError, match=r"all\.zarr"):
         extract(make_cells(60, 250), tmp_path / "all.zarr", llama, panel="auto")
-    with pytest.raises(GenesError, match="--panel all"):
+    with pytest.raises(GenesError):
         extract(make_cells(60), tmp_path / "few.zarr", llama, panel="auto")
