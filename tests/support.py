@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -175,15 +174,3 @@ def _key(cells: anndata.AnnData, model: Path | str, options: dict[str, Any]) -> 
         said.append([name, fsio.digest_tree(value) if is_path else repr(value)])
     digest.update(json.dumps(said).encode())
     return digest.hexdigest()[:24]
-
-
-def run_benchmark(folder: Path, name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """A command of ``benchmarks/`` as a user runs it, in ``folder``; it can import what lies there."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / name), *words],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder)},
-    )

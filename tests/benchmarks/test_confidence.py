@@ -1,26 +1,24 @@
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import make_cells, run_benchmark
+from support import make_cells
 
 import scstore
 
 
-def test_a_quick_run_tells_calibration_and_rejection(llama: Path, tmp_path: Path) -> None:
+def test_a_quick_run_tells_calibration_and_rejection(llama: Path, tmp_path: Path, benchmark: Callable) -> None:
     cells = make_cells(150, 100)
     kinds = cells.obs["cell_type"].cat.codes
     cells.write_h5ad(tmp_path / "cells.h5ad")
     scstore.build_genes(tmp_path / "genes.h5ad", cells=tmp_path / "cells.h5ad", encoder="random:16")
-    words = [".", "--table", "genes.h5ad", "--model", str(llama), "--work", "stores", "--quick"]
+    words = [".", "--table", "genes.h5ad", "--model", llama, "--work", "stores", "--quick"]
     words += ["--pairs", "cells.h5ad:donor:d1", "--sorted", "cells.h5ad", "--sorted-panel", "60"]
-    done = run_benchmark(tmp_path, "confidence.py", *words, "--promised", "type 0", "type 1", "--json", "found.json")
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert done.stdout.splitlines()[-1] == "goals checked: none - goals not checked"
-    found = json.loads((tmp_path / "found.json").read_text())
+    lines, found = benchmark("confidence", *words, "--promised", "type 0", "type 1")
+    assert lines[-1] == "goals checked: none - goals not checked"
     head = found["figures"]["calibration"]["cells.h5ad:donor:d1"]["linear"]
     assert head["n"] == 75
     (run,) = head["runs"]

@@ -1,29 +1,13 @@
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
-from support import ROOT
+from collections.abc import Callable
 
 
-def test_a_quick_run_gives_equal_rows_and_every_figure(tmp_path: Path) -> None:
-    out = tmp_path / "found.json"
-    words = ["--quick", "--models", "llama", "--json", str(out)]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "extract_cpu.py"), *words],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert "speed goals are not" in done.stdout
-    last = done.stdout.splitlines()[-1]
-    assert last.startswith("goals checked: llama: difference from the hand-written loop")
-    assert last.endswith("all held")
-    found = json.loads(out.read_text())
+def test_a_quick_run_gives_equal_rows_and_every_figure(benchmark: Callable) -> None:
+    lines, found = benchmark("extract_cpu", "--quick", "--models", "llama")
+    assert any("speed goals are not" in line for line in lines)
+    assert lines[-1].startswith("goals checked: llama: difference from the hand-written loop")
+    assert lines[-1].endswith("all held")
     assert {"date", "versions", "cpu_cores", "torch_threads"} <= set(found["environment"])
     llama = found["figures"]["llama"]
     assert llama["weights"] == "random"

@@ -1,33 +1,17 @@
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from support import ROOT
 
-SCRIPT = str(ROOT / "benchmarks" / "extract_gpu.py")
+TINY = ["--shape", "tiny", "--device", "cpu"]
 
 
-def run(tmp_path: Path, *words: str) -> tuple[str, dict]:
-    out = tmp_path / "found.json"
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--shape", "tiny", "--device", "cpu", *words, "--json", str(out)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done.stdout, json.loads(out.read_text())
-
-
-def test_the_whole_benchmark_runs_at_a_small_shape_on_the_cpu(tmp_path: Path) -> None:
-    said, found = run(tmp_path, "--quick")
-    assert "not checked on this device" in said
-    assert said.splitlines()[-1].startswith("goals checked: ")
+def test_the_whole_benchmark_runs_at_a_small_shape_on_the_cpu(benchmark: Callable) -> None:
+    lines, found = benchmark("extract_gpu", *TINY, "--quick")
+    assert any("not checked on this device" in line for line in lines)
+    assert lines[-1].startswith("goals checked: ")
     assert found["not_reached"] == []
     figures = found["figures"]
     assert figures["ceiling"]["flop_per_second"] > 0
@@ -45,9 +29,9 @@ def test_the_whole_benchmark_runs_at_a_small_shape_on_the_cpu(tmp_path: Path) ->
     assert all(goal["held"] is None for goal in speed)
 
 
-def test_what_does_not_fit_the_time_is_listed(tmp_path: Path) -> None:
-    said, found = run(tmp_path, "--budget-s", "0")
-    assert "not reached in the time given" in said
+def test_what_does_not_fit_the_time_is_listed(benchmark: Callable) -> None:
+    lines, found = benchmark("extract_gpu", *TINY, "--budget-s", "0")
+    assert any("not reached in the time given" in line for line in lines)
     assert any("by hand" in part or "depth" in part for part in found["not_reached"])
 
 

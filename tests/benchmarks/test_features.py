@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,32 +36,21 @@ def annotate(cells, *, model, majority_voting):
 '''
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "features.py"), ".", *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder)},  # where the stand-in for CellTypist is
-    )
-
-
-def test_a_quick_run_gives_every_table_and_a_second_one_finds_the_stores(llama: Path, tmp_path: Path) -> None:
+def test_a_quick_run_gives_every_table_and_a_second_one_finds_the_stores(
+    llama: Path, tmp_path: Path, benchmark: Callable
+) -> None:
     make_cells(220, 150).write_h5ad(tmp_path / "cells.h5ad")
     scstore.build_genes(tmp_path / "genes.h5ad", cells=tmp_path / "cells.h5ad", encoder="random:16")
     (tmp_path / "celltypist.py").write_text(CELLTYPIST)
-    words = ["--table", "genes.h5ad", "--model", str(llama), "--layers", "1", "3", "--top-genes", "60"]
+    words = [".", "--table", "genes.h5ad", "--model", llama, "--layers", "1", "3", "--top-genes", "60"]
     words += ["--pairs", "cells.h5ad:donor:d1", "--work", "stores", "--quick", "--celltypist", sys.executable]
-    done = run(tmp_path, *words, "--json", "found.json")
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    lines = done.stdout.splitlines()
+    lines, found = benchmark("features", *words)
     assert sum(": extracted " in line for line in lines) == 10
     for regime in ("all labels", "2 cells a label", "disjoint genes"):
         assert any(line.startswith(f"{regime}: macro-F1 and accuracy") for line in lines)
         assert any(line.startswith(f"{regime}: ") and "added" in line for line in lines)
     assert lines[-1].startswith("goals checked: none")
-    found = json.loads((tmp_path / "found.json").read_text())["figures"]
+    found = found["figures"]
     assert found["pairs"] == [{"held_out": "cells.h5ad:donor:d1", "train": 110, "test": 110}]
     found = found["regimes"]
     rows = found["all labels"]["rows"]
@@ -84,10 +71,8 @@ def test_a_quick_run_gives_every_table_and_a_second_one_finds_the_stores(llama: 
     assert default not in few  # its panel saw the labels
     assert set(found["disjoint genes"]["rows"]) >= {"across-genes", "genept_unwhitened", "genept_random"}
 
-    again = run(tmp_path, *words, "--regimes", "genes")
-    assert again.returncode == 0, f"{again.stdout}\n{again.stderr}"
-    assert ": extracted " not in again.stdout
-    assert "all labels" not in again.stdout
+    lines, _ = benchmark("features", *words, "--regimes", "genes")
+    assert not [line for line in lines if ": extracted " in line or "all labels" in line]
 
 
 def test_the_gain_over_pairs_joins_the_intervals_of_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
