@@ -102,7 +102,7 @@ def confusion_figure(
             text.set_text(_two_digits(share) if share >= 0.005 else "")
         axes.tick_params(labelsize=points)
         for label in axes.get_xticklabels():
-            label.set(rotation=90 if many else 45, ha="center" if many else "right", rotation_mode="anchor")
+            label.set(rotation=90 if many else 45, ha="center" if many else "right")
         axes.set(xlabel="predicted", ylabel="true" if axes is panels[0] else "")
         axes.set_title(title, fontsize=10)
     figure.colorbar(display.im_, ax=list(panels), shrink=0.7, label="share of the true class")
