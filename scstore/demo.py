@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,9 @@ def _cells(folder: Path) -> tuple[Path, Path]:
     assert spec is not None  # noqa: S101  # checked by the caller
     assert spec.origin is not None  # noqa: S101
     # the bundled file itself: importing scanpy takes longer than the model's pass over the cells
-    full = anndata.read_h5ad(Path(spec.origin).parent / "datasets" / "10x_pbmc68k_reduced.h5ad")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # anndata's, about the age of the file
+        full = anndata.read_h5ad(Path(spec.origin).parent / "datasets" / "10x_pbmc68k_reduced.h5ad")
     cells = anndata.AnnData(X=full.raw.X, obs=full.obs[[LABEL]].copy(), var=full.raw.var[[]].copy())
     train, test = train_test_split(np.arange(cells.n_obs), test_size=1 / 3, random_state=0, stratify=cells.obs[LABEL])
     paths = folder / "reference.h5ad", folder / "new.h5ad"
