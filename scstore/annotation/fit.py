@@ -199,7 +199,7 @@ def _fit_views(
     record: dict[str, Any] = {
         "views": {name: {"space": dict(v.space), "fingerprint": v.fingerprint} for name, v in matrices.items()},
         "genes": None,
-        "training": {name: member.training_note() for name, member in head.members_.items()},
+        "training": {name: member.head.training_note() for name, member in head.members_.items()},
     }
     for name, note in record["training"].items():
         progress.note(f"{name}: {note}")

@@ -92,7 +92,7 @@ def _predict_view(
     blocks = head.iter_log_probas({view: with_genes(test, head, gene_names)})
     return _ViewPredictions(
         classes=tuple(str(name) for name in head.classes_),
-        shares=head.shares_,
+        shares=head.fusion_.shares,
         codes=head.held_out_codes_,
         held_out=head.held_out_log_probas_[view],
         test=np.concatenate([log_probas[0] for _, log_probas in blocks]),

@@ -9,7 +9,7 @@ groups in the texts' space *and* in the principal components of the new cells' e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,36 +21,26 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from scstore.errors import CellsError, DamagedError, LabelsError, OptionError
-from scstore.heads.base import JSON, take_array
+from scstore.heads.base import JSON, check_choice, take_array
 from scstore.heads.calibration import fit_temperature
 from scstore.heads.labels import encode_labels, stratified_folds, stratified_sample
-from scstore.heads.rejection import KEEP, Thresholds, check_keep, check_rule, max_rejected
+from scstore.heads.rejection import KEEP, RULES, Thresholds, check_keep, max_rejected
 from scstore.heads.rows import Array, Rows, fetch, iter_raw_blocks
 from scstore.heads.scores import held_out_scores
 from scstore.heads.training import log_softmax
 
 __all__ = ["KIND", "AcrossGenesHead", "ConfidenceRejection"]
 
-KIND = "across-genes"
-"""Name of the head among the others."""
-
-SAMPLE = 20_000
-"""Cells that the mixture is fitted to, and that are held out for calibration, at most."""
-
+KIND = "across-genes"  # name of the head among the others
+SAMPLE = 20_000  # cells that the mixture is fitted to, and that are held out for calibration, at most
 PROFILES = ("means", "axes", "strengths")
-
-MIN_CELLS = 50
-"""Fewest new cells that can form groups."""
-
+MIN_CELLS = 50  # fewest new cells that can form groups
+# Shrinkage of the covariance within classes towards a sphere: two sets of genes differ in their strong directions.
 SHRINKAGE = 0.9
-"""Shrinkage of the covariance within classes towards a sphere: two sets of genes differ in their strong directions."""
 MAX_AXES = 256
-TEMPER = 20.0
-"""Divisor of the texts' log-likelihood: its hundreds of dimensions are far from independent."""
-ANCHOR = 50.0
-"""Cells' worth of trust in a class's mean among the training cells, against what the new cells say."""
-SHARE_CELLS = 20.0
-"""Cells' worth of trust in equal shares of the classes."""
+TEMPER = 20.0  # divisor of the texts' log-likelihood: its hundreds of dimensions are far from independent
+ANCHOR = 50.0  # cells' worth of trust in a class's mean among the training cells, against what the new cells say
+SHARE_CELLS = 20.0  # cells' worth of trust in equal shares of the classes
 N_ITERATIONS = 30
 N_COMPONENTS = 20
 VARIABLE_GENES = 500
@@ -74,7 +64,7 @@ class ConfidenceRejection:
         if rule == "distance":
             msg = f"unassigned='distance': a head={KIND!r} measures no distance. Use 'confidence' or 'none'."
             raise OptionError(msg)
-        check_rule(rule)
+        check_choice("unassigned", rule, RULES)
         keep = self.keep if keep is None else check_keep(keep)
         if rule == "none":
             return Thresholds()
@@ -108,8 +98,6 @@ class AcrossGenesHead:
         ``(m,)`` calibrated probabilities of the held-out cells that were labelled correctly, ascending.
     held_out_codes_, held_out_proba_
         ``(2n,)`` classes and ``(2n, n_classes)`` calibrated probabilities of the held-out cells; not saved.
-    rejection_
-        Thresholds; None where no held-out cell was labelled correctly.
 
     References
     ----------
@@ -191,16 +179,12 @@ class AcrossGenesHead:
         """Yield first row and probabilities of blocks of cells; takes and raises what :meth:`predict_proba` does."""
         n = expression.shape[0]
         if n < MIN_CELLS:
-            msg = (
-                f"{n} cells: head={KIND!r} labels cells by the groups they form and needs {MIN_CELLS} or more. Give it "
-                "the whole data set."
-            )
+            msg = f"{n} cells: head={KIND!r} labels groups of cells and needs {MIN_CELLS} or more. Give all cells."
             raise CellsError(msg)
         units = self._units(vectors)
-        mixture, components = self._match(self._profiles, expression, units)
+        log_proba = self._fit_mixture(self._profiles, expression, units)
         for start, block in iter_raw_blocks(expression):
-            log_proba = mixture.log_proba(_means(block, units), components.of(block))
-            yield start, np.exp(log_softmax(log_proba / self.temperature_))
+            yield start, np.exp(log_softmax(log_proba(block) / self.temperature_))
 
     def _units(self, vectors: Array) -> Array:
         if vectors.shape[1] != len(self._centre):
@@ -216,15 +200,15 @@ class AcrossGenesHead:
         )
         return ClassProfiles.fit(blocks, n_classes=len(self.classes_), width=units.shape[1])
 
-    def _match(
-        self, profiles: ClassProfiles, expression: Rows, units: Array
-    ) -> tuple[AcrossGenesMixture, ExpressionComponents]:
+    def _fit_mixture(self, profiles: ClassProfiles, expression: Rows, units: Array) -> Callable[[csr_matrix], Array]:
+        """Fit the mixture to new cells; return the function from their expression to log-probabilities."""
         n = expression.shape[0]
         rng = np.random.default_rng(self.random_state)
         some = np.sort(rng.choice(n, SAMPLE, replace=False)) if n > SAMPLE else np.arange(n)
         sample = csr_matrix(fetch(expression, some))
         components = ExpressionComponents.fit(sample, seed=self.random_state)
-        return fit_mixture(profiles, _means(sample, units), components.of(sample)), components
+        mixture = fit_mixture(profiles, _means(sample, units), components.of(sample))
+        return lambda block: mixture.log_proba(_means(block, units), components.of(block))
 
     def _calibrate(self, expression: Rows, codes: Array, units: Array) -> None:
         """Label half of the cells, on half of the genes, from the other halves; four times, so all cells twice."""
@@ -243,8 +227,7 @@ class AcrossGenesHead:
             for known, new in (sides, sides[::-1]):
                 profiles = self._learn(sample[outside][:, known], truth[outside], units[known])
                 left = sample[inside][:, new]
-                mixture, components = self._match(profiles, left, units[new])
-                found.append(mixture.log_proba(_means(left, units[new]), components.of(left)))
+                found.append(self._fit_mixture(profiles, left, units[new])(left))
                 true.append(truth[inside])
         log_proba, codes = np.concatenate(found), np.concatenate(true)
         self.temperature_ = fit_temperature(log_proba, codes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from typing import Any, ClassVar, Self
 
@@ -16,14 +16,12 @@ from scstore.errors import DamagedError, FeatureSpaceError, LabelsError, OptionE
 from scstore.heads.labels import Labels, encode_labels
 from scstore.heads.rows import Array, Rows, is_lazy, iter_blocks
 from scstore.heads.training import one_blas_thread
+from scstore.options import did_you_mean
 
-__all__ = ["JSON", "RowClassifier", "check_positive", "class_weights", "seeded", "take_array"]
+__all__ = ["JSON", "RowClassifier", "check_choice", "check_positive", "class_weights", "seeded", "take_array"]
 
-JSON = Any
-"""A JSON value."""
-
-PREDICT_BYTES = 1 << 23
-"""Bytes of float32 in a block of a prediction; it is widened to float64."""
+JSON = Any  # A JSON value
+PREDICT_BYTES = 1 << 23  # bytes of float32 in a block of a prediction; it is widened to float64
 
 
 class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is untyped
@@ -182,6 +180,14 @@ def class_weights(class_weight: Any, labels: Labels) -> Array:
     by_class = compute_class_weight(class_weight, classes=labels.classes, y=labels.classes[labels.codes])
     result: Array = np.asarray(by_class, dtype=np.float64)[labels.codes]
     return result
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Refuse a value that is not among the choices."""
+    if value not in choices:
+        suggestion = did_you_mean(str(value), choices, form=f"{name}='{{}}'")
+        msg = f"{name}={value!r}: must be one of {', '.join(choices)}.{suggestion}"
+        raise OptionError(msg)
 
 
 def check_positive(**options: float) -> None:

@@ -14,8 +14,7 @@ from scstore.heads.training import log_softmax
 
 __all__ = ["Fusion", "fit_fusion", "fit_temperature"]
 
-HOTTEST = 50.0
-"""Temperatures are sought from 1/50 to 50."""
+HOTTEST = 50.0  # temperatures are sought from 1/50 to 50
 
 
 def fit_temperature(logits: Array, truth: Array) -> float:

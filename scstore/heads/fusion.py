@@ -10,9 +10,8 @@ import numpy as np
 
 from scstore.errors import CellsError, DamagedError, FeatureSpaceError, GenesError, OptionError
 from scstore.heads import PRIOR_ADJUSTMENT
-from scstore.heads.base import JSON, RowClassifier, check_positive
+from scstore.heads.base import JSON, RowClassifier, check_choice, check_positive
 from scstore.heads.calibration import Fusion, fit_fusion
-from scstore.heads.distances import fit_distances
 from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
 from scstore.heads.labels import encode_labels, stratified_folds, stratified_part
@@ -20,7 +19,7 @@ from scstore.heads.linear import LinearHead
 from scstore.heads.member import EXPRESSION, Member, arrays_under
 from scstore.heads.mlp import MLPHead
 from scstore.heads.preprocessing import ExpressionReducer
-from scstore.heads.rejection import Rejection, fit_rejection
+from scstore.heads.rejection import Rejection, fit_distances, fit_rejection
 from scstore.heads.rows import Array, Rows, RowSubset, as_rows, read
 from scstore.heads.scores import held_out_scores
 from scstore.options import did_you_mean
@@ -29,25 +28,19 @@ __all__ = ["HEADS", "FusedHead"]
 
 HEADS: dict[str, type[RowClassifier]] = {"knn": KNNHead, "linear": LinearHead, "mlp": MLPHead}
 
+# Parameters of the constructor, all of them saved.
 OPTIONS = ("kind", "params", "n_folds", "n_genes", "n_components", "prior_adjustment", "random_state")
-"""Parameters of the constructor, all of them saved."""
-
+# Cells above which one held-out part does in place of folds: it saves fitting each head once per fold.
 MANY_ROWS = 50_000
-"""Cells above which one held-out part does in place of folds: it saves fitting each head once per fold."""
-
 PART_ROWS = 10_000
 
 
 @dataclass(frozen=True)
 class _HeldOut:
-    """Out-of-fold predictions of m cells.
-
-    ``codes`` ``(m,)`` are their true classes, ``log_probas`` ``(m, n_classes)`` each member's before any temperature,
-    ``distances`` ``(m, 2)`` those from the training cells of their true class; ``(m, 0)`` where nobody asks.
-    """
+    """Of m held-out cells true classes ``(m,)``, log-probabilities ``(m, n_classes)`` by view, distances ``(m, 2)``."""
 
     codes: Array
-    log_probas: tuple[Array, ...]
+    log_probas: dict[str, Array]
     distances: Array
 
 
@@ -86,13 +79,9 @@ class FusedHead:
     genes_
         Names of the genes that ``X`` must have at prediction, in order; None without ``X``.
     members_
-        Fitted heads by view.
-    shares_
-        ``(n_classes,) float64``: share of each class among the training cells.
-    temperatures_
-        Temperature of each member.
-    temperature_
-        Temperature of the fused log-probabilities.
+        By view its fitted ``head`` and, for ``X``, the ``reducer`` before it.
+    fusion_
+        Shares of the classes among the training cells, temperature of each member, and of the fused log-probabilities.
     held_out_
         ``n``, ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``nll`` and ``ece`` of the out-of-fold predictions.
     held_out_codes_, held_out_log_probas_, held_out_proba_
@@ -122,8 +111,8 @@ class FusedHead:
     hierarchy_: Hierarchy | None
     widths_: dict[str, int]
     record_: dict[str, JSON]
-    _members: tuple[Member, ...]
-    _fusion: Fusion
+    members_: dict[str, Member]
+    fusion_: Fusion
 
     def __init__(
         self,
@@ -136,9 +125,7 @@ class FusedHead:
         prior_adjustment: float = PRIOR_ADJUSTMENT,
         random_state: int = 0,
     ) -> None:
-        if kind not in HEADS:
-            msg = f"kind={kind!r}: must be one of {', '.join(sorted(HEADS))}.{did_you_mean(str(kind), HEADS)}"
-            raise OptionError(msg)
+        check_choice("kind", kind, HEADS)
         given = dict(params or {})
         known = sorted(set(HEADS[kind]().get_params()) - {"random_state"})
         if unknown := sorted(set(given) - set(known)):
@@ -163,27 +150,7 @@ class FusedHead:
     @property
     def views_(self) -> tuple[str, ...]:
         """Names of the views that a prediction needs, sorted."""
-        return tuple(member.view for member in self._members)
-
-    @property
-    def members_(self) -> dict[str, RowClassifier]:
-        """Fitted heads by view."""
-        return {member.view: member.head for member in self._members}
-
-    @property
-    def shares_(self) -> Array:
-        """Share of each class among the training cells."""
-        return self._fusion.shares
-
-    @property
-    def temperatures_(self) -> dict[str, float]:
-        """Temperature of each member."""
-        return dict(zip(self.views_, self._fusion.temperatures, strict=True))
-
-    @property
-    def temperature_(self) -> float:
-        """Temperature of the fused log-probabilities."""
-        return self._fusion.temperature
+        return tuple(self.members_)
 
     def fit(
         self,
@@ -224,19 +191,17 @@ class FusedHead:
         names = _check_gene_names(rows, gene_names)
 
         held_out = self._hold_out(rows, codes, with_distances=keep is not None)
-        self._members = self._fit_members(rows, codes)
+        self.members_ = self._fit_members(rows, codes)
         shares = np.bincount(codes, minlength=len(self.classes_)) / len(codes)
-        self._fusion = fit_fusion(
-            held_out.log_probas, held_out.codes, shares=shares, prior_adjustment=self.prior_adjustment
-        )
-        self.held_out_codes_ = held_out.codes
-        self.held_out_log_probas_ = dict(zip(self.views_, held_out.log_probas, strict=True))
-        self.held_out_proba_ = self._fusion.proba(held_out.log_probas)
+        log_probas = list(held_out.log_probas.values())
+        self.fusion_ = fit_fusion(log_probas, held_out.codes, shares=shares, prior_adjustment=self.prior_adjustment)
+        self.held_out_codes_, self.held_out_log_probas_ = held_out.codes, held_out.log_probas
+        self.held_out_proba_ = self.fusion_.proba(log_probas)
         self.held_out_ = held_out_scores(held_out.codes, self.held_out_proba_)
         self.rejection_ = None
         if keep is not None:
             self.rejection_ = fit_rejection(
-                self._members,
+                self.members_,
                 rows,
                 codes,
                 proba=self.held_out_proba_,
@@ -256,21 +221,20 @@ class FusedHead:
 
     @property
     def _reducer(self) -> ExpressionReducer | None:
-        return next((member.reducer for member in self._members if member.reducer is not None), None)
+        return self.members_[EXPRESSION].reducer if EXPRESSION in self.members_ else None
 
-    def _fit_members(self, views: Mapping[str, Rows], codes: Array) -> tuple[Member, ...]:
+    def _fit_members(self, views: Mapping[str, Rows], codes: Array) -> dict[str, Member]:
         # As objects: a fixed-width text array would take the longest name's bytes for every cell.
         labels = self.classes_.astype(object)[codes]
-        return tuple(
-            Member.fit(
-                view,
-                rows,
-                labels,
-                head=HEADS[self.kind](**self.params, random_state=self.random_state),
-                reducer=ExpressionReducer(self.n_genes, n_components=self.n_components),
-            )
-            for view, rows in views.items()
-        )
+        members = {}
+        for view, rows in views.items():
+            head, reducer = HEADS[self.kind](**self.params, random_state=self.random_state), None
+            if view == EXPRESSION:
+                reducer = ExpressionReducer(self.n_genes, n_components=self.n_components).fit(rows, labels)
+            member = Member(head, reducer)
+            head.fit(member.rows(rows, selected=False), labels)
+            members[view] = member
+        return members
 
     def _hold_out(self, rows: Mapping[str, Rows], codes: Array, *, with_distances: bool) -> _HeldOut:
         """Fit on the rows outside each fold, everything included, and predict the rows inside."""
@@ -280,26 +244,21 @@ class FusedHead:
             folds = [part] if len(part) else []
         else:
             folds = stratified_folds(codes, n_folds=self.n_folds, rng=rng)
-        log_probas: list[tuple[Array, ...]] = []
-        distances: list[Array] = []
+        index = [np.zeros(0, dtype=np.int64), *folds]
+        log_probas = {name: [np.empty((0, len(self.classes_)))] for name in rows}
+        distances = [np.empty((0, 2))]
         for inside in folds:
             outside = np.setdiff1d(np.arange(len(codes)), inside)
             known, left = ({name: RowSubset(view, part) for name, view in rows.items()} for part in (outside, inside))
             members = self._fit_members(known, codes[outside])
-            log_probas.append(tuple(member.log_proba(left, selected=False) for member in members))
+            for name, member in members.items():
+                log_probas[name].append(member.log_proba(left[name], selected=False))
             if with_distances:
                 rng = np.random.default_rng(self.random_state)
                 fitted = fit_distances(members, known, codes[outside], rng=rng)
                 distances.append(fitted.measure(members, left, codes[inside], selected=False))
-        if not folds:
-            none = np.empty((0, len(self.classes_)))
-            return _HeldOut(np.zeros(0, dtype=np.int64), (none,) * len(rows), np.empty((0, 2)))
-        truth = codes[np.concatenate(folds)]
-        return _HeldOut(
-            truth,
-            tuple(np.concatenate(parts) for parts in zip(*log_probas, strict=True)),
-            np.concatenate(distances) if distances else np.empty((len(truth), 0)),
-        )
+        joined = {name: np.concatenate(parts) for name, parts in log_probas.items()}
+        return _HeldOut(codes[np.concatenate(index)], joined, np.concatenate(distances))
 
     def predict_proba(self, views: Mapping[str, Rows]) -> Array:
         """Return calibrated probabilities ``(n, n_classes) float64``; each row sums to 1.
@@ -316,7 +275,7 @@ class FusedHead:
         CellsError
             If views differ in their rows, or a value is not finite.
         """
-        parts = [self._fusion.proba(log_probas) for _, log_probas in self.iter_log_probas(views)]
+        parts = [self.fusion_.proba(log_probas) for _, log_probas in self.iter_log_probas(views)]
         return np.concatenate([np.empty((0, len(self.classes_))), *parts])
 
     def predict(self, views: Mapping[str, Rows]) -> Array:
@@ -333,21 +292,24 @@ class FusedHead:
         cell with the label it gets; None for a head without ``rejection_``. One block of each view is held at a time.
         """
         for start, block in self._iter_blocks(views, block_rows):
-            proba = self._fusion.proba([member.log_proba(block, selected=True) for member in self._members])
+            proba = self.fusion_.proba(self._log_probas(block))
             novelty = None
             if self.rejection_ is not None:
-                novelty = self.rejection_.novelty_of(self._members, block, self._choose(proba))
+                novelty = self.rejection_.novelty_of(self.members_, block, self._choose(proba))
             yield start, proba, novelty
 
     def iter_log_probas(
         self, views: Mapping[str, Rows], *, block_rows: int = 4096
-    ) -> Iterator[tuple[int, tuple[Array, ...]]]:
+    ) -> Iterator[tuple[int, list[Array]]]:
         """Yield first row, and each member's log-probabilities ``(b, n_classes)`` before any temperature.
 
         Blocks and errors are as for :meth:`iter_predictions`; members in the order of ``members_``.
         """
         for start, block in self._iter_blocks(views, block_rows):
-            yield start, tuple(member.log_proba(block, selected=True) for member in self._members)
+            yield start, self._log_probas(block)
+
+    def _log_probas(self, block: Mapping[str, Array]) -> list[Array]:
+        return [member.log_proba(block[name], selected=True) for name, member in self.members_.items()]
 
     def _iter_blocks(self, views: Mapping[str, Rows], block_rows: int) -> Iterator[tuple[int, dict[str, Array]]]:
         check_positive(block_rows=block_rows)
@@ -376,21 +338,20 @@ class FusedHead:
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
         """Return the fitted head as named arrays and a JSON object; :meth:`from_arrays` takes them back."""
         arrays: dict[str, Array] = {}
-        members = []
-        for place, member in enumerate(self._members):
+        members: list[JSON] = []
+        for place, (view, member) in enumerate(self.members_.items()):
             named, state = member.to_arrays()
             arrays |= {f"{place}.{name}": array for name, array in named.items()}
-            members.append({**state, "temperature": self._fusion.temperatures[place]})
+            members.append({"view": view, "head": state, "temperature": self.fusion_.temperatures[place]})
         state = {
             **{name: getattr(self, name) for name in OPTIONS},
             "params": {name: list(v) if isinstance(v, tuple) else v for name, v in self.params.items()},
             "classes": self.classes_.tolist(),
-            "shares": self.shares_.tolist(),
+            "shares": self.fusion_.shares.tolist(),
             "members": members,
-            "temperature": self.temperature_,
+            "temperature": self.fusion_.temperature,
             "genes": self.genes_,
             "held_out": self.held_out_,
-            "rejection": None,
         }
         if self.rejection_ is not None:
             named, state["rejection"] = self.rejection_.to_arrays()
@@ -406,23 +367,22 @@ class FusedHead:
         try:
             head = cls(**{name: state[name] for name in OPTIONS})
             members = [dict(member) for member in state["members"]]
-            head._members = tuple(
-                Member.from_arrays(arrays_under(arrays, f"{i}."), member, head_class=HEADS[head.kind])
-                for i, member in enumerate(members)
-            )
+            head.members_ = {}
+            for place, member in enumerate(members):
+                view, named = str(member["view"]), arrays_under(arrays, f"{place}.")
+                head.members_[view] = Member.from_arrays(
+                    named, member["head"], kind=HEADS[head.kind], reduced=view == EXPRESSION
+                )
             head.classes_ = np.array([str(label) for label in state["classes"]])
-            head._fusion = Fusion(
-                np.array([float(share) for share in state["shares"]]),
-                head.prior_adjustment,
-                tuple(float(member["temperature"]) for member in members),
-                float(state["temperature"]),
-            )
+            shares = np.array([float(share) for share in state["shares"]])
+            temperatures = tuple(float(member["temperature"]) for member in members)
+            head.fusion_ = Fusion(shares, head.prior_adjustment, temperatures, float(state["temperature"]))
             head.genes_ = None if state["genes"] is None else [str(gene) for gene in state["genes"]]
             head.held_out_ = dict(state["held_out"])
             head.rejection_ = head.hierarchy_ = None
-            if state["rejection"] is not None:
+            if (rejection := state.get("rejection")) is not None:
                 named = arrays_under(arrays, "rejection.")
-                head.rejection_ = Rejection.from_arrays(named, state["rejection"], n_classes=len(head.classes_))
+                head.rejection_ = Rejection.from_arrays(named, rejection, n_classes=len(head.classes_))
             if (levels := state.get("hierarchy")) is not None:
                 named = arrays_under(arrays, "hierarchy.")
                 head.hierarchy_ = Hierarchy.from_arrays(named, levels, classes=head.classes_)
@@ -431,27 +391,24 @@ class FusedHead:
             raise DamagedError(msg) from error
         head._check_whole(arrays)
         head.record_ = {}
-        head.widths_ = {member.view: member.head.n_features_in_ for member in head._members}
+        head.widths_ = {view: member.head.n_features_in_ for view, member in head.members_.items()}
         if head.genes_ is not None:
             head.widths_[EXPRESSION] = len(head.genes_)
         return head
 
     def _check_whole(self, arrays: Mapping[str, Array]) -> None:
         """Refuse a loaded head with parts that contradict each other."""
-        reducer, temperatures = self._reducer, [*self._fusion.temperatures, self.temperature_]
-        contradictions = (
-            not self._members or list(self.views_) != sorted(set(self.views_)),
-            any(member.head.classes_.tolist() != self.classes_.tolist() for member in self._members),
-            not all(0 < temperature < np.inf for temperature in temperatures),
-            len(self.shares_) != len(self.classes_) or not all(0 < share <= 1 for share in self.shares_.tolist()),
-            (None if self.genes_ is None else len(self.genes_))
-            != (None if reducer is None else len(reducer.selected_)),
-            self.to_arrays()[0].keys() != arrays.keys(),
+        fusion, reducer = self.fusion_, self._reducer
+        consistent = (
+            bool(self.members_) and list(self.members_) == sorted(self.members_),
+            all(member.head.classes_.tolist() == self.classes_.tolist() for member in self.members_.values()),
+            all(0 < temperature < np.inf for temperature in (*fusion.temperatures, fusion.temperature)),
+            len(fusion.shares) == len(self.classes_) and all(0 < share <= 1 for share in fusion.shares.tolist()),
+            len(self.genes_ or ()) == (0 if reducer is None else len(reducer.selected_)),
+            len(fusion.temperatures) == len(self.members_) and self.to_arrays()[0].keys() == arrays.keys(),
         )
-        if any(contradictions):
-            msg = (
-                "The head's members, classes, genes or temperatures contradict each other. Restore it or fit it again."
-            )
+        if not all(consistent):
+            msg = "The members, classes, genes or temperatures contradict each other. The head is damaged."
             raise DamagedError(msg)
 
 

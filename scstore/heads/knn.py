@@ -18,7 +18,7 @@ from scstore.heads.approximate import (
     MeasuredRecall,
     build_index,
 )
-from scstore.heads.base import JSON, RowClassifier, check_positive, seeded, take_array
+from scstore.heads.base import JSON, RowClassifier, check_choice, check_positive, seeded, take_array
 from scstore.heads.labels import stratified_sample
 from scstore.heads.preprocessing import column_moments, usable_scale
 from scstore.heads.rows import MEMORY_LIMIT, Array, MappedRows, RowSubset, block_within, iter_blocks, to_dense
@@ -27,12 +27,8 @@ __all__ = ["KNNHead"]
 
 METRICS = ("cosine", "euclidean")
 DTYPES = ("float32", "float16")
-
-PRIOR_VOTES = 0.3
-"""Votes shared out by class frequency, so that no class ever gets a probability of 0."""
-
-GATHER_VALUES = 1 << 22
-"""Neighbour values held at a time while distances are computed in float64."""
+PRIOR_VOTES = 0.3  # votes shared out by class frequency, so that no class ever gets a probability of 0
+GATHER_VALUES = 1 << 22  # neighbour values held at a time while distances are computed in float64
 
 
 class KNNHead(RowClassifier):
@@ -116,12 +112,8 @@ class KNNHead(RowClassifier):
 
         Raises
         ------
-        LabelsError
-            If the labels cannot be learned from (missing, one class, another length).
-        CellsError
-            If a value is not finite.
-        OptionError
-            If a parameter is out of its range.
+        LabelsError, CellsError, OptionError
+            If the labels cannot be learned from, a value is not finite, or a parameter is out of its range.
         """
         self._check_options()
         rows, labels = self._begin(X, y)
@@ -149,7 +141,7 @@ class KNNHead(RowClassifier):
         return self
 
     def training_note(self) -> str:
-        """Say how the head was trained."""
+        """Return one line that says how the head was trained."""
         kept = f"among {len(self.codes_):,} training cells kept"
         if self.approximate_ is None or self.approximate_.measured is None:
             return f"nearest neighbours: exact search {kept}"
@@ -161,10 +153,8 @@ class KNNHead(RowClassifier):
         )
 
     def _check_options(self) -> None:
-        for name, options in (("metric", METRICS), ("dtype", DTYPES)):
-            if (value := getattr(self, name)) not in options:
-                msg = f"{name}={value!r}: must be one of {', '.join(options)}."
-                raise OptionError(msg)
+        check_choice("metric", self.metric, METRICS)
+        check_choice("dtype", self.dtype, DTYPES)
         check_positive(k=self.k, memory_limit=self.memory_limit, exact_below=self.exact_below)
 
     def _prepare(self, block: Array) -> Array:
@@ -192,8 +182,8 @@ class KNNHead(RowClassifier):
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
             # Subtracted, not expanded into dot products: two equal rows are at distance 0 exactly.
-            apart = queries[part, None, :].astype(np.float64) - vectors[places[part]]
-            distances[part] = np.sqrt(np.einsum("bkd,bkd->bk", apart, apart))
+            difference = queries[part, None, :].astype(np.float64) - vectors[places[part]]
+            distances[part] = np.sqrt(np.einsum("bkd,bkd->bk", difference, difference))
         order = np.argsort(distances, axis=1, kind="stable")
         return np.take_along_axis(distances, order, axis=1), np.take_along_axis(places, order, axis=1)
 
@@ -221,7 +211,7 @@ class KNNHead(RowClassifier):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], params: Mapping[str, JSON]) -> Self:
-        """Return the fitted head from what :meth:`to_arrays` gave; :class:`DamagedError` where the two do not fit."""
+        """Return the fitted head; :class:`DamagedError` where the arrays do not fit together."""
         head = cls._restore(params)
         kept, width, n_classes = params.get("n_kept"), head.n_features_in_, len(head.classes_)
         try:

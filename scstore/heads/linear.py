@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 from scipy.optimize import minimize
 
-from scstore.errors import DamagedError, OptionError
-from scstore.heads.base import JSON, RowClassifier, check_positive, class_weights, seeded, take_array
+from scstore.errors import DamagedError
+from scstore.heads.base import JSON, RowClassifier, check_choice, check_positive, class_weights, seeded, take_array
 from scstore.heads.labels import Labels, stratified_part, stratified_sample
 from scstore.heads.preprocessing import fit_scaling
 from scstore.heads.rows import MEMORY_LIMIT, Array, Rows, RowSubset, fits, materialise
@@ -28,24 +28,15 @@ from scstore.heads.training import (
 __all__ = ["LinearHead"]
 
 MAX_ITERATIONS = 500
-CHUNK = 4096
-"""Rows of one product in the exact fit: so many go to a thread, and their logits are small beside the rows."""
-
+CHUNK = 4096  # rows of one product in the exact fit: so many go to a thread, and their logits are small beside the rows
 BATCH_ROWS = 128
 MIN_STEPS = 1000
 LEARNING_RATE = 0.1
-
 SOLVERS = ("auto", "exact", "stream")
-
+# Values that ``C="auto"`` tries, weakest weights first: each fit starts from the one before.
 PATH = (0.1, 1.0, 10.0, 100.0)
-"""Values that ``C="auto"`` tries, weakest weights first: each fit starts from the one before."""
-
-DEFAULT_C = 10.0
-"""C where ``"auto"`` has no cell to hold out."""
-
-PATH_ROWS = 20_000
-"""Cells on which ``C="auto"`` is chosen at most; a fifth of them is held out."""
-
+DEFAULT_C = 10.0  # C where ``"auto"`` has no cell to hold out
+PATH_ROWS = 20_000  # cells on which ``C="auto"`` is chosen at most; a fifth of them is held out
 PATH_HELD_OUT = 0.2
 
 
@@ -139,12 +130,8 @@ class LinearHead(RowClassifier):
 
         Raises
         ------
-        LabelsError
-            If the labels cannot be learned from (missing, one class, another length).
-        CellsError
-            If a value is not finite.
-        OptionError
-            If a parameter is out of its range.
+        LabelsError, CellsError, OptionError
+            If the labels cannot be learned from, a value is not finite, or a parameter is out of its range.
         """
         self._check_options()
         rows, labels = self._begin(X, y)
@@ -175,14 +162,11 @@ class LinearHead(RowClassifier):
 
     def _check_options(self) -> None:
         check_positive(epochs=self.epochs, memory_limit=self.memory_limit)
-        if self.C != "auto":
-            if isinstance(self.C, str):
-                msg = f"C={self.C!r}: must be a positive number or 'auto'."
-                raise OptionError(msg)
+        if isinstance(self.C, str):
+            check_choice("C", self.C, ("auto",))
+        else:
             check_positive(C=self.C)
-        if self.solver not in SOLVERS:
-            msg = f"solver={self.solver!r}: must be one of {', '.join(SOLVERS)}."
-            raise OptionError(msg)
+        check_choice("solver", self.solver, SOLVERS)
 
     def _choose_c(self, rows: Rows, labels: Labels, weights: Array) -> float:
         """Return ``C``, or for ``"auto"`` the best of the path on cells held out from a sample of scaled rows."""

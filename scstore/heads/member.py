@@ -1,4 +1,4 @@
-"""A member of a fused head: the way from one view to log-probabilities."""
+"""A member of a fused head: the way from the rows of one view to log-probabilities."""
 
 from __future__ import annotations
 
@@ -21,58 +21,42 @@ EXPRESSION = "X"
 class Member:
     """A fitted head on one view, and the reducer before it where the view is ``X``."""
 
-    view: str
     head: RowClassifier
     reducer: ExpressionReducer | None = None
 
-    @classmethod
-    def fit(cls, view: str, rows: Rows, y: Array, *, head: RowClassifier, reducer: ExpressionReducer) -> Self:
-        """Fit the head, and for ``X`` the reducer, on rows ``(n, d)`` and labels ``(n,)``."""
-        if view != EXPRESSION:
-            return cls(view, head.fit(rows, y))
-        reducer.fit(rows, y)
-        return cls(view, head.fit(reducer.over(rows, selected=False), y), reducer)
-
-    def rows(self, views: Mapping[str, Rows], *, selected: bool) -> Rows:
-        """Return what the head reads, computed when asked for.
-
-        With ``selected`` the view ``X`` has the reducer's genes alone, in its order, and not all genes of the fit.
-        """
-        rows = views[self.view]
+    def rows(self, rows: Rows, *, selected: bool) -> Rows:
+        """Return what the head reads; with ``selected`` the rows have the reducer's genes alone, in its order."""
         return rows if self.reducer is None else self.reducer.over(rows, selected=selected)
 
-    def log_proba(self, views: Mapping[str, Rows], *, selected: bool) -> Array:
+    def log_proba(self, rows: Rows, *, selected: bool) -> Array:
         """Return log-probabilities ``(n, n_classes) float64`` before any temperature."""
-        return self.head.predict_log_proba(self.rows(views, selected=selected))
+        return self.head.predict_log_proba(self.rows(rows, selected=selected))
 
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
         """Return named arrays and a JSON object; :meth:`from_arrays` takes them back."""
         arrays, state = self.head.to_arrays()
+        reducer = {} if self.reducer is None else self.reducer.to_arrays()
         named = {f"head.{name}": array for name, array in arrays.items()}
-        if self.reducer is not None:
-            named |= {f"reducer.{name}": array for name, array in self.reducer.to_arrays().items()}
-        return named, {"view": self.view, "head": state}
+        return named | {f"reducer.{name}": array for name, array in reducer.items()}, state
 
     @classmethod
     def from_arrays(
-        cls, arrays: Mapping[str, Array], state: Mapping[str, JSON], *, head_class: type[RowClassifier]
+        cls, arrays: Mapping[str, Array], state: Mapping[str, JSON], *, kind: type[RowClassifier], reduced: bool
     ) -> Self:
         """Return the member; :class:`DamagedError` where the arrays do not fit together."""
-        view = str(state["view"])
-        head = head_class.from_arrays(arrays_under(arrays, "head."), state["head"])
-        reducer = ExpressionReducer.from_arrays(arrays_under(arrays, "reducer.")) if view == EXPRESSION else None
+        head = kind.from_arrays(arrays_under(arrays, "head."), state)
+        reducer = ExpressionReducer.from_arrays(arrays_under(arrays, "reducer.")) if reduced else None
         if reducer is not None and len(reducer.components_) != head.n_features_in_:
             msg = f"reducer: {len(reducer.components_)} components for a head of {head.n_features_in_}. It is damaged."
             raise DamagedError(msg)
-        return cls(view, head, reducer)
+        return cls(head, reducer)
 
 
 def concat_views(
-    members: Sequence[Member], views: Mapping[str, Rows], names: Sequence[str], *, selected: bool
+    members: Mapping[str, Member], views: Mapping[str, Rows], names: Sequence[str], *, selected: bool
 ) -> ConcatRows:
     """Return what the members on the named views read, side by side in the order of the names."""
-    rows = {member.view: member.rows(views, selected=selected) for member in members}
-    return ConcatRows([rows[name] for name in names])
+    return ConcatRows([members[name].rows(views[name], selected=selected) for name in names])
 
 
 def arrays_under(arrays: Mapping[str, Array], prefix: str) -> dict[str, Any]:

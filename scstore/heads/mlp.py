@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any, Self
 
@@ -18,29 +17,12 @@ from scstore.heads.training import Adam, cross_entropy, log_softmax, n_batches, 
 
 __all__ = ["MLPHead"]
 
-ROUND_STEPS = 20
-"""Steps of a round, after which the held-out loss is measured, where a pass is shorter than that."""
-
-LONGEST_ROUND = 2000
-"""Steps of a round where a pass is longer: a million cells need not be seen twenty times over."""
-
-HELD_OUT_ROWS = 10_000
-"""Held-out rows at most; more would not rank the rounds more surely."""
-
-BLIND_ROUNDS = 15
-"""Rounds when there are too few cells to hold any out."""
-
+ROUND_STEPS = 20  # steps of a round, after which the held-out loss is measured, where a pass is shorter than that
+LONGEST_ROUND = 2000  # steps of a round where a pass is longer: a million cells need not be seen twenty times over
+HELD_OUT_ROWS = 10_000  # held-out rows at most; more would not rank the rounds more surely
+BLIND_ROUNDS = 15  # rounds when there are too few cells to hold any out
+# Cells up to which the weight decay is as given; for more it falls in proportion, as a fixed penalty in a sum of losses.
 FULL_DECAY = 10_000
-"""Cells up to which the weight decay is as given. More cells need less: it falls in proportion, as the share of a fixed
-penalty in the sum of their losses would."""
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """Weights and biases in turn, and the rounds trained."""
-
-    layers: list[Array]
-    rounds: int
 
 
 class MLPHead(RowClassifier):
@@ -131,12 +113,8 @@ class MLPHead(RowClassifier):
 
         Raises
         ------
-        LabelsError
-            If the labels cannot be learned from (missing, one class, another length).
-        CellsError
-            If a value is not finite.
-        OptionError
-            If a parameter is out of its range.
+        LabelsError, CellsError, OptionError
+            If the labels cannot be learned from, a value is not finite, or a parameter is out of its range.
         """
         self._check_options()
         rows, labels = self._begin(X, y)
@@ -146,11 +124,10 @@ class MLPHead(RowClassifier):
         self.streamed_ = not fits(rows, self.memory_limit)
         with one_blas_thread():
             scaled = scaled if self.streamed_ else materialise(scaled)
-            trained = self._train(scaled, labels, weights / weights.mean())
-            coef, intercept = scaling.fold(*trained.layers[:2])
-        self.coefs_ = [coef, *(layer.astype(np.float64) for layer in trained.layers[2::2])]
-        self.intercepts_ = [intercept, *(layer.astype(np.float64) for layer in trained.layers[3::2])]
-        self.n_iter_ = trained.rounds
+            layers = self._train(scaled, labels, weights / weights.mean())
+            coef, intercept = scaling.fold(*layers[:2])
+        self.coefs_ = [coef, *(layer.astype(np.float64) for layer in layers[2::2])]
+        self.intercepts_ = [intercept, *(layer.astype(np.float64) for layer in layers[3::2])]
         return self
 
     def training_note(self) -> str:
@@ -172,7 +149,8 @@ class MLPHead(RowClassifier):
         names = ("learning_rate", "batch_rows", "epochs", "patience", "memory_limit")
         check_positive(**{name: getattr(self, name) for name in names})
 
-    def _train(self, rows: Rows, labels: Labels, weights: Array) -> _Trained:
+    def _train(self, rows: Rows, labels: Labels, weights: Array) -> list[Array]:
+        """Return weights and biases in turn, those of the best round; set ``n_iter_``."""
         rng, n = seeded(self.random_state), rows.shape[0]
         size = min(HELD_OUT_ROWS, round(n * self.validation_fraction))
         held_out = stratified_part(labels.codes, size=size, rng=rng)
@@ -182,28 +160,20 @@ class MLPHead(RowClassifier):
         per_pass = n_batches(len(index), int(self.batch_rows))
         steps = min(LONGEST_ROUND, per_pass * n_batches(ROUND_STEPS, per_pass))
         batches = self._batches(rows, index, rng)
-
-        def train_round() -> None:
+        best, best_loss, best_round = [layer.copy() for layer in layers], np.inf, 0
+        rounds = int(self.epochs) if len(held_out) else min(BLIND_ROUNDS, int(self.epochs))
+        for self.n_iter_ in range(1, rounds + 1):
             for chosen, block in islice(batches, steps):
-                adam.step(
-                    _gradients(layers, block, labels.codes[chosen], weights[chosen]), learning_rate=self.learning_rate
-                )
-
-        if not len(held_out):
-            rounds = min(BLIND_ROUNDS, int(self.epochs))
-            for _ in range(rounds):
-                train_round()
-            return _Trained(layers, rounds)
-        tested = RowSubset(rows, held_out)
-        best, best_loss, best_round, done = [layer.copy() for layer in layers], np.inf, 0, 0
-        for done in range(1, int(self.epochs) + 1):
-            train_round()
-            loss = self._loss(layers, tested, labels.codes[held_out], weights[held_out])
+                gradients = _gradients(layers, block, labels.codes[chosen], weights[chosen])
+                adam.step(gradients, learning_rate=self.learning_rate)
+            if not len(held_out):
+                continue
+            loss = self._loss(layers, RowSubset(rows, held_out), labels.codes[held_out], weights[held_out])
             if loss < best_loss:
-                best, best_loss, best_round = [layer.copy() for layer in layers], loss, done
-            elif done - best_round >= self.patience:
+                best, best_loss, best_round = [layer.copy() for layer in layers], loss, self.n_iter_
+            elif self.n_iter_ - best_round >= self.patience:
                 break
-        return _Trained(best, done)
+        return best if len(held_out) else layers
 
     def _batches(self, rows: Rows, index: Array, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
         """Yield the batches of one pass after another, without end."""

@@ -1,4 +1,4 @@
-"""When not to answer: thresholds on confidence and on novelty, fitted on held-out cells."""
+"""When not to answer: distances from reference cells, and thresholds on confidence and novelty."""
 
 from __future__ import annotations
 
@@ -7,27 +7,156 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
+from sklearn.utils.extmath import randomized_svd
 
 from scstore.errors import DamagedError, OptionError
-from scstore.heads.base import JSON, take_array
-from scstore.heads.distances import Distances, fit_distances
-from scstore.heads.member import Member, arrays_under
-from scstore.heads.rows import Array, Rows
-from scstore.options import did_you_mean
+from scstore.heads.base import JSON, check_choice, take_array
+from scstore.heads.member import EXPRESSION, Member, arrays_under, concat_views
+from scstore.heads.preprocessing import usable_scale
+from scstore.heads.rows import Array, Rows, iter_blocks, read, widest
+from scstore.heads.training import one_blas_thread
 
-__all__ = ["KEEP", "RULES", "Rejection", "Thresholds", "check_keep", "check_rule", "fit_rejection", "max_rejected"]
+__all__ = [
+    "KEEP",
+    "RULES",
+    "Distances",
+    "Rejection",
+    "Thresholds",
+    "check_keep",
+    "fit_distances",
+    "fit_rejection",
+    "max_rejected",
+]
 
-RULES = ("none", "confidence", "distance", "both")
-"""Reasons that turn a label into ``unassigned``."""
+RULES = ("none", "confidence", "distance", "both")  # reasons that turn a label into ``unassigned``
+KEEP = 0.95  # fraction of correctly labelled held-out cells that keep their label by default
+UNIT = 0.95  # quantile of a class's held-out distances that is a novelty of 1
+SHRINK = 20  # held-out cells of a class at which its own quantile weighs as much as that of all classes
+NEAREST = 5  # neighbours whose mean distance counts
+COMPONENTS = 200  # principal components of joined views in which the discriminant axes are sought, at most
+CELLS_PER_COMPONENT = 4  # reference cells for each of them, at least: fewer do not show the spread inside classes
+RIDGE = 0.1  # share of the mean variance inside classes that is added to that of every direction
+REFERENCE_CELLS = 10_000  # training cells kept, at most: as many of a rare class as of a common one
+SAMPLE_BYTES = 1 << 27  # bytes of float32 that they may take before the components are known
 
-KEEP = 0.95
-"""Fraction of correctly labelled held-out cells that keep their label by default."""
 
-UNIT = 0.95
-"""Quantile of a class's held-out distances that is a novelty of 1."""
+@dataclass(frozen=True, eq=False)
+class Distances:
+    """Reference cells among the training cells, and the space in which distances from them are measured.
 
-SHRINK = 20
-"""Held-out cells of a class at which its own quantile weighs as much as that of all classes."""
+    Where the head reads expression, the space is that of its selected genes' principal components, standardised:
+    chosen to tell classes apart, they are where an unseen class differs most. Otherwise the views are standardised and
+    joined, and the space is that of Fisher's discriminant axes: the directions in which the classes' means differ,
+    after whitening by the spread inside classes. Both were chosen on sorted blood cells, one class left out in turn.
+
+    ``mean`` ``(d,)`` and ``axes`` ``(d, k)`` lead from the joined columns of ``views`` to the space; ``points``
+    ``(m, k) float32`` are the reference cells, class by class, and ``counts`` ``(n_classes,)`` their numbers.
+    """
+
+    views: tuple[str, ...]
+    mean: Array
+    axes: Array
+    points: Array
+    counts: Array
+
+    @property
+    def whitened(self) -> bool:
+        """Whether the spread inside classes is divided out, so that distances of all classes are comparable."""
+        return self.views != (EXPRESSION,)
+
+    def measure(
+        self, members: Mapping[str, Member], views: Mapping[str, Rows], codes: Array, *, selected: bool
+    ) -> Array:
+        """Return two distances ``(n, 2) float64`` of each cell from the class in ``codes`` ``(n,)``.
+
+        They are the mean distance to the 5 nearest reference cells of the class, and the distance to their mean.
+        ``selected`` is as for :meth:`Member.rows`.
+        """
+        rows = concat_views(members, views, self.views, selected=selected)
+        found = np.empty((len(codes), 2))
+        ends = np.cumsum(self.counts)
+        with one_blas_thread():
+            for start, block in iter_blocks(rows):
+                placed, mine = (block - self.mean) @ self.axes, codes[start : start + len(block)]
+                for code in np.unique(mine).tolist():
+                    here = np.flatnonzero(mine == code)
+                    cells = self.points[ends[code] - self.counts[code] : ends[code]].astype(np.float64)
+                    found[start + here] = _distances_from(placed[here], cells)
+        return found
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Return all but the views' names, by name; :meth:`from_arrays` takes them back."""
+        return {name: getattr(self, name) for name in ("mean", "axes", "points", "counts")}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array], *, views: Sequence[str], n_classes: int) -> Self:
+        """Return the distances; :class:`DamagedError` where the arrays do not fit together."""
+        mean = take_array(arrays, "mean", shape=(-1,))
+        axes = take_array(arrays, "axes", shape=(len(mean), -1))
+        points = take_array(arrays, "points", shape=(-1, axes.shape[1]))
+        counts = take_array(arrays, "counts", shape=(n_classes,), kind="i")
+        if counts.min() < 1 or counts.sum() != len(points):
+            msg = f"counts: {len(points)} reference cells do not split into {n_classes} classes. The head is damaged."
+            raise DamagedError(msg)
+        return cls(tuple(views), mean, axes, points, counts)
+
+
+def fit_distances(
+    members: Mapping[str, Member], views: Mapping[str, Rows], codes: Array, *, rng: np.random.Generator
+) -> Distances:
+    """Choose reference cells among the training cells of fitted members, and the space from the reference cells.
+
+    ``views`` have all genes; ``codes`` ``(n,)`` are class numbers, each of 0 … n_classes - 1 at least once. ``rng``
+    draws the cells, and the start of the search for the components.
+    """
+    names = [EXPRESSION] if EXPRESSION in members else sorted(members)
+    rows = concat_views(members, views, names, selected=False)
+    n_classes = int(codes.max()) + 1
+    room = min(REFERENCE_CELLS, SAMPLE_BYTES // (4 * widest(rows)))
+    each = max(NEAREST, room // n_classes)
+    chosen = [np.sort(rng.permutation(np.flatnonzero(codes == code))[:each]) for code in range(n_classes)]
+    index = np.concatenate(chosen)
+    order = np.argsort(index)
+    values = np.empty((len(index), rows.shape[1]))
+    values[order] = read(rows, index[order])
+    mean = values.mean(axis=0)
+    values -= mean
+    scale = usable_scale(mean, np.einsum("ij,ij->j", values, values) / len(values))
+    # Each view weighs the same, whatever its width.
+    widths = np.repeat([part.shape[1] for part in rows.below], [part.shape[1] for part in rows.below])
+    scale *= np.sqrt(widths)
+    counts = np.array([len(part) for part in chosen])
+    axes = np.diag(1 / scale)
+    if names != [EXPRESSION]:
+        axes = axes @ _discriminant(values / scale, counts, seed=int(rng.integers(2**31)))
+    return Distances(tuple(names), mean, axes, (values @ axes).astype(np.float32), counts)
+
+
+def _discriminant(values: Array, counts: Array, *, seed: int) -> Array:
+    """Return Fisher's discriminant axes ``(d, k)`` of centred cells ``(m, d)``, sorted by class."""
+    size = max(2, min(COMPONENTS, values.shape[1], len(values) // CELLS_PER_COMPONENT))
+    with one_blas_thread():  # small products: threads would wait for each other
+        *_, components = randomized_svd(values, min(size, *values.shape), random_state=seed)
+    reduced = values @ components.T
+    starts = np.cumsum(counts) - counts
+    centres = np.add.reduceat(reduced, starts) / counts[:, None]
+    inside = reduced - np.repeat(centres, counts, axis=0)
+    spread, turn = np.linalg.eigh(inside.T @ inside / len(inside))
+    ridge = max(RIDGE * float(spread.mean()), float(np.finfo(np.float32).tiny))
+    whiten = turn / np.sqrt(np.maximum(spread, 0) + ridge)
+    between = centres @ whiten
+    *_, directions = np.linalg.svd(between - between.mean(axis=0), full_matrices=False)
+    axes: Array = components.T @ whiten @ directions[: max(1, len(counts) - 1)].T
+    return axes
+
+
+def _distances_from(placed: Array, cells: Array) -> Array:
+    """Return the mean distance to the nearest of some cells and the distance to their mean, ``(n, 2)``."""
+    squares = np.einsum("ij,ij->i", placed, placed)[:, None] + np.einsum("ij,ij->i", cells, cells)
+    distances = np.sqrt(np.maximum(squares - 2 * placed @ cells.T, 0))
+    k = min(NEAREST, len(cells))
+    nearest = np.partition(distances, k - 1, axis=1)[:, :k].mean(axis=1)
+    return np.column_stack([nearest, np.linalg.norm(placed - cells.mean(axis=0), axis=1)])
 
 
 @dataclass(frozen=True)
@@ -66,7 +195,7 @@ class Rejection:
     keep: float
 
     def novelty_of(
-        self, members: Sequence[Member], views: Mapping[str, Rows], codes: Array, *, selected: bool = True
+        self, members: Mapping[str, Member], views: Mapping[str, Rows], codes: Array, *, selected: bool = True
     ) -> Array:
         """Return the novelty ``(n,) float64`` of cells that got the labels ``codes``; views as for ``measure``."""
         measured = self.distances.measure(members, views, codes, selected=selected)
@@ -83,7 +212,7 @@ class Rejection:
         OptionError
             If the rule is unknown or the fraction out of range.
         """
-        check_rule(rule)
+        check_choice("unassigned", rule, RULES)
         keep = self.keep if keep is None else check_keep(keep)
         allowed = max_rejected(len(self.confidence), keep)
         confidence, novelty = np.sort(self.confidence), np.sort(self.novelty)[::-1]
@@ -124,14 +253,6 @@ class Rejection:
         return cls(distances, units, confidence, novelty, keep)
 
 
-def check_rule(rule: str) -> None:
-    """Refuse an unknown rule."""
-    if rule not in RULES:
-        suggestion = did_you_mean(str(rule), RULES, form="unassigned='{}'")
-        msg = f"unassigned={rule!r}: must be one of {', '.join(RULES)}.{suggestion}"
-        raise OptionError(msg)
-
-
 def check_keep(keep: float) -> float:
     """Return the fraction to keep as a float; refuse one that is not more than 0 and at most 1."""
     if not 0 < keep <= 1:
@@ -146,7 +267,7 @@ def max_rejected(n: int, keep: float) -> int:
 
 
 def fit_rejection(
-    members: Sequence[Member],
+    members: Mapping[str, Member],
     views: Mapping[str, Rows],
     codes: Array,
     *,
@@ -158,7 +279,7 @@ def fit_rejection(
 ) -> Rejection | None:
     """Fit thresholds on held-out cells; None where none of them was labelled correctly.
 
-    ``members``, ``views``, ``codes`` and ``rng`` are as for :func:`~scstore.heads.distances.fit_distances`. Of the
+    ``members``, ``views``, ``codes`` and ``rng`` are as for :func:`fit_distances`. Of the
     held-out cells, ``proba`` ``(m, n_classes)`` are calibrated, ``truth`` ``(m,)`` are the true classes, and
     ``measured`` ``(m, 2)`` the distances from the training cells of these by members that had not seen them.
     """

@@ -39,11 +39,8 @@ __all__ = [
 
 Array = NDArray[Any]
 
-MEMORY_LIMIT = 1 << 30
-"""Default bytes of float32 that a head may hold of its training rows."""
-
-BLOCK_BYTES = 1 << 25
-"""Bytes of float32 in one block of a pass over the rows."""
+MEMORY_LIMIT = 1 << 30  # default bytes of float32 that a head may hold of its training rows
+BLOCK_BYTES = 1 << 25  # bytes of float32 in one block of a pass over the rows
 
 
 class Rows(Protocol):
@@ -64,7 +61,7 @@ class Rows(Protocol):
 
 
 def is_lazy(X: object) -> bool:
-    """Whether ``X`` is to be read in pieces: it has rows, and is no array, sparse matrix or data frame."""
+    """Whether ``X`` is to be read in pieces: it has rows, and is not an array, sparse matrix or data frame."""
     if isinstance(X, np.ndarray) or sparse.issparse(X) or hasattr(X, "iloc") or hasattr(X, "__dataframe__"):
         return False
     return hasattr(X, "__getitem__") and len(getattr(X, "shape", ())) == 2
@@ -174,17 +171,13 @@ class RowSubset:
 
     def __init__(self, rows: Rows, index: Array) -> None:
         index = np.asarray(index)
-        whole = index.dtype.kind in "iu" or not index.size
-        if not whole or index.ndim != 1 or (index.size and (index.min() < 0 or index.max() >= rows.shape[0])):
-            msg = f"index: must be one-dimensional, of whole row numbers in 0 … {rows.shape[0] - 1}."
+        whole = index.ndim == 1 and (index.dtype.kind in "iu" or not index.size)
+        if not whole or (index.size and (index.min() < 0 or index.max() >= rows.shape[0])):
+            msg = f"index: must be one-dimensional, with whole row numbers from 0 to {rows.shape[0] - 1}."
             raise OptionError(msg)
         self.below = (rows,)
         self.index = index.astype(np.int64)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(m, d)``."""
-        return len(self.index), self.below[0].shape[1]
+        self.shape = len(self.index), rows.shape[1]
 
     def __getitem__(self, key: slice | Array) -> Any:
         return fetch(self.below[0], self.index[key])
@@ -199,12 +192,7 @@ class MappedRows:
     def __init__(self, rows: Rows, function: Callable[[Any], Array], *, width: int) -> None:
         self.below = (rows,)
         self.function = function
-        self.width = width
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(n, width)``."""
-        return self.below[0].shape[0], self.width
+        self.shape = rows.shape[0], width
 
     def __getitem__(self, key: slice | Array) -> Array:
         return self.function(fetch(self.below[0], key))
@@ -219,11 +207,7 @@ class ConcatRows:
             msg = f"parts: views to join must have the same number of rows; these have {lengths}."
             raise OptionError(msg)
         self.below = tuple(parts)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(n, sum of the widths)``."""
-        return self.below[0].shape[0], sum(part.shape[1] for part in self.below)
+        self.shape = lengths[0], sum(part.shape[1] for part in parts)
 
     def __getitem__(self, key: slice | Array) -> Array:
         return np.concatenate([to_dense(fetch(part, key)) for part in self.below], axis=1)
@@ -238,11 +222,7 @@ class StackedRows:
             msg = f"parts: matrices to stack must have the same number of columns; these have {widths}."
             raise OptionError(msg)
         self.parts = tuple(parts)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(sum of the lengths, d)``."""
-        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
+        self.shape = sum(part.shape[0] for part in parts), widths[0]
 
     def __getitem__(self, key: slice | Array) -> Any:
         wanted = np.arange(self.shape[0])[key]

@@ -22,11 +22,9 @@ __all__ = [
     "widen",
 ]
 
+# Names of what :func:`prediction_scores` gives, in the order of a table.
 METRICS = ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "auroc", "ece")
-"""Names of what :func:`prediction_scores` gives, in the order of a table."""
-
-BINS = 15
-"""Equally wide bins of confidence."""
+BINS = 15  # equally wide bins of confidence
 
 
 def label_scores(truth: Any, predicted: Any) -> dict[str, float]:

@@ -30,12 +30,8 @@ _LIMITED: ContextVar[bool] = ContextVar("one_blas_thread", default=False)
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-RUN = 64
-"""Rows read in one go: a random order of single rows would turn a pass over a disk into as many seeks."""
-
-WINDOW_BYTES = 1 << 28
-"""Bytes of float32 rows that are shuffled together at most."""
+RUN = 64  # rows read in one go: a random order of single rows would turn a pass over a disk into as many seeks
+WINDOW_BYTES = 1 << 28  # bytes of float32 rows that are shuffled together at most
 
 
 def log_softmax(logits: Array) -> Array:

@@ -94,8 +94,10 @@ def _held_out(head: AnyHead, record: Mapping[str, Any]) -> str:
         how = (
             f"{found['n']:,} cells, each predicted by heads that had not seen it. Expect less for other donors' cells."
         )
-        listed = ", ".join(f"{view} {value:.2f}" for view, value in head.temperatures_.items())
-        temperatures = f"Temperatures, fitted on these cells: {listed}; of all together {head.temperature_:.2f}."
+        listed = ", ".join(
+            f"{view} {value:.2f}" for view, value in zip(head.views_, head.fusion_.temperatures, strict=True)
+        )
+        temperatures = f"Temperatures, fitted on these cells: {listed}; of all together {head.fusion_.temperature:.2f}."
     bins = [
         (f"{part['n']:,}", f"{part['confidence']:.3f}", f"{part['accuracy']:.3f}")
         for part in record.get("reliability", [])

@@ -91,7 +91,7 @@ def test_options_are_checked(path: Path) -> None:
 def test_parameters_reach_the_estimator(path: Path) -> None:
     weak = scstore.fit(path, label="cell_type", views=["genept"], params={"C": 1e-6})
     strong = scstore.fit(path, label="cell_type", views=["genept"], params={"C": 10.0})
-    weights = [np.abs(head.members_["genept"].coef_).max() for head in (weak, strong)]  # type: ignore[attr-defined]
+    weights = [np.abs(head.members_["genept"].head.coef_).max() for head in (weak, strong)]  # type: ignore[attr-defined]
     assert weights[0] < 0.1 * weights[1]
     with pytest.raises(InputError, match="gamma"):
         scstore.fit(path, label="cell_type", views=["genept"], params={"gamma": 1})

@@ -83,8 +83,6 @@ def test_what_is_loaded_predicts_the_same_bits(kind: str, views: dict[str, Any],
         "n_folds",
         "views_",
         "genes_",
-        "temperature_",
-        "temperatures_",
         "held_out_",
         "widths_",
     ):

@@ -76,12 +76,13 @@ def test_late_fusion_is_the_mean_of_calibrated_log_probabilities(views: dict[str
     test = part(views, slice(TRAIN, N), genes=fitted.genes_)
     logs = []
     for name in "ab":
-        scaled = fitted.members_[name].predict_log_proba(test[name]) / fitted.temperatures_[name]
+        scaled = fitted.members_[name].head.predict_log_proba(test[name])
+        scaled = scaled / fitted.fusion_.temperatures[fitted.views_.index(name)]
         logs.append(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
     late = FusedHead().fit(part(views, slice(0, TRAIN), names="ab"), views["y"][:TRAIN])
     labels = np.array(views["y"][:TRAIN], dtype=str)
     shares = np.array([(labels == name).mean() for name in late.classes_])
-    fused = (sum(logs) / 2 - 0.5 * np.log(shares)) / late.temperature_
+    fused = (sum(logs) / 2 - 0.5 * np.log(shares)) / late.fusion_.temperature
     wanted = np.exp(fused) / np.exp(fused).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(late.predict_proba(test), wanted, rtol=1e-6)
 
@@ -93,9 +94,9 @@ def test_heads_on_one_view_each_give_the_fused_head_to_the_last_bit(kind: str, v
     whole = FusedHead(kind, **options).fit(train, y, gene_names=GENES)
     alone = [FusedHead(kind, **options).fit({name: train[name]}, y, gene_names=GENES) for name in whole.views_]
     held_out = [head.held_out_log_probas_[name] for head, name in zip(alone, whole.views_, strict=True)]
-    fusion = fit_fusion(held_out, alone[0].held_out_codes_, shares=alone[0].shares_, prior_adjustment=0.5)
-    assert fusion.temperatures == tuple(whole.temperatures_.values())
-    assert fusion.temperature == whole.temperature_
+    fusion = fit_fusion(held_out, alone[0].held_out_codes_, shares=alone[0].fusion_.shares, prior_adjustment=0.5)
+    assert fusion.temperatures == whole.fusion_.temperatures
+    assert fusion.temperature == whole.fusion_.temperature
     np.testing.assert_array_equal(fusion.proba(held_out), whole.held_out_proba_)
     test["X"] = part(views, slice(TRAIN, N), genes=whole.genes_)["X"]
     said = [next(head.iter_log_probas(test))[1][0] for head in alone]
@@ -105,7 +106,8 @@ def test_heads_on_one_view_each_give_the_fused_head_to_the_last_bit(kind: str, v
 def test_without_adjustment_a_single_view_is_its_tempered_head(views: dict[str, Any]) -> None:
     head = FusedHead(prior_adjustment=0).fit(part(views, slice(0, TRAIN), names="b"), views["y"][:TRAIN])
     assert head.genes_ is None
-    logits = head.members_["b"].predict_log_proba(views["b"]) / (head.temperatures_["b"] * head.temperature_)
+    temperature = head.fusion_.temperatures[0] * head.fusion_.temperature
+    logits = head.members_["b"].head.predict_log_proba(views["b"]) / temperature
     np.testing.assert_allclose(
         head.predict_proba({"b": views["b"]}), np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     )
@@ -120,7 +122,7 @@ def test_taking_shares_back_finds_more_of_a_rare_class() -> None:
     found = []
     for amount in (0.0, 0.5, 1.0):
         head = FusedHead(prior_adjustment=amount).fit({"a": rows}, y)
-        assert head.shares_.tolist() == [0.95, 0.05]
+        assert head.fusion_.shares.tolist() == [0.95, 0.05]
         found.append(((head.predict({"a": new}) == "rare") & (truth == "rare")).sum())
     assert found[0] < found[1] < found[2]
 
@@ -209,7 +211,7 @@ def test_a_class_for_every_cell(views: dict[str, Any]) -> None:
     """RELIABILITY 42: nothing can be held out, so nothing is calibrated, and it says so."""
     head = FusedHead().fit(part(views, [0, 1, 2]), ["x", "y", "z"], gene_names=GENES)
     assert head.held_out_["n"] == 0
-    assert head.temperature_ == 1
+    assert head.fusion_.temperature == 1
     assert head.held_out_proba_.shape == (0, 3)
     assert head.predict(part(views, [0, 1, 2], genes=head.genes_)).tolist() == ["x", "y", "z"]
 

@@ -10,9 +10,8 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 from scstore.errors import DamagedError, OptionError
-from scstore.heads.distances import Distances
 from scstore.heads.fusion import FusedHead
-from scstore.heads.rejection import Rejection, Thresholds
+from scstore.heads.rejection import Distances, Rejection, Thresholds
 
 TRAIN = 900
 

@@ -30,7 +30,7 @@ def test_it_says_all_that_the_head_says(head: FusedHead) -> None:
     assert "| cells | 120 of 3 classes (ids sha256:" in card
     assert f"| accuracy | {head.held_out_['accuracy']:.3f} |" in card
     assert f"| balanced accuracy (mean recall) | {head.held_out_['balanced_accuracy']:.3f} |" in card
-    assert f"temperatures, fitted on these cells: x {head.temperatures_['X']:.2f}" in card.lower()
+    assert f"temperatures, fitted on these cells: x {head.fusion_.temperatures[0]:.2f}" in card.lower()
     assert head.rejection_ is not None
     assert f"confidence below {head.rejection_.thresholds('both').confidence:.3f}, or novelty" in card
     assert head.record_["views"]["X_new"]["fingerprint"] in card
