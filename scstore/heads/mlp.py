@@ -21,7 +21,7 @@ ROUND_STEPS = 20  # steps of a round, after which the held-out loss is measured,
 LONGEST_ROUND = 2000  # steps of a round where a pass is longer: a million cells need not be seen twenty times over
 HELD_OUT_ROWS = 10_000  # held-out rows at most; more would not rank the rounds more surely
 BLIND_ROUNDS = 15  # rounds when there are too few cells to hold any out
-# Cells up to which the weight decay is as given; for more it falls in proportion, as a fixed penalty in a sum of losses.
+# Cells up to which the weight decay is as given; beyond, it falls in proportion, as a fixed penalty in a sum of losses.
 FULL_DECAY = 10_000
 
 
