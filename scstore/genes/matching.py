@@ -1,4 +1,4 @@
-"""Matching the genes of an input with a gene table: by Ensembl id, symbol or synonym, each gene by itself."""
+"""Genes of an input found in a gene table, each by itself: by Ensembl id, symbol or synonym."""
 
 from __future__ import annotations
 
@@ -33,36 +33,23 @@ IDENTIFIER_COLUMNS = (
     "feature_name",
     "_index",
 )
-"""Columns of ``var`` in which names are looked for beside its index, whatever their capitals."""
+"""Columns of ``var`` with names, beside its index; in any capitals."""
 
 SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_symbols", "gene_name", "gene_names", "feature_name")
-"""Of these, the ones that hold symbols."""
+"""Those of them that hold symbols."""
 
 ENSEMBL_ID = re.compile(r"(ENS[A-Z]*\d+)(\.\d+)?")
 
 
 @dataclass(frozen=True, eq=False)
 class GeneMatch:
-    """Which gene of a table each input gene is.
+    """The gene of a table that each input gene is.
 
-    Attributes
-    ----------
-    table_rows
-        (n_input_genes,) int64: the row of the gene table, or -1.
-    how
-        (n_input_genes,) of ``"ensembl"``, ``"symbol"``, ``"synonym"``, or ``""`` where there is no match.
-    n_table
-        Genes of the table.
-    genes
-        (n_genes,) int64: rows of the table that are present, ascending, each once.
-    report
-        Lines to print: how many matched, by what, and what did not.
-    groups
-        ``None``, or, where genes that occur more than once are summed, (n_input_genes,) int64: the column
-        that each column's counts are added to. Give it to :func:`scstore.cells.expression.lognorm_rows`,
-        since sums are taken before the logarithm; only the first column of a group has a match.
-    organism
-        Of a table that holds several organisms, the one whose genes were looked at.
+    ``table_rows`` and ``how`` are (n_input_genes,): the row of the table (``int64``), or -1, and ``"ensembl"``,
+    ``"symbol"``, ``"synonym"`` or ``""``. ``genes`` are the rows of the table that are present, ascending. ``report``
+    has lines to print. If genes that occur more than once are summed, ``groups`` (n_input_genes,) is the column that
+    each column's counts are added to: :func:`scstore.cells.expression.lognorm_rows` takes it, since sums are taken
+    before the logarithm. ``organism`` is the one that was looked at, if the table of ``n_table`` genes has several.
     """
 
     table_rows: NDArray[np.int64]
@@ -74,28 +61,12 @@ class GeneMatch:
     organism: str | None = None
 
     def apply(self, rows: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Take the matched columns, in the order of the gene table.
+        """Return the matched columns as (n, len(genes)) float32, in the order of the table, with sorted indices.
 
-        Parameters
-        ----------
-        rows
-            (n, n_input_genes), from :func:`scstore.cells.expression.lognorm_rows` with
-            ``groups=match.groups``.
-
-        Returns
-        -------
-        (n, len(genes)) float32 with ascending column indices.
-
-        Raises
-        ------
-        GenesError
-            If the rows have another number of genes, or genes were to be summed and are not.
+        ``rows``, (n, n_input_genes), are from ``lognorm_rows(…, groups=match.groups)``.
         """
         if rows.shape[1] != len(self.table_rows):
-            msg = (
-                f"{rows.shape[1]:,} columns were given to a match of {len(self.table_rows):,} genes. Match "
-                "these cells' genes anew."
-            )
+            msg = f"{rows.shape[1]:,} columns do not fit a match of {len(self.table_rows):,} genes. Match them anew."
             raise GenesError(msg)
         columns = np.where(self.table_rows >= 0, np.searchsorted(self.genes, self.table_rows), -1)
         if self.groups is not None and (self.groups[rows.indices] != rows.indices).any():
@@ -111,7 +82,7 @@ class GeneMatch:
         return taken
 
     def align(self, rows: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Take the matched columns as ``(n, n_table) float32``; genes of the table that are not there are zero."""
+        """Return all columns of the table as (n, n_table) float32, those without a match zero."""
         taken = self.apply(rows)
         return sparse.csr_matrix(
             (taken.data, self.genes[taken.indices], taken.indptr), shape=(taken.shape[0], self.n_table)
@@ -120,14 +91,14 @@ class GeneMatch:
 
 @dataclass(frozen=True)
 class _Names:
-    """The names that a table knows: name → row, one mapping per kind of match."""
+    """Rows of a table by name, for each kind of match."""
 
     ensembl: dict[str, int]
     symbol: dict[str, int]
     synonym: dict[str, int]
 
     def find(self, names: Sequence[str]) -> Found:
-        """Find a gene by its names, the best kind of match first, then in their order."""
+        """Find a gene by one of its names: the best kind of match, then the first name."""
         for kind, known in zip(KINDS, (self.ensembl, self.symbol, self.synonym), strict=True):
             for place, name in enumerate(names):
                 row = known.get(_stable_id(name) if kind == "ensembl" else name, -1)
@@ -147,40 +118,27 @@ def match_genes(
 ) -> GeneMatch:
     """Find each input gene in a gene table.
 
-    A gene is found by its Ensembl id (without version), else by its exact symbol, else by a synonym that
-    means one gene only and is no other gene's symbol. Names are looked for in the index of ``var`` and in its
-    usual columns, for every gene by itself, so ids and symbols may be mixed. Capitals count: mouse genes do
-    not match human ones. Of a table that holds several organisms, only the genes of the input's organism are
-    looked at. Where two input genes are one gene of the table, the better kind of match wins, then
-    the first; the other stays unmatched.
+    A gene is found by its Ensembl id (without version), else by its exact symbol, else by a synonym that means one gene
+    only and is no other gene's symbol. Names are taken from the index of ``var`` and its usual columns, for every gene
+    by itself, so ids and symbols may be mixed. Capitals count: mouse genes do not match human ones. If two input genes
+    are one gene of the table, the better kind of match wins, then the first; the other stays unmatched.
 
-    Parameters
-    ----------
-    var
-        (n_input_genes, …) from :meth:`scstore.cells.opening.CellFile.var`.
-    table
-        (n_table, …) a gene table's ``obs``: ``symbol`` and, where known, ``ensembl_id``, ``synonyms``
-        (``"A|B"``) and ``organism``, with ``""`` where there is none.
-    min_match
-        Least part of the genes that must match: of the input's, or of the table's where that is smaller.
-    sum_duplicates
-        Add up input genes of the same name, instead of refusing them; see :attr:`GeneMatch.groups`.
-    source
-        What the input is called in messages.
-    organism
-        Of the input, for a table of several; by default guessed from its names.
+    ``var`` has (n_input_genes) rows; ``table``, the ``obs`` of a gene table, has ``symbol`` and, where known,
+    ``ensembl_id``, ``synonyms`` (``"A|B"``) and ``organism``. At least the fraction ``min_match`` of the input's genes,
+    or of the table's if it is smaller, must match. Input genes of the same name are refused, or added up with
+    ``sum_duplicates``. If the table has several organisms, only the input's (``organism``, by default guessed) counts.
 
     Raises
     ------
     GenesError
-        If names repeat in the input, too few genes match (gives the percentage and the likely reason), or it is
-        not clear which organism's genes of the table are meant.
+        If names repeat, too few genes match (with the likely reason), or the organism is unclear.
     """
     columns = _identifier_columns(var)
     per_gene = list(zip(*columns.values(), strict=True))
     groups = _group_duplicates(per_gene, sum_duplicates=sum_duplicates, source=source)
-    whole, (rows_looked_at, looked_at) = table, _of_one_organism(table, organism, _flat(per_gene), source=source)
-    table = whole.iloc[rows_looked_at]
+    names = [name for own in per_gene for name in own if name]
+    rows_looked_at, looked_at = _of_one_organism(table, organism, names, source=source)
+    whole, table = table, table.iloc[rows_looked_at]
     known = _table_names(table)
     leads = np.ones(len(per_gene), bool) if groups is None else groups == np.arange(len(per_gene))
     found = [known.find(names) if lead else NOT_FOUND for names, lead in zip(per_gene, leads, strict=True)]
@@ -227,7 +185,7 @@ def match_columns(
 def _of_one_organism(
     table: pd.DataFrame, organism: str | None, names: Sequence[str], *, source: str
 ) -> tuple[NDArray[np.int64], str | None]:
-    """The rows of a table that may match, and their organism where the table holds several."""
+    """Return the rows of a table that may match, and their organism if the table holds several."""
     rows = np.arange(len(table))
     if "organism" not in table:
         return rows, None
@@ -238,14 +196,14 @@ def _of_one_organism(
     ours = common_name(organism) if organism else guess_organism(names)
     if ours is None:
         msg = (
-            f"{source}: the gene table holds genes of {' and '.join(held)}, and the gene names here do not tell which "
-            f"they are. Say it with --organism {held[0]}."
+            f"{source}: the gene table has genes of {' and '.join(held)}, and the gene names here do not show which "
+            f"they are. Set organism={held[0]!r}."
         )
         raise GenesError(msg)
     if ours not in held:
         msg = (
-            f"{source}: the gene table holds genes of {' and '.join(held)}, and these are {show(ours)}. Use a table "
-            "of that organism (--genes), or correct --organism."
+            f"{source}: the gene table has genes of {' and '.join(held)}, and these are of {show(ours)}. Use a table "
+            "of that organism (genes=), or correct organism=."
         )
         raise GenesError(msg)
     return rows[(theirs == ours) | (theirs == "")], ours
@@ -254,27 +212,10 @@ def _of_one_organism(
 def gene_names(
     var: pd.DataFrame, *, sum_duplicates: bool = False, source: str = "cells"
 ) -> tuple[pd.DataFrame, NDArray[np.int64] | None]:
-    """The names by which :func:`match_genes` would find each gene of an input.
+    """Return the names by which :func:`match_genes` would find the genes of an input, and ``groups`` of its match.
 
-    Parameters
-    ----------
-    var
-        (n_input_genes, …) from :meth:`scstore.cells.opening.CellFile.var`.
-    sum_duplicates
-        Add up input genes of the same name, instead of refusing them.
-    source
-        What the input is called in messages.
-
-    Returns
-    -------
-    ``(names, groups)``: (n_input_genes,) rows of ``name`` (as in the index), ``symbol`` (the first name that is no
-    Ensembl id; the name where there is none) and ``ensembl_id`` (without version, empty where unknown); and
-    ``groups`` as :attr:`GeneMatch.groups`.
-
-    Raises
-    ------
-    GenesError
-        If names repeat in the input.
+    The names are (n_input_genes,) rows of ``name`` (as in the index), ``symbol`` (the first name that is not an Ensembl
+    id; else the name) and ``ensembl_id`` (without version, empty where unknown).
     """
     columns = _identifier_columns(var)
     per_gene = list(zip(*columns.values(), strict=True))
@@ -298,7 +239,7 @@ def gene_names(
 
 
 def _identifier_columns(var: pd.DataFrame) -> dict[str, list[str]]:
-    """The names of the genes, by where they stand; the index first."""
+    """Return the names of the genes by their source, the index first."""
     columns = {"the var index": _strings(var.index.to_series())}
     by_name = {str(column).casefold(): column for column in reversed(list(var.columns))}
     for name in IDENTIFIER_COLUMNS:
@@ -312,12 +253,8 @@ def _strings(values: pd.Series) -> list[str]:
     return ["" if absent else str(value).strip() for value, absent in zip(values, missing, strict=True)]
 
 
-def _flat(per_gene: Sequence[Sequence[str]]) -> list[str]:
-    return [name for names in per_gene for name in names if name]
-
-
 def _stable_id(name: str) -> str:
-    """An Ensembl id without its version; other names, 'RP11-206L10.2' among them, as they are."""
+    """Return an Ensembl id without its version; other names, such as 'RP11-206L10.2', unchanged."""
     found = ENSEMBL_ID.fullmatch(name)
     return found[1] if found else name
 
@@ -325,7 +262,7 @@ def _stable_id(name: str) -> str:
 def _group_duplicates(
     per_gene: Sequence[Sequence[str]], *, sum_duplicates: bool, source: str
 ) -> NDArray[np.int64] | None:
-    """For each input gene the first one that it is a repetition of; ``None`` when there are no repetitions."""
+    """Return for each input gene the first gene of the same name; ``None`` if no name repeats."""
     first: dict[tuple[str, str], int] = {}
     groups = np.arange(len(per_gene), dtype=np.int64)
     for column, names in enumerate(per_gene):
@@ -339,7 +276,7 @@ def _group_duplicates(
         names = list(dict.fromkeys(per_gene[column][0] for column in repeated.tolist()))
         msg = (
             f"{source}: gene names occur more than once: {show_some(names)} ({len(names):,} in all). "
-            "Make them unique, or add their counts up with --sum-duplicate-genes."
+            "Make them unique, or add up their counts with sum_duplicate_genes=True."
         )
         raise GenesError(msg)
     return groups
@@ -369,7 +306,7 @@ def _table_names(table: pd.DataFrame) -> _Names:
 
 
 def _settle(found: Sequence[Found]) -> list[Found]:
-    """Leave each gene of the table to one input gene: the best kind of match, then the first."""
+    """Leave each gene of the table to one input gene: the best kind of match, then the first gene."""
     best: dict[int, int] = {}
     for column, one in enumerate(found):
         if one.row >= 0:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pandas as pd
 
 from scstore.errors import GenesError
 from scstore.genes.table import COLUMNS, unique_names
-from scstore.genes.texts import DescribedGenes, check_template, fill_template
+from scstore.genes.texts import DescribedGenes, check_template, fill_template, reading
 from scstore.untrusted.text import open_unpacked
 
 __all__ = ["NCBI_TEMPLATE", "TAXA", "describe_by_ncbi", "read_columns", "read_gene_info", "read_summaries"]
@@ -56,12 +55,9 @@ CHUNK_ROWS = 200_000
 def read_gene_info(path: str | os.PathLike[str], *, organism: str) -> pd.DataFrame:
     """Read the genes of one organism (a key of :data:`TAXA`) from a ``gene_info`` file; regions are left out.
 
-    Returns
-    -------
-    DataFrame
-        One row a gene, all strings, empty where unknown: ``gene_id``, ``symbol``, ``synonyms`` and
-        ``other_designations`` (separated by ``|``), ``ensembl_id``, ``name`` (full name of the nomenclature authority,
-        else NCBI's description), ``type``, ``chromosome``, ``map_location``.
+    Columns are strings, empty where unknown: ``gene_id``, ``symbol``, ``synonyms`` and ``other_designations``
+    (separated by ``|``), ``ensembl_id``, ``name`` (full name of the nomenclature authority, else NCBI's description),
+    ``type``, ``chromosome``, ``map_location``.
     """
     taxa = {str(TAXA[organism])}
     frame = read_columns(path, tuple(INFO_COLUMNS), optional=tuple(MORE_COLUMNS), taxa=taxa)
@@ -132,31 +128,24 @@ def read_columns(
 ) -> pd.DataFrame:
     """Read columns of one of NCBI's files as strings; only the rows of these taxa are kept in memory."""
     file = Path(path)
-    try:
-        with (
-            open_unpacked(file) as handle,
-            pd.read_csv(
-                handle,
-                sep="\t",
-                dtype=str,
-                usecols=lambda name: name in columns or name in optional,
-                keep_default_na=False,
-                quoting=3,
-                chunksize=CHUNK_ROWS,
-            ) as chunks,
-        ):
-            kept = []
-            for chunk in chunks:
-                if lacking := [name for name in columns if name not in chunk]:
-                    msg = f"no column {lacking[0]}"
-                    raise ValueError(msg)
-                kept.append(chunk[chunk["#tax_id"].isin(taxa)])
+    with (
+        reading(file, f"NCBI's file with the columns {', '.join(columns)}", "Fetch it again from NCBI's gene/DATA."),
+        open_unpacked(file) as handle,
+        pd.read_csv(
+            handle,
+            sep="\t",
+            dtype=str,
+            usecols=lambda name: name in columns or name in optional,
+            keep_default_na=False,
+            quoting=3,
+            chunksize=CHUNK_ROWS,
+        ) as chunks,
+    ):
+        kept = []
+        for chunk in chunks:
+            if lacking := [name for name in columns if name not in chunk]:
+                msg = f"no column {lacking[0]}"
+                raise ValueError(msg)
+            kept.append(chunk[chunk["#tax_id"].isin(taxa)])
         frame = pd.concat(kept, ignore_index=True)
-    except (OSError, UnicodeDecodeError, ValueError, EOFError, zlib.error) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        msg = (
-            f"{file}: cannot be read as NCBI's file with the columns {', '.join(columns)} ({reason}). "
-            "Fetch it again from NCBI's gene/DATA."
-        )
-        raise GenesError(msg) from error
     return frame.assign(**{name: "" for name in optional if name not in frame})

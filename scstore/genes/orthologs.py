@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ from scstore.escaping import show, show_some
 from scstore.genes.matching import ENSEMBL_ID, GeneMatch, gene_names, match_genes
 from scstore.genes.ncbi import TAXA, read_columns, read_gene_info
 from scstore.genes.species import common_name, guess_organism
-from scstore.genes.texts import DescribedGenes, describe_by_symbol
+from scstore.genes.texts import DescribedGenes, describe_by_symbol, reading
 from scstore.progress import Reporter
 from scstore.spec import canonical_json
 from scstore.untrusted.text import open_unpacked
@@ -93,16 +92,10 @@ def read_orthologs(path: str | os.PathLike[str], *, gene_info: Mapping[str, pd.D
     ``gene_orthologs`` do. Genes with several orthologs are left out.
     """
     file = Path(path)
-    try:
+    with reading(file, "a table of orthologs", f"Known are {KNOWN}."):
         with open_unpacked(file) as handle:
             is_ncbi = handle.read(7) == b"#tax_id"
         found = _from_ncbi(file, gene_info) if is_ncbi else _from_two_columns(file)
-    except (OSError, UnicodeDecodeError, ValueError, EOFError, zlib.error) as error:
-        if isinstance(error, GenesError):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        msg = f"{file}: cannot be read as a table of orthologs ({reason}). Known are {KNOWN}."
-        raise GenesError(msg) from error
     pairs = _one_to_one(found.reindex(columns=list(COLUMNS), fill_value=""))
     if pairs.empty:
         msg = f"{file}: contains no pair of one human and one mouse gene. Known are {KNOWN}."
@@ -173,8 +166,8 @@ def _from_two_columns(file: Path) -> pd.DataFrame:
             encoding="utf-8-sig",
         )
     if rows.shape[1] != 2:
-        msg = f"{file}: has {rows.shape[1]} columns. Known are {KNOWN}."
-        raise GenesError(msg)
+        msg = f"it has {rows.shape[1]} columns"
+        raise ValueError(msg)
     titles = [str(title).casefold() for title in rows.iloc[0]]
     order = list(TAXA)
     if any(organism in title for organism in TAXA for title in titles):
@@ -192,15 +185,8 @@ def _from_two_columns(file: Path) -> pd.DataFrame:
 class RenamedGenes:
     """Those genes of an input that have an ortholog, with its names.
 
-    Attributes
-    ----------
-    var
-        ``(n_renamed,)`` rows: the index is the ortholog's symbol (its Ensembl id where it has no symbol), ``gene_ids``
-        its Ensembl id, empty where unknown.
-    columns
-        ``(n_renamed,) int64``, ascending: their columns in the input.
-    report
-        A line with the number of renamed genes and of those without an ortholog.
+    The index of ``var`` is the ortholog's symbol (its Ensembl id if it has no symbol), ``gene_ids`` its Ensembl id.
+    ``columns`` are their columns in the input, ascending. ``report`` is a line to print.
     """
 
     var: pd.DataFrame
@@ -217,13 +203,7 @@ class RenamedGenes:
 def rename_by_orthologs(
     var: pd.DataFrame, orthologs: Orthologs, *, organism: str, source: str = "cells"
 ) -> RenamedGenes:
-    """Give each gene of an input the names of its ortholog, looked up by Ensembl id, else by symbol.
-
-    Raises
-    ------
-    GenesError
-        If none of the genes has an ortholog.
-    """
+    """Give each gene of an input the names of its ortholog, looked up by Ensembl id, else by symbol."""
     names, _ = gene_names(var, sum_duplicates=True, source=source)
     known = orthologs.names(organism)
     nothing = ("", "")
@@ -278,24 +258,14 @@ def needed_translation(
     """Read orthologs if the cells are of another species than the gene table or, without one, the panel.
 
     ``table`` and ``panel`` are the ``obs`` of these files; ``organism`` is the cells', by default guessed from ``var``.
-
-    Raises
-    ------
-    GenesError
-        If the species of the cells, or of the table and panel, is unclear.
-    OptionError
-        If there is neither a table nor a panel.
     """
     if path is None:
         return None
     if table is None and panel is None:
         msg = f"orthologs={str(path)!r} needs genes= or panel=: the cells' genes are renamed into their species."
         raise OptionError(msg)
-    held = set[str]() if table is None else _organisms(table)
-    target = held.pop() if len(held) == 1 else None
-    if target is None and panel is not None:
-        target = next(iter(_organisms(panel)), None)
-    ours = _organism_of(var, organism, source=source, cure="Set organism='human' or organism='mouse'.")
+    held = [_organisms(genes) for genes in (table, panel) if genes is not None]
+    target = next((found.pop() for found in held if len(found) == 1), None)
     if target not in TAXA:
         found = f"are of {show(target)}" if target else "look like neither"
         msg = (
@@ -303,10 +273,7 @@ def needed_translation(
             "table that names its organism (scstore genes build with organism=)."
         )
         raise GenesError(msg)
-    if ours == target:
-        progress.note(f"orthologs: not needed, the cells are {ours} like the genes they are matched with")
-        return None
-    return Translation(read_orthologs(path), ours)
+    return translate_to_one(path, [var], organism=target, own=organism, sources=[source], progress=progress)[0]
 
 
 def translate_to_one(
@@ -314,34 +281,25 @@ def translate_to_one(
     genes: Sequence[pd.DataFrame],
     *,
     organism: str | None,
+    own: str | None = None,
     sources: Sequence[str],
     progress: Reporter,
 ) -> list[Translation | None]:
-    """Read orthologs so that several inputs (their ``var``) share one species, by default that of the first input.
+    """Read orthologs so that inputs (their ``var``) share one species; ``None`` for those that are of it already.
 
-    Returns
-    -------
-    One entry for each input; ``None`` if it is of that species already.
-
-    Raises
-    ------
-    OptionError
-        If the wanted species is neither human nor mouse.
-    GenesError
-        If the species of an input is unclear.
+    ``organism`` is that species, by default the first input's; ``own`` is the inputs', by default guessed.
     """
     target = common_name(organism) if organism else None
     if target is not None and target not in TAXA:
         msg = f"organism={organism!r}: orthologs= translates into human or mouse genes. Give one of these."
         raise OptionError(msg)
-    cure = "Name its genes by their symbols or Ensembl ids."
-    own = [_organism_of(var, None, source=source, cure=cure) for var, source in zip(genes, sources, strict=True)]
-    target = target or own[0]
-    if set(own) == {target}:
-        progress.note(f"orthologs: not needed, all cells are {target}")
-        return [None] * len(own)
+    found = [_organism_of(var, own, source=source) for var, source in zip(genes, sources, strict=True)]
+    target = target or found[0]
+    if set(found) == {target}:
+        progress.note(f"orthologs: not needed, the cells are {target} like the genes they are matched with")
+        return [None] * len(found)
     orthologs = read_orthologs(path)
-    return [None if one == target else Translation(orthologs, one) for one in own]
+    return [None if one == target else Translation(orthologs, one) for one in found]
 
 
 def match_cells(
@@ -390,12 +348,13 @@ def describe_cells(
     return describe_by_symbol(names, organism=organism or guess_organism(names) or "")
 
 
-def _organism_of(var: pd.DataFrame, organism: str | None, *, source: str, cure: str) -> str:
+def _organism_of(var: pd.DataFrame, organism: str | None, *, source: str) -> str:
     """Return human or mouse, as given or guessed from the genes' names."""
     names = gene_names(var, sum_duplicates=True)[0].to_numpy().ravel()
     found = common_name(organism) if organism else guess_organism(names)
     if found not in TAXA:
         like = f"are of {show(found)}" if found else "look like neither"
+        cure = "Name its genes by symbols or Ensembl ids, or set organism= where the command has it."
         msg = f"{source}: orthologs= translates human and mouse genes, and these {like}. {cure}"
         raise GenesError(msg)
     return str(found)

@@ -1,4 +1,4 @@
-"""Whose genes these are, told from how they are named."""
+"""The organism of genes, guessed from their names."""
 
 from __future__ import annotations
 
@@ -17,17 +17,9 @@ ENSEMBL = re.compile(r"ENS([A-Z]*)G\d+")
 
 
 def guess_organism(names: Iterable[str]) -> str | None:
-    """Guess the organism from gene names: Ensembl ids, else the capitals of symbols (CD3D, Cd3d).
+    """Return ``"human"`` or ``"mouse"`` if more than half of the telling names say so, else ``None``.
 
-    Parameters
-    ----------
-    names
-        Ensembl gene ids, symbols, or both.
-
-    Returns
-    -------
-    ``"human"`` or ``"mouse"`` if more than half of the names that tell anything say so, else ``None``.
-    Species that share their style (rat with mouse) are told apart by Ensembl ids alone.
+    Ensembl ids decide, else the capitals of symbols (CD3D, Cd3d); so rat is told from mouse by Ensembl ids only.
 
     Examples
     --------
@@ -42,13 +34,7 @@ def guess_organism(names: Iterable[str]) -> str | None:
 
 
 def common_name(organism: str) -> str:
-    """``"human"`` or ``"mouse"`` for the ways these two are written, any other organism in small letters.
-
-    Examples
-    --------
-    >>> common_name("Mus musculus")
-    'mouse'
-    """
+    """Return ``"human"`` or ``"mouse"`` for the usual ways to write these two, other organisms in small letters."""
     name = organism.strip().casefold().replace("_", " ")
     return COMMON.get(name, name)
 

@@ -100,17 +100,7 @@ def save_gene_table(table: GeneTable, path: str | os.PathLike[str], *, overwrite
 
 
 def load_gene_table(path: str | os.PathLike[str]) -> GeneTable:
-    """Read a gene table and compare it with its digest.
-
-    Raises
-    ------
-    GenesError
-        If the file is missing or is not a gene table.
-    NewerFormatError
-        If a newer scstore wrote it.
-    DamagedError
-        If its content does not match its digest.
-    """
+    """Read a gene table and compare it with its digest (GenesError, NewerFormatError, DamagedError)."""
 
     def build(adata: anndata.AnnData, header: Mapping[str, Any]) -> GeneTable:
         obs = adata.obs[list(COLUMNS)].astype(str)
@@ -145,11 +135,7 @@ def coverage(obs: pd.DataFrame) -> str:
 def expression_genes(store: Store, *, purpose: str) -> tuple[GeneTable, NDArray[np.int64]]:
     """Return the gene table that a store was extracted with, and the row in it of each column of ``X``.
 
-    Raises
-    ------
-    FeatureSpaceError
-        If the store has no record or expression, or its gene table is gone or another one. The message begins with
-        ``purpose``.
+    FeatureSpaceError says, after ``purpose``, why that is not possible.
     """
     record = store.record
     if record is None or "X" not in store.views:

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import string
+import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +20,16 @@ from scstore.genes.table import COLUMNS, unique_names
 from scstore.options import did_you_mean
 from scstore.untrusted.text import open_unpacked
 
-__all__ = ["DescribedGenes", "check_template", "describe_by_symbol", "fill_template", "read_descriptions"]
+__all__ = ["DescribedGenes", "check_template", "describe_by_symbol", "fill_template", "read_descriptions", "reading"]
 
 SYMBOL_TEMPLATE = "{symbol}"
 TEXT_TEMPLATE = "{text}"
+
+READ_ERRORS = (
+    OSError, ValueError, EOFError, LookupError, TypeError, AttributeError, RecursionError, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
+"""Errors of the parsers on damaged files."""
 
 OPTIONAL = re.compile(r"\[([^\[\]]*\{[^\[\]]*)\]")
 """A part in square brackets with a field in it: left out if one of its fields is empty."""
@@ -68,8 +76,21 @@ def read_descriptions(
     return _described(frame, template, organism)
 
 
-def _read_frame(file: Path) -> pd.DataFrame:
+@contextmanager
+def reading(file: Path, what: str, cure: str) -> Iterator[None]:
+    """Raise GenesError, naming the file, for whatever goes wrong while it is read."""
     try:
+        yield
+    except GenesError:
+        raise
+    except READ_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        msg = f"{file}: cannot be read as {what} ({reason}). {cure}"
+        raise GenesError(msg) from error
+
+
+def _read_frame(file: Path) -> pd.DataFrame:
+    with reading(file, "gene texts", "Give a TSV with a header, or JSON."):
         if file.suffix == ".json":
             content: Any = json.loads(file.read_text(encoding="utf-8"))
             if isinstance(content, Mapping):
@@ -81,10 +102,6 @@ def _read_frame(file: Path) -> pd.DataFrame:
         else:
             with open_unpacked(file) as handle:
                 frame = pd.read_csv(handle, sep="\t", dtype=str, keep_default_na=False, quoting=3)
-    except (OSError, UnicodeDecodeError, ValueError, EOFError, RecursionError, zlib.error) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        msg = f"{file}: cannot be read as gene texts ({reason}). Give a TSV with a header, or JSON."
-        raise GenesError(msg) from error
     if frame.empty:
         msg = f"{file}: contains no genes."
         raise GenesError(msg)

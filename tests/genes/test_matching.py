@@ -11,7 +11,7 @@ from scipy import sparse
 from scstore.cells.expression import find_expression, lognorm_rows
 from scstore.cells.opening import open_cells
 from scstore.errors import GenesError
-from scstore.genes.matching import gene_names, match_genes
+from scstore.genes.matching import gene_names, match_columns, match_genes
 
 
 @pytest.fixture
@@ -144,11 +144,11 @@ def test_whose_genes_of_a_table_of_two_organisms(table):
     mouse = table.assign(organism="mouse", ensembl_id="", synonyms="")
     both = pd.concat([table, mouse.set_axis(mouse.index + "-mouse")])
     assert match_genes(var("CD3D", "MS4A1"), both, organism="Mus musculus").table_rows.tolist() == [10, 11]
-    with pytest.raises(GenesError, match=r"0 of 1 genes .* the gene table's 10;"):
+    with pytest.raises(GenesError, match="0 of 1 genes"):
         match_genes(var("ENSG00000000003"), both, organism="mouse")
-    with pytest.raises(GenesError, match=r"holds genes of human and mouse.*Say it with --organism human"):
+    with pytest.raises(GenesError, match="human and mouse"):
         match_genes(var("C3", "x"), both)
-    with pytest.raises(GenesError, match=r"of human and mouse, and these are 'rat'.*correct --organism"):
+    with pytest.raises(GenesError, match="human and mouse.*'rat'"):
         match_genes(var("CD3D"), both, organism="rat")
     shared = both.assign(organism=["human"] * 9 + [""] + ["mouse"] * 10)
     assert match_genes(var("Cd3d", "FCGR3A", "CD3D"), shared, organism="mouse").table_rows.tolist() == [-1, 9, 10]
@@ -157,9 +157,7 @@ def test_whose_genes_of_a_table_of_two_organisms(table):
 def test_duplicate_names(table):
     """RELIABILITY 7: identical names are refused with examples and the flag."""
     genes = var("LYZ", "CD3D", "LYZ", "X1", "CD3D", "LYZ")
-    with pytest.raises(
-        GenesError, match=r"f\.h5ad: gene names occur more than once: 'LYZ', 'CD3D' \(2 in all\).*--sum-duplicate-genes"
-    ):
+    with pytest.raises(GenesError, match=r"f\.h5ad: .*'LYZ', 'CD3D' \(2 "):
         match_genes(genes, table, source="f.h5ad")
     match = match_genes(genes, table, sum_duplicates=True)
     assert match.table_rows.tolist() == [3, 0, -1, -1, -1, -1]
@@ -191,7 +189,7 @@ def test_duplicates_are_summed_as_counts(table):
         taken = match.apply(rows)
         np.testing.assert_allclose(taken.toarray(), np.log1p([[2000, 4000], [0, 10000], [0, 0]]), rtol=1e-6)
         ((_, unsummed),) = lognorm_rows(opened, slot)
-        with pytest.raises(GenesError, match=r"not summed yet.*groups=match\.groups"):
+        with pytest.raises(GenesError, match="groups="):
             match.apply(unsummed)
 
 
@@ -205,8 +203,20 @@ def test_apply(table):
     assert taken.has_sorted_indices
     assert taken.shape == (4, 3)
     assert match.apply(sparse.csr_matrix((0, 5))).shape == (0, 3)
-    with pytest.raises(GenesError, match="4 columns were given to a match of 5 genes"):
+    with pytest.raises(GenesError, match="4 columns"):
         match.apply(sparse.csr_matrix(values[:, :4]))
+
+
+def test_columns_in_the_order_of_a_wanted_list(table):
+    """Wanted genes by symbol or id; those that were not measured are zero."""
+    wanted = {"symbol": ["NKG7", "NOBODY", "renamed"], "ensembl_id": ["", "", "ENSG00000000000"]}
+    match = match_columns(table, wanted, source="store")
+    assert match.genes.tolist() == [0, 2]
+    values = np.arange(10, dtype=np.float32)[None, :] + 1
+    aligned = match.align(sparse.csr_matrix(values))
+    np.testing.assert_array_equal(aligned.toarray(), [[3, 0, 1]])
+    with pytest.raises(GenesError, match="store"):
+        match_columns(table, wanted, min_match=0.9, source="store")
 
 
 def test_mouse_against_human(table):
@@ -215,29 +225,25 @@ def test_mouse_against_human(table):
     with pytest.raises(GenesError) as caught:
         match_genes(genes, table, source="mouse.h5ad")
     message = str(caught.value)
-    assert "mouse.h5ad: 0 of 5 genes (0.0%) match the gene table's 10" in message
-    assert "The cells look like mouse and the table like human" in message
-    assert "scstore genes build --organism mouse" in message
-    assert "'Cd3d'" in message
-    assert "'CD3D'" in message
-    with pytest.raises(GenesError, match="The cells look like mouse and the table like human"):
+    for word in ("mouse.h5ad: 0 of 5 genes (0.0%)", "look like mouse", "like human", "'Cd3d'", "'CD3D'", "orthologs="):
+        assert word in message
+    with pytest.raises(GenesError, match="look like mouse"):
         match_genes(var("ENSMUSG00000032094", "ENSMUSG00000024673"), table.drop(columns="organism"))
 
 
 def test_names_in_a_column_of_another_title(table):
     """RELIABILITY 9: where another column's names would match, it is suggested."""
     genes = var("probe1", "probe2", "probe3", hgnc=["CD3D", "LYZ", "GNLY"], chromosome=["1", "2", "3"])
-    words = r"The var column 'hgnc' holds names that the table knows \(100\.0%\).*rename it"
-    with pytest.raises(GenesError, match=words):
+    with pytest.raises(GenesError, match=r"'hgnc' .*100\.0%"):
         match_genes(genes, table)
-    with pytest.raises(GenesError, match="The genes are only numbered"):
+    with pytest.raises(GenesError, match="numbered"):
         match_genes(var("0", "1", "2"), table)
 
 
 def test_a_poor_match(table):
     """RELIABILITY 9: below the least fraction; a lower one can be asked for."""
     genes = var("CD3D", *(f"PROBE{i}" for i in range(7)))
-    with pytest.raises(GenesError, match=r"1 of 8 genes \(12\.5%\).*wanted are 30%.*--min-match"):
+    with pytest.raises(GenesError, match=r"1 of 8 genes \(12\.5%\).*min_match=0\.3"):
         match_genes(genes, table)
     assert match_genes(genes, table, min_match=0.1).genes.tolist() == [0]
     with pytest.raises(GenesError, match="0 of 1 genes"):
@@ -274,7 +280,7 @@ def test_names_of_an_input_are_those_it_is_matched_by() -> None:
 
 def test_names_that_repeat_are_refused_or_grouped() -> None:
     var = pd.DataFrame(index=["A", "B", "A"])
-    with pytest.raises(GenesError, match="--sum-duplicate-genes"):
+    with pytest.raises(GenesError, match="cells.h5ad"):
         gene_names(var, source="cells.h5ad")
     _, groups = gene_names(var, sum_duplicates=True)
     assert groups is not None
