@@ -78,7 +78,7 @@ def scstore_and_flat(folder: Path, truth: np.ndarray, *, threads: int) -> tuple[
     """The index as ``query`` searches it, FAISS's exact one, the ratio of their speeds, and the recall measured."""
     import faiss
 
-    from scstore.heads.exact_search import unit_rows
+    from scstore.heads.neighbour_search import unit_rows
     from scstore.search.index import CosineIndex
 
     built = in_own_process(build, folder, threads=threads)
@@ -186,7 +186,7 @@ def main() -> int:
 
 def at_size(folder: Path, *, n: int, width: int, threads: int, most: int) -> tuple[dict[str, Row], float, float]:
     """All ways on the same cells; how much faster than the exact index ours is, and the recall measured."""
-    from scstore.heads.exact_search import centre_of, nearest, unit_rows
+    from scstore.heads.neighbour_search import centre_of, nearest, unit_rows
 
     write_features(folder, {"reference": n, "new": QUERIES}, width=width, noise=NOISE)
     reference, new = OnDisk(folder / "reference.npy"), OnDisk(folder / "new.npy")

@@ -9,7 +9,9 @@ from typing import Any, Self
 import numpy as np
 
 from scstore.errors import DamagedError, OptionError
-from scstore.heads.approximate import (
+from scstore.heads.base import JSON, RowClassifier, check_choice, check_positive, seeded, take_array
+from scstore.heads.labels import stratified_sample
+from scstore.heads.neighbour_search import (
     EXACT_BELOW,
     FARTHEST,
     FEWEST,
@@ -18,8 +20,6 @@ from scstore.heads.approximate import (
     MeasuredRecall,
     build_index,
 )
-from scstore.heads.base import JSON, RowClassifier, check_choice, check_positive, seeded, take_array
-from scstore.heads.labels import stratified_sample
 from scstore.heads.preprocessing import column_moments, usable_scale
 from scstore.heads.rows import MEMORY_LIMIT, Array, MappedRows, RowSubset, block_within, iter_blocks, to_dense
 

@@ -15,8 +15,15 @@ from safetensors.numpy import load, save
 
 from scstore import fsio
 from scstore.errors import OutputError
-from scstore.heads.approximate import ApproximateIndex, MeasuredRecall, build_index
-from scstore.heads.exact_search import centre_of, cosine_distances_to, unit_rows, unit_view
+from scstore.heads.neighbour_search import (
+    ApproximateIndex,
+    MeasuredRecall,
+    build_index,
+    centre_of,
+    cosine_distances_to,
+    unit_rows,
+    unit_view,
+)
 from scstore.heads.rows import BLOCK_BYTES, Rows, RowSubset, fetch, iter_blocks, iter_raw_blocks, read
 from scstore.progress import Reporter
 from scstore.spec import canonical_json

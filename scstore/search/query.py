@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels
 from scstore.errors import FeatureSpaceError, InputError, OptionError
-from scstore.heads.approximate import EXACT_BELOW
-from scstore.heads.exact_search import centre_of, nearest
+from scstore.heads.neighbour_search import EXACT_BELOW, centre_of, nearest
 from scstore.heads.rows import BLOCK_BYTES, RowSubset
 from scstore.options import AllowPartial, Option, Overwrite, Progress, did_you_mean, with_options
 from scstore.progress import Reporter

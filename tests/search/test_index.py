@@ -12,7 +12,7 @@ from support import Notes, make_cells
 
 import scstore
 from scstore.errors import CellsError
-from scstore.heads.exact_search import nearest
+from scstore.heads.neighbour_search import nearest
 from scstore.search import index as index_module
 from scstore.search import query as query_module
 from scstore.search.index import CosineIndex, build_cosine_index, cache_folder, cached_index
