@@ -110,5 +110,5 @@ def write_gene_table(path: Path, *, width: int, n_genes: int = N_GENES) -> Path:
 def write_panel(path: Path, *, size: int = PANEL) -> Path:
     """The first genes as a panel."""
     names = symbols(size)
-    obs = pd.DataFrame({"symbol": names, "ensembl_id": "", "f_value": 1.0}, index=pd.Index(names, name="gene"))
+    obs = pd.DataFrame({"symbol": names, "ensembl_id": ""}, index=pd.Index(names, name="gene"))
     return save_panel(Panel(obs, label="synthetic", trained_on=("none",)), path)

@@ -32,9 +32,7 @@ def panel(
         typer.Argument(help="Cells: .h5ad, AnnData Zarr, 10x .h5, or 10x mtx folder.", show_default=False),
     ],
     *,
-    label: Annotated[
-        list[str] | None, typer.Option(help="Column of obs; repeat for several.", show_default=False)
-    ] = None,
+    label: Annotated[str | None, typer.Option(help="Column of obs.", show_default=False)] = None,
     missing_labels: MissingLabels = None,
     n_genes: Annotated[int, typer.Option("-n", help="Genes in the panel.", min=1)] = 200,
     group: Annotated[str | None, typer.Option(help="obs column of donors or batches, each judged by itself.")] = None,
@@ -57,13 +55,13 @@ def panel(
 ) -> None:
     """Choose the genes that may enter a cell's sequence, once, for every later extraction.
 
-    By default those that tell labels apart (ANOVA F). Several label columns and inputs take turns.
+    By default those that separate labels (ANOVA F). Several inputs take turns.
 
     Examples
     --------
         scstore panel cells.h5ad --label cell_type -o panels/blood.h5ad
 
-        scstore panel a.h5ad b.h5ad --label cell_type --label tissue --group donor -o panels/both.h5ad
+        scstore panel a.h5ad b.h5ad --label cell_type --group donor -o panels/both.h5ad
 
         scstore panel cells.h5ad --label-free -o panels/unlabelled.h5ad
 
@@ -90,7 +88,7 @@ def panel(
         overwrite=overwrite,
         progress=state.output.reporter,
     )
-    what = "chosen without labels" if label_free else f"that tell {fitted.label} apart"
+    what = "chosen without labels" if label_free else f"that separate {fitted.label}"
     symbols = [str(name) for name in fitted.obs["symbol"]]
     more = ", …" if len(symbols) > 8 else ""
     state.output.result(

@@ -40,9 +40,7 @@ def panel(
     ],
     output: Annotated[str | os.PathLike[str], Option("The panel, an .h5ad.", flags=("--output", "-o"))],
     *,
-    label: Annotated[
-        str | Sequence[str] | None, Option("Column of obs, or several. An input without one does not rank for it.")
-    ] = None,
+    label: Annotated[str | None, Option("Column of obs. Cells without a label are left out.")] = None,
     missing_labels: MissingLabels = MISSING_LABELS,
     n_genes: Annotated[int, Option("Genes in the panel.", flags=("--n-genes", "-n"), minimum=1)] = DEFAULT_N_GENES,
     group: Annotated[
@@ -68,8 +66,8 @@ def panel(
 ) -> Panel:
     """Choose the genes that may enter a cell's sequence, once, for every later extraction.
 
-    Every label column of every input ranks the genes by one-way ANOVA F of their log-normalised expression; the panel
-    takes them from the rankings in turn, by the best rank that a gene has in any of them. Cells are read in blocks.
+    Every input ranks the genes by one-way ANOVA F of their log-normalised expression; the panel takes them from the
+    rankings in turn, by the best rank that a gene has in any of them. Cells are read in blocks.
 
     Returns
     -------
@@ -81,7 +79,7 @@ def panel(
     OptionError
         If options do not go together.
     LabelsError
-        If no input has a column, or there is nothing to compare.
+        If an input lacks the column or has nothing to compare.
     GenesError
         If too few genes are expressed, or the species of an input is unclear where orthologs are given.
     CellsError
@@ -91,9 +89,8 @@ def panel(
     --------
     >>> scstore.panel("cells.h5ad", "panels/blood.h5ad", label="cell_type")  # doctest: +SKIP
     """
-    labels = [label] if isinstance(label, str) else list(dict.fromkeys(label or ()))
     sources = [cells] if isinstance(cells, str | os.PathLike | anndata.AnnData) else list(cells)
-    _check_options(sources, labels, label_free=label_free, organism=organism, orthologs=orthologs)
+    _check_options(sources, label, label_free=label_free, organism=organism, orthologs=orthologs)
     fsio.check_output(output, overwrite=overwrite)
     progress = progress or Reporter()
     with ExitStack() as stack:
@@ -109,31 +106,33 @@ def panel(
             organism=organism,
             progress=progress,
         )
-        if labels:
+        if label is not None:
             check_ids(inputs)
-        comparisons = compare(inputs, labels=labels, missing=missing_labels, group=group, progress=progress)
+        designs = compare(inputs, label=label, missing=missing_labels, group=group, progress=progress)
         genes = join_genes([one.names for one in inputs], [one.repeats for one in inputs])
         _note_shared(genes, inputs, progress)
-        scored = score_genes(inputs, comparisons, genes, progress=progress)
+        scored = score_genes(inputs, designs, genes, progress=progress)
         if n_genes > len(scored.order):
             where = ", ".join(one.cells.source for one in inputs)
             what = "vary in the cells" if label_free else "are expressed in the labelled cells"
             msg = f"{where}: n_genes={n_genes}: only {len(scored.order):,} genes {what}. Give a smaller number."
             raise GenesError(msg)
         fitted = Panel(
-            obs=_describe(genes, scored, scored.order[:n_genes], with_f=bool(labels)),
-            label=", ".join(labels),
-            trained_on=cells_seen(inputs, comparisons),
+            obs=_describe(inputs, genes, scored, scored.order[:n_genes]),
+            label=label or "",
+            trained_on=cells_seen(inputs, designs),
             source=", ".join(one.name for one in inputs),
             record={
-                "labels": labels,
-                "missing_labels": list(missing_labels) if labels else [],
+                "label": label,
+                "missing_labels": [] if label is None else list(missing_labels),
                 "label_free": label_free,
                 "group": group,
-                "inputs": [one.record for one in inputs],
+                "inputs": [
+                    {**one.record, "groups": len(own.classes), "groups_left_out": list(own.left_out)}
+                    for one, own in zip(inputs, designs, strict=True)
+                ],
                 "n_genes": n_genes,
                 "rule": "best rank over the rankings, then mean rank, then name",
-                "rankings": list(scored.origins),
                 "id_prefix_from": id_prefix_from,
             },
         )
@@ -143,7 +142,7 @@ def panel(
 
 def _check_options(
     sources: Sequence[CellSource],
-    labels: Sequence[str],
+    label: str | None,
     *,
     label_free: bool,
     organism: str | None,
@@ -151,9 +150,9 @@ def _check_options(
 ) -> None:
     if not sources:
         msg = "There are no cells: name one input or more."
-    elif label_free and labels:
+    elif label_free and label is not None:
         msg = "label= and label_free=True exclude each other."
-    elif not label_free and not labels:
+    elif not label_free and label is None:
         msg = "Name a column of labels with label=, or choose genes without labels with label_free=True."
     elif organism is not None and orthologs is None:
         msg = f"organism={organism!r} has an effect with orthologs= only. Give both, or leave it out."
@@ -174,14 +173,13 @@ def _note_shared(genes: JoinedGenes, inputs: Sequence[PanelInput], progress: Rep
         )
 
 
-def _describe(genes: JoinedGenes, scored: ScoredGenes, chosen: NDArray[np.int64], *, with_f: bool) -> pd.DataFrame:
+def _describe(
+    inputs: Sequence[PanelInput], genes: JoinedGenes, scored: ScoredGenes, chosen: NDArray[np.int64]
+) -> pd.DataFrame:
     """Return the chosen genes as :attr:`Panel.obs`."""
-    obs, ranks = genes.obs.iloc[chosen].copy(), scored.ranks[:, chosen]
-    if with_f:
-        scores = np.array(list(scored.rankings.values()))[:, chosen]
-        obs["f_value"] = np.where(ranks == np.nanmin(ranks, axis=0), scores, -np.inf).max(axis=0)
+    obs = genes.obs.iloc[chosen].copy()
     obs["n_inputs"] = genes.n_inputs[chosen]
-    for own, (name, values) in zip(ranks, scored.rankings.items(), strict=True):
-        obs[f"rank:{name}"] = own
-        obs[f"score:{name}"] = values[chosen]
+    for one, ranks, scores in zip(inputs, scored.ranks, scored.scores, strict=True):
+        obs[f"rank:{one.name}"] = ranks[chosen]
+        obs[f"score:{one.name}"] = scores[chosen]
     return obs

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from scstore.cells.anova import ClassSums
 from scstore.cells.variability import GroupMoments, excess_dropout
-from scstore.panels.comparison import Comparisons, Design
+from scstore.panels.comparison import Design
 from scstore.panels.inputs import PanelInput
 from scstore.panels.joined_genes import JoinedGenes
 from scstore.progress import Reporter
@@ -24,20 +23,18 @@ Scores = NDArray[np.float64]
 SUMS_BYTES = 1 << 30
 """Memory for sums per class and gene; where they need more, the cells are read several times, some genes at a time."""
 
-WITHOUT_LABELS = "without labels"
-"""Name of a ranking that has no label column."""
-
 
 class GeneScore:
     """Score of each gene, block by block: high for genes that should be in a panel.
 
-    With labels, the F of :meth:`ClassSums.grouped_f_values`. Without (``by_labels=False``), excess dropout, the mean
-    over the groups; in a group that does not score a gene it counts as average (0).
+    With labels, the F of :meth:`ClassSums.grouped_f_values`. Without, excess dropout, the mean over the groups; in a
+    group that does not score a gene it counts as average (0).
     """
 
-    def __init__(self, design: Design, n_genes: int, *, by_labels: bool) -> None:
+    def __init__(self, design: Design, n_genes: int) -> None:
         self._design = design
-        self._sums = ClassSums(design.n_classes, n_genes) if by_labels else GroupMoments(design.n_classes, n_genes)
+        make = ClassSums if design.by_labels else GroupMoments
+        self._sums = make(design.n_classes, n_genes)
 
     def add(self, start: int, block: csr_matrix) -> None:
         """Add cells ``start`` and following: ``(b, n_genes)`` log-normalised expression."""
@@ -62,80 +59,52 @@ class GeneScore:
 
 @dataclass(frozen=True, eq=False)
 class ScoredGenes:
-    """Scores of the genes of all inputs.
+    """Scores of the genes of all inputs, one ranking an input.
 
     Attributes
     ----------
-    rankings
-        By name ``(n_genes,)`` scores, NaN for a gene that is not ranked.
-    origins
-        Input, label column and groups of each ranking, as JSON.
+    scores
+        ``(n_inputs, n_genes)``, NaN for a gene that is not ranked.
     ranks
-        ``(n_rankings, n_genes)``: 1 for the best gene of a ranking, NaN for one that it does not rank.
+        ``(n_inputs, n_genes)``: 1 for the best gene, NaN for one that is not ranked.
     order
         Numbers of the genes that have a rank, best first.
     """
 
-    rankings: Mapping[str, Scores]
-    origins: tuple[Mapping[str, Any], ...]
+    scores: Scores
     ranks: Scores
     order: NDArray[np.int64]
 
 
 def score_genes(
-    inputs: Sequence[PanelInput], comparisons: Comparisons, genes: JoinedGenes, *, progress: Reporter
+    inputs: Sequence[PanelInput], designs: Sequence[Design], genes: JoinedGenes, *, progress: Reporter
 ) -> ScoredGenes:
-    """Read every input and score its genes for each of its designs."""
-    rankings: dict[str, Scores] = {}
-    origins: list[Mapping[str, Any]] = []
-    for i, (one, designs) in enumerate(zip(inputs, comparisons, strict=True)):
-        for label, values in _read(one, designs, progress).items():
-            name = label or WITHOUT_LABELS
-            key = _key(name if len(inputs) == 1 else f"{name} ({one.name})", rankings)
-            rankings[key] = genes.spread(values, i)
-            origins.append(
-                {
-                    "ranking": key,
-                    "input": one.name,
-                    "label": label or None,
-                    "groups": len(designs[label].classes),
-                    "groups_left_out": list(designs[label].left_out),
-                }
-            )
+    """Read every input and score its genes."""
     names = list(genes.obs.index)
-    ranks = np.array([rank_scores(scores, names) for scores in rankings.values()])
-    return ScoredGenes(rankings, tuple(origins), ranks, take_in_turn(ranks, names))
+    scores = np.array(
+        [
+            genes.spread(_score(one, design, progress), i)
+            for i, (one, design) in enumerate(zip(inputs, designs, strict=True))
+        ]
+    )
+    ranks = np.array([rank_scores(own, names) for own in scores])
+    return ScoredGenes(scores, ranks, take_in_turn(ranks, names))
 
 
-def _read(one: PanelInput, designs: Mapping[str, Design], progress: Reporter) -> dict[str, Scores]:
-    n_genes = width = len(one.names)
-    if "" not in designs:
-        width = max(1, SUMS_BYTES // (16 * sum(design.n_classes for design in designs.values())))
+def _score(one: PanelInput, design: Design, progress: Reporter) -> Scores:
+    n_genes = len(one.names)
+    # excess dropout compares each gene with all others
+    width = max(1, SUMS_BYTES // (16 * design.n_classes)) if design.by_labels else n_genes
     spans = [slice(first, min(first + width, n_genes)) for first in range(0, n_genes, width)]
-    found: dict[str, list[Scores]] = {label: [] for label in designs}
+    found: list[Scores] = []
     with progress.track(f"reading {one.name}", one.cells.n_cells * len(spans), "cells") as track:
         for span in spans:
-            scores = {
-                label: GeneScore(design, span.stop - span.start, by_labels=bool(label))
-                for label, design in designs.items()
-            }
+            score = GeneScore(design, span.stop - span.start)
             for start, block in one.expression():
-                for score in scores.values():
-                    score.add(start, block if len(spans) == 1 else block[:, span])
+                score.add(start, block if len(spans) == 1 else block[:, span])
                 track.advance(block.shape[0])
-            for label, score in scores.items():
-                found[label].append(score.values())
-    return {label: np.concatenate(parts) for label, parts in found.items()}
-
-
-def _key(name: str, taken: Mapping[str, Scores]) -> str:
-    """Return a column name for a ranking; HDF5 takes / for a folder."""
-    begin = name.replace("/", "|")
-    key, number = begin, 1
-    while key in taken:
-        number += 1
-        key = f"{begin} {number}"
-    return key
+            found.append(score.values())
+    return np.concatenate(found)
 
 
 def rank_scores(scores: Scores, names: Sequence[str]) -> Scores:

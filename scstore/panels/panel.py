@@ -34,16 +34,16 @@ class Panel:
     ----------
     obs
         ``(n_genes,)`` rows, best first: ``symbol`` and ``ensembl_id`` (empty where unknown). Fitted panels also have
-        ``n_inputs`` (data sets that measured the gene), ``rank:…`` and ``score:…`` for each ranking, and ``f_value``
-        (the F behind its best rank) where there were labels. The index holds unique names.
+        ``n_inputs`` (data sets that measured the gene), and ``rank:INPUT`` and ``score:INPUT`` for each input (the F
+        where there were labels). The index holds unique names.
     label
-        Label columns it was fitted for, separated by commas; empty for a panel without labels.
+        Label column it was fitted for; empty for a panel without labels.
     trained_on
         Ids of the cells with labels that it saw, sorted; none for a panel without labels.
     source
         Files they came from.
     record
-        How it was fitted, as JSON: label columns, inputs, groups, rule.
+        How it was fitted, as JSON: label column, inputs, groups, rule.
     """
 
     obs: pd.DataFrame

@@ -18,8 +18,8 @@ def lognorm(cells: anndata.AnnData) -> csr_matrix:
     return csr_matrix(cells.X / cells.X.sum(1) * 1e4).log1p()
 
 
-def scores_of(plan: Design, rows: csr_matrix, *, by_labels: bool = True, step: int = 7) -> np.ndarray:
-    score = GeneScore(plan, rows.shape[1], by_labels=by_labels)
+def scores_of(plan: Design, rows: csr_matrix, *, step: int = 7) -> np.ndarray:
+    score = GeneScore(plan, rows.shape[1])
     for start in range(0, rows.shape[0], step):
         score.add(start, rows[start : start + step])
     return score.values()
@@ -27,21 +27,21 @@ def scores_of(plan: Design, rows: csr_matrix, *, by_labels: bool = True, step: i
 
 def test_without_groups_the_score_is_scikit_learns_f(cells: anndata.AnnData) -> None:
     rows, labels = lognorm(cells), cells.obs["cell_type"].astype(str)
-    found = scores_of(design(list(labels), what="cells"), rows)
+    found = scores_of(design(list(labels), n_cells=60, source="cells"), rows)
     np.testing.assert_allclose(found, f_classif(rows.toarray().astype(np.float64), labels)[0], rtol=1e-5)
 
 
 def test_cells_without_a_label_do_not_count(cells: anndata.AnnData) -> None:
     rows, labels = lognorm(cells), list(cells.obs["cell_type"].astype(str))
-    some = design([None if i % 3 else label for i, label in enumerate(labels)], what="cells")
-    kept = design(labels[::3], what="cells")
+    some = design([None if i % 3 else label for i, label in enumerate(labels)], n_cells=60, source="cells")
+    kept = design(labels[::3], n_cells=20, source="cells")
     np.testing.assert_allclose(scores_of(some, rows), scores_of(kept, rows[::3]))
 
 
 def test_a_gene_that_no_compared_cell_expresses_is_not_ranked(cells: anndata.AnnData) -> None:
     rows = lognorm(cells).tolil()
     rows[:, 3] = 0
-    plan = design(list(cells.obs["cell_type"].astype(str)), what="cells")
+    plan = design(list(cells.obs["cell_type"].astype(str)), n_cells=60, source="cells")
     assert np.flatnonzero(np.isnan(scores_of(plan, rows.tocsr()))).tolist() == [3]
 
 
@@ -53,10 +53,10 @@ def test_without_labels_each_group_is_scored_by_itself() -> None:
     values[:, 50:] = rng.poisson(np.linspace(0.1, 12, 350), (300, 350))  # genes of every mean to compare with
     values[:, 20] = rng.poisson(np.where(donor, 12, 0.05))
     cells.X = csr_matrix(values)
-    rows, nothing = lognorm(cells), [""] * 300
-    together = scores_of(design(nothing, what="", without_labels=True), rows, by_labels=False)
+    rows = lognorm(cells)
+    together = scores_of(design(None, n_cells=300, source=""), rows)
     groups = [str(value) for value in donor]
-    apart = scores_of(design(nothing, groups, what="", without_labels=True), rows, by_labels=False)
+    apart = scores_of(design(None, groups, n_cells=300, source=""), rows)
     assert (together > together[20]).sum() < 5
     assert (apart > apart[20]).sum() >= 30
 
