@@ -202,7 +202,7 @@ def test_metadata_that_is_damaged_is_not_parsed(root: Path, monkeypatch: pytest.
     def never(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("scstore.store.verify.Store", never)
+    monkeypatch.setattr("scstore.store.verify_store.Store", never)
     assert [finding.file for finding in verify_store(root, deep=True).findings] == ["obs/_index/zarr.json"]
 
 
