@@ -24,6 +24,9 @@ __all__ = ["ARRAY", "SPARSE_CHUNK", "open_csr", "write_csr"]
 SPARSE_CHUNK = 1 << 20
 """Values in a chunk: 4 MB before compression."""
 
+HDF5_CHUNK = 1 << 16
+"""Values in a chunk of an HDF5 file, which stores whole chunks without compression."""
+
 ARRAY: dict[str, Any] = {"encoding-type": "array", "encoding-version": "0.2.0"}
 """How AnnData marks an array."""
 
@@ -39,17 +42,19 @@ def write_csr(group: zarr.Group | h5py.Group, blocks: Iterable[csr_matrix], n_co
     """Write CSR blocks of ``n_columns`` columns into an empty group, one below the other."""
     data = _GrowingArray(group, "data", np.float32)
     indices = _GrowingArray(group, "indices", np.int32)
-    indptr = _GrowingArray(group, "indptr", np.int64)
-    indptr.extend(np.zeros(1, dtype=np.int64))
-    n_rows = n_values = 0
+    ends: list[NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
     for block in blocks:
         data.extend(block.data)
         indices.extend(block.indices)
-        indptr.extend(block.indptr[1:].astype(np.int64) + n_values)
-        n_rows, n_values = n_rows + block.shape[0], n_values + block.nnz
-    for array in (data, indices, indptr):
-        array.flush()
-    shape: Any = [n_rows, n_columns]
+        ends.append(block.indptr[1:].astype(np.int64) + ends[-1][-1])
+    data.flush()
+    indices.flush()
+    indptr = np.concatenate(ends)
+    if isinstance(group, h5py.Group):
+        group.create_dataset("indptr", data=indptr)
+    else:
+        group.create_array("indptr", data=indptr, chunks=(SPARSE_CHUNK,), attributes=ARRAY, **CHECKED)
+    shape: Any = [len(indptr) - 1, n_columns]
     group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
 
 
@@ -59,7 +64,7 @@ class _GrowingArray:
     def __init__(self, group: zarr.Group | h5py.Group, name: str, dtype: type[np.generic]) -> None:
         self._array: Any
         if isinstance(group, h5py.Group):
-            self._array = group.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(SPARSE_CHUNK,))
+            self._array = group.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(HDF5_CHUNK,))
         else:
             options = {"chunks": (SPARSE_CHUNK,), "attributes": ARRAY, **CHECKED}
             self._array = group.create_array(name, shape=(0,), dtype=dtype, **options)

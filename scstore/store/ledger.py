@@ -90,6 +90,10 @@ def _is_file(value: object) -> bool:
     )
 
 
+def _is_view(name: str, value: object) -> bool:
+    return "/" not in name and is_inside(name) and _is_file(value)
+
+
 def file_problem(file: Path, expected: Mapping[str, Any], *, hashed: bool = True) -> tuple[str, str] | None:
     """Return how a file differs from its size and digest, as ``(problem, message)``."""
     try:
@@ -130,9 +134,9 @@ def read_record(root: Path, shard: int) -> dict[str, Any] | None:
         body = read_sealed_json(file, limit=RECORD_LIMIT, cure=REDO, has_format=False)
     except FileNotFoundError:
         return None
-    views = body.get("views")
-    named = isinstance(views, dict) and all("/" not in view and is_inside(view) for view in views)
-    if body.get("shard") != shard or not named:
+    views: Any = body.get("views")
+    whole = isinstance(views, dict) and {"start", "stop", "ids"} <= body.keys()
+    if body.get("shard") != shard or not whole or not all(map(_is_view, views, views.values())):
         msg = f"{file} is not the record of this shard. {REDO}"
         raise DamagedError(msg)
     return body

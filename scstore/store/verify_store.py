@@ -31,16 +31,6 @@ __all__ = ["Finding", "Verification", "record_findings", "rows_that_are_not_fini
 MAX_THREADS = 8
 """Files that are read at once: SHA-256 runs outside Python's lock, so as many cores hash."""
 
-BLOCK_ROWS = 4096
-
-CACHED_BYTES = 1 << 18
-
-EXPONENT: dict[str, tuple[np.dtype[Any], int]] = {
-    "float16": (np.dtype("<u2"), 0x7C00),
-    "float32": (np.dtype("<u4"), 0x7F800000),
-}
-"""By dtype: an integer of its size, and the bits of its exponent."""
-
 ZARR_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
 """How zarr-python ends the names of files that it has not finished."""
 
@@ -60,8 +50,8 @@ class Finding:
     file
         Relative to what was verified; empty where it concerns the whole.
     problem
-        ``missing``, ``damaged``, ``unexpected``, ``inconsistent``, ``not finite``, or ``unreadable`` where the system
-        refused to read the file, which may be whole.
+        ``missing``, ``damaged``, ``unexpected``, ``inconsistent``, ``not finite`` (of files without a digest of their
+        bytes), or ``unreadable`` where the system refused to read the file, which may be whole.
     message
         In words.
     shard
@@ -136,18 +126,17 @@ class _Tally:
 
     def compare(
         self, root: Path, name: str, expected: Mapping[str, Any], *, hashed: bool, shard: int | None = None
-    ) -> bool:
-        """Compare a file with its size and digest; whether it is as it was written."""
+    ) -> None:
+        """Compare a file with its size and digest."""
         try:
             problem = file_problem(root / name, expected, hashed=hashed)
         except OSError as error:
             self.findings.append(Finding(name, "unreadable", f"cannot be read ({error.strerror})"))
-            return False
+            return
         self.n_files += hashed
         self.n_bytes += int(expected["bytes"]) if hashed else 0
         if problem is not None:
             self.findings.append(Finding(name, *problem, shard))
-        return problem is None
 
 
 def verify_store(
@@ -174,8 +163,6 @@ def _verify(root: Path, *, deep: bool, gc: bool, repair: bool, progress: Reporte
     if store is not None and ids is not None:
         tally.findings += record_findings(store.record or {}, ids)
     uncommitted, n_shards = _check_shards(root, tally, plan, ids, deep=deep, progress=progress)
-    if store is not None and deep and not any(finding.file.startswith("X/") for finding in tally.findings):
-        tally.findings += _expression_findings(store)
     damaged = sorted({finding.shard for finding in tally.findings if finding.shard is not None})
     complete = plan is not None and not uncommitted and not damaged
     for name in _unexpected(root, fixed, plan):
@@ -287,8 +274,9 @@ def _check_shards(
 
 
 def _check_shard(root: Path, shard: int, plan: StorePlan | None, ids: list[str] | None, *, deep: bool) -> _Tally | None:
-    file = record_path(root, shard)
-    name, own = file.relative_to(root).as_posix(), _Tally()
+    """Compare a shard with its record, and that with the store's shape and cells; ``None`` without a record."""
+    file, own = record_path(root, shard), _Tally()
+    name = file.relative_to(root).as_posix()
     try:
         record = read_record(root, shard)
         if record is None:
@@ -300,51 +288,27 @@ def _check_shard(root: Path, shard: int, plan: StorePlan | None, ids: list[str] 
     except OSError as error:
         own.findings.append(Finding(name, "unreadable", f"cannot be read ({error.strerror})"))
         return own
-    if plan is not None and ids is not None and (wrong := _contradiction(record, shard, plan, ids)):
-        own.findings.append(Finding(name, "inconsistent", wrong, shard))
+    if plan is not None and ids is not None and (fields := _contradictions(record, shard, plan, ids)):
+        message = f"contradicts the store's shape or cells in: {', '.join(fields)}"
+        own.findings.append(Finding(name, "inconsistent", message, shard))
         return own
-    specs = {} if plan is None else {view.name: view for view in plan.views}
     for view, expected in record["views"].items():
-        chunk = chunk_path(root, view, shard)
-        chunk_name = chunk.relative_to(root).as_posix()
-        intact = own.compare(root, chunk_name, expected, hashed=deep, shard=shard)
-        if intact and deep and plan is not None:
-            start, stop = plan.bounds(shard)
-            row = _row_not_finite(chunk, specs[view], rows=plan.shard_rows, filled=stop - start)
-            if row is not None:
-                message = f"cell {start + row:,} has NaN or infinity"
-                own.findings.append(Finding(chunk_name, "not finite", message, shard))
+        chunk = chunk_path(root, view, shard).relative_to(root).as_posix()
+        own.compare(root, chunk, expected, hashed=deep, shard=shard)
     return own
 
 
-def _contradiction(record: Mapping[str, Any], shard: int, plan: StorePlan, ids: list[str]) -> str | None:
-    """Return how a shard's record contradicts the store's shape and cells."""
+def _contradictions(record: Mapping[str, Any], shard: int, plan: StorePlan, ids: list[str]) -> list[str]:
+    """Return the fields of a shard's record that contradict the store's shape and cells."""
     start, stop = plan.bounds(shard)
-    if (record["start"], record["stop"]) != (start, stop):
-        return f"holds rows {record['start']:,} to {record['stop']:,} where the shard has {start:,} to {stop:,}"
-    if record["ids"] != ids_digest(ids[start:stop]):
-        return "belongs to other cells"
-    if set(record["views"]) != {view.name for view in plan.views}:
-        return f"holds the views {', '.join(sorted(record['views']))} where the store has others"
-    for view in plan.views:
-        size = plan.shard_rows * view.width * np.dtype(view.dtype).itemsize
-        if record["views"][view.name]["bytes"] != size:
-            return f"{view.name}: {record['views'][view.name]['bytes']:,} bytes where a shard of it has {size:,}"
-    return None
-
-
-def _row_not_finite(chunk: Path, view: ViewSpec, *, rows: int, filled: int) -> int | None:
-    """Return the first of the filled rows of a chunk with NaN or infinity."""
-    dtype = np.dtype(view.dtype).newbyteorder("<")
-    values = np.memmap(chunk, mode="r", shape=(rows, view.width), dtype=dtype)
-    bits, exponent = EXPONENT[view.dtype]
-    step = max(1, CACHED_BYTES // (view.width * dtype.itemsize))
-    for first in range(0, filled, step):
-        block = values[first : min(first + step, filled)]
-        # all ones in the exponent is NaN or infinity; several times as fast as isfinite on half precision
-        if (block.view(bits) & exponent).max() == exponent:
-            return first + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-    return None
+    sizes = {view.name: plan.shard_rows * view.width * np.dtype(view.dtype).itemsize for view in plan.views}
+    found = {view: expected["bytes"] for view, expected in record["views"].items()}
+    same = {
+        "rows": (record["start"], record["stop"]) == (start, stop),
+        "ids": record["ids"] == ids_digest(ids[start:stop]),
+        "views": found == sizes,
+    }
+    return [name for name, holds in same.items() if not holds]
 
 
 def rows_that_are_not_finite(rows: Any) -> int:
@@ -352,19 +316,6 @@ def rows_that_are_not_finite(rows: Any) -> int:
     if hasattr(rows, "indptr"):
         return len(np.unique(np.searchsorted(rows.indptr, np.flatnonzero(~np.isfinite(rows.data)), side="right")))
     return int((~np.isfinite(rows).all(axis=1)).sum())
-
-
-def _expression_findings(store: Store) -> Iterator[Finding]:
-    if "X" not in store.views:
-        return
-    try:
-        view = store.view("X")
-        for start in range(0, view.shape[0], BLOCK_ROWS):
-            rows = view[start : start + BLOCK_ROWS]
-            if bad := rows_that_are_not_finite(rows):
-                yield Finding("X", "not finite", f"{bad:,} of cells {start:,} to {start + rows.shape[0] - 1:,}")
-    except DamagedError as error:
-        yield Finding("X", "damaged", str(error))
 
 
 def _files(root: Path) -> Iterator[str]:

@@ -253,7 +253,7 @@ ATTACKS: dict[str, Attack] = {
         record(lambda body: body.update(stop=10**9)),
         "verify",
         None,
-        "holds rows 0 to 1,000,000,000 where the shard has 0 to 8",
+        "rows",
     ),
     "a record without views": Attack(
         "store", "views.zarr", record(lambda body: body.pop("views")), "store", DamagedError, "record"

@@ -103,19 +103,6 @@ def test_a_shard_of_other_cells_or_rows_is_inconsistent(root: Path) -> None:
     assert problems == {"_scstore/shards/000001.json": "inconsistent", "_scstore/shards/000000.json": "damaged"}
 
 
-def test_values_that_are_not_finite_are_found_though_their_digest_matches(root: Path) -> None:
-    chunk = chunk_path(root, "genept", 1)
-    data = bytearray(chunk.read_bytes())
-    data[0:2] = b"\x00\x7c"  # infinity in half precision
-    chunk.write_bytes(data)
-    body = fsio.read_json(record_path(root, 1))
-    del body["digest"]
-    body["views"]["genept"]["digest"] = fsio.digest_bytes(bytes(data))
-    fsio.write_json(record_path(root, 1), seal(body))
-    (finding,) = verify_store(root, deep=True).findings
-    assert (finding.problem, finding.message, finding.shard) == ("not finite", "cell 16 has NaN or infinity", 1)
-
-
 def test_a_newer_format_is_no_damage(root: Path) -> None:
     """RELIABILITY 34: named versions."""
     record = open_store(root).record
