@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.annotation.across_genes import fit_across_genes
+from scstore.annotation.head_inputs import fit_across_genes
 from scstore.annotation.label_columns import LabelColumns, read_label_columns
 from scstore.cells.labels import MISSING_LABELS, MissingLabels
 from scstore.errors import OptionError

@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scstore.annotation.across_genes import predict_across_genes
-from scstore.annotation.features import head_features
+from scstore.annotation.head_inputs import head_features, predict_across_genes
 from scstore.annotation.majority import read_clusters, with_majority
 from scstore.annotation.prediction_files import check_predictions_file, open_predictions_file
 from scstore.annotation.prediction_frames import LabelRule, prediction_frames

@@ -31,41 +31,18 @@ __all__ = [
     "unit_view",
 ]
 
-EXACT_BELOW = 50_000
-"""Rows below which an exact search answers as quickly as an approximate one."""
-
-FEWEST = 100
-"""Rows below which nothing can be held out to measure recall on."""
-
-WIDTHS = (16, 32, 48, 64, 96, 128, 192, 256)
-"""Numbers of principal components to choose from."""
-
-PROBES = tuple(sorted({round(2 ** (quarter / 4)) for quarter in range(45)}))
-"""Numbers of lists to choose from: 1 to 2,048, each about a fifth more than the one before."""
-
-HELD_OUT = 512
-"""Rows held out: half to choose the number of lists, half to measure the recall of that choice."""
-
-MARGIN = 0.01
-"""Recall demanded of the choosing half beyond the target, so that the other half reaches it too."""
-
-SAMPLE_ROWS, SAMPLE_BYTES = 20_000, 1 << 28
-"""Rows that the components are fitted on, and their bytes as float32, at most."""
-
-ROWS_PER_LIST = 40
-"""Rows that k-means sees for each list; FAISS asks for 39."""
-
-FARTHEST = 6e4
-"""Limit of the projected values, within half precision and far beyond any prepared row."""
-
-ORDERED_BY = 10
-"""Components whose signs order the queries: those with equal signs share lists, which stay in the processor's cache."""
-
-CACHE_BYTES = 1 << 20
-"""Bytes of float32 of the rows whose distances are computed at a time: they stay in the processor's cache."""
-
-BEYOND_HALF = 65_536.0
-"""Infinity and NaN of half precision become this or more where their bits are read as a number."""
+EXACT_BELOW = 50_000  # rows below which an exact search answers as quickly as an approximate one
+FEWEST = 100  # rows below which nothing can be held out to measure recall on
+WIDTHS = (16, 32, 48, 64, 96, 128, 192, 256)  # numbers of principal components to choose from
+PROBES = tuple(sorted({round(2 ** (quarter / 4)) for quarter in range(45)}))  # numbers of lists to choose from
+HELD_OUT = 512  # rows held out: half to choose the number of lists, half to measure the recall of that choice
+MARGIN = 0.01  # recall demanded of the choosing half beyond the target, so that the other half reaches it too
+SAMPLE_ROWS, SAMPLE_BYTES = 20_000, 1 << 28  # of the rows that the components are fitted on, at most
+ROWS_PER_LIST = 40  # rows that k-means sees for each list; FAISS asks for 39
+FARTHEST = 6e4  # limit of the projected values, within half precision and far beyond any prepared row
+ORDERED_BY = 10  # components whose signs order queries: similar ones share lists, which stay in the processor's cache
+CACHE_BYTES = 1 << 20  # float32 of the rows whose distances are computed at a time: they stay in the processor's cache
+BEYOND_HALF = 65_536.0  # infinity and NaN of half precision become this or more where their bits are read as a number
 
 Float32 = NDArray[np.float32]
 
