@@ -16,7 +16,7 @@ from scstore.cells.cell_file import Opened
 from scstore.cells.matrices import RowMatrix, compressed_columns, compressed_rows, dense_rows, is_numeric
 from scstore.errors import CellsError, NewerFormatError
 from scstore.escaping import show
-from scstore.untrusted.guards import Guard, reading
+from scstore.untrusted.guards import Guard, damaged, reading
 
 __all__ = ["check_chunks", "open_matrix", "read_anndata"]
 
@@ -34,13 +34,7 @@ UNDERSTOOD = {
 
 
 def read_anndata(root: Any, *, guard: Guard) -> Opened:
-    """Read the metadata of an AnnData below a root group, h5py or Zarr, and open its matrices.
-
-    Raises
-    ------
-    CellsError
-        If something is missing, damaged, or in a newer encoding than is understood.
-    """
+    """Read the metadata of an AnnData below a root group, h5py or Zarr, and open its matrices."""
     _check_encoding(root, guard.source, "the file")
     obs = _read_frame(root, "obs", guard=guard)
     var = _read_frame(root, "var", guard=guard)
@@ -62,30 +56,19 @@ def read_anndata(root: Any, *, guard: Guard) -> Opened:
     if isinstance(layers, (h5py.Group, zarr.Group)):
         for name in guard.names(layers):
             add(f"layers/{name}", layers, name, var, needed=False)
-    raw = guard.member(root, "raw")
+    raw, prefix = guard.member(root, "raw"), ""
     if isinstance(raw, (h5py.Group, zarr.Group)):
         _check_encoding(raw, guard.source, "raw")
-        raw_var = _read_frame(raw, "var", guard=guard)
-        if raw_var is not None:
-            add("raw", raw, "X", raw_var, needed=True)
     else:
-        # anndata before 0.7 wrote raw.X and raw.var
-        raw_var = _read_frame(root, "raw.var", guard=guard)
-        if raw_var is not None:
-            add("raw", root, "raw.X", raw_var, needed=True)
+        raw, prefix = root, "raw."  # as anndata before 0.7 wrote them
+    raw_var = _read_frame(raw, f"{prefix}var", guard=guard)
+    if raw_var is not None:
+        add("raw", raw, f"{prefix}X", raw_var, needed=True)
     return Opened(obs, slots, slot_vars)
 
 
 def open_matrix(node: Any, *, shape: tuple[int, int], name: str, guard: Guard, needed: bool = True) -> RowMatrix | None:
-    """Open one matrix of an AnnData, dense, CSR or CSC.
-
-    ``None`` where there is none, or where it is not a numeric matrix and is not needed.
-
-    Raises
-    ------
-    CellsError
-        If its encoding is newer than understood, or its shape or parts do not fit.
-    """
+    """Open one matrix of an AnnData, dense, CSR or CSC; ``None`` for none, and for what is not one and not needed."""
     if node is None:
         return None
     encoding = _check_encoding(node, guard.source, name)
@@ -100,9 +83,8 @@ def open_matrix(node: Any, *, shape: tuple[int, int], name: str, guard: Guard, n
     if not needed:
         return None
     msg = (
-        f"{guard.source}: {name} is stored as {show(encoding or 'something without a name')}, which is not a "
-        "matrix of numbers. It may come from a newer anndata: update scstore and anndata, or write X as a "
-        "CSR matrix."
+        f"{guard.source}: {name} is stored as {show(encoding or 'something without a name')}, which is not a matrix of "
+        "numbers. It may come from a newer anndata: update scstore and anndata, or write X as a CSR matrix."
     )
     raise CellsError(msg)
 
@@ -112,44 +94,31 @@ def _open_sparse(group: Any, *, encoding: str, shape: tuple[int, int], name: str
     stored = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
     missing = [part for part, array in parts.items() if not isinstance(array, (h5py.Dataset, zarr.Array))]
     if missing or stored is None:
-        msg = (
-            f"{guard.source}: {name} lacks its {' and '.join(missing) or 'shape'}. "
-            "The file is damaged or incomplete: copy or download it again."
-        )
-        raise CellsError(msg)
+        raise damaged(guard.source, f"{name} lacks its {' and '.join(missing) or 'shape'}.")
     with reading(guard.source, f"{name} (shape)"):
         found = tuple(int(n) for n in stored)
     _check_shape(found, shape, guard.source, name)
-    check_chunks(parts["data"], guard.source)
+    for part in ("indices", "data"):
+        check_chunks(parts[part], guard.source)
     opener = compressed_rows if encoding == "csr_matrix" else compressed_columns
     return opener(**parts, shape=shape, source=guard.source, name=name)
 
 
 def _check_shape(found: tuple[int, ...], expected: tuple[int, int], source: str, name: str) -> None:
     if found != expected:
-        msg = (
-            f"{source}: {name} has shape {found}, but obs and var describe {expected[0]:,} cells × "
-            f"{expected[1]:,} genes. The file is damaged: write or copy it again."
-        )
-        raise CellsError(msg)
+        cells, genes = expected
+        raise damaged(source, f"{name} has shape {found}, but obs and var describe {cells:,} cells × {genes:,} genes.")
 
 
 def check_chunks(values: Any, source: str) -> None:
-    """Refuse stored values of a sparse matrix in a Zarr folder that was copied in part.
-
-    Zarr reads an absent chunk as zeros, with no error; the stored values of a sparse matrix are not zero.
-    """
+    """Refuse a part of a sparse matrix in Zarr that lacks chunks: they would read as zeros, without an error."""
     if not isinstance(values, zarr.Array):
         return
     name = values.name.strip("/")
     with reading(source, name):
         missing = values.nchunks - values.nchunks_initialized
     if missing:
-        msg = (
-            f"{source}: {missing:,} of {values.nchunks:,} chunks of {name} are missing, and would read as zeros. "
-            "The folder was copied or written incompletely: copy it again."
-        )
-        raise CellsError(msg)
+        raise damaged(source, f"{missing:,} of {values.nchunks:,} chunks of {name} are missing.")
 
 
 def _check_encoding(node: Any, source: str, name: str) -> str:
@@ -184,32 +153,26 @@ def _read_frame(group: Any, name: str, *, guard: Guard) -> pd.DataFrame | None:
     if isinstance(node, h5py.Dataset) and node.dtype.names:
         return _read_legacy_frame(group, name, guard=guard)
     if not isinstance(node, (h5py.Group, zarr.Group)):
-        msg = f"{guard.source}: {name} is not a data frame. The file is damaged or not an AnnData."
-        raise CellsError(msg)
+        raise damaged(guard.source, f"{name} is not a data frame.")
     _check_encoding(node, guard.source, name)
     guard.tree(node)
     with warnings.catch_warnings():
         # a file of anndata 0.7 is read all the same; nothing for the user to do
         warnings.simplefilter("ignore", anndata.OldFormatWarning)
-        try:
-            frame = anndata.io.read_elem(node)
-        except Exception as error:
-            if type(error).__name__ == "IORegistryError":
+        with reading(guard.source, name):
+            try:
+                frame = anndata.io.read_elem(node)
+            except Exception as error:
+                if type(error).__name__ != "IORegistryError":
+                    raise
                 notes = " ".join(getattr(error, "__notes__", ()))
                 msg = (
-                    f"{guard.source}: a column of {name} is in an encoding that anndata "
-                    f"{version('anndata')} does not know ({' '.join(f'{error} {notes}'.split())[:300]}). "
-                    "Update anndata, or drop that column from the file."
+                    f"{guard.source}: a column of {name} is in an encoding that anndata {version('anndata')} does not "
+                    f"know ({' '.join(f'{error} {notes}'.split())[:300]}). Update anndata, or drop that column."
                 )
-            else:
-                msg = (
-                    f"{guard.source}: {name} cannot be read ({' '.join(str(error).split())[:200]}). "
-                    "The file is damaged or incomplete: copy or download it again."
-                )
-            raise CellsError(msg) from error
+                raise CellsError(msg) from error
     if not isinstance(frame, pd.DataFrame):
-        msg = f"{guard.source}: {name} is not a data frame. The file is damaged or not an AnnData."
-        raise CellsError(msg)
+        raise damaged(guard.source, f"{name} is not a data frame.")
     return frame
 
 

@@ -83,13 +83,7 @@ class CellFile:
 
 
 def identify_cells(obs: pd.DataFrame, *, source: str, id_prefix_from: str | None = None) -> pd.DataFrame:
-    """Return ``obs`` with ids that are unique strings, ``<value>:<id>`` where a column gives a prefix.
-
-    Raises
-    ------
-    CellsError
-        If ids repeat, or the column is absent or has missing values.
-    """
+    """Return ``obs`` with ids that are unique strings, ``<value>:<id>`` where a column gives a prefix."""
     obs = obs.copy(deep=False)
     ids = pd.Index([str(name) for name in obs.index], dtype=object, name=obs.index.name)
     if id_prefix_from is not None:

@@ -40,16 +40,10 @@ RUNS = 16
 
 @dataclass(frozen=True)
 class ExpressionSlot:
-    """The slot that expression is read from.
+    """The slot that expression is read from: ``"X"``, ``"layers/NAME"`` or ``"raw"``.
 
-    Attributes
-    ----------
-    slot
-        ``"X"``, ``"layers/NAME"`` or ``"raw"``.
-    kind
-        ``"counts"``, which are normalised as they are read, or ``"lognorm"``, which are taken as they are.
-    fractional
-        Whether the user allowed counts that are not integers (ambient-RNA correction, pseudo-counts).
+    ``kind`` is ``"counts"``, which are normalised as they are read, or ``"lognorm"``; ``fractional`` counts need not be
+    integers (ambient-RNA correction, pseudo-counts).
     """
 
     slot: str
@@ -61,8 +55,8 @@ class ExpressionSlot:
 class _Look:
     """What a sample of a slot's values suggests, as a kind and as the end of a sentence.
 
-    The kind is ``counts`` (integers), ``lognorm`` (not integers, up to :data:`LARGEST_LOG`), ``fractional`` (not
-    integers, larger ones too), ``scaled`` (negative ones that are not integers either) or ``zeros`` (no values).
+    ``counts`` are integers, ``lognorm`` other numbers up to :data:`LARGEST_LOG`, ``fractional`` larger ones too,
+    ``scaled`` negative ones, ``zeros`` nothing.
     """
 
     kind: str
@@ -81,14 +75,8 @@ def find_expression(
 
     Raw counts are looked for in ``X``, ``layers/counts`` and ``raw``, in this order; integers stored as floats count.
     Log-normalised values are taken, when declared, from ``X``, else from ``raw`` (where scanpy keeps them when it
-    scales ``X``). With ``slot`` only that slot is looked at. :func:`lognorm_rows` checks every value later.
-
-    Raises
-    ------
-    CellsError
-        If no slot holds it; says what each slot holds and which option helps.
-    OptionError
-        If ``expression`` is neither of the two.
+    scales ``X``). With ``slot`` only that slot is looked at. :func:`lognorm_rows` checks every value later. The error
+    says what each slot holds and which option helps.
     """
     if expression not in ("counts", "lognorm"):
         msg = f"expression={show(expression)}: it must be 'counts' or 'lognorm'."
@@ -115,19 +103,18 @@ def find_expression(
             if look.kind == kind:
                 return ExpressionSlot(name, expression, allow_fractional and expression == "counts")
     found = "; ".join(f"{name} {look.words}" for name, look in looks.items()) or "there is neither X nor raw"
-    wanted = "raw counts" if expression == "counts" else "log-normalised values"
-    cure = _cure_counts(cells, looks, sample_rows) if expression == "counts" else _cure_lognorm(looks)
-    msg = f"{cells.source}: no {wanted} found: {found}. {cure}"
+    if expression == "counts":
+        msg = f"{cells.source}: no raw counts found: {found}. {_cure(cells, looks, sample_rows)}"
+    elif any(look.kind == "counts" for look in looks.values()):
+        cure = "Leave out expression='lognorm' to start from the counts."
+        msg = f"{cells.source}: no log-normalised values found: {found}. {cure}"
+    else:
+        msg = f"{cells.source}: no log-normalised values found: {found}. Name the slot that holds them with slot=."
     raise CellsError(msg)
 
 
-def _cure_lognorm(looks: dict[str, _Look]) -> str:
-    if any(look.kind == "counts" for look in looks.values()):
-        return "Leave out expression='lognorm' to start from the counts."
-    return "Name the slot that holds them with slot=."
-
-
-def _cure_counts(cells: CellFile, looks: dict[str, _Look], sample_rows: int) -> str:
+def _cure(cells: CellFile, looks: dict[str, _Look], sample_rows: int) -> str:
+    """Return what to do about an input without counts."""
     others = [name for name in cells.slots if name not in looks]
     others = [name for name in others if _look_at(cells, name, sample_rows=sample_rows).kind == "counts"]
     if others:
@@ -149,8 +136,7 @@ def _cure_counts(cells: CellFile, looks: dict[str, _Look], sample_rows: int) -> 
 def _look_at(cells: CellFile, slot: str, *, sample_rows: int) -> _Look:
     """Look at the first rows, the last, and runs between them.
 
-    Single values that are NaN, infinite or negative among counts do not change the kind: they are errors in counts, and
-    named where they stand when the values are read.
+    Single values that are NaN, infinite or negative among counts do not change the kind: reading names them.
     """
     matrix = cells.matrix(slot)
     n_cells = matrix.shape[0]
@@ -195,27 +181,12 @@ def _place(cells: CellFile, slot: str, start: int, block: sparse.csr_matrix, at:
 def lognorm_rows(
     cells: CellFile, slot: ExpressionSlot, *, chunk_rows: int = 4096, groups: NDArray[np.int64] | None = None
 ) -> Iterator[tuple[int, sparse.csr_matrix]]:
-    """Read all cells as log-normalised expression, checking every value.
+    """Yield the first row's number and ``(n, n_genes of the slot)`` float32 log-normalised expression, block by block.
 
-    Parameters
-    ----------
-    cells, slot
-        The input, and what :func:`find_expression` found.
-    chunk_rows
-        Cells read at a time; the values do not depend on it.
-    groups
-        ``(n_genes of the slot,)`` the column that each column's counts are added to, for genes that occur more than
-        once. The sum is taken before the logarithm.
-
-    Yields
-    ------
-    ``(start, rows)``: the first row's number, and ``(n, n_genes of the slot)`` float32 with ascending column indices
-    and no explicit zeros. A cell without counts is an empty row.
-
-    Raises
-    ------
-    CellsError
-        If a value is NaN, infinite, negative or, among counts, not an integer: names the first such cell and gene.
+    Column indices ascend, and there are no explicit zeros; a cell without counts is an empty row. ``groups`` gives for
+    each column the one that its counts are added to, before the logarithm, for genes that occur more than once. The
+    values do not depend on ``chunk_rows``. A :class:`CellsError` names the first cell and gene of which the value is
+    NaN, infinite, negative or, among counts, not an integer.
     """
     for start in range(0, cells.n_cells, chunk_rows):
         yield start, lognorm_block(cells, slot, start, start + chunk_rows, groups=groups)

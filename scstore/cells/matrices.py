@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scstore.errors import CellsError
-from scstore.untrusted.guards import reading
+from scstore.untrusted.guards import damaged, reading
 
 __all__ = [
     "CompressedColumns",
@@ -27,8 +26,10 @@ __all__ = [
     "memory_rows",
 ]
 
+Array = NDArray[Any]
+
 LONGEST_ROW = 8
-"""A cell may list each gene this many times on average (duplicates are summed) before its length counts as damage."""
+"""Times that a cell may list each gene on average: duplicates are summed, but more is damage."""
 
 WINDOW = 1 << 27
 """Values of a matrix stored by column that are held by rows at once: 1.6 GB, and twice that while they are read."""
@@ -46,10 +47,9 @@ class RowMatrix(Protocol):
         ...
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Return rows ``start`` to ``stop``, ``(stop - start, n_genes)``, a copy of the stored numeric dtype.
+        """Return rows ``start`` to ``stop``, a copy of the stored numeric dtype.
 
-        Entries that are stored twice are summed and the column indices of each row ascend; explicit zeros may be
-        there. A :class:`CellsError` if the rows cannot be read or hold a column index outside the matrix.
+        Entries that are stored twice are summed and the column indices of each row ascend; explicit zeros may be there.
         """
         ...
 
@@ -59,7 +59,7 @@ def is_numeric(dtype: Any) -> bool:
     return np.dtype(dtype).kind in "buif"
 
 
-def _plain(values: NDArray[Any]) -> NDArray[Any]:
+def _plain(values: Array) -> Array:
     """Return values in a dtype that scipy's compiled code knows: native byte order, no booleans, no half precision."""
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
@@ -69,17 +69,21 @@ def _plain(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _tidy(
-    data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any], *, n_columns: int, start: int, at: str
+    data: NDArray[Any],
+    indices: NDArray[Any],
+    indptr: NDArray[Any],
+    *,
+    n_columns: int,
+    start: int,
+    where: tuple[str, str],
 ) -> sparse.csr_matrix:
-    """Return rows ``start`` and following as :meth:`RowMatrix.rows` promises; ``at`` names the file and slot."""
+    """Return rows ``start`` and following as :meth:`RowMatrix.rows` promises."""
     if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= n_columns):
         place = int(np.argmax((indices < 0) | (indices >= n_columns)))
         row = start + int(np.searchsorted(indptr, place, side="right")) - 1
-        msg = (
-            f"{at}: row {row:,} has a value in column {int(indices[place]):,} of a matrix with {n_columns:,} columns. "
-            "The file is damaged: copy or download it again."
-        )
-        raise CellsError(msg)
+        column = int(indices[place])
+        source, name = where
+        raise damaged(source, f"{name}: row {row:,} has a value in column {column:,} of {n_columns:,} columns.")
     if indices.dtype not in (np.int32, np.int64):
         indices = indices.astype(np.int64)
     rows = sparse.csr_matrix((_plain(data), indices, indptr), shape=(len(indptr) - 1, n_columns))
@@ -108,9 +112,8 @@ class CompressedRows:
         with reading(self.source, f"{self.name}, rows {start:,} to {stop:,},"):
             data = np.array(self.data[low:high])
             indices = np.array(self.indices[low:high])
-        pointer = self.indptr[start : stop + 1] - low
-        at = f"{self.source}: {self.name}"
-        return _tidy(data, indices, pointer, n_columns=self.shape[1], start=start, at=at)
+        pointer, where = self.indptr[start : stop + 1] - low, (self.source, self.name)
+        return _tidy(data, indices, pointer, n_columns=self.shape[1], start=start, where=where)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +134,8 @@ class SlicedRows:
             if not sparse.issparse(block):
                 return sparse.csr_matrix(_plain(np.asarray(block)))
             rows = sparse.csr_matrix(block, copy=True)
-        at = f"{self.source}: {self.name}"
-        return _tidy(rows.data, rows.indices, rows.indptr, n_columns=self.shape[1], start=start, at=at)
+        where = (self.source, self.name)
+        return _tidy(rows.data, rows.indices, rows.indptr, n_columns=self.shape[1], start=start, where=where)
 
 
 def dense_rows(array: Any, source: str, name: str) -> SlicedRows:
@@ -165,11 +168,7 @@ class SelectedColumns:
 
 @dataclass(eq=False)
 class CompressedColumns:
-    """A CSC matrix on disk, turned into rows in memory by one pass over the file for each window of cells.
-
-    A matrix of up to ``window`` values takes one pass. A larger one is held in part: reading it in order takes one pass
-    for every ``window`` values.
-    """
+    """A CSC matrix on disk, turned into rows in memory: read in order, it takes a pass for every ``window`` values."""
 
     shape: tuple[int, int]
     indptr: NDArray[np.int64]
@@ -202,11 +201,7 @@ class CompressedColumns:
                 cells = np.asarray(self.indices[int(pointer[0]) : int(pointer[-1])])
                 values = _plain(np.asarray(self.data[int(pointer[0]) : int(pointer[-1])]))
             if len(cells) and (int(cells.min()) < 0 or int(cells.max()) >= self.shape[0]):
-                msg = (
-                    f"{self.source}: {self.name} has a value outside its {self.shape[0]:,} cells. The file is damaged: "
-                    "copy or download it again."
-                )
-                raise CellsError(msg)
+                raise damaged(self.source, f"{self.name} has a value outside its {self.shape[0]:,} cells.")
             wanted = (cells >= first) & (cells < last)
             lengths = np.concatenate([[0], np.cumsum(wanted)])[pointer - pointer[0]]
             kept = (values[wanted], cells[wanted].astype(np.int64) - first, lengths)
@@ -218,41 +213,35 @@ def compressed_rows(
     indptr: Any, indices: Any, data: Any, *, shape: tuple[int, int], source: str, name: str
 ) -> CompressedRows:
     """Open a CSR matrix (cells × genes) on disk; a :class:`CellsError` if its parts do not fit each other."""
-    pointer = _check_compressed(indptr, indices, data, major=shape[0], minor=shape[1], at=f"{source}: {name}")
+    pointer = _check_compressed(indptr, indices, data, major=shape[0], minor=shape[1], source=source, name=name)
     return CompressedRows(shape, pointer, indices, data, source, name)
 
 
 def compressed_columns(
     indptr: Any, indices: Any, data: Any, *, shape: tuple[int, int], source: str, name: str
 ) -> CompressedColumns:
-    """Open a CSC matrix (cells × genes) on disk; a :class:`CellsError` if its parts do not fit each other."""
-    pointer = _check_compressed(indptr, indices, data, major=shape[1], minor=shape[0], at=f"{source}: {name}")
+    """Open a CSC matrix (cells × genes) on disk, as :func:`compressed_rows`."""
+    pointer = _check_compressed(indptr, indices, data, major=shape[1], minor=shape[0], source=source, name=name)
     return CompressedColumns(shape, pointer, indices, data, source, name)
 
 
-def _check_compressed(indptr: Any, indices: Any, data: Any, *, major: int, minor: int, at: str) -> NDArray[np.int64]:
+def _check_compressed(
+    indptr: Any, indices: Any, data: Any, *, major: int, minor: int, source: str, name: str
+) -> NDArray[np.int64]:
     """Check that the arrays of a compressed matrix fit each other, and return the ``(major + 1,)`` index pointer."""
     for part, array, kind in (("indptr", indptr, "iu"), ("indices", indices, "iu"), ("data", data, "buif")):
         if array.ndim != 1 or array.dtype.kind not in kind:
-            msg = (
-                f"{at}/{part} is of type {array.dtype} with {array.ndim} dimensions; a sparse matrix needs one "
-                f"dimension of {'numbers' if part == 'data' else 'integers'}. The file is damaged or not an AnnData."
-            )
-            raise CellsError(msg)
+            raise damaged(source, f"{name}/{part} is of type {array.dtype} with {array.ndim} dimensions.")
     n_values = int(data.shape[0])
     problem = indptr.shape[0] != major + 1 or indices.shape[0] != n_values
     if not problem:
-        source, _, name = at.rpartition(": ")
         with reading(source, f"{name}/indptr"):
             pointer: NDArray[np.int64] = np.asarray(indptr[:]).astype(np.int64)
         lengths = np.diff(pointer)
         problem = pointer[0] != 0 or pointer[-1] != n_values or bool((lengths < 0).any())
         problem = problem or int(lengths.max(initial=0)) > LONGEST_ROW * minor
     if problem:
-        msg = (
-            f"{at}/indptr does not describe {n_values:,} values in {major:,} runs of at most {minor:,}: it has "
-            f"{indptr.shape[0]:,} entries, and indices {indices.shape[0]:,}. The file is damaged: copy or download it "
-            "again."
-        )
-        raise CellsError(msg)
+        wanted = f"{n_values:,} values in {major:,} runs of at most {minor:,}"
+        found = f"it has {indptr.shape[0]:,} entries, and indices {indices.shape[0]:,}"
+        raise damaged(source, f"{name}/indptr does not describe {wanted}: {found}.")
     return pointer

@@ -42,22 +42,10 @@ OTHER_FORMATS = (
 def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str | None = None) -> CellFile:
     """Open an input of cells; its matrices stay where they are and are read by runs of rows.
 
-    10x genes are named by their Ensembl id (index of ``var``), with their symbol in the column ``symbol``; an AnnData's
-    are as they are.
-
-    Parameters
-    ----------
-    source
-        An ``.h5ad``, an AnnData Zarr folder (v2 or v3), a 10x ``.h5`` (Cell Ranger 2 and later), a 10x folder with
-        ``matrix.mtx``, or an AnnData in memory or backed.
-    id_prefix_from
-        A column of ``obs``, the value of which is put before every cell id, as ``<value>:<id>``.
-
-    Raises
-    ------
-    CellsError
-        If it is missing, of another format, truncated, damaged or of a newer version; has no cells, genes or
-        matrix; or its cell ids repeat.
+    Every input of cells is opened here. 10x genes are named by their Ensembl id (index of ``var``), with their symbol
+    in the column ``symbol``; an AnnData's are as they are. ``id_prefix_from`` is a column of ``obs`` with a prefix of
+    every cell id. A :class:`CellsError` if the input is missing, of another format, damaged or of a newer version; has
+    no cells, genes or matrix; or its cell ids repeat.
     """
     with contextlib.ExitStack() as stack:
         if isinstance(source, AnnData):
@@ -76,10 +64,7 @@ def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str 
 def _check_extent(opened: Opened, *, source: str) -> None:
     """Refuse an input without cells, without a matrix or without genes."""
     if not opened.slots:
-        msg = (
-            f"{source}: there is no matrix in it: no X, no layers, no raw. Give the file that holds the expression of "
-            "the cells."
-        )
+        msg = f"{source}: there is no matrix in it: no X, no layers, no raw. Give the file that holds the expression."
         raise CellsError(msg)
     n_genes = max(matrix.shape[1] for matrix in opened.slots.values())
     if not len(opened.obs) or not n_genes:

@@ -23,7 +23,7 @@ from scstore.cells.cell_file import Opened
 from scstore.cells.matrices import RowMatrix, SelectedColumns, SlicedRows, compressed_rows
 from scstore.errors import CellsError
 from scstore.escaping import show_some
-from scstore.untrusted.guards import Guard, reading
+from scstore.untrusted.guards import Guard, damaged, reading
 from scstore.untrusted.text import largest_text, open_unpacked
 
 __all__ = ["find_mtx", "read_10x_folder", "read_10x_hdf5", "tenx_groups"]
@@ -56,11 +56,9 @@ def read_10x_hdf5(root: h5py.File, *, guard: Guard) -> Opened:
     with reading(guard.source, f"{name}/shape"):
         n_features, n_cells = (int(n) for n in _array(group, "shape", guard=guard)[:])
     if (n_features, n_cells) != (len(var), len(barcodes)):
-        msg = (
-            f"{guard.source}: {name}/shape says {n_features:,} features × {n_cells:,} cells, but there are "
-            f"{len(var):,} features and {len(barcodes):,} barcodes. The file is damaged: copy or download it again."
-        )
-        raise CellsError(msg)
+        there = f"{len(var):,} features and {len(barcodes):,} barcodes"
+        said = f"{name}/shape says {n_features:,} features × {n_cells:,} cells, but there are {there}."
+        raise damaged(guard.source, said)
     parts = {part: _array(group, part, guard=guard) for part in ("indptr", "indices", "data")}
     matrix = compressed_rows(**parts, shape=(n_cells, n_features), source=guard.source, name=name)
     return _opened(var, barcodes, matrix, source=guard.source)
@@ -74,19 +72,14 @@ def _features(group: Any, *, guard: Guard, ids: str, symbols: str) -> pd.DataFra
     lengths = {len(values) for values in columns.values()}
     if len(lengths) > 1:
         found = ", ".join(f"{len(values):,} of {part}" for part, values in columns.items())
-        msg = f"{guard.source}: the features do not fit each other: {found}. The file is damaged: copy it again."
-        raise CellsError(msg)
+        raise damaged(guard.source, f"The features do not fit each other: {found}.")
     return pd.DataFrame(columns).set_index(ids).rename_axis(None)
 
 
 def _array(group: Any, part: str, *, guard: Guard) -> Any:
     array = guard.member(group, part)
     if not isinstance(array, h5py.Dataset):
-        msg = (
-            f"{guard.source}: {group.name.strip('/')}/{part} is missing. "
-            "The file is damaged or not a 10x matrix: copy or download it again."
-        )
-        raise CellsError(msg)
+        raise damaged(guard.source, f"{group.name.strip('/')}/{part} is missing.")
     return array
 
 
@@ -161,15 +154,13 @@ def _check_header(path: Path, *, n_features: int, n_barcodes: int) -> None:
         )
         raise CellsError(msg)
     if n_values * SHORTEST_ENTRY > largest_text(path):
-        msg = f"{path}: the header announces {n_values:,} values, more than the file can hold. Copy it again."
-        raise CellsError(msg)
+        raise damaged(str(path), f"The header announces {n_values:,} values, more than the file can hold.")
 
 
 class _AsReal:
-    """A Matrix Market file for scipy: its header says ``real``, and nothing is in it on which scipy crashes.
+    """A Matrix Market file that scipy reads as ``real``, without what scipy crashes on.
 
-    Read as integers, values would lose their fractions. A NUL byte, or words after the last value without a line's end,
-    end the process.
+    As integers, values would lose fractions. scipy crashes on a NUL byte, and on an unfinished last line.
     """
 
     def __init__(self, file: BinaryIO) -> None:

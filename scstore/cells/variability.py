@@ -53,11 +53,6 @@ class GroupMoments:
         """Return the share of a group's cells that have each gene, ``(n_genes,)``."""
         return np.asarray(self._detected[group] / self.n_cells[group])
 
-    @property
-    def expressed(self) -> NDArray[np.bool_]:
-        """``(n_genes,)``: whether any cell has the gene."""
-        return np.asarray(self._detected.any(axis=0))
-
 
 def excess_dropout(mean: Array, variance: Array, detection: Array) -> Array:
     r"""Return how many more cells lack a gene than its mean predicts, in standard errors of one cell, ``(n_genes,)``.

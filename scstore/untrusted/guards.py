@@ -15,10 +15,15 @@ from scstore.errors import CellsError, ScstoreError
 from scstore.untrusted.hdf5 import missing_filter
 from scstore.untrusted.limits import too_large
 
-__all__ = ["Guard", "reading"]
+__all__ = ["Guard", "damaged", "reading"]
 
 DEPTH = 8
 """Groups nested deeper than this belong to no data frame."""
+
+
+def damaged(source: str, problem: str) -> CellsError:
+    """Return the error for a file of cells that contradicts itself; the problem is a whole sentence."""
+    return CellsError(f"{source}: {problem} The file is damaged or incomplete: copy or download it again.")
 
 
 @contextlib.contextmanager
@@ -33,10 +38,7 @@ def reading(source: str, name: str) -> Iterator[None]:
         raise CellsError(msg) from error
     except Exception as error:  # codecs raise anything on damaged bytes, SystemError among them
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        msg = (
-            f"{source}: {name} cannot be read ({reason}). The file is damaged or incomplete: copy or download it again."
-        )
-        raise CellsError(msg) from error
+        raise damaged(source, f"{name} cannot be read ({reason}).") from error
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,7 @@ class Guard:
     def tree(self, group: Any, *, depth: int = DEPTH) -> None:
         """Check every array below a group before any of them is read."""
         if depth == 0:
-            msg = f"{self.source}: groups below {str(group.name).strip('/')[:100]} are nested without end."
-            raise CellsError(msg)
+            raise damaged(self.source, f"Groups below {str(group.name).strip('/')[:100]} are nested without end.")
         for name in self.names(group):
             node = self.member(group, name)
             if isinstance(node, (h5py.Group, zarr.Group)):

@@ -1,8 +1,7 @@
 """Pickles of vectors from anywhere, read without letting them call anything.
 
-Published gene vectors (GenePT's among them) come as a pickled ``{symbol: list or array}``. A pickle is a program; this
-reader knows containers, numbers and strings, and has stand-ins for the few names that NumPy writes. Any other name is
-refused before it is looked up.
+Published gene vectors (GenePT's among them) come as a pickled ``{symbol: list or array}``. This reader has stand-ins
+for the few names that NumPy writes; any other name is refused before it is looked up.
 """
 
 from __future__ import annotations
@@ -29,19 +28,21 @@ class _ForbiddenError(Exception):
     """A pickle asks for something that is not allowed."""
 
 
+def _forbid(what: str) -> NoReturn:
+    raise _ForbiddenError(what)
+
+
 class _Dtype:
     """Stands in for ``numpy.dtype``."""
 
     def __init__(self, code: Any = None, *_: object) -> None:
         if code not in CODES:
-            msg = f"an array of {str(code)[:40]!r}, which are not numbers"
-            raise _ForbiddenError(msg)
+            _forbid(f"an array of {str(code)[:40]!r}, which are not numbers")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
         if state[1] not in ("<", ">", "=", "|") or any(state[2:5]):
-            msg = "an array with a structured dtype"
-            raise _ForbiddenError(msg)
+            _forbid("an array with a structured dtype")
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
@@ -74,19 +75,16 @@ class _Function:
             return float(_build(others[0], first, (1,))[0])
         if self._name == "encode" and isinstance(first, str) and others in ((), ("latin1",), ("latin-1",)):
             return first.encode("latin1")  # how old protocols write bytes
-        msg = f"{self._name} with {str((first, *others))[:60]}"
-        raise _ForbiddenError(msg)
+        _forbid(f"{self._name} with {str((first, *others))[:60]}")
 
     def __setstate__(self, state: Any) -> NoReturn:
-        msg = "a change of the reader itself"
-        raise _ForbiddenError(msg)
+        _forbid("a change of the reader itself")
 
 
 def _build(data: Any, dtype: Any, shape: Any, order: Any = "C") -> NDArray[Any]:
     data = data.encode("latin1") if isinstance(data, str) else data  # of Python 2
     if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray)):
-        msg = "an array that is not made of plain numbers"
-        raise _ForbiddenError(msg)
+        _forbid("an array that is not made of plain numbers")
     lengths = tuple(int(n) for n in shape)
     if min(lengths, default=0) < 0 or math.prod(lengths) * dtype.dtype.itemsize != len(data):
         msg = "an array whose bytes do not fit its shape"
@@ -110,13 +108,11 @@ for core in ("core", "_core"):  # before NumPy 2, and since
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            msg = f"{module}.{name}"
-            raise _ForbiddenError(msg)
+            _forbid(f"{module}.{name}")
         return ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> NoReturn:
-        msg = f"an object that is not in it ({pid!r:.60})"
-        raise _ForbiddenError(msg)
+        _forbid(f"an object that is not in it ({pid!r:.60})")
 
 
 def read_pickle(path: str | os.PathLike[str]) -> Any:
