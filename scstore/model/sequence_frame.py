@@ -1,4 +1,4 @@
-"""What stands around the genes of a cell: beginning token, instruction, readout token.
+"""Tokens around the genes of a cell: beginning token, instruction, readout token.
 
 Source: the prompt of scInterpreter (arXiv 2402.12405): genes, then «what is the cell type of this given embedding?»,
 then a token whose hidden state is read.
@@ -24,15 +24,7 @@ INSTRUCTION = "what is the cell type of this given embedding?"
 
 @dataclass(frozen=True)
 class Layout:
-    """Token ids before and after the genes.
-
-    Attributes
-    ----------
-    prefix, suffix
-        Token ids of the model's own vocabulary.
-    frame
-        Their lengths, and where the readout token is.
-    """
+    """Token ids before and after the genes, and the frame of their lengths."""
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
@@ -44,53 +36,39 @@ class Layout:
 
 
 def make_layout(
-    files: ModelFiles,
-    tokenizer: Any,
-    *,
-    instruction: str = INSTRUCTION,
-    readout_token: str | None = None,
+    files: ModelFiles, tokenizer: Any, *, instruction: str = INSTRUCTION, readout_token: str | None = None
 ) -> Layout:
     """Tokenise what stands around the genes.
 
     Decoders read ``[BOS] genes instruction readout``, encoders ``[CLS] genes instruction [SEP]`` with the readout at
-    ``[CLS]``.
-
-    Parameters
-    ----------
-    files, tokenizer
-        The model whose tokens these are.
-    instruction
-        Words; may be empty.
-    readout_token
-        Token whose hidden state is the ``last`` readout of a decoder. By default its end-of-sequence token, at which
-        causal attention has seen the whole sequence.
+    ``[CLS]``. A decoder's readout token is by default its end-of-sequence token, at which causal attention has seen
+    the whole sequence.
 
     Raises
     ------
     OptionError
         If the readout token is not one token of the model, or is given for an encoder.
     """
-    is_decoder = files.is_decoder
     words = tuple(tokenizer(instruction, add_special_tokens=False)["input_ids"]) if instruction else ()
-    if is_decoder:
+    if files.is_decoder:
         begin = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
         end = (_readout_id(files, tokenizer, readout_token),)
     else:
         if readout_token is not None:
-            msg = f"--readout-token: {files.name} is an encoder; its readout is always its first token."
+            msg = f"readout_token={readout_token!r}: {files.name} is an encoder; its readout is always its first token."
             raise OptionError(msg)
         begin, end = (tokenizer.cls_token_id,), (tokenizer.sep_token_id,)
-    return Layout(begin, words + end, Frame(len(begin), len(words + end), readout_at_end=is_decoder))
+    return Layout(begin, words + end, Frame(len(begin), len(words + end), readout_at_end=files.is_decoder))
 
 
 def _readout_id(files: ModelFiles, tokenizer: Any, token: str | None) -> int:
     if token is None:
         if tokenizer.eos_token_id is None:
-            msg = f"{files.name} has no end-of-sequence token: name its readout token with --readout-token."
+            msg = f"{files.name} has no end-of-sequence token: name its readout token with readout_token=."
             raise OptionError(msg)
         return int(tokenizer.eos_token_id)
     ids = tokenizer(token, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
-        msg = f"--readout-token {token!r}: {files.name} makes {len(ids)} tokens of it; it must be exactly one."
+        msg = f"readout_token={token!r}: {files.name} makes {len(ids)} tokens of it; it must be exactly one."
         raise OptionError(msg)
     return int(ids[0])

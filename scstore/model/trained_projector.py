@@ -31,19 +31,7 @@ vectors as they are, which is the papers'."""
 
 
 class TrainedProjector(nn.Module):
-    """Gene vectors into input vectors of a language model, in float32.
-
-    Parameters
-    ----------
-    width_in, width_out
-        Of the gene vectors and of the model.
-    blocks
-        (SiLU, Linear) blocks behind the first Linear.
-    start
-        The closed form to start at, or ``None``.
-    seed
-        Of the first weights.
-    """
+    """Gene vectors into input vectors of a language model, in float32; ``start`` is the closed form to start at."""
 
     def __init__(
         self, width_in: int, width_out: int, *, blocks: int = 0, start: AlignedMap | None = None, seed: int = 0
@@ -67,13 +55,7 @@ class TrainedProjector(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)))
 
     def prepare(self, vectors: NDArray[np.float32]) -> torch.Tensor:
-        """What :meth:`forward` takes, ``(n, width_in) float32`` on the projector's device: computed once a gene.
-
-        Parameters
-        ----------
-        vectors
-            ``(n, width_in) float32`` gene vectors.
-        """
+        """What :meth:`forward` takes of gene vectors ``(n, width_in)``, on the projector's device: once a gene."""
         device = self.layers[0].weight.device
         if not self.has_start:
             return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32)).to(device)  # type: ignore[arg-type]
@@ -114,20 +96,9 @@ class TrainedProjector(nn.Module):
     def from_arrays(
         cls, arrays: Mapping[str, NDArray[np.float32]], *, width_in: int, width_out: int, blocks: int, start: str
     ) -> TrainedProjector:
-        """The projector from what :meth:`to_arrays` gave.
-
-        Raises
-        ------
-        DamagedError
-            If an array is missing, superfluous, or of another shape or dtype.
-        """
-        zeros = AlignedMap(
-            np.zeros(width_in),
-            np.zeros((width_in, width_in)),
-            np.zeros((width_in, width_out)),
-            np.zeros(width_out),
-            0.0,
-        )
+        """The projector from what :meth:`to_arrays` gave; DamagedError if the arrays do not fit its description."""
+        square, flat = np.zeros((width_in, width_in)), np.zeros((width_in, width_out))
+        zeros = AlignedMap(np.zeros(width_in), square, flat, np.zeros(width_out), 0.0)
         projector = cls(width_in, width_out, blocks=blocks, start=zeros if start == "aligned" else None)
         expected = {name: tuple(value.shape) for name, value in projector.state_dict().items()}
         found = {name: value.shape for name, value in arrays.items() if value.dtype == np.float32}
