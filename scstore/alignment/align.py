@@ -18,8 +18,8 @@ from scstore.alignment.training_state import load_training, save_training
 from scstore.cells.labels import read_labels, report_labels
 from scstore.cells.opening import open_cells
 from scstore.errors import FeatureSpaceError
-from scstore.extraction.feature_spaces import projector_fits
 from scstore.extraction.options import Cells
+from scstore.extraction.plan import projector_fits
 from scstore.extraction.reader import load_model
 from scstore.extraction.sequence_plan import RunSettings, SequencePlan, installed_versions, plan_sequences
 from scstore.model.flops import kept_bytes, tokens_that_fit

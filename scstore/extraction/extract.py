@@ -127,7 +127,7 @@ def _create(target: Path, plan: ExtractionPlan, progress: Reporter) -> None:
     cells = sequences.source.cells
     check_columns(cells.obs.columns)
     lengths: list[NDArray[np.int64]] = []
-    var = sequences.genes.obs.iloc[sequences.genes.match.genes].drop(columns=["text", "text_source"])
+    var = sequences.genes.described.obs.iloc[sequences.genes.match.genes].drop(columns=["text", "text_source"])
     with build_store(target, overwrite=plan.options.overwrite) as builder:
         with ThreadPoolExecutor(1, "scstore-read") as reader:
             blocks = prefetch(sequences.expression_blocks(progress, lengths), reader, depth=PREFETCHED)

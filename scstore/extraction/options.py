@@ -6,11 +6,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-import anndata
-
-from scstore.cells.options import AllowFractional, Expression, IdPrefixFrom, Slot, SumDuplicateGenes
+from scstore.cells.options import (
+    AllowFractional,
+    CellSource,
+    Expression,
+    IdPrefixFrom,
+    Slot,
+    SumDuplicateGenes,
+)  # fmt: skip
 from scstore.errors import FeatureSpaceError, OptionError
 from scstore.extraction.presets import PRESETS
 from scstore.model.projector import PROJECTORS
@@ -52,16 +57,13 @@ FILES = ("genes", "panel", "projector", "orthologs")
 NOT_RECORDED = ("device", "like", "overwrite", "progress", "shard")
 """Options of a single call: whichever process creates the store, its record is the same."""
 
-StrPath = str | os.PathLike[str]
-
+StrPath: TypeAlias = str | os.PathLike[str]
 Cells = Annotated[
-    StrPath | anndata.AnnData,
-    Option(
-        "An .h5ad, AnnData Zarr, 10x .h5 or 10x mtx folder, #cells × #genes; in Python also an AnnData.",
-        argument=True,
-    ),
+    CellSource, Option("An .h5ad, AnnData Zarr, 10x .h5 or 10x mtx folder; or an AnnData.", argument=True)
 ]
 Output = Annotated[StrPath, Option("The store, a folder that conventionally ends in .zarr.", flags=("--output", "-o"))]
+Pooling = Literal["last", "mean", "wmean"]
+Companion = Literal["genept", "genept_random", "genept_w", "genept_s"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,47 +74,28 @@ class SequenceOptions:
     """
 
     model: Annotated[
-        str | None,
-        Option("minilm, a folder in Hugging Face layout, or a hub name. By default meta-llama/Llama-2-13b-hf."),
+        str | None, Option("minilm, a folder in Hugging Face layout, or a hub name. By default Llama-2-13b.")
     ] = None
     revision: Annotated[str | None, Option("Branch, tag or commit of a hub model.", advanced=True)] = None
-    genes: Annotated[
-        StrPath | None,
-        Option("Gene table. By default the model encodes the symbols, and the table is kept beside the output."),
-    ] = None
+    genes: Annotated[StrPath | None, Option("Gene table. By default the symbols, encoded by the model.")] = None
     panel: Annotated[
-        StrPath | None,
-        Option(
-            "The genes that may enter: a panel file; auto: 200 genes chosen on these cells without labels, kept beside "
-            "the output; or all, the default."
-        ),
+        StrPath | None, Option("Genes that may enter: a panel file; auto: 200, chosen here without labels; or all.")
     ] = None
     top_genes: Annotated[
-        int | None,
-        Option("The most expressed genes of a cell that enter. By default 2048, or what the model's context holds.",
-               minimum=1),
-    ] = None  # fmt: skip
+        int | None, Option("Most expressed genes of a cell. By default 2048, or what the model holds.", minimum=1)
+    ] = None
     layers: Annotated[
-        Sequence[int] | None,
-        Option("Layers to read, such as 20,40; -1, the default, is the last (minilm: 1,6).", separator=","),
+        Sequence[int] | None, Option("Layers to read; -1, the default, is the last (minilm: 1,6).", separator=",")
     ] = None
     pool: Annotated[
-        Sequence[Literal["last", "mean", "wmean"]] | None,
-        Option(
-            "Readouts: last (the readout token), mean and wmean (weighted by expression) over the genes; or none. By "
-            "default wmean,last.",
-            separator=",",
-        ),
+        Sequence[Pooling] | None,
+        Option("Readouts: last, mean, wmean (weighted by expression); or none. By default wmean,last.", separator=","),
     ] = None
     expression_scaling: Annotated[
-        Literal["none", "multiply"] | None,
-        Option("multiply scales each gene's vector with its expression. By default none.", advanced=True),
+        Literal["none", "multiply"] | None, Option("multiply: scale gene vectors by expression.", advanced=True)
     ] = None
-    seed: Annotated[
-        int,
-        Option("Seed of the projector's rotation; in training also of the held-out cells.", minimum=0, advanced=True),
-    ] = 0
-    instruction: Annotated[str, Option("Words behind the genes. The default is the published one.", advanced=True)] = (
+    seed: Annotated[int, Option("Seed of the projector and of the cells held out.", minimum=0, advanced=True)] = 0
+    instruction: Annotated[str, Option("Words behind the genes, by default the published ones.", advanced=True)] = (
         INSTRUCTION
     )
     readout_token: Annotated[
@@ -124,23 +107,20 @@ class SequenceOptions:
     sum_duplicate_genes: SumDuplicateGenes = False
     id_prefix_from: IdPrefixFrom = None
     organism: Annotated[
-        str | None, Option("human or mouse, the cells' organism. By default guessed from the symbols.", advanced=True)
+        str | None, Option("human or mouse. By default guessed from the cells' symbols.", advanced=True)
     ] = None
     orthologs: Annotated[
-        StrPath | None,
-        Option("File of human and mouse orthologs: cells of one species are read with the genes of the other."),
+        StrPath | None, Option("Orthologs of human and mouse: read mouse cells as human ones, or back.")
     ] = None
     min_match: Annotated[
-        float, Option("Smallest fraction of the cells' genes that must be in the gene table.", minimum=0, maximum=1)
+        float, Option("Smallest fraction of the cells' genes that is in the gene table.", minimum=0, maximum=1)
     ] = 0.3
     device: Annotated[str | None, Option("cuda, cpu or mps. By default the GPU where there is one.")] = None
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
         Option("Precision of the model. By default bfloat16 on a GPU, float32 on the CPU.", advanced=True),
     ] = None
-    spread: Annotated[
-        bool, Option("Spread the model's layers over all GPUs, for a model that does not fit one.", advanced=True)
-    ] = False
+    spread: Annotated[bool, Option("Spread the model's layers over all GPUs.", advanced=True)] = False
     tokens_per_batch: Annotated[
         int | None, Option("Padded positions of a batch. By default what the device holds.", minimum=1, advanced=True)
     ] = None
@@ -154,7 +134,7 @@ class SequenceOptions:
                 object.__setattr__(self, field.name, os.fspath(value))
             elif isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
-        _check_words("pool", self.pool, ("last", "mean", "wmean"))
+        _check_words("pool", self.pool, get_args(Pooling))
         if self.panel == AUTO_PANEL and self.orthologs is not None:
             msg = "panel='auto' cannot go with orthologs=: it is fitted on the cells' own genes. Name a panel file."
             raise OptionError(msg)
@@ -206,31 +186,27 @@ class ExtractOptions(SequenceOptions):
     like: Annotated[StrPath | None, Option("Take the whole feature space of another store.")] = None
     control: Annotated[
         Literal["random-genes", "random-llm", "shuffled-order"] | None,
-        Option("Make one thing meaningless, for a comparison: the gene vectors, the weights or the order of genes."),
+        Option("Make one thing meaningless, for a comparison: gene vectors, weights, or order of genes."),
     ] = None
     companions: Annotated[
-        Sequence[Literal["genept", "genept_random", "genept_w", "genept_s"]] | None,
+        Sequence[Companion] | None,
         Option("Views without a readout, or none. By default genept,genept_random.", separator=","),
     ] = None
     projector: Annotated[
-        StrPath, Option("From gene vectors into the model: aligned, native, random, or a folder that align made.")
+        StrPath, Option("From gene vectors into the model: aligned, native, random, or what align trained.")
     ] = "aligned"
     keep_expression: Annotated[
-        bool,
-        Option("Keep the log-normalised expression as the store's X.", flags=("--keep-expression/--no-expression",)),
+        bool, Option("Keep the expression as the store's X.", flags=("--keep-expression/--no-expression",))
     ] = True
     store_dtype: Annotated[Literal["float16", "float32"], Option("Precision of the views.", advanced=True)] = "float16"
     shard_rows: Annotated[
         int | None, Option("Cells of a shard. By default about 16 MB, at most 4096.", minimum=1, advanced=True)
     ] = None
-    shard: Annotated[
-        str | None,
-        Option("i/n: extract part i (from 0) of n, as one job of an array. Launchers set it themselves."),
-    ] = None
+    shard: Annotated[str | None, Option("i/n: extract part i (from 0) of n, as one job of an array.")] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_words("companions", self.companions, ("genept", "genept_random", GENEPT_W, GENEPT_S))
+        _check_words("companions", self.companions, get_args(Companion))
         if self.trained_projector is not None and not Path(self.trained_projector).exists():
             suggestion = did_you_mean(self.trained_projector, PROJECTORS, form="projector='{}'")
             msg = f"projector={str(self.projector)!r}: no such folder, nor one of {', '.join(PROJECTORS)}.{suggestion}"

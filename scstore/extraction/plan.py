@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import anndata
 import numpy as np
 from numpy.typing import NDArray
 
 from scstore.cells.cell_file import CellFile
+from scstore.cells.expression import TARGET_SUM
+from scstore.cells.options import CellSource
 from scstore.errors import FeatureSpaceError, OutputError
-from scstore.extraction.feature_spaces import projector_fits, view_specs
 from scstore.extraction.options import (
     CONTROL_SEED,
     CONTROLS,
@@ -28,53 +27,34 @@ from scstore.extraction.presets import PRESETS
 from scstore.extraction.sequence_plan import SequencePlan, installed_versions, plan_sequences
 from scstore.genes.encoders import RandomEncoder
 from scstore.genes.table import GeneTable
+from scstore.model.loading import ModelFiles
 from scstore.model.projector_file import ProjectorFile, load_projector
 from scstore.progress import Reporter
-from scstore.spec import differences
+from scstore.spec import Space, differences
 from scstore.store.layout import FORMAT, SEEN_BY_PANEL, SEEN_BY_PROJECTOR, StorePlan, ViewSpec, default_shard_rows
 from scstore.store.reader import open_store
 from scstore.tokens.ranking import shuffled_order
 
-__all__ = ["ExtractionPlan", "check_same_run", "make_plan"]
+__all__ = ["ExtractionPlan", "check_same_run", "make_plan", "projector_fits"]
 
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """Everything an extraction needs, resolved and checked.
-
-    Attributes
-    ----------
-    options
-        The user's, completed.
-    sequences
-        Which cells become which sequences, and what reads them.
-    table
-        The gene table; with random vectors where these are the control.
-    projector
-        The trained projector, if there is one.
-    places
-        ``(n_matched,)``: an order of the genes in place of expression's, where that is the control.
-    random_seed
-        Seed of the model's weights, where random ones are the control.
-    shape, record
-        Of the store.
-    trained_on
-        Ids of the cells whose labels the panel or projector saw, by the ``obs`` column that marks them.
-    """
+    """Everything an extraction needs, checked; its table has random vectors where these are the control."""
 
     options: ExtractOptions
     sequences: SequencePlan
     table: GeneTable
     projector: ProjectorFile | None
-    places: NDArray[np.int64] | None
-    random_seed: int | None
+    places: NDArray[np.int64] | None  # (n_matched,): the order of genes, where that is the control
+    random_seed: int | None  # of the model's weights, where these are the control
     shape: StorePlan
     record: dict[str, Any]
-    trained_on: Mapping[str, tuple[str, ...]]
+    trained_on: Mapping[str, tuple[str, ...]]  # by the column of obs that marks these cells
 
 
 def make_plan(
-    source: str | os.PathLike[str] | anndata.AnnData,
+    source: CellSource,
     cells: CellFile,
     target: Path,
     options: ExtractOptions,
@@ -115,6 +95,91 @@ def make_plan(
         record=_record(sequences, options, projector, shape, target.parent),
         trained_on={column: ids for column, ids in trained_on.items() if ids},
     )
+
+
+def projector_fits(plan: SequencePlan) -> dict[str, Any]:
+    """What a projector's training and an extraction with it must have in common."""
+    readout = plan.needed_readout
+    return {
+        "model": {"digest": readout.files.digest, "width": readout.files.width},
+        "genes": {"encoder": dict(plan.table.encoder), "width": plan.table.width},
+        "layout": _layout(plan),
+        "expression_scaling": _scaling(plan),
+    }
+
+
+def view_specs(plan: SequencePlan, options: ExtractOptions, projector: ProjectorFile | None) -> tuple[ViewSpec, ...]:
+    """The views of a store with the feature space of each, the default view first."""
+    width = plan.table.width
+    matched: Space = {
+        "genes": {"digest": plan.table.digest},
+        "panel": {"digest": None if plan.genes.panel is None else plan.genes.panel.digest},
+        "expression": {"target_sum": TARGET_SUM, "log1p": True},
+    }
+    tokens: Space = {**matched, "top_genes": plan.top_genes}
+    vectors = "random" if options.control == RANDOM_GENES else "as encoded"
+    companions: dict[str, tuple[int, Space]] = {
+        "genept": (width, {"view": "genept", **tokens, "vectors": "whitened"}),
+        "genept_random": (width, {"view": "genept", **tokens, "vectors": "random"}),
+        "genept_w": (width, {"view": "genept", **matched, "vectors": vectors, **_control(options, RANDOM_GENES)}),
+    }
+    if plan.files is not None:
+        encoder = {**_model(options, plan.files), "pooling": "mean", "max_tokens": plan.files.context}
+        changed = _control(options, RANDOM_LLM, SHUFFLED_ORDER)
+        companions["genept_s"] = (plan.files.width, {"view": "sentence", **tokens, "encoder": encoder, **changed})
+    views = _readout_spaces(plan, options, projector, tokens) | {
+        name: companions[name] for name in options.companion_views
+    }
+    return tuple(ViewSpec(name, width, options.store_dtype, space) for name, (width, space) in views.items())
+
+
+def _readout_spaces(
+    plan: SequencePlan, options: ExtractOptions, projector: ProjectorFile | None, tokens: Space
+) -> dict[str, tuple[int, Space]]:
+    if plan.readout is None:
+        return {}
+    files = plan.readout.files
+    frozen: Space = {
+        **tokens,
+        "model": _model(options, files),
+        "layout": _layout(plan),
+        "projector": {"kind": options.projector, "seed": options.seed}
+        if projector is None
+        else {"kind": "trained", "digest": projector.digest},
+        "expression_scaling": _scaling(plan),
+        **_control(options, *CONTROLS),
+    }
+    return {
+        f"readout_{pool}_l{layer}": (files.width, {**frozen, "view": "readout", "layer": layer, "pooling": pool})
+        for layer in plan.readout.layers
+        for pool in options.poolings
+    }
+
+
+def _layout(plan: SequencePlan) -> dict[str, Any]:
+    """What stands around the genes."""
+    layout = plan.needed_readout.layout
+    return {
+        "instruction": plan.options.instruction,
+        "prefix": list(layout.prefix),
+        "suffix": list(layout.suffix),
+    }
+
+
+def _scaling(plan: SequencePlan) -> str:
+    return "multiply" if plan.options.multiplies else "none"
+
+
+def _model(options: ExtractOptions, files: ModelFiles) -> dict[str, Any]:
+    random = {"weights": "random"} if options.control == RANDOM_LLM else {}
+    return {"digest": files.digest, **random}
+
+
+def _control(options: ExtractOptions, *changing: str) -> dict[str, Any]:
+    """The control's part of the space of a view that these controls change; empty where it is none of them."""
+    if options.control not in changing:
+        return {}
+    return {"control": {"kind": options.control, "seed": CONTROL_SEED}}
 
 
 def _describe_preset(options: ExtractOptions, progress: Reporter) -> None:

@@ -12,24 +12,12 @@ __all__ = ["PRESETS", "Preset"]
 
 @dataclass(frozen=True)
 class Preset:
-    """A named set of options of extract.
-
-    Attributes
-    ----------
-    summary
-        What it gives, in a few words.
-    options
-        Values of the options that differ from the defaults.
-    source
-        Where it comes from.
-    trains_projector
-        Whether the source trains the projector.
-    """
+    """Options that differ from the defaults, under a name: what they give, and where they come from."""
 
     summary: str
     options: Mapping[str, Any]
     source: str
-    trains_projector: bool = False
+    trains_projector: bool = False  # in the source
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(

@@ -1,30 +1,39 @@
-"""The third step of a plan, the reader: which model reads which layers of how many genes, before it is loaded."""
+"""A plan in frozen steps: the cells, their genes in a gene table and a panel, and the model that reads them."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
-import os
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import anndata
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from scstore import fsio
 from scstore.cells.cell_file import CellFile
-from scstore.cells.expression import lognorm_rows
-from scstore.errors import OptionError
-from scstore.extraction.cell_genes import CellInput, MatchedGenes, find_cells, find_genes
-from scstore.extraction.options import GENEPT_W, SequenceOptions
-from scstore.genes.table import GeneTable
+from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_rows
+from scstore.cells.options import CellSource
+from scstore.errors import CellsError, FeatureSpaceError, OptionError
+from scstore.extraction.auto_panel import kept_panel
+from scstore.extraction.options import AUTO_PANEL, GENEPT_W, SequenceOptions
+from scstore.gene_tables.encoding import cached_table
+from scstore.genes.matching import GeneMatch, match_genes
+from scstore.genes.orthologs import Translation, describe_cells, match_cells, needed_translation
+from scstore.genes.table import GeneTable, load_gene_table
+from scstore.genes.texts import DescribedGenes
 from scstore.model.flops import tokens_that_fit
 from scstore.model.loading import DEFAULT_MODEL, MINILM, ModelFiles, load_tokenizer, locate_model, pick_device
 from scstore.model.sequence_frame import Layout, make_layout
+from scstore.panels.panel import Panel, load_panel
 from scstore.progress import Reporter
 from scstore.store.ledger import ids_digest
 from scstore.tokens.ranking import RankedCells, count_genes, rank_genes
@@ -41,20 +50,131 @@ READ_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class ReadoutPlan:
-    """Which layers of a model are read, and around how many genes of a cell.
+class CellInput:
+    """Cells as given and opened, the slot of their expression, and size and time of their files, if they are files."""
 
-    Attributes
-    ----------
-    files
-        The model, not loaded.
-    layout
-        Tokens around the genes.
-    layers
-        Layers to read, 1 for the first.
-    top_genes, top_genes_limited_by
-        Genes of a cell at the most, and what set that number.
-    """
+    source: CellSource
+    cells: CellFile
+    slot: ExpressionSlot
+    stamp: tuple[int, int] | None
+
+    @property
+    def var(self) -> pd.DataFrame:
+        """The cells' genes."""
+        return self.cells.var(self.slot.slot)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the files, or over ids, genes and values in memory."""
+        if not isinstance(self.source, anndata.AnnData):
+            return fsio.digest_tree(self.source)
+        names = "\0".join([*map(str, self.cells.obs.index), *map(str, self.var.index)])
+        digest = hashlib.sha256(names.encode())
+        matrix = self.cells.slots[self.slot.slot]
+        for start in range(0, matrix.shape[0], 4096):
+            rows = matrix.rows(start, min(start + 4096, matrix.shape[0]))
+            for array in (rows.indptr, rows.indices, rows.data):
+                digest.update(np.ascontiguousarray(array).data)
+        return "sha256:" + digest.hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Raise CellsError if the files changed since they were opened."""
+        if self.stamp is not None and _stamp(Path(self.cells.source)) != self.stamp:
+            msg = f"{self.cells.source} changed while it was read. Run the command again once nobody writes to it."
+            raise CellsError(msg)
+
+
+def _find_cells(source: CellSource, cells: CellFile, options: SequenceOptions, progress: Reporter) -> CellInput:
+    """Find the slot that holds the expression."""
+    slot = find_expression(
+        cells, expression=options.expression, slot=options.slot, allow_fractional=options.allow_fractional
+    )
+    stamp = None if isinstance(source, anndata.AnnData) else _stamp(Path(source))
+    found = CellInput(source, cells, slot, stamp)
+    progress.note(
+        f"cells: {cells.source}: {len(cells.obs):,} cells × {len(found.var):,} genes, {slot.kind} from {slot.slot}"
+    )
+    return found
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files), max(file.stat().st_mtime_ns for file in files)
+
+
+@dataclass(frozen=True)
+class MatchedGenes:
+    """The cells' genes in the rows of a gene table, and those of them that may enter."""
+
+    described: DescribedGenes
+    match: GeneMatch
+    panel: Panel | None
+    panel_file: str | None
+    admitted: NDArray[np.bool_] | None  # (n_matched,); all where there is no panel
+    translation: Translation | None
+    named: GeneTable | None
+
+    @property
+    def symbols(self) -> list[str]:
+        """``(n_matched,)`` symbols of the matched genes."""
+        return [str(symbol) for symbol in self.described.obs["symbol"].iloc[self.match.genes]]
+
+    @property
+    def n_panel(self) -> int | None:
+        """Genes of the panel."""
+        return None if self.panel is None else len(self.panel)
+
+
+def _find_genes(source: CellInput, target: Path, options: SequenceOptions, progress: Reporter) -> MatchedGenes:
+    """Match the cells' genes with the gene table, or describe them by their symbols; no model is looked for."""
+    named = load_gene_table(options.genes) if options.genes else None
+    panel_file = options.panel_file
+    if options.panel == AUTO_PANEL:
+        panel_file = str(kept_panel(source.source, target, options, source.cells, progress))
+    panel = load_panel(panel_file) if panel_file else None
+    translation = needed_translation(
+        options.orthologs,
+        source.var,
+        organism=options.organism,
+        table=None if named is None else named.obs,
+        panel=None if panel is None else panel.obs,
+        source=source.cells.source,
+        progress=progress,
+    )
+    if named is None:
+        described = describe_cells(source.var, translation, organism=options.organism)
+    else:
+        described = DescribedGenes(named.obs, named.template)
+    match = match_cells(
+        source.var,
+        described.obs,
+        translation,
+        organism=options.organism,
+        min_match=options.min_match,
+        sum_duplicates=options.sum_duplicate_genes,
+        source=source.cells.source,
+    )
+    progress.note(match.report)
+    admitted = None if panel is None else _admitted(panel, str(panel_file), described.obs, match, progress)
+    if panel is None:
+        progress.note("genes that may enter: all. A panel makes cells 10 to 30 times shorter, and in all tests better.")
+    return MatchedGenes(described, match, panel, panel_file, admitted, translation, named)
+
+
+def _admitted(panel: Panel, path: str, obs: pd.DataFrame, match: GeneMatch, progress: Reporter) -> NDArray[np.bool_]:
+    """Return which of the matched genes are in the panel."""
+    in_table = match_genes(panel.obs, obs, min_match=0.0, source="the panel", organism=match.organism)
+    admitted = np.isin(match.genes, in_table.table_rows)
+    progress.note(f"genes that may enter: the panel's, {int(admitted.sum()):,} of its {len(panel):,} are measured here")
+    if not admitted.any():
+        msg = f"{path}: none of the panel's genes is among the cells' genes. Fit a panel on cells of this kind."
+        raise FeatureSpaceError(msg)
+    return admitted
+
+
+@dataclass(frozen=True)
+class ReadoutPlan:
+    """Which layers (1 is the first) of which model are read, around how many genes of a cell."""
 
     files: ModelFiles
     layout: Layout
@@ -83,34 +203,16 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """Which cells become which sequences, and what reads them: what extract and align share.
-
-    Attributes
-    ----------
-    options
-        The user's.
-    source, genes, table
-        The cells, their genes, and the gene table with vectors.
-    table_file
-        Where the gene table is.
-    files
-        The model that reads the cells in any way; ``None`` where none does.
-    readout
-        ``None`` where no readout is wanted.
-    top_genes
-        Genes of a cell that are ranked and counted.
-    run
-        Where the model runs.
-    """
+    """Which cells become which sequences, and what reads them: what extract and align share."""
 
     options: SequenceOptions
     source: CellInput
     genes: MatchedGenes
     table: GeneTable
     table_file: str
-    files: ModelFiles | None
+    files: ModelFiles | None  # the model that reads the cells in any way, if one does
     readout: ReadoutPlan | None
-    top_genes: int
+    top_genes: int  # of a cell, ranked and counted
     run: RunSettings
 
     @property
@@ -161,7 +263,7 @@ class SequencePlan:
 
 
 def plan_sequences(
-    source: str | os.PathLike[str] | anndata.AnnData,
+    source: CellSource,
     cells: CellFile,
     target: Path,
     options: SequenceOptions,
@@ -174,13 +276,18 @@ def plan_sequences(
     InputError
         For whatever the user has to mend.
     """
-    found = find_cells(source, cells, options, progress)
-    genes = find_genes(found, target, options, progress)
+    found = _find_cells(source, cells, options, progress)
+    genes = _find_genes(found, target, options, progress)
     encodes = genes.named is None and options.needs_vectors
     files = _find_model(options) if options.runs_model or encodes else None
     readout = _plan_readout(options, files, genes.n_panel) if files is not None and options.poolings else None
     table_file = str(options.genes or target.with_suffix(".genes.h5ad"))
-    table = genes.table(Path(table_file), files if encodes else None, options, progress)
+    table = genes.named
+    if table is None:
+        encoder = files if encodes else None
+        table = cached_table(
+            Path(table_file), genes.described, encoder, device=options.device, dtype=options.dtype, progress=progress
+        )
     if options.needs_vectors and not table.width:
         msg = f"genes={table_file!r}: it holds symbols without vectors (genept_s needs none). Name another."
         raise OptionError(msg)
