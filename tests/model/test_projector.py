@@ -42,7 +42,7 @@ def test_aligned_vectors_point_where_tokens_point(tokens: torch.Tensor, genes: n
 
 def test_native_vectors_stay_as_they_are(tokens: torch.Tensor, genes: np.ndarray) -> None:
     np.testing.assert_array_equal(project(genes[:, :16], tokens, kind="native"), genes[:, :16])
-    with pytest.raises(OptionError, match="24 wide, the model 16"):
+    with pytest.raises(OptionError):
         project(genes, tokens, kind="native")
 
 

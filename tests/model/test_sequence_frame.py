@@ -47,7 +47,7 @@ def test_no_instruction(decoder) -> None:
 def test_the_readout_token_is_exactly_one(decoder, encoder) -> None:
     files, tokenizer = decoder
     assert make_layout(files, tokenizer, readout_token="?").suffix[-1] == tokenizer.convert_tokens_to_ids("?")
-    with pytest.raises(OptionError, match="exactly one"):
+    with pytest.raises(OptionError):
         make_layout(files, tokenizer, readout_token="zz zz")
-    with pytest.raises(OptionError, match="encoder"):
+    with pytest.raises(OptionError):
         make_layout(*encoder, readout_token="?")
