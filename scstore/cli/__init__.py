@@ -1,39 +1,23 @@
-"""The command line. Each command parses its words and calls one workflow; heavy imports wait until then."""
+"""The command line. Each command runs one public function; heavy imports wait until then."""
 
 from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
-from scstore.cli import extraction as _extraction  # noqa: F401  # registers its commands, first in the help
-
-# isort: split
-from scstore.cli import panel as _panel  # noqa: F401
-
-# isort: split
-from scstore.cli import align as _align  # noqa: F401
-
-# isort: split
-from scstore.cli import genes as _genes  # noqa: F401
-
-# isort: split
 from scstore.cli import annotation as _annotation  # noqa: F401
-
-# isort: split
-from scstore.cli import search as _search  # noqa: F401
-
-# isort: split
-from scstore.cli import evaluate as _evaluate  # noqa: F401
-from scstore.cli import verify as _verify  # noqa: F401
-from scstore.cli.shared import app, state
+from scstore.cli.builder import in_flags
+from scstore.cli.commands import app
+from scstore.cli.state import state
 from scstore.console import Output
 from scstore.errors import ScstoreError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]
 
 
 def _version(value: bool) -> None:  # noqa: FBT001  # typer's signature
@@ -59,7 +43,7 @@ def _common(
 
 
 class _Stopped(BaseException):
-    """SIGINT or SIGTERM: unwinds past click, so that locks and temporary files go and we say what to do next."""
+    """SIGINT or SIGTERM; unwinds past typer, so that locks and temporary files are removed."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -70,38 +54,46 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     raise _Stopped(number)
 
 
-def main() -> None:
-    """Run the command line and exit.
+def run(words: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code.
 
-    With 0 done, 1 a fault, 2 the user's to mend, 3 damage that verify found, 130 and 143 stopped.
+    Exit codes: 0 done, 1 a fault, 2 the user can mend it, 3 ``verify`` found damage, 130 and 143 stopped.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    state.parameters = ()
     try:
-        app()
+        app(words)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
     except _Stopped as stop:
         if state.debug:
             raise
-        state.output.errors.print("stopped. What was finished is kept: run the same command again to go on.")
-        sys.exit(stop.exit_code)
-    except ScstoreError as error:
-        if state.debug:
-            raise
-        state.output.failure(str(error), kind=error.kind)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if state.debug:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        state.output.failure(f"{where}{error.strerror or error}. What was finished is kept.", kind="os")
-        sys.exit(1)
+        state.output.errors.print("stopped. Run the same command again; extract and align keep what they finished.")
+        return stop.exit_code
     except Exception as error:  # the last resort: no traceback for a user
         if state.debug:
             raise
-        state.output.failure(
-            f"{type(error).__name__}: {error}\nThis is a fault of scstore's. Run `scstore --debug …` for the "
-            "traceback and "
-            "report it.",
-            kind="internal",
-        )
-        sys.exit(1)
+        return _report(error)
+    return 0
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    sys.exit(run())
+
+
+def _report(error: Exception) -> int:
+    """Print one message and return the exit code."""
+    if isinstance(error, ScstoreError):
+        state.output.failure(in_flags(str(error), state.parameters), kind=error.kind)
+        return error.exit_code
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        state.output.failure(f"{where}{error.strerror or error}. Finished work is kept.", kind="os")
+        return 1
+    state.output.failure(
+        f"{type(error).__name__}: {error}\nInternal error. Run again with scstore --debug and report it.",
+        kind="internal",
+    )
+    return 1

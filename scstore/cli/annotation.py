@@ -269,18 +269,3 @@ def _info_of_head(path: Path, *, card: Path | None, overwrite: bool) -> None:
         rejects,
         *([] if written is None else [f"model card: {written}"]),
     )
-
-
-@app.command(rich_help_panel="On a laptop, without the model")
-def export(
-    store: Annotated[Path, typer.Argument(help="A finished store.", show_default=False)],
-    out: Annotated[Path, typer.Option("--output", "-o", help="The .h5ad to write.", show_default=False)],
-    *,
-    view: Annotated[list[str] | None, typer.Option(help="View to include; repeat. All by default.")] = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Write a store as one .h5ad file."""
-    from scstore.store.export import export as export_store
-
-    written = export_store(store, out, views=view, overwrite=overwrite)
-    state.output.result({"output": str(written)}, f"{written}: {written.stat().st_size / 1e6:,.1f} MB")

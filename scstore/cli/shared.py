@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from scstore.console import Output
+from scstore.cli.commands import app, genes_app
+from scstore.cli.state import state
 
 __all__ = [
     "STAGE_1",
@@ -34,43 +34,6 @@ __all__ = [
 ]
 
 STAGE_1 = r"With a model (scstore\[extract])"
-"""Heading of commands in the help."""
-
-app = typer.Typer(
-    name="scstore",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help=(
-        "Pay for the large language model once, on a GPU; annotate single cells for ever after, on a laptop.\n\n"
-        "`scstore demo` shows the whole path on real cells, in minutes.\n\n"
-        "**extract** runs a frozen language model over cells and writes a store (needs `scstore[extract]`); **fit**, "
-        "**predict** and **query** work on stores and on any AnnData with embeddings, without the model."
-    ),
-)
-genes_app = typer.Typer(no_args_is_help=True, help="Gene tables: descriptions of genes as vectors.")
-app.add_typer(genes_app, name="genes", rich_help_panel=STAGE_1)
-
-
-@dataclass
-class State:
-    """Set by the options before the command.
-
-    Attributes
-    ----------
-    output
-        Where results and words go.
-    debug
-        Whether errors show their traceback.
-    """
-
-    output: Output = field(default_factory=Output)
-    debug: bool = False
-
-
-state = State()
-"""Of this process, which runs one command."""
 
 Cells = Annotated[
     Path, typer.Argument(help="Cells: .h5ad, AnnData Zarr, 10x .h5, or 10x mtx folder.", show_default=False)

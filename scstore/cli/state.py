@@ -22,7 +22,7 @@ class State:
     @property
     def reporter(self) -> Reporter:
         """Where notes, warnings and progress go."""
-        from scstore.cli.command import FlagReporter
+        from scstore.cli.builder import FlagReporter
 
         return FlagReporter(self.output.reporter)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import anndata
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from scstore import fsio
 from scstore.errors import FeatureSpaceError
+from scstore.options import Option, public
 from scstore.sealed import FileKind, read_sealed_file, write_sealed_file
 from scstore.spec import canonical_json
 from scstore.store.reader import Store
@@ -109,7 +110,10 @@ def load_gene_table(path: str | os.PathLike[str]) -> GeneTable:
     return read_sealed_file(path, KIND, build)
 
 
-def describe_genes(path: str | os.PathLike[str]) -> dict[str, Any]:
+@public
+def describe_genes(
+    path: Annotated[str | os.PathLike[str], Option("A gene table.", argument=True)],
+) -> dict[str, Any]:
     """Return what a gene table holds, as JSON values."""
     table = load_gene_table(path)
     counts = {column: table.obs[column].value_counts() for column in ("organism", "text_source")}

@@ -130,7 +130,7 @@ class Store:
         matrices = [name for name in self.views if name != "X"]
         if len(matrices) == 1:
             return matrices[0]
-        msg = f"{self.path} has no default view. Name one with view=: {', '.join(self.views) or 'there is none'}."
+        msg = f"{self.path} has no default view. It has: {', '.join(self.views) or 'there is none'}."
         raise InputError(msg)
 
     @property

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import collections.abc
 import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -102,7 +104,8 @@ def _build(command: Command) -> TyperCommand:
         if any(one.name == "progress" for one in everything):
             given["progress"] = state.reporter
         result = function(*positional, **given)
-        show(result, {**{one.name: one.default for one in parameters.values()}, **{k: words[k] for k in typed}})
+        defaults = {one.name: one.default for one in [*parameters.values(), *extra.values()]}
+        show(result, {**defaults, **{name: words[name] for name in typed}})
 
     signature = [_typer_parameter(one) for one in sorted([*parameters.values(), *extra.values()], key=_place)]
     hidden = {one.name for one in [*parameters.values(), *extra.values()] if one.option.advanced}
@@ -163,18 +166,24 @@ def _flags(parameter: Parameter) -> tuple[str, ...]:
     return (f"--{name}",)
 
 
-def _is_list(parameter: Parameter) -> bool:
-    origin = get_origin(parameter.type)
-    return isinstance(origin, type) and issubclass(origin, Sequence | Mapping)
+def _list_type(parameter: Parameter) -> Any:
+    """The ``Sequence[…]`` or ``Mapping[…]`` that the parameter is or may be; ``None`` for others."""
+    members = get_args(parameter.type) if get_origin(parameter.type) in (Union, UnionType) else (parameter.type,)
+    for member in members:
+        origin = get_origin(member)
+        if isinstance(origin, type) and issubclass(origin, Sequence | Mapping):
+            return member
+    return None
 
 
 def _typed(parameter: Parameter) -> tuple[Any, Any]:
     """Type and default on the command line."""
     default = None if parameter.default is inspect.Parameter.empty else parameter.default
-    if _is_list(parameter):
+    if (listed := _list_type(parameter)) is not None:
         if parameter.option.separator is not None:
             return str, None if default is None else parameter.option.separator.join(map(str, default)) or "none"
-        return list[str], None if default is None else list(default)
+        words = str if get_args(listed)[0] is str or get_origin(listed) is not collections.abc.Sequence else Path
+        return list[words], None if default is None else list(default)  # type: ignore[valid-type]
     if parameter.choices or parameter.type is str:
         return str, default
     if parameter.type in WORDS:
@@ -187,11 +196,12 @@ def _typed(parameter: Parameter) -> tuple[Any, Any]:
 
 def _value(parameter: Parameter, word: Any) -> Any:
     """The Python value of what was typed."""
-    if not _is_list(parameter):
+    listed = _list_type(parameter)
+    if listed is None or word is None:
         return word
-    if issubclass(get_origin(parameter.type), Mapping):
+    if issubclass(get_origin(listed), Mapping):
         return _mapping(parameter, word)
-    element = next((one for one in get_args(parameter.type) if one is not Ellipsis), str)
+    element = get_args(listed)[0]
     separator = parameter.option.separator
     if separator is None:
         parts = list(word)

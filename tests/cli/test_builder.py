@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).parent))
 import sample
 
-from scstore.cli.command import Command, group_of, in_flags
+from scstore.cli.builder import Command, group_of, in_flags
 from scstore.errors import OptionError
 from scstore.options import parameters_of
 

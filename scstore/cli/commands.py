@@ -1,0 +1,180 @@
+"""The applications that the commands belong to, and the list of the commands."""
+
+from __future__ import annotations
+
+import typer
+
+from scstore.cli.builder import Command, group_of
+
+__all__ = ["COMMANDS", "GENES", "app", "genes_app"]
+
+MODEL = r"With a model (scstore\[extract])"
+LAPTOP = "On a laptop, without the model"
+
+COMMANDS = (
+    Command(
+        "extract",
+        "scstore.extraction.extract:extract",
+        "scstore.cli.extraction:show",
+        "Run cells through a frozen language model, once, into a store.",
+        MODEL,
+        (
+            "scstore extract cells.h5ad -o stores/ref.zarr                        # Llama-2-13b, on a GPU",
+            "scstore extract cells.h5ad -o stores/ref.zarr --model minilm         # a laptop",
+            "scstore extract new.h5ad -o stores/new.zarr --like stores/ref.zarr   # cells to be labelled",
+            "scstore extract cells.h5ad -o stores/w.zarr --preset genept-w --genes genes/human.h5ad",
+        ),
+        adapt="scstore.cli.extraction:adapt",
+    ),
+    Command(
+        "panel",
+        "scstore.panels.fit:panel",
+        "scstore.cli.panels:show",
+        "Choose the genes that may enter a cell's sequence, once, for every later extraction.",
+        MODEL,
+        (
+            "scstore panel cells.h5ad --label cell_type -o panels/blood.h5ad",
+            "scstore panel a.h5ad b.h5ad --label cell_type --group donor -o panels/both.h5ad",
+            "scstore panel cells.h5ad --label-free -o panels/unlabelled.h5ad",
+        ),
+    ),
+    Command(
+        "align",
+        "scstore.alignment.align:align",
+        "scstore.cli.alignment:show",
+        "Train a projector through the frozen model on labelled cells.",
+        MODEL,
+        (
+            "scstore align cells.h5ad --label cell_type --panel panels/blood.h5ad -o projectors/blood",
+            "scstore extract cells.h5ad -o stores/ref.zarr --panel panels/blood.h5ad --projector projectors/blood",
+        ),
+    ),
+    Command(
+        "demo",
+        "scstore.demo:demo",
+        "scstore.cli.demo:show",
+        "Show the whole path on 700 real blood cells; needs scstore[demo].",
+        MODEL,
+    ),
+    Command(
+        "fit",
+        "scstore.annotation.fit:fit",
+        "scstore.cli.annotation:show_head",
+        "Train a head on a store's cached features. No model, no GPU.",
+        LAPTOP,
+        (
+            "scstore fit stores/ref.zarr --label cell_type -o heads/cell_type",
+            "scstore fit any.h5ad --view X_pca --label leiden --head knn -o heads/leiden",
+            "scstore fit stores/ref.zarr --label lineage --label cell_type -o heads/two_levels",
+        ),
+        adapt="scstore.cli.annotation:must_save",
+    ),
+    Command(
+        "predict",
+        "scstore.annotation.predict:predict",
+        "scstore.cli.annotation:show_predictions",
+        "Label cells with a trained head.",
+        LAPTOP,
+        (
+            "scstore predict stores/new.zarr --head heads/cell_type -o annotated.h5ad",
+            "scstore predict stores/new.zarr --head heads/cell_type -o labels.csv --proba",
+        ),
+        adapt="scstore.cli.annotation:must_write",
+    ),
+    Command(
+        "query",
+        "scstore.search.query:query_to_file",
+        "scstore.cli.search:show",
+        "Find the nearest reference cells of every cell.",
+        LAPTOP,
+        (
+            "scstore query stores/new.zarr --reference stores/ref.zarr -k 15 -o neighbours.parquet",
+            "scstore query stores/new.zarr --reference stores/ref.zarr --where \"tissue == 'lung'\" -o lung.csv",
+            "scstore query stores/new.zarr --reference stores/ref.zarr --summarise cell_type -o shares.csv",
+        ),
+    ),
+    Command(
+        "evaluate",
+        "scstore.evaluation.evaluate:evaluate",
+        "scstore.cli.evaluation:show",
+        "Score a store's views by cross-validation, with every control in the same table.",
+        LAPTOP,
+        (
+            "scstore evaluate stores/ref.zarr --label cell_type --group donor -o evaluation",
+            "scstore evaluate stores/ref.zarr --label cell_type --train-on species=human --test-on species=mouse",
+            "scstore evaluate any.h5ad --label leiden --view X_pca --view X_scVI --view X",
+        ),
+        adapt="scstore.cli.evaluation:adapt",
+    ),
+    Command(
+        "info",
+        "scstore.cli.info:info",
+        "scstore.cli.info:show",
+        "Say what a store, an AnnData or a head holds.",
+        LAPTOP,
+    ),
+    Command(
+        "export",
+        "scstore.store.export:export",
+        "scstore.cli.store:show_export",
+        "Write a store as one .h5ad file.",
+        LAPTOP,
+    ),
+    Command(
+        "verify",
+        "scstore.verification:verify",
+        "scstore.cli.store:show_verification",
+        "Look for damage, and list all of it. Exit code 3 where there is any.",
+        LAPTOP,
+        (
+            "scstore verify stores/ref.zarr --deep             # every byte against its digest",
+            "scstore verify stores/ref.zarr --deep --repair    # then run the same extract again",
+            "scstore verify heads/cell_type",
+        ),
+    ),
+)
+
+GENES = (
+    Command(
+        "build",
+        "scstore.gene_tables.build:build_genes",
+        "scstore.cli.gene_tables:show_table",
+        "Encode descriptions of genes into a gene table.",
+        MODEL,
+        (
+            "scstore genes build --organism human --gene-info info.gz --gene-summary gene_summary.gz -o human.h5ad",
+            "scstore genes build --vectors GenePT_gene_embedding_ada_text.pickle --organism human -o genept.h5ad",
+            'scstore genes build --text genes.tsv --template "{symbol}: {name}. {summary}" -o mine.h5ad',
+        ),
+    ),
+    Command(
+        "info",
+        "scstore.genes.table:describe_genes",
+        "scstore.cli.gene_tables:show_description",
+        "Say what a gene table holds and what made it.",
+        MODEL,
+        ("scstore genes info genes/human.h5ad",),
+    ),
+)
+
+CONVERTED = ("extract", "panel", "evaluate", "demo", "align", "query", "verify", "export")
+
+app = typer.Typer(
+    name="scstore",
+    cls=group_of([one for one in COMMANDS if one.name in CONVERTED]),
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Pay for the large language model once, on a GPU; annotate single cells on a laptop.\n\n"
+        "`scstore demo` shows the whole path on real cells, in minutes.\n\n"
+        "**extract** runs a frozen language model over cells and writes a store (needs `scstore[extract]`); **fit**, "
+        "**predict** and **query** work on stores and on any AnnData with embeddings, without the model."
+    ),
+)
+genes_app = typer.Typer(
+    cls=group_of(GENES), no_args_is_help=True, help="Gene tables: descriptions of genes as vectors."
+)
+genes_app.callback()(lambda: None)
+app.add_typer(genes_app, name="genes", rich_help_panel=MODEL)

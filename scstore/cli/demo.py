@@ -1,0 +1,17 @@
+"""What ``demo`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from scstore.cli.state import state
+from scstore.demo import DemoResult
+
+__all__ = ["show"]
+
+
+def show(result: DemoResult, _given: Mapping[str, Any]) -> None:
+    """Print the table and what to try next."""
+    state.output.table(*result.table())
+    state.output.result(result.as_json(), *result.lines())
