@@ -50,7 +50,7 @@ def build_genes(
     orthologs: Annotated[
         File | None,
         Option(
-            "NCBI's gene_orthologs, or a CSV of human and mouse genes: with ortholog_gene_info=, the summaries of "
+            "NCBI's gene_orthologs, or a CSV of human and mouse genes: with ortholog_gene_info=, summaries of "
             "orthologs stand in for missing ones."
         ),
     ] = None,

@@ -121,6 +121,12 @@ class VectorJournal:
     def __len__(self) -> int:
         return int(self._database.execute("SELECT count(*) FROM vectors").fetchone()[0])
 
+    @property
+    def width(self) -> int | None:
+        """Width of the vectors, if there is one."""
+        row = self._database.execute("SELECT length(vector) / 4 FROM vectors LIMIT 1").fetchone()
+        return None if row is None else int(row[0])
+
     def find(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Return those vectors, ``(width,) float32``, that are there and intact."""
         found = {}
@@ -152,7 +158,7 @@ class EndpointEncoder:
     def __init__(self, endpoint: Endpoint, client: openai.OpenAI, journal: VectorJournal) -> None:
         self.endpoint = endpoint
         self.journal = journal
-        self.width: int | None = None
+        self.width = journal.width
         self._client = client
 
     @property
@@ -180,7 +186,6 @@ class EndpointEncoder:
         """Return ``(n_texts, width) float32``: from the journal, the others from the endpoint."""
         cut = [text[:MAX_CHARACTERS] for text in texts]
         known = self.journal.find(cut)
-        self.width = next((len(vector) for vector in known.values()), self.width)
         for request in _requests([text for text in dict.fromkeys(cut) if text not in known]):
             found = dict(zip(request, self._ask(request), strict=True))
             self.journal.add(found)

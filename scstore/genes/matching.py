@@ -20,19 +20,9 @@ from scstore.genes.species import common_name, guess_organism
 __all__ = ["ENSEMBL_ID", "GeneMatch", "gene_names", "match_columns", "match_genes"]
 
 IDENTIFIER_COLUMNS = (
-    "gene_ids",
-    "gene_id",
-    "ensembl_id",
-    "ensembl",
-    "feature_id",
-    "gene_name",
-    "gene_names",
-    "symbol",
-    "gene_symbol",
-    "gene_symbols",
-    "feature_name",
-    "_index",
-)
+    "gene_ids", "gene_id", "ensembl_id", "ensembl", "feature_id", "gene_name", "gene_names", "symbol", "gene_symbol",
+    "gene_symbols", "feature_name", "_index",
+)  # fmt: skip
 """Columns of ``var`` with names, beside its index; in any capitals."""
 
 SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_symbols", "gene_name", "gene_names", "feature_name")
@@ -194,16 +184,11 @@ def _of_one_organism(
     if len(held) < 2:
         return rows, None
     ours = common_name(organism) if organism else guess_organism(names)
-    if ours is None:
-        msg = (
-            f"{source}: the gene table has genes of {' and '.join(held)}, and the gene names here do not show which "
-            f"they are. Set organism={held[0]!r}."
-        )
-        raise GenesError(msg)
     if ours not in held:
+        these = f"of {show(ours)}" if ours else "not clearly of either"
         msg = (
-            f"{source}: the gene table has genes of {' and '.join(held)}, and these are of {show(ours)}. Use a table "
-            "of that organism (genes=), or correct organism=."
+            f"{source}: the gene table has genes of {' and '.join(held)}, and the genes here are {these}. Set "
+            "organism= to one of these, or use another table."
         )
         raise GenesError(msg)
     return rows[(theirs == ours) | (theirs == "")], ours

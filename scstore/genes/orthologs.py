@@ -36,10 +36,7 @@ __all__ = [
     "translate_to_one",
 ]
 
-KEYS = ("gene_id", "ensembl_id", "symbol")
-"""What identifies a gene, the most reliable first."""
-
-COLUMNS = tuple(f"{organism}_{key}" for organism in TAXA for key in KEYS)
+COLUMNS = ("human_symbol", "human_ensembl_id", "mouse_symbol", "mouse_ensembl_id")
 NCBI_COLUMNS = ("#tax_id", "GeneID", "relationship", "Other_tax_id", "Other_GeneID")
 GENE_INFO_FILES = {"human": "Homo_sapiens.gene_info", "mouse": "Mus_musculus.gene_info"}
 KNOWN = "NCBI's gene_orthologs, and a CSV or TSV of two columns, human gene and mouse gene (symbols or Ensembl ids)"
@@ -52,11 +49,7 @@ def other_organism(organism: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Orthologs:
-    """Pairs of human and mouse genes, each gene in one pair.
-
-    ``pairs`` has ``human_symbol``, ``human_ensembl_id``, ``human_gene_id`` and the same columns for the mouse, all
-    strings, empty where unknown.
-    """
+    """Pairs of human and mouse genes, each gene in one pair; strings, empty where unknown."""
 
     pairs: pd.DataFrame
 
@@ -66,8 +59,7 @@ class Orthologs:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the pairs, independent of their order."""
-        rows = sorted(self.pairs[list(COLUMNS)].itertuples(index=False, name=None))
-        return fsio.digest_bytes(canonical_json([list(row) for row in rows]).encode())
+        return fsio.digest_bytes(canonical_json(sorted(self.pairs[list(COLUMNS)].to_numpy().tolist())).encode())
 
     def symbols(self, organism: str) -> dict[str, str]:
         """Symbols of the other organism by symbols of this one, where both are known."""
@@ -96,48 +88,36 @@ def read_orthologs(path: str | os.PathLike[str], *, gene_info: Mapping[str, pd.D
         with open_unpacked(file) as handle:
             is_ncbi = handle.read(7) == b"#tax_id"
         found = _from_ncbi(file, gene_info) if is_ncbi else _from_two_columns(file)
-    pairs = _one_to_one(found.reindex(columns=list(COLUMNS), fill_value=""))
-    if pairs.empty:
+    if found.empty:
         msg = f"{file}: contains no pair of one human and one mouse gene. Known are {KNOWN}."
         raise GenesError(msg)
-    return Orthologs(pairs)
+    return Orthologs(found)
 
 
-def _one_to_one(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the pairs of which neither gene occurs in another pair."""
-    keys = {}
-    for organism in TAXA:
-        key = pd.Series("", index=found.index)
-        for column in reversed(KEYS):
-            named = found[f"{organism}_{column}"]
-            key = key.where(named == "", named)
-        keys[organism] = key
-    both = pd.DataFrame(keys)
-    complete = (both != "").all(axis=1) & ~both.duplicated()
-    both, found = both[complete], found[complete]
-    single = ~both["human"].duplicated(keep=False) & ~both["mouse"].duplicated(keep=False)
-    return found[single].reset_index(drop=True)
+def _one_to_one(human: pd.Series, mouse: pd.Series) -> pd.DataFrame:
+    """Return the pairs of which neither gene is missing or occurs in another pair."""
+    pairs = pd.DataFrame({"human": human, "mouse": mouse}).drop_duplicates()
+    pairs = pairs[(pairs != "").all(axis=1)]
+    single = ~pairs["human"].duplicated(keep=False) & ~pairs["mouse"].duplicated(keep=False)
+    return pairs[single].reset_index(drop=True)
 
 
 def _from_ncbi(file: Path, gene_info: Mapping[str, pd.DataFrame] | None) -> pd.DataFrame:
     taxa = {organism: str(taxon) for organism, taxon in TAXA.items()}
     rows = read_columns(file, NCBI_COLUMNS, taxa=set(taxa.values()))
     rows = rows[rows["Other_tax_id"].isin(taxa.values()) & (rows["relationship"] == "Ortholog")]
-    forwards = rows["#tax_id"] == taxa["human"]
     rows = rows[rows["#tax_id"] != rows["Other_tax_id"]]
-    ids = pd.DataFrame(
-        {
-            "human_gene_id": rows["GeneID"].where(forwards, rows["Other_GeneID"]),
-            "mouse_gene_id": rows["Other_GeneID"].where(forwards, rows["GeneID"]),
-        }
-    )
+    one, other = rows["GeneID"], rows["Other_GeneID"]
+    forwards = rows["#tax_id"] == taxa["human"]
+    pairs = _one_to_one(one.where(forwards, other), other.where(forwards, one))
+    found = pd.DataFrame(index=pairs.index)
     for organism in TAXA:
         genes = (gene_info or {}).get(organism)
         genes = _gene_info_beside(file, organism) if genes is None else genes
         named = genes.drop_duplicates("gene_id").set_index("gene_id")
         for key in ("symbol", "ensembl_id"):
-            ids[f"{organism}_{key}"] = ids[f"{organism}_gene_id"].map(named[key]).fillna("")
-    return ids
+            found[f"{organism}_{key}"] = pairs[organism].map(named[key]).fillna("")
+    return found
 
 
 def _gene_info_beside(file: Path, organism: str) -> pd.DataFrame:
@@ -173,12 +153,28 @@ def _from_two_columns(file: Path) -> pd.DataFrame:
     if any(organism in title for organism in TAXA for title in titles):
         order = order[::-1] if "mouse" in titles[0] or "human" in titles[1] else order
         rows = rows.iloc[1:]
-    found = pd.DataFrame(index=rows.index)
-    for organism, (_, names) in zip(order, rows.items(), strict=True):
-        names = names.str.strip()
-        stable = names.str.extract(f"^{ENSEMBL_ID.pattern}$")[0].fillna("")
-        found[f"{organism}_ensembl_id"], found[f"{organism}_symbol"] = stable, names.where(stable == "", "")
+    names = rows.apply(lambda column: column.str.strip().str.replace(f"^{ENSEMBL_ID.pattern}$", r"\1", regex=True))
+    names = names.set_axis(order, axis=1)
+    pairs = _one_to_one(names["human"], names["mouse"])
+    found = pd.DataFrame(index=pairs.index)
+    for organism in TAXA:
+        is_id = pairs[organism].str.fullmatch(ENSEMBL_ID.pattern)
+        found[f"{organism}_ensembl_id"] = pairs[organism].where(is_id, "")
+        found[f"{organism}_symbol"] = pairs[organism].mask(is_id, "")
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class Translation:
+    """Pairs of genes, and the organism of the cells that are read by them."""
+
+    orthologs: Orthologs
+    organism: str
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What a run's record says of it."""
+        return {"digest": self.orthologs.digest, "from": self.organism, "to": other_organism(self.organism)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,12 +196,10 @@ class RenamedGenes:
         return whole
 
 
-def rename_by_orthologs(
-    var: pd.DataFrame, orthologs: Orthologs, *, organism: str, source: str = "cells"
-) -> RenamedGenes:
+def rename_by_orthologs(var: pd.DataFrame, translation: Translation, *, source: str = "cells") -> RenamedGenes:
     """Give each gene of an input the names of its ortholog, looked up by Ensembl id, else by symbol."""
     names, _ = gene_names(var, sum_duplicates=True, source=source)
-    known = orthologs.names(organism)
+    organism, known = translation.organism, translation.orthologs.names(translation.organism)
     nothing = ("", "")
     found = [
         known.get(own.ensembl_id) or known.get(own.symbol) or known.get(own.name) or nothing
@@ -230,19 +224,6 @@ def rename_by_orthologs(
     if len(dropped):
         report += f"; without one, and left out: {len(dropped):,}, e.g. {show_some(dropped)}"
     return RenamedGenes(renamed, columns, report)
-
-
-@dataclass(frozen=True, eq=False)
-class Translation:
-    """Pairs of genes, and the organism of the cells that are read by them."""
-
-    orthologs: Orthologs
-    organism: str
-
-    @property
-    def record(self) -> dict[str, str]:
-        """What a run's record says of it."""
-        return {"digest": self.orthologs.digest, "from": self.organism, "to": other_organism(self.organism)}
 
 
 def needed_translation(
@@ -318,7 +299,7 @@ def match_cells(
     """
     renamed = None
     if translation is not None:
-        renamed = rename_by_orthologs(var, translation.orthologs, organism=translation.organism, source=source)
+        renamed = rename_by_orthologs(var, translation, source=source)
         organism = other_organism(translation.organism)
     match = match_genes(
         var if renamed is None else renamed.var,
@@ -342,7 +323,7 @@ def describe_cells(
 ) -> DescribedGenes:
     """Describe the cells' genes by their symbols, or by those of their orthologs if translated."""
     if translation is not None:
-        var = rename_by_orthologs(var, translation.orthologs, organism=translation.organism).var
+        var = rename_by_orthologs(var, translation).var
         organism = other_organism(translation.organism)
     names = list(dict.fromkeys(str(name) for name in var.get("symbol", var.index)))
     return describe_by_symbol(names, organism=organism or guess_organism(names) or "")

@@ -116,9 +116,7 @@ def open_inputs(
         progress.note(f"cells: {name}: {cells.n_cells:,} cells × {len(var):,} genes, {found.kind} from {found.slot}")
         renamed = None
         if translation is not None:
-            renamed = rename_by_orthologs(
-                var, translation.orthologs, organism=translation.organism, source=cells.source
-            )
+            renamed = rename_by_orthologs(var, translation, source=cells.source)
             progress.note(f"{name}: {renamed.report}")
         names, repeats = gene_names(
             var if renamed is None else renamed.var, sum_duplicates=sum_duplicate_genes, source=cells.source

@@ -44,7 +44,8 @@ def test_a_csv_of_symbols(tmp_path: Path, text: str) -> None:
 def test_ensembl_ids_and_a_header_for_one_side(tmp_path: Path) -> None:
     """As Ensembl exports them: tab-separated, versions, only the other species in the header."""
     path = tmp_path / "ids.txt"
-    path.write_text("Gene stable ID version\tHuman gene name\nENSMUSG00000032094.8\tCD3D\nENSMUSG1\t\nENSMUSG2\tLYZ\n")
+    rows = ["ENSMUSG00000032094.8\tCD3D", "ENSMUSG1\t", "ENSMUSG2\tLYZ", "ENSMUSG3.1\tA", "ENSMUSG3.2\tB"]
+    path.write_text("\n".join(["Gene stable ID version\tHuman gene name", *rows, ""]))
     orthologs = read_orthologs(path)
     assert orthologs.names("mouse") == {"ENSMUSG00000032094": ("CD3D", ""), "ENSMUSG2": ("LYZ", "")}
     assert orthologs.names("human")["LYZ"] == ("", "ENSMUSG2")
@@ -99,7 +100,7 @@ def orthologs() -> Orthologs:
     human = {"human_symbol": ["CD3D", "LYZ", "", "MS4A1"], "human_ensembl_id": ["ENSG01", "ENSG02", "ENSG03", "ENSG04"]}
     mouse_ids = ["ENSMUSG01", "ENSMUSG02", "ENSMUSG03", "ENSMUSG04"]
     mouse = {"mouse_symbol": ["Cd3d", "Lyz2", "Gm3", "Ms4a1"], "mouse_ensembl_id": mouse_ids}
-    return Orthologs(pd.DataFrame({**human, **mouse, "human_gene_id": "", "mouse_gene_id": ""}))
+    return Orthologs(pd.DataFrame({**human, **mouse}))
 
 
 @pytest.fixture(scope="module")
@@ -118,19 +119,19 @@ def var(*names: str, **columns: list[str]) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.Index(names, dtype=object))
 
 
-def test_genes_take_their_orthologs_names(orthologs: Orthologs) -> None:
+def test_genes_take_their_orthologs_names(orthologs: Orthologs, from_mouse: Translation) -> None:
     """By Ensembl id with or without version, by symbol, in the index or beside it; an id wins over a symbol."""
     genes = var("Lyz2", "Own", "ENSMUSG01.5", "x", "Cd3d", gene_ids=["", "", "", "ENSMUSG03", "ENSMUSG04"])
-    renamed = rename_by_orthologs(genes, orthologs, organism="mouse")
+    renamed = rename_by_orthologs(genes, from_mouse)
     assert list(renamed.var.index) == ["LYZ", "CD3D", "ENSG03", "MS4A1"]
     assert list(renamed.var["gene_ids"]) == ["ENSG02", "ENSG01", "ENSG03", "ENSG04"]
     assert renamed.columns.tolist() == [0, 2, 3, 4]
     assert "4 of 5" in renamed.report
     assert "'Own'" in renamed.report
-    back = rename_by_orthologs(var("MS4A1", "CD3D"), orthologs, organism="human")
+    back = rename_by_orthologs(var("MS4A1", "CD3D"), Translation(orthologs, "human"))
     assert list(back.var.index) == ["Ms4a1", "Cd3d"]
     with pytest.raises(GenesError, match=r"m\.h5ad.*'CD3D'"):
-        rename_by_orthologs(var("CD3D"), orthologs, organism="mouse", source="m.h5ad")
+        rename_by_orthologs(var("CD3D"), from_mouse, source="m.h5ad")
 
 
 def test_a_match_covers_all_input_genes(from_mouse: Translation, table: pd.DataFrame) -> None:
