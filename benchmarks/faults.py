@@ -71,8 +71,8 @@ def operations(piece: int, every: int) -> dict[str, Any]:
 
 def kills(piece: int, number: int) -> dict[str, Any]:
     """Kill processes at random moments."""
-    with scratch_folder() as scratch:
-        found = kill_at_random(Path(scratch), number, seed=piece)
+    with scratch_folder() as scratch, warm(Path(scratch)) as processes:
+        found = kill_at_random(processes, Path(scratch) / "killed" / "s.zarr", number, seed=piece)
     return _report(found.killed, found.violations, finished=found.finished, **found.moments)
 
 

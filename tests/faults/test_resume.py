@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
 import anndata
 import pytest
-from support import ROOT, Notes, extract, make_cells, write_model
+from broken_disk import Killed
+from support import extract, make_cells, write_model
 
 import scstore
 from scstore import fsio
@@ -24,70 +24,63 @@ from scstore.store.layout import chunk_path, record_path
 VIEWS = ("readout_wmean_l3", "readout_last_l3", "genept", "genept_random", "X")
 
 
-def killed(tmp_path: Path, source: Path, model: Path, *, after: int, when: str) -> subprocess.CompletedProcess[str]:
-    """Extract in a process that is killed (SIGKILL) at its commit number `after`, before or after it."""
-    script = f"""
-import os, signal, sys
-import scstore
-import scstore.extraction.extract as workflow
-real, done = workflow.commit_shard, []
-def commit(*words, **named):
-    if len(done) == {after} and {when!r} == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(*words, **named)
-    done.append(1)
-    if len(done) > {after} and {when!r} == "after":
-        os.kill(os.getpid(), signal.SIGKILL)
-workflow.commit_shard = commit
-scstore.extract(sys.argv[1], sys.argv[2], model=sys.argv[3], shard_rows=16)
-"""
-    out = tmp_path / "store.zarr"
-    return subprocess.run([sys.executable, "-c", script, source, out, model], cwd=ROOT, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of cells, which no test changes."""
+    path = tmp_path_factory.mktemp("source") / "cells.h5ad"
+    make_cells().write_h5ad(path)
+    return path
 
 
-@pytest.mark.parametrize(("after", "when"), [(0, "before"), (1, "after"), (3, "before")])
-def test_killed_and_repeated_it_ends_in_the_same_store_byte_for_byte(
-    cells_file: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, when: str
+@pytest.fixture(scope="module")
+def whole(source: Path, llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store that an uninterrupted run makes, in 4 shards. Not to be written to."""
+    return extract(source, tmp_path_factory.mktemp("whole") / "s.zarr", llama, shard_rows=16).path
+
+
+@pytest.fixture
+def root(whole: Path, tmp_path: Path) -> Path:
+    """A copy that may be written to, at the same distance from the cells."""
+    for file in whole.parent.iterdir():
+        (shutil.copytree if file.is_dir() else shutil.copy)(file, tmp_path / file.name)
+    return tmp_path / whole.name
+
+
+@pytest.mark.parametrize("after", [0, 2, 3])
+def test_stopped_and_repeated_it_ends_in_the_same_store_byte_for_byte(
+    source: Path, whole: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     """RELIABILITY 21, I1–I3: and no finished shard is computed twice."""
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    extract(cells_file, tmp_path / "a" / "store.zarr", llama, shard_rows=16)
-    assert killed(tmp_path / "b", cells_file, llama, after=after, when=when).returncode == -9
-    store = scstore.open(tmp_path / "b" / "store.zarr")
-    finished = int(store.committed.sum())
-    assert finished == 16 * (after + (when == "after"))
-    assert store.path.with_name(f"{store.path.name}.lock").exists()
-
-    commits: list[int] = []
     import scstore.extraction.extract as workflow
 
-    real = workflow.commit_shard
+    real, commits, stop = workflow.commit_shard, [], True
 
     def commit(root: Path, plan: Any, shard: int, *words: Any, **named: Any) -> None:
-        commits.append(shard)
+        if stop and len(commits) == after:
+            raise Killed
         real(root, plan, shard, *words, **named)
+        commits.append(shard)
 
     monkeypatch.setattr(workflow, "commit_shard", commit)
-    resumed = extract(cells_file, tmp_path / "b" / "store.zarr", llama, shard_rows=16)
-    assert commits == list(range(finished // 16, 4))
-    assert resumed.is_complete
-    assert fsio.digest_tree(tmp_path / "a" / "store.zarr") == fsio.digest_tree(tmp_path / "b" / "store.zarr")
-    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["store.genes.h5ad", "store.zarr"]
+    with pytest.raises(Killed):
+        extract(source, tmp_path / "s.zarr", llama, shard_rows=16)
+    store, stop = scstore.open(tmp_path / "s.zarr"), False
+    assert store.committed.sum() == 16 * len(commits) == 16 * after
+    assert extract(source, store.path, llama, shard_rows=16).is_complete
+    assert commits == [0, 1, 2, 3]
+    assert fsio.digest_tree(store.path) == fsio.digest_tree(whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.genes.h5ad", "s.zarr"]
 
 
-def test_a_finished_store_is_left_alone(cells_file: Path, llama: Path, tmp_path: Path) -> None:
-    extract(cells_file, tmp_path / "s.zarr", llama)
-    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "s.zarr").rglob("*")}
-    extract(cells_file, tmp_path / "s.zarr", llama)
-    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "s.zarr").rglob("*")}
+def test_a_finished_store_is_left_alone(source: Path, llama: Path, root: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in root.rglob("*")}
+    extract(source, root, llama, shard_rows=16)
+    assert before == {file: file.stat().st_mtime_ns for file in root.rglob("*")}
 
 
 @pytest.mark.parametrize("damage", ["flip", "delete", "record"])
-def test_damaged_shards_alone_are_redone(cells_file: Path, llama: Path, tmp_path: Path, damage: str) -> None:
+def test_damaged_shards_alone_are_redone(source: Path, llama: Path, root: Path, damage: str) -> None:
     """RELIABILITY 30: extract redoes just those."""
-    root = tmp_path / "s.zarr"
-    extract(cells_file, root, llama, shard_rows=16)
     whole = fsio.digest_tree(root)
     sound = chunk_path(root, "genept", 0).stat().st_mtime_ns
     file = record_path(root, 2) if damage == "record" else chunk_path(root, "readout_last_l3", 2)
@@ -97,11 +90,9 @@ def test_damaged_shards_alone_are_redone(cells_file: Path, llama: Path, tmp_path
         data = bytearray(file.read_bytes())
         data[30] ^= 1
         file.write_bytes(data)
-    notes = Notes()
-    extract(cells_file, root, llama, shard_rows=16, progress=notes)
+    extract(source, root, llama, shard_rows=16)
     assert fsio.digest_tree(root) == whole
     assert chunk_path(root, "genept", 0).stat().st_mtime_ns == sound
-    assert any("redoing a damaged shard" in note for note in notes.said)
 
 
 @pytest.mark.parametrize(
@@ -118,21 +109,19 @@ def test_damaged_shards_alone_are_redone(cells_file: Path, llama: Path, tmp_path
     ],
 )
 def test_resuming_with_other_options_lists_what_differs(
-    cells_file: Path, llama: Path, tmp_path: Path, options: dict[str, Any], field: str
+    source: Path, llama: Path, whole: Path, options: dict[str, Any], field: str
 ) -> None:
     """RELIABILITY 28."""
-    extract(cells_file, tmp_path / "s.zarr", llama)
-    whole = fsio.digest_tree(tmp_path / "s.zarr")
+    before = fsio.digest_tree(whole)
     with pytest.raises(FeatureSpaceError, match=field):
-        extract(cells_file, tmp_path / "s.zarr", llama, **options)
-    assert fsio.digest_tree(tmp_path / "s.zarr") == whole
+        extract(source, whole, llama, **{"shard_rows": 16, **options})
+    assert fsio.digest_tree(whole) == before
 
 
-def test_resuming_with_another_model_is_refused(cells_file: Path, llama: Path, tmp_path: Path) -> None:
+def test_resuming_with_another_model_is_refused(source: Path, whole: Path, tmp_path: Path) -> None:
     """RELIABILITY 28: another model."""
-    extract(cells_file, tmp_path / "s.zarr", llama)
     with pytest.raises(FeatureSpaceError, match=r"model\.digest"):
-        extract(cells_file, tmp_path / "s.zarr", write_model(tmp_path / "other", seed=3))
+        extract(source, whole, write_model(tmp_path / "other", seed=3), shard_rows=16)
 
 
 def reordered(cells: anndata.AnnData) -> anndata.AnnData:
@@ -148,19 +137,16 @@ def recounted(cells: anndata.AnnData) -> anndata.AnnData:
     return cells
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
 @pytest.mark.parametrize("change", [reordered, removed, recounted])
 def test_resuming_with_other_cells_is_refused(
-    cells: anndata.AnnData, cells_file: Path, llama: Path, tmp_path: Path, change: Any
+    llama: Path, whole: Path, tmp_path: Path, change: Any, in_memory: bool
 ) -> None:
     """RELIABILITY 13 and 29: the input changed, cells reordered or removed."""
-    extract(cells_file, tmp_path / "s.zarr", llama)
-    change(cells).write_h5ad(cells_file)
+    changed = change(make_cells())
+    changed.write_h5ad(tmp_path / "cells.h5ad")
     with pytest.raises(FeatureSpaceError, match=r"input\.digest"):
-        extract(cells_file, tmp_path / "s.zarr", llama)
-    memory = tmp_path / "memory.zarr"
-    extract(make_cells(), memory, llama)
-    with pytest.raises(FeatureSpaceError, match=r"input\.digest"):
-        extract(change(make_cells()), memory, llama)
+        extract(changed if in_memory else tmp_path / "cells.h5ad", whole, llama, shard_rows=16)
 
 
 def test_an_input_that_changes_while_it_is_read_is_refused(
@@ -177,7 +163,7 @@ def test_an_input_that_changes_while_it_is_read_is_refused(
             yield block
 
     monkeypatch.setattr(workflow, "lognorm_rows", meddle)
-    with pytest.raises(CellsError, match="changed while it was read"):
+    with pytest.raises(CellsError, match="cells.h5ad"):
         extract(cells_file, tmp_path / "s.zarr", llama)
     assert not (tmp_path / "s.zarr").exists()
 
