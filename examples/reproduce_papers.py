@@ -30,6 +30,10 @@ from scstore.report.plots import confusion_figure, embed, metrics_figure, umap_f
 GENE_INFO = {"human": "Homo_sapiens.gene_info.gz", "mouse": "Mus_musculus.gene_info.gz"}
 SCALING = {"scinterpreter": "none", "screader": "multiply"}  # the presets whose papers train a projector
 TRAINED_CONTROL = "scinterpreter random-genes"
+TRAININGS = {
+    "papers-small": "one Linear (and 4 blocks) at 3e-3 (5e-5), 10 steps of warm-up (1,000), batches of 8 (16)",
+    "papers": "as the papers do",
+}
 METRICS = {"accuracy": "accuracy", "macro_precision": "precision", "macro_recall": "recall", "macro_f1": "F1"}
 KINDS = {
     "model": "reads cells with the model", "gene texts": "gene texts only", "nothing": "control: neither",
@@ -91,10 +95,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--cells", type=int, default=150, help="cells of each side, at the most")
     add("--splits", type=int, default=3, help="groups, or folds, held out in turn")
     add("--top-genes", type=int, default=32, help="genes a cell in the papers' presets; theirs: 2,048")
-    add("--blocks", type=int, default=0, help="(SiLU, Linear) behind the projector's Linear; scReader's: 4")
+    add("--recipe", choices=("papers-small", "papers"), default="papers-small", help="training of the projectors")
     add("--epochs", type=int, default=8, help="of the projectors' training; as the papers'")
-    add("--learning-rate", type=float, default=3e-3, help="the papers': 5e-5")
-    add("--warmup", type=int, default=10, help="steps; the papers': 1,000")
     options = parser.parse_args(words)
     if bool(options.train_on) != bool(options.test_on):
         parser.error("--train-on and --test-on go together")
@@ -123,8 +125,7 @@ def read_cells(options: argparse.Namespace) -> anndata.AnnData:
         f"{kept.n_obs:,} cells of {kept.obs[options.label].nunique()} classes with {AT_LEAST} cells or more.\n"
         f"Reduced against the papers: {options.model} reads the cells and encodes the genes' texts (theirs: Llama-13b, "
         f"text-embedding-ada-002); {options.top_genes} genes a cell (2,048); at most {options.cells} cells to train "
-        f"on; projectors of one Linear and {options.blocks} blocks (4), trained in {options.epochs} epochs (8) at "
-        f"{options.learning_rate:g} (5e-5), {options.warmup} steps of warm-up (1,000), batches of 8 (16)."
+        f"on; projectors trained in {options.epochs} epochs (8), {TRAININGS[options.recipe]}."
     )
     return kept
 
@@ -182,9 +183,7 @@ def align(folder: Path, tables: Mapping[str, Path], options: argparse.Namespace)
         projector = folder / f"{name.replace(' ', '-')}-projector"
         both = {"genes": str(tables["random" if control else "texts"]), "model": options.model}
         both |= {"top_genes": options.top_genes, "expression": options.expression}
-        numbers = ("blocks", "epochs", "learning_rate", "warmup")
-        how = {"label": options.label, "recipe": "papers", **{key: vars(options)[key] for key in numbers}}
-        how["batch_size"] = 8
+        how = {"label": options.label, "recipe": options.recipe, "epochs": options.epochs}
         how |= {"expression_scaling": SCALING[preset], "layers": (-1,)}
         step(scstore.align, "align", folder / "train.h5ad", projector, **how, **both)
         trained[name] = {"preset": preset, "projector": str(projector), **both}

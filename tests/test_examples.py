@@ -1,10 +1,17 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shlex
-import subprocess
-import sys
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import matplotlib.image
 import pandas as pd
@@ -15,47 +22,79 @@ from support import ROOT
 from scstore.cli import app
 
 EXAMPLES = ROOT / "examples"
-TINY = "--cells 40 --splits 1 --top-genes 8 --epochs 1 --warmup 1 -o papers".split()
+TINY = "--cells 40 --splits 1 --top-genes 8 --epochs 1 -o papers".split()
 CONTROL_ROWS = {
     "- scinterpreter random-genes", "- random gene vectors", "- expression", "- random gene vectors + expression",
     "- random-genes: readout", "- random-llm: readout", "- shuffled-order: readout",
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore")  # scanpy's, about the age of its cells
 @pytest.mark.parametrize("example", ["any_embedding", "quickstart"])
-def test_an_example_runs(example: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / f"{example}.py", tmp_path / "out"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    agreement = next(line for line in done.stdout.splitlines() if line.startswith("agreement"))
+def test_an_example_runs(example: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / f"{example}.py"))["main"](tmp_path / "out")
+    lines = capsys.readouterr().out.splitlines()
+    agreement = next(line for line in lines if line.startswith("agreement"))
     assert float(agreement.split()[-1]) > 0.6
 
 
-def test_the_papers_are_reproduced(llama: Path, tmp_path: Path) -> None:
-    """All of it on few cells and a small model: table, sentences, figures; each printed step is a true command."""
-    words = [sys.executable, EXAMPLES / "reproduce_papers.py", "--model", llama, *TINY]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=600)
-    assert done.returncode == 0, done.stderr
-    steps = [shlex.split(line)[2:] for line in done.stdout.splitlines() if line.startswith("$ ")]
+@dataclass(frozen=True)
+class Papers:
+    """A run of the script on few cells and a small model, in its folder: what it printed, and what each step gave."""
+
+    script: ModuleType
+    folder: Path
+    words: list[str]
+    lines: list[str]
+    steps: dict[str, Any]
+
+
+def _key(command: str, paths: tuple[Path, ...], options: dict[str, Any]) -> str:
+    return repr((command, paths, sorted(options.items())))
+
+
+@pytest.fixture(scope="module")
+def papers(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Papers]:
+    folder = tmp_path_factory.mktemp("script")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed, catch_warnings():
+        simplefilter("ignore")  # scanpy's, about the age of its cells
+        patch.chdir(folder)
+        patch.syspath_prepend(EXAMPLES)
+        import reproduce_papers as script
+
+        steps: dict[str, Any] = {}
+        step = script.step
+
+        def recorded(function: Callable[..., Any], command: str, *paths: Path, **options: Any) -> Any:
+            steps[_key(command, paths, options)] = given = step(function, command, *paths, **options)
+            return given
+
+        patch.setattr(script, "step", recorded)
+        words = ["--model", str(llama), *TINY]
+        script.main(words)
+        patch.setattr(script, "step", step)
+        yield Papers(script, folder, words, printed.getvalue().splitlines(), steps)
+
+
+def test_the_papers_are_reproduced(papers: Papers) -> None:
+    """Table, sentences, figures; each printed step is a true command."""
+    steps = [shlex.split(line)[2:] for line in papers.lines if line.startswith("$ ")]
     assert [step[0] for step in steps] == ["genes"] * 2 + ["align"] * 3 + ["extract"] * 18 + ["evaluate"] * 6
     for step in steps:
         _parse(step)
-    table = pd.read_csv(tmp_path / "papers" / "table.csv", index_col="method")
+    output = papers.folder / "papers"
+    table = pd.read_csv(output / "table.csv", index_col="method")
     assert set(table.index) > {"scinterpreter", "screader", "genept-w", "genept-s", "default: readout"} | CONTROL_ROWS
     assert table.astype(float).stack().between(0, 1).all()
-    assert "Reduced against the papers: " in done.stdout
-    assert "random-llm: the model has random weights" in done.stdout
-    assert "the model added" in done.stdout.splitlines()[-3]
+    assert any(line.startswith("Reduced against the papers: ") for line in papers.lines)
+    assert any(line.startswith("random-llm: the model has random weights") for line in papers.lines)
+    assert "the model added" in papers.lines[-3]
     for name in ("metrics", "confusion", "umap"):
-        assert (tmp_path / "papers" / f"{name}.svg").exists()
-        assert min(matplotlib.image.imread(tmp_path / "papers" / f"{name}.png").shape[:2]) > 300
-    again = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=600)
-    assert (again.returncode, "papers exists" in again.stderr) == (2, True)
+        assert (output / f"{name}.svg").exists()
+        assert min(matplotlib.image.imread(output / f"{name}.png").shape[:2]) > 300
+    with pytest.raises(SystemExit) as stopped:
+        papers.script.main([*papers.words[:-1], str(output)])
+    assert stopped.value.code == 2
 
 
 def _parse(step: list[str]) -> None:
@@ -67,10 +106,17 @@ def _parse(step: list[str]) -> None:
     command.make_context(command.name, step)
 
 
-def test_the_notebook_says_the_same(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its cells, run in their order in one namespace."""
+@pytest.mark.filterwarnings("ignore")
+def test_the_notebook_does_the_same(papers: Papers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells, run in their order in one namespace, take the script's steps: those give what they gave there."""
+
+    def replayed(_: Callable[..., Any], command: str, *paths: Path, **options: Any) -> Any:
+        made = papers.folder / paths[-1]
+        (shutil.copytree if made.is_dir() else shutil.copy)(made, paths[-1])
+        return papers.steps[_key(command, paths, options)]
+
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr(papers.script, "step", replayed)
     notebook = json.loads((EXAMPLES / "reproduce_papers.ipynb").read_text(encoding="utf-8"))
     names: dict[str, object] = {}
     for cell in notebook["cells"]:
@@ -78,7 +124,8 @@ def test_the_notebook_says_the_same(llama: Path, tmp_path: Path, monkeypatch: py
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)  # noqa: S102
             if "parameters" in cell["metadata"].get("tags", []):
-                names["WORDS"] = ["--model", str(llama), *TINY]
+                names["WORDS"] = papers.words
+    assert names["papers"] is papers.script
     for cell in notebook["cells"]:
         for picture in (word for word in "".join(cell["source"]).split("(") if word.startswith("papers/")):
             assert (tmp_path / picture.split(")")[0]).exists()

@@ -1,4 +1,4 @@
-"""Options of ``scstore align``, and the two recipes that they adjust."""
+"""Options of ``scstore align``, and the recipes that they adjust."""
 
 from __future__ import annotations
 
@@ -41,23 +41,26 @@ class Recipe:
         return {name: value for name, value in asdict(self).items() if name != "options"}
 
 
+PAPERS = Recipe(
+    name="papers",
+    start="none",
+    blocks=4,
+    learning_rate=5e-5,
+    schedule="linear",
+    warmup=1000,
+    gene_dropout=0.0,
+    hold_out=0.1,
+    patience=0,
+    options={"expression_scaling": "multiply", "pool": ("last",)},
+)
 RECIPES = {
     "default": Recipe(),
-    "papers": Recipe(
-        name="papers",
-        start="none",
-        blocks=4,
-        learning_rate=5e-5,
-        schedule="linear",
-        warmup=1000,
-        gene_dropout=0.0,
-        hold_out=0.1,
-        patience=0,
-        options={"expression_scaling": "multiply", "pool": ("last",)},
-    ),
+    "papers": PAPERS,
+    "papers-small": replace(PAPERS, name="papers-small", blocks=0, learning_rate=3e-3, warmup=10, batch_size=8),
 }
 """``default`` did best in ``benchmarks/projector.py``; ``papers`` is the authors' code: Linear + 4 × (SiLU, Linear),
-head of 4 × (Linear, SiLU) + Linear at the last position, gene vectors times expression."""
+head of 4 × (Linear, SiLU) + Linear at the last position, gene vectors times expression. ``papers-small`` learns from a
+few hundred cells, whose 8 epochs end before the papers' warm-up does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +70,11 @@ class AlignOptions(SequenceOptions):
     label: Annotated[str, Option("Column of obs. Cells without a label are left out.")]
     missing_labels: MissingLabels = MISSING_LABELS
     recipe: Annotated[
-        Literal["default", "papers"],
-        Option("default starts at the closed-form projector; papers is scInterpreter's and scReader's training."),
+        Literal["default", "papers", "papers-small"],
+        Option(
+            "default starts at the closed-form projector; papers is scInterpreter's and scReader's training; "
+            "papers-small is the same with one linear layer, for a few hundred cells."
+        ),
     ] = "default"
     epochs: Annotated[int | None, Option("Passes over the cells, at most. By default 8.", minimum=1)] = None
     learning_rate: Annotated[
