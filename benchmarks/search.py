@@ -168,7 +168,9 @@ def main() -> int:
     for n in sizes:
         with tempfile.TemporaryDirectory() as scratch, threadpool_limits(words.threads):
             folder = Path(scratch)
-            here, over_flat, told = at_size(folder, n=n, width=width, threads=words.threads, most=words.rivals_up_to)
+            here, over_flat, measured = at_size(
+                folder, n=n, width=width, threads=words.threads, most=words.rivals_up_to
+            )
         print(f"\n{n:,} cells x {width}, {K} neighbours, {words.threads} threads")
         rows = [
             [name, f"{row.recall:.3f}", row.batch_per_second, row.alone_ms, row.megabytes, row.build_seconds,
@@ -176,9 +178,9 @@ def main() -> int:
             for name, row in here.items()
         ]  # fmt: skip
         table(["search", "recall", "queries/s", "alone, ms", "MB", "build, s", "peak GB", ""], rows)
-        goals(findings, n, here, over_flat=over_flat, told=told, check=not words.quick)
+        goals(findings, n, here, over_flat=over_flat, measured=measured, check=not words.quick)
         findings.figures[f"{n:,} x {width}"] = {
-            "rows": {name: asdict(row) for name, row in here.items()}, "over_flat": over_flat, "told": told,
+            "rows": {name: asdict(row) for name, row in here.items()}, "over_flat": over_flat, "measured": measured,
             "threads": words.threads,
         }  # fmt: skip
     return findings.finish(words.json)
@@ -191,10 +193,10 @@ def at_size(folder: Path, *, n: int, width: int, threads: int, most: int) -> tup
     write_features(folder, {"reference": n, "new": QUERIES}, width=width, noise=NOISE)
     reference, new = OnDisk(folder / "reference.npy"), OnDisk(folder / "new.npy")
     _, truth = nearest(reference, new, k=K)
-    here, over_flat, told = scstore_and_flat(folder, truth, threads=threads)
+    here, over_flat, measured = scstore_and_flat(folder, truth, threads=threads)
     if n > most:
         print(f"hnswlib, usearch: left out beyond {most:,} rows (--rivals-up-to)")
-        return here, over_flat, told
+        return here, over_flat, measured
     mean = centre_of(reference)
     rows, queries = unit_rows(reference[:], mean), unit_rows(new[:], mean)
     rivals: dict[str, Callable[..., Row]] = {"hnswlib": hnswlib_row, "usearch": usearch_row}
@@ -203,15 +205,17 @@ def at_size(folder: Path, *, n: int, width: int, threads: int, most: int) -> tup
             here[name] = rival(rows, queries, truth, folder=folder, threads=threads)
         except ImportError:
             print(f"{name} is not installed: left out")
-    return here, over_flat, told
+    return here, over_flat, measured
 
 
-def goals(findings: Findings, n: int, here: dict[str, Row], *, over_flat: float, told: float, check: bool) -> None:
+def goals(findings: Findings, n: int, here: dict[str, Row], *, over_flat: float, measured: float, check: bool) -> None:
     """What the index promises: recall at every size, the rest at 200,000 cells and more."""
     ours, flat = here["scstore"], here["FAISS Flat"]
     size, large = f"{n:,}", check and n >= 200_000
     findings.at_least(f"{size}: recall", ours.recall, TARGET if check else 0.9)
-    findings.at_most(f"{size}: recall measured at the build, off by", abs(told - ours.recall), 0.02 if check else 0.05)
+    findings.at_most(
+        f"{size}: recall measured at the build, off by", abs(measured - ours.recall), 0.02 if check else 0.05
+    )
     findings.at_least(f"{size}: queries/s over the exact index", over_flat, 20, check=large)
     findings.at_most(f"{size}: size over the exact index", ours.megabytes / flat.megabytes, 0.2, check=large)
     findings.at_most(f"{size}: one query alone, ms", ours.alone_ms, 5, check=check)
