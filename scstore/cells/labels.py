@@ -16,14 +16,7 @@ from scstore.errors import LabelsError
 from scstore.options import Option, did_you_mean
 from scstore.progress import Reporter
 
-__all__ = [
-    "MISSING_LABELS",
-    "MISSING_VALUES",
-    "MissingLabels",
-    "missing_labels",
-    "read_labels",
-    "report_labels",
-]
+__all__ = ["MISSING_LABELS", "MISSING_VALUES", "MissingLabels", "missing_labels", "read_labels", "report_labels"]
 
 MISSING_VALUES = ("", "nan", "<NA>")
 """The texts that NumPy and pandas make of a missing value, and a blank one."""
@@ -32,8 +25,7 @@ MISSING_LABELS = ("", "NA", "N/A", "NaN", "None", "null", "unassigned", "unknown
 """Words that people and programs write for a missing label."""
 
 MissingLabels = Annotated[
-    Sequence[str],
-    Option("Words that count as a missing label, whatever their case and outer blanks.", advanced=True),
+    Sequence[str], Option("Words that count as a missing label, whatever their case and outer blanks.", advanced=True)
 ]
 
 SEPARATOR = re.compile(r"(?<=\w)-(?=\w)|[\s_]+")
@@ -43,27 +35,17 @@ SEPARATOR = re.compile(r"(?<=\w)-(?=\w)|[\s_]+")
 def missing_labels(y: Any, words: Iterable[str] = MISSING_VALUES) -> NDArray[np.bool_]:
     """Return which labels are missing, ``(n,) bool``: None, NaN, NA, infinite, or one of the words."""
     values = np.asarray(y)
-    missing: NDArray[np.bool_] = np.asarray(pd.isna(values))
-    if values.dtype.kind == "f":
-        missing = ~np.isfinite(values)
+    missing: NDArray[np.bool_] = ~np.isfinite(values) if values.dtype.kind == "f" else np.asarray(pd.isna(values))
     if values.dtype.kind in "OU":
         known = {word.strip().casefold() for word in words}
-        missing = missing | np.array(
-            [isinstance(v, str) and v.strip().casefold() in known for v in values.tolist()], dtype=bool
-        )
+        missing = missing | [isinstance(v, str) and v.strip().casefold() in known for v in values.tolist()]
     return missing
 
 
 def read_labels(
     obs: pd.DataFrame, column: str, *, missing: Sequence[str] = MISSING_LABELS, source: str
 ) -> list[str | None]:
-    """Return a label column as strings, ``None`` for a cell without a label.
-
-    Raises
-    ------
-    LabelsError
-        If there is no such column, or no cell has a label.
-    """
+    """Return a label column as strings, ``None`` for a cell without a label; a :class:`LabelsError` if all lack one."""
     if column not in obs:
         known = [str(name) for name in obs.columns]
         msg = (

@@ -59,14 +59,9 @@ class Guard:
             else:
                 present = name in group
             node = group[name] if present else None
-            problem = None
+            problem = missing_filter(node) if isinstance(node, h5py.Dataset) else None
             if isinstance(node, zarr.Array):
                 problem = too_large(node, self.stored)
-            elif isinstance(node, h5py.Dataset) and (number := missing_filter(node)) is not None:
-                problem = (
-                    f"{name} is compressed with HDF5 filter {number}, which is not installed. Write the file again "
-                    "with gzip, or install the filter (the package hdf5plugin has most of them)."
-                )
         if problem is not None:
             msg = f"{self.source}: {problem}"
             raise CellsError(msg)

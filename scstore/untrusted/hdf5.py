@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 
 from scstore.errors import CellsError, DamagedError, ScstoreError
-from scstore.untrusted.limits import FLOOR, RATIO, declared_bytes, too_large
+from scstore.untrusted.limits import EXHAUSTS, FLOOR, RATIO, declared_bytes, too_large
 
 __all__ = ["check_hdf5", "missing_filter", "open_hdf5"]
 
@@ -24,23 +24,14 @@ OWN_DATA = "Write a file that holds its own data."
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """Check an HDF5 file and open it for reading.
-
-    Raises
-    ------
-    CellsError
-        If it is truncated, damaged, written by a newer HDF5, or locked by another process, or as :func:`check_hdf5`.
-    """
+    """Check an HDF5 file of cells and open it for reading."""
     check_hdf5(path, error=CellsError)
     try:
         return h5py.File(path, "r")
     except OSError as error:
         reason = str(error)
         if "truncated" in reason:
-            msg = (
-                f"{path}: the file is truncated: it is shorter ({path.stat().st_size:,} bytes) than its own "
-                "header says. A copy or download broke off: get it again."
-            )
+            msg = f"{path}: the file is truncated: it is shorter than its own header says. Copy or download it again."
         elif "lock" in reason:
             msg = f"{path}: another program has it open for writing ({reason}). Close it there, or copy the file."
         else:
@@ -81,18 +72,16 @@ def _find_problem(file: h5py.File, stored: int) -> str | None:
                     return f"{below} is a link into another file, which is not followed. {OWN_DATA}"
                 if isinstance(node, h5py.Dataset):
                     declared += declared_bytes(node)
-                    problem = _outside(node) or too_large(node, stored)
-                    if problem is not None:
+                    if node.external or node.is_virtual:
+                        return f"the values of {below} lie in other files, which are not followed. {OWN_DATA}"
+                    if (problem := too_large(node, stored)) is not None:
                         return problem
             except (KeyError, OSError, RuntimeError, TypeError, ValueError):
                 continue  # HDF5 cannot read it, and nor can a reader
             if isinstance(node, h5py.Group):
                 waiting.append((node, below))
     if declared > max(4 * FLOOR, RATIO * stored):
-        return (
-            f"its arrays declare {declared:,} bytes together, but the whole file has {stored:,}. It is damaged or "
-            "made to exhaust memory: get it again from where it came from."
-        )
+        return f"its arrays declare {declared:,} bytes together, but the whole file has {stored:,}. {EXHAUSTS}"
     return None
 
 
@@ -113,15 +102,13 @@ def _follow(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | object 
     return h5py.Dataset(identifier) if isinstance(identifier, h5py.h5d.DatasetID) else identifier
 
 
-def _outside(array: h5py.Dataset) -> str | None:
-    if not (array.external or array.is_virtual):
-        return None
-    name = str(array.name).strip("/")
-    return f"the values of {name} lie in other files, which are not followed. {OWN_DATA}"
-
-
-def missing_filter(array: h5py.Dataset) -> int | None:
-    """Return the number of a filter that a data set needs and this HDF5 does not have."""
+def missing_filter(array: h5py.Dataset) -> str | None:
+    """Return what to do about a filter that a data set needs and this HDF5 does not have."""
     properties = array.id.get_create_plist()
-    filters = (properties.get_filter(i)[0] for i in range(properties.get_nfilters()))
-    return next((number for number in filters if not h5py.h5z.filter_avail(number)), None)
+    for number in (properties.get_filter(i)[0] for i in range(properties.get_nfilters())):
+        if not h5py.h5z.filter_avail(number):
+            return (
+                f"{array.name} is compressed with HDF5 filter {number}, which is not installed. Write the file again "
+                "with gzip, or install the filter (the package hdf5plugin has most of them)."
+            )
+    return None

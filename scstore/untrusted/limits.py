@@ -7,7 +7,9 @@ from typing import Any
 
 import h5py
 
-__all__ = ["CHUNK_LIMIT", "FLOOR", "RATIO", "declared_bytes", "too_large"]
+__all__ = ["CHUNK_LIMIT", "EXHAUSTS", "FLOOR", "RATIO", "declared_bytes", "too_large"]
+
+EXHAUSTS = "It is damaged or made to exhaust memory: get it again from where it came from."
 
 CHUNK_LIMIT = 1 << 31
 """Bytes that one chunk may decode to: what Blosc can hold, and half of what HDF5 can."""
@@ -37,24 +39,19 @@ def too_large(array: Any, stored: int) -> str | None:
     are stored must be able to unpack to the array. anndata, scanpy, Cell Ranger and CELLxGENE write every chunk.
     """
     name = str(array.name).strip("/")
-    end = "It is damaged or made to exhaust memory: get it again from where it came from."
     declared = declared_bytes(array)
     if declared > max(FLOOR, RATIO * stored):
-        return (
-            f"{name} declares {declared:,} bytes (shape {tuple(array.shape)}), but the whole file has {stored:,}. {end}"
-        )
+        shape = tuple(array.shape)
+        return f"{name} declares {declared:,} bytes (shape {shape}), but the whole file has {stored:,}. {EXHAUSTS}"
     chunk = math.prod(array.chunks) * array.dtype.itemsize if array.chunks else 0
     if chunk > CHUNK_LIMIT:
-        return (
-            f"one chunk of {name} decodes to {chunk:,} bytes; at most {CHUNK_LIMIT:,} are read at once. Write the "
-            "file again with smaller chunks."
-        )
+        return f"one chunk of {name} decodes to {chunk:,} bytes, more than {CHUNK_LIMIT:,}. Write smaller chunks."
     if chunk > max(FLOOR, RATIO * stored):
-        return f"one chunk of {name} decodes to {chunk:,} bytes, but the whole file has {stored:,}. {end}"
+        return f"one chunk of {name} decodes to {chunk:,} bytes, but the whole file has {stored:,}. {EXHAUSTS}"
     if declared > FLOOR and isinstance(array, h5py.Dataset):
         own = _own_bytes(array)
         if own is not None and declared > RATIO * own:
-            return f"{name} declares {declared:,} bytes, but only {own:,} bytes of it are stored. {end}"
+            return f"{name} declares {declared:,} bytes, but only {own:,} bytes of it are stored. {EXHAUSTS}"
     return None
 
 

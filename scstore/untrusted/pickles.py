@@ -111,18 +111,9 @@ class _Reader(pickle.Unpickler):
             _forbid(f"{module}.{name}")
         return ALLOWED[module, name]
 
-    def persistent_load(self, pid: Any) -> NoReturn:
-        _forbid(f"an object that is not in it ({pid!r:.60})")
-
 
 def read_pickle(path: str | os.PathLike[str]) -> Any:
-    """Return the content of a pickle of containers, numbers, strings and arrays of numbers.
-
-    Raises
-    ------
-    GenesError
-        If it asks for anything else, which is named and not run; or is damaged.
-    """
+    """Return a pickled mapping; a :class:`GenesError` names anything but containers, numbers, strings and arrays."""
     file = Path(path)
     try:
         with file.open("rb") as handle, warnings.catch_warnings():
@@ -130,8 +121,8 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
             content = _Reader(handle, encoding="latin1").load()
     except _ForbiddenError as error:
         msg = (
-            f"{file}: this pickle asks for {error}. Only containers, numbers, strings and NumPy arrays of numbers are "
-            "read, because a pickle can run code; nothing of it was run. Write the vectors as .npz or .parquet."
+            f"{file}: this pickle asks for {error}. A pickle can run code, so only containers, numbers, strings and "
+            "NumPy arrays of numbers are read; nothing of it was run. Write the vectors as .npz or .parquet."
         )
         raise GenesError(msg) from error
     except Exception as error:  # damaged bytes raise anything

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from scstore.errors import GenesError, ScstoreError
+from scstore.untrusted.limits import EXHAUSTS
 
 __all__ = ["largest_text", "open_unpacked"]
 
@@ -48,10 +49,7 @@ class _Bounded(io.RawIOBase):
         n = self._unpacked.readinto(buffer)
         self._read += n
         if self._read > self._limit:
-            msg = (
-                f"{self._file}: unpacks to more than {self._limit:,} bytes, which no such file does. It is damaged or "
-                "made to exhaust memory: get it again from where it came from."
-            )
+            msg = f"{self._file}: unpacks to more than {self._limit:,} bytes, which no such file does. {EXHAUSTS}"
             raise self._error(msg)
         return n
 

@@ -14,8 +14,8 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
 from scstore.errors import CellsError
-from scstore.untrusted.guards import reading
-from scstore.untrusted.limits import CHUNK_LIMIT
+from scstore.untrusted.guards import damaged, reading
+from scstore.untrusted.limits import CHUNK_LIMIT, EXHAUSTS
 
 __all__ = ["BoundedStore", "folder_bytes", "open_zarr", "zstd_content_size"]
 
@@ -45,16 +45,12 @@ class BoundedStore(WrapperStore[Store]):
             self._check_codecs(folder, value.to_bytes())
             return value
         if (size := zstd_content_size(value[:18].to_bytes())) > CHUNK_LIMIT:
-            msg = (
-                f"{self._source}: chunk {key} announces {size:,} bytes when decoded; at most {CHUNK_LIMIT:,} are "
-                "read at once. It is damaged or made to exhaust memory: get the data again from where it came from."
-            )
+            msg = f"{self._source}: chunk {key} decodes to {size:,} bytes, more than {CHUNK_LIMIT:,}. {EXHAUSTS}"
             raise CellsError(msg)
         if byte_range is None and any(key.startswith(array) for array in self._blosc):
             head = value[:16].to_bytes()  # the last four bytes of the header are the length of the chunk
             if len(head) < 16 or struct.unpack("<I", head[12:])[0] != len(value):
-                msg = f"{self._source}: chunk {key} is not as long as it says. It is damaged: copy the folder again."
-                raise CellsError(msg)
+                raise damaged(self._source, f"Chunk {key} is not as long as it says.")
         return value
 
     def _check_codecs(self, folder: str, metadata: bytes) -> None:

@@ -93,7 +93,7 @@ def attacks(canary: Path) -> dict[str, tuple[bytes, str]]:
         "string array": (dumps({"A": np.array(["a"])}), "not numbers"),
         "structured array": (dumps({"A": np.zeros(2, dtype=[("a", "f4")])}), "not numbers"),
         "object scalar": (nested, "not numbers"),
-        "persistent id": (b"Pspam\n.", "not in it"),
+        "persistent id": (b"Pspam\n.", "persistent"),
         "extension": (b"\x82\x01.", "extension"),
         "change of the reader": (build, "change"),
         "array of a class": (b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\ndtype\ntR.", "_reconstruct"),
