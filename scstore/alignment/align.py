@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -171,7 +171,7 @@ def _history(plan: SequencePlan, data: LabelledCells, options: AlignOptions) -> 
         "pool": list(plan.options.poolings),
         "recipe": options.training.as_json(),
         "seed": options.seed,
-        "run": plan.run.as_json(),
+        "run": asdict(plan.run),
     }
 
 

@@ -34,35 +34,15 @@ MEASURABLE = 2e12
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an extraction would take.
-
-    Attributes
-    ----------
-    n_cells, n_empty
-        Cells of the input, and those without a gene to read.
-    tokens
-        Positions over all cells, padding not counted; of sentences estimated on a sample.
-    flop
-        Floating-point operations of the forward pass over them.
-    store_bytes
-        Of the views; the expression comes on top.
-    weight_bytes
-        Of the layers that are loaded.
-    cells_per_second
-        Measured here on a sample of cells; ``None`` where the device is a CPU and the model large.
-    seconds
-        At that speed.
-    device
-        Where it was measured.
-    """
+    """What an extraction would take."""
 
     n_cells: int
-    n_empty: int
-    tokens: int
-    flop: float
-    store_bytes: int
-    weight_bytes: int
-    cells_per_second: float | None
+    n_empty: int  # cells without a gene to read
+    tokens: int  # over all cells, padding not counted; of sentences estimated on a sample
+    flop: float  # floating-point operations of the forward pass over them
+    store_bytes: int  # of the views; the expression comes on top
+    weight_bytes: int  # of the layers that are loaded
+    cells_per_second: float | None  # measured on a sample; None where the device is a CPU and the model large
     seconds: float | None
     device: str
 
@@ -96,10 +76,7 @@ def estimate(cells: Cells, output: Output, options: ExtractOptions) -> Estimate:
     """
     progress = options.progress or Reporter()
     settings = complete_options(options)
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        open_cells(cells, id_prefix_from=settings.id_prefix_from) as opened,
-    ):
+    with tempfile.TemporaryDirectory() as scratch, open_cells(cells, id_prefix_from=settings.id_prefix_from) as opened:
         # a gene table made from symbols, or a panel fitted, is kept beside the store: here, in the scratch folder
         plan = make_plan(cells, opened, Path(scratch) / Path(output).name, settings, progress)
         n_genes, sample = _genes_and_sample(plan, progress)

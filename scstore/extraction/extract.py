@@ -79,10 +79,7 @@ def extract(cells: Cells, output: Output, options: ExtractOptions) -> Store:
     completed = complete_options(options)
     settings = replace(completed, device=completed.device or process.device)
     target = _checked_output(Path(output), overwrite=options.overwrite)
-    with (
-        part_lock(target, process.part),
-        open_cells(cells, id_prefix_from=settings.id_prefix_from) as opened,
-    ):
+    with part_lock(target, process.part), open_cells(cells, id_prefix_from=settings.id_prefix_from) as opened:
 
         def create() -> ExtractionPlan:
             plan = make_plan(cells, opened, target, settings, progress)

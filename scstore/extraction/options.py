@@ -141,7 +141,6 @@ class SequenceOptions:
 
     @property
     def poolings(self) -> tuple[str, ...]:
-        """Readouts that are wanted."""
         return DEFAULT_POOL if self.pool is None else tuple(self.pool)
 
     @property
@@ -266,15 +265,7 @@ def _check_words(name: str, words: Sequence[str] | None, known: tuple[str, ...])
 
 
 def complete_options(options: ExtractOptions) -> ExtractOptions:
-    """Fill in what was not given, from the preset or from the store that the cells are to be like.
-
-    Raises
-    ------
-    OptionError
-        If an option of the feature space is given beside ``like``, or the reference is a control of another kind.
-    FeatureSpaceError
-        If the reference has no record, or its gene table, panel or projector has moved.
-    """
+    """Fill in what was not given, from the preset or from the store that the cells are to be like."""
     if options.like is not None:
         return _options_like(options.like, options)
     if options.preset is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +54,9 @@ class ExtractionPlan:
 
 
 def make_plan(
-    source: CellSource,
-    cells: CellFile,
-    target: Path,
-    options: ExtractOptions,
-    progress: Reporter,
+    source: CellSource, cells: CellFile, target: Path, options: ExtractOptions, progress: Reporter
 ) -> ExtractionPlan:
-    """Find, match, choose and check everything.
-
-    Raises
-    ------
-    InputError
-        For whatever the user has to mend.
-    """
+    """Find, match, choose and check everything."""
     _describe_preset(options, progress)
     if options.control is not None:
         progress.note(f"control {options.control}: {CONTROLS[options.control]}")
@@ -159,11 +149,7 @@ def _readout_spaces(
 def _layout(plan: SequencePlan) -> dict[str, Any]:
     """What stands around the genes."""
     layout = plan.needed_readout.layout
-    return {
-        "instruction": plan.options.instruction,
-        "prefix": list(layout.prefix),
-        "suffix": list(layout.suffix),
-    }
+    return {"instruction": plan.options.instruction, "prefix": list(layout.prefix), "suffix": list(layout.suffix)}
 
 
 def _scaling(plan: SequencePlan) -> str:
@@ -248,7 +234,7 @@ def _record(
         if projector is None
         else {"digest": projector.digest, "label": projector.label, "recipe": projector.training["recipe"]["name"]},
         "input": sequences.input_record,
-        "run": sequences.run.as_json(),
+        "run": asdict(sequences.run),
         "versions": installed_versions(),
     }
 

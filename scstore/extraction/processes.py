@@ -27,17 +27,7 @@ POLL = 0.2
 
 @dataclass(frozen=True)
 class Process:
-    """One process among those on the store.
-
-    Attributes
-    ----------
-    part
-        Its share of the shards.
-    device
-        Its GPU, when a launcher started one process a GPU.
-    launched
-        Whether a launcher (``accelerate launch``, ``torchrun``) started it as one of several.
-    """
+    """One process among those on the store, its share of the shards, and its GPU where a launcher started several."""
 
     part: Part
     device: str | None
@@ -50,13 +40,7 @@ class Process:
 
 
 def this_process(part: Part | None = None) -> Process:
-    """Find this process's part: as given, as ``accelerate launch`` or ``torchrun`` set it, or the whole.
-
-    Raises
-    ------
-    OptionError
-        If both a part is given and a launcher started several processes.
-    """
+    """Find this process's part: as given, as ``accelerate launch`` or ``torchrun`` set it, or the whole."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Process(part or Part(), None)

@@ -29,13 +29,7 @@ class CellReader:
         self.plan, self.readout, self.sentences = plan, readout, sentences
 
     def read(self, ranked: RankedCells, track: Track) -> tuple[dict[str, NDArray[np.float32]], int]:
-        """Run cells in batches of similar length.
-
-        Returns
-        -------
-        views, halved
-            ``(n_cells, width) float32`` by view; how many batches did not fit the memory and were halved.
-        """
+        """``(n_cells, width) float32`` by view, and how many batches did not fit the memory and were halved."""
         reads = self.readout is not None or self.sentences is not None
         track.advance(int((ranked.lengths == 0).sum()) if reads else len(ranked))
         views: dict[str, NDArray[np.float32]] = {}
@@ -68,15 +62,7 @@ class CellReader:
 
 
 def load_reader(plan: ExtractionPlan, progress: Reporter) -> CellReader:
-    """Load what a plan reads its cells with.
-
-    Raises
-    ------
-    ModelError
-        If the model's files are damaged, or the device lacks what the options ask for.
-    OptionError
-        If the gene vectors do not fit the projector.
-    """
+    """Load what a plan reads its cells with."""
     readout = None if plan.sequences.readout is None else _load_readout(plan, progress)
     sentences = _load_sentence_encoder(plan, readout, progress) if plan.options.writes_sentences else None
     return CellReader(plan, readout, sentences)

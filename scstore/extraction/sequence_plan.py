@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import platform
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,7 +60,6 @@ class CellInput:
 
     @property
     def var(self) -> pd.DataFrame:
-        """The cells' genes."""
         return self.cells.var(self.slot.slot)
 
     @cached_property
@@ -121,7 +120,6 @@ class MatchedGenes:
 
     @property
     def n_panel(self) -> int | None:
-        """Genes of the panel."""
         return None if self.panel is None else len(self.panel)
 
 
@@ -193,12 +191,7 @@ class RunSettings:
 
     @property
     def tokens(self) -> int:
-        """Padded positions of a batch."""
         return self.tokens_per_batch or 1
-
-    def as_json(self) -> dict[str, Any]:
-        """The same for a store's record."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -263,19 +256,9 @@ class SequencePlan:
 
 
 def plan_sequences(
-    source: CellSource,
-    cells: CellFile,
-    target: Path,
-    options: SequenceOptions,
-    progress: Reporter,
+    source: CellSource, cells: CellFile, target: Path, options: SequenceOptions, progress: Reporter
 ) -> SequencePlan:
-    """Find the cells, their genes and their reader; a model is loaded only to encode symbols, without a gene table.
-
-    Raises
-    ------
-    InputError
-        For whatever the user has to mend.
-    """
+    """Find the cells, their genes and their reader; a model is loaded only to encode symbols, without a gene table."""
     found = _find_cells(source, cells, options, progress)
     genes = _find_genes(found, target, options, progress)
     encodes = genes.named is None and options.needs_vectors
