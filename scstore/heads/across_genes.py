@@ -20,8 +20,8 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
-from scstore.errors import CellsError, DamagedError, LabelsError, OptionError
-from scstore.heads.base import JSON, check_choice, take_array
+from scstore.errors import CellsError, LabelsError, OptionError
+from scstore.heads.base import JSON, State, check_choice, damaged, require, take_array
 from scstore.heads.calibration import fit_temperature
 from scstore.heads.labels import encode_labels, stratified_folds, stratified_sample
 from scstore.heads.rejection import KEEP, RULES, Thresholds, check_keep, max_rejected
@@ -33,7 +33,6 @@ __all__ = ["KIND", "AcrossGenesHead", "ConfidenceRejection"]
 
 KIND = "across-genes"  # name of the head among the others
 SAMPLE = 20_000  # cells that the mixture is fitted to, and that are held out for calibration, at most
-PROFILES = ("means", "axes", "strengths")
 MIN_CELLS = 50  # fewest new cells that can form groups
 # Shrinkage of the covariance within classes towards a sphere: two sets of genes differ in their strong directions.
 SHRINKAGE = 0.9
@@ -236,44 +235,38 @@ class AcrossGenesHead:
         self.held_out_codes_, self.held_out_proba_ = codes, proba
         self.confidence_ = np.sort(proba.max(axis=1)[proba.argmax(axis=1) == codes])
 
-    def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
-        """Return the fitted head as named arrays and a JSON object; :meth:`from_arrays` takes them back."""
-        arrays = {name: getattr(self._profiles, name) for name in PROFILES}
-        arrays |= {"centre": self._centre, "confidence": self.confidence_}
-        state = {
+    def to_state(self) -> State:
+        """Return the fitted head as nested JSON values and arrays; :meth:`from_state` takes them back."""
+        return {
             "kind": KIND,
             "classes": self.classes_.tolist(),
-            "floor": self._profiles.floor,
-            "power": self._profiles.power,
+            "centre": self._centre,
+            "profiles": vars(self._profiles),
+            "confidence": self.confidence_,
             "temperature": self.temperature_,
             "held_out": self.held_out_,
             "keep": self.keep,
             "random_state": self.random_state,
         }
-        return arrays, state
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], state: Mapping[str, JSON]) -> Self:
-        """Return the fitted head; :class:`DamagedError` where the arrays do not fit together."""
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Return the fitted head; :class:`DamagedError` where its parts do not fit together."""
         try:
             head = cls(keep=float(state["keep"]), random_state=int(state["random_state"]))
             head.classes_ = np.array([str(label) for label in state["classes"]])
-            head.temperature_ = float(state["temperature"])
-            head.held_out_ = dict(state["held_out"])
-            floor, power = float(state["floor"]), float(state["power"])
+            head.temperature_, head.held_out_ = float(state["temperature"]), dict(state["held_out"])
+            saved = dict(state["profiles"])
+            floor, power = float(saved["floor"]), float(saved["power"])
         except (KeyError, TypeError, ValueError, OptionError) as error:
-            msg = f"The head's description is malformed ({type(error).__name__}: {error}). Restore it or fit it again."
-            raise DamagedError(msg) from error
-        if not (floor > 0 and head.temperature_ > 0):
-            msg = f"The head's description is malformed (floor {floor}, temperature {head.temperature_})."
-            raise DamagedError(msg)
-        head._centre = take_array(arrays, "centre", shape=(-1,))
+            raise damaged(f"Its description is malformed ({type(error).__name__}: {error}).") from error
+        require(floor > 0 and head.temperature_ > 0, f"floor={floor}, temperature={head.temperature_}.")
+        head._centre = take_array(state, "centre", shape=(-1,))
+        head.confidence_ = take_array(state, "confidence", shape=(-1,))
         width = len(head._centre)
-        means = take_array(arrays, "means", shape=(len(head.classes_), width))
-        axes = take_array(arrays, "axes", shape=(-1, width))
-        strengths = take_array(arrays, "strengths", shape=(len(axes),))
-        head.confidence_ = take_array(arrays, "confidence", shape=(-1,))
-        head._profiles = ClassProfiles(means, axes, strengths, floor, power)
+        means = take_array(saved, "means", shape=(len(head.classes_), width))
+        axes = take_array(saved, "axes", shape=(-1, width))
+        head._profiles = ClassProfiles(means, axes, take_array(saved, "strengths", shape=(len(axes),)), floor, power)
         return head
 
 

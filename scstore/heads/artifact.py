@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
-from scstore.errors import DamagedError
+from numpy import ndarray
+
 from scstore.heads.across_genes import KIND, AcrossGenesHead
-from scstore.heads.base import JSON
+from scstore.heads.base import JSON, State, require
 from scstore.heads.fusion import FusedHead
+from scstore.heads.rows import Array
 from scstore.sealed import FolderKind, read_sealed_folder, write_sealed_folder
 from scstore.untrusted.safetensors import WEIGHTS_LIMIT
 
-__all__ = ["HEAD", "AnyHead", "load_head", "save_head"]
+__all__ = ["HEAD", "AnyHead", "join_arrays", "load_head", "save_head", "split_arrays"]
 
 AnyHead = FusedHead | AcrossGenesHead
 """What can be saved and loaded."""
 
 HEAD = FolderKind("head", "head.json", "weights.safetensors", "scstore fit")
+ARRAY = "$array"  # key of an object that stands for an array
 
 
 def save_head(
@@ -44,12 +47,12 @@ def save_head(
     OptionError
         If the record or a parameter is not JSON, or the record is too large.
     """
-    arrays, state = head.to_arrays()
-    write_sealed_folder(path, HEAD, {**state, "record": dict(record)}, arrays, overwrite=overwrite)
+    arrays, document = split_arrays(head.to_state())
+    write_sealed_folder(path, HEAD, {**document, "record": dict(record)}, arrays, overwrite=overwrite)
 
 
 def load_head(path: str | os.PathLike[str], *, limit: int = WEIGHTS_LIMIT) -> tuple[AnyHead, dict[str, JSON]]:
-    """Read a head that :func:`save_head` wrote. Other files in the folder are ignored.
+    """Return a head that :func:`save_head` wrote, and its record. Other files in the folder are ignored.
 
     Parameters
     ----------
@@ -57,11 +60,6 @@ def load_head(path: str | os.PathLike[str], *, limit: int = WEIGHTS_LIMIT) -> tu
         The folder.
     limit
         Most bytes of weights to read.
-
-    Returns
-    -------
-    head, record
-        The fitted head, which gives the same probabilities bit for bit, and its record.
 
     Raises
     ------
@@ -73,11 +71,44 @@ def load_head(path: str | os.PathLike[str], *, limit: int = WEIGHTS_LIMIT) -> tu
         If any byte of it differs from what was written.
     """
     document, arrays = read_sealed_folder(path, HEAD, limit=limit)
-    record = document.get("record")
-    if not isinstance(record, dict):
-        msg = f"{Path(path) / HEAD.description} has no record. Restore the head from a copy, or fit it again."
-        raise DamagedError(msg)
-    made: type[AnyHead] = AcrossGenesHead if document.get("kind") == KIND else FusedHead
-    head = made.from_arrays(arrays, document)
+    record: Any = document.pop("record", None)
+    require(isinstance(record, dict), f"{path}: there is no record.")
+    state = join_arrays(arrays, document)
+    kind: type[AnyHead] = AcrossGenesHead if state.get("kind") == KIND else FusedHead
+    head = kind.from_state(state)
     head.record_ = record
     return head, record
+
+
+def split_arrays(state: State) -> tuple[dict[str, Array], State]:
+    """Return the arrays of a nested state, by their places in it, and the JSON that is left."""
+    arrays: dict[str, Array] = {}
+
+    def split(value: Any, path: str) -> Any:
+        if isinstance(value, ndarray):
+            arrays[path] = value
+            return {ARRAY: path}
+        if isinstance(value, dict):
+            return {key: split(one, f"{path}.{key}" if path else str(key)) for key, one in value.items()}
+        return [split(one, f"{path}.{i}") for i, one in enumerate(value)] if isinstance(value, list) else value
+
+    document: State = split(state, "")
+    return arrays, document
+
+
+def join_arrays(arrays: Mapping[str, Array], document: Mapping[str, JSON]) -> State:
+    """Undo :func:`split_arrays`; :class:`DamagedError` where an array is missing or has no place."""
+    left = dict(arrays)
+
+    def join(value: Any) -> Any:
+        if isinstance(value, dict):
+            if set(value) == {ARRAY}:
+                name = str(value[ARRAY])
+                require(name in left, f"The array {name!r} is missing.")
+                return left.pop(name)
+            return {key: join(one) for key, one in value.items()}
+        return [join(one) for one in value] if isinstance(value, list) else value
+
+    state: State = join(document)
+    require(not left, f"The array {next(iter(left), None)!r} has no place.")
+    return state

@@ -18,9 +18,21 @@ from scstore.heads.rows import Array, Rows, is_lazy, iter_blocks
 from scstore.heads.training import one_blas_thread
 from scstore.options import did_you_mean
 
-__all__ = ["JSON", "RowClassifier", "check_choice", "check_positive", "class_weights", "seeded", "take_array"]
+__all__ = [
+    "JSON",
+    "RowClassifier",
+    "State",
+    "check_choice",
+    "check_positive",
+    "class_weights",
+    "damaged",
+    "require",
+    "seeded",
+    "take_array",
+]
 
-JSON = Any  # A JSON value
+JSON = Any  # a JSON value
+State = dict[str, Any]  # a fitted part as nested JSON values and arrays
 PREDICT_BYTES = 1 << 23  # bytes of float32 in a block of a prediction; it is widened to float64
 
 
@@ -52,13 +64,13 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
         """Return one line that says how the fitted head was trained."""
 
     @abstractmethod
-    def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
-        """Return the fitted head as named arrays and a JSON object; :meth:`from_arrays` takes them back."""
+    def to_state(self) -> State:
+        """Return the fitted head as nested JSON values and arrays; :meth:`from_state` takes them back."""
 
     @classmethod
     @abstractmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], params: Mapping[str, JSON]) -> Self:
-        """Return the fitted head; :class:`DamagedError` where the arrays do not fit together."""
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Return the fitted head; :class:`DamagedError` where its parts do not fit together."""
 
     @abstractmethod
     def _log_proba(self, block: Array) -> Array:
@@ -120,8 +132,8 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
             raise FeatureSpaceError(msg)
         return rows
 
-    def _state(self) -> dict[str, JSON]:
-        """Return the JSON half of :meth:`to_arrays`."""
+    def _state(self) -> State:
+        """Return what every head saves: parameters, classes and width."""
         check_is_fitted(self)
         params = self.get_params(deep=False)
         for name, value in params.items():
@@ -135,39 +147,41 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
         }
 
     @classmethod
-    def _restore(cls, params: Mapping[str, JSON]) -> Self:
-        """Return a head with its constructor parameters, classes and width, still without its arrays."""
-        given, classes, width = params.get("params"), params.get("classes"), params.get("n_features_in")
-        if not (isinstance(given, Mapping) and isinstance(classes, list) and isinstance(width, int) and width > 0):
-            msg = f"{cls.__name__}: its params, classes or n_features_in are missing or malformed; the head is damaged."
-            raise DamagedError(msg)
-        if unknown := sorted(set(given) - set(cls._get_param_names())):
-            msg = f"{cls.__name__}: unknown parameters {unknown}; the head is damaged or of another version."
-            raise DamagedError(msg)
-        if len(classes) < 2 or not all(isinstance(c, str | int | float) for c in classes):
-            msg = f"{cls.__name__}: classes must be at least two texts or numbers; the head is damaged."
-            raise DamagedError(msg)
-        head = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
-        head.classes_ = np.array(classes)
-        head.n_features_in_ = width
+    def _restore(cls, state: Mapping[str, Any]) -> Self:
+        """Return a head with its parameters, classes and width, still without what it learned."""
+        params, classes, width = state.get("params"), state.get("classes"), state.get("n_features_in")
+        require(isinstance(params, Mapping) and set(params) <= set(cls._get_param_names()), f"params={params!r}.")
+        named = isinstance(classes, list) and all(isinstance(label, str | int | float) for label in classes)
+        require(named and len(classes) >= 2, "Its classes are not at least two texts or numbers.")
+        require(isinstance(width, int) and width > 0, f"n_features_in={width!r}.")
+        head = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in params.items()})
+        head.classes_, head.n_features_in_ = np.array(classes), width
         return head
 
 
-def take_array(arrays: Mapping[str, Array], name: str, *, shape: tuple[int, ...], kind: str = "f") -> Array:
+def require(condition: object, what: str) -> None:
+    """Refuse a saved head with parts that are impossible or do not fit together."""
+    if not condition:
+        raise damaged(what)
+
+
+def damaged(what: str) -> DamagedError:
+    """Return the error for a saved head that cannot be used."""
+    return DamagedError(f"{what} The head is damaged: restore it from a copy, or fit it again.")
+
+
+def take_array(state: Mapping[str, Any], name: str, *, shape: tuple[int, ...], kind: str = "f") -> Array:
     """Return an array of a saved head; :class:`DamagedError` where it is missing or has another shape or kind of dtype.
 
     In ``shape`` -1 stands for any length; ``kind`` is NumPy's letter, "f" for floats and "i" for integers.
     """
-    array = arrays.get(name)
-    if array is None:
-        msg = f"{name}: this array is missing from the head's weights. The head is damaged: restore it or fit it again."
-        raise DamagedError(msg)
-    same = len(shape) == array.ndim and all(want in (-1, have) for want, have in zip(shape, array.shape, strict=True))
-    if not same or array.dtype.kind != kind:
-        wanted = "×".join("any" if want == -1 else str(want) for want in shape)
-        msg = f"{name}: {array.dtype} of shape {array.shape} in place of {wanted} ({kind}). The head is damaged."
-        raise DamagedError(msg)
-    return array
+    array: Any = state.get(name)
+    require(isinstance(array, np.ndarray), f"The array {name!r} is missing.")
+    fits = len(shape) == array.ndim and all(want in (-1, have) for want, have in zip(shape, array.shape, strict=True))
+    what = f"{name}: {array.dtype} of shape {array.shape} in place of {shape} ({kind}; -1: any length)."
+    require(fits and array.dtype.kind == kind, what)
+    found: Array = array
+    return found
 
 
 def seeded(random_state: Any) -> np.random.Generator:

@@ -8,15 +8,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from scstore.errors import CellsError, DamagedError, FeatureSpaceError, GenesError, OptionError
+from scstore.errors import CellsError, FeatureSpaceError, GenesError, OptionError
 from scstore.heads import PRIOR_ADJUSTMENT
-from scstore.heads.base import JSON, RowClassifier, check_choice, check_positive
+from scstore.heads.base import JSON, RowClassifier, State, check_choice, check_positive, damaged, require
 from scstore.heads.calibration import Fusion, fit_fusion
 from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
 from scstore.heads.labels import encode_labels, stratified_folds, stratified_part
 from scstore.heads.linear import LinearHead
-from scstore.heads.member import EXPRESSION, Member, arrays_under
+from scstore.heads.member import EXPRESSION, Member
 from scstore.heads.mlp import MLPHead
 from scstore.heads.preprocessing import ExpressionReducer
 from scstore.heads.rejection import Rejection, fit_distances, fit_rejection
@@ -335,81 +335,62 @@ class FusedHead:
                 raise FeatureSpaceError(msg)
         return rows
 
-    def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
-        """Return the fitted head as named arrays and a JSON object; :meth:`from_arrays` takes them back."""
-        arrays: dict[str, Array] = {}
-        members: list[JSON] = []
-        for place, (view, member) in enumerate(self.members_.items()):
-            named, state = member.to_arrays()
-            arrays |= {f"{place}.{name}": array for name, array in named.items()}
-            members.append({"view": view, "head": state, "temperature": self.fusion_.temperatures[place]})
-        state = {
+    def to_state(self) -> State:
+        """Return the fitted head as nested JSON values and arrays; :meth:`from_state` takes them back."""
+        fusion, rejection, hierarchy = self.fusion_, self.rejection_, self.hierarchy_
+        return {
             **{name: getattr(self, name) for name in OPTIONS},
             "params": {name: list(v) if isinstance(v, tuple) else v for name, v in self.params.items()},
             "classes": self.classes_.tolist(),
-            "shares": self.fusion_.shares.tolist(),
-            "members": members,
-            "temperature": self.fusion_.temperature,
+            "shares": fusion.shares.tolist(),
+            "members": {view: member.to_state() for view, member in self.members_.items()},
+            "temperatures": dict(zip(self.members_, fusion.temperatures, strict=True)),
+            "temperature": fusion.temperature,
             "genes": self.genes_,
             "held_out": self.held_out_,
+            "rejection": None if rejection is None else rejection.to_state(),
+            "hierarchy": None if hierarchy is None else hierarchy.to_state(self.classes_),
         }
-        if self.rejection_ is not None:
-            named, state["rejection"] = self.rejection_.to_arrays()
-            arrays |= {f"rejection.{name}": array for name, array in named.items()}
-        if self.hierarchy_ is not None:
-            named, state["hierarchy"] = self.hierarchy_.to_arrays(self.classes_)
-            arrays |= {f"hierarchy.{name}": array for name, array in named.items()}
-        return arrays, state
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], state: Mapping[str, JSON]) -> Self:
-        """Return the fitted head; :class:`DamagedError` where the arrays do not fit together."""
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Return the fitted head; :class:`DamagedError` where its parts do not fit together."""
         try:
             head = cls(**{name: state[name] for name in OPTIONS})
-            members = [dict(member) for member in state["members"]]
-            head.members_ = {}
-            for place, member in enumerate(members):
-                view, named = str(member["view"]), arrays_under(arrays, f"{place}.")
-                head.members_[view] = Member.from_arrays(
-                    named, member["head"], kind=HEADS[head.kind], reduced=view == EXPRESSION
-                )
             head.classes_ = np.array([str(label) for label in state["classes"]])
+            head.members_ = {
+                view: Member.from_state(member, kind=HEADS[head.kind], reduced=view == EXPRESSION)
+                for view, member in sorted(state["members"].items())
+            }
             shares = np.array([float(share) for share in state["shares"]])
-            temperatures = tuple(float(member["temperature"]) for member in members)
+            temperatures = tuple(float(state["temperatures"][view]) for view in head.members_)
             head.fusion_ = Fusion(shares, head.prior_adjustment, temperatures, float(state["temperature"]))
             head.genes_ = None if state["genes"] is None else [str(gene) for gene in state["genes"]]
-            head.held_out_ = dict(state["held_out"])
+            head.held_out_, head.record_ = dict(state["held_out"]), {}
             head.rejection_ = head.hierarchy_ = None
-            if (rejection := state.get("rejection")) is not None:
-                named = arrays_under(arrays, "rejection.")
-                head.rejection_ = Rejection.from_arrays(named, rejection, n_classes=len(head.classes_))
-            if (levels := state.get("hierarchy")) is not None:
-                named = arrays_under(arrays, "hierarchy.")
-                head.hierarchy_ = Hierarchy.from_arrays(named, levels, classes=head.classes_)
+            if state["rejection"] is not None:
+                head.rejection_ = Rejection.from_state(state["rejection"], n_classes=len(head.classes_))
+            if state["hierarchy"] is not None:
+                head.hierarchy_ = Hierarchy.from_state(state["hierarchy"], classes=head.classes_)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            msg = f"The head's description is malformed ({type(error).__name__}: {error}). Restore it or fit it again."
-            raise DamagedError(msg) from error
-        head._check_whole(arrays)
-        head.record_ = {}
+            raise damaged(f"Its description is malformed ({type(error).__name__}: {error}).") from error
+        head._check_whole()
         head.widths_ = {view: member.head.n_features_in_ for view, member in head.members_.items()}
         if head.genes_ is not None:
             head.widths_[EXPRESSION] = len(head.genes_)
         return head
 
-    def _check_whole(self, arrays: Mapping[str, Array]) -> None:
+    def _check_whole(self) -> None:
         """Refuse a loaded head with parts that contradict each other."""
         fusion, reducer = self.fusion_, self._reducer
-        consistent = (
-            bool(self.members_) and list(self.members_) == sorted(self.members_),
-            all(member.head.classes_.tolist() == self.classes_.tolist() for member in self.members_.values()),
-            all(0 < temperature < np.inf for temperature in (*fusion.temperatures, fusion.temperature)),
-            len(fusion.shares) == len(self.classes_) and all(0 < share <= 1 for share in fusion.shares.tolist()),
-            len(self.genes_ or ()) == (0 if reducer is None else len(reducer.selected_)),
-            len(fusion.temperatures) == len(self.members_) and self.to_arrays()[0].keys() == arrays.keys(),
-        )
-        if not all(consistent):
-            msg = "The members, classes, genes or temperatures contradict each other. The head is damaged."
-            raise DamagedError(msg)
+        classes = [member.head.classes_.tolist() for member in self.members_.values()]
+        require(classes and all(one == self.classes_.tolist() for one in classes), "Its members have other classes.")
+        positive = all(0 < temperature < np.inf for temperature in (*fusion.temperatures, fusion.temperature))
+        require(positive, "Its temperatures are not positive.")
+        shares = fusion.shares.tolist()
+        require(len(shares) == len(self.classes_) and all(0 < share <= 1 for share in shares), "Its shares are wrong.")
+        n_genes = 0 if reducer is None else len(reducer.selected_)
+        require(len(self.genes_ or ()) == n_genes, f"It names other genes than the {n_genes} that it reads.")
 
 
 def _count_cells(rows: Mapping[str, Rows]) -> int:

@@ -8,8 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from scstore.errors import DamagedError
-from scstore.heads.base import JSON, take_array
+from scstore.heads.base import State, require, take_array
 from scstore.heads.rejection import max_rejected
 from scstore.heads.rows import Array
 
@@ -140,35 +139,28 @@ class Hierarchy:
             left[level.parents[None, :] != best[:, None]] = -1  # a class of probability 0 may still be chosen
         return argmax_rows(left)
 
-    def to_arrays(self, classes: Array) -> tuple[dict[str, Array], JSON]:
-        """Return named arrays and a JSON object; :meth:`from_arrays` takes them back."""
-        arrays = {f"confidence.{place}": level.confidence for place, level in enumerate(self.levels)}
-        levels = [
-            {
-                "column": level.column,
-                "parents": {
-                    str(name): str(level.labels[code]) for name, code in zip(classes, level.parents, strict=True)
-                },
-            }
-            for level in self.levels
-        ]
-        return arrays, {"column": self.column, "levels": levels}
+    def to_state(self, classes: Array) -> State:
+        """Return nested JSON values and arrays; :meth:`from_state` takes them back."""
+        levels = []
+        for level in self.levels:
+            parents = dict(zip(map(str, classes), map(str, level.labels[level.parents]), strict=True))
+            levels.append({"column": level.column, "parents": parents, "confidence": level.confidence})
+        return {"column": self.column, "levels": levels}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], state: Mapping[str, Any], *, classes: Array) -> Self:
-        """Return the hierarchy; :class:`DamagedError` where the arrays do not fit together."""
+    def from_state(cls, state: Mapping[str, Any], *, classes: Array) -> Self:
+        """Return the hierarchy; :class:`DamagedError` where the parts do not fit together."""
         levels = []
-        for place, described in enumerate(state["levels"]):
-            parents = [str(described["parents"][str(name)]) for name in classes]
+        for saved in state["levels"]:
+            parents = [str(saved["parents"][str(name)]) for name in classes]
             labels, codes = np.unique(np.array(parents, dtype=str), return_inverse=True)
-            confidence = take_array(arrays, f"confidence.{place}", shape=(-1,))
-            levels.append(Level(str(described["column"]), labels, codes.astype(np.int64), confidence))
+            confidence = take_array(saved, "confidence", shape=(-1,))
+            require((np.diff(confidence) >= 0).all(), "hierarchy: its confidences are not sorted.")
+            levels.append(Level(str(saved["column"]), labels, codes.astype(np.int64), confidence))
         finer = [*(level.parents for level in levels[1:]), np.arange(len(classes))]
         nested = bool(levels) and all(
             len({*zip(fine.tolist(), level.parents.tolist(), strict=True)}) == len(np.unique(fine))
             for level, fine in zip(levels, finer, strict=True)
         )
-        if not nested or any((np.diff(level.confidence) < 0).any() for level in levels):
-            msg = "hierarchy: its levels are missing or not nested, or its confidences not sorted. The head is damaged."
-            raise DamagedError(msg)
+        require(nested, "hierarchy: its levels are missing or not nested.")
         return cls(str(state["column"]), tuple(levels))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
 
-from scstore.errors import DamagedError, OptionError
-from scstore.heads.base import JSON, RowClassifier, check_choice, check_positive, seeded, take_array
+from scstore.errors import OptionError
+from scstore.heads.base import RowClassifier, State, check_choice, check_positive, damaged, require, seeded, take_array
 from scstore.heads.labels import stratified_sample
 from scstore.heads.neighbour_search import (
     EXACT_BELOW,
@@ -52,8 +51,6 @@ class KNNHead(RowClassifier):
         ``"cosine"`` or ``"euclidean"``.
     dtype
         How the training rows are kept: ``"float32"`` or ``"float16"``; above ``exact_below`` always ``"float16"``.
-    standardize
-        With ``"euclidean"``, whether to standardise the columns; ``False`` for rows that were scaled before.
     memory_limit
         Bytes that the kept rows may take. Where all would take more, a stratified sample is kept.
     exact_below
@@ -94,7 +91,6 @@ class KNNHead(RowClassifier):
         *,
         metric: str = "cosine",
         dtype: str = "float32",
-        standardize: bool = True,
         memory_limit: int = MEMORY_LIMIT,
         exact_below: int = EXACT_BELOW,
         random_state: Any = 0,
@@ -102,7 +98,6 @@ class KNNHead(RowClassifier):
         self.k = k
         self.metric = metric
         self.dtype = dtype
-        self.standardize = standardize
         self.memory_limit = memory_limit
         self.exact_below = exact_below
         self.random_state = random_state
@@ -121,8 +116,7 @@ class KNNHead(RowClassifier):
         step = block_within(self.memory_limit)
         self.prior_ = np.bincount(labels.codes, minlength=len(labels.classes)) / n
         self.mean_, variance = column_moments(rows, block_bytes=step)
-        scaled = self.metric == "euclidean" and self.standardize
-        self.scale_ = usable_scale(self.mean_, variance) if scaled else np.ones(width)
+        self.scale_ = usable_scale(self.mean_, variance) if self.metric == "euclidean" else np.ones(width)
         self.codes_, kept = labels.codes, rows
         approximate = n > max(self.exact_below, FEWEST)
         if (room := self.memory_limit // (2 * min(width, WIDTHS[-1]) if approximate else 4 * width)) < n:
@@ -199,50 +193,37 @@ class KNNHead(RowClassifier):
         result: Array = np.log((votes + PRIOR_VOTES * self.prior_) / (k + PRIOR_VOTES))
         return result
 
-    def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
-        """Return the fitted head as arrays named after its attributes, and its parameters as JSON."""
-        state = self._state()
-        arrays = {name: getattr(self, f"{name}_") for name in ("vectors", "codes", "prior", "mean", "scale")}
-        state["n_kept"] = len(self.codes_)
+    def to_state(self) -> State:
+        """Return the fitted head as JSON values and arrays."""
+        learned = {name: getattr(self, f"{name}_") for name in ("vectors", "codes", "prior", "mean", "scale")}
         if (index := self.approximate_) is not None and index.measured is not None:
-            arrays |= {"components": index.components, "centroids": index.centroids}
-            state["approximate"] = asdict(index.measured)
-        return arrays, state
+            learned |= {"components": index.components, "centroids": index.centroids, "measured": vars(index.measured)}
+        return {**self._state(), **learned}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], params: Mapping[str, JSON]) -> Self:
-        """Return the fitted head; :class:`DamagedError` where the arrays do not fit together."""
-        head = cls._restore(params)
-        kept, width, n_classes = params.get("n_kept"), head.n_features_in_, len(head.classes_)
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Return the fitted head; :class:`DamagedError` where its parts do not fit together."""
+        head = cls._restore(state)
+        width, n_classes, measured = head.n_features_in_, len(head.classes_), state.get("measured")
         try:
             head._check_options()
+            recall = None if measured is None else MeasuredRecall(**measured)
         except (OptionError, TypeError) as error:
-            msg = f"KNNHead: {error} The head is damaged."
-            raise DamagedError(msg) from error
-        if not isinstance(kept, int) or kept < 1:
-            msg = f"KNNHead: n_kept={kept!r} is not a number of rows. The head is damaged."
-            raise DamagedError(msg)
-        head.codes_ = take_array(arrays, "codes", shape=(kept,), kind="i")
-        head.prior_ = take_array(arrays, "prior", shape=(n_classes,))
-        head.mean_ = take_array(arrays, "mean", shape=(width,))
-        head.scale_ = take_array(arrays, "scale", shape=(width,))
-        if head.codes_.min() < 0 or head.codes_.max() >= n_classes or not (head.prior_ > 0).all():
-            msg = f"KNNHead: class numbers outside 0 to {n_classes - 1}, or a class without cells. The head is damaged."
-            raise DamagedError(msg)
-        head.approximate_ = None
-        if (measured := params.get("approximate")) is None:
-            head.vectors_ = take_array(arrays, "vectors", shape=(kept, width))
+            raise damaged(str(error)) from error
+        head.codes_ = take_array(state, "codes", shape=(-1,), kind="i")
+        head.prior_ = take_array(state, "prior", shape=(n_classes,))
+        head.mean_ = take_array(state, "mean", shape=(width,))
+        head.scale_ = take_array(state, "scale", shape=(width,))
+        kept = len(head.codes_)
+        require(kept and head.codes_.min() >= 0 and head.codes_.max() < n_classes, "Its class numbers are impossible.")
+        require((head.prior_ > 0).all(), "One of its classes has no cells.")
+        if recall is None:
+            head.vectors_, head.approximate_ = take_array(state, "vectors", shape=(kept, width)), None
             return head
-        components = take_array(arrays, "components", shape=(width, -1))
-        centroids = take_array(arrays, "centroids", shape=(-1, components.shape[1]))
-        head.vectors_ = take_array(arrays, "vectors", shape=(kept, components.shape[1]))
-        try:
-            recall = MeasuredRecall(**measured)
-            sound = 1 <= recall.probes <= len(centroids) and head.vectors_.dtype == np.float16
-        except TypeError:
-            sound = False
-        if not sound:
-            msg = f"KNNHead: approximate={str(measured)[:100]} does not fit the weights. The head is damaged."
-            raise DamagedError(msg)
+        components = take_array(state, "components", shape=(width, -1))
+        centroids = take_array(state, "centroids", shape=(-1, components.shape[1]))
+        head.vectors_ = take_array(state, "vectors", shape=(kept, components.shape[1]))
+        sound = recall.probes in range(1, len(centroids) + 1) and head.vectors_.dtype == np.float16
+        require(sound, f"{recall} does not fit its weights.")
         head.approximate_ = ApproximateIndex.from_codes(components, centroids, head.vectors_, recall)
         return head

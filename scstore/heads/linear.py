@@ -9,8 +9,16 @@ from typing import Any, Self
 import numpy as np
 from scipy.optimize import minimize
 
-from scstore.errors import DamagedError
-from scstore.heads.base import JSON, RowClassifier, check_choice, check_positive, class_weights, seeded, take_array
+from scstore.heads.base import (
+    RowClassifier,
+    State,
+    check_choice,
+    check_positive,
+    class_weights,
+    require,
+    seeded,
+    take_array,
+)
 from scstore.heads.labels import Labels, stratified_part, stratified_sample
 from scstore.heads.preprocessing import fit_scaling
 from scstore.heads.rows import MEMORY_LIMIT, Array, Rows, RowSubset, fits, materialise
@@ -69,8 +77,6 @@ class LinearHead(RowClassifier):
         ``"exact"``, ``"stream"``, or ``"auto"``: exact where the rows fit into ``memory_limit``.
     epochs
         Passes over rows that are streamed (more when that makes fewer than 1,000 steps).
-    standardize
-        Whether to scale the columns; ``False`` for rows that were scaled before.
     memory_limit
         Bytes of float32 rows that training may hold; a bound for ``"exact"`` only where the solver is ``"auto"``.
     random_state
@@ -113,7 +119,6 @@ class LinearHead(RowClassifier):
         class_weight: Any = None,
         solver: str = "auto",
         epochs: int = 5,
-        standardize: bool = True,
         memory_limit: int = MEMORY_LIMIT,
         random_state: Any = 0,
     ) -> None:
@@ -121,7 +126,6 @@ class LinearHead(RowClassifier):
         self.class_weight = class_weight
         self.solver = solver
         self.epochs = epochs
-        self.standardize = standardize
         self.memory_limit = memory_limit
         self.random_state = random_state
 
@@ -136,7 +140,7 @@ class LinearHead(RowClassifier):
         self._check_options()
         rows, labels = self._begin(X, y)
         weights = class_weights(self.class_weight, labels)
-        scaling = fit_scaling(rows, standardize=self.standardize, memory_limit=self.memory_limit)
+        scaling = fit_scaling(rows, memory_limit=self.memory_limit)
         scaled: Rows = scaling.over(rows)
         self.solver_ = self.solver
         if self.solver == "auto":
@@ -209,31 +213,25 @@ class LinearHead(RowClassifier):
                 adam.step(gradients, learning_rate=rate)
         return _Solution(coef, intercept, passes)
 
-    def decision_function(self, X: Any) -> Array:
-        """Return logits ``(n, n_classes)`` up to a constant per row; for two classes their difference ``(n,)``."""
-        log_proba = self.predict_log_proba(X)
-        return log_proba[:, 1] - log_proba[:, 0] if len(self.classes_) == 2 else log_proba
-
     def _log_proba(self, block: Array) -> Array:
         return log_softmax(block.astype(np.float64) @ self.coef_.T + self.intercept_)
 
-    def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
-        """Return ``coef`` and ``intercept``, and the parameters as JSON."""
-        state = {**self._state(), "C": float(self.C_), "solver": self.solver_, "n_iter": int(self.n_iter_)}
-        return {"coef": self.coef_, "intercept": self.intercept_}, state
+    def to_state(self) -> State:
+        """Return the fitted head as JSON values and arrays."""
+        learned = {"coef": self.coef_, "intercept": self.intercept_}
+        return {**self._state(), **learned, "C": float(self.C_), "solver": self.solver_, "n_iter": int(self.n_iter_)}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], params: Mapping[str, JSON]) -> Self:
-        """Return the fitted head; :class:`DamagedError` where the arrays do not fit together."""
-        head = cls._restore(params)
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Return the fitted head; :class:`DamagedError` where its parts do not fit together."""
+        head = cls._restore(state)
         n_classes, width = len(head.classes_), head.n_features_in_
-        head.coef_ = take_array(arrays, "coef", shape=(n_classes, width))
-        head.intercept_ = take_array(arrays, "intercept", shape=(n_classes,))
-        C, solver, n_iter = (params.get(name) for name in ("C", "solver", "n_iter"))
-        if not (isinstance(C, float) and C > 0 and solver in SOLVERS and isinstance(n_iter, int) and n_iter > 0):
-            msg = f"LinearHead: C {C!r}, solver {solver!r} or n_iter {n_iter!r} is impossible. The head is damaged."
-            raise DamagedError(msg)
-        head.C_, head.solver_, head.n_iter_ = C, str(solver), n_iter
+        head.coef_ = take_array(state, "coef", shape=(n_classes, width))
+        head.intercept_ = take_array(state, "intercept", shape=(n_classes,))
+        head.C_, head.solver_, head.n_iter_ = (state.get(name) for name in ("C", "solver", "n_iter"))
+        require(isinstance(head.C_, float) and head.C_ > 0, f"C={head.C_!r}.")
+        require(head.solver_ in SOLVERS, f"solver={head.solver_!r}.")
+        require(isinstance(head.n_iter_, int) and head.n_iter_ > 0, f"n_iter={head.n_iter_!r}.")
         return head
 
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from scstore.errors import DamagedError, OptionError
-from scstore.heads.base import JSON, RowClassifier, check_positive, class_weights, seeded, take_array
+from scstore.errors import OptionError
+from scstore.heads.base import RowClassifier, State, check_positive, class_weights, require, seeded, take_array
 from scstore.heads.labels import Labels, stratified_part
 from scstore.heads.preprocessing import fit_scaling
 from scstore.heads.rows import MEMORY_LIMIT, Array, Rows, RowSubset, block_within, fits, iter_blocks, materialise
@@ -48,8 +48,6 @@ class MLPHead(RowClassifier):
         Share of the cells held out, at most 10,000 cells.
     class_weight
         ``None``, ``"balanced"``, or a mapping of label to weight.
-    standardize
-        Whether to scale the columns; ``False`` for rows that were scaled before.
     memory_limit
         Bytes of float32 rows that training may hold; more are streamed.
     random_state
@@ -92,7 +90,6 @@ class MLPHead(RowClassifier):
         patience: int = 8,
         validation_fraction: float = 0.1,
         class_weight: Any = None,
-        standardize: bool = True,
         memory_limit: int = MEMORY_LIMIT,
         random_state: Any = 0,
     ) -> None:
@@ -104,7 +101,6 @@ class MLPHead(RowClassifier):
         self.patience = patience
         self.validation_fraction = validation_fraction
         self.class_weight = class_weight
-        self.standardize = standardize
         self.memory_limit = memory_limit
         self.random_state = random_state
 
@@ -119,7 +115,7 @@ class MLPHead(RowClassifier):
         self._check_options()
         rows, labels = self._begin(X, y)
         weights = class_weights(self.class_weight, labels)
-        scaling = fit_scaling(rows, standardize=self.standardize, memory_limit=self.memory_limit)
+        scaling = fit_scaling(rows, memory_limit=self.memory_limit)
         scaled: Rows = scaling.over(rows)
         self.streamed_ = not fits(rows, self.memory_limit)
         with one_blas_thread():
@@ -192,25 +188,22 @@ class MLPHead(RowClassifier):
         layers = [layer for pair in zip(self.coefs_, self.intercepts_, strict=True) for layer in pair]
         return log_softmax(_forward(layers, block.astype(np.float64))[-1])
 
-    def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
-        """Return ``coef_i`` and ``intercept_i`` of each layer i, and the parameters as JSON."""
-        counts = {"n_iter": int(self.n_iter_), "streamed": bool(self.streamed_)}
-        state = {**self._state(), **counts, "widths": [len(b) for b in self.intercepts_]}
-        arrays = {f"coef_{i}": coef for i, coef in enumerate(self.coefs_)}
-        return {**arrays, **{f"intercept_{i}": bias for i, bias in enumerate(self.intercepts_)}}, state
+    def to_state(self) -> State:
+        """Return the fitted head as JSON values and arrays."""
+        layers = [{"coef": c, "intercept": b} for c, b in zip(self.coefs_, self.intercepts_, strict=True)]
+        return {**self._state(), "layers": layers, "n_iter": int(self.n_iter_), "streamed": bool(self.streamed_)}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], params: Mapping[str, JSON]) -> Self:
-        """Return the fitted head; :class:`DamagedError` where the arrays do not fit together."""
-        head = cls._restore(params)
-        widths = params.get("widths")
-        if not isinstance(widths, list) or not 2 <= len(widths) <= 3 or widths[-1] != len(head.classes_):
-            msg = f"MLPHead: widths {widths!r} do not end in {len(head.classes_)} classes. The head is damaged."
-            raise DamagedError(msg)
-        shapes = list(enumerate(pairwise([head.n_features_in_, *widths])))
-        head.coefs_ = [take_array(arrays, f"coef_{i}", shape=(out, into)) for i, (into, out) in shapes]
-        head.intercepts_ = [take_array(arrays, f"intercept_{i}", shape=(out,)) for i, (_, out) in shapes]
-        head.n_iter_, head.streamed_ = int(params.get("n_iter", 0)), params.get("streamed") is True
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Return the fitted head; :class:`DamagedError` where its parts do not fit together."""
+        head = cls._restore(state)
+        head.coefs_, head.intercepts_, width = [], [], head.n_features_in_
+        for layer in state.get("layers", ()):
+            head.coefs_.append(take_array(layer, "coef", shape=(-1, width)))
+            width = len(head.coefs_[-1])
+            head.intercepts_.append(take_array(layer, "intercept", shape=(width,)))
+        require(2 <= len(head.coefs_) <= 3 and width == len(head.classes_), "Its layers do not end in its classes.")
+        head.n_iter_, head.streamed_ = int(state.get("n_iter", 0)), state.get("streamed") is True
         return head
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from scipy import sparse
 
 from scstore.cells.anova import ClassSums, top_genes
-from scstore.errors import CellsError, DamagedError, FeatureSpaceError
-from scstore.heads.base import check_positive, take_array
+from scstore.errors import CellsError, FeatureSpaceError
+from scstore.heads.base import State, check_positive, require, take_array
 from scstore.heads.labels import encode_labels
 from scstore.heads.rows import (
     BLOCK_BYTES,
@@ -59,14 +59,11 @@ class Scaling:
         return folded, bias.astype(np.float64) - folded @ self.mean
 
 
-def fit_scaling(rows: Rows, *, standardize: bool = True, memory_limit: int = MEMORY_LIMIT) -> Scaling:
+def fit_scaling(rows: Rows, *, memory_limit: int = MEMORY_LIMIT) -> Scaling:
     """Centre and standardise the columns, then divide by √d, so that a row has a norm of about 1 whatever its width.
 
-    A penalty or a learning rate then means the same for a view of 20 columns and for one of 5,120. Without
-    ``standardize`` the rows stay as they are.
+    A penalty or a learning rate then means the same for a view of 20 columns and for one of 5,120.
     """
-    if not standardize:
-        return Scaling(np.zeros(rows.shape[1]), np.ones(rows.shape[1]))
     mean, variance = column_moments(rows, block_bytes=block_within(memory_limit))
     scale = usable_scale(mean, variance) * np.sqrt(rows.shape[1])
     return Scaling(mean.astype(np.float32).astype(np.float64), scale.astype(np.float32).astype(np.float64))
@@ -180,25 +177,22 @@ class ExpressionReducer:
         result: Array = (scaled @ self.components_.T).astype(np.float32)
         return result
 
-    def to_arrays(self) -> dict[str, Array]:
-        """Return what was learned, by name; :meth:`from_arrays` takes it back."""
-        width = np.array([self.n_features_in_], dtype=np.int64)
-        names = ("selected", "mean", "scale", "components")
-        return {**{name: getattr(self, f"{name}_") for name in names}, "n_features_in": width}
+    def to_state(self) -> State:
+        """Return what was learned as JSON values and arrays; :meth:`from_state` takes it back."""
+        arrays = {name: getattr(self, f"{name}_") for name in ("selected", "mean", "scale", "components")}
+        return {**arrays, "n_features_in": self.n_features_in_}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array]) -> Self:
-        """Return the fitted reducer; :class:`DamagedError` where the arrays do not fit together."""
-        selected = take_array(arrays, "selected", shape=(-1,), kind="i")
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Return the fitted reducer; :class:`DamagedError` where its parts do not fit together."""
+        selected, n_features_in = take_array(state, "selected", shape=(-1,), kind="i"), int(state["n_features_in"])
         width = len(selected)
-        components = take_array(arrays, "components", shape=(-1, width))
+        components = take_array(state, "components", shape=(-1, width))
         reducer = cls(width, n_components=len(components))
-        reducer.n_features_in_ = int(take_array(arrays, "n_features_in", shape=(1,), kind="i")[0])
-        reducer.selected_, reducer.components_ = selected, components
-        reducer.mean_ = take_array(arrays, "mean", shape=(width,))
-        reducer.scale_ = take_array(arrays, "scale", shape=(width,))
-        in_range = width and selected.min() >= 0 and selected.max() < reducer.n_features_in_
-        if not in_range or not len(components) or not (reducer.scale_ > 0).all():
-            msg = "reducer: its genes, components or scales are missing or out of range. The head is damaged."
-            raise DamagedError(msg)
+        reducer.n_features_in_, reducer.selected_, reducer.components_ = n_features_in, selected, components
+        reducer.mean_ = take_array(state, "mean", shape=(width,))
+        reducer.scale_ = take_array(state, "scale", shape=(width,))
+        in_range = width and selected.min() >= 0 and selected.max() < n_features_in
+        require(in_range and len(components), "reducer: its genes or components are missing or out of range.")
+        require((reducer.scale_ > 0).all(), "reducer: its scales are not positive.")
         return reducer

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from sklearn.utils.extmath import randomized_svd
 
-from scstore.errors import DamagedError, OptionError
-from scstore.heads.base import JSON, check_choice, take_array
-from scstore.heads.member import EXPRESSION, Member, arrays_under, concat_views
+from scstore.errors import OptionError
+from scstore.heads.base import State, check_choice, require, take_array
+from scstore.heads.member import EXPRESSION, Member, concat_views
 from scstore.heads.preprocessing import usable_scale
 from scstore.heads.rows import Array, Rows, iter_blocks, read, widest
 from scstore.heads.training import one_blas_thread
@@ -84,21 +84,16 @@ class Distances:
                     found[start + here] = _distances_from(placed[here], cells)
         return found
 
-    def to_arrays(self) -> dict[str, Array]:
-        """Return all but the views' names, by name; :meth:`from_arrays` takes them back."""
-        return {name: getattr(self, name) for name in ("mean", "axes", "points", "counts")}
-
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], *, views: Sequence[str], n_classes: int) -> Self:
-        """Return the distances; :class:`DamagedError` where the arrays do not fit together."""
-        mean = take_array(arrays, "mean", shape=(-1,))
-        axes = take_array(arrays, "axes", shape=(len(mean), -1))
-        points = take_array(arrays, "points", shape=(-1, axes.shape[1]))
-        counts = take_array(arrays, "counts", shape=(n_classes,), kind="i")
-        if counts.min() < 1 or counts.sum() != len(points):
-            msg = f"counts: {len(points)} reference cells do not split into {n_classes} classes. The head is damaged."
-            raise DamagedError(msg)
-        return cls(tuple(views), mean, axes, points, counts)
+    def from_state(cls, state: Mapping[str, Any], *, n_classes: int) -> Self:
+        """Return the distances; :class:`DamagedError` where the parts do not fit together."""
+        mean = take_array(state, "mean", shape=(-1,))
+        axes = take_array(state, "axes", shape=(len(mean), -1))
+        points = take_array(state, "points", shape=(-1, axes.shape[1]))
+        counts = take_array(state, "counts", shape=(n_classes,), kind="i")
+        split = counts.min() >= 1 and counts.sum() == len(points)
+        require(split, f"counts: {len(points)} reference cells do not split into {n_classes} classes.")
+        return cls(tuple(map(str, state["views"])), mean, axes, points, counts)
 
 
 def fit_distances(
@@ -230,26 +225,22 @@ class Rejection:
             low, high = (rank, high) if rejected <= allowed else (low, rank - 1)
         return Thresholds(float(confidence[low]), float(novelty[low]))
 
-    def to_arrays(self) -> tuple[dict[str, Array], dict[str, JSON]]:
-        """Return named arrays and a JSON object; :meth:`from_arrays` takes them back."""
-        arrays = {name: getattr(self, name) for name in ("units", "confidence", "novelty")}
-        fitted = {rule: asdict(self.thresholds(rule)) for rule in RULES if rule != "none"}
-        del fitted["confidence"]["novelty"], fitted["distance"]["confidence"]  # they reject nothing
-        state = {"keep": self.keep, "views": list(self.distances.views), "thresholds": fitted}
-        return {**arrays, **{f"distances.{name}": a for name, a in self.distances.to_arrays().items()}}, state
+    def to_state(self) -> State:
+        """Return nested JSON values and arrays; :meth:`from_state` takes them back."""
+        thresholds = {rule: vars(self.thresholds(rule)) for rule in RULES if rule != "none"}
+        del thresholds["confidence"]["novelty"], thresholds["distance"]["confidence"]  # they reject nothing
+        distances = {**vars(self.distances), "views": list(self.distances.views)}
+        return {**vars(self), "distances": distances, "thresholds": thresholds}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], state: Mapping[str, Any], *, n_classes: int) -> Self:
-        """Return the thresholds; :class:`DamagedError` where the arrays do not fit together."""
-        inner = arrays_under(arrays, "distances.")
-        distances = Distances.from_arrays(inner, views=[str(v) for v in state["views"]], n_classes=n_classes)
-        confidence = take_array(arrays, "confidence", shape=(-1,))
-        novelty = take_array(arrays, "novelty", shape=confidence.shape)
-        units = take_array(arrays, "units", shape=(n_classes, 2))
-        keep = state["keep"]
-        if not len(confidence) or not (units > 0).all() or not isinstance(keep, float) or not 0 < keep <= 1:
-            msg = "rejection: no held-out cells, units that are not positive, or an impossible keep. It is damaged."
-            raise DamagedError(msg)
+    def from_state(cls, state: Mapping[str, Any], *, n_classes: int) -> Self:
+        """Return the thresholds; :class:`DamagedError` where the parts do not fit together."""
+        distances = Distances.from_state(state["distances"], n_classes=n_classes)
+        confidence, keep = take_array(state, "confidence", shape=(-1,)), state["keep"]
+        novelty = take_array(state, "novelty", shape=confidence.shape)
+        units = take_array(state, "units", shape=(n_classes, 2))
+        require(len(confidence) and (units > 0).all(), "rejection: no held-out cells, or units that are not positive.")
+        require(isinstance(keep, float) and 0 < keep <= 1, f"keep={keep!r}.")
         return cls(distances, units, confidence, novelty, keep)
 
 

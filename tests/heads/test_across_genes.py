@@ -6,6 +6,7 @@ from scipy import sparse
 
 from scstore.errors import CellsError, DamagedError, LabelsError, OptionError
 from scstore.heads.across_genes import SHRINKAGE, AcrossGenesHead, ClassProfiles, ExpressionComponents, fit_mixture
+from scstore.heads.artifact import join_arrays, split_arrays
 from scstore.heads.rejection import Thresholds
 
 CLASSES = np.array(["alpha", "beta", "delta"])
@@ -62,10 +63,10 @@ def test_rows_in_pieces_are_judged_as_in_one(fitted: AcrossGenesHead, monkeypatc
     np.testing.assert_allclose(fitted.predict_proba(expression, vectors=vectors), whole, atol=1e-6)
 
 
-def test_it_comes_back_from_arrays_bit_for_bit(fitted: AcrossGenesHead) -> None:
+def test_it_comes_back_from_its_state_bit_for_bit(fitted: AcrossGenesHead) -> None:
     expression, _, vectors = world(80, seed=5, genes=NEW)
-    arrays, state = fitted.to_arrays()
-    back = AcrossGenesHead.from_arrays(arrays, state)
+    arrays, state = split_arrays(fitted.to_state())
+    back = AcrossGenesHead.from_state(join_arrays(arrays, state))
     assert (back.predict_proba(expression, vectors=vectors) == fitted.predict_proba(expression, vectors=vectors)).all()
     assert back.held_out_ == fitted.held_out_
     assert back.rejection_ is not None
@@ -74,18 +75,21 @@ def test_it_comes_back_from_arrays_bit_for_bit(fitted: AcrossGenesHead) -> None:
 
 
 def test_damage_is_found(fitted: AcrossGenesHead) -> None:
-    arrays, state = fitted.to_arrays()
+    arrays, state = split_arrays(fitted.to_state())
+    whole = fitted.to_state()
     for name in arrays:
         with pytest.raises(DamagedError, match=name):
-            AcrossGenesHead.from_arrays({key: a for key, a in arrays.items() if key != name}, state)
+            AcrossGenesHead.from_state(join_arrays({key: a for key, a in arrays.items() if key != name}, state))
     for field in state:
         if field != "kind":
-            with pytest.raises(DamagedError, match="malformed"):
-                AcrossGenesHead.from_arrays(arrays, {key: value for key, value in state.items() if key != field})
-    with pytest.raises(DamagedError, match="malformed"):
-        AcrossGenesHead.from_arrays(arrays, {**state, "floor": 0.0})
+            with pytest.raises(DamagedError):
+                AcrossGenesHead.from_state({key: value for key, value in whole.items() if key != field})
+    with pytest.raises(DamagedError, match="floor"):
+        AcrossGenesHead.from_state({**whole, "profiles": {**whole["profiles"], "floor": 0.0}})
     with pytest.raises(DamagedError, match="means"):
-        AcrossGenesHead.from_arrays({**arrays, "means": arrays["means"][:, :-1]}, state)
+        AcrossGenesHead.from_state(
+            {**whole, "profiles": {**whole["profiles"], "means": whole["profiles"]["means"][:, :-1]}}
+        )
 
 
 def test_thresholds_keep_the_share_asked_for(fitted: AcrossGenesHead) -> None:

@@ -231,7 +231,7 @@ def test_a_description_beyond_any_size_is_not_read(folder: Path) -> None:
 
 
 def member(document: dict[str, Any]) -> dict[str, Any]:
-    first: dict[str, Any] = document["members"][0]
+    first: dict[str, Any] = document["members"]["X"]
     return first
 
 
@@ -239,17 +239,15 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "no classes": lambda d: d.pop("classes"),
     "other classes": lambda d: d.update(classes=["p", "q", "r"]),
     "a class fewer": lambda d: d["classes"].pop(),
-    "no members": lambda d: d.update(members=[]),
+    "no members": lambda d: d.update(members={}),
     "members no list": lambda d: d.update(members=3),
-    "a member fewer": lambda d: d["members"].pop(),
-    "a member twice": lambda d: d["members"].append(d["members"][0]),
-    "two members of one view": lambda d: d["members"][2].update(view="a"),
-    "a view renamed": lambda d: member(d).update(view="elsewhere"),
-    "no view": lambda d: member(d).pop("view"),
-    "view no text": lambda d: member(d).update(view=None),
+    "a member fewer": lambda d: d["members"].pop("a"),
+    "a member twice": lambda d: d["members"].update(c=d["members"]["a"]),
+    "a view renamed": lambda d: d["members"].update(elsewhere=d["members"].pop("X")),
+    "no reducer": lambda d: member(d).pop("reducer"),
     "another width": lambda d: member(d)["head"].update(n_features_in=9),
     "temperature zero": lambda d: d.update(temperature=0),
-    "temperature of a member negative": lambda d: member(d).update(temperature=-1.0),
+    "temperature of a member negative": lambda d: d["temperatures"].update(a=-1.0),
     "temperature no number": lambda d: d.update(temperature="hot"),
     "kind unknown": lambda d: d.update(kind="forest"),
     "kind another": lambda d: d.update(kind="knn"),

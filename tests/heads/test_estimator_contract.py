@@ -13,6 +13,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from scstore.errors import CellsError, DamagedError, FeatureSpaceError, LabelsError, OptionError
+from scstore.heads.artifact import join_arrays, split_arrays
 from scstore.heads.base import RowClassifier
 from scstore.heads.knn import KNNHead
 from scstore.heads.linear import LinearHead
@@ -44,12 +45,12 @@ def test_scikit_learn_contract(estimator: RowClassifier, check: Callable[[RowCla
 
 @every_head
 def test_the_same_seed_gives_the_same_bits(head: RowClassifier, cells: Any) -> None:
-    (first, state), (second, _) = (clone(head).fit(cells.X, cells.y).to_arrays() for _ in range(2))
+    (first, state), (second, _) = (split_arrays(clone(head).fit(cells.X, cells.y).to_state()) for _ in range(2))
     assert first.keys() == second.keys()
     for name, array in first.items():
         np.testing.assert_array_equal(array, second[name])
         assert array.dtype == second[name].dtype
-    restored = type(head).from_arrays(first, state)
+    restored = type(head).from_state(join_arrays(first, state))
     np.testing.assert_array_equal(
         restored.predict_proba(cells.X), clone(head).fit(cells.X, cells.y).predict_proba(cells.X)
     )
@@ -121,14 +122,14 @@ def test_cross_validation_finds_most_cells(head: RowClassifier, cells: Any) -> N
 @every_head
 def test_arrays_that_do_not_fit_together_are_damage(head: RowClassifier, cells: Any) -> None:
     """RELIABILITY 38: wrong shapes and dtypes."""
-    arrays, state = clone(head).fit(cells.X[:50], cells.y[:50]).to_arrays()
+    arrays, state = split_arrays(clone(head).fit(cells.X[:50], cells.y[:50]).to_state())
     for name, array in arrays.items():
         wrong = [array[:-1], array[None], array.astype(np.int64 if array.dtype.kind == "f" else np.float32)]
         for one in wrong:
             with pytest.raises(DamagedError, match="damaged"):
-                type(head).from_arrays({**arrays, name: one}, state)
+                type(head).from_state(join_arrays({**arrays, name: one}, state))
         with pytest.raises(DamagedError, match="missing"):
-            type(head).from_arrays({k: v for k, v in arrays.items() if k != name}, state)
+            type(head).from_state(join_arrays({k: v for k, v in arrays.items() if k != name}, state))
     for change in (
         {"classes": ["a"]},
         {"classes": "ab"},
@@ -138,7 +139,7 @@ def test_arrays_that_do_not_fit_together_are_damage(head: RowClassifier, cells: 
         {"params": {"nonsense": 1}},
     ):
         with pytest.raises(DamagedError):
-            type(head).from_arrays(arrays, {**state, **change})
+            type(head).from_state(join_arrays(arrays, {**state, **change}))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_options_out_of_range_are_named(head: RowClassifier, told: str, cells: A
 def test_a_parameter_that_is_no_json_is_not_saved(cells: Any) -> None:
     head = LinearHead(random_state=np.random.RandomState(0)).fit(cells.X, cells.y)
     with pytest.raises(OptionError, match="random_state"):
-        head.to_arrays()
+        head.to_state()
 
 
 def test_refitting_on_rows_without_names_forgets_the_names(cells: Any, disk_rows: Any) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scstore.errors import DamagedError
+from scstore.heads.artifact import join_arrays, split_arrays
 from scstore.heads.knn import KNNHead
 
 
@@ -34,7 +35,7 @@ def test_neighbours_are_those_of_a_search_by_hand(cells: Any) -> None:
 
 def test_votes_fall_with_the_square_of_the_distance() -> None:
     X = np.array([[0.0], [1], [4]])
-    head = KNNHead(3, metric="euclidean", standardize=False).fit(X, ["a", "b", "b"])
+    head = KNNHead(3, metric="euclidean").fit(X, ["a", "b", "b"])
     weights = np.array([1 / 2**2, 1 / 1**2, 1 / 2**2]) * 3 / 1.5
     wanted = (weights[0] + 0.3 / 3) / 3.3
     np.testing.assert_allclose(head.predict_proba([[2.0]])[0], [wanted, 1 - wanted], rtol=1e-6)
@@ -91,29 +92,29 @@ def test_no_query_no_probabilities(cells: Any, disk_rows: Any) -> None:
 def test_the_index_is_made_from_the_vectors(cells: Any) -> None:
     """RELIABILITY 39: there is no index to load; what comes back is vectors."""
     head = KNNHead(3).fit(cells.X, cells.y)
-    arrays, state = head.to_arrays()
+    arrays, state = split_arrays(head.to_state())
     assert sorted(arrays) == ["codes", "mean", "prior", "scale", "vectors"]
-    swapped = KNNHead.from_arrays({**arrays, "codes": (arrays["codes"] + 1) % 5}, state)
+    swapped = KNNHead.from_state(join_arrays({**arrays, "codes": (arrays["codes"] + 1) % 5}, state))
     assert (swapped.predict(cells.X) != head.predict(cells.X)).mean() > 0.9
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"n_kept": 0}, {"n_kept": "600"}, {"params": {"metric": "x"}}, {"params": {"k": -1}}, {"params": {"k": "3"}}],
+    [{"params": {"metric": "x"}}, {"params": {"k": -1}}, {"params": {"k": "3"}}],
 )
 def test_a_description_that_makes_no_sense_is_damage(change: dict[str, Any], cells: Any) -> None:
-    arrays, state = KNNHead(3).fit(cells.X, cells.y).to_arrays()
+    arrays, state = split_arrays(KNNHead(3).fit(cells.X, cells.y).to_state())
     with pytest.raises(DamagedError):
-        KNNHead.from_arrays(arrays, {**state, **change})
+        KNNHead.from_state(join_arrays(arrays, {**state, **change}))
 
 
 @pytest.mark.parametrize(("name", "value"), [("codes", 5), ("codes", -1), ("prior", 0.0)])
 def test_class_numbers_out_of_range_are_damage(name: str, value: float, cells: Any) -> None:
-    arrays, state = KNNHead(3).fit(cells.X, cells.y).to_arrays()
+    arrays, state = split_arrays(KNNHead(3).fit(cells.X, cells.y).to_state())
     arrays[name] = arrays[name].copy()
     arrays[name][0] = value
     with pytest.raises(DamagedError):
-        KNNHead.from_arrays(arrays, state)
+        KNNHead.from_state(join_arrays(arrays, state))
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +147,10 @@ def approximate(many: Any) -> KNNHead:
 
 
 def test_an_approximate_head_comes_back_bit_for_bit(many: Any, approximate: KNNHead) -> None:
-    arrays, state = approximate.to_arrays()
+    arrays, state = split_arrays(approximate.to_state())
     assert {array.dtype.kind for array in arrays.values()} <= {"f", "i"}  # no bytes of FAISS
     wanted = approximate.predict_log_proba(many.X[:200])
-    for again in (KNNHead.from_arrays(arrays, json.loads(json.dumps(state))), copy.deepcopy(approximate)):
+    for again in (KNNHead.from_state(join_arrays(arrays, json.loads(json.dumps(state)))), copy.deepcopy(approximate)):
         np.testing.assert_array_equal(again.predict_log_proba(many.X[:200]), wanted)
         assert again.training_note() == approximate.training_note()
     assert (approximate._search(many.X[:200])[0][:, 0] == 0).all()
@@ -167,16 +168,16 @@ def test_the_limit_holds_more_components_than_rows(many: Any) -> None:
 
 @pytest.mark.parametrize("change", [{"probes": 0}, {"probes": 10**9}, {"probes": "x"}, {"more": 1}])
 def test_a_description_that_does_not_fit_the_components_is_damage(change: dict[str, Any], approximate: KNNHead) -> None:
-    arrays, state = approximate.to_arrays()
+    arrays, state = split_arrays(approximate.to_state())
     with pytest.raises(DamagedError):
-        KNNHead.from_arrays(arrays, {**state, "approximate": {**state["approximate"], **change}})
+        KNNHead.from_state(join_arrays(arrays, {**state, "measured": {**state["measured"], **change}}))
 
 
 @pytest.mark.parametrize("name", ["vectors", "components", "centroids"])
 def test_components_that_do_not_fit_are_damage(name: str, approximate: KNNHead) -> None:
-    arrays, state = approximate.to_arrays()
+    arrays, state = split_arrays(approximate.to_state())
     with pytest.raises(DamagedError):
-        KNNHead.from_arrays({**arrays, name: arrays[name][:, :-1]}, state)
+        KNNHead.from_state(join_arrays({**arrays, name: arrays[name][:, :-1]}, state))
 
 
 def test_importing_the_heads_loads_neither_faiss_nor_torch() -> None:

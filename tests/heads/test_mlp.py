@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from scstore.errors import DamagedError
+from scstore.heads.artifact import join_arrays, split_arrays
 from scstore.heads.linear import LinearHead
 from scstore.heads.mlp import MLPHead, _forward, _gradients, _initial_layers
 from scstore.heads.training import cross_entropy
@@ -62,14 +63,15 @@ def test_streaming_agrees_with_memory(cells: Any, disk_rows: Any) -> None:
 
 def test_two_layers_come_back_from_their_arrays(cells: Any) -> None:
     head = MLPHead((12, 6), epochs=3).fit(cells.X, cells.y)
-    arrays, state = head.to_arrays()
-    assert sorted(arrays) == ["coef_0", "coef_1", "coef_2", "intercept_0", "intercept_1", "intercept_2"]
-    restored = MLPHead.from_arrays(arrays, state)
+    arrays, state = split_arrays(head.to_state())
+    assert sorted(arrays) == [f"layers.{i}.{name}" for i in range(3) for name in ("coef", "intercept")]
+    restored = MLPHead.from_state(join_arrays(arrays, state))
     np.testing.assert_array_equal(restored.predict_proba(cells.X), head.predict_proba(cells.X))
     assert restored.hidden == (12, 6)
-    for widths in (None, [5], [12, 6, 4], [12, 6, 5, 5]):
-        with pytest.raises(DamagedError, match="widths"):
-            MLPHead.from_arrays(arrays, {**state, "widths": widths})
+    layers = head.to_state()["layers"]
+    for wrong in ([], layers[:1], layers[1:], layers[:2], [*layers, layers[-1]]):
+        with pytest.raises(DamagedError):
+            MLPHead.from_state({**head.to_state(), "layers": wrong})
 
 
 def test_a_round_of_many_cells_is_no_whole_pass(cells: Any, disk_rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 from scstore.errors import DamagedError, OptionError
+from scstore.heads.artifact import join_arrays, split_arrays
 from scstore.heads.fusion import FusedHead
 from scstore.heads.rejection import Distances, Rejection, Thresholds
 
@@ -86,8 +87,8 @@ def test_no_thresholds_unless_asked_for(views: dict[str, Any]) -> None:
 
 
 def test_a_saved_head_judges_alike(fitted: FusedHead, views: dict[str, Any]) -> None:
-    arrays, state = fitted.to_arrays()
-    loaded = FusedHead.from_arrays(arrays, state)
+    arrays, state = split_arrays(fitted.to_state())
+    loaded = FusedHead.from_state(join_arrays(arrays, state))
     for seen, again in zip(judge(fitted, views, slice(0, 50)), judge(loaded, views, slice(0, 50)), strict=True):
         np.testing.assert_array_equal(seen, again)
     assert loaded.rejection_ is not None
@@ -114,13 +115,13 @@ def test_a_cell_is_as_novel_alone_as_among_others(fitted: FusedHead, views: dict
 )
 def test_damage_is_refused(name: str, change: Any, fitted: FusedHead) -> None:
     """RELIABILITY 38."""
-    arrays, state = fitted.to_arrays()
+    arrays, state = split_arrays(fitted.to_state())
     with pytest.raises(DamagedError):
-        FusedHead.from_arrays({**arrays, name: change(arrays[name])}, state)
+        FusedHead.from_state(join_arrays({**arrays, name: change(arrays[name])}, state))
     with pytest.raises(DamagedError):
-        FusedHead.from_arrays(arrays, {**state, "rejection": {**state["rejection"], "keep": 7.0}})
+        FusedHead.from_state(join_arrays(arrays, {**state, "rejection": {**state["rejection"], "keep": 7.0}}))
     with pytest.raises(DamagedError):
-        FusedHead.from_arrays(arrays, {**state, "rejection": None})
+        FusedHead.from_state(join_arrays(arrays, {**state, "rejection": None}))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
