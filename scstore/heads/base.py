@@ -149,7 +149,8 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
     @classmethod
     def _restore(cls, state: Mapping[str, Any]) -> Self:
         """Return a head with its parameters, classes and width, still without what it learned."""
-        params, classes, width = state.get("params"), state.get("classes"), state.get("n_features_in")
+        saved: dict[str, Any] = {name: state.get(name) for name in ("params", "classes", "n_features_in")}
+        params, classes, width = saved.values()
         require(isinstance(params, Mapping) and set(params) <= set(cls._get_param_names()), f"params={params!r}.")
         named = isinstance(classes, list) and all(isinstance(label, str | int | float) for label in classes)
         require(named and len(classes) >= 2, "Its classes are not at least two texts or numbers.")

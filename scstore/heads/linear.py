@@ -228,10 +228,11 @@ class LinearHead(RowClassifier):
         n_classes, width = len(head.classes_), head.n_features_in_
         head.coef_ = take_array(state, "coef", shape=(n_classes, width))
         head.intercept_ = take_array(state, "intercept", shape=(n_classes,))
-        head.C_, head.solver_, head.n_iter_ = (state.get(name) for name in ("C", "solver", "n_iter"))
-        require(isinstance(head.C_, float) and head.C_ > 0, f"C={head.C_!r}.")
-        require(head.solver_ in SOLVERS, f"solver={head.solver_!r}.")
-        require(isinstance(head.n_iter_, int) and head.n_iter_ > 0, f"n_iter={head.n_iter_!r}.")
+        saved: dict[str, Any] = {name: state.get(name) for name in ("C", "solver", "n_iter")}
+        C, solver, n_iter = saved.values()
+        require(isinstance(C, float) and C > 0 and solver in SOLVERS, f"LinearHead: C={C!r}, solver={solver!r}.")
+        require(isinstance(n_iter, int) and n_iter > 0, f"LinearHead: n_iter={n_iter!r}.")
+        head.C_, head.solver_, head.n_iter_ = C, solver, n_iter
         return head
 
 
