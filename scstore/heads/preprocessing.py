@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from scipy import sparse
 
-from scstore.cells.anova import ClassSums, top_genes
+from scstore.cells.gene_statistics import ClassSums, top_genes
 from scstore.errors import CellsError, FeatureSpaceError
 from scstore.heads.base import State, check_positive, require, take_array
 from scstore.heads.labels import encode_labels

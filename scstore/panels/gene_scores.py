@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scstore.cells.anova import ClassSums
-from scstore.cells.variability import GroupMoments, excess_dropout
+from scstore.cells.gene_statistics import ClassSums, GroupMoments, excess_dropout
 from scstore.panels.comparison import Design
 from scstore.panels.inputs import PanelInput
 from scstore.panels.joined_genes import JoinedGenes
