@@ -44,17 +44,19 @@ def build_genes(
     text: Annotated[File | None, Option("A TSV or JSON file of gene texts, with a column symbol.")] = None,
     cells: Annotated[File | None, Option("Cells whose gene symbols are the texts.", flags=("--symbols-of",))] = None,
     gene_info: Annotated[
-        File | None, Option("NCBI's gene_info file. With vectors= it adds Ensembl ids and synonyms.")
+        File | None, Option("NCBI's gene_info file; beside published vectors it adds Ensembl ids and synonyms.")
     ] = None,
     gene_summary: Annotated[File | None, Option("NCBI's gene_summary file.")] = None,
     orthologs: Annotated[
         File | None,
         Option(
-            "NCBI's gene_orthologs, or a CSV of human and mouse genes: with ortholog_gene_info=, summaries of "
-            "orthologs stand in for missing ones."
+            "NCBI's gene_orthologs, or a CSV of human and mouse genes, for the summaries of orthologs in place of "
+            "missing ones."
         ),
     ] = None,
-    ortholog_gene_info: Annotated[File | None, Option("The other organism's gene_info file.")] = None,
+    ortholog_gene_info: Annotated[
+        File | None, Option("The other organism's gene_info file, needed with the orthologs.")
+    ] = None,
     vectors: Annotated[
         File | None, Option("Published vectors, such as GenePT's: a pickle, .npz, .parquet or .h5ad.")
     ] = None,
@@ -65,7 +67,7 @@ def build_genes(
     template: Annotated[
         str | None, Option('How a gene\'s text is put together, such as "{symbol}: {name}.[ {summary}]".')
     ] = None,
-    organism: Annotated[str | None, Option("human or mouse; needed with gene_info=, else guessed.")] = None,
+    organism: Annotated[str | None, Option("human or mouse; needed with NCBI's files, else guessed.")] = None,
     encoder: Annotated[
         str | None,
         Option("minilm (the default), a model folder, a hub name, openai:MODEL for an endpoint, or random:WIDTH."),
@@ -78,7 +80,7 @@ def build_genes(
 ) -> GeneTable:
     """Describe genes in words, encode the words, and write the gene table.
 
-    The genes come from one of ``text``, ``gene_info``, ``cells`` and ``vectors``.
+    Give one source of the genes: a table of texts, NCBI's gene_info, cells with their symbols, or published vectors.
 
     Returns
     -------

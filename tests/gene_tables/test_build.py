@@ -13,7 +13,7 @@ import pytest
 from support import Notes, make_cells
 
 import scstore
-from scstore.errors import GenesError, ModelError, OptionError, OutputError
+from scstore.errors import GenesError, MissingExtraError, ModelError, OptionError, OutputError
 from scstore.genes.table import load_gene_table
 
 
@@ -211,11 +211,8 @@ def test_encoders_without_a_model_need_no_torch(text: Path, tmp_path: Path) -> N
     assert json.loads(done.stdout) == []
 
 
-def test_without_the_extra_for_servers(text: Path, tmp_path: Path) -> None:
-    script = (
-        "import sys, scstore; sys.modules['openai'] = None\n"
-        f"scstore.build_genes('g.h5ad', text={str(text)!r}, encoder='openai:m')"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
-    assert "MissingExtraError" in done.stderr
-    assert "pip install 'scstore[endpoint]'" in done.stderr
+def test_without_the_extra_for_endpoints(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.delitem(sys.modules, "scstore.gene_tables.endpoint", raising=False)
+    with pytest.raises(MissingExtraError, match=r"scstore\[endpoint\]"):
+        scstore.build_genes(tmp_path / "g.h5ad", text=text, encoder="openai:m")
