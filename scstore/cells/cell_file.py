@@ -90,7 +90,7 @@ def identify_cells(obs: pd.DataFrame, *, source: str, id_prefix_from: str | None
         if id_prefix_from not in obs.columns:
             known = [str(name) for name in obs.columns]
             msg = (
-                f"{source}: obs has no column {show(id_prefix_from)} for id_prefix_from."
+                f"{source}: id_prefix_from={show(id_prefix_from)}: obs has no such column."
                 f"{did_you_mean(id_prefix_from, known)} It has: {', '.join(known) or 'none'}."
             )
             raise CellsError(msg)

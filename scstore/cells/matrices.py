@@ -69,13 +69,7 @@ def _plain(values: Array) -> Array:
 
 
 def _tidy(
-    data: NDArray[Any],
-    indices: NDArray[Any],
-    indptr: NDArray[Any],
-    *,
-    n_columns: int,
-    start: int,
-    where: tuple[str, str],
+    data: Array, indices: Array, indptr: Array, *, n_columns: int, start: int, where: tuple[str, str]
 ) -> sparse.csr_matrix:
     """Return rows ``start`` and following as :meth:`RowMatrix.rows` promises."""
     if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= n_columns):
