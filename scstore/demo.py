@@ -174,10 +174,9 @@ def _score(stores: Mapping[str, Store], truth: NDArray[Any], folder: Path) -> tu
 
     The heads on the default views are saved.
     """
-    from sklearn.metrics import accuracy_score, f1_score
-
     from scstore.annotation.fit import fit
     from scstore.annotation.predict import predict
+    from scstore.heads.scores import label_scores
 
     store = stores["ref"]
     rows: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -193,9 +192,8 @@ def _score(stores: Mapping[str, Store], truth: NDArray[Any], folder: Path) -> tu
             saved = folder / "heads" / head if title == DEFAULT else None
             trained = fit(stores[f"ref{which}"], saved, label=LABEL, head=head, views=views, overwrite=True)
             frame = predict(stores[f"new{which}"], trained, unassigned="none")  # every cell is of a known type
-            macro_f1 = f1_score(truth, frame["label"], average="macro", zero_division=0)
-            accuracy = accuracy_score(truth, frame["label"])
-            scores[title][head] = {"macro_f1": float(macro_f1), "accuracy": float(accuracy)}
+            found = label_scores(truth, frame["label"])
+            scores[title][head] = {name: found[name] for name in ("macro_f1", "accuracy")}
             predictions[title, head] = frame
     return scores, predictions[DEFAULT, "linear"]
 

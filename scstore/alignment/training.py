@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, f1_score
 
 from scstore.alignment.options import Recipe
 from scstore.alignment.readout_heads import ReadoutHeads
 from scstore.alignment.training_cells import LabelledCells
 from scstore.alignment.training_state import TrainingState
 from scstore.errors import FaultError, MissingExtraError, NumericsError
+from scstore.heads.scores import label_scores
 from scstore.model.readout import Readout
 from scstore.model.trained_projector import TrainedProjector
 from scstore.progress import Reporter, Track
@@ -231,13 +231,10 @@ class Training:
         truth = self.cells.codes[rows]
         found = self.heads(pooled).argmax(dim=2).cpu().numpy()
         names = [f"{pool}_l{layer}" for layer in self.readout.layers for pool in self.poolings]
-        scores = {
-            name: {
-                "accuracy": float(accuracy_score(truth, view)),
-                "macro_f1": float(f1_score(truth, view, average="macro", zero_division=0)),
-            }
-            for name, view in zip(names, found, strict=True)
-        }
+        scores = {}
+        for name, view in zip(names, found, strict=True):
+            figures = label_scores(truth, view)
+            scores[name] = {figure: figures[figure] for figure in ("accuracy", "macro_f1")}
         state.curve.append(
             {"epoch": state.epoch, "train_loss": train_loss, "held_out_loss": loss, "held_out": scores}
         )  # fmt: skip

@@ -42,16 +42,8 @@ class Fusion:
     Each member's are divided by its temperature; their mean is adjusted for the classes' shares and divided by one
     more temperature. A member is calibrated before the adjustment: an overconfident one would drown it.
 
-    Attributes
-    ----------
-    shares
-        ``(n_classes,) float64``: share of each class among the training cells.
-    prior_adjustment
-        Logit adjustment (Menon et al. 2021, arXiv 2007.07314): 0 keeps training frequencies, 1 assumes equal ones.
-    temperatures
-        One per member.
-    temperature
-        For the fused log-probabilities.
+    ``shares`` ``(n_classes,)`` are those of the training cells. ``prior_adjustment`` is the logit adjustment (Menon et
+    al. 2021, arXiv 2007.07314): 0 keeps training frequencies, 1 assumes equal ones.
     """
 
     shares: Array

@@ -17,16 +17,9 @@ __all__ = ["Hierarchy", "LabelledCells", "Level", "label_cells"]
 
 @dataclass(frozen=True, eq=False)
 class LabelledCells:
-    """The answer for each cell.
+    """The label of each cell, its probability, and its lead over the best other label, ``(n,)`` each.
 
-    Attributes
-    ----------
-    label
-        ``(n,)`` label.
-    confidence
-        ``(n,) float64`` its probability.
-    margin
-        ``(n,) float64`` its lead over the best other label; negative where a coarser label overruled that.
+    The margin is negative where a coarser label overruled the most probable class.
     """
 
     label: Array
@@ -54,18 +47,10 @@ def argmax_rows(proba: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """A level above the classes.
+    """A label column above the classes.
 
-    Attributes
-    ----------
-    column
-        Name of the label column.
-    labels
-        ``(n_labels,)`` sorted text.
-    parents
-        ``(n_classes,) int64``: the label that contains each class.
-    confidence
-        ``(m,) float64``, ascending: probabilities of the held-out cells that got the right label of this level.
+    ``labels`` ``(n_labels,)`` are sorted text, ``parents`` ``(n_classes,) int64`` the label that contains each class.
+    ``confidence`` ``(m,)``, ascending, are the probabilities of the held-out cells that got the right label.
     """
 
     column: str
@@ -88,14 +73,9 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class Hierarchy:
-    """The levels above a head's classes, coarse to fine. Every label lies in one label of each coarser level.
+    """The levels above a head's classes, coarse to fine, and the ``column`` of the classes.
 
-    Attributes
-    ----------
-    column
-        Name of the finest label column, that of the classes.
-    levels
-        At least one.
+    Every label lies in one label of each coarser level.
     """
 
     column: str
@@ -107,16 +87,8 @@ class Hierarchy:
     ) -> Self:
         """Make the hierarchy of a trained head.
 
-        Parameters
-        ----------
-        column
-            Name of the finest label column.
-        parents
-            For each coarser column, coarse to fine, the label that contains each class.
-        classes
-            ``(n_classes,)`` labels.
-        proba, truth
-            ``(m, n_classes)`` calibrated probabilities of held-out cells and their true classes ``(m,)``.
+        ``parents`` gives for each coarser column, coarse to fine, the label that contains each class. ``proba``
+        ``(m, n_classes)`` are calibrated probabilities of held-out cells, ``truth`` ``(m,)`` their true classes.
         """
         levels = []
         for name, of_class in parents.items():

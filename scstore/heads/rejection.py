@@ -171,16 +171,8 @@ class Rejection:
     label (drawn towards that of all where its cells are few). It is the mean of two such ratios: distance to the 5
     nearest reference cells of the label, and to the mean of all.
 
-    Attributes
-    ----------
-    distances
-        Reference cells of the whole head.
-    units
-        ``(n_classes, 2) float64`` distances that count as 1.
-    confidence, novelty
-        ``(m,) float64`` each, of the held-out cells that were labelled correctly; the thresholds are their quantiles.
-    keep
-        Fraction of them that keep their label by default.
+    ``units`` ``(n_classes, 2)`` are the distances that count as 1. The thresholds are quantiles of ``confidence`` and
+    ``novelty`` ``(m,)`` of the correctly labelled held-out cells; the fraction ``keep`` keeps its label by default.
     """
 
     distances: Distances
