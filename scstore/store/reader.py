@@ -130,7 +130,7 @@ class Store:
         matrices = [name for name in self.views if name != "X"]
         if len(matrices) == 1:
             return matrices[0]
-        msg = f"{self.path} has no default view. It has: {', '.join(self.views) or 'there is none'}."
+        msg = f"{self.path} has no default view. It has: {', '.join(self.views) or 'none'}."
         raise InputError(msg)
 
     @property
@@ -339,14 +339,12 @@ class Store:
             with decoding(self.path, "X"):
                 group = self._group["X"]
             shape, rows = open_csr(group, "X", source=self.path)
-            return ExpressionView(rows, shape, EXPRESSION_SPACE, genes=[str(name) for name in self.var.index])
+            return ExpressionView(rows, shape, EXPRESSION_SPACE)
         cells, slot = self._cells, self._expression_slot
         if cells is None or slot is None:
             msg = f"{self.path} has no expression: neither counts nor log-normalised values."
             raise InputError(msg)
-        genes = [str(name) for name in cells.var(slot.slot).index]
-        shape = cells.slots[slot.slot].shape
-        return ExpressionView(partial(lognorm_block, cells, slot), shape, EXPRESSION_SPACE, genes=genes)
+        return ExpressionView(partial(lognorm_block, cells, slot), cells.slots[slot.slot].shape, EXPRESSION_SPACE)
 
 
 @public

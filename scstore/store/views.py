@@ -112,14 +112,11 @@ class ArrayView(View):
 
 
 class ExpressionView(View):
-    """Log-normalised expression as CSR matrices; ``genes`` names its columns."""
+    """Log-normalised expression as CSR matrices."""
 
-    def __init__(
-        self, read: Callable[[int, int], csr_matrix], shape: tuple[int, int], space: Space, *, genes: list[str]
-    ) -> None:
+    def __init__(self, read: Callable[[int, int], csr_matrix], shape: tuple[int, int], space: Space) -> None:
         super().__init__("X", shape, np.dtype(np.float32), space)
         self._rows = read
-        self.genes = genes
 
     def _read(self, start: int, stop: int) -> csr_matrix:
         return self._rows(start, stop)

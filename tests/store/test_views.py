@@ -60,7 +60,7 @@ def test_rows_are_those_of_numpy(views: dict[str, View], kind: str, key: object)
 @settings(max_examples=60)
 def test_sparse_rows_are_those_of_scipy(key: object) -> None:
     matrix = random_sparse(N, 7, density=0.4, random_state=0, format="csr", dtype=np.float32)
-    view = ExpressionView(lambda start, stop: matrix[start:stop], (N, 7), {}, genes=[f"g{i}" for i in range(7)])
+    view = ExpressionView(lambda start, stop: matrix[start:stop], (N, 7), {})
     got = view[key]  # type: ignore[index]
     assert isinstance(got, csr_matrix)
     np.testing.assert_array_equal(got.toarray(), matrix.toarray()[key])  # type: ignore[index]
