@@ -92,7 +92,7 @@ def _kind(path: Path) -> tuple[str, Check, str]:
     if path.is_dir() and (found := _folder_kind(path)) is not None:
         folder, load = found
         others = {file.name for file in path.iterdir()} - {folder.description, folder.weights}
-        note = f"not looked at, since nobody reads it: {', '.join(sorted(others))}" if others else ""
+        note = f"not checked, since scstore never reads it: {', '.join(sorted(others))}" if others else ""
         return folder.name, partial(_check_folder, kind=folder, load=load), note
     if path.is_file() and h5py.is_hdf5(path):
         check_hdf5(path)

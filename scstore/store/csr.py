@@ -106,7 +106,7 @@ def open_csr(group: Any, name: str, *, source: Path) -> tuple[tuple[int, int], C
 
 @contextmanager
 def _damage(source: Path, name: str) -> Iterator[None]:
-    """Call what is wrong with scstore's own expression damage: it is not a mistake in somebody's cells."""
+    """Turn :class:`CellsError` into damage: scstore itself wrote this expression."""
     try:
         with decoding(source, name):
             yield

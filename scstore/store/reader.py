@@ -30,7 +30,7 @@ from scstore.store.views import ArrayView, ExpressionView, ShardView, View
 __all__ = ["EXPRESSION_SPACE", "Store", "open_store"]
 
 EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM, "log1p": True}}
-"""Feature space of log-normalised expression: the same for every data set, whose genes are matched by name."""
+"""Feature space of log-normalised expression, the same for every data set: genes are matched by name."""
 
 
 class Store:
@@ -223,7 +223,7 @@ class Store:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What ``scstore info`` prints, as JSON values."""
+        """Description of the store as JSON values, as ``scstore info`` prints it."""
         record = self.record or {}
         views = {}
         for name in self.views:
@@ -273,7 +273,7 @@ class Store:
         """
         names = self.views if views is None else [self.default_view if n == "readout" else n for n in views]
         chosen = slice(None) if rows is None else rows
-        if self.record is None and views is None:  # somebody else's file: all of it, as it is
+        if self.record is None and views is None:  # a file that scstore did not make: all of it, as it is
             whole = anndata.read_zarr(self.path) if self.path.is_dir() else anndata.read_h5ad(self.path)
             return whole if rows is None else whole[rows].copy()
         X = self.view("X")[chosen] if "X" in names else None

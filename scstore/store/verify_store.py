@@ -180,7 +180,7 @@ def _verify(root: Path, *, deep: bool, gc: bool, repair: bool, progress: Reporte
     if gc:
         _remove(root, left)
     elif left:
-        notes.append(f"{len(left):,} leftovers of killed runs, which nobody reads: `scstore verify --gc` removes them")
+        notes.append(f"{len(left):,} leftovers of killed runs, which are never read: gc=True removes them")
     return Verification(
         path=root,
         kind="store",

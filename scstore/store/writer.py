@@ -46,7 +46,7 @@ STORABLE = frozenset({"string", "boolean", "integer", "floating", "empty"})
 
 
 class DiskStore(LocalStore):
-    """A Zarr store in a folder that nobody sees yet.
+    """A Zarr store in a temporary folder.
 
     Its files go through :data:`scstore.fsio.disk`, straight to their names: the folder is flushed and renamed as a
     whole once it is complete.
@@ -68,7 +68,7 @@ class DiskStore(LocalStore):
 
 
 class StoreBuilder:
-    """A store that is being shaped in a folder nobody sees yet."""
+    """A store that is being shaped, in a temporary folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -162,7 +162,7 @@ def commit_shard(
     start, stop = plan.bounds(shard)
     chunks = {view.name: _chunk(_cast(views[view.name], view, ids), plan.shard_rows) for view in plan.views}
     written = {name: {"bytes": data.nbytes, "digest": fsio.digest_bytes(data)} for name, data in chunks.items()}
-    # nobody else writes this shard, unless locks do not lock, as on some network file systems
+    # no other process writes this shard, unless locks do not lock, as on some network file systems
     before = _record(root, shard)
     if before is not None and check_shard(root, shard) is None:
         _same_or_refuse(root, shard, before, written)
