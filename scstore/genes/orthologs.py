@@ -246,11 +246,11 @@ def needed_translation(
         msg = f"orthologs={str(path)!r} needs genes= or panel=: the cells' genes are renamed into their species."
         raise OptionError(msg)
     held = [_organisms(genes) for genes in (table, panel) if genes is not None]
-    target = next((found.pop() for found in held if len(found) == 1), None)
+    target = next((one.pop() for one in held if len(one) == 1), None)
     if target not in TAXA:
-        found = f"are of {show(target)}" if target else "look like neither"
+        like = f"are of {show(target)}" if target else "look like neither"
         msg = (
-            f"orthologs= translates into human or mouse genes, and those of the gene table and panel {found}. Give a "
+            f"orthologs= translates into human or mouse genes, and those of the gene table and panel {like}. Give a "
             "table that names its organism (scstore genes build with organism=)."
         )
         raise GenesError(msg)
@@ -335,8 +335,10 @@ def _organism_of(var: pd.DataFrame, organism: str | None, *, source: str) -> str
     found = common_name(organism) if organism else guess_organism(names)
     if found not in TAXA:
         like = f"are of {show(found)}" if found else "look like neither"
-        cure = "Name its genes by symbols or Ensembl ids, or set organism= where the command has it."
-        msg = f"{source}: orthologs= translates human and mouse genes, and these {like}. {cure}"
+        msg = (
+            f"{source}: orthologs= translates human and mouse genes, and these {like}. Name its genes by their symbols "
+            "or Ensembl ids, or, where the cells are extracted, set organism='human' or organism='mouse'."
+        )
         raise GenesError(msg)
     return str(found)
 
