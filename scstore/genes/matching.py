@@ -28,7 +28,8 @@ IDENTIFIER_COLUMNS = (
 SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_symbols", "gene_name", "gene_names", "feature_name")
 """Those of them that hold symbols."""
 
-ENSEMBL_ID = re.compile(r"(ENS[A-Z]*\d+)(\.\d+)?")
+ENSEMBL_ID = re.compile(r"(ENS[A-Z]*\d{6,})(\.\d+)?")
+"""ENSG00000167286.8; not the symbol ENSAP2."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -278,6 +278,12 @@ def test_names_of_an_input_are_those_it_is_matched_by() -> None:
     assert names["ensembl_id"].tolist() == ids
 
 
+def test_a_symbol_that_begins_like_an_ensembl_id() -> None:
+    names, _ = gene_names(pd.DataFrame(index=["ENSAP2", "ENSG00000167286.8"]))
+    assert names["symbol"].tolist() == ["ENSAP2", "ENSG00000167286.8"]
+    assert names["ensembl_id"].tolist() == ["", "ENSG00000167286"]
+
+
 def test_names_that_repeat_are_refused_or_grouped() -> None:
     var = pd.DataFrame(index=["A", "B", "A"])
     with pytest.raises(GenesError, match="cells.h5ad"):

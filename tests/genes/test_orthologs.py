@@ -44,11 +44,17 @@ def test_a_csv_of_symbols(tmp_path: Path, text: str) -> None:
 def test_ensembl_ids_and_a_header_for_one_side(tmp_path: Path) -> None:
     """As Ensembl exports them: tab-separated, versions, only the other species in the header."""
     path = tmp_path / "ids.txt"
-    rows = ["ENSMUSG00000032094.8\tCD3D", "ENSMUSG1\t", "ENSMUSG2\tLYZ", "ENSMUSG3.1\tA", "ENSMUSG3.2\tB"]
+    rows = [
+        "ENSMUSG00000032094.8\tCD3D",
+        "ENSMUSG000001\t",
+        "ENSMUSG000002\tLYZ",
+        "ENSMUSG000003.1\tA",
+        "ENSMUSG000003.2\tB",
+    ]
     path.write_text("\n".join(["Gene stable ID version\tHuman gene name", *rows, ""]))
     orthologs = read_orthologs(path)
-    assert orthologs.names("mouse") == {"ENSMUSG00000032094": ("CD3D", ""), "ENSMUSG2": ("LYZ", "")}
-    assert orthologs.names("human")["LYZ"] == ("", "ENSMUSG2")
+    assert orthologs.names("mouse") == {"ENSMUSG00000032094": ("CD3D", ""), "ENSMUSG000002": ("LYZ", "")}
+    assert orthologs.names("human")["LYZ"] == ("", "ENSMUSG000002")
 
 
 def test_ncbi_gene_orthologs(tmp_path: Path) -> None:
@@ -97,8 +103,11 @@ def test_the_real_table_pairs_most_genes(shared: Path) -> None:
 @pytest.fixture(scope="module")
 def orthologs() -> Orthologs:
     """Four pairs; one human gene has no symbol."""
-    human = {"human_symbol": ["CD3D", "LYZ", "", "MS4A1"], "human_ensembl_id": ["ENSG01", "ENSG02", "ENSG03", "ENSG04"]}
-    mouse_ids = ["ENSMUSG01", "ENSMUSG02", "ENSMUSG03", "ENSMUSG04"]
+    human = {
+        "human_symbol": ["CD3D", "LYZ", "", "MS4A1"],
+        "human_ensembl_id": ["ENSG000001", "ENSG000002", "ENSG000003", "ENSG000004"],
+    }
+    mouse_ids = ["ENSMUSG000001", "ENSMUSG000002", "ENSMUSG000003", "ENSMUSG000004"]
     mouse = {"mouse_symbol": ["Cd3d", "Lyz2", "Gm3", "Ms4a1"], "mouse_ensembl_id": mouse_ids}
     return Orthologs(pd.DataFrame({**human, **mouse}))
 
@@ -111,7 +120,7 @@ def from_mouse(orthologs: Orthologs) -> Translation:
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
     symbols = ["MS4A1", "CD3D", "LYZ", "GNLY"]
-    ids = ["ENSG04", "ENSG01", "", ""]
+    ids = ["ENSG000004", "ENSG000001", "", ""]
     return pd.DataFrame({"symbol": symbols, "ensembl_id": ids, "organism": "human", "synonyms": ""}, index=symbols)
 
 
@@ -121,10 +130,10 @@ def var(*names: str, **columns: list[str]) -> pd.DataFrame:
 
 def test_genes_take_their_orthologs_names(orthologs: Orthologs, from_mouse: Translation) -> None:
     """By Ensembl id with or without version, by symbol, in the index or beside it; an id wins over a symbol."""
-    genes = var("Lyz2", "Own", "ENSMUSG01.5", "x", "Cd3d", gene_ids=["", "", "", "ENSMUSG03", "ENSMUSG04"])
+    genes = var("Lyz2", "Own", "ENSMUSG000001.5", "x", "Cd3d", gene_ids=["", "", "", "ENSMUSG000003", "ENSMUSG000004"])
     renamed = rename_by_orthologs(genes, from_mouse)
-    assert list(renamed.var.index) == ["LYZ", "CD3D", "ENSG03", "MS4A1"]
-    assert list(renamed.var["gene_ids"]) == ["ENSG02", "ENSG01", "ENSG03", "ENSG04"]
+    assert list(renamed.var.index) == ["LYZ", "CD3D", "ENSG000003", "MS4A1"]
+    assert list(renamed.var["gene_ids"]) == ["ENSG000002", "ENSG000001", "ENSG000003", "ENSG000004"]
     assert renamed.columns.tolist() == [0, 2, 3, 4]
     assert "4 of 5" in renamed.report
     assert "'Own'" in renamed.report
@@ -135,7 +144,7 @@ def test_genes_take_their_orthologs_names(orthologs: Orthologs, from_mouse: Tran
 
 
 def test_a_match_covers_all_input_genes(from_mouse: Translation, table: pd.DataFrame) -> None:
-    match = match_cells(var("Own", "Lyz2", "ENSMUSG01", "Gm3"), table, from_mouse)
+    match = match_cells(var("Own", "Lyz2", "ENSMUSG000001", "Gm3"), table, from_mouse)
     assert match.table_rows.tolist() == [-1, 2, 1, -1]
     assert match.how.tolist() == ["", "symbol", "ensembl", ""]
     assert match.genes.tolist() == [1, 2]
