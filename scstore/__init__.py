@@ -1,8 +1,7 @@
-"""Pay for the large language model once, on a GPU; annotate single cells for ever after, on a laptop.
+"""Pay for the large language model once, on a GPU; annotate single cells on a laptop.
 
-``extract`` runs a frozen language model over cells and writes what its hidden states say into a store; ``fit``,
-``predict`` and ``query`` work on stores, and on any AnnData with ``obsm`` matrices, without the model and without
-torch.
+``extract`` runs a frozen language model over cells and writes its hidden states to a store; ``fit``, ``predict`` and
+``query`` work on stores, and on any AnnData with ``obsm`` matrices, without the model and without torch.
 """
 
 from __future__ import annotations
@@ -11,69 +10,50 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scstore.alignment.align import align
-    from scstore.annotation.fit import fit
-    from scstore.annotation.predict import predict
-    from scstore.evaluation.evaluate import evaluate
-    from scstore.extraction.extract import extract
-    from scstore.gene_tables.build import build_genes
-    from scstore.heads.across_genes import AcrossGenesHead
-    from scstore.heads.artifact import load_head
-    from scstore.heads.fusion import FusedHead
-    from scstore.heads.knn import KNNHead
-    from scstore.heads.linear import LinearHead
-    from scstore.heads.mlp import MLPHead
-    from scstore.panels.fit import panel
-    from scstore.report.evaluation_files import save_evaluation
-    from scstore.search.query import query
-    from scstore.store.export import export
-    from scstore.store.reader import Store
-    from scstore.store.reader import open_store as open  # noqa: A004  # scstore.open(path), as in zarr and h5py
-    from scstore.verification import verify
+    from scstore.alignment.align import align as align
+    from scstore.annotation.fit import fit as fit
+    from scstore.annotation.predict import predict as predict
+    from scstore.evaluation.evaluate import evaluate as evaluate
+    from scstore.extraction.extract import extract as extract
+    from scstore.gene_tables.build import build_genes as build_genes
+    from scstore.heads.across_genes import AcrossGenesHead as AcrossGenesHead
+    from scstore.heads.artifact import load_head as load_head
+    from scstore.heads.fusion import FusedHead as FusedHead
+    from scstore.heads.knn import KNNHead as KNNHead
+    from scstore.heads.linear import LinearHead as LinearHead
+    from scstore.heads.mlp import MLPHead as MLPHead
+    from scstore.panels.fit import panel as panel
+    from scstore.report.evaluation_files import save_evaluation as save_evaluation
+    from scstore.search.query import query as query
+    from scstore.store.export import export as export
+    from scstore.store.reader import Store as Store
+    from scstore.store.reader import open_store as open  # noqa: A004, F401  # scstore.open(path), as in zarr and h5py
+    from scstore.verification import verify as verify
 
-_PUBLIC = {
-    "AcrossGenesHead": ("scstore.heads.across_genes", "AcrossGenesHead"),
-    "FusedHead": ("scstore.heads.fusion", "FusedHead"),
-    "KNNHead": ("scstore.heads.knn", "KNNHead"),
-    "LinearHead": ("scstore.heads.linear", "LinearHead"),
-    "MLPHead": ("scstore.heads.mlp", "MLPHead"),
-    "Store": ("scstore.store.reader", "Store"),
-    "align": ("scstore.alignment.align", "align"),
-    "build_genes": ("scstore.gene_tables.build", "build_genes"),
-    "evaluate": ("scstore.evaluation.evaluate", "evaluate"),
-    "export": ("scstore.store.export", "export"),
-    "extract": ("scstore.extraction.extract", "extract"),
-    "fit": ("scstore.annotation.fit", "fit"),
-    "load_head": ("scstore.heads.artifact", "load_head"),
-    "open": ("scstore.store.reader", "open_store"),
-    "panel": ("scstore.panels.fit", "panel"),
-    "predict": ("scstore.annotation.predict", "predict"),
-    "query": ("scstore.search.query", "query"),
-    "save_evaluation": ("scstore.report.evaluation_files", "save_evaluation"),
-    "verify": ("scstore.verification", "verify"),
+_MODULES = {
+    "AcrossGenesHead": "scstore.heads.across_genes",
+    "FusedHead": "scstore.heads.fusion",
+    "KNNHead": "scstore.heads.knn",
+    "LinearHead": "scstore.heads.linear",
+    "MLPHead": "scstore.heads.mlp",
+    "Store": "scstore.store.reader",
+    "align": "scstore.alignment.align",
+    "build_genes": "scstore.gene_tables.build",
+    "evaluate": "scstore.evaluation.evaluate",
+    "export": "scstore.store.export",
+    "extract": "scstore.extraction.extract",
+    "fit": "scstore.annotation.fit",
+    "load_head": "scstore.heads.artifact",
+    "open": "scstore.store.reader",
+    "panel": "scstore.panels.fit",
+    "predict": "scstore.annotation.predict",
+    "query": "scstore.search.query",
+    "save_evaluation": "scstore.report.evaluation_files",
+    "verify": "scstore.verification",
 }
+"""Public names and the modules that are imported when a name is first used."""
 
-__all__ = [
-    "AcrossGenesHead",
-    "FusedHead",
-    "KNNHead",
-    "LinearHead",
-    "MLPHead",
-    "Store",
-    "align",
-    "build_genes",
-    "evaluate",
-    "export",
-    "extract",
-    "fit",
-    "load_head",
-    "open",
-    "panel",
-    "predict",
-    "query",
-    "save_evaluation",
-    "verify",
-]
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
@@ -81,12 +61,10 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("scstore")
-    if name not in _PUBLIC:
-        msg = f"module 'scstore' has no attribute {name!r}"
-        raise AttributeError(msg)
-    module, attribute = _PUBLIC[name]
-    return getattr(importlib.import_module(module), attribute)
+    if name not in _MODULES:
+        raise AttributeError(f"module 'scstore' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), "open_store" if name == "open" else name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return [*__all__, "__version__"]

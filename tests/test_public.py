@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from support import ROOT, make_cells
 
 import scstore
 from scstore import errors
+from scstore.options import parameters_of
 
 HEAVY = ("torch", "transformers", "accelerate", "faiss", "umap", "matplotlib")
 
@@ -28,11 +31,24 @@ sys.meta_path.insert(0, NoTorch())
 
 def test_public_names_are_sorted_and_there() -> None:
     assert scstore.__all__ == sorted(scstore.__all__)
-    for name in scstore.__all__:
-        assert getattr(scstore, name).__doc__
     assert set(scstore.__all__) <= set(dir(scstore))
     with pytest.raises(AttributeError, match="nothing"):
         scstore.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", scstore.__all__)
+def test_public_faces_are_documented(name: str) -> None:
+    """numpydoc sections, and help for every option."""
+    face = getattr(scstore, name)
+    sections = re.findall(r"^(\w[\w ]*)\n-+$", inspect.getdoc(face) or "", re.MULTILINE)
+    if inspect.isclass(face):
+        assert {"Parameters", "Attributes"} & set(sections)
+        methods = {key: one for key, one in vars(face).items() if not key.startswith("_") and callable(one)}
+        assert all(inspect.getdoc(one) for one in methods.values())
+    else:
+        assert {"Parameters", "Returns"} <= set(sections)
+        if name != "load_head":
+            assert all(one.option.help for one in parameters_of(face))
 
 
 @pytest.mark.parametrize("module", ["scstore", "scstore.cli"])

@@ -10,7 +10,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from scstore.cli import annotation as _annotation  # noqa: F401
 from scstore.cli.builder import in_flags
 from scstore.cli.commands import app
 from scstore.cli.state import state

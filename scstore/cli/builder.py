@@ -7,7 +7,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -47,6 +47,8 @@ class Command:
     adapt
         ``module:name`` of a function that changes the keyword arguments before the call; it may name options of the
         command line alone in its own signature.
+    required
+        Options that the command line needs though Python does not.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Command:
     panel: str
     examples: tuple[str, ...] = ()
     adapt: str | None = None
+    required: tuple[str, ...] = ()
 
 
 class LazyCommand(TyperCommand):
@@ -91,7 +94,11 @@ def _build(command: Command) -> TyperCommand:
     function, show = _load(command.function), _load(command.show)
     adapt = None if command.adapt is None else _load(command.adapt)
     everything = parameters_of(function)
-    parameters = {one.name: one for one in everything if not one.option.in_python_only}
+    parameters = {
+        one.name: replace(one, default=inspect.Parameter.empty) if one.name in command.required else one
+        for one in everything
+        if not one.option.in_python_only
+    }
     extra = {} if adapt is None else {one.name: one for one in parameters_of(adapt) if one.name != "given"}
 
     def run(context: typer.Context, **words: Any) -> None:

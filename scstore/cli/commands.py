@@ -67,11 +67,11 @@ COMMANDS = (
             "scstore fit any.h5ad --view X_pca --label leiden --head knn -o heads/leiden",
             "scstore fit stores/ref.zarr --label lineage --label cell_type -o heads/two_levels",
         ),
-        adapt="scstore.cli.annotation:must_save",
+        required=("output",),
     ),
     Command(
         "predict",
-        "scstore.annotation.predict:predict",
+        "scstore.annotation.predict:predict_to_file",
         "scstore.cli.annotation:show_predictions",
         "Label cells with a trained head.",
         LAPTOP,
@@ -79,7 +79,7 @@ COMMANDS = (
             "scstore predict stores/new.zarr --head heads/cell_type -o annotated.h5ad",
             "scstore predict stores/new.zarr --head heads/cell_type -o labels.csv --proba",
         ),
-        adapt="scstore.cli.annotation:must_write",
+        required=("output",),
     ),
     Command(
         "query",
@@ -92,6 +92,7 @@ COMMANDS = (
             "scstore query stores/new.zarr --reference stores/ref.zarr --where \"tissue == 'lung'\" -o lung.csv",
             "scstore query stores/new.zarr --reference stores/ref.zarr --summarise cell_type -o shares.csv",
         ),
+        required=("output",),
     ),
     Command(
         "evaluate",
@@ -157,11 +158,9 @@ GENES = (
     ),
 )
 
-CONVERTED = ("extract", "panel", "evaluate", "demo", "align", "query", "verify", "export")
-
 app = typer.Typer(
     name="scstore",
-    cls=group_of([one for one in COMMANDS if one.name in CONVERTED]),
+    cls=group_of(COMMANDS),
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

@@ -16,7 +16,7 @@ SHOWN = 8
 def show(panel: Panel, given: Mapping[str, Any]) -> None:
     """Print the first genes of a panel and the next command."""
     output, orthologs = given["output"], given["orthologs"]
-    purpose = "chosen without labels" if given["label_free"] else f"that tell {panel.label} apart"
+    purpose = "chosen without labels" if given["label_free"] else f"that separate {panel.label}"
     symbols = [str(name) for name in panel.obs["symbol"]]
     more = ", …" if len(symbols) > SHOWN else ""
     state.output.result(

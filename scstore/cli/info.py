@@ -1,0 +1,114 @@
+"""The command ``info``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any
+
+from scstore.cli.annotation import held_out_line, level_lines
+from scstore.cli.state import state
+from scstore.errors import OptionError
+from scstore.heads.artifact import AnyHead, load_head
+from scstore.options import Option, Overwrite, public
+from scstore.store.reader import Store, open_store
+
+__all__ = ["info", "show"]
+
+
+@public
+def info(
+    path: Annotated[str | os.PathLike[str], Option("A store, an AnnData, or a head.", argument=True)],
+    *,
+    card: Annotated[
+        str | os.PathLike[str] | None, Option("Also write the model card of a head, Markdown, to this file.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> Store | AnyHead:
+    """Open a store, an AnnData or a head."""
+    if (Path(path) / "head.json").exists():
+        head, _ = load_head(path)
+        if card is not None:
+            from scstore.report.card import save_model_card
+
+            save_model_card(head, card, name=Path(path).resolve().name, overwrite=overwrite)
+        return head
+    if card is not None:
+        msg = f"card={os.fspath(card)}: {os.fspath(path)} is not a head, and only heads have a model card."
+        raise OptionError(msg)
+    return open_store(path)
+
+
+def show(found: Store | AnyHead, given: Mapping[str, Any]) -> None:
+    """Print what was opened."""
+    if isinstance(found, Store):
+        _show_store(found, given["path"])
+    else:
+        _show_head(found, given)
+
+
+def _show_store(store: Store, path: Any) -> None:
+    values = store.info
+    progress = "complete" if values["complete"] else f"{values['n_committed']:,} extracted"
+    state.output.table(
+        f"{path}: {values['n_obs']:,} cells ({progress}, {values['n_empty']:,} empty)",
+        ["view", "width", "dtype", "feature space"],
+        [[name, str(v["width"]), v["dtype"], v["fingerprint"][7:19]] for name, v in values["views"].items()],
+    )
+    lines = [f"obs: {', '.join(values['obs_columns'])}"]
+    if run := values["run"]:
+        model = "none" if run["model"] is None else f"{run['model']['name']} ({run['model']['digest'][7:19]})"
+        control = f"; control: {run['control']['kind']}" if run.get("control") else ""
+        lines += [
+            f"model: {model}{control}",
+            f"default view: {values['default_view']}",
+            f"input: {run['input']['name']}, {run['input']['kind']} from {run['input']['slot']}",
+        ]
+    state.output.result(values, *lines)
+
+
+def _show_head(head: AnyHead, given: Mapping[str, Any]) -> None:
+    record: dict[str, Any] = head.record_
+    scores = record.get("held_out_by_class", {})
+    rows = [
+        [name, f"{n:,}", f"{scores[name]['f1']:.3f}" if name in scores else "-"]
+        for name, n in record["trained_on"]["classes"].items()
+    ]
+    state.output.table(f"{given['path']}: {head.kind} head", ["label", "training cells", "held-out F1"], rows)
+    thresholds = _thresholds(head)
+    if head.rejection_ is None:
+        rejection = "no thresholds: every cell gets a label"
+    else:
+        far = f" (by distance: novelty above {thresholds['distance']:.2f})" if "distance" in thresholds else ""
+        rejection = (
+            f"unassigned where confidence is below {thresholds['confidence']:.3f}{far}; "
+            f"{head.rejection_.keep:.0%} of correctly labelled held-out cells keep their label"
+        )
+    values = {
+        "kind": head.kind,
+        "views": list(head.views_),
+        "held_out": head.held_out_,
+        "thresholds": thresholds or None,
+        "record": record,
+        "card": None if given["card"] is None else str(given["card"]),
+    }
+    state.output.result(
+        values,
+        f"label: {record['label']} of {record['trained_on']['name']}",
+        *level_lines(record),
+        f"views: {', '.join(head.views_)}",
+        held_out_line(head.held_out_),
+        rejection,
+        *([] if given["card"] is None else [f"model card: {given['card']}"]),
+    )
+
+
+def _thresholds(head: AnyHead) -> dict[str, float]:
+    if head.rejection_ is None:
+        return {}
+    found = {"confidence": head.rejection_.thresholds("confidence").confidence}
+    if isfinite(head.rejection_.thresholds("both").novelty):  # a head may know no distance
+        found["distance"] = head.rejection_.thresholds("distance").novelty
+    return found
