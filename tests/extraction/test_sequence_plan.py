@@ -9,9 +9,11 @@ from typing import Any
 import anndata
 import numpy as np
 import pytest
-from support import Notes, Run, extract, make_cells
+from support import Notes, extract, make_cells
+from typer.testing import CliRunner
 
 import scstore
+from scstore.cli import app
 from scstore.errors import FeatureSpaceError, GenesError, OptionError
 from scstore.panels.panel import load_panel
 
@@ -214,17 +216,23 @@ def test_a_projector_learns_from_mouse_cells_what_it_learns_from_human_ones(
         scstore.align(named("Gene"), tmp_path / "x", **options)
 
 
-def test_the_commands_take_orthologs(scstore_command: Run, genes: Path, orthologs: Path, llama: Path) -> None:
-    folder = genes.parent
+def test_the_commands_take_orthologs(
+    genes: Path, orthologs: Path, llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(genes.parent)
     human, mouse = both_species(left_out=(7,))
-    human.write_h5ad(folder / "human.h5ad")
-    mouse.write_h5ad(folder / "mouse.h5ad")
-    shutil.copytree(llama, folder / "model")
-    run = scstore_command
+    human.write_h5ad("human.h5ad")
+    mouse.write_h5ad("mouse.h5ad")
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        return done.output
+
     words = ["panel", "human.h5ad", "mouse.h5ad", "--label", "cell_type", "-n", "12", "--orthologs", "orthologs.csv"]
-    done = run(*words, "-o", "p.h5ad")
-    assert "mouse.h5ad: orthologs: 39 of 39 mouse genes are read as their human orthologs" in done.stderr
-    assert "next: scstore extract CELLS -o STORE --panel p.h5ad --orthologs orthologs.csv" in done.stdout
-    words = ["align", "mouse.h5ad", "--label", "cell_type", "-o", "p", "--model", "./model", "--genes", "h.h5ad"]
-    done = run(*words, "--panel", "p.h5ad", "--orthologs", "orthologs.csv", "--epochs", "1")
-    assert "--genes h.h5ad --panel p.h5ad --orthologs orthologs.csv" in done.stdout
+    said = run(*words, "-o", "p.h5ad")
+    assert "mouse.h5ad: orthologs: 39 of 39 mouse genes" in said
+    assert "--panel p.h5ad --orthologs orthologs.csv" in said
+    words = ["align", "mouse.h5ad", "--label", "cell_type", "-o", "p", "--model", str(llama), "--genes", "h.h5ad"]
+    said = run(*words, "--panel", "p.h5ad", "--orthologs", "orthologs.csv", "--epochs", "1")
+    assert "--genes h.h5ad --panel p.h5ad --orthologs orthologs.csv" in said
