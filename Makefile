@@ -1,18 +1,35 @@
 # make demo    real cells through a real frozen transformer, and three heads that annotate them
 # make test    the whole test suite
+# make laptop  the tests that need no torch, on Python 3.13 with the newest versions; run `make test` first, which
+#              keeps the stores that they read
+# make oldest  the same tests with the oldest versions that pyproject.toml allows
 # Each makes the virtual environment when it is missing, installs what it needs, and runs.
 
 PYTHON ?= python3
+PYTHON313 ?= $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null || \
+	PYENV_VERSION=$$(pyenv latest 3.13 2>/dev/null) python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null || \
+	echo python3.13)
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := -m pytest -n 2 --dist loadfile
+STAGE_2 := tests/annotation tests/cells tests/cli tests/evaluation tests/genes tests/heads tests/panels tests/report \
+	tests/search tests/store tests/tokens tests/untrusted $(wildcard tests/test_*.py)
+export SCSTORE_TEST_STORES := $(CURDIR)/.test-stores
 
-.PHONY: demo test clean
+.PHONY: demo test laptop oldest clean
 
 demo: $(VENV)/.demo
 	$(BIN)/scstore demo demo --overwrite
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	rm -rf $(SCSTORE_TEST_STORES)
+	$(BIN)/python $(PYTEST)
+
+laptop: $(VENV)-3.13/.test
+	$(VENV)-3.13/bin/python $(PYTEST) $(STAGE_2)
+
+oldest: $(VENV)-oldest/.test
+	$(VENV)-oldest/bin/python $(PYTEST) $(STAGE_2)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -25,5 +42,15 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(VENV)-3.13/.test: pyproject.toml
+	$(PYTHON313) -m venv $(VENV)-3.13
+	$(VENV)-3.13/bin/pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)-oldest/.test: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/pip install --quiet --constraint constraints-oldest.txt --editable '.[test]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo dist build
+	rm -rf $(VENV) $(VENV)-3.13 $(VENV)-oldest $(SCSTORE_TEST_STORES) demo dist build
