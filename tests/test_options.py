@@ -47,6 +47,9 @@ def run(cells: Annotated[str, Option("Cells.")], output: str, options: Options) 
 def test_a_call_passes_what_it_is_given() -> None:
     assert fit("s", head="mlp", keep=0.5) == ("s", "mlp", 0.5)
     assert run("c", "o", n=3) == ("c", "o", Options(n=3))
+    assert run(output="o", cells="c", n=3) == ("c", "o", Options(n=3))  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="output"):
+        run("c")  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +89,13 @@ def test_types_are_taken_apart() -> None:
     assert by_name["keep"].type is float
     assert by_name["keep"].optional
     assert by_name["store"].default is inspect.Parameter.empty
+
+
+def test_one_text_or_several_are_a_list() -> None:
+    def labelled(label: Annotated[str | Sequence[str], Option("Columns.")]) -> None:
+        """Label."""
+
+    assert parameters_of(labelled)[0].type == Sequence[str]
 
 
 def test_nothing_alike_is_no_suggestion() -> None:

@@ -207,13 +207,15 @@ class ApproximateIndex:
         """
         if probes is None:
             probes = self.n_lists if self.measured is None else self.measured.probes
-        found = self._look(queries, k, probes, chosen)
+        found = self._search_lists(queries, k, probes, chosen)
         while (short := found[:, -1] < 0).any() and probes < self.n_lists:
             probes *= 4
-            found[short] = self._look(queries[short], k, probes, chosen)
+            found[short] = self._search_lists(queries[short], k, probes, chosen)
         return found
 
-    def _look(self, queries: Float32, k: int, probes: int, chosen: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+    def _search_lists(
+        self, queries: Float32, k: int, probes: int, chosen: NDArray[np.bool_] | None
+    ) -> NDArray[np.int64]:
         import faiss
 
         options: dict[str, Any] = {"nprobe": min(probes, self.n_lists)}
@@ -263,10 +265,10 @@ def build_index(
     widths = _enough_components(axes, sample, queries, k=k, fetch=fetch, target=target)
     del sample
     n_lists = 1 << int(np.log2(np.clip(4 * np.sqrt(n), 1, n / (2 * ROWS_PER_LIST) + 1)))
-    teachers = RowSubset(rows, np.sort(rest[: n_lists * ROWS_PER_LIST]))
+    training_rows = RowSubset(rows, np.sort(rest[: n_lists * ROWS_PER_LIST]))
     for p in widths:
         index = ApproximateIndex(np.ascontiguousarray(axes[:, :p]), _inverted_file(p, n_lists, seed=seed))
-        index.faiss_index.train(np.concatenate([index.project(b) for _, b in iter_blocks(teachers)]))
+        index.faiss_index.train(np.concatenate([index.project(b) for _, b in iter_blocks(training_rows)]))
         for _, block in iter_blocks(rows, block_bytes=block_bytes):
             index.faiss_index.add(index.project(block))
         index.measured = index.measure(held_out, fetch=fetch, target=target)
