@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scstore.heads.knn import KNNHead as KNNHead
     from scstore.heads.linear import LinearHead as LinearHead
     from scstore.heads.mlp import MLPHead as MLPHead
-    from scstore.panels.fit import panel as panel
+    from scstore.panels.choose_genes import panel as panel
     from scstore.report.evaluation_files import save_evaluation as save_evaluation
     from scstore.search.query import query as query
     from scstore.store.export import export as export
@@ -45,7 +45,7 @@ _MODULES = {
     "fit": "scstore.annotation.fit",
     "load_head": "scstore.heads.artifact",
     "open": "scstore.store.reader",
-    "panel": "scstore.panels.fit",
+    "panel": "scstore.panels.choose_genes",
     "predict": "scstore.annotation.predict",
     "query": "scstore.search.query",
     "save_evaluation": "scstore.report.evaluation_files",

@@ -125,7 +125,7 @@ def _extract(folder: Path, progress: Reporter) -> dict[str, Store]:
     """Return stores of the reference and the new cells, and of both with random gene vectors."""
     from scstore.extraction.extract import extract
     from scstore.gene_tables.build import build_genes
-    from scstore.panels.fit import panel
+    from scstore.panels.choose_genes import panel
 
     reference, new = _cells(folder)
     progress.note(f"cells: {reference} to learn from, {new} held out (700 blood cells, labels in {LABEL})")

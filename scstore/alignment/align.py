@@ -12,9 +12,8 @@ import numpy as np
 
 from scstore import fsio
 from scstore.alignment.options import AlignOptions
-from scstore.alignment.training import Training
+from scstore.alignment.projector_training import Training, load_training, save_training
 from scstore.alignment.training_cells import LabelledCells, read_training_cells
-from scstore.alignment.training_state import load_training, save_training
 from scstore.cells.labels import read_labels, report_labels
 from scstore.cells.opening import open_cells
 from scstore.errors import FeatureSpaceError

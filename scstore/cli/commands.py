@@ -28,7 +28,7 @@ COMMANDS = (
     ),
     Command(
         "panel",
-        "scstore.panels.fit:panel",
+        "scstore.panels.choose_genes:panel",
         "scstore.cli.panels:show",
         "Choose the genes that may enter a cell's sequence, once, for every later extraction.",
         MODEL,

@@ -10,7 +10,7 @@ import anndata
 from scstore.cells.cell_file import CellFile
 from scstore.errors import FeatureSpaceError, GenesError, OutputError
 from scstore.extraction.options import SequenceOptions
-from scstore.panels.fit import DEFAULT_N_GENES, panel
+from scstore.panels.choose_genes import DEFAULT_N_GENES, panel
 from scstore.panels.panel import load_panel
 from scstore.progress import Reporter
 from scstore.store.reader import Store

@@ -30,19 +30,9 @@ Column = Sequence[str | None]
 class Design:
     """Which cells of a data set are compared with which.
 
-    Attributes
-    ----------
-    codes
-        ``(n_cells,) int64``: number of the cell's class, a label within a group (or a group, without labels); -1 for a
-        cell that is not compared.
-    classes
-        For each group that counts, the numbers of its classes.
-    seen
-        ``(n_cells,) bool``: cells of these groups that have a label, also one that too few cells have.
-    left_out
-        Groups that do not count, sorted.
-    by_labels
-        Whether classes are labels.
+    ``codes`` ``(n_cells,)`` is the number of the cell's class, a label within a group (or a group, without labels), -1
+    for a cell that is not compared; ``classes`` has the numbers of each group's classes, ``left_out`` the groups that
+    do not count; ``seen`` ``(n_cells,)`` marks the cells of the others that have a label, also one of too few cells.
     """
 
     codes: NDArray[np.int64]

@@ -58,17 +58,7 @@ class GeneScore:
 
 @dataclass(frozen=True, eq=False)
 class ScoredGenes:
-    """Scores of the genes of all inputs, one ranking an input.
-
-    Attributes
-    ----------
-    scores
-        ``(n_inputs, n_genes)``, NaN for a gene that is not ranked.
-    ranks
-        ``(n_inputs, n_genes)``: 1 for the best gene, NaN for one that is not ranked.
-    order
-        Numbers of the genes that have a rank, best first.
-    """
+    """Scores and ranks (1 is best) ``(n_inputs, n_genes)``, NaN for a gene without a rank; ranked genes in order."""
 
     scores: Scores
     ranks: Scores

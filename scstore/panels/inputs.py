@@ -30,19 +30,10 @@ __all__ = ["PanelInput", "check_ids", "open_inputs"]
 
 @dataclass(frozen=True, eq=False)
 class PanelInput:
-    """One data set.
+    """One data set, with names and repetitions of its genes from :func:`scstore.genes.matching.gene_names`.
 
-    Attributes
-    ----------
-    name
-        File name, with a number behind it where several have the same.
-    cells, slot
-        Its cells, and where its expression is.
-    names, repeats
-        Names and repetitions of its genes, from :func:`scstore.genes.matching.gene_names`.
-    renamed, translation
-        For an input of another species than the panel: its genes that have an ortholog, the only ones in ``names``,
-        and the orthologs they were renamed by.
+    An input of another species than the panel has the orthologs it was translated by in ``translation``, and in
+    ``renamed`` its genes that have one, the only ones in ``names``.
     """
 
     name: str

@@ -30,14 +30,8 @@ class _Gene(NamedTuple):
 class JoinedGenes:
     """Genes of several inputs.
 
-    Attributes
-    ----------
-    obs
-        ``(n_genes,)`` rows sorted by name: ``symbol`` and ``ensembl_id`` (empty where unknown); the index holds unique
-        names.
-    rows
-        For each input ``(n_input_genes,) int64``: the row of ``obs``, or -1 for a repetition that is added to an
-        earlier gene.
+    ``obs`` ``(n_genes,)`` has unique names, sorted, ``symbol`` and ``ensembl_id`` (empty where unknown). ``rows`` has,
+    for each input ``(n_input_genes,) int64``, the row of ``obs``, or -1 for a repetition that is added to another gene.
     """
 
     obs: pd.DataFrame

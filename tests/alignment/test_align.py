@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 import scstore
 from scstore import fsio
+from scstore.alignment.projector_training import load_training, save_training
 from scstore.alignment.readout_heads import ReadoutHeads
-from scstore.alignment.training_state import load_training, save_training
 from scstore.cli import app
 from scstore.errors import (
     DamagedError,

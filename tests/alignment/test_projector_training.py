@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from scstore.alignment.options import RECIPES, Recipe
-from scstore.alignment.training import Training
+from scstore.alignment.projector_training import Training, TrainingState, load_training, save_training
 from scstore.alignment.training_cells import LabelledCells
-from scstore.alignment.training_state import TrainingState, load_training, save_training
 from scstore.model.loading import load_backbone, locate_model
 from scstore.model.projector import aligned_map, project
 from scstore.model.readout import Readout

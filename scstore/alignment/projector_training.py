@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scstore import fsio
 from scstore.alignment.options import Recipe
 from scstore.alignment.readout_heads import ReadoutHeads
 from scstore.alignment.training_cells import LabelledCells
-from scstore.alignment.training_state import TrainingState
 from scstore.errors import FaultError, MissingExtraError, NumericsError
 from scstore.heads.scores import label_scores
 from scstore.model.readout import Readout
 from scstore.model.trained_projector import TrainedProjector
 from scstore.progress import Reporter, Track
+from scstore.sealed import FolderKind, read_sealed_folder, write_sealed_folder
 from scstore.tokens.batches import Frame, assemble, plan_batches
 from scstore.tokens.ranking import RankedCells, drop_genes, take_cells
 
@@ -34,13 +36,61 @@ except ImportError as error:
     needs = "Training a projector"
     raise MissingExtraError(needs, "extract") from error
 
-__all__ = ["Training"]
+__all__ = ["Training", "TrainingState", "load_training", "save_training"]
+
+KIND = FolderKind("training", "state.json", "state.safetensors", "scstore align --overwrite")
 
 MEASURED = 20_000
 """Cells whose hidden states are kept, once, to standardise the heads and to find where they start."""
 
 LARGEST_GRADIENT = 1.0
 """Norm of the projector's gradient above which it is scaled down."""
+
+
+@dataclass
+class TrainingState:
+    """Progress of a training: ``epoch`` epochs and ``step`` steps of the next, with the sum of their cells' losses.
+
+    ``curve`` has a row an epoch, the untrained projector first: ``epoch``, ``train_loss``, ``held_out_loss`` and
+    ``held_out``, the scores of the held-out cells by readout. ``best_epoch`` has the lowest held-out loss. ``scaler``
+    is the state of the loss scale, for a model in float16.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    scaler: dict[str, float] = field(default_factory=dict)
+
+
+def save_training(
+    folder: Path, state: TrainingState, arrays: Mapping[str, NDArray[Any]], *, settings: Mapping[str, Any]
+) -> None:
+    """Write a training's state; a kill leaves the state before or this one, whole.
+
+    ``settings`` must be the same for the training to go on.
+    """
+    target = folder / f"{state.epoch:05d}-{state.step:07d}"
+    document = {"settings": dict(settings), "state": asdict(state)}
+    write_sealed_folder(target, KIND, document, arrays, overwrite=True)
+    for old in set(folder.iterdir()) - {target}:
+        fsio.remove_tree(old)
+
+
+def load_training(folder: Path) -> tuple[dict[str, Any], TrainingState, dict[str, NDArray[Any]]] | None:
+    """Return the settings, state and arrays of the latest state; ``None`` if there is none.
+
+    Raises
+    ------
+    DamagedError
+        If a file differs from what was written.
+    """
+    states = sorted(folder.glob("[0-9]*"))
+    if not states:
+        return None
+    document, arrays = read_sealed_folder(states[-1], KIND)
+    return document["settings"], TrainingState(**document["state"]), arrays
 
 
 class Training:

@@ -59,7 +59,8 @@ def panel(
         Option("File of human and mouse orthologs: inputs of the other species are read with the genes of this one."),
     ] = None,
     organism: Annotated[
-        str | None, Option("human or mouse: the panel's species, with orthologs=. By default the first input's.")
+        str | None,
+        Option("human or mouse: the panel's species with orthologs. By default the first input's."),
     ] = None,
     overwrite: Overwrite = False,
     progress: Progress = None,
