@@ -11,7 +11,7 @@ data: a row to know, no promise.
 
 Rejection: in the sorted cells each type is left out of training in turn, and three tenths of each other type as well:
 those are the known cells. The head is that of ``scstore fit`` (five folds, ``--keep 0.95``). The panel there saw no
-labels. AUROC: known against unknown cells, by confidence and by novelty. Rejected: the share of the *rightly labelled*
+labels. AUROC: known against unknown cells, by confidence and by novelty. Rejected: the share of the correctly labelled
 known cells that each rule of ``scstore predict --unassigned`` would not label; 5 % are meant to be.
 """
 
@@ -65,7 +65,7 @@ def reliability_of(confidence: Array, right: Array) -> list[dict[str, Any]]:
 
 
 def calibration_of(store: Path, pair: Pair, views: str, head: str, seeds: list[int]) -> dict[str, Any]:
-    """How true the confidences of a head are on the cells held out."""
+    """Return the calibration of a head on the cells held out."""
     runs, rng = [], np.random.default_rng(0)
     for seed in seeds:
         found = scstore.evaluate(
@@ -94,8 +94,8 @@ def calibration_of(store: Path, pair: Pair, views: str, head: str, seeds: list[i
                 "reliability": reliability_of(confidence, right),
             }
         )
-    told = {name: float(np.mean([run[name] for run in runs])) for name in runs[0] if name != "reliability"}
-    return {"n": len(pair.tested), **told, "ece_by_seed": [run["ece"] for run in runs], "runs": runs}
+    means = {name: float(np.mean([run[name] for run in runs])) for name in runs[0] if name != "reliability"}
+    return {"n": len(pair.tested), **means, "ece_by_seed": [run["ece"] for run in runs], "runs": runs}
 
 
 def calibration(options: argparse.Namespace, stores: Stores, pairs: list[Pair]) -> dict[str, dict[str, Any]]:
@@ -122,13 +122,13 @@ def calibration(options: argparse.Namespace, stores: Stores, pairs: list[Pair]) 
     for words, heads in found.items():
         first = next(iter(heads))
         shown = heads[first]["runs"][0]["reliability"]
-        told = ", ".join(f"{b['confidence']:.2f}: {b['accuracy']:.2f} ({b['n']})" for b in shown if b["n"] >= 10)
-        print(f"{words}, {first}, confidence: accuracy (cells), bins of 10 and more: {told}")
+        listed = ", ".join(f"{b['confidence']:.2f}: {b['accuracy']:.2f} ({b['n']})" for b in shown if b["n"] >= 10)
+        print(f"{words}, {first}, confidence: accuracy (cells), bins of 10 and more: {listed}")
     return found
 
 
 def verdict(one: dict[str, Any]) -> str:
-    """Which way confidence is off, where it is by more than chance."""
+    """Say whether confidence is too high or too low, where it is off by more than chance."""
     if one["ece"] <= ECE:
         return ""
     way = "too sure" if one["confidence"] > one["accuracy"] else "too unsure"
@@ -163,7 +163,7 @@ def left_out(store: Path, name: str, views: list[str], seed: int) -> dict[str, A
         blocks = [(proba, novelty) for _, proba, novelty in head.iter_predictions(test)]
     rejection = head.rejection_
     if rejection is None or any(novelty is None for _, novelty in blocks):
-        message = f"{name} left out: no held-out cell was labelled rightly, so there are no thresholds."
+        message = f"{name} left out: no held-out cell was labelled correctly, so there are no thresholds."
         raise SystemExit(message)
     proba = np.concatenate([block for block, _ in blocks])
     novelty = np.concatenate([np.asarray(far) for _, far in blocks])
@@ -199,13 +199,13 @@ def rejection(options: argparse.Namespace, stores: Stores) -> dict[str, Any]:
         for name in types:
             runs = [left_out(store, name, views.split("+"), seed) for seed in options.seeds]
             mean: dict[str, Any] = {k: float(np.mean([r[k] for r in runs])) for k in runs[0] if k.startswith("auroc")}
-            for told in ("known_rejected", "unknown_rejected"):
-                mean[told] = {rule: float(np.mean([r[told][rule] for r in runs])) for rule in RULES}
+            for side in ("known_rejected", "unknown_rejected"):
+                mean[side] = {rule: float(np.mean([r[side][rule] for r in runs])) for rule in RULES}
             figures[title][name] = {**mean, "runs": runs}
         stores.tell(f"types left out in turn, {views}")
         rows = [
             [name, one["runs"][0]["n_unknown"], *(spread(one, k) for k in ("auroc_confidence", "auroc_novelty")),
-             *(f"{one[told][rule]:.3f}" for told in ("known_rejected", "unknown_rejected") for rule in RULES)]
+             *(f"{one[side][rule]:.3f}" for side in ("known_rejected", "unknown_rejected") for rule in RULES)]
             for name, one in figures[title].items()
         ]  # fmt: skip
         print(f"\nleft out, {views} ({title}), means over {len(options.seeds)} splits; AUROC ± sd over splits")

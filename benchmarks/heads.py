@@ -15,7 +15,7 @@ float32 rows and standardises them itself. Reading and standardising are part of
 far they are run is printed; beyond it they take a great part of an hour. KNeighborsClassifier on standardised rows
 finds the neighbours of ``knn, euclidean``; ``knn`` is the default, by cosine. The linear head's default penalty is
 stronger than scikit-learn's, which costs recall of rare types where cells are few and types are many; so convergence is
-judged against LogisticRegression with the head's penalty, and scikit-learn's own default against ``C="auto"``.
+compared with LogisticRegression with the head's penalty, and scikit-learn's own default against ``C="auto"``.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def write_view(folder: Path, words: str, *, seed: int = 0) -> tuple[int, int]:
     store = scstore.open(file)
     rows = store.usable_rows()
     named = store.obs[column].iloc[rows]
-    told = named.notna().to_numpy()
-    labels = named[told].astype(str).to_numpy()
-    values = materialise(store.view(key))[rows[told]]
+    labelled = named.notna().to_numpy()
+    labels = named[labelled].astype(str).to_numpy()
+    values = materialise(store.view(key))[rows[labelled]]
     names, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     rng, tested = np.random.default_rng(seed), []
     for code in range(len(names)):
@@ -203,7 +203,7 @@ def main() -> int:
 
 
 def goals(findings: Findings, title: str, n: int, n_test: int, found: Figures, *, check: bool) -> None:
-    """What the heads promise, wherever the rival ran; quality is held to it where the test rows are many."""
+    """Check the goals of the heads wherever the rival ran; those of quality where the test rows are many."""
     streamed, many = found["linear, streamed"], n_test >= ENOUGH
     if n >= LARGE:
         # the scaling takes a pass of its own, shared out over the epochs

@@ -18,7 +18,7 @@ from scstore.untrusted.safetensors import WEIGHTS_LIMIT
 __all__ = ["HEAD", "AnyHead", "join_arrays", "load_head", "save_head", "split_arrays"]
 
 AnyHead = FusedHead | AcrossGenesHead
-"""What can be saved and loaded."""
+"""A head that can be saved and loaded."""
 
 HEAD = FolderKind("head", "head.json", "weights.safetensors", "scstore fit")
 ARRAY = "$array"  # key of an object that stands for an array

@@ -37,7 +37,7 @@ def fit_temperature(logits: Array, truth: Array) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Fusion:
-    """How the log-probabilities of members become one calibrated probability per class.
+    """The way from the log-probabilities of members to one calibrated probability per class.
 
     Each member's are divided by its temperature; their mean is adjusted for the classes' shares and divided by one
     more temperature. A member is calibrated before the adjustment: an overconfident one would drown it.

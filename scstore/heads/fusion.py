@@ -37,7 +37,7 @@ PART_ROWS = 10_000
 
 @dataclass(frozen=True)
 class _HeldOut:
-    """Of m held-out cells true classes ``(m,)``, log-probabilities ``(m, n_classes)`` by view, distances ``(m, 2)``."""
+    """Held-out cells: true classes ``(m,)``, log-probabilities ``(m, n_classes)`` by view, distances ``(m, 2)``."""
 
     codes: Array
     log_probas: dict[str, Array]
@@ -47,10 +47,10 @@ class _HeldOut:
 class FusedHead:
     """A classifier over one or several views of the same cells.
 
-    Each view has a head of its own, whose log-probabilities are averaged and calibrated on out-of-fold predictions
-    [1]_, [2]_. A view's head is the same with and without the others. The view named ``X`` is expression; the genes
-    that tell the classes apart are chosen and reduced by PCA first. All of it is fitted inside each fold as well, so
-    that the temperatures and ``held_out_`` come from cells from which nothing was learned.
+    Each view has a head of its own. Their log-probabilities are averaged and calibrated on out-of-fold predictions
+    [1]_, [2]_. The head of a view is the same with and without the others. The view named ``X`` is expression; the
+    genes that tell the classes apart are chosen and reduced by PCA first. All of it is fitted inside each fold as well,
+    so that the temperatures and ``held_out_`` come from cells from which nothing was learned.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How good predictions are: accuracy, macro means over classes, calibration error."""
+"""Scores of predictions: accuracy, macro means over classes, calibration error."""
 
 from __future__ import annotations
 

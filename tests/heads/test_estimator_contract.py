@@ -89,11 +89,11 @@ def test_a_cell_has_the_same_answer_alone_and_among_others(head: RowClassifier, 
 def test_rows_on_disk_that_do_not_fit_are_refused(head: RowClassifier, cells: Any, disk_rows: Any) -> None:
     """RELIABILITY 35, 42: another width; labels of another length; no rows."""
     fitted = clone(head).fit(disk_rows(cells.X[:50]), cells.y[:50])
-    with pytest.raises(FeatureSpaceError, match="has 3 features, but"):
+    with pytest.raises(FeatureSpaceError):
         fitted.predict(disk_rows(cells.X[:, :3]))
-    with pytest.raises(LabelsError, match="50 labels for 40 cells"):
+    with pytest.raises(LabelsError):
         clone(head).fit(disk_rows(cells.X[:40]), cells.y[:50])
-    with pytest.raises(LabelsError, match=r"0 sample\(s\)"):
+    with pytest.raises(LabelsError):
         clone(head).fit(disk_rows(cells.X[:0]), cells.y[:0])
     bad = cells.X[:50].copy()
     bad[33, 2] = np.nan
@@ -126,9 +126,9 @@ def test_arrays_that_do_not_fit_together_are_damage(head: RowClassifier, cells: 
     for name, array in arrays.items():
         wrong = [array[:-1], array[None], array.astype(np.int64 if array.dtype.kind == "f" else np.float32)]
         for one in wrong:
-            with pytest.raises(DamagedError, match="damaged"):
+            with pytest.raises(DamagedError):
                 type(head).from_state(join_arrays({**arrays, name: one}, state))
-        with pytest.raises(DamagedError, match="missing"):
+        with pytest.raises(DamagedError):
             type(head).from_state(join_arrays({k: v for k, v in arrays.items() if k != name}, state))
     for change in (
         {"classes": ["a"]},
@@ -143,7 +143,7 @@ def test_arrays_that_do_not_fit_together_are_damage(head: RowClassifier, cells: 
 
 
 @pytest.mark.parametrize(
-    ("head", "told"),
+    ("head", "named"),
     [
         (LinearHead(C=0), "C=0"),
         (LinearHead(C="much"), "C='much'"),
@@ -161,8 +161,8 @@ def test_arrays_that_do_not_fit_together_are_damage(head: RowClassifier, cells: 
         (KNNHead(dtype="int8"), "dtype"),
     ],
 )
-def test_options_out_of_range_are_named(head: RowClassifier, told: str, cells: Any) -> None:
-    with pytest.raises(OptionError, match=told):
+def test_options_out_of_range_are_named(head: RowClassifier, named: str, cells: Any) -> None:
+    with pytest.raises(OptionError, match=named):
         head.fit(cells.X, cells.y)
 
 

