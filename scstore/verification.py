@@ -164,7 +164,7 @@ def _check_content(path: Path, *, kind: str) -> Iterator[Finding]:
 def _check_export(path: Path) -> Iterator[Finding]:
     try:
         store = open_store(path)
-        yield from record_findings(store.record or {}, [str(name) for name in store.obs.index])
+        yield from record_findings(store.record or {})
         for name in store.views:
             view = store.view(name)
             blocks = (view[start : start + BLOCK_ROWS] for start in range(0, view.shape[0], BLOCK_ROWS))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anndata
 import h5py
 import numpy as np
 import pytest
@@ -35,6 +36,11 @@ def test_each_kind_is_known_and_sound(made: Path, name: str) -> None:
     found = scstore.verify(made / name, deep=True)
     assert (found.kind, found.findings) == (KINDS[name], ())
     assert found.n_bytes
+
+
+def test_an_export_of_some_cells_is_sound(made: Path, tmp_path: Path) -> None:
+    anndata.read_h5ad(made / "store.h5ad")[10:30].write_h5ad(tmp_path / "some.h5ad")
+    assert scstore.verify(tmp_path / "some.h5ad").ok
 
 
 @pytest.mark.parametrize(("name", "where"), [("panel.h5ad", "obs/symbol"), ("genes.h5ad", "X")])
