@@ -34,15 +34,9 @@ from scstore.store.views import View
 __all__ = ["RECALL", "CosineIndex", "build_cosine_index", "cache_folder", "cached_index"]
 
 FORMAT = "2.0"
-
-RECALL = 0.95
-"""Share of the 10 nearest cells that a search should find."""
-
-FETCH = 2
-"""Cells found for each neighbour asked for; their exact distances decide, so far fewer dimensions are enough."""
-
-REFINE_BYTES = 4 * BLOCK_BYTES
-"""Bytes of float32 of the reference rows that are read at a time for exact distances."""
+RECALL = 0.95  # share of the 10 nearest cells that a search should find
+FETCH = 2  # cells found per neighbour asked for; exact distances decide among them, so far fewer dimensions are enough
+REFINE_BYTES = 4 * BLOCK_BYTES  # float32 of the reference rows that are read at a time for exact distances
 
 
 @dataclass(frozen=True, eq=False)
