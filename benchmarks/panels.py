@@ -38,7 +38,7 @@ def main() -> int:
     options = parser("Which rule finds the genes of a panel best.")
     options.add_argument("cells", type=Path, help="raw counts, .h5ad")
     options.add_argument("--label", default="cell_type")
-    options.add_argument("--group", default="donor", help="what the grouped rules are told")
+    options.add_argument("--group", default="donor", help="groups of the grouped rules")
     options.add_argument("--hold-out", help="what is held out; the groups by default")
     words = options.parse_args()
     findings = Findings("panels")

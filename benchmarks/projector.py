@@ -83,7 +83,7 @@ def gene_table(options: Any, work: Path) -> Path:
 
 
 def macro_f1(train: scstore.Store, test: scstore.Store, view: str) -> float:
-    """Of a linear head fitted on the training cells, over the labels of the test cells."""
+    """Return the score of a linear head fitted on the training cells, over the labels of the test cells."""
     head = scstore.LinearHead().fit(train.view(view)[:], train.obs[LABEL].astype(str).to_numpy())
     truth = test.obs[LABEL].astype(str).to_numpy()
     found = head.predict(test.view(view)[:])
