@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 
-from scstore.evaluation.paired_bootstrap import paired_difference
+from scstore.evaluation.paired_bootstrap import Difference, paired_difference
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,17 @@ class Gain:
 
     @property
     def words(self) -> str:
-        """``+0.012 [-0.004, +0.028]``."""
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+        """``+0.012 [−0.004, +0.028]``."""
+        return self._difference.words
 
     @property
     def verdict(self) -> str:
         """Whether the cells show a difference."""
-        if self.low > 0:
-            return "a gain that these cells show"
-        return "a loss that these cells show" if self.high < 0 else "nothing that these cells can show"
+        return self._difference.verdict
+
+    @property
+    def _difference(self) -> Difference:
+        return Difference(self.mean, self.low, self.high, n_cells=0, n_groups=None)
 
 
 def gain(rows: list[Answers], baselines: list[Answers]) -> Gain:

@@ -6,8 +6,8 @@ of targeted panels against whole-transcriptome references.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,8 @@ from scipy.sparse import csr_matrix, vstack
 
 from scstore.errors import OptionError
 from scstore.evaluation.cells import EvaluationCells
-from scstore.evaluation.rows import ACROSS_RANDOM, EvaluationRow, ViewSource
 from scstore.evaluation.splits import Split
+from scstore.evaluation.table_rows import ACROSS_RANDOM, EvaluationRow, ViewSource
 from scstore.genes.table import GeneTable, expression_genes
 from scstore.heads.across_genes import KIND, AcrossGenesHead
 from scstore.heads.rows import Rows, fetch
@@ -88,7 +88,7 @@ class GeneSplitFeatures:
     cells: EvaluationCells
     fraction: float
     seed: int
-    _dealt: tuple[int, list[tuple[Means, Means]]] = field(default=(-1, []), repr=False)
+    _dealt: tuple[int, Means, Means] = field(default=(-1, {}, {}), repr=False)
 
     @property
     def gene_names(self) -> list[str]:
@@ -104,10 +104,10 @@ class GeneSplitFeatures:
         """
         if self._dealt[0] != split.run:
             seed = self.seed + split.run
-            means = [gene_split_means(store, fraction=self.fraction, seed=seed) for store in self.cells.stores]
-            self._dealt = split.run, means
-        train = self._gather([of_train[source.view] for of_train, _ in self._dealt[1]], split.train)
-        test = self._gather([of_test[source.view] for _, of_test in self._dealt[1]], split.test)
+            found = [gene_split_means(store, fraction=self.fraction, seed=seed) for store in self.cells.stores]
+            train_means, test_means = zip(*found, strict=True)
+            self._dealt = split.run, self._of_cells(train_means), self._of_cells(test_means)
+        train, test = self._dealt[1][source.view][split.train], self._dealt[2][source.view][split.test]
         return train - train.mean(axis=0, keepdims=True), test - test.mean(axis=0, keepdims=True)
 
     def own_proba(self, row: EvaluationRow, split: Split, *, seed: int) -> tuple[tuple[str, ...], NDArray[np.float64]]:
@@ -117,34 +117,28 @@ class GeneSplitFeatures:
         vectors = table.vectors
         if row.name == ACROSS_RANDOM:
             vectors = companion_vectors(table, np.arange(len(table)), names=("genept_random",))["genept_random"]
+        train, test = self._expression[split.train][:, ~on_test_side], self._expression[split.test][:, on_test_side]
         head = AcrossGenesHead(random_state=seed)
-        head.fit(
-            self._expression(split.train, ~on_test_side),
-            self.cells.labels[split.train],
-            vectors=vectors[~on_test_side],
-            centre=vectors.mean(axis=0),
-        )
-        proba = head.predict_proba(self._expression(split.test, on_test_side), vectors=vectors[on_test_side])
+        labels, centre = self.cells.labels[split.train], vectors.mean(axis=0)
+        head.fit(train, labels, vectors=vectors[~on_test_side], centre=centre)
+        proba = head.predict_proba(test, vectors=vectors[on_test_side])
         return tuple(str(name) for name in head.classes_), proba
 
-    def _expression(self, which: NDArray[np.int64], genes: NDArray[np.bool_]) -> csr_matrix:
-        """Return the expression of cells, wherever they lie, over some genes of the table; held in memory."""
-        parts: list[csr_matrix] = []
-        order: list[NDArray[np.int64]] = []
+    @cached_property
+    def _expression(self) -> csr_matrix:
+        """Expression of the cells over the genes of the table."""
+        parts = []
         for number, store in enumerate(self.cells.stores):
-            here = np.flatnonzero(self.cells.source[which] == number)
             table, columns = expression_genes(store, purpose=OPTION)
-            own: csr_matrix = fetch(store.view("X"), self.cells.rows[which[here]])
+            own: csr_matrix = fetch(store.view("X"), self.cells.rows[self.cells.source == number])
             shape = (own.shape[0], len(table))
-            parts.append(csr_matrix((own.data, columns[own.indices], own.indptr), shape=shape)[:, genes])
-            order.append(here)
-        result: csr_matrix = vstack(parts, format="csr")[np.argsort(np.concatenate(order))]
-        return result
+            parts.append(csr_matrix((own.data, columns[own.indices], own.indptr), shape=shape))
+        return csr_matrix(vstack(parts))
 
-    def _gather(self, matrices: Sequence[NDArray[np.float32]], which: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return rows of cells from one matrix for each store."""
-        gathered = np.empty((len(which), matrices[0].shape[1]), dtype=np.float32)
-        for number, matrix in enumerate(matrices):
-            here = self.cells.source[which] == number
-            gathered[here] = matrix[self.cells.rows[which[here]]]
-        return gathered
+    def _of_cells(self, of_stores: tuple[Means, ...]) -> Means:
+        """Return rows of the cells, which lie in the order of the stores."""
+        rows = [self.cells.rows[self.cells.source == number] for number in range(len(of_stores))]
+        return {
+            view: np.concatenate([means[view][index] for means, index in zip(of_stores, rows, strict=True)])
+            for view in of_stores[0]
+        }

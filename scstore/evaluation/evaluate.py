@@ -18,9 +18,9 @@ from scstore.evaluation.features import StoredFeatures, check_not_seen, match_co
 from scstore.evaluation.fits import HeadOptions
 from scstore.evaluation.left_out_classes import leave_classes_out
 from scstore.evaluation.result import Evaluation, Regime, make_regime
-from scstore.evaluation.rows import choose_rows
 from scstore.evaluation.runs import Table, score_rows
 from scstore.evaluation.splits import Design, cross_validation, draw_few, named_sides
+from scstore.evaluation.table_rows import choose_rows
 from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.training import one_blas_thread
 from scstore.options import AllowPartial, Option, Progress, Seed, public
@@ -57,7 +57,7 @@ def evaluate(
         Sequence[str] | None,
         Option(
             "A row of the table: a view, or views joined with +. By default each view alone, the default views "
-            "together, random vectors with expression, and CellTypist where it is installed.",
+            "together, random vectors with expression, and CellTypist if it is installed.",
             flags=("--view",),
         ),
     ] = None,

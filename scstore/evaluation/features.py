@@ -15,8 +15,8 @@ from scipy import sparse
 from scstore.errors import CellsError, FeatureSpaceError, InputError, LabelsError, OptionError
 from scstore.evaluation.cells import EvaluationCells
 from scstore.evaluation.celltypist import celltypist_proba
-from scstore.evaluation.rows import EvaluationRow, ViewSource
 from scstore.evaluation.splits import Split
+from scstore.evaluation.table_rows import EvaluationRow, ViewSource
 from scstore.genes.matching import match_columns
 from scstore.heads.member import EXPRESSION
 from scstore.heads.rows import MappedRows, Rows, RowSubset, StackedRows, fetch

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore.evaluation.rows import EvaluationRow, ViewSource
+from scstore.evaluation.table_rows import EvaluationRow, ViewSource
 from scstore.heads.calibration import fit_fusion
 from scstore.heads.fusion import FusedHead
 from scstore.heads.member import EXPRESSION

@@ -13,8 +13,8 @@ from scstore.errors import LabelsError
 from scstore.evaluation.features import StoredFeatures
 from scstore.evaluation.fits import INNER_FOLDS, HeadOptions, with_genes
 from scstore.evaluation.result import LeftOutClasses
-from scstore.evaluation.rows import EvaluationRow
 from scstore.evaluation.splits import Split
+from scstore.evaluation.table_rows import EvaluationRow
 from scstore.heads.fusion import FusedHead
 from scstore.heads.member import EXPRESSION
 from scstore.heads.rows import Rows, RowSubset

@@ -13,8 +13,8 @@ import pandas as pd
 from scstore.evaluation.cells import EvaluationCells
 from scstore.evaluation.features import StoredFeatures
 from scstore.evaluation.paired_bootstrap import Difference, paired_difference
-from scstore.evaluation.rows import EvaluationRow
 from scstore.evaluation.runs import Scored
+from scstore.evaluation.table_rows import EvaluationRow
 from scstore.heads.scores import METRICS, scores_by_class
 
 __all__ = ["Evaluation", "LeftOutClasses", "Regime", "RowComparison", "best_rows", "make_regime", "mean_and_sd"]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scstore.errors import LabelsError, ScstoreError
 from scstore.evaluation.cells import EvaluationCells
 from scstore.evaluation.fits import HeadOptions, RowPredictions, predict_rows
-from scstore.evaluation.rows import CELLTYPIST, EvaluationRow, ViewSource
 from scstore.evaluation.splits import Split
+from scstore.evaluation.table_rows import CELLTYPIST, EvaluationRow, ViewSource
 from scstore.heads.rows import Rows
 from scstore.heads.scores import prediction_scores, widen
 from scstore.progress import Reporter, Track

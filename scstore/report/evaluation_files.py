@@ -12,7 +12,7 @@ import numpy as np
 from scstore import fsio
 from scstore.errors import MissingExtraError, OutputError
 from scstore.evaluation.result import Evaluation, best_rows
-from scstore.evaluation.rows import ViewSource
+from scstore.evaluation.table_rows import ViewSource
 from scstore.heads.labels import stratified_sample
 from scstore.heads.rows import Array, RowSubset, materialise
 from scstore.options import Option, Overwrite, public

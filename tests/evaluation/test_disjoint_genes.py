@@ -11,8 +11,8 @@ from support import extract, make_cells
 import scstore
 from scstore.errors import FeatureSpaceError, OptionError
 from scstore.evaluation.disjoint_genes import GeneSplitFeatures, deal_genes, gene_split_means
-from scstore.evaluation.rows import ViewSource
 from scstore.evaluation.splits import Split
+from scstore.evaluation.table_rows import ViewSource
 from scstore.genes.table import GeneTable, expression_genes, load_gene_table, save_gene_table
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 from scstore.evaluation.fits import INNER_FOLDS, HeadOptions, predict_rows
-from scstore.evaluation.rows import EvaluationRow, ViewSource
+from scstore.evaluation.table_rows import EvaluationRow, ViewSource
 from scstore.heads.fusion import FusedHead
 from scstore.heads.rows import Rows
 from scstore.progress import Track
