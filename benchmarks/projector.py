@@ -141,6 +141,14 @@ def interval(differences: list[float]) -> tuple[float, float]:
     return mean - reach, mean + reach
 
 
+def read_finished(path: Path | None) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """Return the runs that a file keeps, by panel, pair and seed."""
+    if path is None or not path.exists():
+        return {}
+    runs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {(run["panel"], run["pair"], run["seed"]): run for run in runs}
+
+
 def main() -> int:
     options_parser = parser(__doc__.splitlines()[0])
     options_parser.add_argument("folder", type=Path, help="folder of the pairs' .h5ad files")
@@ -170,11 +178,7 @@ def main() -> int:
         options.cells, options.training = min(options.cells, 60), {"epochs": 1, **options.training}
     found = Findings("benchmarks/projector.py")
     runs: list[dict[str, Any]] = []
-    finished: dict[tuple[str, str, int], dict[str, Any]] = {}
-    if options.runs is not None and options.runs.exists():
-        for line in options.runs.read_text(encoding="utf-8").splitlines():
-            run = json.loads(line)
-            finished[run["panel"], run["pair"], run["seed"]] = run
+    finished = read_finished(options.runs)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         genes = gene_table(options, work)
