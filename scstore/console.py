@@ -18,10 +18,8 @@ from rich.table import Table
 
 from scstore.progress import Reporter, Track
 
-__all__ = ["ConsoleReporter", "Output"]
-
+# Seconds between lines of progress where there is no terminal.
 LINE_EVERY = 10.0
-"""Seconds between lines of progress where there is no terminal."""
 
 
 class _Rate(Track):

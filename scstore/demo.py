@@ -26,8 +26,6 @@ from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
 from scstore.store.reader import Store
 
-__all__ = ["DemoResult", "demo"]
-
 LABEL = "bulk_labels"
 HEADS: tuple[Literal["linear", "mlp", "knn"], ...] = ("linear", "mlp", "knn")
 DESCRIPTIONS = {
@@ -43,8 +41,8 @@ RANDOM_READOUT = "- readout, random vectors"
 NO_MODEL = "- random vectors + express."
 DEFAULT = "readout + GenePT-w + express."
 
+# Macro-F1 and accuracy by row and head.
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Macro-F1 and accuracy by row and head."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +107,7 @@ def demo(
         If the folder exists.
     """
     if importlib.util.find_spec("scanpy") is None:
-        needs = "The demo"
-        raise MissingExtraError(needs, "demo")
+        raise MissingExtraError("The demo", "demo")
     begun = time.monotonic()
     target = check_output(folder, overwrite=overwrite)
     target.mkdir(exist_ok=True)

@@ -31,10 +31,8 @@ from scstore.progress import Reporter
 from scstore.store.ledger import ids_digest
 from scstore.store.reader import Store, open_store
 
-__all__ = ["fit"]
-
+# Packages whose versions a head records.
 PACKAGES = ("scstore", "numpy", "scipy", "scikit-learn", "faiss-cpu")
-"""Packages whose versions a head records."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,8 +153,7 @@ def fit(
 def _check_across_genes(label: str | Sequence[str], unused: Mapping[str, Any]) -> None:
     """Refuse options that the head across genes does not have."""
     if not isinstance(label, str) and len(label) > 1:
-        msg = f"label={list(label)}: head={KIND!r} learns one column. Fit one head for each column."
-        raise OptionError(msg)
+        raise OptionError(f"label={list(label)}: head={KIND!r} learns one column. Fit one head for each column.")
     for name, value in unused.items():
         if value is not None:
             msg = f"{name}={value!r}: head={KIND!r} reads expression and gene texts and has no such option."
@@ -184,8 +181,7 @@ def _fit_views(
 ) -> tuple[FusedHead, dict[str, Any]]:
     """Fit a head on views, and return it with the record of the views."""
     if len(set(names)) < len(names):
-        msg = f"views={list(names)}: name each view once."
-        raise OptionError(msg)
+        raise OptionError(f"views={list(names)}: name each view once.")
     matrices = {name: cells.store.view(name) for name in names}
     for view in matrices.values():
         if "source" in view.space:

@@ -18,8 +18,6 @@ from scstore.progress import Reporter
 from scstore.spec import differences
 from scstore.store.reader import Store
 
-__all__ = ["fit_across_genes", "head_features", "predict_across_genes"]
-
 
 def head_features(
     store: Store, head: FusedHead, record: Mapping[str, Any], name: str, progress: Reporter
@@ -36,11 +34,10 @@ def head_features(
     origin = record["trained_on"]["name"]
     cure = f"Extract these cells like the store that the head was trained on: like={origin!r}."
     if missing := [view for view in head.views_ if view not in store.views]:
-        msg = (
+        raise FeatureSpaceError(
             f"{name} was trained on the view {missing[0]}, which {store.path} does not have. It has: "
             f"{', '.join(store.views)}. {cure}"
         )
-        raise FeatureSpaceError(msg)
     features: dict[str, Rows] = {}
     fields: dict[str, None] = {}
     for view_name in head.views_:
@@ -49,11 +46,10 @@ def head_features(
         features[view_name] = view
     if fields:
         listed = "\n  ".join(fields)
-        msg = (
+        raise FeatureSpaceError(
             f"{store.path} lives in another feature space than {name} was trained in. What differs (head → store):\n"
             f"  {listed}\n{cure}"
         )
-        raise FeatureSpaceError(msg)
     if "X" in features:
         features["X"] = _aligned(store, features["X"], record["genes"], name, progress)
     return features
@@ -106,11 +102,10 @@ def predict_across_genes(
     table, columns = expression_genes(store, purpose=name)
     if fields := differences(record["gene_texts"], _texts(table)):
         listed = "\n  ".join(fields)
-        msg = (
+        raise FeatureSpaceError(
             f"{store.path}: its gene texts were encoded in another way than those of {name}. What differs "
             f"(head → store):\n  {listed}\nExtract these cells with a gene table of the same encoder: genes=."
         )
-        raise FeatureSpaceError(msg)
     held_out = head.held_out_
     progress.warn(
         f"{name} labels across genes: {_n_shared(store, record):,} of the {len(store.var):,} genes here were measured "

@@ -13,8 +13,6 @@ from scstore.errors import LabelsError, OptionError
 from scstore.progress import Reporter
 from scstore.store.reader import Store
 
-__all__ = ["LabelColumns", "read_label_columns"]
-
 
 @dataclass(frozen=True, eq=False)
 class LabelColumns:
@@ -54,8 +52,7 @@ def read_label_columns(
     """
     columns = [label] if isinstance(label, str) else list(label)
     if not columns or len(set(columns)) < len(columns):
-        msg = f"label={columns}: name at least one column, and each once."
-        raise OptionError(msg)
+        raise OptionError(f"label={columns}: name at least one column, and each once.")
     source = str(store.path)
     found = {column: read_labels(store.obs, column, missing=missing, source=source) for column in columns}
     for column, labels in found.items():
@@ -89,8 +86,7 @@ def _check_nested(source: str, coarse: str, fine: str, counts: Mapping[tuple[Any
             f"{label}: " + ", ".join(f"{above} ({n:,} cells)" for above, n in found.items())
             for label, found in list(torn.items())[:10]
         )
-        msg = (
+        raise LabelsError(
             f"{source}: {len(torn)} label(s) of {fine!r} lie in several labels of {coarse!r}:\n  {lines}\n"
             "Each must lie in one. Correct the columns, or fit a head for each of them."
         )
-        raise LabelsError(msg)

@@ -18,10 +18,8 @@ from scstore.errors import OptionError
 from scstore.options import did_you_mean
 from scstore.store.reader import Store
 
-__all__ = ["HETEROGENEOUS", "read_clusters", "with_majority"]
-
+# The majority label of a cluster in which no label has the share asked for.
 HETEROGENEOUS = "heterogeneous"
-"""The majority label of a cluster in which no label has the share asked for."""
 
 
 def read_clusters(store: Store, column: str) -> NDArray[np.int32]:
@@ -34,16 +32,14 @@ def read_clusters(store: Store, column: str) -> NDArray[np.int32]:
     """
     if column not in store.obs:
         known = list(map(str, store.obs.columns))
-        msg = (
+        raise OptionError(
             f"majority={column!r}: {store.path} has no such obs column.{did_you_mean(column, known)} "
             f"It has: {', '.join(known) or 'none'}."
         )
-        raise OptionError(msg)
     values = store.obs[column].to_numpy(dtype=object)[store.committed]
     missing = missing_labels(values)
     if missing.all():
-        msg = f"majority={column!r}: no cell of {store.path} has a value in it. Choose another column."
-        raise OptionError(msg)
+        raise OptionError(f"majority={column!r}: no cell of {store.path} has a value in it. Choose another column.")
     codes = np.full(len(values), -1, dtype=np.int32)
     codes[~missing] = pd.factorize(values[~missing].astype(str))[0]
     return codes

@@ -26,10 +26,8 @@ from scstore.options import AllowPartial, Option, Overwrite, Progress, with_opti
 from scstore.progress import Reporter
 from scstore.store.reader import Store, open_store
 
-__all__ = ["PredictOptions", "PredictionCounts", "predict", "predict_to_file"]
-
+# Share of far cells above which the whole data set is unlike the training cells.
 MANY_FAR = 0.5
-"""Share of far cells above which the whole data set is unlike the training cells."""
 
 Cells = Annotated[
     str | os.PathLike[str] | Store,
@@ -159,8 +157,7 @@ def predict_to_file(store: Cells, head: TrainedHead, options: PredictOptions) ->
         If no ``output`` is given, and as :func:`predict` does.
     """
     if options.output is None:
-        msg = "output=: name the file to write, such as annotated.h5ad, labels.csv or labels.parquet."
-        raise OptionError(msg)
+        raise OptionError("output=: name the file to write, such as annotated.h5ad, labels.csv or labels.parquet.")
     counts = PredictionCounts()
     for frame in _predictions(store, head, options):
         counts.add(frame)
@@ -237,11 +234,10 @@ def _rule(trained: _Head, options: PredictOptions, progress: Reporter) -> LabelR
     coarse = (0.0,) * len(levels)
     if rejection is None:
         if options.unassigned not in (None, "none") or options.keep is not None:
-            msg = (
+            raise OptionError(
                 f"{trained.name} has no thresholds for unassigned= and keep=: no held-out cell was labelled correctly "
                 "when it was fitted. Fit it again with more cells, or use unassigned='none'."
             )
-            raise OptionError(msg)
         if options.unassigned is None:
             progress.note(f"{trained.name} has no thresholds: every cell but the empty ones gets a label")
         return LabelRule(head.classes_, Thresholds(), hierarchy, coarse, options.proba)

@@ -19,21 +19,18 @@ from scstore.errors import OutputError
 from scstore.store.export import write_h5ad
 from scstore.store.reader import Store
 
-__all__ = ["FORMATS", "AnnotatedCells", "check_predictions_file", "open_predictions_file"]
-
 FORMATS = (".h5ad", ".csv", ".parquet")
 STATUSES = ("ok", "empty", "unsure", "far", COARSE)
 PREFIX, PROBABILITY, CLASSES = "scstore_", "scstore_probability", "scstore_probability_classes"
 
+# Beginnings of obs columns that only some predictions write: those of an earlier prediction are deleted.
 OPTIONAL = tuple(f"{PREFIX}{name}" for name in ("majority_", "label:", "confidence:"))
-"""Beginnings of obs columns that only some predictions write: those of an earlier prediction are deleted."""
 
 
 def check_predictions_file(output: Path, *, overwrite: bool) -> None:
     """Refuse an ending that names no format, and a file that exists, before the work for it starts."""
     if output.suffix not in FORMATS:
-        msg = f"{output}: the name must end in one of {', '.join(FORMATS)}."
-        raise OutputError(msg)
+        raise OutputError(f"{output}: the name must end in one of {', '.join(FORMATS)}.")
     fsio.check_output(output, overwrite=overwrite)
 
 

@@ -15,10 +15,8 @@ from scstore.heads.rejection import Thresholds
 from scstore.progress import Track
 from scstore.store.reader import Store
 
-__all__ = ["COARSE", "UNASSIGNED", "LabelRule", "prediction_frames"]
-
+# Status of a cell whose finest label is unsure while a coarser one stands.
 COARSE = "coarse"
-"""Status of a cell whose finest label is unsure while a coarser one stands."""
 
 UNASSIGNED = "unassigned"
 

@@ -18,8 +18,7 @@ from scstore.errors import CellsError, NewerFormatError
 from scstore.escaping import show
 from scstore.untrusted.guards import Guard, damaged, reading
 
-__all__ = ["check_chunks", "open_matrix", "read_anndata"]
-
+# Newest version of each AnnData encoding that is read here.
 UNDERSTOOD = {
     "anndata": "0.1.0",
     "raw": "0.1.0",
@@ -30,7 +29,6 @@ UNDERSTOOD = {
     "csc_matrix": "0.1.0",
     "dataframe": "0.2.0",
 }
-"""Newest version of each AnnData encoding that is read here."""
 
 
 def read_anndata(root: Any, *, guard: Guard) -> Opened:
@@ -82,11 +80,10 @@ def open_matrix(node: Any, *, shape: tuple[int, int], name: str, guard: Guard, n
         return _open_sparse(node, encoding=encoding, shape=shape, name=name, guard=guard)
     if not needed:
         return None
-    msg = (
+    raise CellsError(
         f"{guard.source}: {name} is stored as {show(encoding or 'something without a name')}, which is not a matrix of "
         "numbers. It may come from a newer anndata: update scstore and anndata, or write X as a CSR matrix."
     )
-    raise CellsError(msg)
 
 
 def _open_sparse(group: Any, *, encoding: str, shape: tuple[int, int], name: str, guard: Guard) -> RowMatrix:
@@ -166,11 +163,10 @@ def _read_frame(group: Any, name: str, *, guard: Guard) -> pd.DataFrame | None:
                 if type(error).__name__ != "IORegistryError":
                     raise
                 notes = " ".join(getattr(error, "__notes__", ()))
-                msg = (
+                raise CellsError(
                     f"{guard.source}: a column of {name} is in an encoding that anndata {version('anndata')} does not "
                     f"know ({' '.join(f'{error} {notes}'.split())[:300]}). Update anndata, or drop that column."
-                )
-                raise CellsError(msg) from error
+                ) from error
     if not isinstance(frame, pd.DataFrame):
         raise damaged(guard.source, f"{name} is not a data frame.")
     return frame

@@ -17,8 +17,6 @@ from scstore.cells.matrices import RowMatrix, SlicedRows, dense_rows, is_numeric
 from scstore.errors import CellsError
 from scstore.untrusted.guards import Guard
 
-__all__ = ["describe_anndata", "open_anndata"]
-
 
 def describe_anndata(adata: AnnData) -> str:
     """Return the path of a backed AnnData, else ``"AnnData in memory"``."""
@@ -64,8 +62,7 @@ def _open(
     if not (hasattr(matrix, "dtype") and is_numeric(matrix.dtype)):
         if not needed:
             return None
-        msg = f"{source}: {slot} is a {type(matrix).__name__}, not a matrix of numbers. Put counts into it."
-        raise CellsError(msg)
+        raise CellsError(f"{source}: {slot} is a {type(matrix).__name__}, not a matrix of numbers. Put counts into it.")
     if isinstance(matrix, (CSRDataset, CSCDataset)):
         guard = Guard(source, 1 << 60)  # the user opened it
         return open_matrix(matrix.group, shape=shape, name=slot, guard=guard)

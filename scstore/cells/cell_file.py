@@ -14,8 +14,6 @@ from scstore.errors import CellsError
 from scstore.escaping import show, show_some
 from scstore.options import did_you_mean
 
-__all__ = ["CellFile", "Opened", "identify_cells"]
-
 
 @dataclass(frozen=True, eq=False)
 class Opened:
@@ -89,28 +87,25 @@ def identify_cells(obs: pd.DataFrame, *, source: str, id_prefix_from: str | None
     if id_prefix_from is not None:
         if id_prefix_from not in obs.columns:
             known = [str(name) for name in obs.columns]
-            msg = (
+            raise CellsError(
                 f"{source}: id_prefix_from={show(id_prefix_from)}: obs has no such column."
                 f"{did_you_mean(id_prefix_from, known)} It has: {', '.join(known) or 'none'}."
             )
-            raise CellsError(msg)
         column = obs[id_prefix_from]
         if column.isna().any():
             cell = show(ids[int(column.isna().to_numpy().argmax())])
-            msg = (
+            raise CellsError(
                 f"{source}: cell {cell} has no value in obs column {show(id_prefix_from)}, so it gets no prefix. "
                 "Fill the column, or choose another."
             )
-            raise CellsError(msg)
         prefixed = [f"{prefix}:{name}" for prefix, name in zip(column, ids, strict=True)]
         ids = pd.Index(prefixed, dtype=object, name=ids.name)
     if not ids.is_unique:
         repeated = ids[ids.duplicated()].unique()
-        msg = (
+        raise CellsError(
             f"{source}: cell ids occur more than once: {show_some(repeated)} ({len(repeated):,} in all). Make them "
             "unique; where an obs column (batch, donor, …) separates such cells, id_prefix_from=COLUMN puts its value "
             "before every id."
         )
-        raise CellsError(msg)
     obs.index = ids
     return obs

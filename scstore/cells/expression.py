@@ -18,24 +18,22 @@ from scstore.cells.cell_file import CellFile
 from scstore.errors import CellsError, OptionError
 from scstore.escaping import show
 
-__all__ = ["TARGET_SUM", "ExpressionSlot", "find_expression", "lognorm_block", "lognorm_rows"]
-
+# The sum that the counts of a cell are scaled to.
 TARGET_SUM = 1e4
-"""The sum that the counts of a cell are scaled to."""
 
 LARGEST_COUNT = float(np.finfo(np.float32).max)
 
+# A larger number is not a logarithm: its exponential is infinite.
 LARGEST_EXPONENT = 700.0
-"""A larger number is not a logarithm: its exponential is infinite."""
 
+# Log-normalised values are smaller: log1p of half a billion counts.
 LARGEST_LOG = 20.0
-"""Log-normalised values are smaller: log1p of half a billion counts."""
 
+# Where raw counts are looked for, in this order.
 SEARCHED = ("X", "layers/counts", "raw")
-"""Where raw counts are looked for, in this order."""
 
+# A sample is so many runs of neighbouring rows: few reads, yet from everywhere.
 RUNS = 16
-"""A sample is so many runs of neighbouring rows: few reads, yet from everywhere."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,7 @@ def find_expression(
     says what each slot holds and which option helps.
     """
     if expression not in ("counts", "lognorm"):
-        msg = f"expression={show(expression)}: it must be 'counts' or 'lognorm'."
-        raise OptionError(msg)
+        raise OptionError(f"expression={show(expression)}: it must be 'counts' or 'lognorm'.")
     order: tuple[str, ...] = SEARCHED if expression == "counts" else ("X", "raw")
     if slot is not None:
         cells.matrix(slot)
@@ -92,11 +89,10 @@ def find_expression(
     }
     accepted = [expression, "fractional"] if expression == "counts" and allow_fractional else [expression]
     if expression == "lognorm" and slot is None and "X" in looks and looks["X"].kind == "counts":
-        msg = (
+        raise CellsError(
             f"{cells.source}: X holds counts, not log-normalised values as declared. Leave out expression='lognorm', "
             "or name the slot with slot=."
         )
-        raise CellsError(msg)
     # a sample without a single value is taken last: whatever it turns out to be is checked as it is read
     for kind in (*accepted, "zeros"):
         for name, look in looks.items():

@@ -12,12 +12,10 @@ from scipy.optimize import minimize_scalar
 
 from scstore.errors import CellsError
 
-__all__ = ["ClassSums", "GroupMoments", "excess_dropout", "top_genes"]
-
 Array = NDArray[Any]
 
+# Degrees of freedom with which the variance within all groups moderates that of each.
 PRIOR_DF = 4
-"""Degrees of freedom with which the variance within all groups moderates that of each."""
 
 
 class ClassSums:
@@ -64,11 +62,10 @@ class ClassSums:
         coordinates = sparse.coo_matrix(values)
         bad = np.flatnonzero(~np.isfinite(coordinates.data))[0]
         cell, gene = int(self.counts.sum()) + int(coordinates.row[bad]), int(coordinates.col[bad])
-        msg = (
+        raise CellsError(
             f"Expression of cell {cell:,}, gene {gene:,} (counted from 0) is {coordinates.data[bad]}. "
             f"Mend or leave out that cell."
         )
-        raise CellsError(msg)
 
     def f_values(self, *, min_cells: int = 1) -> Array:
         """Return F of each gene, ``(n_genes,)``, over classes of at least ``min_cells`` cells; never NaN.

@@ -16,20 +16,18 @@ from scstore.errors import LabelsError
 from scstore.options import Option, did_you_mean
 from scstore.progress import Reporter
 
-__all__ = ["MISSING_LABELS", "MISSING_VALUES", "MissingLabels", "missing_labels", "read_labels", "report_labels"]
-
+# The texts that NumPy and pandas make of a missing value, and a blank one.
 MISSING_VALUES = ("", "nan", "<NA>")
-"""The texts that NumPy and pandas make of a missing value, and a blank one."""
 
+# Words that people and programs write for a missing label.
 MISSING_LABELS = ("", "NA", "N/A", "NaN", "None", "null", "unassigned", "unknown", "<NA>")
-"""Words that people and programs write for a missing label."""
 
 MissingLabels = Annotated[
     Sequence[str], Option("Words that count as a missing label, whatever their case and outer blanks.", advanced=True)
 ]
 
+# Between words. The minus after a marker, as in CD4-, does not separate words.
 SEPARATOR = re.compile(r"(?<=\w)-(?=\w)|[\s_]+")
-"""Between words. The minus after a marker, as in CD4-, does not separate words."""
 
 
 def missing_labels(y: Any, words: Iterable[str] = MISSING_VALUES) -> NDArray[np.bool_]:
@@ -48,14 +46,12 @@ def read_labels(
     """Return a label column as strings, ``None`` for a cell without a label; a :class:`LabelsError` if all lack one."""
     if column not in obs:
         known = [str(name) for name in obs.columns]
-        msg = (
+        raise LabelsError(
             f"{source} has no obs column {column!r}.{did_you_mean(column, known)} It has: {', '.join(known) or 'none'}."
         )
-        raise LabelsError(msg)
     absent = missing_labels(obs[column].to_numpy(dtype=object), missing)
     if absent.all():
-        msg = f"{source}: no cell has a {column!r}."
-        raise LabelsError(msg)
+        raise LabelsError(f"{source}: no cell has a {column!r}.")
     return [None if gone else str(value) for value, gone in zip(obs[column], absent, strict=True)]
 
 

@@ -13,29 +13,16 @@ from scipy import sparse
 
 from scstore.untrusted.guards import damaged, reading
 
-__all__ = [
-    "CompressedColumns",
-    "CompressedRows",
-    "RowMatrix",
-    "SelectedColumns",
-    "SlicedRows",
-    "compressed_columns",
-    "compressed_rows",
-    "dense_rows",
-    "is_numeric",
-    "memory_rows",
-]
-
 Array = NDArray[Any]
 
+# Times that a cell may list each gene on average: duplicates are summed, but more is damage.
 LONGEST_ROW = 8
-"""Times that a cell may list each gene on average: duplicates are summed, but more is damage."""
 
+# Values of a matrix stored by column that are held by rows at once: 1.6 GB, and twice that while they are read.
 WINDOW = 1 << 27
-"""Values of a matrix stored by column that are held by rows at once: 1.6 GB, and twice that while they are read."""
 
+# Values of a matrix stored by column that are read at once.
 BLOCK = 1 << 22
-"""Values of a matrix stored by column that are read at once."""
 
 
 class RowMatrix(Protocol):

@@ -13,7 +13,6 @@ from anndata import AnnData
 from scstore.cells.anndata_files import read_anndata
 from scstore.cells.anndata_memory import describe_anndata, open_anndata
 from scstore.cells.cell_file import CellFile, Opened, identify_cells
-from scstore.cells.matrices import RowMatrix
 from scstore.cells.tenx import find_mtx, read_10x_folder, read_10x_hdf5, tenx_groups
 from scstore.errors import CellsError
 from scstore.escaping import show, show_some
@@ -21,10 +20,9 @@ from scstore.untrusted.guards import Guard, reading
 from scstore.untrusted.hdf5 import open_hdf5
 from scstore.untrusted.zarr import folder_bytes, open_zarr
 
-__all__ = ["CellFile", "RowMatrix", "open_cells"]
-
 FORMATS = "an AnnData (.h5ad, Zarr folder), a 10x .h5, or a 10x folder with matrix.mtx"
 
+# How files of other kinds begin, and what to do about it.
 OTHER_FORMATS = (
     (b"\x1f\x8b", "gzip: unpack it first (gunzip)"),
     (b"PK\x03\x04", "a zip archive: unpack it first"),
@@ -36,7 +34,6 @@ OTHER_FORMATS = (
     (b"%%MatrixMarket", "a Matrix Market file: give the folder that also holds its features and barcodes"),
     (b"RDX", "an R workspace: export it as .h5ad"),
 )
-"""How files of other kinds begin, and what to do about it."""
 
 
 def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str | None = None) -> CellFile:
@@ -69,16 +66,14 @@ def _check_extent(opened: Opened, *, source: str) -> None:
     n_genes = max(matrix.shape[1] for matrix in opened.slots.values())
     if not len(opened.obs) or not n_genes:
         what = "genes" if len(opened.obs) else "cells"
-        msg = f"{source}: there are 0 {what} in it. Check the filtering step that wrote it."
-        raise CellsError(msg)
+        raise CellsError(f"{source}: there are 0 {what} in it. Check the filtering step that wrote it.")
 
 
 def _open_path(path: Path, *, stack: contextlib.ExitStack) -> Opened:
     if not path.exists():
         near = [p.name for p in path.parent.glob("*") if p.stem == path.stem] if path.parent.is_dir() else []
         hint = f" Did you mean {show_some(sorted(near))}?" if near else ""
-        msg = f"{path}: no such file or folder (looked from {Path.cwd()}).{hint}"
-        raise CellsError(msg)
+        raise CellsError(f"{path}: no such file or folder (looked from {Path.cwd()}).{hint}")
     if path.is_dir():
         return _open_folder(path)
     if not h5py.is_hdf5(path):
@@ -98,8 +93,7 @@ def _open_path(path: Path, *, stack: contextlib.ExitStack) -> Opened:
         reason = "an h5Seurat file: export it as .h5ad"
     else:
         reason = f"HDF5 with {show_some(sorted(names), limit=6) or 'nothing'} in it"
-    msg = f"{path}: it is {reason}. Known are {FORMATS}."
-    raise CellsError(msg)
+    raise CellsError(f"{path}: it is {reason}. Known are {FORMATS}.")
 
 
 def _open_folder(path: Path) -> Opened:
@@ -108,11 +102,10 @@ def _open_folder(path: Path) -> Opened:
         root = open_zarr(path)
         if isinstance(root, zarr.Group) and "obs" in root:
             return read_anndata(root, guard=Guard(str(path), folder_bytes(path)))
-        msg = (
+        raise CellsError(
             f"{path}: it is Zarr, but no AnnData: there is no obs in it, only "
             f"{show_some(sorted(names), limit=6)}. Of a SpatialData folder give the table (tables/NAME)."
         )
-        raise CellsError(msg)
     if find_mtx(path):
         return read_10x_folder(path)
     inside = sorted(
@@ -120,8 +113,7 @@ def _open_folder(path: Path) -> Opened:
     )
     hint = f" Inside it there is {show_some(inside)}: give that." if inside else ""
     listing = show_some(sorted(names), limit=6) or "nothing"
-    msg = f"{path}: a folder with {listing} is neither AnnData Zarr nor 10x. Known are {FORMATS}.{hint}"
-    raise CellsError(msg)
+    raise CellsError(f"{path}: a folder with {listing} is neither AnnData Zarr nor 10x. Known are {FORMATS}.{hint}")
 
 
 def _what_else(path: Path) -> str:

@@ -9,10 +9,8 @@ import anndata
 
 from scstore.options import Option
 
-__all__ = ["AllowFractional", "CellSource", "Expression", "IdPrefixFrom", "Slot", "SumDuplicateGenes"]
-
+# An .h5ad, AnnData Zarr, 10x .h5 or 10x mtx folder, or an AnnData.
 CellSource: TypeAlias = str | os.PathLike[str] | anndata.AnnData
-"""An .h5ad, AnnData Zarr, 10x .h5 or 10x mtx folder, or an AnnData."""
 
 Expression = Annotated[
     Literal["counts", "lognorm"], Option("What the input holds: raw counts or log-normalised expression.")

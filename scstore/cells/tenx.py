@@ -26,12 +26,10 @@ from scstore.escaping import show_some
 from scstore.untrusted.guards import Guard, damaged, reading
 from scstore.untrusted.text import largest_text, open_unpacked
 
-__all__ = ["find_mtx", "read_10x_folder", "read_10x_hdf5", "tenx_groups"]
-
 GENE_EXPRESSION = "Gene Expression"
 
+# Bytes of the shortest line of a Matrix Market file: ``1 1 1`` and its end.
 SHORTEST_ENTRY = 6
-"""Bytes of the shortest line of a Matrix Market file: ``1 1 1`` and its end."""
 
 
 def tenx_groups(root: h5py.File) -> list[str]:
@@ -99,11 +97,10 @@ def read_10x_folder(folder: Path) -> Opened:
     """Read the features and barcodes of a 10x folder and open its matrix; all three files have the same prefix."""
     found = find_mtx(folder)
     if len(found) != 1:
-        msg = (
+        raise CellsError(
             f"{folder}: there are {len(found)} matrices in it ({show_some(path.name for path in found)}). "
             "Keep one matrix with its features and barcodes in a folder of its own."
         )
-        raise CellsError(msg)
     prefix = found[0].name.split("matrix.mtx")[0]
     features = _columns(_partner(folder, prefix, "features.tsv", "genes.tsv"))
     barcodes = [line[0] for line in _columns(_partner(folder, prefix, "barcodes.tsv"))]
@@ -148,11 +145,10 @@ def _check_header(path: Path, *, n_features: int, n_barcodes: int) -> None:
         msg = f"{path}: it is a matrix of {layout} {values} {symmetry}; coordinate integer or real general is expected."
         raise CellsError(msg)
     if (n_rows, n_columns) != (n_features, n_barcodes):
-        msg = (
+        raise CellsError(
             f"{path}: the matrix is {n_rows:,} × {n_columns:,}, but there are {n_features:,} features and "
             f"{n_barcodes:,} barcodes beside it (features × cells is expected). Give the three files of one run."
         )
-        raise CellsError(msg)
     if n_values * SHORTEST_ENTRY > largest_text(path):
         raise damaged(str(path), f"The header announces {n_values:,} values, more than the file can hold.")
 
@@ -172,8 +168,7 @@ class _AsReal:
     def read(self, size: int = -1) -> bytes:
         text, self._before = self._before or self._file.read(size), b""
         if b"\0" in text:
-            msg = "it holds a NUL byte"
-            raise ValueError(msg)
+            raise ValueError("it holds a NUL byte")
         if not text and self._last != b"\n":
             text = b"\n"
         self._last = text[-1:] or b"\n"
@@ -191,11 +186,10 @@ def _opened(var: pd.DataFrame, barcodes: Sequence[str], matrix: RowMatrix, *, so
     if "feature_type" in var.columns:
         keep = np.flatnonzero(var["feature_type"] == GENE_EXPRESSION).astype(np.int64)
         if len(var) and not len(keep):
-            msg = (
+            raise CellsError(
                 f"{source}: no feature is of type {GENE_EXPRESSION!r}; there is "
                 f"{show_some(sorted(set(var['feature_type'])))}. Give the matrix that holds the gene counts."
             )
-            raise CellsError(msg)
     genes = var.iloc[keep]
     genomes = set(genes["genome"]) - {""} if "genome" in genes.columns else set()
     if len(genomes) < 2:
@@ -209,8 +203,7 @@ def _opened(var: pd.DataFrame, barcodes: Sequence[str], matrix: RowMatrix, *, so
 
 
 def _refuse_genomes(genomes: Sequence[str], source: str) -> None:
-    msg = (
+    raise CellsError(
         f"{source}: it holds {len(genomes)} genomes ({show_some(genomes, limit=6)}), and the cells of one species are "
         "wanted. Write the cells and genes of one genome to a file of their own (scanpy.read_10x_h5(path, genome=…))."
     )
-    raise CellsError(msg)

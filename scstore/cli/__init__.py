@@ -16,8 +16,6 @@ from scstore.cli.state import state
 from scstore.console import Output
 from scstore.errors import ScstoreError
 
-__all__ = ["app", "main", "run"]
-
 
 def _version(value: bool) -> None:  # noqa: FBT001  # typer's signature
     if value:

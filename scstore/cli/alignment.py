@@ -8,8 +8,6 @@ from typing import Any
 from scstore.cli.state import state
 from scstore.model.projector_file import ProjectorFile
 
-__all__ = ["show"]
-
 
 def show(projector: ProjectorFile, given: Mapping[str, Any]) -> None:
     """Print the learning curve and the next command."""

@@ -11,8 +11,6 @@ from scstore.cli.state import state
 from scstore.heads.artifact import AnyHead
 from scstore.report.card import save_model_card
 
-__all__ = ["held_out_line", "level_lines", "show_head", "show_predictions"]
-
 REASONS = {"unsure": "confidence too low", "far": "too far from the training cells", "empty": "no gene to read"}
 
 

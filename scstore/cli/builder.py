@@ -21,8 +21,6 @@ from scstore.errors import OptionError
 from scstore.options import Parameter, parameters_of
 from scstore.progress import Reporter
 
-__all__ = ["Command", "group_of", "in_flags"]
-
 WORDS: tuple[type, ...] = (bool, int, float, str)
 
 
@@ -229,8 +227,7 @@ def _mapping(parameter: Parameter, words: Iterable[str]) -> dict[str, list[str]]
     for word in words:
         name, equals, value = word.partition("=")
         if not name or not equals or not value:
-            msg = f"{parameter.name}={word!r}: write NAME=VALUE."
-            raise OptionError(msg)
+            raise OptionError(f"{parameter.name}={word!r}: write NAME=VALUE.")
         found.setdefault(name, []).append(value)
     return found
 

@@ -6,8 +6,6 @@ import typer
 
 from scstore.cli.builder import Command, group_of
 
-__all__ = ["COMMANDS", "GENES", "app", "genes_app"]
-
 MODEL = r"With a model (scstore\[extract])"
 LAPTOP = "On a laptop, without the model"
 

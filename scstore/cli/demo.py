@@ -8,8 +8,6 @@ from typing import Any
 from scstore.cli.state import state
 from scstore.demo import DemoResult
 
-__all__ = ["show"]
-
 
 def show(result: DemoResult, _given: Mapping[str, Any]) -> None:
     """Print the table and what to try next."""

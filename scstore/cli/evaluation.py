@@ -11,8 +11,6 @@ from scstore.evaluation.result import Evaluation
 from scstore.options import Option, Overwrite
 from scstore.report.evaluation_files import check_evaluation_output, save_evaluation
 
-__all__ = ["adapt", "show"]
-
 
 def adapt(
     given: dict[str, Any],

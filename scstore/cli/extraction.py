@@ -14,8 +14,6 @@ from scstore.extraction.processes import this_process
 from scstore.options import Option
 from scstore.store.reader import Store
 
-__all__ = ["adapt", "show"]
-
 
 def adapt(
     given: dict[str, Any],

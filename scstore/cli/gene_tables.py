@@ -8,8 +8,6 @@ from typing import Any
 from scstore.cli.state import state
 from scstore.genes.table import GeneTable
 
-__all__ = ["show_description", "show_table"]
-
 
 def show_table(table: GeneTable, given: Mapping[str, Any]) -> None:
     """Print the size of a new table and the next command."""

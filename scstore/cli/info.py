@@ -15,8 +15,6 @@ from scstore.heads.artifact import AnyHead, load_head
 from scstore.options import Option, Overwrite, public
 from scstore.store.reader import Store, open_store
 
-__all__ = ["info", "show"]
-
 
 @public
 def info(
@@ -36,8 +34,7 @@ def info(
             save_model_card(head, card, name=Path(path).resolve().name, overwrite=overwrite)
         return head
     if card is not None:
-        msg = f"card={os.fspath(card)}: {os.fspath(path)} is not a head, and only heads have a model card."
-        raise OptionError(msg)
+        raise OptionError(f"card={os.fspath(card)}: {os.fspath(path)} is not a head, and only heads have a model card.")
     return open_store(path)
 
 

@@ -8,8 +8,6 @@ from typing import Any
 from scstore.cli.state import state
 from scstore.panels.panel import Panel
 
-__all__ = ["show"]
-
 SHOWN = 8
 
 

@@ -8,8 +8,6 @@ from typing import Any
 from scstore.cli.state import state
 from scstore.search.query import QueryResult
 
-__all__ = ["show"]
-
 
 def show(found: QueryResult, given: Mapping[str, Any]) -> None:
     """Print how many neighbours were written, and the shares by group."""

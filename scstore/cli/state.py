@@ -8,8 +8,6 @@ from scstore.console import Output
 from scstore.options import Parameter
 from scstore.progress import Reporter
 
-__all__ = ["state"]
-
 
 @dataclass
 class State:

@@ -11,13 +11,11 @@ import typer
 from scstore.cli.state import state
 from scstore.store.verify_store import Verification
 
-__all__ = ["show_export", "show_verification"]
-
+# Exit code when something is wrong with what was verified.
 EXIT_DAMAGED = 3
-"""Exit code when something is wrong with what was verified."""
 
+# Findings that are printed; ``--json`` gives all.
 LISTED = 1000
-"""Findings that are printed; ``--json`` gives all."""
 
 
 def show_export(written: Path, _given: Mapping[str, Any]) -> None:

@@ -23,18 +23,16 @@ from scstore.genes.texts import DescribedGenes, read_descriptions
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
 
-__all__ = ["build_genes"]
-
 File = str | os.PathLike[str]
 
 ENCODING = ("encoder", "revision", "device", "dtype")
+# Options that have an effect, by source of the genes.
 GOES_WITH = {
     "text": {"template", "only_genes_of", *ENCODING},
     "gene_info": {"gene_summary", "orthologs", "ortholog_gene_info", "template", "only_genes_of", *ENCODING},
     "cells": {*ENCODING},
     "vectors": {"gene_info"},
 }
-"""Options that have an effect, by source of the genes."""
 
 
 @public
@@ -151,27 +149,22 @@ def _check(given: Mapping[str, Any], organism: str | None) -> None:
         sources = ["vectors"]
     if len(sources) != 1:
         found = " and ".join(f"{name}=" for name in sources) or "none of them"
-        msg = (
+        raise OptionError(
             "The genes come from one of text= (gene texts), gene_info= (NCBI's descriptions), cells= (their symbols) "
             f"and vectors= (published vectors). You gave {found}."
         )
-        raise OptionError(msg)
     source = sources[0]
     if idle := [name for name in given if name != source and name not in GOES_WITH[source]]:
         value = given[idle[0]]
         value = value if isinstance(value, list) else str(value)
-        msg = f"{idle[0]}={value!r} has no effect with {source}=. Leave it out."
-        raise OptionError(msg)
+        raise OptionError(f"{idle[0]}={value!r} has no effect with {source}=. Leave it out.")
     if ("orthologs" in given) != ("ortholog_gene_info" in given):
-        msg = "orthologs= and ortholog_gene_info= go together: the pairs, and the other organism's genes."
-        raise OptionError(msg)
+        raise OptionError("orthologs= and ortholog_gene_info= go together: the pairs, and the other organism's genes.")
     if "gene_info" in given and organism not in TAXA:
-        msg = f"gene_info={str(given['gene_info'])!r} needs organism='human' or organism='mouse'."
-        raise OptionError(msg)
+        raise OptionError(f"gene_info={str(given['gene_info'])!r} needs organism='human' or organism='mouse'.")
     local = [name for name in ENCODING[1:] if name in given]
     if local and str(given.get("encoder", "")).startswith(ENDPOINT):
-        msg = f"{local[0]}={given[local[0]]!r} has no effect with an endpoint. Leave it out."
-        raise OptionError(msg)
+        raise OptionError(f"{local[0]}={given[local[0]]!r} has no effect with an endpoint. Leave it out.")
 
 
 def _restricted(genes: DescribedGenes, inputs: Sequence[File]) -> DescribedGenes:

@@ -18,14 +18,13 @@ from scstore.progress import Reporter
 if TYPE_CHECKING:
     from scstore.model.loading import ModelFiles
 
-__all__ = ["ENDPOINT", "cached_table", "encode_table", "open_encoder"]
 
+# Begins the name of an encoder behind an endpoint.
 ENDPOINT = "openai:"
-"""Begins the name of an encoder behind an endpoint."""
 
 RANDOM = "random:"
+# Identity of the encoder of a table without vectors.
 NO_ENCODER = {"kind": "none"}
-"""Identity of the encoder of a table without vectors."""
 
 
 @contextmanager
@@ -48,8 +47,7 @@ def open_encoder(
     elif name.startswith(RANDOM):
         width = name.removeprefix(RANDOM)
         if not width.isdecimal() or not 1 <= int(width) <= 65536:
-            msg = f"encoder={name!r} needs the width of the vectors, such as random:384."
-            raise OptionError(msg)
+            raise OptionError(f"encoder={name!r} needs the width of the vectors, such as random:384.")
         yield RandomEncoder(int(width))
     else:
         from scstore.model.loading import locate_model

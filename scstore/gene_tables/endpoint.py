@@ -29,10 +29,8 @@ from scstore.progress import Reporter
 try:
     import openai
 except ImportError as error:
-    needs = "An encoder behind an endpoint (openai:MODEL)"
-    raise MissingExtraError(needs, "endpoint") from error
+    raise MissingExtraError("An encoder behind an endpoint (openai:MODEL)", "endpoint") from error
 
-__all__ = ["Endpoint", "EndpointEncoder", "VectorJournal", "endpoint_encoder", "read_environment"]
 
 OPENAI_URL = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -40,18 +38,18 @@ BASE_VARIABLE = "OPENAI_BASE_URL"
 
 RETRIES = 10
 TIMEOUT = 60.0
+# Estimated; OpenAI's own limits are 2,048 texts and 300,000 tokens a request.
 REQUEST_TOKENS = 100_000
-"""Estimated; OpenAI's own limits are 2,048 texts and 300,000 tokens a request."""
 
+# About right for English: for estimates.
 CHARACTERS_PER_TOKEN = 4
-"""About right for English: for estimates."""
 
+# Where texts are cut: 8,191 tokens, of at least three characters each in gene descriptions.
 MAX_CHARACTERS = 8191 * 3
-"""Where texts are cut: 8,191 tokens, of at least three characters each in gene descriptions."""
 
 PRICES_OF = "January 2024"
+# OpenAI's list prices of :data:`PRICES_OF`, in US dollars per million tokens.
 PRICES = {"text-embedding-ada-002": 0.10, "text-embedding-3-small": 0.02, "text-embedding-3-large": 0.13}
-"""OpenAI's list prices of :data:`PRICES_OF`, in US dollars per million tokens."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +110,10 @@ class VectorJournal:
             self.find([""])
         except sqlite3.DatabaseError as error:
             self.close()
-            msg = (
+            raise GenesError(
                 f"{path}: expected the vectors that an earlier run of this command finished, and this is another or a "
                 "damaged file. Move it away, or choose another output."
-            )
-            raise GenesError(msg) from error
+            ) from error
 
     def __len__(self) -> int:
         return int(self._database.execute("SELECT count(*) FROM vectors").fetchone()[0])

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from scstore.errors import GenesError
 from scstore.progress import Reporter
 
-__all__ = ["RandomEncoder", "TextEncoder", "encode_texts"]
-
 
 class TextEncoder(Protocol):
     """Turns texts into vectors."""
@@ -58,8 +56,7 @@ def encode_texts(
 ) -> NDArray[np.float32]:
     """Encode texts in batches of similar length, each different text once; ``(n_texts, width) float32``, in order."""
     if not texts:
-        msg = "There are no gene texts to encode."
-        raise GenesError(msg)
+        raise GenesError("There are no gene texts to encode.")
     # longest first: if memory does not suffice, that shows in the first batch
     unique = sorted(set(texts), key=lambda text: (-len(text), text))
     pieces = []
@@ -71,7 +68,6 @@ def encode_texts(
     vectors = np.concatenate(pieces)
     if not np.isfinite(vectors).all():
         bad = unique[int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
-        msg = f"The vector of the gene text {bad[:60]!r} is not finite. Encode with dtype='float32'."
-        raise GenesError(msg)
+        raise GenesError(f"The vector of the gene text {bad[:60]!r} is not finite. Encode with dtype='float32'.")
     position = {text: i for i, text in enumerate(unique)}
     return vectors[[position[text] for text in texts]]

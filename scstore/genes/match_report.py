@@ -11,10 +11,8 @@ import pandas as pd
 from scstore.escaping import show, show_some
 from scstore.genes.species import common_name, guess_organism
 
-__all__ = ["KINDS", "NOT_FOUND", "Found", "describe_match", "refusal"]
-
+# Kinds of match, the best first.
 KINDS = ("ensembl", "symbol", "synonym")
-"""Kinds of match, the best first."""
 
 EXAMPLES = 5
 

@@ -17,19 +17,17 @@ from scstore.escaping import show, show_some
 from scstore.genes.match_report import KINDS, NOT_FOUND, Found, describe_match, refusal
 from scstore.genes.species import common_name, guess_organism
 
-__all__ = ["ENSEMBL_ID", "GeneMatch", "gene_names", "match_columns", "match_genes"]
-
+# Columns of ``var`` with names, beside its index; in any capitals.
 IDENTIFIER_COLUMNS = (
     "gene_ids", "gene_id", "ensembl_id", "ensembl", "feature_id", "gene_name", "gene_names", "symbol", "gene_symbol",
     "gene_symbols", "feature_name", "_index",
 )  # fmt: skip
-"""Columns of ``var`` with names, beside its index; in any capitals."""
 
+# Those of them that hold symbols.
 SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_symbols", "gene_name", "gene_names", "feature_name")
-"""Those of them that hold symbols."""
 
+# ENSG00000167286.8; not the symbol ENSAP2.
 ENSEMBL_ID = re.compile(r"(ENS[A-Z]*\d{6,})(\.\d+)?")
-"""ENSG00000167286.8; not the symbol ENSAP2."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,16 +134,17 @@ def match_genes(
     settled = _settle(found)
     n_matched = sum(one.row >= 0 for one in settled)
     if not n_matched or n_matched < min_match * min(len(per_gene), len(table)):
-        msg = refusal(
-            var,
-            table,
-            columns,
-            n_matched=n_matched,
-            min_match=min_match,
-            source=source,
-            is_known=lambda name: known.find([name]) is not NOT_FOUND,
+        raise GenesError(
+            refusal(
+                var,
+                table,
+                columns,
+                n_matched=n_matched,
+                min_match=min_match,
+                source=source,
+                is_known=lambda name: known.find([name]) is not NOT_FOUND,
+            )
         )
-        raise GenesError(msg)
     within = np.array([one.row for one in settled], dtype=np.int64)
     rows = np.where(within >= 0, rows_looked_at[within], -1)
     report = describe_match(columns, found, settled, n_table=len(table), summed=(~leads).tolist())
@@ -187,11 +186,10 @@ def _of_one_organism(
     ours = common_name(organism) if organism else guess_organism(names)
     if ours not in held:
         these = f"of {show(ours)}" if ours else "not clearly of either"
-        msg = (
+        raise GenesError(
             f"{source}: the gene table has genes of {' and '.join(held)}, and the genes here are {these}. Set "
             "organism= to one of these, or use another table."
         )
-        raise GenesError(msg)
     return rows[(theirs == ours) | (theirs == "")], ours
 
 
@@ -260,11 +258,10 @@ def _group_duplicates(
         return None
     if not sum_duplicates:
         names = list(dict.fromkeys(per_gene[column][0] for column in repeated.tolist()))
-        msg = (
+        raise GenesError(
             f"{source}: gene names occur more than once: {show_some(names)} ({len(names):,} in all). "
             "Make them unique, or add up their counts with sum_duplicate_genes=True."
         )
-        raise GenesError(msg)
     return groups
 
 

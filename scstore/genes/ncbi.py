@@ -17,8 +17,6 @@ from scstore.genes.table import COLUMNS, unique_names
 from scstore.genes.texts import DescribedGenes, check_template, fill_template, reading
 from scstore.untrusted.text import open_unpacked
 
-__all__ = ["NCBI_TEMPLATE", "TAXA", "describe_by_ncbi", "read_columns", "read_gene_info", "read_summaries"]
-
 TAXA = {"human": 9606, "mouse": 10090}
 NCBI_TEMPLATE = "{symbol}: {name}. {summary}"
 NOT_GENES = frozenset({"biological-region"})
@@ -32,22 +30,22 @@ INFO_COLUMNS = {
     "type_of_gene": "type",
     "Full_name_from_nomenclature_authority": "full_name",
 }
+# Columns of whole ``gene_info`` files that extracts of them may lack; they are then empty.
 MORE_COLUMNS = {
     "chromosome": "chromosome",
     "map_location": "map_location",
     "Other_designations": "other_designations",
 }
-"""Columns of whole ``gene_info`` files that extracts of them may lack; they are then empty."""
 
 SUMMARY_COLUMNS = ("#tax_id", "GeneID", "Source", "Summary")
+# Fields that a template may use.
 FIELDS = (
     "symbol", "name", "summary", "type", "organism", "synonyms", "other_designations", "chromosome", "map_location",
     "gene_id", "ensembl_id",
 )  # fmt: skip
-"""Fields that a template may use."""
 
+# Fields with several names, separated by ``|``.
 LISTS = ("synonyms", "other_designations")
-"""Fields with several names, separated by ``|``."""
 
 CHUNK_ROWS = 200_000
 
@@ -144,8 +142,7 @@ def read_columns(
         kept = []
         for chunk in chunks:
             if lacking := [name for name in columns if name not in chunk]:
-                msg = f"no column {lacking[0]}"
-                raise ValueError(msg)
+                raise ValueError(f"no column {lacking[0]}")
             kept.append(chunk[chunk["#tax_id"].isin(taxa)])
         frame = pd.concat(kept, ignore_index=True)
     return frame.assign(**{name: "" for name in optional if name not in frame})

@@ -23,19 +23,6 @@ from scstore.progress import Reporter
 from scstore.spec import canonical_json
 from scstore.untrusted.text import open_unpacked
 
-__all__ = [
-    "Orthologs",
-    "RenamedGenes",
-    "Translation",
-    "describe_cells",
-    "match_cells",
-    "needed_translation",
-    "other_organism",
-    "read_orthologs",
-    "rename_by_orthologs",
-    "translate_to_one",
-]
-
 COLUMNS = ("human_symbol", "human_ensembl_id", "mouse_symbol", "mouse_ensembl_id")
 NCBI_COLUMNS = ("#tax_id", "GeneID", "relationship", "Other_tax_id", "Other_GeneID")
 GENE_INFO_FILES = {"human": "Homo_sapiens.gene_info", "mouse": "Mus_musculus.gene_info"}
@@ -89,8 +76,7 @@ def read_orthologs(path: str | os.PathLike[str], *, gene_info: Mapping[str, pd.D
             is_ncbi = handle.read(7) == b"#tax_id"
         found = _from_ncbi(file, gene_info) if is_ncbi else _from_two_columns(file)
     if found.empty:
-        msg = f"{file}: contains no pair of one human and one mouse gene. Known are {KNOWN}."
-        raise GenesError(msg)
+        raise GenesError(f"{file}: contains no pair of one human and one mouse gene. Known are {KNOWN}.")
     return Orthologs(found)
 
 
@@ -125,11 +111,10 @@ def _gene_info_beside(file: Path, organism: str) -> pd.DataFrame:
     for candidate in (file.with_name(f"{name}.gz"), file.with_name(name)):
         if candidate.is_file():
             return read_gene_info(candidate, organism=organism)
-    msg = (
+    raise GenesError(
         f"{file}: identifies genes by NCBI's GeneID only. Put NCBI's {name}.gz beside it, which has their symbols, or "
         "give a CSV of human and mouse symbols."
     )
-    raise GenesError(msg)
 
 
 def _from_two_columns(file: Path) -> pd.DataFrame:
@@ -146,8 +131,7 @@ def _from_two_columns(file: Path) -> pd.DataFrame:
             encoding="utf-8-sig",
         )
     if rows.shape[1] != 2:
-        msg = f"it has {rows.shape[1]} columns"
-        raise ValueError(msg)
+        raise ValueError(f"it has {rows.shape[1]} columns")
     titles = [str(title).casefold() for title in rows.iloc[0]]
     order = list(TAXA)
     if any(organism in title for organism in TAXA for title in titles):
@@ -207,11 +191,10 @@ def rename_by_orthologs(var: pd.DataFrame, translation: Translation, *, source: 
     ]
     columns = np.flatnonzero([target != nothing for target in found])
     if not len(columns):
-        msg = (
+        raise GenesError(
             f"{source}: none of its {len(var):,} genes ({show_some(names['name'])}) is among the {organism} genes of "
             "orthologs=. Check organism=, or give a table of orthologs with the names that the cells have."
         )
-        raise GenesError(msg)
     symbols = [found[column][0] or found[column][1] for column in columns]
     renamed = pd.DataFrame(
         {"gene_ids": [found[column][1] for column in columns]}, index=pd.Index(symbols, dtype=object)
@@ -249,11 +232,10 @@ def needed_translation(
     target = next((one.pop() for one in held if len(one) == 1), None)
     if target not in TAXA:
         like = f"are of {show(target)}" if target else "look like neither"
-        msg = (
+        raise GenesError(
             f"orthologs= translates into human or mouse genes, and those of the gene table and panel {like}. Give a "
             "table that names its organism (scstore genes build with organism=)."
         )
-        raise GenesError(msg)
     return translate_to_one(path, [var], organism=target, own=organism, sources=[source], progress=progress)[0]
 
 
@@ -272,8 +254,7 @@ def translate_to_one(
     """
     target = common_name(organism) if organism else None
     if target is not None and target not in TAXA:
-        msg = f"organism={organism!r}: orthologs= translates into human or mouse genes. Give one of these."
-        raise OptionError(msg)
+        raise OptionError(f"organism={organism!r}: orthologs= translates into human or mouse genes. Give one of these.")
     found = [_organism_of(var, own, source=source) for var, source in zip(genes, sources, strict=True)]
     target = target or found[0]
     if set(found) == {target}:
@@ -335,11 +316,10 @@ def _organism_of(var: pd.DataFrame, organism: str | None, *, source: str) -> str
     found = common_name(organism) if organism else guess_organism(names)
     if found not in TAXA:
         like = f"are of {show(found)}" if found else "look like neither"
-        msg = (
+        raise GenesError(
             f"{source}: orthologs= translates human and mouse genes, and these {like}. Name its genes by their symbols "
             "or Ensembl ids, or, where the cells are extracted, set organism='human' or organism='mouse'."
         )
-        raise GenesError(msg)
     return str(found)
 
 

@@ -23,14 +23,12 @@ from scstore.genes.texts import reading
 from scstore.untrusted.hdf5 import check_hdf5
 from scstore.untrusted.pickles import read_pickle
 
-__all__ = ["PUBLISHED", "read_published"]
-
+# ``text_source`` of genes with unknown texts, and the kind of their encoder.
 PUBLISHED = "published"
-"""``text_source`` of genes with unknown texts, and the kind of their encoder."""
 
 FORMS = "a pickle of {symbol: vector}, .npz, .parquet or .h5ad"
+# Times its packed size that an .npz may have: vectors hardly pack, so a larger one is a bomb.
 LARGEST_UNPACKED = 100
-"""Times its packed size that an .npz may have: vectors hardly pack, so a larger one is a bomb."""
 
 
 def read_published(
@@ -55,11 +53,9 @@ def _named(names: Sequence[str], *, organism: str, gene_info: pd.DataFrame | Non
     ids = [found[1] if (found := ENSEMBL_ID.fullmatch(name)) else "" for name in names]
     plain = [gene or name for gene, name in zip(ids, names, strict=True)]
     if "" in plain:
-        msg = f"{source}: gene {plain.index('') + 1} has no name."
-        raise GenesError(msg)
+        raise GenesError(f"{source}: gene {plain.index('') + 1} has no name.")
     if repeated := list(dict.fromkeys(pd.Series(plain)[pd.Index(plain).duplicated()])):
-        msg = f"{source}: genes occur more than once: {', '.join(repeated[:3])} ({len(repeated):,} in all)."
-        raise GenesError(msg)
+        raise GenesError(f"{source}: genes occur more than once: {', '.join(repeated[:3])} ({len(repeated):,} in all).")
     obs = pd.DataFrame({column: [""] * len(plain) for column in COLUMNS}, dtype=str)
     obs["symbol"], obs["ensembl_id"], obs["organism"], obs["text_source"] = plain, ids, organism, PUBLISHED
     if gene_info is not None:
@@ -102,15 +98,13 @@ def _read(file: Path) -> tuple[list[str], Any]:
             with reading(file, form, "Make it anew."):
                 return read(file)
     unpack = ": unpack it first (gunzip)" if head.startswith(b"\x1f\x8b") else ""
-    msg = f"{file}: is none of {FORMS}{unpack}."
-    raise GenesError(msg)
+    raise GenesError(f"{file}: is none of {FORMS}{unpack}.")
 
 
 def _from_mapping(file: Path, vectors: Mapping[Any, Any]) -> tuple[list[str], Any]:
     for name in vectors:
         if not isinstance(name, str):
-            msg = f"{file}: the key {name!r:.60} is not a gene name."
-            raise GenesError(msg)
+            raise GenesError(f"{file}: the key {name!r:.60} is not a gene name.")
     return list(vectors), list(vectors.values())
 
 
@@ -119,8 +113,7 @@ def _from_npz(file: Path) -> tuple[list[str], Any]:
         entries, packed = archive.infolist(), file.stat().st_size
         unpacked = sum(entry.file_size for entry in entries)
         if unpacked > LARGEST_UNPACKED * packed:
-            msg = f"{file}: would unpack to {unpacked:,} bytes, {unpacked // packed:,} times its size."
-            raise GenesError(msg)
+            raise GenesError(f"{file}: would unpack to {unpacked:,} bytes, {unpacked // packed:,} times its size.")
         for entry in entries:
             _check_npy(archive, entry)
     with np.load(file, allow_pickle=False) as arrays:
@@ -128,8 +121,7 @@ def _from_npz(file: Path) -> tuple[list[str], Any]:
             return _from_mapping(file, {name: arrays[name] for name in arrays.files})
         genes, vectors = arrays["genes"], arrays["vectors"]
     if genes.ndim != 1 or genes.dtype.kind not in "US" or vectors.ndim != 2 or len(genes) != len(vectors):
-        msg = f"`genes` is {genes.shape} of {genes.dtype} and `vectors` {vectors.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"`genes` is {genes.shape} of {genes.dtype} and `vectors` {vectors.shape}")
     return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in genes], vectors
 
 
@@ -139,13 +131,11 @@ def _check_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
         version = np.lib.format.read_magic(member)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in readers:
-            msg = f"{entry.filename} is in version {version} of NumPy's format"
-            raise ValueError(msg)
+            raise ValueError(f"{entry.filename} is in version {version} of NumPy's format")
         shape, _, dtype = readers[version](member)
     declared = math.prod(shape) * dtype.itemsize
     if declared > entry.file_size and not dtype.hasobject:
-        msg = f"{entry.filename} declares {declared:,} bytes (shape {shape}), but has {entry.file_size:,}"
-        raise ValueError(msg)
+        raise ValueError(f"{entry.filename} declares {declared:,} bytes (shape {shape}), but has {entry.file_size:,}")
 
 
 def _from_parquet(file: Path) -> tuple[list[str], Any]:
@@ -170,22 +160,19 @@ def _from_h5ad(file: Path) -> tuple[list[str], Any]:
         warnings.simplefilter("ignore")  # repeated names are refused later
         adata = anndata.read_h5ad(file)
     if adata.X is None:
-        msg = "there is no X"
-        raise ValueError(msg)
+        raise ValueError("there is no X")
     return list(map(str, adata.obs_names)), adata.X if isinstance(adata.X, np.ndarray) else adata.X.toarray()
 
 
 def _matrix(file: Path, names: Sequence[str], rows: Iterable[Any]) -> NDArray[np.float32]:
     """Return ``(n_genes, width) float32``, checked gene by gene."""
     if not len(names):
-        msg = f"{file}: contains no genes."
-        raise GenesError(msg)
+        raise GenesError(f"{file}: contains no genes.")
     matrix: NDArray[np.float32] | None = None
     for i, (name, row) in enumerate(zip(names, rows, strict=True)):
         vector = _numbers(row)
         if vector is None:
-            msg = f"{file}: the vector of gene {name!r:.60} is not a list of numbers."
-            raise GenesError(msg)
+            raise GenesError(f"{file}: the vector of gene {name!r:.60} is not a list of numbers.")
         if matrix is None:
             matrix = np.empty((len(names), len(vector)), dtype=np.float32)
         if len(vector) != matrix.shape[1]:
@@ -194,8 +181,7 @@ def _matrix(file: Path, names: Sequence[str], rows: Iterable[Any]) -> NDArray[np
         with np.errstate(over="ignore"):
             matrix[i] = vector
         if not np.isfinite(matrix[i]).all():
-            msg = f"{file}: the vector of gene {name!r:.60} is not finite."
-            raise GenesError(msg)
+            raise GenesError(f"{file}: the vector of gene {name!r:.60} is not finite.")
     assert matrix is not None  # noqa: S101  # for mypy: there is a gene
     return matrix
 

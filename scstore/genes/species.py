@@ -6,8 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-__all__ = ["common_name", "guess_organism"]
-
 # CD3D, HLA-A, AL627309.1, C1orf112
 HUMAN = re.compile(r"[A-Z0-9][A-Z0-9.-]*[A-Z][A-Z0-9.-]*|[A-Z][A-Z0-9.-]+|C(\d+|X|Y)orf\d+")
 # Cd3d, H2-Ab1, mt-Nd1, 1700001A01Rik

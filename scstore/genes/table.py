@@ -21,21 +21,10 @@ from scstore.sealed import FileKind, read_sealed_file, write_sealed_file
 from scstore.spec import canonical_json
 from scstore.store.reader import Store
 
-__all__ = [
-    "COLUMNS",
-    "GeneTable",
-    "coverage",
-    "describe_genes",
-    "expression_genes",
-    "load_gene_table",
-    "save_gene_table",
-    "unique_names",
-]
-
 KIND = FileKind("gene table", "genes", "scstore genes build")
+# Columns of ``obs``, all strings, empty where unknown: official symbol, Ensembl id without version, NCBI GeneID,
+# synonyms separated by ``|``, organism, the encoded text, and its source.
 COLUMNS = ("symbol", "ensembl_id", "gene_id", "synonyms", "organism", "text", "text_source")
-"""Columns of ``obs``, all strings, empty where unknown: official symbol, Ensembl id without version, NCBI GeneID,
-synonyms separated by ``|``, organism, the encoded text, and its source."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +133,7 @@ def expression_genes(store: Store, *, purpose: str) -> tuple[GeneTable, NDArray[
     record = store.record
     if record is None or "X" not in store.views:
         why = "scstore did not extract it" if record is None else "it was extracted with keep_expression=False"
-        msg = f"{purpose}: the genes of {store.path} are unknown, since {why}."
-        raise FeatureSpaceError(msg)
+        raise FeatureSpaceError(f"{purpose}: the genes of {store.path} are unknown, since {why}.")
     path = Path(os.path.normpath(store.path.parent / record["options"]["genes"]))
     if not path.is_file():
         msg = f"{purpose}: the gene table {path} of {store.path} is missing. Put it back beside the store."

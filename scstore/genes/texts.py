@@ -20,19 +20,17 @@ from scstore.genes.table import COLUMNS, unique_names
 from scstore.options import did_you_mean
 from scstore.untrusted.text import open_unpacked
 
-__all__ = ["DescribedGenes", "check_template", "describe_by_symbol", "fill_template", "read_descriptions", "reading"]
-
 SYMBOL_TEMPLATE = "{symbol}"
 TEXT_TEMPLATE = "{text}"
 
+# Errors of the parsers on damaged files.
 READ_ERRORS = (
     OSError, ValueError, EOFError, LookupError, TypeError, AttributeError, RecursionError, zlib.error,
     zipfile.BadZipFile,
 )  # fmt: skip
-"""Errors of the parsers on damaged files."""
 
+# A part in square brackets with a field in it: left out if one of its fields is empty.
 OPTIONAL = re.compile(r"\[([^\[\]]*\{[^\[\]]*)\]")
-"""A part in square brackets with a field in it: left out if one of its fields is empty."""
 
 
 class DescribedGenes(NamedTuple):
@@ -65,11 +63,9 @@ def read_descriptions(
     file = Path(path)
     frame = _read_frame(file)
     if "symbol" not in frame:
-        msg = f"{file}: no column `symbol`. It has: {', '.join(frame.columns)}."
-        raise GenesError(msg)
+        raise GenesError(f"{file}: no column `symbol`. It has: {', '.join(frame.columns)}.")
     if (blank := frame["symbol"].str.strip() == "").any():
-        msg = f"{file}: row {int(blank.to_numpy().argmax()) + 1} has no symbol."
-        raise GenesError(msg)
+        raise GenesError(f"{file}: row {int(blank.to_numpy().argmax()) + 1} has no symbol.")
     if template is None:
         template = TEXT_TEMPLATE if "text" in frame else SYMBOL_TEMPLATE
     check_template(template, list(frame.columns), source=str(file))
@@ -85,8 +81,7 @@ def reading(file: Path, what: str, cure: str) -> Iterator[None]:
         raise
     except READ_ERRORS as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        msg = f"{file}: cannot be read as {what} ({reason}). {cure}"
-        raise GenesError(msg) from error
+        raise GenesError(f"{file}: cannot be read as {what} ({reason}). {cure}") from error
 
 
 def _read_frame(file: Path) -> pd.DataFrame:
@@ -96,15 +91,13 @@ def _read_frame(file: Path) -> pd.DataFrame:
             if isinstance(content, Mapping):
                 content = [{"symbol": symbol, "text": text} for symbol, text in content.items()]
             if not isinstance(content, list) or not all(isinstance(row, Mapping) for row in content):
-                msg = "expected {symbol: text} or a list of objects"
-                raise ValueError(msg)
+                raise ValueError("expected {symbol: text} or a list of objects")
             frame = pd.DataFrame.from_records(content)
         else:
             with open_unpacked(file) as handle:
                 frame = pd.read_csv(handle, sep="\t", dtype=str, keep_default_na=False, quoting=3)
     if frame.empty:
-        msg = f"{file}: contains no genes."
-        raise GenesError(msg)
+        raise GenesError(f"{file}: contains no genes.")
     return frame.fillna("").astype(str)
 
 
@@ -125,15 +118,13 @@ def check_template(template: str, known: Collection[str], *, source: str) -> Non
         fields = _fields(template)
         template.format_map(dict.fromkeys(fields, ""))
     except (ValueError, KeyError, IndexError, AttributeError) as error:
-        msg = f"template={template!r} is malformed: {error}."
-        raise GenesError(msg) from error
+        raise GenesError(f"template={template!r} is malformed: {error}.") from error
     if lacking := [name for name in fields if name not in known]:
         have = ", ".join(f"{{{name}}}" for name in known)
-        msg = (
+        raise GenesError(
             f"template={template!r}: {source} has no column {lacking[0]!r}.{did_you_mean(lacking[0], known)} It has: "
             f"{have}."
         )
-        raise GenesError(msg)
 
 
 def fill_template(template: str, row: Mapping[str, str]) -> str:

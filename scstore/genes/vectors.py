@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["matrix_power", "whiten", "whitening"]
-
 Array64 = NDArray[np.float64]
 
 

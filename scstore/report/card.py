@@ -13,8 +13,6 @@ from scstore.heads.artifact import AnyHead
 from scstore.heads.rejection import RULES
 from scstore.report.markdown import as_table, escaped
 
-__all__ = ["model_card", "save_model_card"]
-
 METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy (mean recall)",

@@ -19,11 +19,9 @@ from scstore.options import Option, Overwrite, public
 from scstore.report.markdown import as_table, escaped
 from scstore.store.reader import Store
 
-__all__ = ["check_evaluation_output", "evaluation_markdown", "save_evaluation"]
-
 JSON_FILE = "evaluation.json"
+# A UMAP of more cells is drawn of a part of each class: one of a million takes an hour and shows the same.
 UMAP_CELLS = 20_000
-"""A UMAP of more cells is drawn of a part of each class: one of a million takes an hour and shows the same."""
 
 BARS = {"accuracy": "accuracy", "macro_precision": "precision", "macro_recall": "recall", "macro_f1": "F1"}
 KINDS = {
@@ -74,12 +72,10 @@ def save_evaluation(
 def check_evaluation_output(folder: str | os.PathLike[str], *, figures: bool, overwrite: bool) -> Path:
     """Return the folder if an evaluation can be written there, with figures if wanted; else refuse."""
     if figures and not all(importlib.util.find_spec(name) for name in ("matplotlib", "umap")):
-        needs = "Drawing figures (figures=False leaves them out)"
-        raise MissingExtraError(needs, "plot")
+        raise MissingExtraError("Drawing figures (figures=False leaves them out)", "plot")
     target = fsio.check_output(folder, overwrite=overwrite)
     if target.exists() and not (target / JSON_FILE).is_file():
-        msg = f"{target} exists and holds no evaluation, so it is not replaced. Choose another name."
-        raise OutputError(msg)
+        raise OutputError(f"{target} exists and holds no evaluation, so it is not replaced. Choose another name.")
     return target
 
 

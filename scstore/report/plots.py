@@ -21,20 +21,18 @@ try:
     from matplotlib.patches import Patch
     from matplotlib.text import Text
 except ImportError as error:
-    needs = "Drawing figures"
-    raise MissingExtraError(needs, "plot") from error
+    raise MissingExtraError("Drawing figures", "plot") from error
 
-__all__ = ["class_mark", "confusion_figure", "embed", "metrics_figure", "umap_figure"]
 
 Path = str | os.PathLike[str]
 
+# Colours that colour-blind readers can tell apart (Okabe and Ito 2008).
 OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
-"""Colours that colour-blind readers can tell apart (Okabe and Ito 2008)."""
 
 MARKERS = "o^sDvP*X"
 HATCHES = ("", "//", "..", "xx")
+# A confusion matrix of more classes has no numbers in its fields.
 MANY_CLASSES = 20
-"""A confusion matrix of more classes has no numbers in its fields."""
 
 LEGEND_ROWS = 22
 
@@ -117,8 +115,7 @@ def embed(features: NDArray[Any], *, seed: int = 0) -> NDArray[np.float32]:
         try:
             from umap import UMAP
         except ImportError as error:
-            needs = "A UMAP"
-            raise MissingExtraError(needs, "plot") from error
+            raise MissingExtraError("A UMAP", "plot") from error
         neighbours = min(15, max(2, len(features) - 1))
         layout = UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1)
         return np.asarray(layout.fit_transform(np.asarray(features, dtype=np.float32)), dtype=np.float32)

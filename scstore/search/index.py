@@ -31,8 +31,6 @@ from scstore.store.ledger import read_record
 from scstore.store.reader import Store
 from scstore.store.views import View
 
-__all__ = ["RECALL", "CosineIndex", "build_cosine_index", "cache_folder", "cached_index"]
-
 FORMAT = "2.0"
 RECALL = 0.95  # share of the 10 nearest cells that a search should find
 FETCH = 2  # cells found per neighbour asked for; exact distances decide among them, so far fewer dimensions are enough

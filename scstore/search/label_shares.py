@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from scstore.errors import OptionError
 
-__all__ = ["LabelShares"]
-
+# Different labels that a table of shares has columns for.
 MOST_LABELS = 1000
-"""Different labels that a table of shares has columns for."""
 
 
 class LabelShares:

@@ -25,13 +25,11 @@ from scstore.store.reader import Store, open_store
 from scstore.store.views import View
 from scstore.tables import check_table, open_table
 
-__all__ = ["QueryOptions", "QueryResult", "query", "query_to_file"]
-
+# Cells whose neighbours are found at a time, at most.
 MOST_CELLS = 50_000
-"""Cells whose neighbours are found at a time, at most."""
 
+# Cells whose table is made at a time: metadata take more memory than neighbours.
 TABLE_CELLS = 4096
-"""Cells whose table is made at a time: metadata take more memory than neighbours."""
 
 Cells = Annotated[str | os.PathLike[str] | Store, Option("The cells to look up.", argument=True)]
 Reference = Annotated[str | os.PathLike[str] | Store, Option("The cells to look among.")]
@@ -133,8 +131,7 @@ def query_to_file(store: Cells, reference: Reference, options: QueryOptions) -> 
         If no ``output`` is given, and as :func:`query` does.
     """
     if options.output is None:
-        msg = "output=: name the file to write, such as neighbours.parquet."
-        raise OptionError(msg)
+        raise OptionError("output=: name the file to write, such as neighbours.parquet.")
     plan = _plan(store, reference, options)
     n_rows, distances = 0, []
     for table in _written(plan, options):
@@ -177,11 +174,10 @@ def _plan(store: Cells, reference: Reference, options: QueryOptions) -> _Plan:
     view = _searchable_view(cells, options.view or others_view.name)
     if view.fingerprint != others_view.fingerprint:
         fields = "\n  ".join(differences(others_view.space, view.space))
-        msg = (
+        raise FeatureSpaceError(
             f"{cells.path} and {others.path}: {view.name} lives in two feature spaces. What differs (reference → "
             f"cells):\n  {fields}\nExtract the cells with like={str(others.path)!r}."
         )
-        raise FeatureSpaceError(msg)
     _check_columns(others, options.columns or (), option="columns")
     shares = None
     if options.summarise is not None:
@@ -196,16 +192,14 @@ def _plan(store: Cells, reference: Reference, options: QueryOptions) -> _Plan:
         chosen = cells_where(others.obs, options.where)[others_rows]
     if options.k > (n_chosen := int(chosen.sum())):
         condition = f" where {options.where}" if options.where else ""
-        msg = f"k={options.k}: {others.path} has {n_chosen:,} cells to choose from{condition}."
-        raise OptionError(msg)
+        raise OptionError(f"k={options.k}: {others.path} has {n_chosen:,} cells to choose from{condition}.")
     return _Plan(cells, view, rows, others, others_view, others_rows, chosen, shares)
 
 
 def _searchable_view(store: Store, name: str | None) -> View:
     matrix = store.view(name or store.default_view)
     if matrix.name == "X":
-        msg = "view='X': expression is not searched. Name an obsm matrix."
-        raise OptionError(msg)
+        raise OptionError("view='X': expression is not searched. Name an obsm matrix.")
     return matrix
 
 
@@ -213,11 +207,10 @@ def _check_columns(store: Store, columns: Iterable[str], *, option: str) -> None
     known = [str(name) for name in store.obs.columns]
     for name in columns:
         if name not in known:
-            msg = (
+            raise InputError(
                 f"{option}={name!r}: {store.path} has no such obs column.{did_you_mean(name, known)} "
                 f"It has: {', '.join(known) or 'none'}."
             )
-            raise InputError(msg)
 
 
 def _written(plan: _Plan, options: QueryOptions) -> Iterator[pd.DataFrame]:

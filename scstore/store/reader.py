@@ -16,8 +16,9 @@ from anndata.io import read_elem
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from scstore.cells.cell_file import CellFile
 from scstore.cells.expression import TARGET_SUM, ExpressionSlot, find_expression, lognorm_block
-from scstore.cells.opening import CellFile, open_cells
+from scstore.cells.opening import open_cells
 from scstore.errors import CellsError, IncompleteStoreError, InputError
 from scstore.options import Option, did_you_mean, public
 from scstore.spec import Space

@@ -15,10 +15,8 @@ from scstore.errors import CellsError, ScstoreError
 from scstore.untrusted.hdf5 import missing_filter
 from scstore.untrusted.limits import too_large
 
-__all__ = ["Guard", "damaged", "reading"]
-
+# Groups nested deeper than this belong to no data frame.
 DEPTH = 8
-"""Groups nested deeper than this belong to no data frame."""
 
 
 def damaged(source: str, problem: str) -> CellsError:
@@ -63,8 +61,7 @@ class Guard:
             if isinstance(node, zarr.Array):
                 problem = too_large(node, self.stored)
         if problem is not None:
-            msg = f"{self.source}: {problem}"
-            raise CellsError(msg)
+            raise CellsError(f"{self.source}: {problem}")
         return node
 
     def names(self, group: Any) -> list[str]:

@@ -11,13 +11,11 @@ import h5py
 from scstore.errors import CellsError, DamagedError, ScstoreError
 from scstore.untrusted.limits import EXHAUSTS, FLOOR, RATIO, declared_bytes, too_large
 
-__all__ = ["check_hdf5", "missing_filter", "open_hdf5"]
-
+# Deeper groups or more objects than an AnnData has: links that run in circles.
 DEPTH, OBJECTS = 64, 200_000
-"""Deeper groups or more objects than an AnnData has: links that run in circles."""
 
+# Follow one soft link at most, so that none leads through an external link.
 ONE_LINK = h5py.h5p.create(h5py.h5p.LINK_ACCESS)
-"""Follow one soft link at most, so that none leads through an external link."""
 ONE_LINK.set_nlinks(1)
 
 OWN_DATA = "Write a file that holds its own data."
@@ -51,8 +49,7 @@ def check_hdf5(path: str | os.PathLike[str], *, error: type[ScstoreError] = Dama
     with file:
         problem = _find_problem(file, stored)
     if problem is not None:
-        msg = f"{path}: {problem}"
-        raise error(msg)
+        raise error(f"{path}: {problem}")
 
 
 def _find_problem(file: h5py.File, stored: int) -> str | None:

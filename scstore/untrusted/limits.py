@@ -7,24 +7,22 @@ from typing import Any
 
 import h5py
 
-__all__ = ["CHUNK_LIMIT", "EXHAUSTS", "FLOOR", "RATIO", "declared_bytes", "too_large"]
-
 EXHAUSTS = "It is damaged or made to exhaust memory: get it again from where it came from."
 
+# Bytes that one chunk may decode to: what Blosc can hold, and half of what HDF5 can.
 CHUNK_LIMIT = 1 << 31
-"""Bytes that one chunk may decode to: what Blosc can hold, and half of what HDF5 can."""
 
+# No real file of cells is packed tighter than this; DEFLATE cannot be (1,032 : 1).
 RATIO = 1100
-"""No real file of cells is packed tighter than this; DEFLATE cannot be (1,032 : 1)."""
 
+# Bytes that any array may declare, however small the file.
 FLOOR = 1 << 26
-"""Bytes that any array may declare, however small the file."""
 
+# HDF5's filters that pack no tighter than :data:`RATIO`: deflate, shuffle, fletcher32, szip, LZF.
 BOUNDED_FILTERS = frozenset({1, 2, 3, 4, 32000})
-"""HDF5's filters that pack no tighter than :data:`RATIO`: deflate, shuffle, fletcher32, szip, LZF."""
 
+# Data sets of more chunks are not asked for the bytes they store: HDF5 would go through the index of them all.
 COUNTED_CHUNKS = 10_000
-"""Data sets of more chunks are not asked for the bytes they store: HDF5 would go through the index of them all."""
 
 
 def declared_bytes(array: Any) -> int:

@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 
 from scstore.errors import GenesError
 
-__all__ = ["read_pickle"]
-
+# NumPy's codes for real numbers.
 CODES = {kind + size for kind in "fiu" for size in "1248"} - {"f1"}
-"""NumPy's codes for real numbers."""
 
 
 class _ForbiddenError(Exception):
@@ -87,8 +85,7 @@ def _build(data: Any, dtype: Any, shape: Any, order: Any = "C") -> NDArray[Any]:
         _forbid("an array that is not made of plain numbers")
     lengths = tuple(int(n) for n in shape)
     if min(lengths, default=0) < 0 or math.prod(lengths) * dtype.dtype.itemsize != len(data):
-        msg = "an array whose bytes do not fit its shape"
-        raise ValueError(msg)
+        raise ValueError("an array whose bytes do not fit its shape")
     # copied: an array over a bytearray would keep looking at a buffer that the pickle still holds
     return np.frombuffer(bytes(data), dtype=dtype.dtype).reshape(lengths, order="F" if order == "F" else "C")
 
@@ -120,16 +117,14 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
             warnings.simplefilter("ignore")  # about the spelling of strings in old protocols
             content = _Reader(handle, encoding="latin1").load()
     except _ForbiddenError as error:
-        msg = (
+        raise GenesError(
             f"{file}: this pickle asks for {error}. A pickle can run code, so only containers, numbers, strings and "
             "NumPy arrays of numbers are read; nothing of it was run. Write the vectors as .npz or .parquet."
-        )
-        raise GenesError(msg) from error
+        ) from error
     except Exception as error:  # damaged bytes raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         msg = f"{file}: not a whole pickle ({type(error).__name__}: {reason}). Fetch the file again."
         raise GenesError(msg) from error
     if not isinstance(content, dict):
-        msg = f"{file}: holds a {type(content).__name__}; expected a mapping of gene symbols to vectors."
-        raise GenesError(msg)
+        raise GenesError(f"{file}: holds a {type(content).__name__}; expected a mapping of gene symbols to vectors.")
     return {name: value.values if isinstance(value, _Array) else value for name, value in content.items()}

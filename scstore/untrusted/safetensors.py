@@ -13,16 +13,14 @@ from safetensors.numpy import load_file
 from scstore.errors import DamagedError
 from scstore.fsio import digest_file
 
-__all__ = ["WEIGHTS_LIMIT", "check_layout", "read_weights"]
-
+# Bytes of header; a hundred arrays need ten thousand.
 HEADER_LIMIT = 1 << 20
-"""Bytes of header; a hundred arrays need ten thousand."""
 
+# Bytes of weights that are read unless the caller says otherwise.
 WEIGHTS_LIMIT = 1 << 34
-"""Bytes of weights that are read unless the caller says otherwise."""
 
+# The dtypes that scstore writes.
 DTYPES = {"F64", "F32", "F16", "I64"}
-"""The dtypes that scstore writes."""
 
 
 def read_weights(path: Path, *, digest: str, limit: int = WEIGHTS_LIMIT) -> dict[str, NDArray[Any]]:

@@ -10,10 +10,8 @@ from typing import BinaryIO
 from scstore.errors import GenesError, ScstoreError
 from scstore.untrusted.limits import EXHAUSTS
 
-__all__ = ["largest_text", "open_unpacked"]
-
+# Times its packed size that a file may unpack to (tables and matrices pack 3 to 15 times), and bytes that any may.
 RATIO, FLOOR = 100, 1 << 24
-"""Times its packed size that a file may unpack to (tables and matrices pack 3 to 15 times), and bytes that any may."""
 
 
 def largest_text(file: Path) -> int:

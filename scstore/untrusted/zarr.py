@@ -17,10 +17,8 @@ from scstore.errors import CellsError
 from scstore.untrusted.guards import damaged, reading
 from scstore.untrusted.limits import CHUNK_LIMIT, EXHAUSTS
 
-__all__ = ["BoundedStore", "folder_bytes", "open_zarr", "zstd_content_size"]
-
+# Names of Zarr's files of metadata; every other is a chunk.
 WITH_CODECS, WITHOUT = (".zarray", ".zmetadata", "zarr.json"), (".zattrs", ".zgroup")
-"""Names of Zarr's files of metadata; every other is a chunk."""
 
 
 class BoundedStore(WrapperStore[Store]):
@@ -60,11 +58,10 @@ class BoundedStore(WrapperStore[Store]):
         except (ValueError, RecursionError):  # Zarr reports it
             return
         if pickled:
-            msg = (
+            raise CellsError(
                 f"{self._source}: {folder or 'it'} is stored as a Python pickle, which can run code when it is read. "
                 "It is refused; write the array again without it."
             )
-            raise CellsError(msg)
         if isinstance(about, dict):
             codecs = about.get("codecs")
             outermost = codecs[-1] if isinstance(codecs, list) and codecs else about.get("compressor")
