@@ -29,19 +29,6 @@ from typing import (
 from scstore.errors import OptionError
 from scstore.progress import Reporter
 
-__all__ = [
-    "AllowPartial",
-    "Option",
-    "Overwrite",
-    "Parameter",
-    "Progress",
-    "Seed",
-    "did_you_mean",
-    "parameters_of",
-    "public",
-    "with_options",
-]
-
 P = ParamSpec("P")
 A = TypeVar("A")
 B = TypeVar("B")
@@ -169,8 +156,7 @@ def with_options(
             _check(checked, kwargs)
             ends = {**dict(zip(names, args, strict=False)), **{n: kwargs.pop(n) for n in names if n in kwargs}}
             if missing := [name for name in names if name not in ends]:
-                msg = f"{function.__name__}() needs {missing[0]}=."
-                raise TypeError(msg)
+                raise TypeError(f"{function.__name__}() needs {missing[0]}=.")
             first, second = (ends[name] for name in names)
             return function(first, second, make(*args[2:], **kwargs))
 
@@ -193,8 +179,7 @@ def _check(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
     known = {one.name: one for one in parameters_of(function)}
     for name, value in given.items():
         if name not in known:
-            msg = f"{function.__name__} has no option {name}=.{did_you_mean(name, known, form='{}=')}"
-            raise OptionError(msg)
+            raise OptionError(f"{function.__name__} has no option {name}=.{did_you_mean(name, known, form='{}=')}")
         check_value(known[name], value)
 
 
@@ -210,16 +195,14 @@ def check_value(parameter: Parameter, value: Any) -> None:
     if parameter.choices and value not in parameter.choices and not (value is None and parameter.optional):
         choices = ", ".join(map(str, parameter.choices))
         suggestion = did_you_mean(str(value), map(str, parameter.choices), form=f"{name}='{{}}'")
-        msg = f"{name}={value!r}: not one of {choices}.{suggestion}"
-        raise OptionError(msg)
+        raise OptionError(f"{name}={value!r}: not one of {choices}.{suggestion}")
     if isinstance(value, int | float) and not isinstance(value, bool):
         low, high = option.minimum, option.maximum
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             between = f"between {low:g} and {high:g}" if low is not None and high is not None else (
                 f"at least {low:g}" if low is not None else f"at most {high:g}"
             )  # fmt: skip
-            msg = f"{name}={value:g}: must be {between}."
-            raise OptionError(msg)
+            raise OptionError(f"{name}={value:g}: must be {between}.")
 
 
 def _documented(function: Callable[..., Any]) -> str:

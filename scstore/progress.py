@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["Reporter", "Track"]
-
 
 class Track:
     """Progress of one piece of work whose size is known."""

@@ -23,13 +23,11 @@ from scstore.options import with_options
 from scstore.progress import Reporter, Track
 from scstore.tokens.sentences import write_sentences
 
-__all__ = ["Estimate", "estimate"]
-
+# Cells that are run to measure the speed.
 SAMPLE = 64
-"""Cells that are run to measure the speed."""
 
+# FLOP of the sample above which a CPU is not asked: it would take minutes.
 MEASURABLE = 2e12
-"""FLOP of the sample above which a CPU is not asked: it would take minutes."""
 
 
 @dataclass(frozen=True)

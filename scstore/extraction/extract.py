@@ -33,11 +33,9 @@ from scstore.store.writer import build_store, commit_shard, write_scratch_expres
 from scstore.tokens.genept import companion_vectors, weighted_means
 from scstore.tokens.ranking import RankedCells, expressed_genes
 
-__all__ = ["BackgroundWriter", "companion_rows", "extract", "prefetch"]
-
 N_GENES = "scstore_n_genes"
+# Shards, or blocks of the input, that are read before they are asked for.
 PREFETCHED = 2
-"""Shards, or blocks of the input, that are read before they are asked for."""
 
 T = TypeVar("T")
 

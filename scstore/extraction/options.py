@@ -23,39 +23,37 @@ from scstore.model.sequence_frame import INSTRUCTION
 from scstore.options import Option, Overwrite, Progress, did_you_mean
 from scstore.store.reader import open_store
 
-__all__ = ["Cells", "ExtractOptions", "Output", "SequenceOptions", "complete_options", "options_record"]
-
 AUTO_PANEL, ALL_GENES = "auto", "all"
 
 RANDOM_GENES, RANDOM_LLM, SHUFFLED_ORDER = "random-genes", "random-llm", "shuffled-order"
+# What each control makes meaningless.
 CONTROLS = {
     RANDOM_GENES: "every gene has a random vector in place of its own",
     RANDOM_LLM: "the model has random weights in place of those it learnt",
     SHUFFLED_ORDER: "every cell has its genes in one random order in place of expression's",
 }
-"""What each control makes meaningless."""
 
+# Controls have a seed of their own: ``seed`` is the projector's and stays the same for a comparison.
 CONTROL_SEED = 0
-"""Controls have a seed of their own: ``seed`` is the projector's and stays the same for a comparison."""
 
 DEFAULT_POOL = ("wmean", "last")
 DEFAULT_COMPANIONS = ("genept", "genept_random")
 GENEPT_W, GENEPT_S = "genept_w", "genept_s"
 
+# Options that decide the feature space: what ``like`` takes from another store.
 SPACE = (
     "model", "revision", "genes", "panel", "top_genes", "expression_scaling", "projector", "seed", "instruction",
     "readout_token", "layers", "pool", "companions",
 )  # fmt: skip
-"""Options that decide the feature space: what ``like`` takes from another store."""
 
+# Options without effect when ``pool`` is empty; ``expression_scaling`` is another.
 READOUT_ONLY = ("projector", "seed", "instruction", "readout_token", "layers", "spread")
-"""Options without effect when ``pool`` is empty; ``expression_scaling`` is another."""
 
+# Options that may name a file; a store's record has them relative to its folder.
 FILES = ("genes", "panel", "projector", "orthologs")
-"""Options that may name a file; a store's record has them relative to its folder."""
 
+# Options of a single call: whichever process creates the store, its record is the same.
 NOT_RECORDED = ("device", "like", "overwrite", "progress", "shard")
-"""Options of a single call: whichever process creates the store, its record is the same."""
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Cells = Annotated[
@@ -278,8 +276,7 @@ def _options_like(reference: StrPath, options: ExtractOptions) -> ExtractOptions
     default = ExtractOptions()
     for name in ("preset", *SPACE):
         if (value := getattr(options, name)) != getattr(default, name):
-            msg = f"{name}={value!r} cannot go with like=: the feature space is taken from {reference}."
-            raise OptionError(msg)
+            raise OptionError(f"{name}={value!r} cannot go with like=: the feature space is taken from {reference}.")
     record = open_store(reference).record
     if record is None:
         msg = f"like={str(reference)!r}: scstore did not extract it, so there is no feature space to take."

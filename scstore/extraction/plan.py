@@ -35,8 +35,6 @@ from scstore.store.layout import FORMAT, SEEN_BY_PANEL, SEEN_BY_PROJECTOR, Store
 from scstore.store.reader import open_store
 from scstore.tokens.ranking import shuffled_order
 
-__all__ = ["ExtractionPlan", "check_same_run", "make_plan", "projector_fits"]
-
 
 @dataclass(frozen=True)
 class ExtractionPlan:
@@ -246,13 +244,12 @@ def check_same_run(target: Path, plan: ExtractionPlan) -> None:
         msg = f"{target} is not a store that scstore extracted. Choose another name, or set overwrite=True."
         raise OutputError(msg)
     if fields := differences(_decisive(record), _decisive(plan.record)):
-        msg = (
+        raise FeatureSpaceError(
             f"{target} is a store of another run. It can be finished only with the same cells and options; what "
             "differs:\n  "
             + "\n  ".join(fields)
             + "\nGive those options again, choose another output, or set overwrite=True."
         )
-        raise FeatureSpaceError(msg)
 
 
 def _decisive(record: dict[str, Any]) -> dict[str, Any]:

@@ -17,12 +17,10 @@ from scstore import fsio
 from scstore.errors import LockedError, OptionError
 from scstore.store.locks import Part, creation_lock
 
-__all__ = ["Process", "create_or_wait", "this_process"]
-
 T = TypeVar("T")
 
+# Seconds between looks at a store that another process is creating.
 POLL = 0.2
-"""Seconds between looks at a store that another process is creating."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,7 @@ def create_or_wait(target: Path, process: Process, create: Callable[[], T], *, o
     process is on another host and shows no sign of life.
     """
     if overwrite and process.part.count > 1:
-        msg = "overwrite=True: several processes cannot replace a store. Delete it first, then start them."
-        raise OptionError(msg)
+        raise OptionError("overwrite=True: several processes cannot replace a store. Delete it first, then start them.")
     lock = creation_lock(target)
     while overwrite or not target.exists():
         try:

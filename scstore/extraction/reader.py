@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from scstore.model.readout import Readout
     from scstore.model.text_encoder import SentenceEncoder
 
-__all__ = ["CellReader", "load_model", "load_reader"]
-
 
 class CellReader:
     """Reads the cells of a plan: readouts, and embeddings of sentences, where they are wanted."""

@@ -38,15 +38,13 @@ from scstore.progress import Reporter
 from scstore.store.ledger import ids_digest
 from scstore.tokens.ranking import RankedCells, count_genes, rank_genes
 
-__all__ = ["ReadoutPlan", "RunSettings", "SequencePlan", "installed_versions", "plan_sequences"]
-
 DEFAULT_TOP_GENES = 2048
 
+# Padded positions of a batch at the most; on a GPU fewer where its memory asks for it.
 TOKENS_PER_BATCH = {"cpu": 4096, "mps": 8192, "cuda": 32768}
-"""Padded positions of a batch at the most; on a GPU fewer where its memory asks for it."""
 
+# Cells read at a time: blocks small enough to be read while the last one is written.
 READ_ROWS = 1024
-"""Cells read at a time: blocks small enough to be read while the last one is written."""
 
 
 @dataclass(frozen=True)
@@ -212,8 +210,7 @@ class SequencePlan:
     def needed_readout(self) -> ReadoutPlan:
         """The readout; OptionError where none is wanted."""
         if self.readout is None:
-            msg = "pool=(): no model reads the genes. Name a pooling: last, mean, wmean."
-            raise OptionError(msg)
+            raise OptionError("pool=(): no model reads the genes. Name a pooling: last, mean, wmean.")
         return self.readout
 
     @property
@@ -301,12 +298,11 @@ def _check_default_model() -> None:
 
         if torch.cuda.is_available():
             return
-    msg = (
+    raise OptionError(
         f"There is no GPU here, and no model was named. The default, {DEFAULT_MODEL}, has 13 billion parameters: it "
         f"takes a GPU with 32 GB or more, and 26 GB of weights. Use the embedded model here: model='{MINILM}' (or "
         f"model='{DEFAULT_MODEL}' with device='cpu', at minutes a cell)."
     )
-    raise OptionError(msg)
 
 
 def _plan_readout(options: SequenceOptions, files: ModelFiles, n_panel: int | None) -> ReadoutPlan:
@@ -316,14 +312,12 @@ def _plan_readout(options: SequenceOptions, files: ModelFiles, n_panel: int | No
     )
     room = files.context - layout.frame.overhead
     if room < 1:
-        msg = f"instruction=: it fills the {files.context} positions of {files.name}. Shorten it."
-        raise OptionError(msg)
+        raise OptionError(f"instruction=: it fills the {files.context} positions of {files.name}. Shorten it.")
     if options.top_genes is not None and options.top_genes > room:
-        msg = (
+        raise OptionError(
             f"top_genes={options.top_genes}: {files.name} has {files.context} positions and the instruction takes "
             f"{layout.frame.overhead}. At most {room} genes fit."
         )
-        raise OptionError(msg)
     top_genes, limited_by = _fewest_genes(options, room, n_panel)
     return ReadoutPlan(files, layout, _layers(options, files), top_genes, limited_by)
 
@@ -333,8 +327,7 @@ def _layers(options: SequenceOptions, files: ModelFiles) -> tuple[int, ...]:
     named = tuple(options.layers or ((1, last) if files.name == MINILM else (last,)))
     layers = tuple(last if layer == -1 else layer for layer in named)
     if len(set(layers)) < len(layers) or not all(1 <= layer <= last for layer in layers):
-        msg = f"layers={list(named)}: {files.name} has layers 1 to {last}; name each once."
-        raise OptionError(msg)
+        raise OptionError(f"layers={list(named)}: {files.name} has layers 1 to {last}; name each once.")
     return layers
 
 

@@ -29,8 +29,6 @@ from scstore.heads.rows import Array, Rows, fetch, iter_raw_blocks
 from scstore.heads.scores import held_out_scores
 from scstore.heads.training import log_softmax
 
-__all__ = ["KIND", "AcrossGenesHead", "ConfidenceRejection"]
-
 KIND = "across-genes"  # name of the head among the others
 SAMPLE = 20_000  # cells that the mixture is fitted to, and that are held out for calibration, at most
 MIN_CELLS = 50  # fewest new cells that can form groups

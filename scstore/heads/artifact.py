@@ -15,10 +15,8 @@ from scstore.heads.rows import Array
 from scstore.sealed import FolderKind, read_sealed_folder, write_sealed_folder
 from scstore.untrusted.safetensors import WEIGHTS_LIMIT
 
-__all__ = ["HEAD", "AnyHead", "join_arrays", "load_head", "save_head", "split_arrays"]
-
+# A head that can be saved and loaded.
 AnyHead = FusedHead | AcrossGenesHead
-"""A head that can be saved and loaded."""
 
 HEAD = FolderKind("head", "head.json", "weights.safetensors", "scstore fit")
 ARRAY = "$array"  # key of an object that stands for an array

@@ -18,19 +18,6 @@ from scstore.heads.rows import Array, Rows, is_lazy, iter_blocks
 from scstore.heads.training import one_blas_thread
 from scstore.options import did_you_mean
 
-__all__ = [
-    "JSON",
-    "RowClassifier",
-    "State",
-    "check_choice",
-    "check_positive",
-    "class_weights",
-    "damaged",
-    "require",
-    "seeded",
-    "take_array",
-]
-
 JSON = Any  # a JSON value
 State = dict[str, Any]  # a fitted part as nested JSON values and arrays
 PREDICT_BYTES = 1 << 23  # bytes of float32 in a block of a prediction; it is widened to float64
@@ -47,8 +34,8 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
     classes_: Array
     n_features_in_: int
 
+    # Whether predictions are small products, better left on one thread.
     _ONE_THREAD: ClassVar[bool] = True
-    """Whether predictions are small products, better left on one thread."""
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -119,17 +106,15 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
         rows: Rows = X
         n, width = rows.shape
         if reset and (n == 0 or width == 0):
-            msg = f"X: {n} sample(s) of {width} feature(s). Give rows to learn from."
-            raise LabelsError(msg)
+            raise LabelsError(f"X: {n} sample(s) of {width} feature(s). Give rows to learn from.")
         if reset:
             self.n_features_in_ = width
             self.__dict__.pop("feature_names_in_", None)
         elif width != self.n_features_in_:
-            msg = (
+            raise FeatureSpaceError(
                 f"X has {width} features, but {type(self).__name__} is expecting {self.n_features_in_} features as "
                 f"input. Give it the view that it was trained on."
             )
-            raise FeatureSpaceError(msg)
         return rows
 
     def _state(self) -> State:
@@ -201,13 +186,11 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """Refuse a value that is not among the choices."""
     if value not in choices:
         suggestion = did_you_mean(str(value), choices, form=f"{name}='{{}}'")
-        msg = f"{name}={value!r}: must be one of {', '.join(choices)}.{suggestion}"
-        raise OptionError(msg)
+        raise OptionError(f"{name}={value!r}: must be one of {', '.join(choices)}.{suggestion}")
 
 
 def check_positive(**options: float) -> None:
     """Refuse options that are not positive, finite numbers."""
     for name, value in options.items():
         if isinstance(value, bool) or not np.isreal(value) or not 0 < value < np.inf:
-            msg = f"{name}={value!r}: must be a positive number."
-            raise OptionError(msg)
+            raise OptionError(f"{name}={value!r}: must be a positive number.")

@@ -12,8 +12,6 @@ from scipy.special import logsumexp
 from scstore.heads.rows import Array
 from scstore.heads.training import log_softmax
 
-__all__ = ["Fusion", "fit_fusion", "fit_temperature"]
-
 HOTTEST = 50.0  # temperatures are sought from 1/50 to 50
 
 

@@ -24,8 +24,6 @@ from scstore.heads.rows import Array, Rows, RowSubset, as_rows, read
 from scstore.heads.scores import held_out_scores
 from scstore.options import did_you_mean
 
-__all__ = ["HEADS", "FusedHead"]
-
 HEADS: dict[str, type[RowClassifier]] = {"knn": KNNHead, "linear": LinearHead, "mlp": MLPHead}
 
 # Parameters of the constructor, all of them saved.
@@ -133,11 +131,9 @@ class FusedHead:
             msg = f"params: a {kind} head has no {', '.join(unknown)}. It has {', '.join(known)}.{suggestion}"
             raise OptionError(msg)
         if n_folds < 2:
-            msg = f"n_folds={n_folds!r}: must be at least 2."
-            raise OptionError(msg)
+            raise OptionError(f"n_folds={n_folds!r}: must be at least 2.")
         if not 0 <= prior_adjustment <= 1:
-            msg = f"prior_adjustment={prior_adjustment!r}: must be between 0 and 1."
-            raise OptionError(msg)
+            raise OptionError(f"prior_adjustment={prior_adjustment!r}: must be between 0 and 1.")
         check_positive(n_genes=n_genes, n_components=n_components)
         self.kind = kind
         self.params = given
@@ -397,8 +393,7 @@ def _count_cells(rows: Mapping[str, Rows]) -> int:
     """Return the number of cells; refuse views that differ in it."""
     lengths = {name: view.shape[0] for name, view in rows.items()}
     if not lengths:
-        msg = "views: none given. Name at least one view to learn from."
-        raise OptionError(msg)
+        raise OptionError("views: none given. Name at least one view to learn from.")
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{name} {length:,}" for name, length in lengths.items())
         msg = f"The views differ in their number of cells ({counts}). Give the same cells, in the same order, in each."
@@ -413,9 +408,8 @@ def _check_gene_names(rows: Mapping[str, Rows], gene_names: Sequence[str] | None
     names = [] if gene_names is None else [str(name) for name in gene_names]
     width = rows[EXPRESSION].shape[1]
     if len(names) != width or len(set(names)) != width:
-        msg = (
+        raise GenesError(
             f"gene_names: {len(names):,} names ({len(set(names)):,} distinct) for the {width:,} columns of X. Give one "
             "distinct name per column, so that later cells can be matched to them."
         )
-        raise GenesError(msg)
     return names

@@ -12,8 +12,6 @@ from scstore.heads.base import State, require, take_array
 from scstore.heads.rejection import max_rejected
 from scstore.heads.rows import Array
 
-__all__ = ["Hierarchy", "LabelledCells", "Level", "label_cells"]
-
 
 @dataclass(frozen=True, eq=False)
 class LabelledCells:

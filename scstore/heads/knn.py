@@ -22,8 +22,6 @@ from scstore.heads.neighbour_search import (
 from scstore.heads.preprocessing import column_moments, usable_scale
 from scstore.heads.rows import MEMORY_LIMIT, Array, MappedRows, RowSubset, block_within, iter_blocks, to_dense
 
-__all__ = ["KNNHead"]
-
 METRICS = ("cosine", "euclidean")
 DTYPES = ("float32", "float16")
 PRIOR_VOTES = 0.3  # votes shared out by class frequency, so that no class ever gets a probability of 0

@@ -13,8 +13,6 @@ from scstore.cells.labels import missing_labels
 from scstore.errors import LabelsError
 from scstore.heads.rows import Array
 
-__all__ = ["Labels", "encode_labels", "stratified_folds", "stratified_part", "stratified_sample"]
-
 
 @dataclass(frozen=True)
 class Labels:
@@ -34,14 +32,11 @@ def encode_labels(y: Any, n_rows: int) -> Labels:
         check_classification_targets(values)
         classes, codes = np.unique(values, return_inverse=True)
     except TypeError as error:
-        msg = f"y: labels of mixed types cannot be sorted ({error}). Turn them all into text."
-        raise LabelsError(msg) from error
+        raise LabelsError(f"y: labels of mixed types cannot be sorted ({error}). Turn them all into text.") from error
     except ValueError as error:
-        msg = f"y: {error} Labels must be names or whole numbers, not measurements."
-        raise LabelsError(msg) from error
+        raise LabelsError(f"y: {error} Labels must be names or whole numbers, not measurements.") from error
     if len(classes) < 2:
-        msg = f"y: there is one class only ({classes[0]!r}). Give cells of at least two classes."
-        raise LabelsError(msg)
+        raise LabelsError(f"y: there is one class only ({classes[0]!r}). Give cells of at least two classes.")
     if classes.dtype.kind == "O" and all(isinstance(label, str) for label in classes):
         classes = np.array(classes.tolist())
     return Labels(classes, codes.astype(np.int64))
@@ -49,19 +44,16 @@ def encode_labels(y: Any, n_rows: int) -> Labels:
 
 def _check_labels(y: Any, n_rows: int) -> Array:
     if y is None:
-        msg = "fit requires y to be passed, but the target y is None: give one label per cell."
-        raise LabelsError(msg)
+        raise LabelsError("fit requires y to be passed, but the target y is None: give one label per cell.")
     values: Array = column_or_1d(y, warn=True)
     if len(values) != n_rows:
-        msg = f"y: {len(values):,} labels for {n_rows:,} cells. Give exactly one label per cell."
-        raise LabelsError(msg)
+        raise LabelsError(f"y: {len(values):,} labels for {n_rows:,} cells. Give exactly one label per cell.")
     if (missing := missing_labels(values)).any():
         first = int(np.argmax(missing))
-        msg = (
+        raise LabelsError(
             f"y: {int(missing.sum()):,} of {n_rows:,} labels are missing (first: row {first:,}). Leave those cells out "
             "of training, or label them."
         )
-        raise LabelsError(msg)
     return values
 
 

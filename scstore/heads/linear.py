@@ -33,8 +33,6 @@ from scstore.heads.training import (
     shuffled_batches,
 )
 
-__all__ = ["LinearHead"]
-
 MAX_ITERATIONS = 500
 CHUNK = 4096  # rows of one product in the exact fit: so many go to a thread, and their logits are small beside the rows
 BATCH_ROWS = 128

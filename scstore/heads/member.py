@@ -10,10 +10,8 @@ from scstore.heads.base import RowClassifier, State, require
 from scstore.heads.preprocessing import ExpressionReducer
 from scstore.heads.rows import Array, ConcatRows, Rows
 
-__all__ = ["EXPRESSION", "Member", "concat_views"]
-
+# The view that passes through an :class:`~scstore.heads.preprocessing.ExpressionReducer`.
 EXPRESSION = "X"
-"""The view that passes through an :class:`~scstore.heads.preprocessing.ExpressionReducer`."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from scstore.heads.preprocessing import fit_scaling
 from scstore.heads.rows import MEMORY_LIMIT, Array, Rows, RowSubset, block_within, fits, iter_blocks, materialise
 from scstore.heads.training import Adam, cross_entropy, log_softmax, n_batches, one_blas_thread, shuffled_batches
 
-__all__ = ["MLPHead"]
-
 ROUND_STEPS = 20  # steps of a round, after which the held-out loss is measured, where a pass is shorter than that
 LONGEST_ROUND = 2000  # steps of a round where a pass is longer: a million cells need not be seen twenty times over
 HELD_OUT_ROWS = 10_000  # held-out rows at most; more would not rank the rounds more surely
@@ -134,14 +132,11 @@ class MLPHead(RowClassifier):
     def _check_options(self) -> None:
         sizes = list(self.hidden)
         if not 1 <= len(sizes) <= 2 or not all(isinstance(size, int | np.integer) and size > 0 for size in sizes):
-            msg = f"hidden={self.hidden!r}: give the width of one or two hidden layers, such as (128,)."
-            raise OptionError(msg)
+            raise OptionError(f"hidden={self.hidden!r}: give the width of one or two hidden layers, such as (128,).")
         if not 0 < self.validation_fraction < 1:
-            msg = f"validation_fraction={self.validation_fraction!r}: must lie between 0 and 1."
-            raise OptionError(msg)
+            raise OptionError(f"validation_fraction={self.validation_fraction!r}: must lie between 0 and 1.")
         if not 0 <= self.weight_decay < np.inf:
-            msg = f"weight_decay={self.weight_decay!r}: must be 0 or more."
-            raise OptionError(msg)
+            raise OptionError(f"weight_decay={self.weight_decay!r}: must be 0 or more.")
         names = ("learning_rate", "batch_rows", "epochs", "patience", "memory_limit")
         check_positive(**{name: getattr(self, name) for name in names})
 

@@ -14,23 +14,6 @@ from sklearn.decomposition import PCA
 from scstore.heads.rows import BLOCK_BYTES, Array, MappedRows, Rows, RowSubset, iter_blocks, materialise, read, to_dense
 from scstore.heads.training import in_threads, no_spinning
 
-__all__ = [
-    "EXACT_BELOW",
-    "FARTHEST",
-    "FEWEST",
-    "WIDTHS",
-    "ApproximateIndex",
-    "HeldOut",
-    "MeasuredRecall",
-    "build_index",
-    "centre_of",
-    "cosine_distances_to",
-    "nearest",
-    "nearest_prepared",
-    "unit_rows",
-    "unit_view",
-]
-
 EXACT_BELOW = 50_000  # rows below which an exact search answers as quickly as an approximate one
 FEWEST = 100  # rows below which nothing can be held out to measure recall on
 WIDTHS = (16, 32, 48, 64, 96, 128, 192, 256)  # numbers of principal components to choose from

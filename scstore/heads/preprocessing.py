@@ -26,8 +26,6 @@ from scstore.heads.rows import (
 )
 from scstore.heads.training import one_blas_thread
 
-__all__ = ["ExpressionReducer", "Scaling", "column_moments", "fit_scaling", "usable_scale"]
-
 # Bytes of a block of expression as if it were dense; it is sparse and takes about a tenth.
 EXPRESSION_BLOCK_BYTES = 1 << 27
 

@@ -16,18 +16,6 @@ from scstore.heads.preprocessing import usable_scale
 from scstore.heads.rows import Array, Rows, iter_blocks, read, widest
 from scstore.heads.training import one_blas_thread
 
-__all__ = [
-    "KEEP",
-    "RULES",
-    "Distances",
-    "Rejection",
-    "Thresholds",
-    "check_keep",
-    "fit_distances",
-    "fit_rejection",
-    "max_rejected",
-]
-
 RULES = ("none", "confidence", "distance", "both")  # reasons that turn a label into ``unassigned``
 KEEP = 0.95  # fraction of correctly labelled held-out cells that keep their label by default
 UNIT = 0.95  # quantile of a class's held-out distances that is a novelty of 1

@@ -15,28 +15,6 @@ from scipy import sparse
 
 from scstore.errors import CellsError, OptionError
 
-__all__ = [
-    "BLOCK_BYTES",
-    "MEMORY_LIMIT",
-    "Array",
-    "ConcatRows",
-    "MappedRows",
-    "RowSubset",
-    "Rows",
-    "StackedRows",
-    "as_rows",
-    "block_within",
-    "fetch",
-    "fits",
-    "is_lazy",
-    "iter_blocks",
-    "iter_raw_blocks",
-    "materialise",
-    "read",
-    "to_dense",
-    "widest",
-]
-
 Array = NDArray[Any]
 
 MEMORY_LIMIT = 1 << 30  # default bytes of float32 that a head may hold of its training rows
@@ -74,8 +52,7 @@ def as_rows(view: Any, name: str) -> Rows:
         rows = np.asarray(rows)
     kind = getattr(getattr(rows, "dtype", None), "kind", "f")
     if len(rows.shape) != 2 or kind not in "fiub":
-        msg = f"View {name}: shape {rows.shape}. Give a matrix of numbers (cells × columns)."
-        raise CellsError(msg)
+        raise CellsError(f"View {name}: shape {rows.shape}. Give a matrix of numbers (cells × columns).")
     return rows
 
 
@@ -123,11 +100,10 @@ def read(rows: Rows, key: slice | Array) -> Array:
     if not np.all(finite):
         place = int(np.flatnonzero(~np.asarray(finite))[0])
         row = int(np.arange(rows.shape[0])[key][place])
-        msg = (
+        raise CellsError(
             f"Row {_origin(rows, row):,} of the features (counted from 0) holds NaN, infinity or a value too large for "
             f"float32. Leave those cells out, or extract them again."
         )
-        raise CellsError(msg)
     return block
 
 
@@ -173,8 +149,7 @@ class RowSubset:
         index = np.asarray(index)
         whole = index.ndim == 1 and (index.dtype.kind in "iu" or not index.size)
         if not whole or (index.size and (index.min() < 0 or index.max() >= rows.shape[0])):
-            msg = f"index: must be one-dimensional, with whole row numbers from 0 to {rows.shape[0] - 1}."
-            raise OptionError(msg)
+            raise OptionError(f"index: must be one-dimensional, with whole row numbers from 0 to {rows.shape[0] - 1}.")
         self.below = (rows,)
         self.index = index.astype(np.int64)
         self.shape = len(self.index), rows.shape[1]
@@ -204,8 +179,7 @@ class ConcatRows:
     def __init__(self, parts: Sequence[Rows]) -> None:
         lengths = sorted({part.shape[0] for part in parts})
         if len(lengths) != 1:
-            msg = f"parts: views to join must have the same number of rows; these have {lengths}."
-            raise OptionError(msg)
+            raise OptionError(f"parts: views to join must have the same number of rows; these have {lengths}.")
         self.below = tuple(parts)
         self.shape = lengths[0], sum(part.shape[1] for part in parts)
 
@@ -219,8 +193,7 @@ class StackedRows:
     def __init__(self, parts: Sequence[Rows]) -> None:
         widths = sorted({part.shape[1] for part in parts})
         if len(widths) != 1:
-            msg = f"parts: matrices to stack must have the same number of columns; these have {widths}."
-            raise OptionError(msg)
+            raise OptionError(f"parts: matrices to stack must have the same number of columns; these have {widths}.")
         self.parts = tuple(parts)
         self.shape = sum(part.shape[0] for part in parts), widths[0]
 

@@ -10,18 +10,6 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc
 
 from scstore.heads.rows import Array
 
-__all__ = [
-    "METRICS",
-    "expected_calibration_error",
-    "held_out_scores",
-    "label_scores",
-    "negative_log_likelihood",
-    "prediction_scores",
-    "reliability",
-    "scores_by_class",
-    "widen",
-]
-
 # Names of what :func:`prediction_scores` gives, in the order of a table.
 METRICS = ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "auroc", "ece")
 BINS = 15  # equally wide bins of confidence

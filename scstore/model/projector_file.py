@@ -20,7 +20,6 @@ from scstore.spec import differences, fingerprint
 if TYPE_CHECKING:
     from scstore.model.trained_projector import TrainedProjector
 
-__all__ = ["PROJECTOR", "ProjectorFile", "check_projector_output", "load_projector", "save_projector"]
 
 PROJECTOR = FolderKind("projector", "projector.json", "projector.safetensors", "scstore align")
 
@@ -83,12 +82,11 @@ class ProjectorFile:
     def check_fits(self, found: Mapping[str, Any], *, path: str) -> None:
         """Raise FeatureSpaceError, with all fields that differ, where the extraction's side of ``fits`` is another."""
         if fields := differences(self.fits, found):
-            msg = (
+            raise FeatureSpaceError(
                 f"projector={path!r}: it was trained for another input than this extraction's (trained → here):\n  "
                 + "\n  ".join(fields)
                 + "\nGive the options it was trained with, or train one for these: scstore align."
             )
-            raise FeatureSpaceError(msg)
 
 
 def save_projector(projector: ProjectorFile, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:

@@ -21,13 +21,10 @@ try:
     import torch
     from torch.nn.functional import embedding
 except ImportError as error:
-    needs = "Running a language model"
-    raise MissingExtraError(needs, "extract") from error
+    raise MissingExtraError("Running a language model", "extract") from error
 
 if TYPE_CHECKING:
     from scstore.model.loading import Backbone
-
-__all__ = ["Gathered", "Readout"]
 
 
 class Readout:
@@ -142,11 +139,10 @@ class Gathered:
             pooled = self._readout.run(assemble(cells))
         except torch.OutOfMemoryError as error:
             if len(cells) == 1:
-                msg = (
+                raise FaultError(
                     "The device's memory does not hold a single cell's pass. Use fewer genes (top_genes=, panel=), "
                     "fewer layers (layers=), or a device with more memory."
-                )
-                raise FaultError(msg) from error
+                ) from error
             pooled = None
         if pooled is None:  # outside the handler, which would keep the failed pass's tensors alive
             torch.cuda.empty_cache()

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from scstore.model.loading import Backbone, ModelFiles
 
-__all__ = ["INSTRUCTION", "Layout", "make_layout"]
 
 INSTRUCTION = "what is the cell type of this given embedding?"
 
@@ -64,8 +63,7 @@ def make_layout(
 def _readout_id(files: ModelFiles, tokenizer: Any, token: str | None) -> int:
     if token is None:
         if tokenizer.eos_token_id is None:
-            msg = f"{files.name} has no end-of-sequence token: name its readout token with readout_token=."
-            raise OptionError(msg)
+            raise OptionError(f"{files.name} has no end-of-sequence token: name its readout token with readout_token=.")
         return int(tokenizer.eos_token_id)
     ids = tokenizer(token, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:

@@ -16,13 +16,10 @@ from scstore.tokens.sentences import write_sentences
 try:
     import torch
 except ImportError as error:
-    needs = "Encoding texts with a model"
-    raise MissingExtraError(needs, "extract") from error
+    raise MissingExtraError("Encoding texts with a model", "extract") from error
 
 if TYPE_CHECKING:
     from scstore.model.loading import Backbone
-
-__all__ = ["HuggingFaceEncoder", "SentenceEncoder"]
 
 
 class HuggingFaceEncoder:

@@ -20,14 +20,12 @@ try:
     from torch import nn
     from torch.nn.functional import linear, silu
 except ImportError as error:
-    needs = "Training a projector"
-    raise MissingExtraError(needs, "extract") from error
+    raise MissingExtraError("Training a projector", "extract") from error
 
-__all__ = ["STARTS", "TrainedProjector"]
 
+# ``aligned``: the closed form plus a learned correction, norm matched; ``none``: the learned layers alone, on the
+# gene vectors as they are, which is the papers'.
 STARTS = ("aligned", "none")
-"""``aligned``: the closed form plus a learned correction, norm matched; ``none``: the learned layers alone, on the gene
-vectors as they are, which is the papers'."""
 
 
 class TrainedProjector(nn.Module):
