@@ -24,8 +24,6 @@ from scstore.panels.joined_genes import JoinedGenes, join_genes
 from scstore.panels.panel import Panel, save_panel
 from scstore.progress import Reporter
 
-__all__ = ["DEFAULT_N_GENES", "panel"]
-
 DEFAULT_N_GENES = 200
 
 

@@ -15,13 +15,11 @@ from scstore.escaping import show_some
 from scstore.panels.inputs import PanelInput
 from scstore.progress import Reporter
 
-__all__ = ["Design", "cells_seen", "compare", "design"]
-
+# Minimum cells per label within a group: a gene of a single cell would have an infinite F.
 MIN_CELLS = 2
-"""Minimum cells per label within a group: a gene of a single cell would have an infinite F."""
 
+# Minimum cells of a group without labels: fewer give no variance to speak of.
 MIN_GROUP_CELLS = 10
-"""Minimum cells of a group without labels: fewer give no variance to speak of."""
 
 Column = Sequence[str | None]
 
@@ -118,8 +116,7 @@ def design(labels: Column | None, groups: Column | None = None, *, n_cells: int,
     if not used and by_labels:
         most = max(n_labels.values(), default=0)
         within = "" if groups is None else " within one group"
-        msg = f"{source}: {most} label(s) have two cells or more{within}. A panel separates at least two."
-        raise LabelsError(msg)
+        raise LabelsError(f"{source}: {most} label(s) have two cells or more{within}. A panel separates at least two.")
     if not used:
         msg = f"{source}: no group has {MIN_GROUP_CELLS} cells or more, too few to score genes without labels."
         raise LabelsError(msg)

@@ -15,12 +15,10 @@ from scstore.panels.inputs import PanelInput
 from scstore.panels.joined_genes import JoinedGenes
 from scstore.progress import Reporter
 
-__all__ = ["GeneScore", "ScoredGenes", "score_genes", "take_in_turn"]
-
 Scores = NDArray[np.float64]
 
+# Memory for sums per class and gene; where they need more, the cells are read several times, some genes at a time.
 SUMS_BYTES = 1 << 30
-"""Memory for sums per class and gene; where they need more, the cells are read several times, some genes at a time."""
 
 
 class GeneScore:

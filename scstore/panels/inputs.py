@@ -25,8 +25,6 @@ from scstore.genes.matching import gene_names
 from scstore.genes.orthologs import RenamedGenes, Translation, rename_by_orthologs, translate_to_one
 from scstore.progress import Reporter
 
-__all__ = ["PanelInput", "check_ids", "open_inputs"]
-
 
 @dataclass(frozen=True, eq=False)
 class PanelInput:
@@ -131,10 +129,9 @@ def check_ids(inputs: Sequence[PanelInput]) -> None:
     """
     counts = Counter(str(name) for one in inputs for name in one.cells.obs.index)
     if repeated := [name for name, n in counts.items() if n > 1]:
-        msg = (
+        raise CellsError(
             f"{', '.join(one.name for one in inputs)}: cell ids occur in more than one of them: "
             f"{show_some(repeated)} ({len(repeated):,} in all). The panel remembers by their ids the cells whose "
             "labels it saw. Make them unique, or put an obs column (sample, batch, …) before every id with "
             "id_prefix_from=, here and in scstore extract."
         )
-        raise CellsError(msg)

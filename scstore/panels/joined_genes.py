@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from scstore.genes.matching import ENSEMBL_ID
 from scstore.genes.table import unique_names
 
-__all__ = ["JoinedGenes", "join_genes"]
-
+# Number of an input, number of a gene in it.
 Member = tuple[int, int]
-"""Number of an input, number of a gene in it."""
 
 
 class _Gene(NamedTuple):

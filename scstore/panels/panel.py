@@ -20,8 +20,6 @@ from scstore import fsio
 from scstore.sealed import FileKind, read_sealed_file, write_sealed_file
 from scstore.spec import canonical_json
 
-__all__ = ["Panel", "load_panel", "save_panel"]
-
 KIND = FileKind("panel", "panel", "scstore panel")
 COLUMNS = ("symbol", "ensembl_id")
 

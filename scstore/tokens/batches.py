@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 
 from scstore.tokens.ranking import RankedCells
 
-__all__ = ["POOLINGS", "Batch", "Frame", "assemble", "plan_batches"]
-
+# ``last``: hidden state at the readout token (the papers'); ``mean`` over the gene positions; ``wmean``: the same,
+# weighted by expression.
 POOLINGS = ("last", "mean", "wmean")
-"""``last``: hidden state at the readout token (the papers'); ``mean`` over the gene positions; ``wmean``: the same,
-weighted by expression."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,8 @@ from scstore.genes.table import GeneTable
 from scstore.genes.vectors import whiten
 from scstore.tokens.ranking import RankedCells
 
-__all__ = ["COMPANIONS", "companion_vectors", "weighted_means"]
-
+# Views that need no readout; ``genept_s`` (:mod:`scstore.tokens.sentences`) has no gene vectors.
 COMPANIONS = ("genept", "genept_random", "genept_w", "genept_s")
-"""Views that need no readout; ``genept_s`` (:mod:`scstore.tokens.sentences`) has no gene vectors."""
 
 
 def companion_vectors(

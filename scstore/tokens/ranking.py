@@ -14,18 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-__all__ = [
-    "RankedCells",
-    "count_genes",
-    "drop_genes",
-    "expressed_genes",
-    "join_cells",
-    "rank_genes",
-    "reordered",
-    "shuffled_order",
-    "take_cells",
-]
-
 
 @dataclass(frozen=True)
 class RankedCells:

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from scstore.tokens.ranking import RankedCells
 
-__all__ = ["Sentences", "write_sentences"]
-
 
 @dataclass(frozen=True)
 class Sentences:
