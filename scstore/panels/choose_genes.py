@@ -13,13 +13,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore import fsio
+from scstore.cells.expression import find_expression
 from scstore.cells.labels import MISSING_LABELS, MissingLabels
+from scstore.cells.opening import open_cells
 from scstore.cells.options import AllowFractional, CellSource, Expression, IdPrefixFrom, Slot, SumDuplicateGenes
 from scstore.errors import GenesError, OptionError
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.panels.comparison import cells_seen, compare
 from scstore.panels.gene_scores import ScoredGenes, score_genes
-from scstore.panels.inputs import PanelInput, check_ids, open_inputs
+from scstore.panels.inputs import PanelInput, check_ids, name_genes
 from scstore.panels.joined_genes import JoinedGenes, join_genes
 from scstore.panels.panel import Panel, save_panel
 from scstore.progress import Reporter
@@ -89,18 +91,23 @@ def panel(
     >>> scstore.panel("cells.h5ad", "panels/blood.h5ad", label="cell_type")  # doctest: +SKIP
     """
     sources = [cells] if isinstance(cells, str | os.PathLike | anndata.AnnData) else list(cells)
-    _check_options(sources, label, label_free=label_free, organism=organism, orthologs=orthologs)
+    if not sources:
+        raise OptionError("There are no cells: name one input or more.")
+    if label_free == (label is not None):
+        raise OptionError("Give either label=, a column of labels, or label_free=True, to choose genes without labels.")
+    if organism is not None and orthologs is None:
+        raise OptionError(f"organism={organism!r} has an effect with orthologs= only. Give both, or leave it out.")
     fsio.check_output(output, overwrite=overwrite)
     progress = progress or Reporter()
     with ExitStack() as stack:
-        inputs = open_inputs(
-            sources,
-            stack,
-            expression=expression,
-            slot=slot,
-            allow_fractional=allow_fractional,
-            sum_duplicate_genes=sum_duplicate_genes,
-            id_prefix_from=id_prefix_from,
+        opened = [stack.enter_context(open_cells(source, id_prefix_from=id_prefix_from)) for source in sources]
+        slots = [
+            find_expression(one, expression=expression, slot=slot, allow_fractional=allow_fractional) for one in opened
+        ]
+        inputs = name_genes(
+            opened,
+            slots,
+            sum_duplicates=sum_duplicate_genes,
             orthologs=orthologs,
             organism=organism,
             progress=progress,
@@ -114,8 +121,8 @@ def panel(
         if n_genes > len(scored.order):
             where = ", ".join(one.cells.source for one in inputs)
             what = "vary in the cells" if label_free else "are expressed in the labelled cells"
-            msg = f"{where}: n_genes={n_genes}: only {len(scored.order):,} genes {what}. Give a smaller number."
-            raise GenesError(msg)
+            few = f"only {len(scored.order):,} genes {what}. Give a smaller number."
+            raise GenesError(f"{where}: n_genes={n_genes}: {few}")
         fitted = Panel(
             obs=_describe(inputs, genes, scored, scored.order[:n_genes]),
             label=label or "",
@@ -137,27 +144,6 @@ def panel(
         )
     save_panel(fitted, output, overwrite=overwrite)
     return fitted
-
-
-def _check_options(
-    sources: Sequence[CellSource],
-    label: str | None,
-    *,
-    label_free: bool,
-    organism: str | None,
-    orthologs: str | os.PathLike[str] | None,
-) -> None:
-    if not sources:
-        msg = "There are no cells: name one input or more."
-    elif label_free and label is not None:
-        msg = "label= and label_free=True exclude each other."
-    elif not label_free and label is None:
-        msg = "Name a column of labels with label=, or choose genes without labels with label_free=True."
-    elif organism is not None and orthologs is None:
-        msg = f"organism={organism!r} has an effect with orthologs= only. Give both, or leave it out."
-    else:
-        return
-    raise OptionError(msg)
 
 
 def _note_shared(genes: JoinedGenes, inputs: Sequence[PanelInput], progress: Reporter) -> None:

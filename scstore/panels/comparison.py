@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,15 +62,14 @@ def compare(
         If an input lacks the label column or has nothing to compare, or no input has the group column.
     """
     designs = []
-    have_groups = [group in one.cells.obs for one in inputs]
-    for one, has_groups in zip(inputs, have_groups, strict=True):
+    no_groups = not any(group in one.cells.obs for one in inputs)
+    for one in inputs:
         obs, source = one.cells.obs, one.cells.source
-        groups = None
-        if group is not None and (has_groups or not any(have_groups)):
+        labels = groups = None
+        if group is not None and (group in obs or no_groups):
             groups = read_labels(obs, group, missing=MISSING_VALUES, source=source)
         elif group is not None:
             progress.note(f"{one.name} has no obs column {group!r}: it counts as one group")
-        labels: Column | None = None
         if label is not None:
             labels = read_labels(obs, label, missing=missing, source=source)
             report_labels(obs, label, labels, source=one.name, progress=progress)
@@ -86,11 +86,8 @@ def compare(
 
 def cells_seen(inputs: Sequence[PanelInput], designs: Sequence[Design]) -> tuple[str, ...]:
     """Return the ids of the cells with labels that are looked at, sorted."""
-    found: list[str] = []
-    for one, own in zip(inputs, designs, strict=True):
-        if own.by_labels:
-            found.extend(map(str, one.cells.obs.index[own.seen]))
-    return tuple(sorted(found))
+    seen = [one.cells.obs.index[own.seen] for one, own in zip(inputs, designs, strict=True) if own.by_labels]
+    return tuple(sorted(str(name) for names in seen for name in names))
 
 
 def design(labels: Column | None, groups: Column | None = None, *, n_cells: int, source: str) -> Design:
@@ -104,13 +101,10 @@ def design(labels: Column | None, groups: Column | None = None, *, n_cells: int,
         If no group has two labels of two cells each; without labels, if none has ten cells.
     """
     by_labels = labels is not None
-    of_group = [""] * n_cells if groups is None else groups
-    pairs = [
-        None if value is None or group is None else (group, value)
-        for group, value in zip(of_group, [""] * n_cells if labels is None else labels, strict=True)
-    ]
+    of_group, of_label = ([""] * n_cells if column is None else column for column in (groups, labels))
+    pairs: list[Any] = list(zip(of_group, of_label, strict=True))
     least = MIN_CELLS if by_labels else MIN_GROUP_CELLS
-    enough = sorted(pair for pair, n in Counter(pairs).items() if pair is not None and n >= least)
+    enough = sorted(pair for pair, n in Counter(pairs).items() if None not in pair and n >= least)
     n_labels = Counter(group for group, _ in enough)
     used = [pair for pair in enough if not by_labels or n_labels[pair[0]] > 1]
     if not used and by_labels:
@@ -118,14 +112,13 @@ def design(labels: Column | None, groups: Column | None = None, *, n_cells: int,
         within = "" if groups is None else " within one group"
         raise LabelsError(f"{source}: {most} label(s) have two cells or more{within}. A panel separates at least two.")
     if not used:
-        msg = f"{source}: no group has {MIN_GROUP_CELLS} cells or more, too few to score genes without labels."
-        raise LabelsError(msg)
+        raise LabelsError(f"{source}: no group has {MIN_GROUP_CELLS} cells, too few to score genes without labels.")
     counted = sorted({group for group, _ in used})
     number = {pair: i for i, pair in enumerate(used)}
     return Design(
-        codes=np.array([-1 if pair is None else number.get(pair, -1) for pair in pairs], dtype=np.int64),
+        codes=np.array([number.get(pair, -1) for pair in pairs], dtype=np.int64),
         classes=tuple(np.array([number[pair] for pair in used if pair[0] == group]) for group in counted),
-        seen=np.array([pair is not None and pair[0] in counted for pair in pairs]),
-        left_out=tuple(sorted({group for group in of_group if group is not None} - set(counted))),
+        seen=np.array([None not in pair and pair[0] in counted for pair in pairs]),
+        left_out=tuple(sorted({group for group in of_group if group is not None}.difference(counted))),
         by_labels=by_labels,
     )

@@ -44,12 +44,8 @@ class GeneScore:
         sums = self._sums
         if isinstance(sums, ClassSums):
             return np.where(sums.sums.any(axis=0), sums.grouped_f_values(self._design.classes), np.nan)
-        scores = np.array(
-            [
-                excess_dropout(sums.mean(group), sums.variance(group), sums.detection(group))
-                for group in range(self._design.n_classes)
-            ]
-        )
+        groups = range(self._design.n_classes)
+        scores = np.array([excess_dropout(sums.mean(g), sums.variance(g), sums.detection(g)) for g in groups])
         scored = np.isfinite(scores)
         return np.where(scored.any(axis=0), np.where(scored, scores, 0).mean(axis=0), np.nan)
 
@@ -68,12 +64,7 @@ def score_genes(
 ) -> ScoredGenes:
     """Read every input and score its genes."""
     names = list(genes.obs.index)
-    scores = np.array(
-        [
-            genes.spread(_score(one, design, progress), i)
-            for i, (one, design) in enumerate(zip(inputs, designs, strict=True))
-        ]
-    )
+    scores = np.array([genes.spread(_score(inputs[i], own, progress), i) for i, own in enumerate(designs)])
     ranks = np.array([rank_scores(own, names) for own in scores])
     return ScoredGenes(scores, ranks, take_in_turn(ranks, names))
 
@@ -96,8 +87,7 @@ def _score(one: PanelInput, design: Design, progress: Reporter) -> Scores:
 
 def rank_scores(scores: Scores, names: Sequence[str]) -> Scores:
     """Return ranks ``(n_genes,)``: 1 for the best gene, NaN where the score is; ties in the order of unique names."""
-    order = np.lexsort((np.asarray(names, dtype=str), -np.where(np.isnan(scores), -np.inf, scores)))
-    order = order[~np.isnan(scores[order])]
+    order = np.lexsort((np.asarray(names, dtype=str), -scores))[: np.count_nonzero(~np.isnan(scores))]
     ranks = np.full(len(scores), np.nan)
     ranks[order] = np.arange(1, len(order) + 1)
     return ranks
@@ -113,5 +103,4 @@ def take_in_turn(ranks: Scores, names: Sequence[str]) -> NDArray[np.int64]:
     best = np.where(has, ranks, np.inf).min(axis=0)
     mean = np.where(has, ranks, 0).sum(axis=0) / np.maximum(has.sum(axis=0), 1)
     order = np.lexsort((np.asarray(names, dtype=str), mean, best))
-    ranked = np.asarray(has.any(axis=0))
-    return order[ranked[order]].astype(np.int64)
+    return order[: np.count_nonzero(has.any(axis=0))].astype(np.int64)

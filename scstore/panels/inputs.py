@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scstore.cells.cell_file import CellFile
-from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_rows
-from scstore.cells.opening import open_cells
-from scstore.cells.options import CellSource
+from scstore.cells.expression import ExpressionSlot, lognorm_rows
 from scstore.errors import CellsError
 from scstore.escaping import show_some
 from scstore.genes.matching import gene_names
@@ -47,76 +44,55 @@ class PanelInput:
 
         Cells are normalised over all their genes, also those without an ortholog.
         """
-        if self.renamed is None:
-            yield from lognorm_rows(self.cells, self.slot, groups=self.repeats)
-            return
-        n_genes = self.cells.slots[self.slot.slot].shape[1]
-        groups = None if self.repeats is None else self.renamed.in_input(self.repeats, n_genes)
+        groups = self.repeats
+        if groups is not None and self.renamed is not None:
+            groups = self.renamed.in_input(groups, self.cells.slots[self.slot.slot].shape[1])
         for start, block in lognorm_rows(self.cells, self.slot, groups=groups):
-            yield start, block[:, self.renamed.columns]
+            yield start, block if self.renamed is None else block[:, self.renamed.columns]
 
     @property
     def record(self) -> dict[str, Any]:
         """Its entry in the panel's record."""
+        sizes = {"n_cells": self.cells.n_cells, "n_genes": len(self.names)}
         translated = {} if self.translation is None else {"orthologs": dict(self.translation.record)}
-        return {
-            "name": self.name,
-            "n_cells": self.cells.n_cells,
-            "n_genes": len(self.names),
-            "slot": self.slot.slot,
-            **translated,
-        }
+        return {"name": self.name, **sizes, "slot": self.slot.slot, **translated}
 
 
-def open_inputs(
-    sources: Sequence[CellSource],
-    stack: ExitStack,
+def name_genes(
+    opened: Sequence[CellFile],
+    slots: Sequence[ExpressionSlot],
     *,
-    expression: str,
-    slot: str | None,
-    allow_fractional: bool,
-    sum_duplicate_genes: bool,
-    id_prefix_from: str | None,
+    sum_duplicates: bool,
     orthologs: str | os.PathLike[str] | None,
     organism: str | None,
     progress: Reporter,
 ) -> list[PanelInput]:
-    """Open the inputs; ``stack`` closes them.
+    """Name the genes of every input as those of one species.
 
     Raises
     ------
-    CellsError
-        If an input cannot be read.
     GenesError
         If gene names repeat, or the species of an input is unclear where orthologs are given.
     """
-    opened = [stack.enter_context(open_cells(source, id_prefix_from=id_prefix_from)) for source in sources]
-    slots = [
-        find_expression(cells, expression=expression, slot=slot, allow_fractional=allow_fractional) for cells in opened
-    ]
     vars_ = [cells.var(found.slot) for cells, found in zip(opened, slots, strict=True)]
     translations: Sequence[Translation | None] = [None] * len(opened)
     if orthologs is not None:
         translations = translate_to_one(
             orthologs, vars_, organism=organism, sources=[cells.source for cells in opened], progress=progress
         )
+    files = [Path(cells.source).name for cells in opened]
     inputs = []
-    for name, cells, found, var, translation in zip(_names(opened), opened, slots, vars_, translations, strict=True):
+    for i, (cells, found, var, translation) in enumerate(zip(opened, slots, vars_, translations, strict=True)):
+        name = files[i] if files.count(files[i]) == 1 else f"{files[i]} {files[: i + 1].count(files[i])}"
         progress.note(f"cells: {name}: {cells.n_cells:,} cells × {len(var):,} genes, {found.kind} from {found.slot}")
         renamed = None
         if translation is not None:
             renamed = rename_by_orthologs(var, translation, source=cells.source)
             progress.note(f"{name}: {renamed.report}")
-        names, repeats = gene_names(
-            var if renamed is None else renamed.var, sum_duplicates=sum_duplicate_genes, source=cells.source
-        )
+            var = renamed.var
+        names, repeats = gene_names(var, sum_duplicates=sum_duplicates, source=cells.source)
         inputs.append(PanelInput(name, cells, found, names, repeats, renamed, translation))
     return inputs
-
-
-def _names(opened: Sequence[CellFile]) -> list[str]:
-    files = [Path(cells.source).name for cells in opened]
-    return [file if files.count(file) == 1 else f"{file} {files[: i + 1].count(file)}" for i, file in enumerate(files)]
 
 
 def check_ids(inputs: Sequence[PanelInput]) -> None:
@@ -131,7 +107,6 @@ def check_ids(inputs: Sequence[PanelInput]) -> None:
     if repeated := [name for name, n in counts.items() if n > 1]:
         raise CellsError(
             f"{', '.join(one.name for one in inputs)}: cell ids occur in more than one of them: "
-            f"{show_some(repeated)} ({len(repeated):,} in all). The panel remembers by their ids the cells whose "
-            "labels it saw. Make them unique, or put an obs column (sample, batch, …) before every id with "
-            "id_prefix_from=, here and in scstore extract."
+            f"{show_some(repeated)} ({len(repeated):,} in all). Make them unique, or put an obs column (sample, batch, "
+            "…) before every id with id_prefix_from=, here and in scstore extract."
         )

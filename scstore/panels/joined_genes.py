@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -67,15 +67,14 @@ def join_genes(inputs: Sequence[pd.DataFrame], groups: Sequence[NDArray[np.int64
         if groups is None or (repeats := groups[number]) is None or repeats[gene] == gene
     }
     clusters = {member: [member] for member in genes}
-    kinds: tuple[Callable[[_Gene], Hashable], ...] = (tuple, lambda gene: gene.ensembl_id, lambda gene: gene.symbol)
-    for kind in kinds:
-        named: dict[Any, list[Member]] = defaultdict(list)
+    for columns in ((0, 1, 2), (2,), (1,)):  # all names, Ensembl id, symbol
+        named: dict[tuple[str, ...], list[Member]] = defaultdict(list)
         for member, gene in genes.items():
-            if key := kind(gene):
+            if any(key := tuple(gene[column] for column in columns)):
                 named[key].append(member)
         for _, same in sorted(named.items()):
             _merge(clusters, same)
-    distinct = list({id(cluster): cluster for cluster in clusters.values()}.values())
+    distinct = {id(cluster): cluster for cluster in clusters.values()}.values()
     found = [(_agreed([genes[member] for member in cluster]), cluster) for cluster in distinct]
     found.sort(key=lambda pair: pair[0])
     rows = tuple(np.full(len(names), -1, dtype=np.int64) for names in inputs)
@@ -109,10 +108,6 @@ def _agreed(own: Sequence[_Gene]) -> _Gene:
 def _frame(genes: Sequence[_Gene]) -> pd.DataFrame:
     """Return rows of the genes; names that repeat get the Ensembl id, else a number."""
     repeated = {name for name, n in Counter(gene.name for gene in genes).items() if n > 1}
-    names = [
-        f"{gene.name} ({gene.ensembl_id})" if gene.name in repeated and gene.ensembl_id else gene.name for gene in genes
-    ]
-    return pd.DataFrame(
-        {"symbol": [gene.symbol for gene in genes], "ensembl_id": [gene.ensembl_id for gene in genes]},
-        index=pd.Index(unique_names(names), name="gene", dtype=object),
-    )
+    names = [f"{one.name} ({one.ensembl_id})" if one.name in repeated and one.ensembl_id else one.name for one in genes]
+    index = pd.Index(unique_names(names), name="gene", dtype=object)
+    return pd.DataFrame(genes, columns=_Gene._fields, index=index).drop(columns="name")
