@@ -98,3 +98,9 @@ def test_every_error_has_a_kind_an_exit_code_and_a_parent() -> None:
     assert all(issubclass(kind, errors.ScstoreError) and kind.__name__ in (errors.__doc__ or "") for kind in kinds)
     assert all(kind.exit_code == (2 if issubclass(kind, errors.InputError) else 1) for kind in kinds)
     assert len({kind.kind for kind in kinds}) == len(kinds)
+
+
+def test_the_docs_list_every_public_name() -> None:
+    page = (ROOT / "docs" / "python.md").read_text()
+    table = {name for line in page.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line[:60])}
+    assert set(scstore.__all__) <= table
