@@ -13,22 +13,14 @@ import pandas as pd
 import zarr
 
 from scstore.cells.cell_file import Opened
-from scstore.cells.matrices import RowMatrix, compressed_columns, compressed_rows, dense_rows, is_numeric
+from scstore.cells.matrices import RowMatrix, dense_rows, is_numeric, open_compressed
 from scstore.errors import CellsError, NewerFormatError
 from scstore.escaping import show
 from scstore.untrusted.guards import Guard, damaged, reading
 
 # Newest version of each AnnData encoding that is read here.
-UNDERSTOOD = {
-    "anndata": "0.1.0",
-    "raw": "0.1.0",
-    "dict": "0.1.0",
-    "null": "0.1.0",
-    "array": "0.2.0",
-    "csr_matrix": "0.1.0",
-    "csc_matrix": "0.1.0",
-    "dataframe": "0.2.0",
-}
+UNDERSTOOD = dict.fromkeys(("anndata", "raw", "dict", "null", "csr_matrix", "csc_matrix"), "0.1.0")
+UNDERSTOOD |= dict.fromkeys(("array", "dataframe"), "0.2.0")
 
 
 def read_anndata(root: Any, *, guard: Guard) -> Opened:
@@ -43,17 +35,16 @@ def read_anndata(root: Any, *, guard: Guard) -> Opened:
     slots: dict[str, RowMatrix] = {}
     slot_vars: dict[str, pd.DataFrame] = {}
 
-    def add(slot: str, group: Any, name: str, genes: pd.DataFrame, *, needed: bool) -> None:
-        shape = (len(obs), len(genes))
-        matrix = open_matrix(guard.member(group, name), shape=shape, name=slot, guard=guard, needed=needed)
+    def add(slot: str, group: Any, name: str, genes: pd.DataFrame) -> None:
+        matrix = open_matrix(guard.member(group, name), shape=(len(obs), len(genes)), name=slot, guard=guard)
         if matrix is not None:
             slots[slot], slot_vars[slot] = matrix, genes
 
-    add("X", root, "X", var, needed=True)
+    add("X", root, "X", var)
     layers = guard.member(root, "layers")
     if isinstance(layers, (h5py.Group, zarr.Group)):
         for name in guard.names(layers):
-            add(f"layers/{name}", layers, name, var, needed=False)
+            add(f"layers/{name}", layers, name, var)
     raw, prefix = guard.member(root, "raw"), ""
     if isinstance(raw, (h5py.Group, zarr.Group)):
         _check_encoding(raw, guard.source, "raw")
@@ -61,12 +52,12 @@ def read_anndata(root: Any, *, guard: Guard) -> Opened:
         raw, prefix = root, "raw."  # as anndata before 0.7 wrote them
     raw_var = _read_frame(raw, f"{prefix}var", guard=guard)
     if raw_var is not None:
-        add("raw", raw, f"{prefix}X", raw_var, needed=True)
+        add("raw", raw, f"{prefix}X", raw_var)
     return Opened(obs, slots, slot_vars)
 
 
-def open_matrix(node: Any, *, shape: tuple[int, int], name: str, guard: Guard, needed: bool = True) -> RowMatrix | None:
-    """Open one matrix of an AnnData, dense, CSR or CSC; ``None`` for none, and for what is not one and not needed."""
+def open_matrix(node: Any, *, shape: tuple[int, int], name: str, guard: Guard) -> RowMatrix | None:
+    """Open one matrix of an AnnData, dense, CSR or CSC; ``None`` for none, and for a layer that is not one."""
     if node is None:
         return None
     encoding = _check_encoding(node, guard.source, name)
@@ -78,7 +69,7 @@ def open_matrix(node: Any, *, shape: tuple[int, int], name: str, guard: Guard, n
             return dense_rows(node, guard.source, name)
     elif encoding in ("csr_matrix", "csc_matrix"):
         return _open_sparse(node, encoding=encoding, shape=shape, name=name, guard=guard)
-    if not needed:
+    if name.startswith("layers/"):
         return None
     raise CellsError(
         f"{guard.source}: {name} is stored as {show(encoding or 'something without a name')}, which is not a matrix of "
@@ -97,8 +88,8 @@ def _open_sparse(group: Any, *, encoding: str, shape: tuple[int, int], name: str
     _check_shape(found, shape, guard.source, name)
     for part in ("indices", "data"):
         check_chunks(parts[part], guard.source)
-    opener = compressed_rows if encoding == "csr_matrix" else compressed_columns
-    return opener(**parts, shape=shape, source=guard.source, name=name)
+    by_column = encoding == "csc_matrix"
+    return open_compressed(**parts, shape=shape, by_column=by_column, source=guard.source, name=name)
 
 
 def _check_shape(found: tuple[int, ...], expected: tuple[int, int], source: str, name: str) -> None:

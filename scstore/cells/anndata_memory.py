@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -13,7 +11,7 @@ from scipy import sparse
 
 from scstore.cells.anndata_files import open_matrix
 from scstore.cells.cell_file import Opened
-from scstore.cells.matrices import RowMatrix, SlicedRows, dense_rows, is_numeric, memory_rows
+from scstore.cells.matrices import RowMatrix, SlicedRows, csr_rows, dense_rows, is_numeric
 from scstore.errors import CellsError
 from scstore.untrusted.guards import Guard
 
@@ -28,39 +26,33 @@ def open_anndata(adata: AnnData) -> Opened:
 
     Views are sliced as they are read, except views of a backed one, which anndata reads whole.
     """
-    var = adata.var.copy()
     slots: dict[str, RowMatrix] = {}
     slot_vars: dict[str, pd.DataFrame] = {}
-
-    def add(slot: str, genes: pd.DataFrame, take: Callable[[AnnData], Any], *, needed: bool) -> None:
-        rows = _open(adata, take, shape=(adata.n_obs, len(genes)), slot=slot, needed=needed)
-        if rows is not None:
+    var, raw = adata.var.copy(), None if adata.raw is None else adata.raw.var.copy()
+    layers = sorted(f"layers/{name}" for name in adata.layers if name is not None)  # anndata 0.13 lists X under None
+    for slot in ("X", *layers, "raw"):
+        genes = raw if slot == "raw" else var
+        if genes is not None and (rows := _open(adata, slot, shape=(adata.n_obs, len(genes)))) is not None:
             slots[slot], slot_vars[slot] = rows, genes
-
-    add("X", var, lambda part: part.X, needed=True)
-    for name in sorted(name for name in adata.layers if name is not None):  # anndata 0.13 lists X under None
-        add(f"layers/{name}", var, functools.partial(_layer, name=name), needed=False)
-    if adata.raw is not None:
-        add("raw", adata.raw.var.copy(), lambda part: part.raw.X, needed=True)
     return Opened(adata.obs.copy(), slots, slot_vars)
 
 
-def _layer(adata: AnnData, *, name: str) -> Any:
-    return adata.layers[name]
+def _take(adata: AnnData, slot: str) -> Any:
+    if slot == "X":
+        return adata.X
+    return adata.raw.X if slot == "raw" else adata.layers[slot.removeprefix("layers/")]
 
 
-def _open(
-    adata: AnnData, take: Callable[[AnnData], Any], *, shape: tuple[int, int], slot: str, needed: bool
-) -> RowMatrix | None:
+def _open(adata: AnnData, slot: str, *, shape: tuple[int, int]) -> RowMatrix | None:
     source = describe_anndata(adata)
     # A view copies what it is asked for: asked by runs of rows, it copies no more than that. Not so a view of a backed
     # AnnData, which anndata reads into memory and does not slice again.
     sliced = adata.is_view and not adata.isbacked and adata.n_obs > 0
-    matrix = take(adata[:1]) if sliced else take(adata)
+    matrix = _take(adata[:1] if sliced else adata, slot)
     if matrix is None:
         return None
     if not (hasattr(matrix, "dtype") and is_numeric(matrix.dtype)):
-        if not needed:
+        if slot.startswith("layers/"):
             return None
         raise CellsError(f"{source}: {slot} is a {type(matrix).__name__}, not a matrix of numbers. Put counts into it.")
     if isinstance(matrix, (CSRDataset, CSCDataset)):
@@ -68,7 +60,8 @@ def _open(
         return open_matrix(matrix.group, shape=shape, name=slot, guard=guard)
     if sparse.issparse(matrix) and (matrix.format != "csr" or not sliced):
         # by column, a run of rows costs a pass over everything: turned round once instead
-        return memory_rows(sparse.csr_matrix(take(adata)), source, slot)
+        rows = sparse.csr_matrix(_take(adata, slot))
+        return csr_rows(rows.indptr, rows.indices, rows.data, shape=shape, source=source, name=slot)
     if sliced:
-        return SlicedRows(shape, lambda start, stop: take(adata[start:stop]), source, slot)
+        return SlicedRows(shape, lambda start, stop: _take(adata[start:stop], slot).copy(), source, slot)
     return dense_rows(matrix, source, slot)

@@ -55,51 +55,9 @@ def _plain(values: Array) -> Array:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def _tidy(
-    data: Array, indices: Array, indptr: Array, *, n_columns: int, start: int, where: tuple[str, str]
-) -> sparse.csr_matrix:
-    """Return rows ``start`` and following as :meth:`RowMatrix.rows` promises."""
-    if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= n_columns):
-        place = int(np.argmax((indices < 0) | (indices >= n_columns)))
-        row = start + int(np.searchsorted(indptr, place, side="right")) - 1
-        column = int(indices[place])
-        source, name = where
-        raise damaged(source, f"{name}: row {row:,} has a value in column {column:,} of {n_columns:,} columns.")
-    if indices.dtype not in (np.int32, np.int64):
-        indices = indices.astype(np.int64)
-    rows = sparse.csr_matrix((_plain(data), indices, indptr), shape=(len(indptr) - 1, n_columns))
-    if not rows.has_canonical_format:
-        # narrow integers would wrap around in the sum
-        rows = rows.astype(np.float64 if rows.dtype.kind == "f" else np.int64)
-        rows.sum_duplicates()
-    return rows
-
-
-@dataclass(frozen=True, eq=False)
-class CompressedRows:
-    """A CSR matrix on disk or in memory; a run of rows is one slice of ``indices`` and one of ``data``."""
-
-    shape: tuple[int, int]
-    indptr: NDArray[np.integer[Any]]
-    indices: Any
-    data: Any
-    source: str
-    name: str
-
-    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """See :meth:`RowMatrix.rows`."""
-        stop = min(stop, self.shape[0])
-        low, high = int(self.indptr[start]), int(self.indptr[stop])
-        with reading(self.source, f"{self.name}, rows {start:,} to {stop:,},"):
-            data = np.array(self.data[low:high])
-            indices = np.array(self.indices[low:high])
-        pointer, where = self.indptr[start : stop + 1] - low, (self.source, self.name)
-        return _tidy(data, indices, pointer, n_columns=self.shape[1], start=start, where=where)
-
-
 @dataclass(frozen=True, eq=False)
 class SlicedRows:
-    """Anything that gives a block, dense, sparse or lazy, for ``(start, stop)``."""
+    """Anything that gives a block of its own, dense, sparse or lazy, for ``(start, stop)``."""
 
     shape: tuple[int, int]
     take: Callable[[int, int], Any]
@@ -114,9 +72,19 @@ class SlicedRows:
             block = block.compute() if hasattr(block, "compute") else block
             if not sparse.issparse(block):
                 return sparse.csr_matrix(_plain(np.asarray(block)))
-            rows = sparse.csr_matrix(block, copy=True)
-        where = (self.source, self.name)
-        return _tidy(rows.data, rows.indices, rows.indptr, n_columns=self.shape[1], start=start, where=where)
+            rows = sparse.csr_matrix(block)
+        outside = (rows.indices < 0) | (rows.indices >= self.shape[1])
+        if outside.any():
+            place = int(outside.argmax())
+            row = start + int(np.searchsorted(rows.indptr, place, side="right")) - 1
+            found = f"row {row:,} has a value in column {rows.indices[place]:,} of {self.shape[1]:,} columns"
+            raise damaged(self.source, f"{self.name}: {found}.")
+        rows = sparse.csr_matrix((_plain(rows.data), rows.indices, rows.indptr), shape=rows.shape)
+        if not rows.has_canonical_format:
+            # narrow integers would wrap around in the sum
+            rows = rows.astype(np.float64 if rows.dtype.kind == "f" else np.int64)
+            rows.sum_duplicates()
+        return rows
 
 
 def dense_rows(array: Any, source: str, name: str) -> SlicedRows:
@@ -125,26 +93,19 @@ def dense_rows(array: Any, source: str, name: str) -> SlicedRows:
     return SlicedRows(shape, lambda start, stop: array[start:stop], source, name)
 
 
-def memory_rows(matrix: sparse.csr_matrix, source: str, name: str) -> CompressedRows:
-    """Open a CSR matrix in memory, which is never changed."""
-    return CompressedRows(matrix.shape, matrix.indptr, matrix.indices, matrix.data, source, name)
+def csr_rows(
+    indptr: NDArray[np.integer[Any]], indices: Any, data: Any, *, shape: tuple[int, int], source: str, name: str
+) -> SlicedRows:
+    """Open a CSR matrix on disk or in memory; a run of rows is one slice of ``indices`` and one of ``data``."""
 
+    def take(start: int, stop: int) -> sparse.csr_matrix:
+        run = slice(int(indptr[start]), int(indptr[stop]))
+        values, columns = _plain(np.array(data[run])), np.array(indices[run])
+        return sparse.csr_matrix(
+            (values, columns, indptr[start : stop + 1] - run.start), shape=(stop - start, shape[1])
+        )
 
-@dataclass(frozen=True, eq=False)
-class SelectedColumns:
-    """Some columns of another matrix, ascending: the genes among 10x features."""
-
-    base: RowMatrix
-    columns: NDArray[np.int64]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(n_cells, n_genes)``."""
-        return self.base.shape[0], len(self.columns)
-
-    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """See :meth:`RowMatrix.rows`."""
-        return sparse.csr_matrix(self.base.rows(start, stop)[:, self.columns])
+    return SlicedRows(shape, take, source, name)
 
 
 @dataclass(eq=False)
@@ -159,7 +120,7 @@ class CompressedColumns:
     name: str
     window: int = WINDOW
     block: int = BLOCK
-    _held: tuple[int, CompressedRows] | None = field(default=None, repr=False)
+    _held: tuple[int, SlicedRows] | None = field(default=None, repr=False)
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """See :meth:`RowMatrix.rows`."""
@@ -173,7 +134,7 @@ class CompressedColumns:
         first, held = self._held
         return held.rows(start - first, stop - first)
 
-    def _read(self, first: int, last: int) -> CompressedRows:
+    def _read(self, first: int, last: int) -> SlicedRows:
         starts = np.searchsorted(self.indptr, np.arange(self.block, int(self.indptr[-1]), self.block))
         parts = [sparse.csr_matrix((last - first, 0), dtype=_plain(np.zeros(0, self.data.dtype)).dtype)]
         for low, high in pairwise(np.unique([0, *starts, self.shape[1]]).tolist()):
@@ -187,29 +148,15 @@ class CompressedColumns:
             lengths = np.concatenate([[0], np.cumsum(wanted)])[pointer - pointer[0]]
             kept = (values[wanted], cells[wanted].astype(np.int64) - first, lengths)
             parts.append(sparse.csc_matrix(kept, shape=(last - first, high - low)).tocsr())
-        return memory_rows(sparse.hstack(parts, format="csr"), self.source, self.name)
+        held = sparse.hstack(parts, format="csr")
+        return csr_rows(held.indptr, held.indices, held.data, shape=held.shape, source=self.source, name=self.name)
 
 
-def compressed_rows(
-    indptr: Any, indices: Any, data: Any, *, shape: tuple[int, int], source: str, name: str
-) -> CompressedRows:
-    """Open a CSR matrix (cells × genes) on disk; a :class:`CellsError` if its parts do not fit each other."""
-    pointer = _check_compressed(indptr, indices, data, major=shape[0], minor=shape[1], source=source, name=name)
-    return CompressedRows(shape, pointer, indices, data, source, name)
-
-
-def compressed_columns(
-    indptr: Any, indices: Any, data: Any, *, shape: tuple[int, int], source: str, name: str
-) -> CompressedColumns:
-    """Open a CSC matrix (cells × genes) on disk, as :func:`compressed_rows`."""
-    pointer = _check_compressed(indptr, indices, data, major=shape[1], minor=shape[0], source=source, name=name)
-    return CompressedColumns(shape, pointer, indices, data, source, name)
-
-
-def _check_compressed(
-    indptr: Any, indices: Any, data: Any, *, major: int, minor: int, source: str, name: str
-) -> NDArray[np.int64]:
-    """Check that the arrays of a compressed matrix fit each other, and return the ``(major + 1,)`` index pointer."""
+def open_compressed(
+    indptr: Any, indices: Any, data: Any, *, shape: tuple[int, int], by_column: bool = False, source: str, name: str
+) -> RowMatrix:
+    """Open a CSR or CSC matrix (cells × genes) on disk; a :class:`CellsError` if its parts do not fit each other."""
+    major, minor = reversed(shape) if by_column else shape
     for part, array, kind in (("indptr", indptr, "iu"), ("indices", indices, "iu"), ("data", data, "buif")):
         if array.ndim != 1 or array.dtype.kind not in kind:
             raise damaged(source, f"{name}/{part} is of type {array.dtype} with {array.ndim} dimensions.")
@@ -225,4 +172,6 @@ def _check_compressed(
         wanted = f"{n_values:,} values in {major:,} runs of at most {minor:,}"
         found = f"it has {indptr.shape[0]:,} entries, and indices {indices.shape[0]:,}"
         raise damaged(source, f"{name}/indptr does not describe {wanted}: {found}.")
-    return pointer
+    if by_column:
+        return CompressedColumns(shape, pointer, indices, data, source, name)
+    return csr_rows(pointer, indices, data, shape=shape, source=source, name=name)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scstore.cells.cell_file import Opened
-from scstore.cells.matrices import RowMatrix, SelectedColumns, SlicedRows, compressed_rows
+from scstore.cells.matrices import RowMatrix, SlicedRows, open_compressed
 from scstore.errors import CellsError
 from scstore.escaping import show_some
 from scstore.untrusted.guards import Guard, damaged, reading
@@ -58,7 +58,7 @@ def read_10x_hdf5(root: h5py.File, *, guard: Guard) -> Opened:
         said = f"{name}/shape says {n_features:,} features × {n_cells:,} cells, but there are {there}."
         raise damaged(guard.source, said)
     parts = {part: _array(group, part, guard=guard) for part in ("indptr", "indices", "data")}
-    matrix = compressed_rows(**parts, shape=(n_cells, n_features), source=guard.source, name=name)
+    matrix = open_compressed(**parts, shape=(n_cells, n_features), source=guard.source, name=name)
     return _opened(var, barcodes, matrix, source=guard.source)
 
 
@@ -113,7 +113,7 @@ def read_10x_folder(folder: Path) -> Opened:
     _check_header(found[0], n_features=len(features), n_barcodes=len(barcodes))
     whole = functools.cache(functools.partial(_read_mtx, found[0]))  # read when the first row is asked for
     shape = (len(barcodes), len(features))
-    matrix = SlicedRows(shape, lambda start, stop: whole()[start:stop], str(folder), found[0].name)
+    matrix = SlicedRows(shape, lambda start, stop: whole()[start:stop].copy(), str(folder), found[0].name)
     return _opened(var, barcodes, matrix, source=str(folder))
 
 
@@ -198,7 +198,10 @@ def _opened(var: pd.DataFrame, barcodes: Sequence[str], matrix: RowMatrix, *, so
         genomes = {found[1] for found in prefixes if found}
     if len(genomes) > 1:
         _refuse_genomes(sorted(genomes), source)
-    rows = matrix if len(keep) == len(var) else SelectedColumns(matrix, keep)
+    rows = matrix
+    if len(keep) < len(var):
+        shape = (len(barcodes), len(keep))
+        rows = SlicedRows(shape, lambda start, stop: matrix.rows(start, stop)[:, keep], source, "the matrix")
     return Opened(pd.DataFrame(index=pd.Index(barcodes, dtype=object)), {"X": rows}, {"X": genes})
 
 

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from zarr.codecs import ZstdCodec
 
 from scstore.cells.anndata_files import check_chunks
-from scstore.cells.matrices import compressed_rows
+from scstore.cells.matrices import open_compressed
 from scstore.errors import CellsError, DamagedError
 from scstore.store.root_group import decoding
 
@@ -95,7 +95,7 @@ def open_csr(group: Any, name: str, *, source: Path) -> tuple[tuple[int, int], C
         for array in parts.values():
             check_chunks(array, str(source))
         n_rows, n_columns = (int(n) for n in group.attrs["shape"])
-        matrix = compressed_rows(**parts, shape=(n_rows, n_columns), source=str(source), name=name)
+        matrix = open_compressed(**parts, shape=(n_rows, n_columns), source=str(source), name=name)
 
     def rows(start: int, stop: int) -> csr_matrix:
         with _damage(source, name):
