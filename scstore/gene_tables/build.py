@@ -33,6 +33,8 @@ GOES_WITH = {
     "cells": {*ENCODING},
     "vectors": {"gene_info"},
 }
+# Options that have an effect with every source.
+ALWAYS = ("output", "organism", "overwrite", "progress")
 
 
 @public
@@ -94,24 +96,9 @@ def build_genes(
     NetworkError
         If the endpoint does not answer as it should. Finished vectors are kept; the same call goes on.
     """
+    _check(locals())
     progress = progress or Reporter()
     only = [only_genes_of] if isinstance(only_genes_of, str | os.PathLike) else list(only_genes_of or ())
-    given = {
-        "text": text,
-        "gene_info": gene_info,
-        "cells": cells,
-        "vectors": vectors,
-        "gene_summary": gene_summary,
-        "orthologs": orthologs,
-        "ortholog_gene_info": ortholog_gene_info,
-        "only_genes_of": only or None,
-        "template": template,
-        "encoder": encoder,
-        "revision": revision,
-        "device": device,
-        "dtype": dtype,
-    }
-    _check({name: value for name, value in given.items() if value is not None}, organism)
     target = fsio.check_output(output, overwrite=overwrite)
     if vectors is not None:
         table = _published(vectors, gene_info, organism)
@@ -123,27 +110,22 @@ def build_genes(
     elif cells is not None:
         genes = _symbols_of(cells, organism)
     else:
-        genes = _from_ncbi(
-            {str(organism): gene_info, other_organism(str(organism)): ortholog_gene_info},
-            gene_summary,
-            orthologs,
-            organism=str(organism),
-            template=template or NCBI_TEMPLATE,
-        )
+        files = {str(organism): gene_info, other_organism(str(organism)): ortholog_gene_info}
+        genes = _from_ncbi(files, gene_summary, orthologs, organism=str(organism), template=template or NCBI_TEMPLATE)
     if only:
         whole, genes = len(genes.obs), _restricted(genes, only)
         progress.note(f"genes: of {whole:,} the {len(genes.obs):,} that are genes of {', '.join(map(str, only))}")
     progress.note(f"genes: {len(genes.obs):,}, their texts rest on: {coverage(genes.obs)}")
-    name = encoder or "minilm"
     how: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype, "progress": progress}
-    with open_encoder(name, genes, target, **how) as made:
+    with open_encoder(encoder or "minilm", genes, target, **how) as made:
         table = encode_table(genes, made, progress=progress)
         save_gene_table(table, target, overwrite=overwrite)
     return table
 
 
-def _check(given: Mapping[str, Any], organism: str | None) -> None:
-    """Refuse options that do not go together."""
+def _check(options: Mapping[str, Any]) -> None:
+    """Refuse options of :func:`build_genes` that do not go together."""
+    given = {name: value for name, value in options.items() if name not in ALWAYS and value not in (None, [])}
     sources = [name for name in GOES_WITH if name in given]
     if set(sources) == {"vectors", "gene_info"}:
         sources = ["vectors"]
@@ -160,7 +142,7 @@ def _check(given: Mapping[str, Any], organism: str | None) -> None:
         raise OptionError(f"{idle[0]}={value!r} has no effect with {source}=. Leave it out.")
     if ("orthologs" in given) != ("ortholog_gene_info" in given):
         raise OptionError("orthologs= and ortholog_gene_info= go together: the pairs, and the other organism's genes.")
-    if "gene_info" in given and organism not in TAXA:
+    if "gene_info" in given and options["organism"] not in TAXA:
         raise OptionError(f"gene_info={str(given['gene_info'])!r} needs organism='human' or organism='mouse'.")
     local = [name for name in ENCODING[1:] if name in given]
     if local and str(given.get("encoder", "")).startswith(ENDPOINT):

@@ -135,14 +135,15 @@ class VectorJournal:
 
     def add(self, vectors: Mapping[str, NDArray[np.float32]]) -> None:
         """Keep vectors; they are on disk when this returns."""
-        blobs = {_key(text): vector.astype("<f4").tobytes() for text, vector in vectors.items()}
-        rows = [(key, blob, zlib.crc32(blob)) for key, blob in blobs.items()]
+        blobs = [(_key(text), vector.astype("<f4").tobytes()) for text, vector in vectors.items()]
+        rows = [(key, blob, zlib.crc32(blob)) for key, blob in blobs]
         try:
             with self._database:
                 self._database.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
         except sqlite3.Error as error:
-            msg = f"{self.path}: finished vectors cannot be kept ({error}). Make room, then run this command again."
-            raise OutputError(msg) from error
+            raise OutputError(
+                f"{self.path}: finished vectors cannot be kept ({error}). Make room, then run this again."
+            ) from error
 
     def close(self) -> None:
         """Close the file; it stays."""
@@ -161,8 +162,14 @@ class EndpointEncoder:
     @property
     def identity(self) -> dict[str, Any]:
         """Model, server, width, and where long texts are cut: all that decides the vectors."""
-        made_by = {"kind": "openai", "model": self.endpoint.model, "server": self.endpoint.server}
-        return {**made_by, "width": self.width, "max_characters": MAX_CHARACTERS}
+        model, server = self.endpoint.model, self.endpoint.server
+        return {
+            "kind": "openai",
+            "model": model,
+            "server": server,
+            "width": self.width,
+            "max_characters": MAX_CHARACTERS,
+        }
 
     def estimate(self, texts: Sequence[str]) -> str:
         """Return a line about what is still to be sent and what that costs."""

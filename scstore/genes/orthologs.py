@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from scstore.errors import GenesError, OptionError
 from scstore.escaping import show, show_some
 from scstore.genes.matching import ENSEMBL_ID, GeneMatch, gene_names, match_genes
 from scstore.genes.ncbi import TAXA, read_columns, read_gene_info
-from scstore.genes.species import common_name, guess_organism
+from scstore.genes.species import common_name, guess_organism, organism_of_table
 from scstore.genes.texts import DescribedGenes, describe_by_symbol, reading
 from scstore.progress import Reporter
 from scstore.spec import canonical_json
@@ -120,16 +120,9 @@ def _gene_info_beside(file: Path, organism: str) -> pd.DataFrame:
 def _from_two_columns(file: Path) -> pd.DataFrame:
     """Read human and mouse genes side by side; a header that mentions the organisms sets their order."""
     with open_unpacked(file) as handle:
-        first = handle.readline(1 << 16)
+        separator = "\t" if b"\t" in handle.readline(1 << 16) else ","
     with open_unpacked(file) as handle:
-        rows = pd.read_csv(
-            handle,
-            sep="\t" if b"\t" in first else ",",
-            header=None,
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-        )
+        rows = pd.read_csv(handle, sep=separator, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     if rows.shape[1] != 2:
         raise ValueError(f"it has {rows.shape[1]} columns")
     titles = [str(title).casefold() for title in rows.iloc[0]]
@@ -184,29 +177,26 @@ def rename_by_orthologs(var: pd.DataFrame, translation: Translation, *, source: 
     """Give each gene of an input the names of its ortholog, looked up by Ensembl id, else by symbol."""
     names, _ = gene_names(var, sum_duplicates=True, source=source)
     organism, known = translation.organism, translation.orthologs.names(translation.organism)
-    nothing = ("", "")
-    found = [
-        known.get(own.ensembl_id) or known.get(own.symbol) or known.get(own.name) or nothing
-        for own in names.itertuples(index=False)
-    ]
-    columns = np.flatnonzero([target != nothing for target in found])
+    found = pd.DataFrame(
+        [
+            known.get(own.ensembl_id) or known.get(own.symbol) or known.get(own.name) or ("", "")
+            for own in names.itertuples(index=False)
+        ],
+        columns=["symbol", "gene_ids"],
+    )
+    columns = np.flatnonzero((found != "").any(axis=1))
     if not len(columns):
         raise GenesError(
             f"{source}: none of its {len(var):,} genes ({show_some(names['name'])}) is among the {organism} genes of "
             "orthologs=. Check organism=, or give a table of orthologs with the names that the cells have."
         )
-    symbols = [found[column][0] or found[column][1] for column in columns]
-    renamed = pd.DataFrame(
-        {"gene_ids": [found[column][1] for column in columns]}, index=pd.Index(symbols, dtype=object)
-    )
-    dropped = names["name"].to_numpy()[np.setdiff1d(np.arange(len(var)), columns)]
-    report = (
-        f"orthologs: {len(columns):,} of {len(var):,} {organism} genes are read as their {other_organism(organism)} "
-        "orthologs"
-    )
+    found = found.iloc[columns]
+    symbols = found["symbol"].where(found["symbol"] != "", found["gene_ids"])
+    other, dropped = other_organism(organism), np.delete(names["name"].to_numpy(), columns)
+    report = f"orthologs: {len(columns):,} of {len(var):,} {organism} genes are read as their {other} orthologs"
     if len(dropped):
         report += f"; without one, and left out: {len(dropped):,}, e.g. {show_some(dropped)}"
-    return RenamedGenes(renamed, columns, report)
+    return RenamedGenes(found[["gene_ids"]].set_axis(symbols.tolist()), columns, report)
 
 
 def needed_translation(
@@ -228,8 +218,8 @@ def needed_translation(
     if table is None and panel is None:
         msg = f"orthologs={str(path)!r} needs genes= or panel=: the cells' genes are renamed into their species."
         raise OptionError(msg)
-    held = [_organisms(genes) for genes in (table, panel) if genes is not None]
-    target = next((one.pop() for one in held if len(one) == 1), None)
+    held = [organism_of_table(genes) for genes in (table, panel) if genes is not None]
+    target = next(filter(None, held), None)
     if target not in TAXA:
         like = f"are of {show(target)}" if target else "look like neither"
         raise GenesError(
@@ -278,20 +268,11 @@ def match_cells(
 
     The match covers all input genes; those without an ortholog match nothing, and do not count for ``min_match``.
     """
-    renamed = None
-    if translation is not None:
-        renamed = rename_by_orthologs(var, translation, source=source)
-        organism = other_organism(translation.organism)
-    match = match_genes(
-        var if renamed is None else renamed.var,
-        table,
-        min_match=min_match,
-        sum_duplicates=sum_duplicates,
-        source=source,
-        organism=organism,
-    )
-    if renamed is None:
-        return match
+    match_to = partial(match_genes, table=table, min_match=min_match, sum_duplicates=sum_duplicates, source=source)
+    if translation is None:
+        return match_to(var, organism=organism)
+    renamed = rename_by_orthologs(var, translation, source=source)
+    match = match_to(renamed.var, organism=other_organism(translation.organism))
     rows = np.full(len(var), -1, dtype=np.int64)
     how = np.full(len(var), "", dtype=match.how.dtype)
     rows[renamed.columns], how[renamed.columns] = match.table_rows, match.how
@@ -321,9 +302,3 @@ def _organism_of(var: pd.DataFrame, organism: str | None, *, source: str) -> str
             "or Ensembl ids, or, where the cells are extracted, set organism='human' or organism='mouse'."
         )
     return str(found)
-
-
-def _organisms(genes: pd.DataFrame) -> set[str]:
-    """Return the organisms of a table's rows, as written there or guessed."""
-    named = {common_name(str(name)) for name in genes["organism"]} - {""} if "organism" in genes else set()
-    return named or {guess for guess in [guess_organism(map(str, genes["symbol"]))] if guess is not None}

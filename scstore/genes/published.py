@@ -67,9 +67,7 @@ def _named(names: Sequence[str], *, organism: str, gene_info: pd.DataFrame | Non
 def _add_names(obs: pd.DataFrame, gene_info: pd.DataFrame) -> None:
     """Fill in what NCBI knows of the genes, in place; an old symbol stays, with the present one among its synonyms."""
     try:
-        rows = match_genes(
-            pd.DataFrame(index=pd.Index(obs["symbol"])), gene_info.rename(index=str), min_match=0
-        ).table_rows
+        rows = match_genes(obs.set_index("symbol")[[]], gene_info.rename(index=str), min_match=0).table_rows
     except GenesError:  # no gene of that organism
         return
     genes, named = gene_info.to_dict("records"), obs.to_dict("records")
@@ -168,12 +166,15 @@ def _matrix(file: Path, names: Sequence[str], rows: Iterable[Any]) -> NDArray[np
     """Return ``(n_genes, width) float32``, checked gene by gene."""
     if not len(names):
         raise GenesError(f"{file}: contains no genes.")
-    matrix: NDArray[np.float32] | None = None
+    matrix: NDArray[np.float32] = np.empty((len(names), 0), dtype=np.float32)
     for i, (name, row) in enumerate(zip(names, rows, strict=True)):
-        vector = _numbers(row)
-        if vector is None:
+        try:
+            vector = np.asarray(row)
+        except ValueError:  # a ragged list
+            vector = np.empty(0)
+        if vector.ndim != 1 or not vector.size or vector.dtype.kind not in "fiu":
             raise GenesError(f"{file}: the vector of gene {name!r:.60} is not a list of numbers.")
-        if matrix is None:
+        if i == 0:
             matrix = np.empty((len(names), len(vector)), dtype=np.float32)
         if len(vector) != matrix.shape[1]:
             msg = f"{file}: gene {name!r:.60} has {len(vector):,} numbers, those before it {matrix.shape[1]:,}."
@@ -182,14 +183,4 @@ def _matrix(file: Path, names: Sequence[str], rows: Iterable[Any]) -> NDArray[np
             matrix[i] = vector
         if not np.isfinite(matrix[i]).all():
             raise GenesError(f"{file}: the vector of gene {name!r:.60} is not finite.")
-    assert matrix is not None  # noqa: S101  # for mypy: there is a gene
     return matrix
-
-
-def _numbers(row: Any) -> NDArray[Any] | None:
-    """Return a list of numbers as an array; none if it is empty or something else."""
-    try:
-        vector = np.asarray(row)
-    except ValueError:
-        return None
-    return vector if vector.ndim == 1 and vector.size and vector.dtype.kind in "fiu" else None

@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+import pandas as pd
+
 # CD3D, HLA-A, AL627309.1, C1orf112
 HUMAN = re.compile(r"[A-Z0-9][A-Z0-9.-]*[A-Z][A-Z0-9.-]*|[A-Z][A-Z0-9.-]+|C(\d+|X|Y)orf\d+")
 # Cd3d, H2-Ab1, mt-Nd1, 1700001A01Rik
@@ -29,6 +31,14 @@ def guess_organism(names: Iterable[str]) -> str | None:
         return None
     winner, most = votes.most_common(1)[0]
     return winner if winner != "other" and 2 * most > votes.total() else None
+
+
+def organism_of_table(table: pd.DataFrame) -> str | None:
+    """Return the organism of a gene table, as written there or else guessed; ``None`` for several, or if unclear."""
+    named = {common_name(str(name)) for name in table["organism"].dropna()} - {""} if "organism" in table else set()
+    if named:
+        return named.pop() if len(named) == 1 else None
+    return guess_organism(table["symbol"])
 
 
 def common_name(organism: str) -> str:
