@@ -29,7 +29,7 @@ from random_models import LLAMA_2_13B, TINY, llama_config, llama_on, token_layou
 from scipy.sparse import csr_matrix
 from synthetic_cells import lognorm, make_counts
 
-from scstore.genes.encoders import RandomEncoder
+from scstore.genes.vectors import RandomEncoder
 from scstore.model.flops import cell_flop
 from scstore.model.readout import Readout
 from scstore.model.sequence_frame import Layout

@@ -28,7 +28,7 @@ from scstore.model.readout import Readout
 from scstore.model.trained_projector import TrainedProjector
 from scstore.options import Option, with_options
 from scstore.progress import Reporter
-from scstore.spec import differences
+from scstore.sealed import differences
 
 __all__ = ["align"]
 

@@ -15,7 +15,7 @@ from scstore.heads.across_genes import KIND, AcrossGenesHead
 from scstore.heads.fusion import FusedHead
 from scstore.heads.rows import MappedRows, Rows, RowSubset
 from scstore.progress import Reporter
-from scstore.spec import differences
+from scstore.sealed import differences
 from scstore.store.reader import Store
 
 

@@ -12,10 +12,8 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from scstore.cells.cell_file import Opened
-from scstore.cells.matrices import RowMatrix, dense_rows, is_numeric, open_compressed
-from scstore.errors import CellsError, NewerFormatError
-from scstore.escaping import show
+from scstore.cells.matrices import Opened, RowMatrix, dense_rows, is_numeric, open_compressed
+from scstore.errors import CellsError, NewerFormatError, show
 from scstore.untrusted.guards import Guard, damaged, reading
 
 # Newest version of each AnnData encoding that is read here.

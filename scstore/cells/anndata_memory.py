@@ -10,8 +10,7 @@ from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
 from scstore.cells.anndata_files import open_matrix
-from scstore.cells.cell_file import Opened
-from scstore.cells.matrices import RowMatrix, SlicedRows, csr_rows, dense_rows, is_numeric
+from scstore.cells.matrices import Opened, RowMatrix, SlicedRows, csr_rows, dense_rows, is_numeric
 from scstore.errors import CellsError
 from scstore.untrusted.guards import Guard
 

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scstore.cells.cell_file import CellFile
-from scstore.errors import CellsError, OptionError
-from scstore.escaping import show
+from scstore.cells.opening import CellFile
+from scstore.errors import CellsError, OptionError, show
 
 # The sum that the counts of a cell are scaled to.
 TARGET_SUM = 1e4

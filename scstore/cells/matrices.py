@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -175,3 +176,12 @@ def open_compressed(
     if by_column:
         return CompressedColumns(shape, pointer, indices, data, source, name)
     return csr_rows(pointer, indices, data, shape=shape, source=source, name=name)
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """What the reader of a format found: ``obs`` with ids as stored, matrices and genes by slot."""
+
+    obs: pd.DataFrame
+    slots: Mapping[str, RowMatrix]
+    slot_vars: Mapping[str, pd.DataFrame]

@@ -1,24 +1,116 @@
-"""Opening an input of cells, whatever its format, which is found by its content and not by its name."""
+"""Inputs of cells, whatever their format, which is found by its content and not by its name."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 import h5py
+import pandas as pd
 import zarr
 from anndata import AnnData
 
 from scstore.cells.anndata_files import read_anndata
 from scstore.cells.anndata_memory import describe_anndata, open_anndata
-from scstore.cells.cell_file import CellFile, Opened, identify_cells
+from scstore.cells.matrices import Opened, RowMatrix
 from scstore.cells.tenx import find_mtx, read_10x_folder, read_10x_hdf5, tenx_groups
-from scstore.errors import CellsError
-from scstore.escaping import show, show_some
+from scstore.errors import CellsError, show, show_some
+from scstore.options import did_you_mean
 from scstore.untrusted.guards import Guard, reading
 from scstore.untrusted.hdf5 import open_hdf5
 from scstore.untrusted.zarr import folder_bytes, open_zarr
+
+
+@dataclass(frozen=True, eq=False)
+class CellFile:
+    """An input of cells whose matrices are read by runs of rows; close it, or use it in a ``with`` statement.
+
+    Attributes
+    ----------
+    source
+        The path, or ``"AnnData in memory"``; every message begins with it.
+    obs
+        ``(n_cells, …)`` metadata; the index is the cell ids, unique strings.
+    slots
+        The matrices ``"X"``, ``"layers/NAME"`` and ``"raw"`` that there are, each ``(n_cells, n_genes of the slot)``.
+    slot_vars
+        The genes of each slot, ``(n_genes of the slot, …)``; ``"raw"`` has its own. The index need not be unique.
+    """
+
+    source: str
+    obs: pd.DataFrame
+    slots: Mapping[str, RowMatrix]
+    slot_vars: Mapping[str, pd.DataFrame]
+    resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.obs)
+
+    def matrix(self, slot: str) -> RowMatrix:
+        """Return the matrix of a slot, ``(n_cells, n_genes of the slot)``."""
+        self._check(slot)
+        return self.slots[slot]
+
+    def var(self, slot: str) -> pd.DataFrame:
+        """Return the genes of a slot; all gene names are taken from here."""
+        self._check(slot)
+        return self.slot_vars[slot]
+
+    def _check(self, slot: str) -> None:
+        if slot not in self.slots:
+            suggestion = did_you_mean(slot, self.slots, form="slot='{}'")
+            msg = f"{self.source}: there is no slot {show(slot)}.{suggestion} It has: {', '.join(self.slots)}."
+            raise CellsError(msg)
+
+    def close(self) -> None:
+        """Close the file; the matrices cannot be read any more."""
+        self.resources.close()
+
+    def __enter__(self) -> CellFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def identify_cells(obs: pd.DataFrame, *, source: str, id_prefix_from: str | None = None) -> pd.DataFrame:
+    """Return ``obs`` with ids that are unique strings, ``<value>:<id>`` where a column gives a prefix."""
+    obs = obs.copy(deep=False)
+    ids = pd.Index([str(name) for name in obs.index], dtype=object, name=obs.index.name)
+    if id_prefix_from is not None:
+        if id_prefix_from not in obs.columns:
+            known = [str(name) for name in obs.columns]
+            raise CellsError(
+                f"{source}: id_prefix_from={show(id_prefix_from)}: obs has no such column."
+                f"{did_you_mean(id_prefix_from, known)} It has: {', '.join(known) or 'none'}."
+            )
+        column = obs[id_prefix_from]
+        if column.isna().any():
+            cell = show(ids[int(column.isna().to_numpy().argmax())])
+            raise CellsError(
+                f"{source}: cell {cell} has no value in obs column {show(id_prefix_from)}, so it gets no prefix. "
+                "Fill the column, or choose another."
+            )
+        prefixed = [f"{prefix}:{name}" for prefix, name in zip(column, ids, strict=True)]
+        ids = pd.Index(prefixed, dtype=object, name=ids.name)
+    if not ids.is_unique:
+        repeated = ids[ids.duplicated()].unique()
+        raise CellsError(
+            f"{source}: cell ids occur more than once: {show_some(repeated)} ({len(repeated):,} in all). Make them "
+            "unique; where an obs column (batch, donor, …) separates such cells, id_prefix_from=COLUMN puts its value "
+            "before every id."
+        )
+    obs.index = ids
+    return obs
+
 
 FORMATS = "an AnnData (.h5ad, Zarr folder), a 10x .h5, or a 10x folder with matrix.mtx"
 

@@ -19,10 +19,8 @@ import scipy.io
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scstore.cells.cell_file import Opened
-from scstore.cells.matrices import RowMatrix, SlicedRows, open_compressed
-from scstore.errors import CellsError
-from scstore.escaping import show_some
+from scstore.cells.matrices import Opened, RowMatrix, SlicedRows, open_compressed
+from scstore.errors import CellsError, show_some
 from scstore.untrusted.guards import Guard, damaged, reading
 from scstore.untrusted.text import largest_text, open_unpacked
 

@@ -10,9 +10,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from scstore.cli.builder import in_flags
+from scstore.cli.builder import in_flags, state
 from scstore.cli.commands import app
-from scstore.cli.state import state
 from scstore.console import Output
 from scstore.errors import ScstoreError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scstore.annotation.predict import PredictionCounts
-from scstore.cli.state import state
+from scstore.cli.builder import state
 from scstore.heads.artifact import AnyHead
 from scstore.report.card import save_model_card
 

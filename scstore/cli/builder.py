@@ -7,7 +7,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -16,10 +16,30 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from scstore.cli.state import state
+from scstore.console import Output
 from scstore.errors import OptionError
 from scstore.options import Parameter, parameters_of
 from scstore.progress import Reporter
+
+
+@dataclass
+class State:
+    """What the options before the command set, and the options of the command that runs."""
+
+    output: Output = field(default_factory=Output)
+    debug: bool = False
+    parameters: tuple[Parameter, ...] = ()
+
+    @property
+    def reporter(self) -> Reporter:
+        """Where notes, warnings and progress go."""
+        from scstore.cli.builder import FlagReporter
+
+        return FlagReporter(self.output.reporter)
+
+
+state = State()
+
 
 WORDS: tuple[type, ...] = (bool, int, float, str)
 

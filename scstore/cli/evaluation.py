@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from scstore.cli.state import state
+from scstore.cli.builder import state
 from scstore.evaluation.result import Evaluation
 from scstore.options import Option, Overwrite
 from scstore.report.evaluation_files import check_evaluation_output, save_evaluation

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from scstore.cli.state import state
+from scstore.cli.builder import state
 from scstore.console import Output
 from scstore.extraction.estimate import estimate
-from scstore.extraction.processes import this_process
+from scstore.extraction.extract import this_process
 from scstore.options import Option
 from scstore.store.reader import Store
 

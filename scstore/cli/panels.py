@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scstore.cli.state import state
+from scstore.cli.builder import state
 from scstore.panels.panel import Panel
 
 SHOWN = 8

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from scstore.cli.state import state
+from scstore.cli.builder import state
 from scstore.store.verify_store import Verification
 
 # Exit code when something is wrong with what was verified.

@@ -20,7 +20,7 @@ from scstore.evaluation.table_rows import EvaluationRow, ViewSource
 from scstore.genes.matching import match_columns
 from scstore.heads.member import EXPRESSION
 from scstore.heads.rows import MappedRows, Rows, RowSubset, StackedRows, fetch
-from scstore.spec import differences
+from scstore.sealed import differences
 from scstore.store.layout import SEEN_BY_PANEL, SEEN_BY_PROJECTOR
 from scstore.store.reader import Store
 

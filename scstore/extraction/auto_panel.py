@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anndata
 
-from scstore.cells.cell_file import CellFile
+from scstore.cells.opening import CellFile
 from scstore.errors import FeatureSpaceError, GenesError, OutputError
 from scstore.extraction.options import SequenceOptions
 from scstore.panels.choose_genes import DEFAULT_N_GENES, panel

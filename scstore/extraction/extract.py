@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,27 +20,83 @@ from scipy.sparse import csr_matrix
 
 from scstore import fsio
 from scstore.cells.opening import open_cells
-from scstore.errors import OutputError
+from scstore.errors import LockedError, OptionError, OutputError
 from scstore.extraction.auto_panel import panel_of_store
 from scstore.extraction.options import AUTO_PANEL, Cells, ExtractOptions, Output, complete_options
 from scstore.extraction.plan import ExtractionPlan, check_same_run, make_plan
-from scstore.extraction.processes import create_or_wait, this_process
 from scstore.extraction.reader import load_reader
 from scstore.options import with_options
 from scstore.progress import Reporter
 from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, STATUS_OK, check_columns
-from scstore.store.ledger import check_shard, ids_digest
-from scstore.store.locks import Part, part_lock
+from scstore.store.ledger import Part, check_shard, creation_lock, ids_digest, part_lock
 from scstore.store.reader import Store, open_store
 from scstore.store.writer import build_store, commit_shard, write_scratch_expression
 from scstore.tokens.genept import companion_vectors, weighted_means
 from scstore.tokens.ranking import RankedCells, expressed_genes
 
+T = TypeVar("T")
+
+# Seconds between looks at a store that another process is creating.
+POLL = 0.2
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process among those on the store, its share of the shards, and its GPU where a launcher started several."""
+
+    part: Part
+    device: str | None
+    launched: bool = False
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether a launcher started several and another one speaks for all."""
+        return self.launched and self.part.index > 0
+
+
+def this_process(part: Part | None = None) -> Process:
+    """Find this process's part: as given, as ``accelerate launch`` or ``torchrun`` set it, or the whole."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Process(part or Part(), None)
+    if part is not None:
+        msg = f"shard='{part.index}/{part.count}': a launcher started {world} processes, which share the work already."
+        raise OptionError(msg)
+    return Process(Part(int(os.environ["RANK"]), world), _gpu(int(os.environ.get("LOCAL_RANK", "0"))), launched=True)
+
+
+def _gpu(local_rank: int) -> str | None:
+    import torch
+
+    return f"cuda:{local_rank}" if torch.cuda.is_available() else None
+
+
+def create_or_wait(target: Path, process: Process, create: Callable[[], T], *, overwrite: bool) -> T | None:
+    """Create the store with ``create``, under a lock that the others see, or wait until another process has.
+
+    Returns ``None`` where the store was there or another process created it. Raises LockedError if the creating
+    process is on another host and shows no sign of life.
+    """
+    if overwrite and process.part.count > 1:
+        raise OptionError("overwrite=True: several processes cannot replace a store. Delete it first, then start them.")
+    lock = creation_lock(target)
+    while overwrite or not target.exists():
+        try:
+            with fsio.lock(lock):
+                if target.exists() and not overwrite:
+                    return None
+                return create()
+        except LockedError:
+            with suppress(FileNotFoundError):
+                if time.time() - lock.stat().st_mtime > fsio.STALE:
+                    raise
+            time.sleep(POLL)
+    return None
+
+
 N_GENES = "scstore_n_genes"
 # Shards, or blocks of the input, that are read before they are asked for.
 PREFETCHED = 2
-
-T = TypeVar("T")
 
 
 @with_options(ExtractOptions)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore.cells.cell_file import CellFile
 from scstore.cells.expression import TARGET_SUM
+from scstore.cells.opening import CellFile
 from scstore.cells.options import CellSource
 from scstore.errors import FeatureSpaceError, OutputError
 from scstore.extraction.options import (
@@ -25,13 +25,13 @@ from scstore.extraction.options import (
 )
 from scstore.extraction.presets import PRESETS
 from scstore.extraction.sequence_plan import SequencePlan, installed_versions, plan_sequences
-from scstore.genes.encoders import RandomEncoder
 from scstore.genes.table import GeneTable
+from scstore.genes.vectors import RandomEncoder
 from scstore.model.loading import ModelFiles
 from scstore.model.projector_file import ProjectorFile, load_projector
 from scstore.progress import Reporter
-from scstore.spec import Space, differences
-from scstore.store.layout import FORMAT, SEEN_BY_PANEL, SEEN_BY_PROJECTOR, StorePlan, ViewSpec, default_shard_rows
+from scstore.sealed import FORMAT, Space, differences
+from scstore.store.layout import SEEN_BY_PANEL, SEEN_BY_PROJECTOR, StorePlan, ViewSpec, default_shard_rows
 from scstore.store.reader import open_store
 from scstore.tokens.ranking import shuffled_order
 

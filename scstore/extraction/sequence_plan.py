@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scstore import fsio
-from scstore.cells.cell_file import CellFile
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_rows
+from scstore.cells.opening import CellFile
 from scstore.cells.options import CellSource
 from scstore.errors import CellsError, FeatureSpaceError, OptionError
 from scstore.extraction.auto_panel import kept_panel

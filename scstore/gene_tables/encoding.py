@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scstore.errors import OptionError, ScstoreError
-from scstore.genes.encoders import RandomEncoder, TextEncoder, encode_texts
 from scstore.genes.table import GeneTable, load_gene_table, save_gene_table
 from scstore.genes.texts import DescribedGenes
+from scstore.genes.vectors import RandomEncoder, TextEncoder, encode_texts
 from scstore.progress import Reporter
 
 if TYPE_CHECKING:

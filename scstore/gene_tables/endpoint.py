@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.errors import GenesError, MissingExtraError, NetworkError, OptionError, OutputError
-from scstore.escaping import show_some
+from scstore.errors import GenesError, MissingExtraError, NetworkError, OptionError, OutputError, show_some
 from scstore.progress import Reporter
 
 try:

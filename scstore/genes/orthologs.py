@@ -13,14 +13,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.errors import GenesError, OptionError
-from scstore.escaping import show, show_some
+from scstore.errors import GenesError, OptionError, show, show_some
 from scstore.genes.matching import ENSEMBL_ID, GeneMatch, gene_names, match_genes
 from scstore.genes.ncbi import TAXA, read_columns, read_gene_info
 from scstore.genes.species import common_name, guess_organism, organism_of_table
 from scstore.genes.texts import DescribedGenes, describe_by_symbol, reading
 from scstore.progress import Reporter
-from scstore.spec import canonical_json
+from scstore.sealed import canonical_json
 from scstore.untrusted.text import open_unpacked
 
 COLUMNS = ("human_symbol", "human_ensembl_id", "mouse_symbol", "mouse_ensembl_id")

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from scstore import fsio
 from scstore.errors import FeatureSpaceError
 from scstore.options import Option, public
-from scstore.sealed import FileKind, read_sealed_file, write_sealed_file
-from scstore.spec import canonical_json
+from scstore.sealed import FileKind, canonical_json, read_sealed_file, write_sealed_file
 from scstore.store.reader import Store
 
 KIND = FileKind("gene table", "genes", "scstore genes build")

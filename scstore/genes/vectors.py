@@ -1,9 +1,77 @@
-"""Geometry of gene vectors."""
+"""Gene vectors: texts encoded, and the geometry of what comes out.
+
+The Hugging Face encoder needs torch and is in scstore.model; any object with the members of TextEncoder serves.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
 import numpy as np
 from numpy.typing import NDArray
+
+from scstore.errors import GenesError
+from scstore.progress import Reporter
+
+
+class TextEncoder(Protocol):
+    """Turns texts into vectors."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """JSON values that name the encoder and all that decides its vectors; complete after :meth:`encode`."""
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return ``(n_texts, width) float32``; a text's vector does not depend on the others."""
+
+
+class RandomEncoder:
+    """Standard normal vectors seeded by the text itself: the control that knows nothing about genes.
+
+    The same text gets the same vector on every machine and in every table.
+    """
+
+    def __init__(self, width: int, *, seed: int = 0) -> None:
+        self.width = width
+        self.seed = seed
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Kind, width and seed."""
+        return {"kind": "random", "width": self.width, "seed": self.seed}
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return ``(n_texts, width) float32``."""
+        vectors = np.empty((len(texts), self.width), dtype=np.float32)
+        for i, text in enumerate(texts):
+            key = hashlib.sha256(f"{self.seed}\0{text}".encode()).digest()
+            vectors[i] = np.random.default_rng(np.frombuffer(key, dtype=np.uint64)).standard_normal(self.width)
+        return vectors
+
+
+def encode_texts(
+    encoder: TextEncoder, texts: Sequence[str], *, batch_size: int = 64, progress: Reporter | None = None
+) -> NDArray[np.float32]:
+    """Encode texts in batches of similar length, each different text once; ``(n_texts, width) float32``, in order."""
+    if not texts:
+        raise GenesError("There are no gene texts to encode.")
+    # longest first: if memory does not suffice, that shows in the first batch
+    unique = sorted(set(texts), key=lambda text: (-len(text), text))
+    pieces = []
+    with (progress or Reporter()).track("encoding gene texts", len(unique), "texts") as track:
+        for start in range(0, len(unique), batch_size):
+            batch = unique[start : start + batch_size]
+            pieces.append(encoder.encode(batch))
+            track.advance(len(batch))
+    vectors = np.concatenate(pieces)
+    if not np.isfinite(vectors).all():
+        bad = unique[int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
+        raise GenesError(f"The vector of the gene text {bad[:60]!r} is not finite. Encode with dtype='float32'.")
+    position = {text: i for i, text in enumerate(unique)}
+    return vectors[[position[text] for text in texts]]
+
 
 Array64 = NDArray[np.float64]
 

@@ -14,8 +14,14 @@ from safetensors.numpy import save
 
 from scstore import fsio
 from scstore.errors import DamagedError, FeatureSpaceError
-from scstore.sealed import FolderKind, check_sealed_output, read_sealed_folder, write_sealed_folder
-from scstore.spec import differences, fingerprint
+from scstore.sealed import (
+    FolderKind,
+    check_sealed_output,
+    differences,
+    fingerprint,
+    read_sealed_folder,
+    write_sealed_folder,
+)
 
 if TYPE_CHECKING:
     from scstore.model.trained_projector import TrainedProjector

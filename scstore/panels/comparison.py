@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore.cells.labels import MISSING_LABELS, MISSING_VALUES, read_labels, report_labels
-from scstore.errors import LabelsError
-from scstore.escaping import show_some
+from scstore.errors import LabelsError, show_some
 from scstore.panels.inputs import PanelInput
 from scstore.progress import Reporter
 

@@ -14,10 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scstore.cells.cell_file import CellFile
 from scstore.cells.expression import ExpressionSlot, lognorm_rows
-from scstore.errors import CellsError
-from scstore.escaping import show_some
+from scstore.cells.opening import CellFile
+from scstore.errors import CellsError, show_some
 from scstore.genes.matching import gene_names
 from scstore.genes.orthologs import RenamedGenes, Translation, rename_by_orthologs, translate_to_one
 from scstore.progress import Reporter

@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 
 from scstore import fsio
-from scstore.sealed import FileKind, read_sealed_file, write_sealed_file
-from scstore.spec import canonical_json
+from scstore.sealed import FileKind, canonical_json, read_sealed_file, write_sealed_file
 
 KIND = FileKind("panel", "panel", "scstore panel")
 COLUMNS = ("symbol", "ensembl_id")

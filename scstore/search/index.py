@@ -26,7 +26,7 @@ from scstore.heads.neighbour_search import (
 )
 from scstore.heads.rows import BLOCK_BYTES, Rows, RowSubset, fetch, iter_blocks, iter_raw_blocks, read
 from scstore.progress import Reporter
-from scstore.spec import canonical_json
+from scstore.sealed import canonical_json
 from scstore.store.ledger import read_record
 from scstore.store.reader import Store
 from scstore.store.views import View

@@ -17,9 +17,9 @@ from scstore.heads.neighbour_search import EXACT_BELOW, centre_of, nearest
 from scstore.heads.rows import BLOCK_BYTES, RowSubset
 from scstore.options import AllowPartial, Option, Overwrite, Progress, did_you_mean, with_options
 from scstore.progress import Reporter
+from scstore.sealed import differences
 from scstore.search.index import cached_index
 from scstore.search.label_shares import LabelShares
-from scstore.spec import differences
 from scstore.store.obs_filter import cells_where
 from scstore.store.reader import Store, open_store
 from scstore.store.views import View

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from scstore import fsio
 from scstore.options import Option, Overwrite, public
-from scstore.store.csr import ARRAY, write_csr
 from scstore.store.reader import Store, open_store
-from scstore.store.views import View
+from scstore.store.views import ARRAY, View, write_csr
 
 __all__ = ["export", "write_h5ad"]
 

@@ -1,35 +1,24 @@
 """What a store says about itself: the run's record, the manifest of fixed files, and a record of every shard.
 
-A shard counts once its record is on disk, and only while its bytes match it.
+A shard counts once its record is on disk, and only while its bytes match it. Locks say who may write which shards.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from anndata.io import read_elem
 
 from scstore import fsio
-from scstore.errors import DamagedError
-from scstore.sealed import check_format, read_sealed_json
-from scstore.spec import canonical_json, seal, unseal
-from scstore.store.layout import FORMAT, MANIFEST, StorePlan, chunk_path, is_inside, record_path
-
-__all__ = [
-    "check_fixed_files",
-    "check_shard",
-    "committed_shards",
-    "file_problem",
-    "ids_digest",
-    "read_manifest",
-    "read_record",
-    "read_run_record",
-    "write_manifest",
-    "write_record",
-]
+from scstore.errors import DamagedError, LockedError, OptionError
+from scstore.sealed import FORMAT, canonical_json, check_format, read_sealed_json, seal, unseal
+from scstore.store.layout import MANIFEST, StorePlan, chunk_path, is_inside, record_path
 
 MANIFEST_LIMIT = 1 << 28
 RECORD_LIMIT = 1 << 20
@@ -166,3 +155,69 @@ def check_shard(root: Path, shard: int, *, ids: str | None = None) -> str | None
         if (problem := file_problem(file, expected)) is not None:
             return f"{file} {problem[1]}"
     return None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of ``count`` equal parts of a store's shards, numbered from 0."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            msg = f"shard='{self.index}/{self.count}': parts are numbered from 0 to {self.count - 1}."
+            raise OptionError(msg)
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read ``i/n``."""
+        if (found := re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)) is None:
+            msg = f"shard={text!r}: give i/n, such as 0/8 for the first of eight parts."
+            raise OptionError(msg)
+        return cls(int(found[1]), int(found[2]))
+
+    def owns(self, shard: int) -> bool:
+        """Return whether a shard belongs to this part."""
+        return shard % self.count == self.index
+
+    def overlaps(self, other: Part) -> bool:
+        """Return whether two parts may own the same shard."""
+        return self.count != other.count or self.index == other.index
+
+
+def creation_lock(root: Path) -> Path:
+    """Return the lock for shaping a store; it lies beside the store, which does not exist yet."""
+    return root.with_name(f"{root.name}.creating.lock")
+
+
+@contextmanager
+def part_lock(root: Path, part: Part) -> Iterator[None]:
+    """Hold a part of a store for writing; ``LockedError`` while another process holds one that shares its shards."""
+    # taken before the others are looked at, so that of two processes that start at once one sees the other
+    with fsio.lock(_path(root, part)):
+        for other, file in _held(root):
+            if other != part and part.overlaps(other) and not fsio.reclaim_if_dead(file):
+                msg = (
+                    f"{file}: another process extracts part {other.index} of {other.count} of {root}, which shares "
+                    f"shards with part {part.index} of {part.count}. Wait for it, or give every process shard='i/n' "
+                    "with the same n."
+                )
+                raise LockedError(msg)
+        yield
+
+
+def _path(root: Path, part: Part) -> Path:
+    name = "lock" if part.count == 1 else f"{part.index}of{part.count}.lock"
+    return root.with_name(f"{root.name}.{name}")
+
+
+def _held(root: Path) -> Iterator[tuple[Part, Path]]:
+    for file in sorted(root.parent.iterdir()):
+        if not file.name.startswith(f"{root.name}."):
+            continue
+        name = file.name.removeprefix(f"{root.name}.")
+        if name == "lock":
+            yield Part(), file
+        elif found := re.fullmatch(r"(\d{1,6})of(\d{1,6})\.lock", name):
+            yield Part(int(found[1]), int(found[2])), file

@@ -16,17 +16,14 @@ from anndata.io import read_elem
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scstore.cells.cell_file import CellFile
 from scstore.cells.expression import TARGET_SUM, ExpressionSlot, find_expression, lognorm_block
-from scstore.cells.opening import open_cells
+from scstore.cells.opening import CellFile, open_cells
 from scstore.errors import CellsError, IncompleteStoreError, InputError
 from scstore.options import Option, did_you_mean, public
-from scstore.spec import Space
-from scstore.store.csr import open_csr
-from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, StorePlan, view_specs
+from scstore.sealed import Space
+from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, StorePlan, decoding, open_group, view_specs
 from scstore.store.ledger import check_fixed_files, committed_shards, read_run_record
-from scstore.store.root_group import decoding, open_group
-from scstore.store.views import ArrayView, ExpressionView, ShardView, View
+from scstore.store.views import ArrayView, ExpressionView, ShardView, View, open_csr
 
 __all__ = ["EXPRESSION_SPACE", "Store", "open_store"]
 

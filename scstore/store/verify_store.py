@@ -20,10 +20,9 @@ import numpy as np
 from scstore import fsio
 from scstore.errors import DamagedError, InputError, NotAStoreError
 from scstore.progress import Reporter
-from scstore.spec import fingerprint
+from scstore.sealed import fingerprint
 from scstore.store.layout import LEDGER, MANIFEST, SCRATCH_EXPRESSION, StorePlan, ViewSpec, chunk_path, record_path
-from scstore.store.ledger import file_problem, ids_digest, read_manifest, read_record
-from scstore.store.locks import Part, creation_lock, part_lock
+from scstore.store.ledger import Part, creation_lock, file_problem, ids_digest, part_lock, read_manifest, read_record
 from scstore.store.reader import Store
 
 __all__ = ["Finding", "Verification", "record_findings", "rows_that_are_not_finite", "verify_store"]

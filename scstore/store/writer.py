@@ -26,10 +26,8 @@ from zarr.storage import LocalStore
 
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError, NumericsError
-from scstore.spec import seal
-from scstore.store.csr import ARRAY, write_csr
+from scstore.sealed import FORMAT, seal
 from scstore.store.layout import (
-    FORMAT,
     LEDGER,
     SCRATCH_EXPRESSION,
     StorePlan,
@@ -38,6 +36,7 @@ from scstore.store.layout import (
     record_path,
 )
 from scstore.store.ledger import check_shard, ids_digest, read_record, write_manifest, write_record
+from scstore.store.views import ARRAY, write_csr
 
 __all__ = ["DiskStore", "StoreBuilder", "build_store", "commit_shard", "write_scratch_expression"]
 

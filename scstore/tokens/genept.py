@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scstore.genes.encoders import RandomEncoder
 from scstore.genes.table import GeneTable
-from scstore.genes.vectors import whiten
+from scstore.genes.vectors import RandomEncoder, whiten
 from scstore.tokens.ranking import RankedCells
 
 # Views that need no readout; ``genept_s`` (:mod:`scstore.tokens.sentences`) has no gene vectors.

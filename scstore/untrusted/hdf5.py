@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 
 from scstore.errors import CellsError, DamagedError, ScstoreError
-from scstore.untrusted.limits import EXHAUSTS, FLOOR, RATIO, declared_bytes, too_large
+from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, declared_bytes, too_large
 
 # Deeper groups or more objects than an AnnData has: links that run in circles.
 DEPTH, OBJECTS = 64, 200_000
@@ -97,15 +97,3 @@ def _follow(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | object 
     if isinstance(identifier, h5py.h5g.GroupID):
         return h5py.Group(identifier)
     return h5py.Dataset(identifier) if isinstance(identifier, h5py.h5d.DatasetID) else identifier
-
-
-def missing_filter(array: h5py.Dataset) -> str | None:
-    """Return what to do about a filter that a data set needs and this HDF5 does not have."""
-    properties = array.id.get_create_plist()
-    for number in (properties.get_filter(i)[0] for i in range(properties.get_nfilters())):
-        if not h5py.h5z.filter_avail(number):
-            return (
-                f"{array.name} is compressed with HDF5 filter {number}, which is not installed. Write the file again "
-                "with gzip, or install the filter (the package hdf5plugin has most of them)."
-            )
-    return None

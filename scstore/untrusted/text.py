@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from scstore.errors import GenesError, ScstoreError
-from scstore.untrusted.limits import EXHAUSTS
+from scstore.untrusted.guards import EXHAUSTS
 
 # Times its packed size that a file may unpack to (tables and matrices pack 3 to 15 times), and bytes that any may.
 RATIO, FLOOR = 100, 1 << 24

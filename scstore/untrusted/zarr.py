@@ -14,8 +14,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
 from scstore.errors import CellsError
-from scstore.untrusted.guards import damaged, reading
-from scstore.untrusted.limits import CHUNK_LIMIT, EXHAUSTS
+from scstore.untrusted.guards import CHUNK_LIMIT, EXHAUSTS, damaged, reading
 
 # Names of Zarr's files of metadata; every other is a chunk.
 WITH_CODECS, WITHOUT = (".zarray", ".zmetadata", "zarr.json"), (".zattrs", ".zgroup")

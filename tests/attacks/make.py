@@ -25,7 +25,7 @@ from mutations import GENE_INFO, make_inputs
 
 from scstore.errors import CellsError, DamagedError, GenesError, ScstoreError
 from scstore.fsio import write_json
-from scstore.spec import seal
+from scstore.sealed import seal
 
 __all__ = ["ATTACKS", "Attack", "make_all"]
 

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from scstore.cells.cell_file import CellFile
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_block, lognorm_rows
 from scstore.cells.matrices import SlicedRows
-from scstore.cells.opening import open_cells
+from scstore.cells.opening import CellFile, open_cells
 from scstore.errors import CellsError, OptionError
 
 

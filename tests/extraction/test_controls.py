@@ -14,11 +14,11 @@ from support import extract, make_cells
 import scstore
 from scstore.errors import FeatureSpaceError, OptionError
 from scstore.extraction.options import CONTROLS, ExtractOptions
-from scstore.genes.encoders import RandomEncoder
 from scstore.genes.table import load_gene_table
+from scstore.genes.vectors import RandomEncoder
 from scstore.model.loading import load_backbone, locate_model
 from scstore.model.projector import project
-from scstore.spec import differences
+from scstore.sealed import differences
 
 KIND = "control.kind: (absent) → "
 

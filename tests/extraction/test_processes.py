@@ -12,9 +12,8 @@ from support import ROOT, make_cells
 import scstore
 from scstore import fsio
 from scstore.errors import LockedError, OptionError
-from scstore.extraction import processes
-from scstore.extraction.processes import Process, create_or_wait, this_process
-from scstore.store.locks import Part, creation_lock
+from scstore.extraction.extract import Process, create_or_wait, this_process
+from scstore.store.ledger import Part, creation_lock
 
 WORDS = ["extract", "cells.h5ad", "-o", "s.zarr", "--shard-rows", "10"]
 
@@ -144,4 +143,4 @@ def test_several_processes_replace_nothing(tmp_path: Path) -> None:
 
 def test_an_existing_store_is_not_shaped_again(tmp_path: Path) -> None:
     (tmp_path / "s.zarr").mkdir()
-    assert create_or_wait(tmp_path / "s.zarr", Process(Part(), None), processes.this_process, overwrite=False) is None
+    assert create_or_wait(tmp_path / "s.zarr", Process(Part(), None), this_process, overwrite=False) is None

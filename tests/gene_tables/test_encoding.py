@@ -8,8 +8,8 @@ from support import write_model
 
 from scstore.errors import OptionError
 from scstore.gene_tables.encoding import cached_table, open_encoder
-from scstore.genes.encoders import RandomEncoder, TextEncoder
 from scstore.genes.texts import describe_by_symbol
+from scstore.genes.vectors import RandomEncoder, TextEncoder
 from scstore.model.loading import locate_model
 from scstore.model.text_encoder import HuggingFaceEncoder
 from scstore.progress import Reporter

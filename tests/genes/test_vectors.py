@@ -1,9 +1,62 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+import pytest
+from numpy.typing import NDArray
 from scipy.stats import ortho_group
 
-from scstore.genes.vectors import matrix_power, whiten
+from scstore.errors import GenesError
+from scstore.genes.vectors import RandomEncoder, encode_texts, matrix_power, whiten
+
+
+class LengthEncoder:
+    """Vectors that show what was asked: the length of the text."""
+
+    def __init__(self, *, bad: str | None = None) -> None:
+        self.batches: list[list[str]] = []
+        self.bad = bad
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"kind": "length"}
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.batches.append(list(texts))
+        return np.array([[np.nan if text == self.bad else len(text)] for text in texts], dtype=np.float32)
+
+
+def test_texts_are_encoded_once_longest_first_and_given_back_in_order() -> None:
+    encoder = LengthEncoder()
+    vectors = encode_texts(encoder, ["bb", "a", "cccc", "a", "ddd"], batch_size=2)
+    assert encoder.batches == [["cccc", "ddd"], ["bb", "a"]]
+    assert vectors.ravel().tolist() == [2, 1, 4, 1, 3]
+
+
+def test_a_vector_that_is_not_finite_names_its_text() -> None:
+    with pytest.raises(GenesError, match="'ddd'"):
+        encode_texts(LengthEncoder(bad="ddd"), ["a", "ddd"])
+
+
+def test_no_texts_are_refused() -> None:
+    with pytest.raises(GenesError, match="no gene texts"):
+        encode_texts(LengthEncoder(), [])
+
+
+def test_random_vectors_depend_on_the_text_and_the_seed_alone() -> None:
+    alone = RandomEncoder(8).encode(["CD3D"])
+    among = RandomEncoder(8).encode(["LYZ", "CD3D"])
+    np.testing.assert_array_equal(alone[0], among[1])
+    assert not np.array_equal(among[0], among[1])
+    assert not np.array_equal(alone, RandomEncoder(8, seed=1).encode(["CD3D"]))
+
+
+def test_random_vectors_are_standard_normal() -> None:
+    vectors = RandomEncoder(256).encode([f"gene{i}" for i in range(200)])
+    assert abs(vectors.mean()) < 0.02
+    assert abs(vectors.std() - 1) < 0.02
 
 
 def test_whitened_vectors_have_unit_covariance() -> None:

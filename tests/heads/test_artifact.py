@@ -22,7 +22,7 @@ from scstore.errors import DamagedError, NewerFormatError, NotAStoreError, Optio
 from scstore.fsio import digest_bytes, digest_file
 from scstore.heads.artifact import load_head, save_head
 from scstore.heads.fusion import FusedHead
-from scstore.spec import canonical_json
+from scstore.sealed import canonical_json
 
 RECORD = {"label": "cell_type", "views": {"a": {"space": {"layer": 3}}}, "note": "naïve T, 日本語, <b>"}
 GENES = [f"gene {i}" for i in range(12)]

@@ -15,7 +15,7 @@ from scstore.fsio import json_bytes
 from scstore.model.projector import aligned_map
 from scstore.model.projector_file import ProjectorFile, load_projector, save_projector
 from scstore.model.trained_projector import TrainedProjector
-from scstore.spec import seal, unseal
+from scstore.sealed import seal, unseal
 
 FITS: dict[str, Any] = {"model": {"digest": "sha256:m", "width": 8}, "layout": {"prefix": [1]}}
 

@@ -19,7 +19,7 @@ from warm import scratch_folder
 import scstore
 from scstore import fsio
 from scstore.errors import DamagedError, ScstoreError
-from scstore.spec import seal
+from scstore.sealed import seal
 from scstore.store.layout import MANIFEST, record_path
 from scstore.store.ledger import read_manifest, read_record
 

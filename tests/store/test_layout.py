@@ -1,11 +1,28 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scstore.errors import CellsError
-from scstore.store.layout import MAX_SHARD_ROWS, StorePlan, check_columns, default_shard_rows, is_inside
+from scstore.errors import CellsError, DamagedError, InputError
+from scstore.store.layout import MAX_SHARD_ROWS, StorePlan, check_columns, decoding, default_shard_rows, is_inside
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("k"), RuntimeError("bad\nheap"), UnicodeDecodeError("utf-8", b"", 0, 1, "x")]
+)
+def test_what_a_library_raises_is_one_plain_error(error: Exception) -> None:
+    with pytest.raises(DamagedError, match=r"^s\.zarr: obs ") as caught, decoding(Path("s.zarr"), "obs"):
+        raise error
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [InputError("mine"), PermissionError("no"), MemoryError()])
+def test_what_is_no_damage_passes(error: Exception) -> None:
+    with pytest.raises(type(error)), decoding(Path("s.zarr"), "obs"):
+        raise error
 
 
 @given(st.integers(1, 500), st.integers(1, 100))

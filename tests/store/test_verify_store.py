@@ -11,7 +11,7 @@ from support import extract, make_cells
 
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError, NewerFormatError
-from scstore.spec import seal
+from scstore.sealed import seal
 from scstore.store.layout import MANIFEST, SCRATCH_EXPRESSION, chunk_path, record_path
 from scstore.store.ledger import write_manifest
 from scstore.store.reader import open_store

@@ -14,9 +14,9 @@ from scipy.sparse import csr_matrix
 
 from scstore import fsio
 from scstore.errors import NumericsError
-from scstore.store.csr import SPARSE_CHUNK
 from scstore.store.layout import MANIFEST, StorePlan, ViewSpec, chunk_path, record_path
 from scstore.store.ledger import read_manifest
+from scstore.store.views import SPARSE_CHUNK
 from scstore.store.writer import DiskStore, StoreBuilder, build_store, commit_shard
 
 PLAN = StorePlan(5, 2, (ViewSpec("a", 3, "float16", {"v": 1}), ViewSpec("b", 2, "float32", {"v": 2})))

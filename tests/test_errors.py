@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from scstore.escaping import show, show_some
+from scstore.errors import show, show_some
 
 
 def test_names_are_escaped_and_shortened():
