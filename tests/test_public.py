@@ -20,12 +20,8 @@ HEAVY = ("torch", "transformers", "accelerate", "faiss", "umap", "matplotlib")
 NO_TORCH = """
 import sys
 
-class NoTorch:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "transformers", "accelerate", "tokenizers"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, NoTorch())
+for name in ("torch", "transformers", "accelerate", "tokenizers"):
+    sys.modules[name] = None  # as if it were not installed
 """
 
 
