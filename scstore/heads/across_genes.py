@@ -21,7 +21,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from scstore.errors import CellsError, LabelsError, OptionError
-from scstore.heads.base import JSON, State, check_choice, damaged, require, take_array
+from scstore.heads.base import JSON, State, check_choice, loading, require, take_arrays
 from scstore.heads.calibration import fit_temperature
 from scstore.heads.labels import encode_labels, stratified_folds, stratified_sample
 from scstore.heads.rejection import KEEP, RULES, Thresholds, check_keep, max_rejected
@@ -248,23 +248,19 @@ class AcrossGenesHead:
         }
 
     @classmethod
+    @loading()
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """Return the fitted head; :class:`DamagedError` where its parts do not fit together."""
-        try:
-            head = cls(keep=float(state["keep"]), random_state=int(state["random_state"]))
-            head.classes_ = np.array([str(label) for label in state["classes"]])
-            head.temperature_, head.held_out_ = float(state["temperature"]), dict(state["held_out"])
-            saved = dict(state["profiles"])
-            floor, power = float(saved["floor"]), float(saved["power"])
-        except (KeyError, TypeError, ValueError, OptionError) as error:
-            raise damaged(f"Its description is malformed ({type(error).__name__}: {error}).") from error
+        head = cls(keep=float(state["keep"]), random_state=int(state["random_state"]))
+        head.classes_ = np.array([str(label) for label in state["classes"]])
+        head.temperature_, head.held_out_ = float(state["temperature"]), dict(state["held_out"])
+        head._centre, head.confidence_ = take_arrays(state, {"centre": "d", "confidence": "m"}).values()
+        saved = state["profiles"]
+        floor, power = float(saved["floor"]), float(saved["power"])
         require(floor > 0 and head.temperature_ > 0, f"floor={floor}, temperature={head.temperature_}.")
-        head._centre = take_array(state, "centre", shape=(-1,))
-        head.confidence_ = take_array(state, "confidence", shape=(-1,))
-        width = len(head._centre)
-        means = take_array(saved, "means", shape=(len(head.classes_), width))
-        axes = take_array(saved, "axes", shape=(-1, width))
-        head._profiles = ClassProfiles(means, axes, take_array(saved, "strengths", shape=(len(axes),)), floor, power)
+        shapes = {"means": "cd", "axes": "qd", "strengths": "q"}
+        arrays = take_arrays(saved, shapes, c=len(head.classes_), d=len(head._centre))
+        head._profiles = ClassProfiles(**arrays, floor=floor, power=power)
         return head
 
 

@@ -50,7 +50,7 @@ def save_head(
 
 
 def load_head(path: str | os.PathLike[str], *, limit: int = WEIGHTS_LIMIT) -> tuple[AnyHead, dict[str, JSON]]:
-    """Return a head that :func:`save_head` wrote, and its record. Other files in the folder are ignored.
+    """Read a head that :func:`save_head` wrote. Other files in the folder are ignored.
 
     Parameters
     ----------
@@ -58,6 +58,11 @@ def load_head(path: str | os.PathLike[str], *, limit: int = WEIGHTS_LIMIT) -> tu
         The folder.
     limit
         Most bytes of weights to read.
+
+    Returns
+    -------
+    head, record
+        The fitted head, and what :func:`save_head` kept with it.
 
     Raises
     ------

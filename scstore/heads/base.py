@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -51,13 +51,12 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
         """Return one line that says how the fitted head was trained."""
 
     @abstractmethod
-    def to_state(self) -> State:
-        """Return the fitted head as nested JSON values and arrays; :meth:`from_state` takes them back."""
+    def _learned(self) -> State:
+        """Return what the fit learned, beside the classes."""
 
-    @classmethod
     @abstractmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """Return the fitted head; :class:`DamagedError` where its parts do not fit together."""
+    def _load(self, state: Mapping[str, Any]) -> None:
+        """Take what :meth:`_learned` returned; the parameters, classes and width are set."""
 
     @abstractmethod
     def _log_proba(self, block: Array) -> Array:
@@ -117,8 +116,8 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
             )
         return rows
 
-    def _state(self) -> State:
-        """Return what every head saves: parameters, classes and width."""
+    def to_state(self) -> State:
+        """Return the fitted head as nested JSON values and arrays; :meth:`from_state` takes them back."""
         check_is_fitted(self)
         params = self.get_params(deep=False)
         for name, value in params.items():
@@ -129,45 +128,52 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
             "params": {name: list(v) if isinstance(v, tuple) else v for name, v in params.items()},
             "classes": self.classes_.tolist(),
             "n_features_in": int(self.n_features_in_),
+            **self._learned(),
         }
 
     @classmethod
-    def _restore(cls, state: Mapping[str, Any]) -> Self:
-        """Return a head with its parameters, classes and width, still without what it learned."""
-        saved: dict[str, Any] = {name: state.get(name) for name in ("params", "classes", "n_features_in")}
-        params, classes, width = saved.values()
-        require(isinstance(params, Mapping) and set(params) <= set(cls._get_param_names()), f"params={params!r}.")
-        named = isinstance(classes, list) and all(isinstance(label, str | int | float) for label in classes)
-        require(named and len(classes) >= 2, "Its classes are not at least two texts or numbers.")
-        require(isinstance(width, int) and width > 0, f"n_features_in={width!r}.")
-        head = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in params.items()})
-        head.classes_, head.n_features_in_ = np.array(classes), width
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Return the fitted head; :class:`DamagedError` where its parts do not fit together."""
+        with loading():
+            head = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in state["params"].items()})
+            classes, width = state["classes"], state["n_features_in"]
+            named = isinstance(classes, list) and all(isinstance(label, str | int | float) for label in classes)
+            require(named and len(classes) >= 2, "Its classes are not at least two texts or numbers.")
+            require(isinstance(width, int) and width > 0, f"n_features_in={width!r}.")
+            head.classes_, head.n_features_in_ = np.array(classes), width
+            head._load(state)
         return head
 
 
 def require(condition: object, what: str) -> None:
     """Refuse a saved head with parts that are impossible or do not fit together."""
     if not condition:
-        raise damaged(what)
+        raise DamagedError(f"{what} The head is damaged: restore it from a copy, or fit it again.")
 
 
-def damaged(what: str) -> DamagedError:
-    """Return the error for a saved head that cannot be used."""
-    return DamagedError(f"{what} The head is damaged: restore it from a copy, or fit it again.")
+@contextmanager
+def loading() -> Iterator[None]:
+    """Turn the errors of a malformed saved head into :class:`DamagedError`."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        what = f"Its description is malformed ({type(error).__name__}: {error})."
+        raise DamagedError(f"{what} The head is damaged: restore it from a copy, or fit it again.") from error
 
 
-def take_array(state: Mapping[str, Any], name: str, *, shape: tuple[int, ...], kind: str = "f") -> Array:
-    """Return an array of a saved head; :class:`DamagedError` where it is missing or has another shape or kind of dtype.
+def take_arrays(
+    state: Mapping[str, Any], shapes: Mapping[str, str], *, integers: Collection[str] = (), **sizes: int
+) -> dict[str, Array]:
+    """Return arrays of a saved head, of floats or for the names in ``integers`` of integers.
 
-    In ``shape`` -1 stands for any length; ``kind`` is NumPy's letter, "f" for floats and "i" for integers.
+    A shape has a letter per dimension, such as "cd": the size given for it, or else the one where it first occurs.
     """
-    array: Any = state.get(name)
-    require(isinstance(array, np.ndarray), f"The array {name!r} is missing.")
-    fits = len(shape) == array.ndim and all(want in (-1, have) for want, have in zip(shape, array.shape, strict=True))
-    what = f"{name}: {array.dtype} of shape {array.shape} in place of {shape} ({kind}; -1: any length)."
-    require(fits and array.dtype.kind == kind, what)
-    found: Array = array
-    return found
+    for name, shape in shapes.items():
+        array = state[name]
+        fits = array.ndim == len(shape) and array.dtype.kind == ("i" if name in integers else "f")
+        fits = fits and all(sizes.setdefault(at, size) == size for at, size in zip(shape, array.shape, strict=True))
+        require(fits, f"{name}: an unexpected array of {array.dtype} of shape {array.shape}.")
+    return {name: state[name] for name in shapes}
 
 
 def seeded(random_state: Any) -> np.random.Generator:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, Self
 
 import numpy as np
 
 from scstore.errors import CellsError, FeatureSpaceError, GenesError, OptionError
 from scstore.heads import PRIOR_ADJUSTMENT
-from scstore.heads.base import JSON, RowClassifier, State, check_choice, check_positive, damaged, require
+from scstore.heads.base import JSON, RowClassifier, State, check_choice, check_positive, loading, require
 from scstore.heads.calibration import Fusion, fit_fusion
 from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
@@ -26,22 +26,12 @@ from scstore.options import did_you_mean
 
 HEADS: dict[str, type[RowClassifier]] = {"knn": KNNHead, "linear": LinearHead, "mlp": MLPHead}
 
-# Parameters of the constructor, all of them saved.
-OPTIONS = ("kind", "params", "n_folds", "n_genes", "n_components", "prior_adjustment", "random_state")
 # Cells above which one held-out part does in place of folds: it saves fitting each head once per fold.
 MANY_ROWS = 50_000
 PART_ROWS = 10_000
 
 
-@dataclass(frozen=True)
-class _HeldOut:
-    """Held-out cells: true classes ``(m,)``, log-probabilities ``(m, n_classes)`` by view, distances ``(m, 2)``."""
-
-    codes: Array
-    log_probas: dict[str, Array]
-    distances: Array
-
-
+@dataclass(eq=False, repr=False)
 class FusedHead:
     """A classifier over one or several views of the same cells.
 
@@ -99,49 +89,28 @@ class FusedHead:
     .. [2] A. Menon et al., Long-tail learning via logit adjustment, ICLR 2021, arXiv 2007.07314.
     """
 
-    classes_: Array
-    genes_: list[str] | None
-    held_out_: dict[str, float | int | None]
-    held_out_codes_: Array
-    held_out_log_probas_: dict[str, Array]
-    held_out_proba_: Array
-    rejection_: Rejection | None
-    hierarchy_: Hierarchy | None
-    widths_: dict[str, int]
-    record_: dict[str, JSON]
-    members_: dict[str, Member]
-    fusion_: Fusion
+    kind: str = "linear"
+    _: KW_ONLY
+    params: Mapping[str, Any] = field(default_factory=dict)
+    n_folds: int = 5
+    n_genes: int = 200
+    n_components: int = 20
+    prior_adjustment: float = PRIOR_ADJUSTMENT
+    random_state: int = 0
 
-    def __init__(
-        self,
-        kind: str = "linear",
-        *,
-        params: Mapping[str, Any] | None = None,
-        n_folds: int = 5,
-        n_genes: int = 200,
-        n_components: int = 20,
-        prior_adjustment: float = PRIOR_ADJUSTMENT,
-        random_state: int = 0,
-    ) -> None:
-        check_choice("kind", kind, HEADS)
-        given = dict(params or {})
-        known = sorted(set(HEADS[kind]().get_params()) - {"random_state"})
-        if unknown := sorted(set(given) - set(known)):
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, HEADS)
+        known = sorted(set(HEADS[self.kind]().get_params()) - {"random_state"})
+        self.params = dict(self.params or {})
+        if unknown := sorted(set(self.params) - set(known)):
             suggestion = did_you_mean(unknown[0], known)
-            msg = f"params: a {kind} head has no {', '.join(unknown)}. It has {', '.join(known)}.{suggestion}"
+            msg = f"params: a {self.kind} head has no {', '.join(unknown)}. It has {', '.join(known)}.{suggestion}"
             raise OptionError(msg)
-        if n_folds < 2:
-            raise OptionError(f"n_folds={n_folds!r}: must be at least 2.")
-        if not 0 <= prior_adjustment <= 1:
-            raise OptionError(f"prior_adjustment={prior_adjustment!r}: must be between 0 and 1.")
-        check_positive(n_genes=n_genes, n_components=n_components)
-        self.kind = kind
-        self.params = given
-        self.n_folds = n_folds
-        self.n_genes = n_genes
-        self.n_components = n_components
-        self.prior_adjustment = prior_adjustment
-        self.random_state = random_state
+        if self.n_folds < 2:
+            raise OptionError(f"n_folds={self.n_folds!r}: must be at least 2.")
+        if not 0 <= self.prior_adjustment <= 1:
+            raise OptionError(f"prior_adjustment={self.prior_adjustment!r}: must be between 0 and 1.")
+        check_positive(n_genes=self.n_genes, n_components=self.n_components)
 
     @property
     def views_(self) -> tuple[str, ...]:
@@ -186,34 +155,31 @@ class FusedHead:
         codes = place[encoded.codes]
         names = _check_gene_names(rows, gene_names)
 
-        held_out = self._hold_out(rows, codes, with_distances=keep is not None)
+        truth, log_probas, distances = self._hold_out(rows, codes, with_distances=keep is not None)
         self.members_ = self._fit_members(rows, codes)
         shares = np.bincount(codes, minlength=len(self.classes_)) / len(codes)
-        log_probas = list(held_out.log_probas.values())
-        self.fusion_ = fit_fusion(log_probas, held_out.codes, shares=shares, prior_adjustment=self.prior_adjustment)
-        self.held_out_codes_, self.held_out_log_probas_ = held_out.codes, held_out.log_probas
-        self.held_out_proba_ = self.fusion_.proba(log_probas)
-        self.held_out_ = held_out_scores(held_out.codes, self.held_out_proba_)
-        self.rejection_ = None
+        every = list(log_probas.values())
+        self.fusion_ = fit_fusion(every, truth, shares=shares, prior_adjustment=self.prior_adjustment)
+        self.held_out_codes_, self.held_out_log_probas_ = truth, log_probas
+        self.held_out_proba_ = proba = self.fusion_.proba(every)
+        self.held_out_ = held_out_scores(truth, proba)
+        self.rejection_: Rejection | None = None
         if keep is not None:
+            rng = np.random.default_rng(self.random_state)
             self.rejection_ = fit_rejection(
-                self.members_,
-                rows,
-                codes,
-                proba=self.held_out_proba_,
-                truth=held_out.codes,
-                measured=held_out.distances,
-                keep=keep,
-                rng=np.random.default_rng(self.random_state),
+                self.members_, rows, codes, proba=proba, truth=truth, measured=distances, keep=keep, rng=rng
             )
         reducer = self._reducer
         self.genes_ = None if reducer is None else [names[column] for column in reducer.selected_]
-        self.widths_ = {name: view.shape[1] for name, view in rows.items()}
-        if self.genes_ is not None:
-            self.widths_[EXPRESSION] = len(self.genes_)
-        self.hierarchy_ = None
-        self.record_ = {}
+        self.hierarchy_: Hierarchy | None = None
+        self.record_: dict[str, JSON] = {}
         return self
+
+    @property
+    def widths_(self) -> dict[str, int]:
+        """Columns of each view at prediction."""
+        genes = {} if self.genes_ is None else {EXPRESSION: len(self.genes_)}
+        return {name: member.head.n_features_in_ for name, member in self.members_.items()} | genes
 
     @property
     def _reducer(self) -> ExpressionReducer | None:
@@ -224,20 +190,23 @@ class FusedHead:
         labels = self.classes_.astype(object)[codes]
         members = {}
         for view, rows in views.items():
-            head, reducer = HEADS[self.kind](**self.params, random_state=self.random_state), None
+            reducer = None
             if view == EXPRESSION:
                 reducer = ExpressionReducer(self.n_genes, n_components=self.n_components).fit(rows, labels)
-            member = Member(head, reducer)
-            head.fit(member.rows(rows, selected=False), labels)
-            members[view] = member
+            members[view] = Member(HEADS[self.kind](**self.params, random_state=self.random_state), reducer)
+            members[view].head.fit(members[view].rows(rows, selected=False), labels)
         return members
 
-    def _hold_out(self, rows: Mapping[str, Rows], codes: Array, *, with_distances: bool) -> _HeldOut:
-        """Fit on the rows outside each fold, everything included, and predict the rows inside."""
+    def _hold_out(
+        self, rows: Mapping[str, Rows], codes: Array, *, with_distances: bool
+    ) -> tuple[Array, dict[str, Array], Array]:
+        """Fit on the rows outside each fold, everything included, and predict the rows inside.
+
+        Returns the held-out cells' true classes ``(m,)``, log-probabilities by view, and distances ``(m, 2)``.
+        """
         rng = np.random.default_rng(self.random_state)
         if len(codes) > MANY_ROWS:
-            part = stratified_part(codes, size=PART_ROWS, rng=rng)
-            folds = [part] if len(part) else []
+            folds = [stratified_part(codes, size=PART_ROWS, rng=rng)]
         else:
             folds = stratified_folds(codes, n_folds=self.n_folds, rng=rng)
         index = [np.zeros(0, dtype=np.int64), *folds]
@@ -254,7 +223,7 @@ class FusedHead:
                 fitted = fit_distances(members, known, codes[outside], rng=rng)
                 distances.append(fitted.measure(members, left, codes[inside], selected=False))
         joined = {name: np.concatenate(parts) for name, parts in log_probas.items()}
-        return _HeldOut(codes[np.concatenate(index)], joined, np.concatenate(distances))
+        return codes[np.concatenate(index)], joined, np.concatenate(distances)
 
     def predict_proba(self, views: Mapping[str, Rows]) -> Array:
         """Return calibrated probabilities ``(n, n_classes) float64``; each row sums to 1.
@@ -335,7 +304,7 @@ class FusedHead:
         """Return the fitted head as nested JSON values and arrays; :meth:`from_state` takes them back."""
         fusion, rejection, hierarchy = self.fusion_, self.rejection_, self.hierarchy_
         return {
-            **{name: getattr(self, name) for name in OPTIONS},
+            **{option.name: getattr(self, option.name) for option in fields(self)},
             "params": {name: list(v) if isinstance(v, tuple) else v for name, v in self.params.items()},
             "classes": self.classes_.tolist(),
             "shares": fusion.shares.tolist(),
@@ -349,31 +318,26 @@ class FusedHead:
         }
 
     @classmethod
+    @loading()
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """Return the fitted head; :class:`DamagedError` where its parts do not fit together."""
-        try:
-            head = cls(**{name: state[name] for name in OPTIONS})
-            head.classes_ = np.array([str(label) for label in state["classes"]])
-            head.members_ = {
-                view: Member.from_state(member, kind=HEADS[head.kind], reduced=view == EXPRESSION)
-                for view, member in sorted(state["members"].items())
-            }
-            shares = np.array([float(share) for share in state["shares"]])
-            temperatures = tuple(float(state["temperatures"][view]) for view in head.members_)
-            head.fusion_ = Fusion(shares, head.prior_adjustment, temperatures, float(state["temperature"]))
-            head.genes_ = None if state["genes"] is None else [str(gene) for gene in state["genes"]]
-            head.held_out_, head.record_ = dict(state["held_out"]), {}
-            head.rejection_ = head.hierarchy_ = None
-            if state["rejection"] is not None:
-                head.rejection_ = Rejection.from_state(state["rejection"], n_classes=len(head.classes_))
-            if state["hierarchy"] is not None:
-                head.hierarchy_ = Hierarchy.from_state(state["hierarchy"], classes=head.classes_)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise damaged(f"Its description is malformed ({type(error).__name__}: {error}).") from error
+        head = cls(**{option.name: state[option.name] for option in fields(cls)})
+        head.classes_ = np.array([str(label) for label in state["classes"]])
+        head.members_ = {
+            view: Member.from_state(member, kind=HEADS[head.kind], reduced=view == EXPRESSION)
+            for view, member in sorted(state["members"].items())
+        }
+        shares = np.array([float(share) for share in state["shares"]])
+        temperatures = tuple(float(state["temperatures"][view]) for view in head.members_)
+        head.fusion_ = Fusion(shares, head.prior_adjustment, temperatures, float(state["temperature"]))
+        head.genes_ = None if state["genes"] is None else [str(gene) for gene in state["genes"]]
+        head.held_out_, head.record_ = dict(state["held_out"]), {}
+        head.rejection_ = head.hierarchy_ = None
+        if state["rejection"] is not None:
+            head.rejection_ = Rejection.from_state(state["rejection"], n_classes=len(head.classes_))
+        if state["hierarchy"] is not None:
+            head.hierarchy_ = Hierarchy.from_state(state["hierarchy"], classes=head.classes_)
         head._check_whole()
-        head.widths_ = {view: member.head.n_features_in_ for view, member in head.members_.items()}
-        if head.genes_ is not None:
-            head.widths_[EXPRESSION] = len(head.genes_)
         return head
 
     def _check_whole(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from scstore.heads.base import State, require, take_array
+from scstore.heads.base import State, loading, require, take_arrays
 from scstore.heads.rejection import max_rejected
 from scstore.heads.rows import Array
 
@@ -30,17 +30,12 @@ def label_cells(proba: Array, classes: Array, *, chosen: Array | None = None) ->
 
     ``chosen`` ``(n,)`` is the class of each cell; by default the most probable, of equal ones the first.
     """
-    best = argmax_rows(proba) if chosen is None else chosen
+    best = proba.argmax(axis=1) if chosen is None else chosen
     rows = np.arange(len(proba))
     others = proba.copy()
     others[rows, best] = -np.inf
     first = proba[rows, best]
     return LabelledCells(np.asarray(classes)[best], first, first - others.max(axis=1, initial=-np.inf))
-
-
-def argmax_rows(proba: Array) -> Array:
-    """Return the place of the largest value of each row, also where there are no rows."""
-    return proba.argmax(axis=1) if len(proba) else np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +88,7 @@ class Hierarchy:
             labels, codes = np.unique([of_class[str(label)] for label in classes], return_inverse=True)
             level = Level(name, labels, codes.astype(np.int64), np.empty(0))
             sums = level.sums(proba)
-            right = argmax_rows(sums) == level.parents[truth]
+            right = sums.argmax(axis=1) == level.parents[truth]
             levels.append(Level(name, labels, level.parents, np.sort(sums[right].max(axis=1, initial=0))))
         return cls(column, tuple(levels))
 
@@ -105,9 +100,10 @@ class Hierarchy:
         """
         left = np.array(proba, dtype=np.float64)
         for level in self.levels:
-            best = argmax_rows(level.sums(left))
+            best = level.sums(left).argmax(axis=1)
             left[level.parents[None, :] != best[:, None]] = -1  # a class of probability 0 may still be chosen
-        return argmax_rows(left)
+        chosen: Array = left.argmax(axis=1)
+        return chosen
 
     def to_state(self, classes: Array) -> State:
         """Return nested JSON values and arrays; :meth:`from_state` takes them back."""
@@ -118,13 +114,14 @@ class Hierarchy:
         return {"column": self.column, "levels": levels}
 
     @classmethod
+    @loading()
     def from_state(cls, state: Mapping[str, Any], *, classes: Array) -> Self:
         """Return the hierarchy; :class:`DamagedError` where the parts do not fit together."""
         levels = []
         for saved in state["levels"]:
             parents = [str(saved["parents"][str(name)]) for name in classes]
             labels, codes = np.unique(np.array(parents, dtype=str), return_inverse=True)
-            confidence = take_array(saved, "confidence", shape=(-1,))
+            confidence = take_arrays(saved, {"confidence": "m"})["confidence"]
             require((np.diff(confidence) >= 0).all(), "hierarchy: its confidences are not sorted.")
             levels.append(Level(str(saved["column"]), labels, codes.astype(np.int64), confidence))
         finer = [*(level.parents for level in levels[1:]), np.arange(len(classes))]

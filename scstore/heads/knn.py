@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
 
-from scstore.errors import OptionError
-from scstore.heads.base import RowClassifier, State, check_choice, check_positive, damaged, require, seeded, take_array
+from scstore.heads.base import RowClassifier, State, check_choice, check_positive, require, seeded, take_arrays
 from scstore.heads.labels import stratified_sample
 from scstore.heads.neighbour_search import (
     EXACT_BELOW,
@@ -28,6 +28,7 @@ PRIOR_VOTES = 0.3  # votes shared out by class frequency, so that no class ever 
 GATHER_VALUES = 1 << 22  # neighbour values held at a time while distances are computed in float64
 
 
+@dataclass(eq=False, repr=False)
 class KNNHead(RowClassifier):
     """Distance-weighted votes of the k nearest training cells.
 
@@ -76,29 +77,13 @@ class KNNHead(RowClassifier):
 
     _ONE_THREAD = False
 
-    vectors_: Array
-    codes_: Array
-    prior_: Array
-    mean_: Array
-    scale_: Array
-    approximate_: ApproximateIndex | None
-
-    def __init__(
-        self,
-        k: int = 15,
-        *,
-        metric: str = "cosine",
-        dtype: str = "float32",
-        memory_limit: int = MEMORY_LIMIT,
-        exact_below: int = EXACT_BELOW,
-        random_state: Any = 0,
-    ) -> None:
-        self.k = k
-        self.metric = metric
-        self.dtype = dtype
-        self.memory_limit = memory_limit
-        self.exact_below = exact_below
-        self.random_state = random_state
+    k: int = 15
+    _: KW_ONLY
+    metric: str = "cosine"
+    dtype: str = "float32"
+    memory_limit: int = MEMORY_LIMIT
+    exact_below: int = EXACT_BELOW
+    random_state: Any = 0
 
     def fit(self, X: Any, y: Any) -> Self:
         """Keep rows ``(n, d)`` and labels ``(n,)``.
@@ -121,11 +106,11 @@ class KNNHead(RowClassifier):
             sample = stratified_sample(labels.codes, size=room, rng=seeded(self.random_state))
             self.codes_, kept = labels.codes[sample], RowSubset(rows, sample)
         prepared = MappedRows(kept, lambda block: self._prepare(to_dense(block)), width=width)
-        self.approximate_ = None
+        self.approximate_: ApproximateIndex | None = None
         if approximate and len(self.codes_) > FEWEST:
             seed = int(seeded(self.random_state).integers(2**31))
             self.approximate_ = build_index(prepared, seed=seed, block_bytes=step)
-            self.vectors_ = self.approximate_.codes()
+            self.vectors_: Array = self.approximate_.codes()
             return self
         self.vectors_ = np.empty((len(self.codes_), width), dtype=self.dtype)
         for start, block in iter_blocks(prepared, block_bytes=step):
@@ -191,37 +176,26 @@ class KNNHead(RowClassifier):
         result: Array = np.log((votes + PRIOR_VOTES * self.prior_) / (k + PRIOR_VOTES))
         return result
 
-    def to_state(self) -> State:
-        """Return the fitted head as JSON values and arrays."""
+    def _learned(self) -> State:
         learned = {name: getattr(self, f"{name}_") for name in ("vectors", "codes", "prior", "mean", "scale")}
         if (index := self.approximate_) is not None and index.measured is not None:
             learned |= {"components": index.components, "centroids": index.centroids, "measured": vars(index.measured)}
-        return {**self._state(), **learned}
+        return learned
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """Return the fitted head; :class:`DamagedError` where its parts do not fit together."""
-        head = cls._restore(state)
-        width, n_classes, measured = head.n_features_in_, len(head.classes_), state.get("measured")
-        try:
-            head._check_options()
-            recall = None if measured is None else MeasuredRecall(**measured)
-        except (OptionError, TypeError) as error:
-            raise damaged(str(error)) from error
-        head.codes_ = take_array(state, "codes", shape=(-1,), kind="i")
-        head.prior_ = take_array(state, "prior", shape=(n_classes,))
-        head.mean_ = take_array(state, "mean", shape=(width,))
-        head.scale_ = take_array(state, "scale", shape=(width,))
-        kept = len(head.codes_)
-        require(kept and head.codes_.min() >= 0 and head.codes_.max() < n_classes, "Its class numbers are impossible.")
-        require((head.prior_ > 0).all(), "One of its classes has no cells.")
-        if recall is None:
-            head.vectors_, head.approximate_ = take_array(state, "vectors", shape=(kept, width)), None
-            return head
-        components = take_array(state, "components", shape=(width, -1))
-        centroids = take_array(state, "centroids", shape=(-1, components.shape[1]))
-        head.vectors_ = take_array(state, "vectors", shape=(kept, components.shape[1]))
-        sound = recall.probes in range(1, len(centroids) + 1) and head.vectors_.dtype == np.float16
-        require(sound, f"{recall} does not fit its weights.")
-        head.approximate_ = ApproximateIndex.from_codes(components, centroids, head.vectors_, recall)
-        return head
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self._check_options()
+        shapes = {"codes": "m", "prior": "c", "mean": "d", "scale": "d", "vectors": "md"}
+        if measured := state.get("measured"):
+            shapes |= {"components": "dp", "centroids": "lp", "vectors": "mp"}
+        n_classes = len(self.classes_)
+        arrays = take_arrays(state, shapes, integers=("codes",), c=n_classes, d=self.n_features_in_)
+        for name in ("vectors", "codes", "prior", "mean", "scale"):
+            setattr(self, f"{name}_", arrays[name])
+        in_range = self.codes_.size and self.codes_.min() >= 0 and self.codes_.max() < n_classes
+        require(in_range and (self.prior_ > 0).all(), "Its class numbers or class frequencies are impossible.")
+        self.approximate_ = None
+        if measured:
+            recall, centroids = MeasuredRecall(**measured), arrays["centroids"]
+            sound = recall.probes in range(1, len(centroids) + 1) and self.vectors_.dtype == np.float16
+            require(sound, f"{recall} does not fit its weights.")
+            self.approximate_ = ApproximateIndex.from_codes(arrays["components"], centroids, self.vectors_, recall)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +17,7 @@ from scstore.heads.base import (
     class_weights,
     require,
     seeded,
-    take_array,
+    take_arrays,
 )
 from scstore.heads.labels import Labels, stratified_part, stratified_sample
 from scstore.heads.preprocessing import fit_scaling
@@ -55,6 +55,7 @@ class _Solution:
     n_iter: int = 0
 
 
+@dataclass(eq=False, repr=False)
 class LinearHead(RowClassifier):
     r"""Multinomial logistic regression on standardised columns.
 
@@ -104,28 +105,13 @@ class LinearHead(RowClassifier):
     .. [2] D. Kingma and J. Ba, Adam: a method for stochastic optimization, ICLR 2015.
     """
 
-    coef_: Array
-    intercept_: Array
-    C_: float
-    solver_: str
-    n_iter_: int
-
-    def __init__(
-        self,
-        C: float | str = DEFAULT_C,
-        *,
-        class_weight: Any = None,
-        solver: str = "auto",
-        epochs: int = 5,
-        memory_limit: int = MEMORY_LIMIT,
-        random_state: Any = 0,
-    ) -> None:
-        self.C = C
-        self.class_weight = class_weight
-        self.solver = solver
-        self.epochs = epochs
-        self.memory_limit = memory_limit
-        self.random_state = random_state
+    C: float | str = DEFAULT_C
+    _: KW_ONLY
+    class_weight: Any = None
+    solver: str = "auto"
+    epochs: int = 5
+    memory_limit: int = MEMORY_LIMIT
+    random_state: Any = 0
 
     def fit(self, X: Any, y: Any) -> Self:
         """Learn from rows ``(n, d)`` and labels ``(n,)``.
@@ -214,24 +200,16 @@ class LinearHead(RowClassifier):
     def _log_proba(self, block: Array) -> Array:
         return log_softmax(block.astype(np.float64) @ self.coef_.T + self.intercept_)
 
-    def to_state(self) -> State:
-        """Return the fitted head as JSON values and arrays."""
-        learned = {"coef": self.coef_, "intercept": self.intercept_}
-        return {**self._state(), **learned, "C": float(self.C_), "solver": self.solver_, "n_iter": int(self.n_iter_)}
+    def _learned(self) -> State:
+        return {name: getattr(self, f"{name}_") for name in ("coef", "intercept", "C", "solver", "n_iter")}
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """Return the fitted head; :class:`DamagedError` where its parts do not fit together."""
-        head = cls._restore(state)
-        n_classes, width = len(head.classes_), head.n_features_in_
-        head.coef_ = take_array(state, "coef", shape=(n_classes, width))
-        head.intercept_ = take_array(state, "intercept", shape=(n_classes,))
-        saved: dict[str, Any] = {name: state.get(name) for name in ("C", "solver", "n_iter")}
-        C, solver, n_iter = saved.values()
-        require(isinstance(C, float) and C > 0 and solver in SOLVERS, f"LinearHead: C={C!r}, solver={solver!r}.")
-        require(isinstance(n_iter, int) and n_iter > 0, f"LinearHead: n_iter={n_iter!r}.")
-        head.C_, head.solver_, head.n_iter_ = C, solver, n_iter
-        return head
+    def _load(self, state: Mapping[str, Any]) -> None:
+        shapes = {"coef": "cd", "intercept": "c"}
+        arrays = take_arrays(state, shapes, c=len(self.classes_), d=self.n_features_in_)
+        self.coef_, self.intercept_ = arrays.values()
+        self.C_, self.solver_, self.n_iter_ = C, solver, n_iter = state["C"], state["solver"], state["n_iter"]
+        sound = isinstance(C, float) and C > 0 and solver in SOLVERS and isinstance(n_iter, int) and n_iter > 0
+        require(sound, f"LinearHead: C={C!r}, solver={solver!r}, n_iter={n_iter!r}.")
 
 
 def _zeros(labels: Labels, rows: Rows) -> _Solution:

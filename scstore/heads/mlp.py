@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice, pairwise
 from typing import Any, Self
 
 import numpy as np
 
 from scstore.errors import OptionError
-from scstore.heads.base import RowClassifier, State, check_positive, class_weights, require, seeded, take_array
+from scstore.heads.base import RowClassifier, State, check_positive, class_weights, require, seeded, take_arrays
 from scstore.heads.labels import Labels, stratified_part
 from scstore.heads.preprocessing import fit_scaling
 from scstore.heads.rows import MEMORY_LIMIT, Array, Rows, RowSubset, block_within, fits, iter_blocks, materialise
@@ -23,6 +24,7 @@ BLIND_ROUNDS = 15  # rounds when there are too few cells to hold any out
 FULL_DECAY = 10_000
 
 
+@dataclass(eq=False, repr=False)
 class MLPHead(RowClassifier):
     """Perceptron with one or two hidden layers of rectified linear units.
 
@@ -72,35 +74,17 @@ class MLPHead(RowClassifier):
     .. [2] K. He, X. Zhang, S. Ren and J. Sun, Delving deep into rectifiers, ICCV 2015.
     """
 
-    coefs_: list[Array]
-    intercepts_: list[Array]
-    n_iter_: int
-    streamed_: bool
-
-    def __init__(
-        self,
-        hidden: Sequence[int] = (128,),
-        *,
-        weight_decay: float = 0.5,
-        learning_rate: float = 3e-3,
-        batch_rows: int = 128,
-        epochs: int = 100,
-        patience: int = 8,
-        validation_fraction: float = 0.1,
-        class_weight: Any = None,
-        memory_limit: int = MEMORY_LIMIT,
-        random_state: Any = 0,
-    ) -> None:
-        self.hidden = hidden
-        self.weight_decay = weight_decay
-        self.learning_rate = learning_rate
-        self.batch_rows = batch_rows
-        self.epochs = epochs
-        self.patience = patience
-        self.validation_fraction = validation_fraction
-        self.class_weight = class_weight
-        self.memory_limit = memory_limit
-        self.random_state = random_state
+    hidden: Sequence[int] = (128,)
+    _: KW_ONLY
+    weight_decay: float = 0.5
+    learning_rate: float = 3e-3
+    batch_rows: int = 128
+    epochs: int = 100
+    patience: int = 8
+    validation_fraction: float = 0.1
+    class_weight: Any = None
+    memory_limit: int = MEMORY_LIMIT
+    random_state: Any = 0
 
     def fit(self, X: Any, y: Any) -> Self:
         """Learn from rows ``(n, d)`` and labels ``(n,)``.
@@ -183,23 +167,19 @@ class MLPHead(RowClassifier):
         layers = [layer for pair in zip(self.coefs_, self.intercepts_, strict=True) for layer in pair]
         return log_softmax(_forward(layers, block.astype(np.float64))[-1])
 
-    def to_state(self) -> State:
-        """Return the fitted head as JSON values and arrays."""
+    def _learned(self) -> State:
         layers = [{"coef": c, "intercept": b} for c, b in zip(self.coefs_, self.intercepts_, strict=True)]
-        return {**self._state(), "layers": layers, "n_iter": int(self.n_iter_), "streamed": bool(self.streamed_)}
+        return {"layers": layers, "n_iter": self.n_iter_, "streamed": self.streamed_}
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """Return the fitted head; :class:`DamagedError` where its parts do not fit together."""
-        head = cls._restore(state)
-        head.coefs_, head.intercepts_, width = [], [], head.n_features_in_
-        for layer in state.get("layers", ()):
-            head.coefs_.append(take_array(layer, "coef", shape=(-1, width)))
-            width = len(head.coefs_[-1])
-            head.intercepts_.append(take_array(layer, "intercept", shape=(width,)))
-        require(2 <= len(head.coefs_) <= 3 and width == len(head.classes_), "Its layers do not end in its classes.")
-        head.n_iter_, head.streamed_ = int(state.get("n_iter", 0)), state.get("streamed") is True
-        return head
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self.coefs_, self.intercepts_, width = [], [], self.n_features_in_
+        for layer in state["layers"]:
+            coef, intercept = take_arrays(layer, {"coef": "oi", "intercept": "o"}, i=width).values()
+            self.coefs_.append(coef)
+            self.intercepts_.append(intercept)
+            width = len(coef)
+        require(2 <= len(self.coefs_) <= 3 and width == len(self.classes_), "Its layers do not end in its classes.")
+        self.n_iter_, self.streamed_ = int(state["n_iter"]), bool(state["streamed"])
 
 
 def _initial_layers(widths: Sequence[int], rng: np.random.Generator) -> list[Array]:

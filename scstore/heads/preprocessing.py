@@ -11,7 +11,7 @@ from scipy import sparse
 
 from scstore.cells.gene_statistics import ClassSums, top_genes
 from scstore.errors import CellsError, FeatureSpaceError
-from scstore.heads.base import State, check_positive, require, take_array
+from scstore.heads.base import State, check_positive, loading, require, take_arrays
 from scstore.heads.labels import encode_labels
 from scstore.heads.rows import (
     BLOCK_BYTES,
@@ -181,16 +181,16 @@ class ExpressionReducer:
         return {**arrays, "n_features_in": self.n_features_in_}
 
     @classmethod
+    @loading()
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """Return the fitted reducer; :class:`DamagedError` where its parts do not fit together."""
-        selected, n_features_in = take_array(state, "selected", shape=(-1,), kind="i"), int(state["n_features_in"])
-        width = len(selected)
-        components = take_array(state, "components", shape=(-1, width))
-        reducer = cls(width, n_components=len(components))
-        reducer.n_features_in_, reducer.selected_, reducer.components_ = n_features_in, selected, components
-        reducer.mean_ = take_array(state, "mean", shape=(width,))
-        reducer.scale_ = take_array(state, "scale", shape=(width,))
-        in_range = width and selected.min() >= 0 and selected.max() < n_features_in
-        require(in_range and len(components), "reducer: its genes or components are missing or out of range.")
+        shapes = {"selected": "g", "mean": "g", "scale": "g", "components": "pg"}
+        arrays = take_arrays(state, shapes, integers=("selected",))
+        reducer = cls(len(arrays["selected"]), n_components=len(arrays["components"]))
+        for name, array in arrays.items():
+            setattr(reducer, f"{name}_", array)
+        reducer.n_features_in_ = n = int(state["n_features_in"])
+        in_range = reducer.n_genes and reducer.selected_.min() >= 0 and reducer.selected_.max() < n
+        require(in_range and reducer.n_components, "reducer: its genes or components are missing or out of range.")
         require((reducer.scale_ > 0).all(), "reducer: its scales are not positive.")
         return reducer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -10,7 +11,7 @@ import numpy as np
 from sklearn.utils.extmath import randomized_svd
 
 from scstore.errors import OptionError
-from scstore.heads.base import State, check_choice, require, take_array
+from scstore.heads.base import State, check_choice, require, take_arrays
 from scstore.heads.member import EXPRESSION, Member, concat_views
 from scstore.heads.preprocessing import usable_scale
 from scstore.heads.rows import Array, Rows, iter_blocks, read, widest
@@ -75,13 +76,12 @@ class Distances:
     @classmethod
     def from_state(cls, state: Mapping[str, Any], *, n_classes: int) -> Self:
         """Return the distances; :class:`DamagedError` where the parts do not fit together."""
-        mean = take_array(state, "mean", shape=(-1,))
-        axes = take_array(state, "axes", shape=(len(mean), -1))
-        points = take_array(state, "points", shape=(-1, axes.shape[1]))
-        counts = take_array(state, "counts", shape=(n_classes,), kind="i")
-        split = counts.min() >= 1 and counts.sum() == len(points)
-        require(split, f"counts: {len(points)} reference cells do not split into {n_classes} classes.")
-        return cls(tuple(map(str, state["views"])), mean, axes, points, counts)
+        shapes = {"mean": "d", "axes": "dk", "points": "mk", "counts": "c"}
+        arrays = take_arrays(state, shapes, integers=("counts",), c=n_classes)
+        counts, n = arrays["counts"], len(arrays["points"])
+        split = counts.min() >= 1 and counts.sum() == n
+        require(split, f"counts: {n} reference cells do not split into {n_classes} classes.")
+        return cls(tuple(map(str, state["views"])), **arrays)
 
 
 def fit_distances(
@@ -105,9 +105,8 @@ def fit_distances(
     mean = values.mean(axis=0)
     values -= mean
     scale = usable_scale(mean, np.einsum("ij,ij->j", values, values) / len(values))
-    # Each view weighs the same, whatever its width.
-    widths = np.repeat([part.shape[1] for part in rows.below], [part.shape[1] for part in rows.below])
-    scale *= np.sqrt(widths)
+    widths = [part.shape[1] for part in rows.below]
+    scale *= np.sqrt(np.repeat(widths, widths))  # each view weighs the same, whatever its width
     counts = np.array([len(part) for part in chosen])
     axes = np.diag(1 / scale)
     if names != [EXPRESSION]:
@@ -197,13 +196,13 @@ class Rejection:
             return Thresholds(confidence=float(confidence[allowed]))
         if rule == "distance":
             return Thresholds(novelty=float(novelty[allowed]))
+
+        def rejected(rank: int) -> int:
+            return int(((self.confidence < confidence[rank]) | (self.novelty > novelty[rank])).sum())
+
         # The strictest pair that rejects no more than allowed: the rejected cells only grow with the rank.
-        low, high = 0, allowed
-        while low < high:
-            rank = (low + high + 1) // 2
-            rejected = ((self.confidence < confidence[rank]) | (self.novelty > novelty[rank])).sum()
-            low, high = (rank, high) if rejected <= allowed else (low, rank - 1)
-        return Thresholds(float(confidence[low]), float(novelty[low]))
+        rank = bisect_right(range(allowed + 1), allowed, key=rejected) - 1
+        return Thresholds(float(confidence[rank]), float(novelty[rank]))
 
     def to_state(self) -> State:
         """Return nested JSON values and arrays; :meth:`from_state` takes them back."""
@@ -216,12 +215,10 @@ class Rejection:
     def from_state(cls, state: Mapping[str, Any], *, n_classes: int) -> Self:
         """Return the thresholds; :class:`DamagedError` where the parts do not fit together."""
         distances = Distances.from_state(state["distances"], n_classes=n_classes)
-        confidence, keep = take_array(state, "confidence", shape=(-1,)), state["keep"]
-        novelty = take_array(state, "novelty", shape=confidence.shape)
-        units = take_array(state, "units", shape=(n_classes, 2))
-        require(len(confidence) and (units > 0).all(), "rejection: no held-out cells, or units that are not positive.")
-        require(isinstance(keep, float) and 0 < keep <= 1, f"keep={keep!r}.")
-        return cls(distances, units, confidence, novelty, keep)
+        arrays = take_arrays(state, {"units": "cu", "confidence": "m", "novelty": "m"}, c=n_classes, u=2)
+        sound = len(arrays["confidence"]) and (arrays["units"] > 0).all()
+        require(sound, "rejection: no held-out cells, or units that are not positive.")
+        return cls(distances, **arrays, keep=check_keep(state["keep"]))
 
 
 def check_keep(keep: float) -> float:
@@ -254,7 +251,7 @@ def fit_rejection(
     held-out cells, ``proba`` ``(m, n_classes)`` are calibrated, ``truth`` ``(m,)`` are the true classes, and
     ``measured`` ``(m, 2)`` the distances from the training cells of these by members that had not seen them.
     """
-    right = proba.argmax(axis=1) == truth if len(truth) else np.zeros(0, dtype=bool)
+    right = proba.argmax(axis=1) == truth
     if not right.any():
         return None
     classes, distances = truth[right], measured[right]

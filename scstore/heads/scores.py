@@ -93,7 +93,7 @@ def expected_calibration_error(truth: Array, proba: Array) -> float:
 def reliability(truth: Array, proba: Array) -> list[dict[str, Any]]:
     """Return a reliability diagram as numbers: ``n``, mean ``confidence`` and ``accuracy`` of each bin with cells."""
     confidence = proba.max(axis=1)
-    right = proba.argmax(axis=1) == truth if len(proba) else np.zeros(0, dtype=bool)
+    right = proba.argmax(axis=1) == truth
     place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
     return [
         {
