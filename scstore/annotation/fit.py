@@ -136,7 +136,7 @@ def fit(
     else:
         chosen = [opened.view(name).name for name in (views or opened.default_views)]
         _note_fit(cells, head, chosen, progress)
-        unfitted = FusedHead(head, params=params, prior_adjustment=prior_adjustment, random_state=seed)
+        unfitted = FusedHead(head, params=params or {}, prior_adjustment=prior_adjustment, random_state=seed)
         trained, record = _fit_views(unfitted, cells, chosen, keep=keep, progress=progress)
     if trained.rejection_ is None:
         progress.warn(
