@@ -15,8 +15,6 @@ from scstore.errors import LabelsError, OptionError
 from scstore.options import did_you_mean
 from scstore.store.reader import Store
 
-__all__ = ["EvaluationCells", "gather_cells"]
-
 
 @dataclass(frozen=True)
 class EvaluationCells:
@@ -76,11 +74,10 @@ def gather_cells(
     cells = cells[~cells["label"].isin(list(too_few))]
     classes, codes = np.unique(cells["label"].to_numpy(dtype=str), return_inverse=True)
     if len(classes) < 2:
-        msg = (
+        raise LabelsError(
             f"{stores[0].path}: {label!r} has {len(classes)} class(es) with at least {min_cells} cells, and two are "
             f"needed. Lower min_cells=, or choose another label."
         )
-        raise LabelsError(msg)
     group_names, groups = (), None
     if group is not None:
         names, groups = np.unique(cells["group"].to_numpy(dtype=str), return_inverse=True)
@@ -112,22 +109,20 @@ def _labelled(
     column = store.obs[group].iloc[rows]
     absent = missing_labels(column.to_numpy(dtype=object), MISSING_VALUES)
     if absent.any():
-        msg = (
+        raise LabelsError(
             f"group={group!r}: {int(absent.sum()):,} of {len(rows):,} labelled cells of {store.path} have no group "
             f"(first: {frame['id'][int(np.argmax(absent))]}). Give every cell a group, or remove those cells."
         )
-        raise LabelsError(msg)
     return frame.assign(group=column.astype(str).to_numpy(dtype=object))
 
 
 def _check_column(store: Store, column: str, option: str) -> None:
     if column not in store.obs:
         known = [str(name) for name in store.obs.columns]
-        msg = (
+        raise OptionError(
             f"{option}: {store.path} has no obs column {column!r}.{did_you_mean(column, known)} "
             f"It has: {', '.join(known) or 'none'}."
         )
-        raise OptionError(msg)
 
 
 def _sides(
@@ -149,8 +144,7 @@ def _meets(store: Store, conditions: Sequence[str], *, option: str) -> NDArray[n
     for condition in conditions:
         column, _, value = condition.partition("=")
         if not column or not value:
-            msg = f"{option}={condition!r}: write COLUMN=VALUE, such as species=human."
-            raise OptionError(msg)
+            raise OptionError(f"{option}={condition!r}: write COLUMN=VALUE, such as species=human.")
         wanted.setdefault(column, []).append(value)
     meets = np.ones(store.n_obs, dtype=bool)
     for column, values in wanted.items():
@@ -158,11 +152,10 @@ def _meets(store: Store, conditions: Sequence[str], *, option: str) -> NDArray[n
         found = store.obs[column].astype(str).to_numpy()
         known = sorted(set(found))
         if absent := [value for value in values if value not in known]:
-            msg = (
+            raise OptionError(
                 f"{option}='{column}={absent[0]}': no cell of {store.path} has this value."
                 f"{did_you_mean(absent[0], known)} Values: {', '.join(known[:10])}."
             )
-            raise OptionError(msg)
         meets &= np.isin(found, values)
     return meets
 
@@ -170,10 +163,10 @@ def _meets(store: Store, conditions: Sequence[str], *, option: str) -> NDArray[n
 def _on_either_side(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the cells of both sides, neither of which may be empty or overlap the other."""
     if both := int((cells["train"] & cells["test"]).sum()):
-        msg = f"train_on= and test_on=: {both:,} cells meet both. Choose conditions that no cell meets together."
-        raise OptionError(msg)
+        raise OptionError(
+            f"train_on= and test_on=: {both:,} cells meet both. Choose conditions that no cell meets together."
+        )
     for side in ("train", "test"):
         if not cells[side].any():
-            msg = f"{side}_on=: no labelled cell is left to {side} on. Choose other conditions."
-            raise OptionError(msg)
+            raise OptionError(f"{side}_on=: no labelled cell is left to {side} on. Choose other conditions.")
     return cells[cells["train"] | cells["test"]]

@@ -16,8 +16,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-__all__ = ["celltypist_proba"]
-
 
 def celltypist_proba(
     train: Any, labels: NDArray[np.object_], test: Any, *, genes: Sequence[str], seed: int

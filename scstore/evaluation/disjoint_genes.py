@@ -24,14 +24,12 @@ from scstore.store.reader import Store
 from scstore.tokens.genept import companion_vectors, weighted_means
 from scstore.tokens.ranking import rank_genes
 
-__all__ = ["GeneSplitFeatures", "deal_genes", "gene_split_means", "gene_split_rows"]
-
 OPTION = "hold_out_genes"
 BLOCK_ROWS = 4096
 UNWHITENED = "genept_unwhitened"
 
+# By view, ``(n_obs, width)``: rows of length one, or zero where a cell expresses no gene of the side.
 Means = dict[str, NDArray[np.float32]]
-"""By view, ``(n_obs, width)``: rows of length one, or zero where a cell expresses no gene of the side."""
 
 
 def gene_split_rows() -> list[EvaluationRow]:
@@ -63,8 +61,7 @@ def gene_split_means(store: Store, *, fraction: float, seed: int) -> tuple[Means
     table, rows = expression_genes(store, purpose=OPTION)
     on_test_side = deal_genes(table, fraction=fraction, seed=seed)[rows]
     if not 0 < on_test_side.sum() < len(rows):
-        msg = f"{OPTION}={fraction:g}: this leaves one side without any of the {len(rows):,} genes of X."
-        raise OptionError(msg)
+        raise OptionError(f"{OPTION}={fraction:g}: this leaves one side without any of the {len(rows):,} genes of X.")
     vectors = companion_vectors(table, rows)
     vectors[UNWHITENED] = table.vectors[rows]
     return _means(store, vectors, ~on_test_side), _means(store, vectors, on_test_side)

@@ -27,10 +27,8 @@ from scstore.options import AllowPartial, Option, Progress, Seed, public
 from scstore.progress import Reporter
 from scstore.store.reader import Store, open_store
 
-__all__ = ["DRAWS", "evaluate"]
-
+# Draws of a few training cells from every fold; with five folds that makes 15 trainings a row.
 DRAWS = 3
-"""Draws of a few training cells from every fold; with five folds that makes 15 trainings a row."""
 
 StoreLike = str | os.PathLike[str] | Store
 
@@ -128,11 +126,9 @@ def evaluate(
     >>> print(found.regimes[0].says[-1])  # doctest: +SKIP
     """
     if any(n < 1 for n in few_shot) or len(set(few_shot)) < len(few_shot):
-        msg = f"few_shot={list(few_shot)}: give different numbers of cells a class, each at least 1."
-        raise OptionError(msg)
+        raise OptionError(f"few_shot={list(few_shot)}: give different numbers of cells a class, each at least 1.")
     if hold_out_genes is not None and not 0 < hold_out_genes < 1:
-        msg = f"hold_out_genes={hold_out_genes:g}: give a share between 0 and 1, such as 0.5."
-        raise OptionError(msg)
+        raise OptionError(f"hold_out_genes={hold_out_genes:g}: give a share between 0 and 1, such as 0.5.")
     progress = progress or Reporter()
     cells = gather_cells(
         [_opened(one) for one in (store, test_store) if one is not None],

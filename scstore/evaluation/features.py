@@ -24,10 +24,8 @@ from scstore.sealed import differences
 from scstore.store.layout import SEEN_BY_PANEL, SEEN_BY_PROJECTOR
 from scstore.store.reader import Store
 
-__all__ = ["ControlStores", "StoredFeatures", "check_not_seen", "match_control"]
-
+# Features of up to so many bytes stay in memory between the fits; others are read from disk each time.
 CACHE_BYTES = 1 << 30
-"""Features of up to so many bytes stay in memory between the fits; others are read from disk each time."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +78,10 @@ class StoredFeatures:
         for store in others:
             if lines := differences(first.view(source.view).space, store.view(source.view).space):
                 listed = "\n  ".join(lines)
-                msg = (
+                raise FeatureSpaceError(
                     f"{first.path} and {store.path}: the view {source.view} has two feature spaces. They differ in "
                     f"(training store → test store):\n  {listed}\nExtract the test cells with like='{first.path}'."
                 )
-                raise FeatureSpaceError(msg)
 
     def _stores(self, control: str) -> tuple[tuple[Store, ...], NDArray[np.int64]]:
         if not control:
@@ -115,28 +112,24 @@ def _bytes(matrix: Any) -> int:
 def match_control(name: str, stores: Sequence[Store], cells: EvaluationCells) -> ControlStores:
     """Find the cells by their ids in the stores of a control."""
     if len(stores) != len(cells.stores):
-        msg = (
+        raise OptionError(
             f"controls={name!r}: {len(stores)} store(s) were given for {len(cells.stores)}. With test_store= a control "
             "is two stores: of the training cells, then of the test cells."
         )
-        raise OptionError(msg)
     index = np.empty(len(cells), dtype=np.int64)
     for number, store in enumerate(stores):
         here = cells.source == number
         known = pd.Index(store.obs.index.astype(str))
         if not known.is_unique:
-            msg = f"controls={name!r}: {store.path} has repeated cell ids, so its cells cannot be matched."
-            raise CellsError(msg)
+            raise CellsError(f"controls={name!r}: {store.path} has repeated cell ids, so its cells cannot be matched.")
         index[here] = known.get_indexer(cells.ids[here].tolist())
         if (absent := index[here] < 0).any():
-            msg = (
+            raise CellsError(
                 f"controls={name!r}: {store.path} lacks {int(absent.sum()):,} of {int(here.sum()):,} cells (first: "
                 f"{cells.ids[here][int(np.argmax(absent))]}). A control is a store of the same cells."
             )
-            raise CellsError(msg)
         if not store.committed[index[here]].all():
-            msg = f"controls={name!r}: {store.path} is not finished. Run its `scstore extract` again."
-            raise InputError(msg)
+            raise InputError(f"controls={name!r}: {store.path} is not finished. Run its `scstore extract` again.")
     return ControlStores(tuple(stores), index)
 
 
@@ -156,10 +149,9 @@ def check_not_seen(features: StoredFeatures, *, allow_seen: bool) -> dict[str, i
     found = {column: n for column, n in seen.items() if n}
     if found and not allow_seen:
         listed = "; ".join(f"{n:,} of {int(cells.tested.sum()):,} are marked {column}" for column, n in found.items())
-        msg = (
+        raise LabelsError(
             f"{cells.stores[0].path}: the panel or projector was fitted on labels of cells to be tested on ({listed}), "
             "so their scores would be too good. Fit it on other cells and extract again, test on cells that it has not "
             "seen (test_store=, test_on=), or score them and say so: allow_seen=True."
         )
-        raise LabelsError(msg)
     return found

@@ -20,10 +20,8 @@ from scstore.heads.member import EXPRESSION
 from scstore.heads.rows import Rows, RowSubset
 from scstore.progress import Reporter
 
-__all__ = ["leave_classes_out"]
-
+# Share of the known cells that the threshold is to keep.
 KEEP = 0.95
-"""Share of the known cells that the threshold is to keep."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,10 @@ def _cases(splits: Sequence[Split], features: StoredFeatures) -> list[_Case]:
         if len(learned) > 1 and len(test) and len(unknown):
             cases.append(_Case(name, Split(0, first.fold, train, test), unknown))
     if not cases:
-        msg = (
+        raise LabelsError(
             f"leave_one_class_out: of {len(cells.classes)} classes none can be left out with two others to train on "
             "and to test. Choose a label of at least three classes."
         )
-        raise LabelsError(msg)
     return cases
 
 

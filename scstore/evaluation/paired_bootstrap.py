@@ -16,14 +16,12 @@ from scipy import sparse, stats
 
 from scstore.heads.rows import Array
 
-__all__ = ["MIN_GROUPS", "Difference", "paired_difference"]
-
+# An interval over fewer groups than that gives no verdict.
 MIN_GROUPS = 5
-"""An interval over fewer groups than that gives no verdict."""
 
 N_RESAMPLES = 2000
+# Weights of drawn units held at a time.
 BLOCK_VALUES = 1 << 22
-"""Weights of drawn units held at a time."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ from scstore.evaluation.runs import Scored
 from scstore.evaluation.table_rows import EvaluationRow
 from scstore.heads.scores import METRICS, scores_by_class
 
-__all__ = ["Evaluation", "LeftOutClasses", "Regime", "RowComparison", "best_rows", "make_regime", "mean_and_sd"]
-
 FORMAT = "1.0"
 
 HEADINGS = {

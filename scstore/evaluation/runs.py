@@ -21,8 +21,6 @@ from scstore.heads.rows import Rows
 from scstore.heads.scores import prediction_scores, widen
 from scstore.progress import Reporter, Track
 
-__all__ = ["Features", "FoldScores", "Scored", "Table", "score_rows"]
-
 
 class Features(Protocol):
     """Gives the views of both sides of a split, and runs the methods that choose their features themselves."""
@@ -176,9 +174,8 @@ def _usable(splits: Sequence[Split], cells: EvaluationCells) -> tuple[list[Split
         else:
             usable.append(Split(split.run, split.fold, split.train, split.test[learnable]))
     if not usable:
-        msg = (
+        raise LabelsError(
             "No split leaves two classes to train on and a cell of one of them to test on. Choose another group=, "
             "train_on= or label."
         )
-        raise LabelsError(msg)
     return usable, {name: int(n) for name, n in zip(cells.classes, absent, strict=True) if n}, notes

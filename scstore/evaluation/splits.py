@@ -14,8 +14,6 @@ from scstore.evaluation.cells import EvaluationCells
 from scstore.heads.labels import stratified_folds
 from scstore.heads.rows import Array
 
-__all__ = ["Design", "Split", "cross_validation", "draw_few", "group_folds", "k_folds", "named_sides"]
-
 
 @dataclass(frozen=True)
 class Split:
@@ -84,8 +82,9 @@ def group_folds(codes: Array, groups: Array, *, names: Sequence[str], n_folds: i
     """
     present = np.unique(groups)
     if len(present) < 2:
-        msg = f"All cells belong to one group ({', '.join(names)}), so none can be held out. Leave out group=."
-        raise OptionError(msg)
+        raise OptionError(
+            f"All cells belong to one group ({', '.join(names)}), so none can be held out. Leave out group=."
+        )
     every = np.arange(len(codes))
     if len(present) <= n_folds:
         alone = [(names[group], np.flatnonzero(groups == group)) for group in present]

@@ -11,11 +11,9 @@ from scstore.errors import OptionError
 from scstore.heads.across_genes import KIND
 from scstore.store.reader import Store
 
-__all__ = ["ACROSS_RANDOM", "CELLTYPIST", "EvaluationRow", "ViewSource", "choose_rows", "kind_of_view"]
-
 CELLTYPIST = "celltypist"
+# The across-genes head with random gene vectors.
 ACROSS_RANDOM = f"{KIND}_random"
-"""The across-genes head with random gene vectors."""
 
 READOUT, GENE_TEXTS, RANDOM, EXPRESSION, FOREIGN = "readout", "gene texts", "random vectors", "expression", "embedding"
 MODEL_KINDS = (READOUT, FOREIGN)
@@ -106,8 +104,7 @@ def choose_rows(
         ]
     named = [row.name for row in rows]
     if repeated := [name for name in dict.fromkeys(named) if named.count(name) > 1]:
-        msg = f"views='{repeated[0]}': this row is named twice. Name each row once."
-        raise OptionError(msg)
+        raise OptionError(f"views='{repeated[0]}': this row is named twice. Name each row once.")
     return rows
 
 
@@ -129,14 +126,14 @@ def _default_names(store: Store) -> list[tuple[str, ...]]:
 def _row(store: Store, names: Sequence[str]) -> EvaluationRow:
     if tuple(names) == (CELLTYPIST,):
         if importlib.util.find_spec(CELLTYPIST) is None:
-            msg = "views='celltypist': CellTypist is not installed. Install it with: pip install celltypist"
-            raise OptionError(msg)
+            raise OptionError(
+                "views='celltypist': CellTypist is not installed. Install it with: pip install celltypist"
+            )
         store.view("X")  # refuses a store without expression
         return EvaluationRow(CELLTYPIST, (), "nothing")
     resolved = tuple(store.view(name).name for name in names)
     if len(set(resolved)) < len(resolved):
-        msg = f"views='{'+'.join(names)}': name each view of a row once."
-        raise OptionError(msg)
+        raise OptionError(f"views='{'+'.join(names)}': name each view of a row once.")
     kinds = {kind_of_view(store, view) for view in resolved}
     without_model = "gene texts" if GENE_TEXTS in kinds else "nothing"
     uses = "model" if kinds & set(MODEL_KINDS) else without_model
