@@ -80,11 +80,10 @@ def calibration_of(store: Path, pair: Pair, views: str, head: str, seeds: list[i
         said = found.predictions
         confidence = said["confidence"].to_numpy(dtype=float)
         right = (said["predicted"].astype(str) == said["label"].astype(str)).to_numpy()
-        (fold,) = next(iter(found.regimes[0].scored.folds.values()))
         again = (rng.integers(0, len(right), len(right)) for _ in range(DRAWS))
         runs.append(
             {
-                "ece": fold.metrics["ece"],
+                "ece": float(found.regimes[0].scored.scores["ece"].iloc[0]),
                 "accuracy": float(right.mean()),
                 "confidence": float(confidence.mean()),
                 "by_chance": float(

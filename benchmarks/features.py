@@ -68,7 +68,7 @@ def read(tables: dict[str, Table], pair: Pair, source: Source, names: dict[str, 
     for regime in found.regimes:
         if regime.name not in names:
             continue
-        said = regime.scored.predictions(found.cells, regime.name).astype({"predicted": str})
+        said = found.predictions[found.predictions["regime"] == regime.name].astype({"predicted": str})
         for row in regime.scored.rows:
             wide = said[said["row"] == row.name].pivot(index="run", columns="cell_id", values="predicted")
             predicted = wide.reindex(columns=ids).fillna("").to_numpy(dtype=str)

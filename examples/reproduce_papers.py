@@ -235,7 +235,8 @@ def evaluate(folder: Path, stores: Stores, methods: dict[str, Method], options: 
                 reads = " + ".join(VIEWS.get(view, "readout") for view in row.views)
                 title = reads if uses == "nothing" else f"{row.control or name}: {reads}"
             method = methods.setdefault(title, Method(uses, [], pd.Series(dtype=str)))
-            method.scores.append(found.regimes[0].scored.folds[row.name][0].metrics)
+            scores = found.regimes[0].scored.scores
+            method.scores.append(scores[scores["row"] == row.name].iloc[0].to_dict())
             method.called = pd.concat([method.called, called["predicted"][called["row"] == row.name]])
     return truth
 

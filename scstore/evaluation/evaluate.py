@@ -175,7 +175,7 @@ def evaluate(
     with one_blas_thread():
         for table in tables:
             scored = score_rows(table, cells, heads=heads, progress=progress)
-            n_scored = int((scored.truth >= 0).any(axis=0).sum())
+            n_scored = scored.predictions["cell"].nunique()
             title = f"{about}, {n_scored:,} cells scored; {head} heads, means over classes; {table.words}"
             regimes.append(make_regime(table.name, title + warning, scored, cells, notes=notes, seed=seed))
         if leave_one_class_out:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -85,7 +85,7 @@ class Regime:
 
     def mean_and_sd(self, row: str, metric: str) -> tuple[float | None, float | None]:
         """Return mean and standard deviation of a metric over the folds."""
-        return mean_and_sd([fold.metrics[metric] for fold in self.scored.folds[row]])
+        return mean_and_sd(self.scored.scores.loc[self.scored.scores["row"] == row, metric])
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return headings and rows, as text."""
@@ -95,29 +95,29 @@ class Regime:
         rows = []
         for row in self.scored.rows:
             figures = [_figure(*self.mean_and_sd(row.name, name)) for name in HEADINGS]
-            seconds = f"{np.mean([fold.seconds for fold in self.scored.folds[row.name]]):.1f}"
-            rows.append([row.marked, *figures, seconds, *([words.get(row.name, "")] if base else [])])
+            seconds, _ = self.mean_and_sd(row.name, "seconds")
+            rows.append([row.marked, *figures, f"{seconds:.1f}", *([words.get(row.name, "")] if base else [])])
         return ["features", *HEADINGS.values(), "s", *(f"F1 − {name} [95 %]" for name in base)], rows
 
     def as_json(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return everything but the predictions."""
-        scored = self.scored
-        every = scored.truth >= 0
-        rows = [
-            {
-                "name": row.name,
-                "views": list(row.views),
-                "uses": row.uses,
-                "control": row.control or None,
-                "metrics": {
-                    name: dict(zip(("mean", "sd"), self.mean_and_sd(row.name, name), strict=True)) for name in METRICS
-                },
-                "seconds": float(np.mean([fold.seconds for fold in folds])),
-                "by_class": scores_by_class(scored.truth[every], scored.predicted[row.name][every], classes),
-                "folds": [asdict(fold) for fold in folds],
-            }
-            for row, folds in ((row, scored.folds[row.name]) for row in scored.rows)
-        ]
+        scored, rows = self.scored, []
+        for row in scored.rows:
+            folds = scored.scores[scored.scores["row"] == row.name].drop(columns="row").astype(object)
+            found = scored.predictions[scored.predictions["row"] == row.name]
+            figures = {name: self.mean_and_sd(row.name, name) for name in (*METRICS, "seconds")}
+            rows.append(
+                {
+                    "name": row.name,
+                    "views": list(row.views),
+                    "uses": row.uses,
+                    "control": row.control or None,
+                    "metrics": {name: dict(zip(("mean", "sd"), figures[name], strict=True)) for name in METRICS},
+                    "seconds": figures["seconds"][0],
+                    "by_class": scores_by_class(found["code"].to_numpy(), found["predicted"].to_numpy(), classes),
+                    "folds": folds.where(folds.notna(), None).to_dict("records"),
+                }
+            )
         return {
             "name": self.name,
             "title": self.title,
@@ -130,13 +130,10 @@ class Regime:
 
     def tidy(self) -> pd.DataFrame:
         """Return one line for each row, fold and metric."""
-        lines = [
-            (self.name, row.name, row.uses, fold.run, fold.fold, name, value)
-            for row in self.scored.rows
-            for fold in self.scored.folds[row.name]
-            for name, value in {**fold.metrics, "seconds": fold.seconds}.items()
-        ]
-        return pd.DataFrame(lines, columns=["regime", "row", "uses", "run", "fold", "metric", "value"])
+        lines = self.scored.scores.melt(["row", "run", "fold"], [*METRICS, "seconds"], "metric")
+        lines.insert(0, "regime", self.name)
+        lines.insert(2, "uses", lines["row"].map({row.name: row.uses for row in self.scored.rows}))
+        return lines
 
 
 @dataclass(frozen=True)
@@ -203,9 +200,13 @@ class Evaluation:
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """Predictions by cell, row and run: ``regime``, ``row``, ``run``, ``fold``, ``cell_id``, ``label``, …."""
-        frames = [regime.scored.predictions(self.cells, regime.name) for regime in self.regimes]
+        frames = [regime.scored.predictions.assign(regime=regime.name) for regime in self.regimes]
         frame = pd.concat(frames, ignore_index=True)
-        return frame.astype({"regime": "category", "row": "category", "fold": "category"})
+        frame["cell_id"] = self.cells.ids[frame["cell"]]
+        for name, codes in (("label", "code"), ("predicted", "predicted")):
+            frame[name] = pd.Categorical.from_codes(frame[codes], list(self.cells.classes))
+        columns = ["regime", "row", "run", "fold", "cell_id", "label", "predicted", "confidence"]
+        return frame[columns].astype(dict.fromkeys(["regime", "row", "fold"], "category"))
 
     @property
     def scores(self) -> pd.DataFrame:
@@ -222,9 +223,9 @@ class Evaluation:
         }
 
 
-def mean_and_sd(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+def mean_and_sd(values: Iterable[float | None]) -> tuple[float | None, float | None]:
     """Return mean and sample standard deviation; ``None`` where there are too few values."""
-    known = [value for value in values if value is not None]
+    known = [value for value in values if not pd.isna(value)]
     mean = float(np.mean(known)) if known else None
     return mean, float(np.std(known, ddof=1)) if len(known) > 1 else None
 
@@ -253,10 +254,11 @@ def make_regime(
         for own in scored.rows
         if row.control and not own.control and own.views == row.views
     ]
+    groups = None if cells.groups is None else cells.groups[np.unique(scored.predictions["cell"])]
     comparisons = []
     for row, baseline, why in pairs:
-        predicted = scored.predicted[row], scored.predicted[baseline]
-        difference = paired_difference(scored.truth, *predicted, groups=cells.groups, seed=seed)
+        predicted = (scored.codes(name, "predicted") for name in (row, baseline))
+        difference = paired_difference(scored.codes(row, "code"), *predicted, groups=groups, seed=seed)
         comparisons.append(RowComparison(row, baseline, why, difference))
     says = _sentences(rows, comparisons, best)
     if scored.absent:
@@ -268,12 +270,9 @@ def make_regime(
 
 def best_rows(scored: Scored) -> dict[str, str]:
     """Return the name of the row with the highest mean macro-F1 among those that use the same, by what they use."""
-
-    def mean_f1(row: EvaluationRow) -> float:
-        return mean_and_sd([fold.metrics["macro_f1"] for fold in scored.folds[row.name]])[0] or 0.0
-
+    means = scored.scores.groupby("row")["macro_f1"].mean()
     best: dict[str, str] = {}
-    for row in sorted(scored.rows, key=mean_f1, reverse=True):
+    for row in sorted(scored.rows, key=lambda row: means[row.name], reverse=True):
         best.setdefault(row.uses, row.name)
     return best
 

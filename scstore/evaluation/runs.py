@@ -6,34 +6,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from scstore.errors import LabelsError, ScstoreError
 from scstore.evaluation.cells import EvaluationCells
+from scstore.evaluation.disjoint_genes import GeneSplitFeatures
+from scstore.evaluation.features import StoredFeatures
 from scstore.evaluation.fits import HeadOptions, RowPredictions, predict_rows
 from scstore.evaluation.splits import Split
-from scstore.evaluation.table_rows import CELLTYPIST, EvaluationRow, ViewSource
-from scstore.heads.rows import Rows
-from scstore.heads.scores import prediction_scores, widen
+from scstore.evaluation.table_rows import CELLTYPIST, EvaluationRow
+from scstore.heads.rows import Array
+from scstore.heads.scores import METRICS, prediction_scores, widen
 from scstore.progress import Reporter, Track
-
-
-class Features(Protocol):
-    """Gives the views of both sides of a split, and runs the methods that choose their features themselves."""
-
-    @property
-    def gene_names(self) -> list[str]:
-        """Names of the columns of ``X``."""
-
-    def sides(self, source: ViewSource, split: Split) -> tuple[Rows, Rows]:
-        """Return a view of the training cells and of the test cells."""
-
-    def own_proba(self, row: EvaluationRow, split: Split, *, seed: int) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-        """Return classes, and probabilities of the test cells ``(n_test, n_classes)``, by a row without views."""
 
 
 @dataclass(frozen=True)
@@ -44,93 +31,56 @@ class Table:
     words: str
     rows: tuple[EvaluationRow, ...]
     splits: tuple[Split, ...]
-    features: Features
+    features: StoredFeatures | GeneSplitFeatures
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class FoldScores:
-    """One row on one split."""
-
-    run: int
-    fold: str
-    n_train: int
-    n_test: int
-    metrics: Mapping[str, float | None]
-    seconds: float  # of fitting, calibration and prediction, as if the row were alone
-
-
-@dataclass(frozen=True)
 class Scored:
-    """All rows on all splits; the mappings are by the row's name."""
+    """The rows that ran on all splits."""
 
-    rows: tuple[EvaluationRow, ...]  # those that ran
-    folds: Mapping[str, tuple[FoldScores, ...]]
-    fold_names: tuple[str, ...]
-    truth: NDArray[np.int32]  # (runs, n) class number; -1 where a cell was not scored in a run
-    fold: NDArray[np.int32]  # (runs, n) place in fold_names; -1 likewise
-    predicted: Mapping[str, NDArray[np.int32]]  # (runs, n) class number
-    confidence: Mapping[str, NDArray[np.float32]]  # (runs, n) its probability
+    rows: tuple[EvaluationRow, ...]
+    scores: pd.DataFrame  # of each row and split: row, run, fold, n_train, n_test, every metric, seconds
+    predictions: pd.DataFrame  # of each row, run and scored cell: row, run, fold, cell, code, predicted, confidence
     absent: Mapping[str, int]  # test cells, by class, that no training cell shares the class of
     notes: tuple[str, ...]
 
-    def predictions(self, cells: EvaluationCells, regime: str) -> pd.DataFrame:
-        """Return one line for each row, run and scored cell: fold, cell id, true label, prediction, confidence."""
-        run, cell = np.nonzero(self.truth >= 0)
-        classes = list(cells.classes)
-        folds = pd.Categorical.from_codes(self.fold[run, cell], list(self.fold_names))
-        truth = pd.Categorical.from_codes(self.truth[run, cell], classes)
-        frames = [
-            pd.DataFrame(
-                {
-                    "regime": regime,
-                    "row": row.name,
-                    "run": run,
-                    "fold": folds,
-                    "cell_id": cells.ids[cell],
-                    "label": truth,
-                    "predicted": pd.Categorical.from_codes(self.predicted[row.name][run, cell], classes),
-                    "confidence": self.confidence[row.name][run, cell],
-                }
-            )
-            for row in self.rows
-        ]
-        return pd.concat(frames, ignore_index=True)
+    def codes(self, row: str, column: str) -> Array:
+        """Return ``code`` (true) or ``predicted``, the class numbers ``(runs, n_scored)``; -1 where a run has none."""
+        lines = self.predictions[self.predictions["row"] == row]
+        return lines.pivot(index="run", columns="cell", values=column).fillna(-1).to_numpy(dtype=np.int64)
 
 
 def score_rows(table: Table, cells: EvaluationCells, *, heads: HeadOptions, progress: Reporter) -> Scored:
     """Train every row on the training side of every split, everything fitted there, and score it on the test side."""
     rows = table.rows
     usable, absent, notes = _usable(table.splits, cells)
-    fold_names = tuple(dict.fromkeys(split.fold for split in usable))
-    shape = (1 + max(split.run for split in usable), len(cells))
-    truth, fold = np.full(shape, -1, dtype=np.int32), np.full(shape, -1, dtype=np.int32)
-    predicted = {row.name: np.full(shape, -1, dtype=np.int32) for row in rows}
-    confidence = {row.name: np.zeros(shape, dtype=np.float32) for row in rows}
-    scores: dict[str, list[FoldScores]] = {row.name: [] for row in rows}
+    scores: dict[str, list[dict[str, Any]]] = {row.name: [] for row in rows}
+    predictions: dict[str, list[pd.DataFrame]] = {row.name: [] for row in rows}
     failed: dict[str, str] = {}
     n_fits = len({source for row in rows for source in row.sources}) + sum(not row.views for row in rows)
     with progress.track(f"evaluating {table.name}", n_fits * len(usable), "fits") as track:
         for split in usable:
-            truth[split.run, split.test] = cells.codes[split.test]
-            fold[split.run, split.test] = fold_names.index(split.fold)
+            truth = cells.codes[split.test]
             for row, found in _predict(table, split, cells, heads=heads, track=track, failed=failed):
                 proba = widen(found.proba, found.classes, cells.classes)
-                predicted[row.name][split.run, split.test] = proba.argmax(axis=1)
-                confidence[row.name][split.run, split.test] = proba.max(axis=1)
-                metrics = prediction_scores(cells.codes[split.test], proba)
-                sizes = len(split.train), len(split.test)
-                scores[row.name].append(FoldScores(split.run, split.fold, *sizes, metrics, found.seconds))
+                about = {"row": row.name, "run": split.run, "fold": split.fold}
+                sizes = {"n_train": len(split.train), "n_test": len(split.test)}
+                scores[row.name].append(about | sizes | prediction_scores(truth, proba) | {"seconds": found.seconds})
+                columns = {"cell": split.test, "code": truth, "predicted": proba.argmax(axis=1)}
+                confidence = proba.max(axis=1).astype(np.float32)
+                predictions[row.name].append(pd.DataFrame(about | columns | {"confidence": confidence}))
     for message in failed.values():
         progress.warn(message)
+    ran = tuple(row for row in rows if row.name not in failed)
+    if not ran:
+        raise LabelsError(f"No row of the table could be scored. {' '.join(failed.values())}")
     return Scored(
-        rows=tuple(row for row in rows if row.name not in failed),
-        folds={name: tuple(folds) for name, folds in scores.items()},
-        fold_names=fold_names,
-        truth=truth,
-        fold=fold,
-        predicted=predicted,
-        confidence=confidence,
+        rows=ran,
+        scores=pd.DataFrame([line for row in ran for line in scores[row.name]]).astype(dict.fromkeys(METRICS, float)),
+        predictions=pd.concat(
+            [pd.concat(predictions[row.name]).sort_values(["run", "cell"]) for row in ran], ignore_index=True
+        ),
         absent=absent,
         notes=(*table.notes, *notes, *failed.values()),
     )

@@ -108,13 +108,12 @@ def _draw(evaluation: Evaluation, folder: Path) -> None:
     }
     kinds = {row.marked: KINDS[row.uses] for row in rows.values()}
     metrics_figure(bars, *files("metrics"), kinds=kinds, title=regime.title.split(";")[0])
-    scored = regime.scored.truth >= 0
     names = np.array(cells.classes, dtype=object)
-    truth = names[regime.scored.truth[scored]].tolist()
     results = {}
     for name in _rows_to_confuse(evaluation):
+        found = regime.scored.predictions.query("row == @name")
         title = f"{rows[name].marked} (F1 {bars[rows[name].marked]['F1'][0]:.3f})"
-        results[title] = truth, names[regime.scored.predicted[name][scored]].tolist()
+        results[title] = names[found["code"]].tolist(), names[found["predicted"]].tolist()
     confusion_figure(results, *files("confusion"))
     which = _cells_to_lay_out(evaluation)
     layouts = {
@@ -149,7 +148,7 @@ def _views_to_lay_out(store: Store) -> dict[str, str]:
 
 def _cells_to_lay_out(evaluation: Evaluation) -> Array:
     """Return the scored cells, or a part of each class where they are very many."""
-    scored = np.flatnonzero((evaluation.regimes[0].scored.truth >= 0).any(axis=0))
+    scored = np.unique(evaluation.regimes[0].scored.predictions["cell"])
     if len(scored) <= UMAP_CELLS:
         return scored
     rng = np.random.default_rng(int(evaluation.settings["seed"]))

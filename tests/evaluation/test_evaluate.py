@@ -109,7 +109,7 @@ def test_groups_are_held_out_whole(evaluation_store: Path) -> None:
     assert set(frame["run"]) == {0, 1}
     assert found.regimes[0].comparisons[0].difference.n_groups == 7
     alone = scstore.evaluate(evaluation_store, label="cell_type", group="patient", folds=9, repeats=2, views=views)
-    assert alone.regimes[0].scored.fold_names == tuple(f"p{i}" for i in range(7))
+    assert list(alone.regimes[0].scored.scores["fold"].unique()) == [f"p{i}" for i in range(7)]
     assert "one patient at a time (7)" in alone.regimes[0].title
     assert any("one way to split" in note for note in alone.regimes[0].notes)
 
@@ -231,9 +231,9 @@ def test_few_shot_trains_on_so_many_cells_a_class(evaluation_store: Path) -> Non
     found = scstore.evaluate(evaluation_store, label="cell_type", views=["X", "genept"], folds=2, few_shot=[2, 5])
     assert [regime.name for regime in found.regimes] == ["folds", "few-shot 2", "few-shot 5"]
     for regime, n in zip(found.regimes[1:], (2, 5), strict=True):
-        folds = regime.scored.folds["X"]
+        folds = regime.scored.scores.query("row == 'X'")
         assert len(folds) == 2 * DRAWS
-        assert {fold.n_train for fold in folds} == {3 * n}
+        assert set(folds["n_train"]) == {3 * n}
         assert regime.says[-1].startswith("the gene texts added")
 
 
@@ -244,8 +244,8 @@ def test_other_genes_on_either_side(evaluation_store: Path) -> None:
     assert [row.name for row in regime.scored.rows] == ["genept", "genept_unwhitened", "genept_random"]
     assert any("expression" in note and "cannot run" in note for note in regime.notes)
     assert any("transductive" in note for note in regime.notes)
-    assert len(regime.scored.folds["genept"]) == 6
-    chance = np.mean([fold.metrics["accuracy"] for fold in regime.scored.folds["genept_random"]])
+    assert (regime.scored.scores["row"] == "genept").sum() == 6
+    chance = regime.scored.scores.query("row == 'genept_random'")["accuracy"].mean()
     assert chance < 0.7  # what tells the types apart in one half is not in the other
     assert regime.says[-1].startswith("the gene texts added")
 
