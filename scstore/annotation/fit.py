@@ -35,6 +35,17 @@ from scstore.store.reader import Store, open_store
 PACKAGES = ("scstore", "numpy", "scipy", "scikit-learn", "faiss-cpu")
 
 
+PriorAdjustment = Annotated[
+    float,
+    Option(
+        "Logit adjustment: 0 keeps the label frequencies of the training cells, 1 assumes equal ones.",
+        minimum=0,
+        maximum=1,
+        advanced=True,
+    ),
+]
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingCells:
     """Labelled cells of a store: rows ``(n,)`` and labels ``(n,)``."""
@@ -77,15 +88,7 @@ def fit(
         Mapping[str, Any] | None,
         Option("Parameters of the classifier, such as {'C': 0.1}.", in_python_only=True),
     ] = None,
-    prior_adjustment: Annotated[
-        float,
-        Option(
-            "Logit adjustment: 0 keeps the label frequencies of the training cells, 1 assumes equal ones.",
-            minimum=0,
-            maximum=1,
-            advanced=True,
-        ),
-    ] = PRIOR_ADJUSTMENT,
+    prior_adjustment: PriorAdjustment = PRIOR_ADJUSTMENT,
     keep: Annotated[
         float,
         Option(
@@ -124,20 +127,21 @@ def fit(
         fsio.check_output(output, overwrite=overwrite)
     progress = progress or Reporter()
     if head == KIND:
-        unused: dict[str, Any] = {"views": views, "params": params}
-        unused["prior_adjustment"] = None if prior_adjustment == PRIOR_ADJUSTMENT else prior_adjustment
-        _check_across_genes(label, unused)
+        adjusted = None if prior_adjustment == PRIOR_ADJUSTMENT else prior_adjustment
+        _check_across_genes(label, {"views": views, "params": params, "prior_adjustment": adjusted})
     opened = store if isinstance(store, Store) else open_store(store)
     cells = _training_cells(opened, label, missing_labels, allow_partial=allow_partial, progress=progress)
+    names = ["X"] if head == KIND else [opened.view(name).name for name in (views or opened.default_views)]
+    progress.note(
+        f"fitting {head} on {', '.join(names)}: {len(cells.rows):,} cells, {len(set(cells.labels)):,} labels of "
+        f"{cells.columns.finest!r}"
+    )
     trained: AnyHead
     if head == KIND:
-        _note_fit(cells, head, ["X"], progress)
         trained, record = fit_across_genes(opened, cells.rows, cells.labels, keep=keep, seed=seed)
     else:
-        chosen = [opened.view(name).name for name in (views or opened.default_views)]
-        _note_fit(cells, head, chosen, progress)
         unfitted = FusedHead(head, params=params or {}, prior_adjustment=prior_adjustment, random_state=seed)
-        trained, record = _fit_views(unfitted, cells, chosen, keep=keep, progress=progress)
+        trained, record = _fit_views(unfitted, cells, names, keep=keep, progress=progress)
     if trained.rejection_ is None:
         progress.warn(
             "No held-out cell was labelled correctly, so the head has no thresholds: predict gives every cell a label, "
@@ -156,8 +160,7 @@ def _check_across_genes(label: str | Sequence[str], unused: Mapping[str, Any]) -
         raise OptionError(f"label={list(label)}: head={KIND!r} learns one column. Fit one head for each column.")
     for name, value in unused.items():
         if value is not None:
-            msg = f"{name}={value!r}: head={KIND!r} reads expression and gene texts and has no such option."
-            raise OptionError(msg)
+            raise OptionError(f"{name}={value!r}: head={KIND!r} reads expression and gene texts: no such option.")
 
 
 def _training_cells(
@@ -169,13 +172,6 @@ def _training_cells(
     return TrainingCells(store, columns, rows, np.array([columns.labels[row] for row in rows], dtype=object))
 
 
-def _note_fit(cells: TrainingCells, head: str, views: Sequence[str], progress: Reporter) -> None:
-    progress.note(
-        f"fitting {head} on {', '.join(views)}: {len(cells.rows):,} cells, {len(set(cells.labels)):,} labels of "
-        f"{cells.columns.finest!r}"
-    )
-
-
 def _fit_views(
     head: FusedHead, cells: TrainingCells, names: Sequence[str], *, keep: float, progress: Reporter
 ) -> tuple[FusedHead, dict[str, Any]]:
@@ -185,23 +181,20 @@ def _fit_views(
     matrices = {name: cells.store.view(name) for name in names}
     for view in matrices.values():
         if "source" in view.space:
-            progress.note(
-                f"{view.name} was not extracted by scstore, so predict cannot check that the {view.name} of other "
-                "cells is in the same space."
-            )
+            progress.note(f"{view.name} is not scstore's own: predict cannot check that other cells are in its space")
     features: dict[str, Rows] = {name: RowSubset(view, cells.rows) for name, view in matrices.items()}
     genes = cells.store.expression_genes if "X" in names else None
     head.fit(features, cells.labels, gene_names=None if genes is None else list(genes.index), keep=keep)
+    notes = {name: member.head.training_note() for name, member in head.members_.items()}
+    for name, note in notes.items():
+        progress.note(f"{name}: {note}")
     record: dict[str, Any] = {
         "views": {name: {"space": dict(v.space), "fingerprint": v.fingerprint} for name, v in matrices.items()},
         "genes": None,
-        "training": {name: member.head.training_note() for name, member in head.members_.items()},
+        "training": notes,
     }
-    for name, note in record["training"].items():
-        progress.note(f"{name}: {note}")
     if genes is not None and head.genes_ is not None:
-        chosen = genes.loc[list(head.genes_), ["symbol", "ensembl_id"]].astype(str)
-        record["genes"] = chosen.to_dict("list")
+        record["genes"] = genes.loc[list(head.genes_), ["symbol", "ensembl_id"]].astype(str).to_dict("list")
     if cells.columns.parents:
         record["levels"] = _add_levels(head, cells.columns)
     return head, record
@@ -211,14 +204,15 @@ def _add_levels(head: FusedHead, columns: LabelColumns) -> list[dict[str, Any]]:
     """Give a trained head its coarser levels, and return the held-out scores of each level, coarse to fine."""
     proba, truth = head.held_out_proba_, head.held_out_codes_
     head.hierarchy_ = Hierarchy.fit(columns.finest, columns.parents, classes=head.classes_, proba=proba, truth=truth)
-    levels = [
-        (level.column, level.labels, held_out_scores(level.parents[truth], level.sums(proba)))
+    coarse = [
+        {
+            "column": level.column,
+            "classes": level.labels.tolist(),
+            "held_out": held_out_scores(level.parents[truth], level.sums(proba)),
+        }
         for level in head.hierarchy_.levels
     ]
-    return [
-        {"column": column, "classes": [str(name) for name in names], "held_out": held_out}
-        for column, names, held_out in (*levels, (columns.finest, head.classes_, head.held_out_))
-    ]
+    return [*coarse, {"column": columns.finest, "classes": head.classes_.tolist(), "held_out": head.held_out_}]
 
 
 def _training_record(head: AnyHead, cells: TrainingCells) -> dict[str, Any]:

@@ -19,9 +19,7 @@ from scstore.sealed import differences
 from scstore.store.reader import Store
 
 
-def head_features(
-    store: Store, head: FusedHead, record: Mapping[str, Any], name: str, progress: Reporter
-) -> dict[str, Rows]:
+def head_features(store: Store, head: FusedHead, name: str, progress: Reporter) -> dict[str, Rows]:
     """Return the views that the head ``name`` reads, by name, and warn of genes that were not measured.
 
     Raises
@@ -31,25 +29,22 @@ def head_features(
     GenesError
         If the head uses expression and none of its genes is there.
     """
-    origin = record["trained_on"]["name"]
-    cure = f"Extract these cells like the store that the head was trained on: like={origin!r}."
+    record = head.record_
+    cure = f"Extract these cells like the store that the head was trained on: like={record['trained_on']['name']!r}."
     if missing := [view for view in head.views_ if view not in store.views]:
         raise FeatureSpaceError(
             f"{name} was trained on the view {missing[0]}, which {store.path} does not have. It has: "
             f"{', '.join(store.views)}. {cure}"
         )
-    features: dict[str, Rows] = {}
-    fields: dict[str, None] = {}
-    for view_name in head.views_:
-        view = store.view(view_name)
-        fields |= dict.fromkeys(differences(record["views"][view_name]["space"], view.space))
-        features[view_name] = view
-    if fields:
-        listed = "\n  ".join(fields)
+    views = {view: store.view(view) for view in head.views_}
+    found = [line for name, view in views.items() for line in differences(record["views"][name]["space"], view.space)]
+    if found:
+        listed = "\n  ".join(dict.fromkeys(found))
         raise FeatureSpaceError(
             f"{store.path} lives in another feature space than {name} was trained in. What differs (head → store):\n"
             f"  {listed}\n{cure}"
         )
+    features: dict[str, Rows] = {**views}
     if "X" in features:
         features["X"] = _aligned(store, features["X"], record["genes"], name, progress)
     return features
@@ -83,12 +78,7 @@ def fit_across_genes(
 
 
 def predict_across_genes(
-    store: Store,
-    head: AcrossGenesHead,
-    record: Mapping[str, Any],
-    name: str,
-    rows: NDArray[np.int64],
-    progress: Reporter,
+    store: Store, head: AcrossGenesHead, name: str, rows: NDArray[np.int64], progress: Reporter
 ) -> Iterator[tuple[int, NDArray[np.float64], None]]:
     """Yield first row, probabilities ``(b, n_classes)`` and no novelty, block by block.
 
@@ -99,6 +89,7 @@ def predict_across_genes(
     CellsError
         If there are too few cells to form groups.
     """
+    record, held_out = head.record_, head.held_out_
     table, columns = expression_genes(store, purpose=name)
     if fields := differences(record["gene_texts"], _texts(table)):
         listed = "\n  ".join(fields)
@@ -106,7 +97,6 @@ def predict_across_genes(
             f"{store.path}: its gene texts were encoded in another way than those of {name}. What differs "
             f"(head → store):\n  {listed}\nExtract these cells with a gene table of the same encoder: genes=."
         )
-    held_out = head.held_out_
     progress.warn(
         f"{name} labels across genes: {_n_shared(store, record):,} of the {len(store.var):,} genes here were measured "
         "in training. Labels rest on gene texts and on how these cells group, so a label may change with the cells "

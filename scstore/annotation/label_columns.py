@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+import pandas as pd
 
 from scstore.cells.labels import read_labels, report_labels
 from scstore.errors import LabelsError, OptionError
@@ -59,34 +59,35 @@ def read_label_columns(
         report_labels(store.obs, column, labels, source=source, progress=progress)
     if len(columns) == 1:
         return LabelColumns((columns[0],), found[columns[0]], {})
-    n_labels = {column: len(set(labels) - {None}) for column, labels in found.items()}
-    order = sorted(columns, key=lambda column: n_labels[column])
-    progress.note("levels, coarse to fine: " + " > ".join(f"{name} ({n_labels[name]:,} labels)" for name in order))
-    rows = list(zip(*(found[column] for column in order), strict=True))
-    complete = [row for row in rows if None not in row]
-    if not complete:
-        msg = f"{store.path}: no cell has a label in each of {', '.join(columns)}. Fit a head for each of them."
-        raise LabelsError(msg)
-    if left_out := sum(any(row) for row in rows) - len(complete):
-        progress.note(f"{left_out:,} cells are left out: they have no label in one of the columns")
-    for place, (coarse, fine) in enumerate(itertools.pairwise(order)):
-        _check_nested(source, coarse, fine, Counter((row[place], row[place + 1]) for row in complete))
-    parents = {column: {str(row[-1]): str(row[place]) for row in complete} for place, column in enumerate(order[:-1])}
-    return LabelColumns(tuple(order), [None if None in row else row[-1] for row in rows], parents)
-
-
-def _check_nested(source: str, coarse: str, fine: str, counts: Mapping[tuple[Any, Any], int]) -> None:
-    """Refuse a fine label in two coarse ones, whose predictions could contradict each other."""
-    parents: dict[str, dict[str, int]] = {}
-    for (above, label), n in sorted(counts.items()):
-        parents.setdefault(label, {})[above] = n
-    torn = {label: found for label, found in parents.items() if len(found) > 1}
-    if torn:
-        lines = "\n  ".join(
-            f"{label}: " + ", ".join(f"{above} ({n:,} cells)" for above, n in found.items())
-            for label, found in list(torn.items())[:10]
-        )
+    frame = pd.DataFrame(found, dtype=object)
+    n_labels = frame.nunique().sort_values(kind="stable")
+    order = n_labels.index.tolist()
+    progress.note("levels, coarse to fine: " + " > ".join(f"{name} ({n:,} labels)" for name, n in n_labels.items()))
+    complete = frame[order].dropna()
+    if complete.empty:
         raise LabelsError(
-            f"{source}: {len(torn)} label(s) of {fine!r} lie in several labels of {coarse!r}:\n  {lines}\n"
+            f"{store.path}: no cell has a label in each of {', '.join(columns)}. Fit a head for each of them."
+        )
+    if left_out := int(frame.notna().any(axis=1).sum()) - len(complete):
+        progress.note(f"{left_out:,} cells are left out: they have no label in one of the columns")
+    for coarse, fine in itertools.pairwise(order):
+        _check_nested(source, complete, coarse, fine)
+    finest = complete[order[-1]]
+    parents = {column: dict(zip(finest, complete[column], strict=True)) for column in order[:-1]}
+    return LabelColumns(tuple(order), [finest.get(row) for row in range(len(frame))], parents)
+
+
+def _check_nested(source: str, labels: pd.DataFrame, coarse: str, fine: str) -> None:
+    """Refuse a fine label in two coarse ones, whose predictions could contradict each other."""
+    counts = labels.groupby([fine, coarse]).size()
+    torn = counts[counts.groupby(level=0).transform("size") > 1]
+    if not torn.empty:
+        lines = [
+            f"{label}: " + ", ".join(f"{above} ({n:,} cells)" for (_, above), n in found.items())
+            for label, found in torn.groupby(level=0)
+        ]
+        listed = "\n  ".join(lines[:10])
+        raise LabelsError(
+            f"{source}: {len(lines)} label(s) of {fine!r} lie in several labels of {coarse!r}:\n  {listed}\n"
             "Each must lie in one. Correct the columns, or fit a head for each of them."
         )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from scstore.annotation.head_inputs import head_features, predict_across_genes
 from scstore.annotation.majority import read_clusters, with_majority
@@ -98,21 +98,19 @@ class PredictionCounts:
     """
 
     n_cells: int = 0
-    cells: dict[str, int] = field(default_factory=dict)
+    cells: Counter[str] = field(default_factory=Counter)
     confidence: dict[str, float] = field(default_factory=dict)
-    statuses: dict[str, int] = field(default_factory=dict)
-    majority: dict[str, int] = field(default_factory=dict)
+    statuses: Counter[str] = field(default_factory=Counter)
+    majority: Counter[str] = field(default_factory=Counter)
 
     def add(self, frame: pd.DataFrame) -> None:
         """Count the cells of one block."""
         self.n_cells += len(frame)
         for name, part in frame.groupby("label", sort=False)["confidence"]:
-            self.cells[name] = self.cells.get(name, 0) + len(part)
             self.confidence[name] = self.confidence.get(name, 0.0) + float(part.sum())
-        for column, counts in (("status", self.statuses), ("majority_label", self.majority)):
-            if column in frame:
-                for name, n in frame[column].value_counts().items():
-                    counts[name] = counts.get(name, 0) + int(n)
+        self.cells.update(frame["label"])
+        self.statuses.update(frame["status"])
+        self.majority.update(frame.get("majority_label", ()))
 
 
 @with_options(PredictOptions)
@@ -164,15 +162,6 @@ def predict_to_file(store: Cells, head: TrainedHead, options: PredictOptions) ->
     return counts
 
 
-@dataclass(frozen=True, eq=False)
-class _Head:
-    """A trained head, its record, and its name in messages."""
-
-    head: AnyHead
-    record: dict[str, Any]
-    name: str
-
-
 def _predictions(store: Cells, head: TrainedHead, options: PredictOptions) -> Iterator[pd.DataFrame]:
     """Yield tables of predictions, which are written on their way."""
     if options.min_share and options.majority is None:
@@ -183,12 +172,16 @@ def _predictions(store: Cells, head: TrainedHead, options: PredictOptions) -> It
         check_predictions_file(target, overwrite=options.overwrite)
     progress = options.progress or Reporter()
     opened = store if isinstance(store, Store) else open_store(store)
-    trained = _Head(head, head.record_, "the head") if isinstance(head, AnyHead) else _load(Path(head))
-    rule = _rule(trained, options, progress)
+    trained, name = (head, "the head") if isinstance(head, AnyHead) else (load_head(head)[0], str(head))
+    rule = _label_rule(trained, name, options, progress)
     usable = opened.usable_rows(allow_partial=options.allow_partial)
     clusters = None if options.majority is None else read_clusters(opened, options.majority)
-    found = _iter_predictions(opened, trained, usable, progress)
-    rejection = trained.head.rejection_
+    if isinstance(trained, AcrossGenesHead):
+        found = predict_across_genes(opened, trained, name, usable, progress)
+    else:
+        views = head_features(opened, trained, name, progress)
+        found = trained.iter_predictions({view: RowSubset(rows, usable) for view, rows in views.items()})
+    rejection = trained.rejection_
     n_far, far = 0, np.inf if rejection is None else rejection.thresholds("both", options.keep).novelty
     with (
         progress.track("predicting", len(usable), "cells") as track,
@@ -211,35 +204,20 @@ def _predictions(store: Cells, head: TrainedHead, options: PredictOptions) -> It
         )
 
 
-def _load(path: Path) -> _Head:
-    head, record = load_head(path)
-    return _Head(head, record, str(path))
-
-
-def _iter_predictions(
-    store: Store, trained: _Head, usable: NDArray[np.int64], progress: Reporter
-) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64] | None]]:
-    """Return first place in ``usable``, probabilities and novelty of each block."""
-    if isinstance(trained.head, AcrossGenesHead):
-        return predict_across_genes(store, trained.head, trained.record, trained.name, usable, progress)
-    views = head_features(store, trained.head, trained.record, trained.name, progress)
-    return trained.head.iter_predictions({name: RowSubset(rows, usable) for name, rows in views.items()})
-
-
-def _rule(trained: _Head, options: PredictOptions, progress: Reporter) -> LabelRule:
+def _label_rule(head: AnyHead, name: str, options: PredictOptions, progress: Reporter) -> LabelRule:
     """Choose the thresholds of a head."""
-    head, rejection = trained.head, trained.head.rejection_
+    rejection = head.rejection_
     hierarchy = None if isinstance(head, AcrossGenesHead) else head.hierarchy_
     levels = () if hierarchy is None else hierarchy.levels
     coarse = (0.0,) * len(levels)
     if rejection is None:
         if options.unassigned not in (None, "none") or options.keep is not None:
             raise OptionError(
-                f"{trained.name} has no thresholds for unassigned= and keep=: no held-out cell was labelled correctly "
+                f"{name} has no thresholds for unassigned= and keep=: no held-out cell was labelled correctly "
                 "when it was fitted. Fit it again with more cells, or use unassigned='none'."
             )
         if options.unassigned is None:
-            progress.note(f"{trained.name} has no thresholds: every cell but the empty ones gets a label")
+            progress.note(f"{name} has no thresholds: every cell but the empty ones gets a label")
         return LabelRule(head.classes_, Thresholds(), hierarchy, coarse, options.proba)
     thresholds = rejection.thresholds(options.unassigned or "confidence", options.keep)
     if thresholds.confidence > 0:
