@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pandas as pd
 
+from scstore.annotation.fit import PriorAdjustment
 from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels, report_labels
 from scstore.errors import OptionError
 from scstore.evaluation.cells import EvaluationCells, gather_cells
@@ -42,30 +43,14 @@ def evaluate(
     ],
     missing_labels: MissingLabels = MISSING_LABELS,
     head: Annotated[Literal["linear", "mlp", "knn"], Option("Kind of classifier.")] = "linear",
-    prior_adjustment: Annotated[
-        float,
-        Option(
-            "How much of the classes' shares among the training cells is taken back, as in fit.",
-            minimum=0,
-            maximum=1,
-            advanced=True,
-        ),
-    ] = PRIOR_ADJUSTMENT,
+    prior_adjustment: PriorAdjustment = PRIOR_ADJUSTMENT,
     views: Annotated[
         Sequence[str] | None,
-        Option(
-            "A row of the table: a view, or views joined with +. By default each view alone, the default views "
-            "together, random vectors with expression, and CellTypist if it is installed.",
-            flags=("--view",),
-        ),
+        Option("A row of the table: a view, or views joined with +. By default all that matter.", flags=("--view",)),
     ] = None,
     controls: Annotated[
         Mapping[str, StoreLike | Sequence[StoreLike]] | None,
-        Option(
-            "NAME=STORE of the same cells, such as random gene vectors or a random model: adds its default view, and "
-            "its default views together. With a test store give two stores under one name.",
-            flags=("--control",),
-        ),
+        Option("NAME=STORE of the same cells, such as random vectors or a random model.", flags=("--control",)),
     ] = None,
     folds: Annotated[int, Option("Number of folds.", minimum=2)] = 5,
     repeats: Annotated[int, Option("How often to deal the folds (and genes) anew.", minimum=1, advanced=True)] = 1,
@@ -77,11 +62,7 @@ def evaluate(
         StoreLike | None, Option("Train on the whole store, and test on this one of the same feature space.")
     ] = None,
     train_on: Annotated[
-        Sequence[str],
-        Option(
-            "COLUMN=VALUE of the cells to train on. Values of one column add up, several columns must all be met; the "
-            "side that is not named is the rest."
-        ),
+        Sequence[str], Option("COLUMN=VALUE of the cells to train on; the side that is not named is the rest.")
     ] = (),
     test_on: Annotated[Sequence[str], Option("COLUMN=VALUE of the cells to test on, such as species=mouse.")] = (),
     min_cells: Annotated[int, Option("Leave out classes with fewer cells.", minimum=1, advanced=True)] = 10,
@@ -89,8 +70,7 @@ def evaluate(
         Sequence[int], Option("Also train on so many cells of each class, such as 2,5,20.", separator=",")
     ] = (),
     hold_out_genes: Annotated[
-        float | None,
-        Option("Also test on this share of the genes and train on the others, such as 0.5."),
+        float | None, Option("Also test on this share of the genes and train on the others, such as 0.5.")
     ] = None,
     leave_one_class_out: Annotated[
         bool, Option("Also measure whether confidence and novelty tell cells of a class that was left out.")
@@ -105,6 +85,10 @@ def evaluate(
     """Score every view, the default combination and the controls on cells that nothing was fitted on.
 
     All fitting happens within the training cells of each fold: gene selection, PCA, scaling, head, calibration.
+
+    By default the rows are each view alone, the default views together, random vectors with expression, and CellTypist
+    if it is installed. A control adds its default view, and its default views together; with a test store it is two
+    stores under one name. Of ``COLUMN=VALUE``, values of one column add up, and several columns must all be met.
 
     Returns
     -------
@@ -140,7 +124,11 @@ def evaluate(
         min_cells=min_cells,
         allow_partial=allow_partial,
     )
-    _report_labels(cells, label, missing_labels, progress)
+    names = " and ".join(one.path.name for one in cells.stores)
+    obs = pd.concat([one.obs[[label]].astype(object) for one in cells.stores])
+    report_labels(
+        obs, label, read_labels(obs, label, missing=missing_labels, source=names), source=names, progress=progress
+    )
     features = StoredFeatures(
         cells, {name: match_control(name, _all_opened(given), cells) for name, given in (controls or {}).items()}
     )
@@ -167,7 +155,6 @@ def evaluate(
     tables += [_few_shot(n, tables[0], cells, seed=seed) for n in few_shot]
     if hold_out_genes is not None:
         tables.append(_disjoint_genes(hold_out_genes, design, cells, repeats=repeats, seed=seed))
-    names = " and ".join(one.path.name for one in cells.stores)
     about = f"{label} of {names}: {len(cells.classes)} classes"
     progress.note(f"{about}, {len(cells):,} cells; {design.words}; {len(rows)} rows with {head} heads")
     regimes: list[Regime] = []
@@ -237,9 +224,3 @@ def _all_opened(given: StoreLike | Sequence[StoreLike]) -> list[Store]:
     if isinstance(given, str | os.PathLike | Store):
         return [_opened(given)]
     return [_opened(one) for one in given]
-
-
-def _report_labels(cells: EvaluationCells, label: str, missing: Sequence[str], progress: Reporter) -> None:
-    obs = pd.concat([one.obs[[label]].astype(object) for one in cells.stores])
-    source = " and ".join(one.path.name for one in cells.stores)
-    report_labels(obs, label, read_labels(obs, label, missing=missing, source=source), source=source, progress=progress)

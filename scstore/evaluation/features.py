@@ -52,13 +52,13 @@ class StoredFeatures:
     def view(self, source: ViewSource) -> Rows:
         """Return a view of the cells, ``(n, width)``; it is kept in memory where it is small."""
         if source not in self._cache:
-            stores, index = self._stores(source.control)
+            found = self.stores(source.control)
             parts: list[Rows] = []
-            for number, store in enumerate(stores):
+            for number, store in enumerate(found.stores):
                 part: Rows = store.view(source.view)
                 if source.view == EXPRESSION and number:
-                    part = _aligned(part, store, stores[0])
-                parts.append(RowSubset(part, index[self.cells.source == number]))
+                    part = _aligned(part, store, found.stores[0])
+                parts.append(RowSubset(part, found.rows[self.cells.source == number]))
             self._cache[source] = self._kept(parts[0] if len(parts) == 1 else StackedRows(parts))
         return self._cache[source]
 
@@ -74,7 +74,7 @@ class StoredFeatures:
 
     def check_space(self, source: ViewSource) -> None:
         """Refuse a view that differs in its feature space between the training store and the test store."""
-        first, *others = self._stores(source.control)[0]
+        first, *others = self.stores(source.control).stores
         for store in others:
             if lines := differences(first.view(source.view).space, store.view(source.view).space):
                 listed = "\n  ".join(lines)
@@ -83,16 +83,15 @@ class StoredFeatures:
                     f"(training store → test store):\n  {listed}\nExtract the test cells with like='{first.path}'."
                 )
 
-    def _stores(self, control: str) -> tuple[tuple[Store, ...], NDArray[np.int64]]:
-        if not control:
-            return self.cells.stores, self.cells.rows
-        return self.controls[control].stores, self.controls[control].rows
+    def stores(self, control: str) -> ControlStores:
+        """Return the stores of a control, or with no name the cells' own."""
+        return self.controls[control] if control else ControlStores(self.cells.stores, self.cells.rows)
 
     def _kept(self, rows: Rows) -> Rows:
         used = sum(_bytes(kept) for kept in self._cache.values() if isinstance(kept, np.ndarray | sparse.spmatrix))
         n = rows.shape[0]
-        first = rows[slice(0, min(n, 512))]
-        expected = _bytes(first) * n / max(1, min(n, 512))
+        first = rows[slice(0, 512)]
+        expected = _bytes(first) * n / first.shape[0]
         return rows[slice(0, n)] if used + expected <= CACHE_BYTES else rows
 
 
@@ -136,17 +135,14 @@ def match_control(name: str, stores: Sequence[Store], cells: EvaluationCells) ->
 def check_not_seen(features: StoredFeatures, *, allow_seen: bool) -> dict[str, int]:
     """Count the test cells whose labels a panel or projector has seen, by ``obs`` column; refuse them by default."""
     cells = features.cells
-    own = ControlStores(cells.stores, cells.rows)
     seen: Counter[str] = Counter()
-    for name, control in {"": own, **features.controls}.items():
-        for number, store in enumerate(control.stores):
-            tested = control.rows[cells.tested & (cells.source == number)]
-            for column in (SEEN_BY_PANEL, SEEN_BY_PROJECTOR):
-                if column in store.obs:
-                    seen[f"{column} ({name})" if name else column] += int(
-                        store.obs[column].to_numpy(bool)[tested].sum()
-                    )
-    found = {column: n for column, n in seen.items() if n}
+    for name in ("", *features.controls):
+        of = features.stores(name)
+        for number, store in enumerate(of.stores):
+            tested = of.rows[cells.tested & (cells.source == number)]
+            for column in {SEEN_BY_PANEL, SEEN_BY_PROJECTOR} & set(store.obs):
+                seen[f"{column} ({name})" if name else column] += int(store.obs[column].to_numpy(bool)[tested].sum())
+    found = {column: n for column, n in sorted(seen.items()) if n}
     if found and not allow_seen:
         listed = "; ".join(f"{n:,} of {int(cells.tested.sum()):,} are marked {column}" for column, n in found.items())
         raise LabelsError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +23,8 @@ from scstore.progress import Reporter
 KEEP = 0.95
 
 
-@dataclass(frozen=True)
-class _Case:
-    """A class that is left out: the split without it, and its cells ``(n_unknown,)``."""
-
-    name: str
-    known: Split
-    unknown: NDArray[np.int64]
+# A class that is left out, the split without it, and its cells ``(n_unknown,)``.
+Case = tuple[str, Split, NDArray[np.int64]]
 
 
 def leave_classes_out(
@@ -51,9 +45,9 @@ def leave_classes_out(
     cases = _cases(splits, features)
     found: dict[str, dict[str, dict[str, float | int]]] = {row.name: {} for row in rows}
     with progress.track("leaving classes out", len(rows) * len(cases), "fits") as track:
-        for case in cases:
+        for name, known, unknown in cases:
             for row in rows:
-                found[row.name][case.name] = _tell_apart(row, case, features, heads)
+                found[row.name][name] = _tell_apart(row, known, unknown, features, heads)
                 track.advance()
     title = (
         f"cells of a class that was left out: {len(cases)} classes in turn, {heads.kind} heads, mean ± sd over "
@@ -63,7 +57,7 @@ def leave_classes_out(
     return LeftOutClasses(title, found, tuple(rows))
 
 
-def _cases(splits: Sequence[Split], features: StoredFeatures) -> list[_Case]:
+def _cases(splits: Sequence[Split], features: StoredFeatures) -> list[Case]:
     cells, first = features.cells, splits[0]
     testable = np.unique(np.concatenate([split.test for split in splits]))
     cases = []
@@ -73,7 +67,7 @@ def _cases(splits: Sequence[Split], features: StoredFeatures) -> list[_Case]:
         test = first.test[np.isin(cells.codes[first.test], learned)]
         unknown = testable[cells.codes[testable] == code]
         if len(learned) > 1 and len(test) and len(unknown):
-            cases.append(_Case(name, Split(0, first.fold, train, test), unknown))
+            cases.append((name, Split(0, first.fold, train, test), unknown))
     if not cases:
         raise LabelsError(
             f"leave_one_class_out: of {len(cells.classes)} classes none can be left out with two others to train on "
@@ -83,18 +77,18 @@ def _cases(splits: Sequence[Split], features: StoredFeatures) -> list[_Case]:
 
 
 def _tell_apart(
-    row: EvaluationRow, case: _Case, features: StoredFeatures, heads: HeadOptions
+    row: EvaluationRow, known: Split, unknown: NDArray[np.int64], features: StoredFeatures, heads: HeadOptions
 ) -> dict[str, float | int]:
     """Return how well a head trained on the known classes tells their test cells from the unknown ones."""
     views = {source.view: features.view(source) for source in row.sources}
     head = FusedHead(heads.kind, n_folds=INNER_FOLDS, prior_adjustment=heads.prior_adjustment, random_state=heads.seed)
     head.fit(
-        {name: RowSubset(rows, case.known.train) for name, rows in views.items()},
-        features.cells.labels[case.known.train],
+        {name: RowSubset(rows, known.train) for name, rows in views.items()},
+        features.cells.labels[known.train],
         gene_names=features.gene_names if EXPRESSION in views else None,
         keep=KEEP,
     )
-    index = np.concatenate([case.known.test, case.unknown])
+    index = np.concatenate([known.test, unknown])
     test: dict[str, Rows] = {name: RowSubset(rows, index) for name, rows in views.items()}
     if EXPRESSION in views:
         test[EXPRESSION] = with_genes(test[EXPRESSION], head, features.gene_names)
@@ -104,13 +98,13 @@ def _tell_apart(
     far = np.concatenate([np.zeros(len(block)) if novelty is None else novelty for block, novelty in blocks])
     own = head.held_out_proba_.max(axis=1)
     threshold = float(np.quantile(own, 1 - KEEP)) if len(own) else 0.0
-    n_known = len(case.known.test)
+    n_known = len(known.test)
     is_known = np.arange(len(index)) < n_known
     return {
         "auroc": float(roc_auc_score(is_known, confidence)),
         "auroc_novelty": float(roc_auc_score(~is_known, far)),
         "rejected": float((confidence[n_known:] < threshold).mean()),
         "kept": float((confidence[:n_known] >= threshold).mean()),
-        "n_unknown": len(case.unknown),
+        "n_unknown": len(unknown),
         "n_known": n_known,
     }

@@ -9,6 +9,7 @@ the true value in three cases of four, not in 95 %. So both ends are moved away 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,15 +90,22 @@ def paired_difference(
         unit, drawn = place, np.ones(n_groups, dtype=np.int64)
     else:
         sides = np.split(patterns, 3)
-    runs = [_Run.of(*run, unit=unit, shape=(len(drawn), n_classes)) for run in zip(*sides, strict=True)]
+    shape = len(drawn), n_classes
+    scorers = [
+        [_macro_f1(true, codes, unit=unit, shape=shape) for codes in pair] for true, *pair in zip(*sides, strict=True)
+    ]
+
+    def mean_difference(weights: Array) -> Array:
+        return np.mean([first(weights) - second(weights) for first, second in scorers], axis=0)
+
     rng, n_units = np.random.default_rng(seed), int(drawn.sum())
     step = max(1, BLOCK_VALUES // len(drawn))
     draws = [
-        _mean_difference(rng.multinomial(n_units, drawn / n_units, size=min(step, n_resamples - first)), runs)
+        mean_difference(rng.multinomial(n_units, drawn / n_units, size=min(step, n_resamples - first)))
         for first in range(0, n_resamples, step)
     ]
     ends = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2])
-    mean = float(_mean_difference(drawn[None, :], runs)[0])
+    mean = float(mean_difference(drawn[None, :])[0])
     low, high = np.clip(mean + (ends - mean) * _stretch(n_units, level), -1, 1).tolist()
     return Difference(mean, low, high, int(scored.sum()), n_groups)
 
@@ -110,39 +118,22 @@ def _stretch(n_units: int, level: float) -> float:
     return float(stats.t.ppf(tail, n_units - 1) / stats.norm.ppf(tail) * np.sqrt(n_units / (n_units - 1)))
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Counts by unit and class, ``(units, n_classes)`` each: true cells, and both classifiers' hits and predictions."""
+def _macro_f1(truth: Array, codes: Array, *, unit: Array, shape: tuple[int, int]) -> Callable[[Array], Array]:
+    """Return a function that gives macro-F1 ``(draws,)`` from how often each unit is drawn, ``(draws, units)``.
 
-    support: sparse.csr_matrix
-    hits: tuple[sparse.csr_matrix, sparse.csr_matrix]
-    predicted: tuple[sparse.csr_matrix, sparse.csr_matrix]
+    The mean is over the classes that a draw has cells of, and 0 for a draw without cells.
+    """
+    scored = truth >= 0
 
-    @classmethod
-    def of(cls, truth: Array, predicted: Array, baseline: Array, *, unit: Array, shape: tuple[int, int]) -> _Run:
-        scored = truth >= 0
+    def count(values: Array, which: Array) -> sparse.csr_matrix:
+        return sparse.csr_matrix((np.ones(int(which.sum())), (unit[which], values[which])), shape=shape)
 
-        def count(codes: Array, which: Array) -> sparse.csr_matrix:
-            entries = (np.ones(int(which.sum())), (unit[which], codes[which]))
-            return sparse.csr_matrix(entries, shape=shape)
+    true, hits, named = count(truth, scored), count(codes, scored & (codes == truth)), count(codes, scored)
 
-        both = (predicted, baseline)
-        hits = [count(codes, scored & (codes == truth)) for codes in both]
-        named = [count(codes, scored) for codes in both]
-        return cls(count(truth, scored), (hits[0], hits[1]), (named[0], named[1]))
-
-    def macro_f1(self, weights: Array, which: int) -> Array:
-        """Return the mean F1 ``(draws,)`` over the classes that a draw has cells of; 0 for a draw without cells."""
-        support = weights @ self.support
-        hits, named = weights @ self.hits[which], weights @ self.predicted[which]
-        f1 = 2 * hits / np.maximum(support + named, 1)
-        drawn = support > 0
-        result: Array = np.where(drawn, f1, 0).sum(axis=1) / np.maximum(drawn.sum(axis=1), 1)
+    def of_draws(weights: Array) -> Array:
+        support = weights @ true
+        f1 = 2 * (weights @ hits) / np.maximum(support + weights @ named, 1)
+        result: Array = np.where(support > 0, f1, 0).sum(axis=1) / np.maximum((support > 0).sum(axis=1), 1)
         return result
 
-
-def _mean_difference(weights: Array, runs: list[_Run]) -> Array:
-    """Return ``(draws,)``, mean over runs, from how often each unit is drawn, ``(draws, units)``."""
-    differences = [run.macro_f1(weights, 0) - run.macro_f1(weights, 1) for run in runs]
-    result: Array = np.mean(differences, axis=0)
-    return result
+    return of_draws
