@@ -13,9 +13,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from scstore.cells.labels import missing_labels
+from scstore.cells.labels import check_column, missing_labels
 from scstore.errors import OptionError
-from scstore.options import did_you_mean
 from scstore.store.reader import Store
 
 # The majority label of a cluster in which no label has the share asked for.
@@ -30,12 +29,7 @@ def read_clusters(store: Store, column: str) -> NDArray[np.int32]:
     OptionError
         If there is no such column, or no cell has a value in it.
     """
-    if column not in store.obs:
-        known = list(map(str, store.obs.columns))
-        raise OptionError(
-            f"majority={column!r}: {store.path} has no such obs column.{did_you_mean(column, known)} "
-            f"It has: {', '.join(known) or 'none'}."
-        )
+    check_column(store.obs, column, option="majority", source=str(store.path))
     values = store.obs[column].to_numpy(dtype=object)[store.committed]
     missing = missing_labels(values)
     if missing.all():

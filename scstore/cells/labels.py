@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scstore.errors import LabelsError
+from scstore.errors import LabelsError, OptionError
 from scstore.options import Option, did_you_mean
 from scstore.progress import Reporter
 
@@ -38,6 +38,16 @@ def missing_labels(y: Any, words: Iterable[str] = MISSING_VALUES) -> NDArray[np.
         known = {word.strip().casefold() for word in words}
         missing = missing | [isinstance(v, str) and v.strip().casefold() in known for v in values.tolist()]
     return missing
+
+
+def check_column(obs: pd.DataFrame, column: str, *, option: str, source: str) -> None:
+    """Refuse the value of an option that names no column of ``obs``."""
+    if column not in obs:
+        known = [str(name) for name in obs.columns]
+        raise OptionError(
+            f"{option}={column!r}: {source} has no such obs column.{did_you_mean(column, known)} "
+            f"It has: {', '.join(known) or 'none'}."
+        )
 
 
 def read_labels(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scstore.cells.labels import MISSING_VALUES, missing_labels, read_labels
+from scstore.cells.labels import MISSING_VALUES, check_column, missing_labels, read_labels
 from scstore.errors import LabelsError, OptionError
 from scstore.options import did_you_mean
 from scstore.store.reader import Store
@@ -105,7 +105,7 @@ def _labelled(
     frame = pd.DataFrame({"id": store.obs.index[rows].astype(object), "row": rows, "label": [labels[r] for r in rows]})
     if group is None:
         return frame
-    _check_column(store, group, f"group={group!r}")
+    check_column(store.obs, group, option="group", source=str(store.path))
     column = store.obs[group].iloc[rows]
     absent = missing_labels(column.to_numpy(dtype=object), MISSING_VALUES)
     if absent.any():
@@ -114,15 +114,6 @@ def _labelled(
             f"(first: {frame['id'][int(np.argmax(absent))]}). Give every cell a group, or remove those cells."
         )
     return frame.assign(group=column.astype(str).to_numpy(dtype=object))
-
-
-def _check_column(store: Store, column: str, option: str) -> None:
-    if column not in store.obs:
-        known = [str(name) for name in store.obs.columns]
-        raise OptionError(
-            f"{option}: {store.path} has no obs column {column!r}.{did_you_mean(column, known)} "
-            f"It has: {', '.join(known) or 'none'}."
-        )
 
 
 def _sides(
@@ -148,7 +139,7 @@ def _meets(store: Store, conditions: Sequence[str], *, option: str) -> NDArray[n
         wanted.setdefault(column, []).append(value)
     meets = np.ones(store.n_obs, dtype=bool)
     for column, values in wanted.items():
-        _check_column(store, column, f"{option}='{column}=…'")
+        check_column(store.obs, column, option=option, source=str(store.path))
         found = store.obs[column].astype(str).to_numpy()
         known = sorted(set(found))
         if absent := [value for value in values if value not in known]:

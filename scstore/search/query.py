@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels
-from scstore.errors import FeatureSpaceError, InputError, OptionError
+from scstore.cells.labels import MISSING_LABELS, MissingLabels, check_column, read_labels
+from scstore.errors import FeatureSpaceError, OptionError
 from scstore.heads.neighbour_search import EXACT_BELOW, centre_of, nearest
 from scstore.heads.rows import BLOCK_BYTES, RowSubset
-from scstore.options import AllowPartial, Option, Overwrite, Progress, did_you_mean, with_options
+from scstore.options import AllowPartial, Option, Overwrite, Progress, with_options
 from scstore.progress import Reporter
 from scstore.sealed import differences
 from scstore.search.index import cached_index
@@ -50,11 +51,7 @@ class QueryOptions:
         Option("obs columns of the reference to bring along. All by default.", flags=("--column",)),
     ] = None
     where: Annotated[
-        str | None,
-        Option(
-            "Condition on the reference's obs that neighbours fulfil, such as \"tissue == 'lung'\". "
-            "Distances stay centred on the mean of all cells."
-        ),
+        str | None, Option("Condition on the reference's obs that neighbours fulfil: \"tissue == 'lung'\".")
     ] = None
     summarise: Annotated[
         str | None, Option("obs column of the reference: give the shares of its labels among the neighbours instead.")
@@ -99,6 +96,8 @@ def query(store: Cells, reference: Reference, options: QueryOptions) -> pd.DataF
     A reference of 50,000 cells or more is searched through an index, which is built once and kept in the user's cache
     folder; the recall it reaches is measured and reported. Distances are exact either way.
 
+    With ``where``, distances stay centred on the mean of all cells.
+
     Returns
     -------
     DataFrame
@@ -133,13 +132,12 @@ def query_to_file(store: Cells, reference: Reference, options: QueryOptions) -> 
     if options.output is None:
         raise OptionError("output=: name the file to write, such as neighbours.parquet.")
     plan = _plan(store, reference, options)
-    n_rows, distances = 0, []
+    n_rows, distances = 0, [np.empty(0, dtype=np.float32)]
     for table in _written(plan, options):
         n_rows += len(table)
         if plan.shares is None:
             distances.append(table["distance"].to_numpy(dtype=np.float32))
-    every = np.concatenate(distances) if distances else np.empty(0)
-    median = float(np.median(every)) if len(every) else float("nan")
+    median = float(pd.Series(np.concatenate(distances)).median())
     groups = table if options.by is not None else None
     return QueryResult(n_rows, tuple(map(str, table.columns)), len(plan.rows), median, groups)
 
@@ -166,8 +164,7 @@ def _plan(store: Cells, reference: Reference, options: QueryOptions) -> _Plan:
     if options.output is not None:
         check_table(options.output, overwrite=options.overwrite)
     if options.by is not None and options.summarise is None:
-        msg = f"by={options.by!r}: it groups the shares of labels. Name the labels' column with summarise=."
-        raise OptionError(msg)
+        raise OptionError(f"by={options.by!r}: name the column of labels whose shares it groups with summarise=.")
     cells = store if isinstance(store, Store) else open_store(store)
     others = reference if isinstance(reference, Store) else open_store(reference)
     others_view = _searchable_view(others, options.view)
@@ -178,11 +175,13 @@ def _plan(store: Cells, reference: Reference, options: QueryOptions) -> _Plan:
             f"{cells.path} and {others.path}: {view.name} lives in two feature spaces. What differs (reference → "
             f"cells):\n  {fields}\nExtract the cells with like={str(others.path)!r}."
         )
-    _check_columns(others, options.columns or (), option="columns")
+    asked = [("columns", name, others) for name in options.columns or ()]
+    asked += [("summarise", options.summarise, others), ("by", options.by, cells)]
+    for option, column, side in asked:
+        if column is not None:
+            check_column(side.obs, column, option=option, source=str(side.path))
     shares = None
     if options.summarise is not None:
-        _check_columns(others, [options.summarise], option="summarise")
-        _check_columns(cells, [options.by] if options.by is not None else [], option="by")
         labels = read_labels(others.obs, options.summarise, missing=options.missing_labels, source=str(others.path))
         groups = None if options.by is None else cells.obs[options.by]
         shares = LabelShares(options.summarise, labels, groups=groups)
@@ -201,16 +200,6 @@ def _searchable_view(store: Store, name: str | None) -> View:
     if matrix.name == "X":
         raise OptionError("view='X': expression is not searched. Name an obsm matrix.")
     return matrix
-
-
-def _check_columns(store: Store, columns: Iterable[str], *, option: str) -> None:
-    known = [str(name) for name in store.obs.columns]
-    for name in columns:
-        if name not in known:
-            raise InputError(
-                f"{option}={name!r}: {store.path} has no such obs column.{did_you_mean(name, known)} "
-                f"It has: {', '.join(known) or 'none'}."
-            )
 
 
 def _written(plan: _Plan, options: QueryOptions) -> Iterator[pd.DataFrame]:
@@ -244,25 +233,21 @@ def _neighbours(
     plan: _Plan, options: QueryOptions
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
     """Yield some rows to look up, the reference rows nearest to each, and their distances."""
-    progress, k = options.progress or Reporter(), options.k
+    progress = options.progress or Reporter()
     n_chosen = int(plan.chosen.sum())
     progress.note(f"searching {n_chosen:,} reference cells for each of {len(plan.rows):,}, by {plan.view.name}")
     everything = RowSubset(plan.others_view, plan.others_rows)
-    index, mean, candidates = None, None, plan.others_rows[plan.chosen]
     if n_chosen >= EXACT_BELOW and not options.exact:
         index = cached_index(plan.others, plan.others_view, plan.others_rows, progress=progress)
+        among, search = plan.others_rows, partial(index.nearest, everything, chosen=plan.chosen)
     else:
-        mean = centre_of(everything)
+        among = plan.others_rows[plan.chosen]
+        search = partial(nearest, RowSubset(plan.others_view, among), mean=centre_of(everything))
     step = min(MOST_CELLS, max(1, BLOCK_BYTES // (4 * plan.view.shape[1])))
     for start in range(0, max(1, len(plan.rows)), step):
         rows = plan.rows[start : start + step]
-        queries = RowSubset(plan.view, rows)
-        if index is not None:
-            distances, found = index.nearest(everything, queries, k=k, chosen=plan.chosen)
-            yield rows, plan.others_rows[found], distances
-        else:
-            distances, found = nearest(RowSubset(plan.others_view, candidates), queries, k=k, mean=mean)
-            yield rows, candidates[found], distances
+        distances, found = search(RowSubset(plan.view, rows), k=options.k)
+        yield rows, among[found], distances
 
 
 def _neighbour_table(
