@@ -62,8 +62,7 @@ class DemoResult:
     def table(self) -> tuple[str, list[str], list[list[str]]]:
         """Return title, headings and rows, as text."""
         title = (
-            f"macro-F1 (accuracy) on {self.n_held_out} cells held out; rows with - are controls without LLM or gene "
-            "texts"
+            f"macro-F1 (accuracy) on {self.n_held_out} cells held out; rows with - are controls without LLM or texts"
         )
         rows = [
             [name, *(f"{row[head]['macro_f1']:.3f} ({row[head]['accuracy']:.3f})" for head in HEADS)]
@@ -126,7 +125,6 @@ def _extract(folder: Path, progress: Reporter) -> dict[str, Store]:
 
     reference, new = _cells(folder)
     progress.note(f"cells: {reference} to learn from, {new} held out (700 blood cells, labels in {LABEL})")
-
     progress.note("\n# which genes may enter: a panel, fitted on the reference alone")
     chosen = folder / "panel.h5ad"
     both: dict[str, Any] = {"expression": "lognorm", "overwrite": True, "progress": progress}
@@ -176,15 +174,16 @@ def _score(stores: Mapping[str, Store], truth: NDArray[Any], folder: Path) -> tu
     from scstore.heads.scores import label_scores
 
     store = stores["ref"]
-    rows: dict[str, tuple[str, tuple[str, ...]]] = {
-        DESCRIPTIONS[name]: ("", (name,)) for name in DESCRIPTIONS if name in store.views
-    }
-    rows[RANDOM_READOUT] = ("_random", (store.default_view,))
-    rows[NO_MODEL] = ("", ("genept_random", "X"))
-    rows[DEFAULT] = ("", store.default_views)
-    scores: dict[str, dict[str, dict[str, float]]] = {title: {} for title in rows}
+    rows: list[tuple[str, str, tuple[str, ...]]]
+    rows = [(DESCRIPTIONS[view], "", (view,)) for view in DESCRIPTIONS if view in store.views]
+    rows += [
+        (RANDOM_READOUT, "_random", (store.default_view,)),
+        (NO_MODEL, "", ("genept_random", "X")),
+        (DEFAULT, "", store.default_views),
+    ]
+    scores: dict[str, dict[str, dict[str, float]]] = {title: {} for title, *_ in rows}
     predictions = {}
-    for title, (which, views) in rows.items():
+    for title, which, views in rows:
         for head in HEADS:
             saved = folder / "heads" / head if title == DEFAULT else None
             trained = fit(stores[f"ref{which}"], saved, label=LABEL, head=head, views=views, overwrite=True)

@@ -68,6 +68,9 @@ class Option:
     in_python_only: bool = False
 
 
+# Of a rarely used option between 0 and 1.
+fraction = functools.partial(Option, minimum=0, maximum=1, advanced=True)
+
 Overwrite = Annotated[bool, Option("Replace an output that exists.")]
 AllowPartial = Annotated[bool, Option("Use the cells that are extracted so far.", advanced=True)]
 Seed = Annotated[int, Option("The same seed gives the same result.", advanced=True)]

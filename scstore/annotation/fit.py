@@ -26,7 +26,7 @@ from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.rejection import KEEP, check_keep
 from scstore.heads.rows import Rows, RowSubset
 from scstore.heads.scores import held_out_scores, reliability, scores_by_class
-from scstore.options import AllowPartial, Option, Overwrite, Progress, Seed, public
+from scstore.options import AllowPartial, Option, Overwrite, Progress, Seed, fraction, public
 from scstore.progress import Reporter
 from scstore.store.ledger import ids_digest
 from scstore.store.reader import Store, open_store
@@ -34,15 +34,8 @@ from scstore.store.reader import Store, open_store
 # Packages whose versions a head records.
 PACKAGES = ("scstore", "numpy", "scipy", "scikit-learn", "faiss-cpu")
 
-
 PriorAdjustment = Annotated[
-    float,
-    Option(
-        "Logit adjustment: 0 keeps the label frequencies of the training cells, 1 assumes equal ones.",
-        minimum=0,
-        maximum=1,
-        advanced=True,
-    ),
+    float, fraction("Logit adjustment: 0 keeps the label frequencies of the training cells, 1 assumes equal ones.")
 ]
 
 
@@ -66,10 +59,7 @@ def fit(
     *,
     label: Annotated[
         str | Sequence[str],
-        Option(
-            "Column of obs; cells without a label, and empty cells, are left out. Several columns, each dividing the "
-            "labels of a coarser one, give one head of several levels."
-        ),
+        Option("Column of obs, or several that each divide the labels of a coarser one: a head of several levels."),
     ],
     missing_labels: MissingLabels = MISSING_LABELS,
     head: Annotated[
@@ -78,25 +68,14 @@ def fit(
     ] = "linear",
     views: Annotated[
         Sequence[str] | None,
-        Option(
-            "Feature matrices, each with a classifier of its own; their calibrated log-probabilities are averaged. "
-            "The store's readout, genept and X by default.",
-            flags=("--view",),
-        ),
+        Option("Feature matrices, each with its own classifier. The default views by default.", flags=("--view",)),
     ] = None,
     params: Annotated[
-        Mapping[str, Any] | None,
-        Option("Parameters of the classifier, such as {'C': 0.1}.", in_python_only=True),
+        Mapping[str, Any] | None, Option("Parameters of the classifier, such as {'C': 0.1}.", in_python_only=True)
     ] = None,
     prior_adjustment: PriorAdjustment = PRIOR_ADJUSTMENT,
     keep: Annotated[
-        float,
-        Option(
-            "Fraction of correctly labelled held-out cells that keep their label in predict; others are unassigned.",
-            minimum=0,
-            maximum=1,
-            advanced=True,
-        ),
+        float, fraction("Fraction of correctly labelled held-out cells that keep their label in predict.")
     ] = KEEP,
     seed: Seed = 0,
     allow_partial: AllowPartial = False,
@@ -104,6 +83,9 @@ def fit(
     progress: Progress = None,
 ) -> AnyHead:
     """Train a head on features that are already on disk. No model, no torch, no GPU.
+
+    Cells without a label, and empty cells, are left out. The calibrated log-probabilities of the views' classifiers are
+    averaged; by default the views are the store's readout, genept and X.
 
     A head of several label columns learns the finest; a coarse label is as probable as its fine labels together, and
     ``predict`` falls back to it where the fine label is unsure. The same seed gives the same head, byte for byte.

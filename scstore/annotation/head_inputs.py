@@ -79,7 +79,7 @@ def fit_across_genes(
 
 def predict_across_genes(
     store: Store, head: AcrossGenesHead, name: str, rows: NDArray[np.int64], progress: Reporter
-) -> Iterator[tuple[int, NDArray[np.float64], None]]:
+) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64] | None]]:
     """Yield first row, probabilities ``(b, n_classes)`` and no novelty, block by block.
 
     Raises

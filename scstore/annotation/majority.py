@@ -30,13 +30,11 @@ def read_clusters(store: Store, column: str) -> NDArray[np.int32]:
         If there is no such column, or no cell has a value in it.
     """
     check_column(store.obs, column, option="majority", source=str(store.path))
-    values = store.obs[column].to_numpy(dtype=object)[store.committed]
+    values = pd.Series(store.obs[column].to_numpy(dtype=object)[store.committed])
     missing = missing_labels(values)
     if missing.all():
         raise OptionError(f"majority={column!r}: no cell of {store.path} has a value in it. Choose another column.")
-    codes = np.full(len(values), -1, dtype=np.int32)
-    codes[~missing] = pd.factorize(values[~missing].astype(str))[0]
-    return codes
+    return pd.factorize(values.astype(str).where(~missing))[0].astype(np.int32)
 
 
 def with_majority(

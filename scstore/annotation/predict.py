@@ -22,7 +22,7 @@ from scstore.heads.across_genes import AcrossGenesHead
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.rejection import Thresholds
 from scstore.heads.rows import RowSubset
-from scstore.options import AllowPartial, Option, Overwrite, Progress, with_options
+from scstore.options import AllowPartial, Option, Overwrite, Progress, fraction, with_options
 from scstore.progress import Reporter
 from scstore.store.reader import Store, open_store
 
@@ -48,33 +48,20 @@ class PredictOptions:
     unassigned: Annotated[
         Literal["confidence", "distance", "both", "none"] | None,
         Option(
-            "What makes a label unassigned: a low calibrated probability, a large distance from the training cells of "
-            "that label, either of them, or nothing. confidence by default, none for a head without thresholds. "
-            "Distance is for the same kind of data: another technology can put every cell far away."
+            "What makes a label unassigned: a low probability, a large distance from the training cells of that label, "
+            "either of them, or nothing. confidence by default, none for a head without thresholds."
         ),
     ] = None
     keep: Annotated[
         float | None,
-        Option(
-            "Fraction of correctly labelled held-out cells that keep their label. As the head was fitted by default.",
-            minimum=0,
-            maximum=1,
-            advanced=True,
-        ),
+        fraction("Fraction of correctly labelled held-out cells that keep their label. As in fit by default."),
     ] = None
     proba: Annotated[bool, Option("Add the probability of every class.")] = False
     majority: Annotated[
-        str | None,
-        Option("obs column of clusters: also give each cell the label of most cells of its cluster."),
+        str | None, Option("obs column of clusters: also give each cell the label of most cells of its cluster.")
     ] = None
     min_share: Annotated[
-        float,
-        Option(
-            "With majority: a cluster in which no label has this share of the votes is heterogeneous.",
-            minimum=0,
-            maximum=1,
-            advanced=True,
-        ),
+        float, fraction("With majority: a cluster in which no label has this share of the votes is heterogeneous.")
     ] = 0.0
     allow_partial: AllowPartial = False
     overwrite: Overwrite = False
@@ -116,6 +103,8 @@ class PredictionCounts:
 @with_options(PredictOptions)
 def predict(store: Cells, head: TrainedHead, options: PredictOptions) -> pd.DataFrame:
     """Label cells with a trained head.
+
+    ``unassigned="distance"`` is for the same kind of data: another technology can put every cell far away.
 
     Returns
     -------

@@ -115,7 +115,7 @@ def evaluate(
         raise OptionError(f"hold_out_genes={hold_out_genes:g}: give a share between 0 and 1, such as 0.5.")
     progress = progress or Reporter()
     cells = gather_cells(
-        [_opened(one) for one in (store, test_store) if one is not None],
+        _opened([store] if test_store is None else [store, test_store]),
         label=label,
         missing=missing_labels,
         group=group,
@@ -130,7 +130,7 @@ def evaluate(
         obs, label, read_labels(obs, label, missing=missing_labels, source=names), source=names, progress=progress
     )
     features = StoredFeatures(
-        cells, {name: match_control(name, _all_opened(given), cells) for name, given in (controls or {}).items()}
+        cells, {name: match_control(name, _opened(given), cells) for name, given in (controls or {}).items()}
     )
     seen = check_not_seen(features, allow_seen=allow_seen)
     counterparts = {name: control.stores for name, control in features.controls.items()}
@@ -216,11 +216,6 @@ def _disjoint_genes(fraction: float, design: Design, cells: EvaluationCells, *, 
     return Table("disjoint genes", words, tuple(gene_split_rows()), tuple(dealt), features, notes)
 
 
-def _opened(store: StoreLike) -> Store:
-    return store if isinstance(store, Store) else open_store(store)
-
-
-def _all_opened(given: StoreLike | Sequence[StoreLike]) -> list[Store]:
-    if isinstance(given, str | os.PathLike | Store):
-        return [_opened(given)]
-    return [_opened(one) for one in given]
+def _opened(given: StoreLike | Sequence[StoreLike]) -> list[Store]:
+    stores = [given] if isinstance(given, str | os.PathLike | Store) else given
+    return [one if isinstance(one, Store) else open_store(one) for one in stores]

@@ -96,7 +96,8 @@ def paired_difference(
     ]
 
     def mean_difference(weights: Array) -> Array:
-        return np.mean([first(weights) - second(weights) for first, second in scorers], axis=0)
+        mean: Array = np.mean([first(weights) - second(weights) for first, second in scorers], axis=0)
+        return mean
 
     rng, n_units = np.random.default_rng(seed), int(drawn.sum())
     step = max(1, BLOCK_VALUES // len(drawn))

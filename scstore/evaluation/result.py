@@ -225,7 +225,7 @@ class Evaluation:
 
 def mean_and_sd(values: Iterable[float | None]) -> tuple[float | None, float | None]:
     """Return mean and sample standard deviation; ``None`` where there are too few values."""
-    known = [value for value in values if not pd.isna(value)]
+    known = [value for value in values if value is not None and not np.isnan(value)]
     mean = float(np.mean(known)) if known else None
     return mean, float(np.std(known, ddof=1)) if len(known) > 1 else None
 

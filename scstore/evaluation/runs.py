@@ -48,7 +48,8 @@ class Scored:
     def codes(self, row: str, column: str) -> Array:
         """Return ``code`` (true) or ``predicted``, the class numbers ``(runs, n_scored)``; -1 where a run has none."""
         lines = self.predictions[self.predictions["row"] == row]
-        return lines.pivot(index="run", columns="cell", values=column).fillna(-1).to_numpy(dtype=np.int64)
+        codes: Array = lines.pivot(index="run", columns="cell", values=column).fillna(-1).to_numpy(dtype=np.int64)
+        return codes
 
 
 def score_rows(table: Table, cells: EvaluationCells, *, heads: HeadOptions, progress: Reporter) -> Scored:

@@ -38,16 +38,15 @@ def save_model_card(head: AnyHead, output: str | os.PathLike[str], *, name: str,
 def model_card(head: AnyHead, *, name: str) -> str:
     """Describe a head from what its file says alone, so the same head has the same card; ``name`` is the title."""
     record = head.record_
+    versions = ", ".join(f"{package} {number}" for package, number in sorted(record["versions"].items()))
     parts = [
         f"# {escaped(name)}",
         _training(head, record),
         _held_out(head, record),
         _rejection(head),
         _feature_space(head, record),
+        f"## Versions\n\n{versions}",
     ]
-    if record.get("versions"):
-        versions = ", ".join(f"{package} {number}" for package, number in sorted(record["versions"].items()))
-        parts.append(f"## Versions\n\n{versions}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -79,38 +78,30 @@ def _held_out(head: AnyHead, record: Mapping[str, Any]) -> str:
     figures = [(words, f"{found[key]:.3f}") for key, words in METRICS.items() if found.get(key) is not None]
     rows = []
     for name, n in classes.items():
-        seen = record.get("held_out_by_class", {}).get(name)
+        seen = record["held_out_by_class"].get(name)
         of_class = [f"{seen[key]:.3f}" for key in ("precision", "recall", "f1")] if seen else ["–"] * 3
         rows.append((name, f"{n:,}", *of_class))
     if isinstance(head, AcrossGenesHead):
-        how = (
-            f"{found['n']:,} predictions: each cell twice, by heads that had seen neither it nor any of the genes that "
-            "it was measured on. Expect less for cells of other donors."
-        )
+        how = "predictions: each cell twice, by heads that had seen neither it nor any of the genes it was measured on"
         temperatures = f"One temperature, fitted on these predictions: {head.temperature_:.2f}."
     else:
-        how = (
-            f"{found['n']:,} cells, each predicted by heads that had not seen it. Expect less for other donors' cells."
-        )
-        listed = ", ".join(
-            f"{view} {value:.2f}" for view, value in zip(head.views_, head.fusion_.temperatures, strict=True)
-        )
+        how = "cells, each predicted by heads that had not seen it"
+        by_view = zip(head.views_, head.fusion_.temperatures, strict=True)
+        listed = ", ".join(f"{view} {value:.2f}" for view, value in by_view)
         temperatures = f"Temperatures, fitted on these cells: {listed}; of all together {head.fusion_.temperature:.2f}."
     bins = [
-        (f"{part['n']:,}", f"{part['confidence']:.3f}", f"{part['accuracy']:.3f}")
-        for part in record.get("reliability", [])
+        (f"{part['n']:,}", f"{part['confidence']:.3f}", f"{part['accuracy']:.3f}") for part in record["reliability"]
     ]
-    return "\n\n".join(
-        [
-            "## Held-out cells",
-            how,
-            as_table(TWO_COLUMNS, figures),
-            as_table(["class", "training cells", "precision", "recall", "F1"], rows),
-            "## Calibration",
-            temperatures,
-            as_table(["cells with such confidence", "mean confidence", "share right"], bins),
-        ]
-    )
+    parts = [
+        "## Held-out cells",
+        f"{found['n']:,} {how}. Expect less for cells of other donors.",
+        as_table(TWO_COLUMNS, figures),
+        as_table(["class", "training cells", "precision", "recall", "F1"], rows),
+        "## Calibration",
+        temperatures,
+        as_table(["cells with such confidence", "mean confidence", "share right"], bins),
+    ]
+    return "\n\n".join(parts)
 
 
 def _rejection(head: AnyHead) -> str:

@@ -175,9 +175,8 @@ def _plan(store: Cells, reference: Reference, options: QueryOptions) -> _Plan:
             f"{cells.path} and {others.path}: {view.name} lives in two feature spaces. What differs (reference → "
             f"cells):\n  {fields}\nExtract the cells with like={str(others.path)!r}."
         )
-    asked = [("columns", name, others) for name in options.columns or ()]
-    asked += [("summarise", options.summarise, others), ("by", options.by, cells)]
-    for option, column, side in asked:
+    brought = [("columns", name, others) for name in options.columns or ()]
+    for option, column, side in (*brought, ("summarise", options.summarise, others), ("by", options.by, cells)):
         if column is not None:
             check_column(side.obs, column, option=option, source=str(side.path))
     shares = None
