@@ -20,15 +20,7 @@ from scstore.store.reader import Store
 
 
 def head_features(store: Store, head: FusedHead, name: str, progress: Reporter) -> dict[str, Rows]:
-    """Return the views that the head ``name`` reads, by name, and warn of genes that were not measured.
-
-    Raises
-    ------
-    FeatureSpaceError
-        If a view is missing or lives in another feature space; the message lists the fields that differ.
-    GenesError
-        If the head uses expression and none of its genes is there.
-    """
+    """Return the views that the head ``name`` reads, by name, and warn of genes that were not measured."""
     record = head.record_
     cure = f"Extract these cells like the store that the head was trained on: like={record['trained_on']['name']!r}."
     if missing := [view for view in head.views_ if view not in store.views]:
@@ -56,8 +48,7 @@ def _aligned(store: Store, view: Rows, genes: Mapping[str, list[str]], name: str
     try:
         match = match_columns(store.expression_genes, genes, source=str(store.path))
     except GenesError as error:
-        msg = f"{name} reads the expression of {len(symbols)} genes, and {store.path} has none of them."
-        raise GenesError(msg) from error
+        raise GenesError(f"{store.path} has none of the {len(symbols)} genes that {name} reads.") from error
     if missing := np.setdiff1d(np.arange(len(symbols)), match.genes).tolist():
         progress.warn(
             f"{len(missing)} of the {len(symbols)} genes whose expression the head reads are not in {store.path} "
@@ -80,15 +71,7 @@ def fit_across_genes(
 def predict_across_genes(
     store: Store, head: AcrossGenesHead, name: str, rows: NDArray[np.int64], progress: Reporter
 ) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64] | None]]:
-    """Yield first row, probabilities ``(b, n_classes)`` and no novelty, block by block.
-
-    Raises
-    ------
-    FeatureSpaceError
-        If the gene texts were encoded in another way, or the store has none.
-    CellsError
-        If there are too few cells to form groups.
-    """
+    """Yield first row, probabilities ``(b, n_classes)`` and no novelty, block by block."""
     record, held_out = head.record_, head.held_out_
     table, columns = expression_genes(store, purpose=name)
     if fields := differences(record["gene_texts"], _texts(table)):

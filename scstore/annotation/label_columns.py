@@ -16,21 +16,11 @@ from scstore.store.reader import Store
 
 @dataclass(frozen=True, eq=False)
 class LabelColumns:
-    """Labels of a store's cells.
+    """Labels of a store's cells."""
 
-    Attributes
-    ----------
-    columns
-        Coarse to fine; the last is learned.
-    labels
-        ``(n_obs,)`` label of each cell in the finest column; ``None`` where any column has none.
-    parents
-        For each coarser column the label that contains each fine label.
-    """
-
-    columns: tuple[str, ...]
-    labels: list[str | None]
-    parents: Mapping[str, Mapping[str, str]]
+    columns: tuple[str, ...]  # coarse to fine; the last is learned
+    labels: list[str | None]  # (n_obs,) in the finest column; None where any column has none
+    parents: Mapping[str, Mapping[str, str]]  # for each coarser column the label that contains each fine label
 
     @property
     def finest(self) -> str:
@@ -41,15 +31,7 @@ class LabelColumns:
 def read_label_columns(
     store: Store, label: str | Sequence[str], *, missing: Sequence[str], progress: Reporter
 ) -> LabelColumns:
-    """Read one label column, or several in any order of which each divides the labels of a coarser one.
-
-    Raises
-    ------
-    LabelsError
-        If a column is missing, or a fine label lies in two coarse ones.
-    OptionError
-        If no column is named, or one twice.
-    """
+    """Read one label column, or several in any order of which each divides the labels of a coarser one."""
     columns = [label] if isinstance(label, str) else list(label)
     if not columns or len(set(columns)) < len(columns):
         raise OptionError(f"label={columns}: name at least one column, and each once.")

@@ -22,19 +22,14 @@ HETEROGENEOUS = "heterogeneous"
 
 
 def read_clusters(store: Store, column: str) -> NDArray[np.int32]:
-    """Return the cluster number of each committed cell ``(n,)`` from a column of ``obs``; -1 for cells in no cluster.
-
-    Raises
-    ------
-    OptionError
-        If there is no such column, or no cell has a value in it.
-    """
+    """Return the cluster of each committed cell ``(n,)`` by number, from a column of ``obs``; -1 for none."""
     check_column(store.obs, column, option="majority", source=str(store.path))
     values = pd.Series(store.obs[column].to_numpy(dtype=object)[store.committed])
     missing = missing_labels(values)
     if missing.all():
         raise OptionError(f"majority={column!r}: no cell of {store.path} has a value in it. Choose another column.")
-    return pd.factorize(values.astype(str).where(~missing))[0].astype(np.int32)
+    codes: NDArray[np.int32] = pd.factorize(values.astype(str).where(~missing))[0].astype(np.int32)
+    return codes
 
 
 def with_majority(
@@ -72,21 +67,17 @@ def with_majority(
             yield _with_votes(frame, clusters[:0], winners)
 
 
-def _winners(votes: Counter[tuple[int, str]], min_share: float) -> dict[int, tuple[str, float]]:
-    """Return the label and its share of the votes for each cluster."""
-    by_cluster: dict[int, dict[str, int]] = {}
-    for (cluster, label), n in sorted(votes.items()):
-        by_cluster.setdefault(cluster, {})[label] = n
-    winners = {}
-    for cluster, counts in by_cluster.items():
-        best = max(counts, key=lambda label: counts[label])  # of equal ones the first by name
-        share = counts[best] / sum(counts.values())
-        winners[cluster] = best if share >= min_share else HETEROGENEOUS, share
-    return winners
+def _winners(votes: Counter[tuple[int, str]], min_share: float) -> pd.DataFrame:
+    """Return the ``label`` and its ``share`` of the votes for each cluster; of equal ones the first by name."""
+    counts = pd.DataFrame([(*key, n) for key, n in sorted(votes.items())], columns=["cluster", "label", "n"])
+    best = counts.sort_values("n", ascending=False, kind="stable").drop_duplicates("cluster").set_index("cluster")
+    share = best["n"] / counts.groupby("cluster")["n"].sum()
+    return pd.DataFrame({"label": best["label"].where(share >= min_share, HETEROGENEOUS), "share": share})
 
 
-def _with_votes(frame: pd.DataFrame, mine: NDArray[np.int32], winners: dict[int, tuple[str, float]]) -> pd.DataFrame:
+def _with_votes(frame: pd.DataFrame, mine: NDArray[np.int32], winners: pd.DataFrame) -> pd.DataFrame:
     label, share = frame["label"].to_numpy().astype(object), np.full(len(frame), np.nan)
-    for place in np.flatnonzero((mine >= 0) & (frame["status"] != "empty").to_numpy()):
-        label[place], share[place] = winners[int(mine[place])]
+    voted = (mine >= 0) & (frame["status"] != "empty").to_numpy()
+    found = winners.loc[mine[voted]]
+    label[voted], share[voted] = found["label"], found["share"]
     return frame.assign(majority_label=label, majority_share=share)

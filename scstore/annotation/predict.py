@@ -154,8 +154,7 @@ def predict_to_file(store: Cells, head: TrainedHead, options: PredictOptions) ->
 def _predictions(store: Cells, head: TrainedHead, options: PredictOptions) -> Iterator[pd.DataFrame]:
     """Yield tables of predictions, which are written on their way."""
     if options.min_share and options.majority is None:
-        msg = f"min_share={options.min_share:g}: it needs a vote. Name the column of clusters with majority=."
-        raise OptionError(msg)
+        raise OptionError(f"min_share={options.min_share:g}: name the column of clusters that vote with majority=.")
     target = None if options.output is None else Path(options.output)
     if target is not None:
         check_predictions_file(target, overwrite=options.overwrite)
@@ -188,8 +187,7 @@ def _predictions(store: Cells, head: TrainedHead, options: PredictOptions) -> It
     if n_far > MANY_FAR * len(usable):
         progress.warn(
             f"{n_far:,} of {len(usable):,} cells lie far from the training cells of their label (novelty above "
-            f"{far:.2f}): another technology, tissue or species, or types that were not among the training "
-            "cells. Confidence means less than usual here."
+            f"{far:.2f}): another technology, tissue, species, or new cell types. Confidence means less here."
         )
 
 

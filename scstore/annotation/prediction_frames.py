@@ -23,27 +23,13 @@ UNASSIGNED = "unassigned"
 
 @dataclass(frozen=True, eq=False)
 class LabelRule:
-    """How probabilities become labels.
+    """How probabilities become labels."""
 
-    Attributes
-    ----------
-    classes
-        ``(n_classes,)``.
-    thresholds
-        Limits for the finest label.
-    hierarchy
-        Coarser levels, if the head has any.
-    coarse
-        Least confidence of each coarser level.
-    proba
-        Whether the table holds the probabilities.
-    """
-
-    classes: NDArray[Any]
-    thresholds: Thresholds
-    hierarchy: Hierarchy | None = None
-    coarse: tuple[float, ...] = ()
-    proba: bool = False
+    classes: NDArray[Any]  # (n_classes,)
+    thresholds: Thresholds  # for the finest label
+    hierarchy: Hierarchy | None = None  # coarser levels, if the head has any
+    coarse: tuple[float, ...] = ()  # least confidence of each coarser level
+    proba: bool = False  # whether the table holds the probabilities
 
     @property
     def labels(self) -> list[str]:

@@ -57,17 +57,14 @@ def gather_cells(
     allow_partial: bool,
 ) -> EvaluationCells:
     """Read labels, groups and sides; leave out classes of fewer than ``min_cells`` cells."""
-    frames = [
-        _labelled(store, label=label, missing=missing, group=group, allow_partial=allow_partial).assign(source=number)
-        for number, store in enumerate(stores)
-    ]
-    sided = len(stores) > 1 or bool(train_on or test_on)
-    if sided:
-        frames = [
-            frame.assign(train=train[frame["row"]], test=test[frame["row"]])
-            for frame, train, test in zip(frames, *_sides(stores, train_on, test_on), strict=True)
-        ]
+    sides = _sides(stores, train_on, test_on)
+    frames = []
+    for number, store in enumerate(stores):
+        frame = _labelled(store, label=label, missing=missing, group=group, allow_partial=allow_partial)
+        train, test = (side[number][frame["row"]] for side in sides)
+        frames.append(frame.assign(source=number, train=train, test=test))
     cells = pd.concat(frames, ignore_index=True)
+    sided = len(stores) > 1 or bool(train_on or test_on)
     if sided:
         cells = _on_either_side(cells)
     too_few = {name: n for name, n in sorted(Counter(cells["label"]).items()) if n < min_cells}
@@ -75,8 +72,8 @@ def gather_cells(
     classes, codes = np.unique(cells["label"].to_numpy(dtype=str), return_inverse=True)
     if len(classes) < 2:
         raise LabelsError(
-            f"{stores[0].path}: {label!r} has {len(classes)} class(es) with at least {min_cells} cells, and two are "
-            f"needed. Lower min_cells=, or choose another label."
+            f"{stores[0].path}: {label!r} has {len(classes)} class(es) with at least min_cells={min_cells} cells, and "
+            "two are needed."
         )
     group_names, groups = (), None
     if group is not None:
@@ -154,9 +151,7 @@ def _meets(store: Store, conditions: Sequence[str], *, option: str) -> NDArray[n
 def _on_either_side(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the cells of both sides, neither of which may be empty or overlap the other."""
     if both := int((cells["train"] & cells["test"]).sum()):
-        raise OptionError(
-            f"train_on= and test_on=: {both:,} cells meet both. Choose conditions that no cell meets together."
-        )
+        raise OptionError(f"train_on= and test_on=: {both:,} cells meet both conditions; no cell may.")
     for side in ("train", "test"):
         if not cells[side].any():
             raise OptionError(f"{side}_on=: no labelled cell is left to {side} on. Choose other conditions.")

@@ -146,8 +146,7 @@ def check_not_seen(features: StoredFeatures, *, allow_seen: bool) -> dict[str, i
     if found and not allow_seen:
         listed = "; ".join(f"{n:,} of {int(cells.tested.sum()):,} are marked {column}" for column, n in found.items())
         raise LabelsError(
-            f"{cells.stores[0].path}: the panel or projector was fitted on labels of cells to be tested on ({listed}), "
-            "so their scores would be too good. Fit it on other cells and extract again, test on cells that it has not "
-            "seen (test_store=, test_on=), or score them and say so: allow_seen=True."
+            f"{cells.stores[0].path}: the panel or projector has seen labels of cells to be tested on ({listed}), so "
+            "scores would be too good. Test on other cells (test_store=, test_on=), or score allow_seen=True."
         )
     return found

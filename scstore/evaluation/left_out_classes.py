@@ -70,8 +70,7 @@ def _cases(splits: Sequence[Split], features: StoredFeatures) -> list[Case]:
             cases.append((name, Split(0, first.fold, train, test), unknown))
     if not cases:
         raise LabelsError(
-            f"leave_one_class_out: of {len(cells.classes)} classes none can be left out with two others to train on "
-            "and to test. Choose a label of at least three classes."
+            f"leave_one_class_out: none of {len(cells.classes)} classes can be left out with two others to train on."
         )
     return cases
 

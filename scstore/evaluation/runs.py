@@ -126,7 +126,6 @@ def _usable(splits: Sequence[Split], cells: EvaluationCells) -> tuple[list[Split
             usable.append(Split(split.run, split.fold, split.train, split.test[learnable]))
     if not usable:
         raise LabelsError(
-            "No split leaves two classes to train on and a cell of one of them to test on. Choose another group=, "
-            "train_on= or label."
+            "No split leaves two classes to train on and a cell of them to test on: change group= or label=."
         )
     return usable, {name: int(n) for name, n in zip(cells.classes, absent, strict=True) if n}, notes

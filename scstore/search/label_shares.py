@@ -21,12 +21,11 @@ class LabelShares:
         names = pd.Categorical(pd.Series(labels, dtype="object"))
         self._labels, self._codes = names.categories, names.codes
         if len(self._labels) > MOST_LABELS:
-            msg = f"summarise={column!r}: {len(self._labels):,} different values; shares have at most {MOST_LABELS:,}."
-            raise OptionError(msg)
-        self._groups = None if groups is None else groups.astype("category")
-        self._totals = np.zeros(
-            (0 if self._groups is None else len(self._groups.cat.categories), len(self._labels)), np.int64
-        )
+            raise OptionError(
+                f"summarise={column!r}: {len(self._labels):,} different values; shares have at most {MOST_LABELS:,}."
+            )
+        self._groups = pd.Series(dtype="category") if groups is None else groups.astype("category")
+        self._totals = np.zeros((len(self._groups.cat.categories), len(self._labels)), dtype=np.int64)
 
     def by_cell(self, ids: NDArray[np.object_], places: NDArray[np.int64]) -> pd.DataFrame:
         """Return one row for each cell, from its neighbours ``(m, k)``."""
@@ -34,13 +33,11 @@ class LabelShares:
 
     def add(self, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
         """Add the neighbours ``(m, k)`` of cells ``(m,)`` to their groups; a cell without a group is left out."""
-        assert self._groups is not None  # noqa: S101  # only called with groups
         groups = self._groups.cat.codes.to_numpy()[rows]
         np.add.at(self._totals, groups[groups >= 0], self._count(places[groups >= 0]))
 
     def by_group(self) -> pd.DataFrame:
         """Return one row for each group that has neighbours with a label, in the order of the groups' names."""
-        assert self._groups is not None  # noqa: S101  # only called with groups
         names = self._groups.cat.categories.astype(str)
         there = self._totals.any(axis=1)
         return self._table(pd.DataFrame({str(self._groups.name): names[there]}), self._totals[there])
@@ -56,7 +53,7 @@ class LabelShares:
             shares = counts / totals[:, None]
         best = self._labels.to_numpy(dtype=object)[counts.argmax(axis=1)]
         columns = {
-            "n_labelled": totals.astype(np.int64),
+            "n_labelled": totals,
             "label": np.where(totals > 0, best, None),
             "fraction": shares.max(axis=1),
             "coherence": (shares**2).sum(axis=1),
