@@ -63,8 +63,7 @@ def fit(
     ],
     missing_labels: MissingLabels = MISSING_LABELS,
     head: Annotated[
-        Literal["linear", "mlp", "knn", "across-genes"],
-        Option("Kind of classifier; across-genes is for new cells that were measured on other genes."),
+        Literal["linear", "mlp", "knn", "across-genes"], Option("Kind of classifier; across-genes for other genes.")
     ] = "linear",
     views: Annotated[
         Sequence[str] | None,
@@ -86,6 +85,8 @@ def fit(
 
     Cells without a label, and empty cells, are left out. The calibrated log-probabilities of the views' classifiers are
     averaged; by default the views are the store's readout, genept and X.
+
+    ``head="across-genes"`` is for new cells that were measured on other genes.
 
     A head of several label columns learns the finest; a coarse label is as probable as its fine labels together, and
     ``predict`` falls back to it where the fine label is unsure. The same seed gives the same head, byte for byte.

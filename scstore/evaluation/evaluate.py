@@ -38,9 +38,7 @@ StoreLike = str | os.PathLike[str] | Store
 def evaluate(
     store: Annotated[StoreLike, Option("A store, or any .h5ad or AnnData Zarr with obsm matrices.", argument=True)],
     *,
-    label: Annotated[
-        str, Option("Column of obs with the classes; cells without a label, and empty cells, are left out.")
-    ],
+    label: Annotated[str, Option("Column of obs with the classes; cells without a label are left out.")],
     missing_labels: MissingLabels = MISSING_LABELS,
     head: Annotated[Literal["linear", "mlp", "knn"], Option("Kind of classifier.")] = "linear",
     prior_adjustment: PriorAdjustment = PRIOR_ADJUSTMENT,
@@ -54,31 +52,16 @@ def evaluate(
     ] = None,
     folds: Annotated[int, Option("Number of folds.", minimum=2)] = 5,
     repeats: Annotated[int, Option("How often to deal the folds (and genes) anew.", minimum=1, advanced=True)] = 1,
-    group: Annotated[
-        str | None,
-        Option("Column of obs, such as donor: every fold holds out whole groups, and intervals draw whole groups."),
-    ] = None,
-    test_store: Annotated[
-        StoreLike | None, Option("Train on the whole store, and test on this one of the same feature space.")
-    ] = None,
-    train_on: Annotated[
-        Sequence[str], Option("COLUMN=VALUE of the cells to train on; the side that is not named is the rest.")
-    ] = (),
+    group: Annotated[str | None, Option("Column of obs, such as donor: folds hold out whole groups.")] = None,
+    test_store: Annotated[StoreLike | None, Option("Train on the whole store, and test on this one.")] = None,
+    train_on: Annotated[Sequence[str], Option("COLUMN=VALUE of the cells to train on, or else the rest.")] = (),
     test_on: Annotated[Sequence[str], Option("COLUMN=VALUE of the cells to test on, such as species=mouse.")] = (),
     min_cells: Annotated[int, Option("Leave out classes with fewer cells.", minimum=1, advanced=True)] = 10,
-    few_shot: Annotated[
-        Sequence[int], Option("Also train on so many cells of each class, such as 2,5,20.", separator=",")
-    ] = (),
-    hold_out_genes: Annotated[
-        float | None, Option("Also test on this share of the genes and train on the others, such as 0.5.")
-    ] = None,
-    leave_one_class_out: Annotated[
-        bool, Option("Also measure whether confidence and novelty tell cells of a class that was left out.")
-    ] = False,
+    few_shot: Annotated[Sequence[int], Option("Also train on so many cells a class: 2,5,20.", separator=",")] = (),
+    hold_out_genes: Annotated[float | None, Option("Also test on this share of the genes, such as 0.5.")] = None,
+    leave_one_class_out: Annotated[bool, Option("Also see whether cells of a left-out class stand out.")] = False,
     seed: Seed = 0,
-    allow_seen: Annotated[
-        bool, Option("Score cells whose labels a panel or projector has seen; the result says how many.", advanced=True)
-    ] = False,
+    allow_seen: Annotated[bool, Option("Score cells that a panel or projector has seen.", advanced=True)] = False,
     allow_partial: AllowPartial = False,
     progress: Progress = None,
 ) -> Evaluation:
@@ -86,9 +69,12 @@ def evaluate(
 
     All fitting happens within the training cells of each fold: gene selection, PCA, scaling, head, calibration.
 
-    By default the rows are each view alone, the default views together, random vectors with expression, and CellTypist
-    if it is installed. A control adds its default view, and its default views together; with a test store it is two
-    stores under one name. Of ``COLUMN=VALUE``, values of one column add up, and several columns must all be met.
+    By default the rows are each view alone, the default views together, random vectors with expression, and
+    CellTypist if it is installed. A control adds its default view, and its default views together; with a test
+    store it is two stores under one name. With groups, intervals draw whole groups too. With ``hold_out_genes``
+    heads are trained on the other genes. ``leave_one_class_out`` measures whether confidence and novelty tell cells
+    of a class that no head was trained on. With ``allow_seen`` the result says how many labels were seen. Of
+    ``COLUMN=VALUE``, values of one column add up, and several columns must all be met.
 
     Returns
     -------

@@ -15,8 +15,7 @@ CELLTYPIST = "celltypist"
 # The across-genes head with random gene vectors.
 ACROSS_RANDOM = f"{KIND}_random"
 
-READOUT, GENE_TEXTS, RANDOM, EXPRESSION, FOREIGN = "readout", "gene texts", "random vectors", "expression", "embedding"
-MODEL_KINDS = (READOUT, FOREIGN)
+MODEL, GENE_TEXTS, RANDOM, EXPRESSION = KINDS = ("model", "gene texts", "random vectors", "expression")
 WORDS = {
     "genept": "GenePT-w",
     "genept_random": "random vectors",
@@ -69,15 +68,13 @@ class EvaluationRow:
 
 
 def kind_of_view(store: Store, view: str) -> str:
-    """Return what made a view: ``readout``, ``gene texts``, ``random vectors``, ``expression`` or ``embedding``."""
+    """Return what made a view: ``model`` (a readout, or a foreign embedding), or another of the kinds."""
     if view == "X":
         return EXPRESSION
     space = store.view(view).space
-    if "source" in space:
-        return FOREIGN
-    if space["view"] == "genept":
-        return RANDOM if space["vectors"] == "random" else GENE_TEXTS
-    return READOUT
+    if "source" in space or space["view"] != "genept":
+        return MODEL
+    return RANDOM if space["vectors"] == "random" else GENE_TEXTS
 
 
 def choose_rows(
@@ -111,12 +108,11 @@ def choose_rows(
 def _default_names(store: Store) -> list[tuple[str, ...]]:
     """Return rows that use the model first, then those with gene texts, then those with neither."""
     kinds = {view: kind_of_view(store, view) for view in store.views}
-    order = (*MODEL_KINDS, GENE_TEXTS, RANDOM, EXPRESSION)
-    alone: list[tuple[str, ...]] = [(view,) for view in sorted(kinds, key=lambda view: order.index(kinds[view]))]
+    alone: list[tuple[str, ...]] = [(view,) for view in sorted(kinds, key=lambda view: KINDS.index(kinds[view]))]
     if store.record is None:
         return alone
     by_kind = {kind: view for view, kind in kinds.items()}
-    n_model = sum(kind in (*MODEL_KINDS, GENE_TEXTS) for kind in kinds.values())
+    n_model = sum(kind in (MODEL, GENE_TEXTS) for kind in kinds.values())
     wanted = [*alone[:n_model], store.default_views, *alone[n_model:]]
     if RANDOM in by_kind and EXPRESSION in by_kind:
         wanted.append((by_kind[RANDOM], by_kind[EXPRESSION]))
@@ -135,6 +131,5 @@ def _row(store: Store, names: Sequence[str]) -> EvaluationRow:
     if len(set(resolved)) < len(resolved):
         raise OptionError(f"views='{'+'.join(names)}': name each view of a row once.")
     kinds = {kind_of_view(store, view) for view in resolved}
-    without_model = "gene texts" if GENE_TEXTS in kinds else "nothing"
-    uses = "model" if kinds & set(MODEL_KINDS) else without_model
+    uses = next((kind for kind in (MODEL, GENE_TEXTS) if kind in kinds), "nothing")
     return EvaluationRow("+".join(resolved), resolved, uses)

@@ -53,10 +53,8 @@ class QueryOptions:
     where: Annotated[
         str | None, Option("Condition on the reference's obs that neighbours fulfil: \"tissue == 'lung'\".")
     ] = None
-    summarise: Annotated[
-        str | None, Option("obs column of the reference: give the shares of its labels among the neighbours instead.")
-    ] = None
-    by: Annotated[str | None, Option("With summarise: obs column of the cells; one row for each of its values.")] = None
+    summarise: Annotated[str | None, Option("obs column: give the shares of its labels among the neighbours.")] = None
+    by: Annotated[str | None, Option("With summarise: obs column of the cells; one row for each value.")] = None
     missing_labels: MissingLabels = MISSING_LABELS
     exact: Annotated[bool, Option("Compare all cells, however large the reference is.")] = False
     allow_partial: AllowPartial = False
