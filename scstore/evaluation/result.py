@@ -108,12 +108,8 @@ class Regime:
             figures = {name: self.mean_and_sd(row.name, name) for name in (*METRICS, "seconds")}
             rows.append(
                 {
-                    "name": row.name,
-                    "views": list(row.views),
-                    "uses": row.uses,
-                    "control": row.control or None,
-                    "metrics": {name: dict(zip(("mean", "sd"), figures[name], strict=True)) for name in METRICS},
-                    "seconds": figures["seconds"][0],
+                    **asdict(row),
+                    "metrics": {name: {"mean": mean, "sd": sd} for name, (mean, sd) in figures.items()},
                     "by_class": scores_by_class(found["code"].to_numpy(), found["predicted"].to_numpy(), classes),
                     "folds": folds.where(folds.notna(), None).to_dict("records"),
                 }
