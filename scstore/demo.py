@@ -61,9 +61,7 @@ class DemoResult:
 
     def table(self) -> tuple[str, list[str], list[list[str]]]:
         """Return title, headings and rows, as text."""
-        title = (
-            f"macro-F1 (accuracy) on {self.n_held_out} cells held out; rows with - are controls without LLM or texts"
-        )
+        title = f"macro-F1 (accuracy) on {self.n_held_out} cells held out; rows with - use neither LLM nor texts"
         rows = [
             [name, *(f"{row[head]['macro_f1']:.3f} ({row[head]['accuracy']:.3f})" for head in HEADS)]
             for name, row in self.scores.items()

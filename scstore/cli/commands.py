@@ -50,7 +50,7 @@ COMMANDS = (
     Command(
         "demo",
         "scstore.demo:demo",
-        "scstore.cli.demo:show",
+        "scstore.cli.evaluation:show_demo",
         "Show the whole path on 700 real blood cells; needs scstore[demo].",
         MODEL,
     ),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from scstore.cli.builder import state
+from scstore.demo import DemoResult
 from scstore.evaluation.result import Evaluation
 from scstore.options import Option, Overwrite
 from scstore.report.evaluation_files import check_evaluation_output, save_evaluation
@@ -40,3 +41,9 @@ def show(found: Evaluation, given: Mapping[str, Any]) -> None:
     first = found.regimes[0]
     state.output.table(first.title, *first.table())
     state.output.result(found.as_json(), *first.notes, *first.says)
+
+
+def show_demo(result: DemoResult, _given: Mapping[str, Any]) -> None:
+    """Print the table and what to try next."""
+    state.output.table(*result.table())
+    state.output.result(result.as_json(), *result.lines())

@@ -128,10 +128,10 @@ def _rows_to_confuse(evaluation: Evaluation) -> list[str]:
     """Return the best row without model or texts, the gene texts, and the default or best row, as far as there."""
     scored, store = evaluation.regimes[0].scored, evaluation.cells.stores[0]
     best, names = best_rows(scored), [row.name for row in scored.rows]
-    default = None if store.record is None else "+".join(store.default_views)
+    default = "" if store.record is None else "+".join(store.default_views)
     texts = "genept" if "genept" in names else best.get("gene texts")
     wanted = [best.get("nothing"), texts, default if default in names else best.get("model")]
-    return [name for name in dict.fromkeys(wanted) if name is not None] or names[:1]
+    return [name for name in dict.fromkeys(wanted) if name] or names[:1]
 
 
 def _views_to_lay_out(store: Store) -> dict[str, str]:
@@ -148,7 +148,7 @@ def _views_to_lay_out(store: Store) -> dict[str, str]:
 
 def _cells_to_lay_out(evaluation: Evaluation) -> Array:
     """Return the scored cells, or a part of each class where they are very many."""
-    scored = np.unique(evaluation.regimes[0].scored.predictions["cell"])
+    scored: Array = np.unique(evaluation.regimes[0].scored.predictions["cell"])
     if len(scored) <= UMAP_CELLS:
         return scored
     rng = np.random.default_rng(int(evaluation.settings["seed"]))

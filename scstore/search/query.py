@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Annotated
@@ -201,13 +202,10 @@ def _searchable_view(store: Store, name: str | None) -> View:
 
 def _written(plan: _Plan, options: QueryOptions) -> Iterator[pd.DataFrame]:
     """Yield the table in parts, one at least, which are written on their way."""
-    tables = _tables(plan, options)
-    if options.output is None:
-        yield from tables
-        return
-    with open_table(options.output) as writer:
-        for table in tables:
-            writer.write(table)
+    with nullcontext() if options.output is None else open_table(options.output) as writer:
+        for table in _tables(plan, options):
+            if writer is not None:
+                writer.write(table)
             yield table
 
 
