@@ -1,4 +1,4 @@
-"""What ``evaluate`` prints and writes."""
+"""What ``evaluate`` prints and writes, and what ``demo`` prints."""
 
 from __future__ import annotations
 
