@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scstore.errors import LabelsError
 from scstore.extraction.sequence_plan import SequencePlan
-from scstore.heads.labels import stratified_part
+from scstore.heads.class_numbers import stratified_part
 from scstore.progress import Reporter
 from scstore.tokens.ranking import RankedCells, join_cells, take_cells
 

@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from scstore.errors import OptionError
 from scstore.evaluation.cells import EvaluationCells
-from scstore.heads.labels import stratified_folds
+from scstore.heads.class_numbers import stratified_folds
 from scstore.heads.rows import Array
 
 

@@ -23,7 +23,7 @@ from sklearn.utils.sparsefuncs import mean_variance_axis
 from scstore.errors import CellsError, LabelsError, OptionError
 from scstore.heads.base import JSON, State, check_choice, loading, require, take_arrays
 from scstore.heads.calibration import fit_temperature
-from scstore.heads.labels import encode_labels, stratified_folds, stratified_sample
+from scstore.heads.class_numbers import encode_labels, stratified_folds, stratified_sample
 from scstore.heads.rejection import KEEP, RULES, Thresholds, check_keep, max_rejected
 from scstore.heads.rows import Array, Rows, fetch, iter_raw_blocks
 from scstore.heads.scores import held_out_scores

@@ -13,7 +13,7 @@ from sklearn.utils import Tags, check_random_state, compute_class_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from scstore.errors import DamagedError, FeatureSpaceError, LabelsError, OptionError
-from scstore.heads.labels import Labels, encode_labels
+from scstore.heads.class_numbers import Labels, encode_labels
 from scstore.heads.rows import Array, Rows, is_lazy, iter_blocks
 from scstore.heads.training import one_blas_thread
 from scstore.options import did_you_mean

@@ -12,9 +12,9 @@ from scstore.errors import CellsError, FeatureSpaceError, GenesError, OptionErro
 from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.base import JSON, RowClassifier, State, check_choice, check_positive, loading, require
 from scstore.heads.calibration import Fusion, fit_fusion
+from scstore.heads.class_numbers import encode_labels, stratified_folds, stratified_part
 from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
-from scstore.heads.labels import encode_labels, stratified_folds, stratified_part
 from scstore.heads.linear import LinearHead
 from scstore.heads.member import EXPRESSION, Member
 from scstore.heads.mlp import MLPHead

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from scstore.heads.base import RowClassifier, State, check_choice, check_positive, require, seeded, take_arrays
-from scstore.heads.labels import stratified_sample
+from scstore.heads.class_numbers import stratified_sample
 from scstore.heads.neighbour_search import (
     EXACT_BELOW,
     FARTHEST,

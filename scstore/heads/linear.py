@@ -19,7 +19,7 @@ from scstore.heads.base import (
     seeded,
     take_arrays,
 )
-from scstore.heads.labels import Labels, stratified_part, stratified_sample
+from scstore.heads.class_numbers import Labels, stratified_part, stratified_sample
 from scstore.heads.preprocessing import fit_scaling
 from scstore.heads.rows import MEMORY_LIMIT, Array, Rows, RowSubset, fits, materialise
 from scstore.heads.scores import negative_log_likelihood

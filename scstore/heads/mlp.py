@@ -11,7 +11,7 @@ import numpy as np
 
 from scstore.errors import OptionError
 from scstore.heads.base import RowClassifier, State, check_positive, class_weights, require, seeded, take_arrays
-from scstore.heads.labels import Labels, stratified_part
+from scstore.heads.class_numbers import Labels, stratified_part
 from scstore.heads.preprocessing import fit_scaling
 from scstore.heads.rows import MEMORY_LIMIT, Array, Rows, RowSubset, block_within, fits, iter_blocks, materialise
 from scstore.heads.training import Adam, cross_entropy, log_softmax, n_batches, one_blas_thread, shuffled_batches

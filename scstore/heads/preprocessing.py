@@ -12,7 +12,7 @@ from scipy import sparse
 from scstore.cells.gene_statistics import ClassSums, top_genes
 from scstore.errors import CellsError, FeatureSpaceError
 from scstore.heads.base import State, check_positive, loading, require, take_arrays
-from scstore.heads.labels import encode_labels
+from scstore.heads.class_numbers import encode_labels
 from scstore.heads.rows import (
     BLOCK_BYTES,
     MEMORY_LIMIT,

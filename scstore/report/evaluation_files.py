@@ -13,7 +13,7 @@ from scstore import fsio
 from scstore.errors import MissingExtraError, OutputError
 from scstore.evaluation.result import Evaluation, best_rows
 from scstore.evaluation.table_rows import ViewSource
-from scstore.heads.labels import stratified_sample
+from scstore.heads.class_numbers import stratified_sample
 from scstore.heads.rows import Array, RowSubset, materialise
 from scstore.options import Option, Overwrite, public
 from scstore.report.markdown import as_table, escaped

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from scstore.cells.labels import missing_labels
 from scstore.errors import LabelsError
-from scstore.heads.labels import encode_labels, stratified_folds, stratified_part, stratified_sample
+from scstore.heads.class_numbers import encode_labels, stratified_folds, stratified_part, stratified_sample
 
 
 @pytest.mark.parametrize(
