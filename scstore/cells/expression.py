@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scstore.cells.opening import CellFile
-from scstore.errors import CellsError, OptionError, show
+from scstore.errors import CellsError, show
 
 # The sum that the counts of a cell are scaled to.
 TARGET_SUM = 1e4
@@ -75,8 +75,6 @@ def find_expression(
     scales ``X``). With ``slot`` only that slot is looked at. :func:`lognorm_rows` checks every value later. The error
     says what each slot holds and which option helps.
     """
-    if expression not in ("counts", "lognorm"):
-        raise OptionError(f"expression={show(expression)}: it must be 'counts' or 'lognorm'.")
     order: tuple[str, ...] = SEARCHED if expression == "counts" else ("X", "raw")
     if slot is not None:
         cells.matrix(slot)
@@ -99,13 +97,13 @@ def find_expression(
                 return ExpressionSlot(name, expression, allow_fractional and expression == "counts")
     found = "; ".join(f"{name} {look.words}" for name, look in looks.items()) or "there is neither X nor raw"
     if expression == "counts":
-        msg = f"{cells.source}: no raw counts found: {found}. {_cure(cells, looks, sample_rows)}"
+        cure = _cure(cells, looks, sample_rows)
     elif any(look.kind == "counts" for look in looks.values()):
         cure = "Leave out expression='lognorm' to start from the counts."
-        msg = f"{cells.source}: no log-normalised values found: {found}. {cure}"
     else:
-        msg = f"{cells.source}: no log-normalised values found: {found}. Name the slot that holds them with slot=."
-    raise CellsError(msg)
+        cure = "Name the slot that holds them with slot=."
+    what = "raw counts" if expression == "counts" else "log-normalised values"
+    raise CellsError(f"{cells.source}: no {what} found: {found}. {cure}")
 
 
 def _cure(cells: CellFile, looks: dict[str, _Look], sample_rows: int) -> str:
@@ -114,13 +112,10 @@ def _cure(cells: CellFile, looks: dict[str, _Look], sample_rows: int) -> str:
     others = [name for name in others if _look_at(cells, name, sample_rows=sample_rows).kind == "counts"]
     if others:
         choices = " or ".join(f"slot='{name}'" for name in others)
-        held = f"{others[0]} holds" if len(others) == 1 else f"{', '.join(others)} hold"
-        return f"{held} counts: if these are the raw counts, say so with {choices}."
+        return f"There are counts in {', '.join(others)}: if they are the raw counts, set {choices}."
     by_kind = {look.kind: name for name, look in reversed(looks.items())}
     if "fractional" in by_kind:
-        return (
-            "If these are corrected counts (SoupX, CellBender, pseudo-counts), accept them with allow_fractional=True."
-        )
+        return "If they are corrected counts (SoupX, CellBender, …), accept them with allow_fractional=True."
     if "lognorm" in by_kind:
         name = by_kind["lognorm"]
         named = "" if name in ("X", "raw") else f" and slot='{name}'"

@@ -105,7 +105,7 @@ def describe_by_ncbi(
         sources.append(source)
     obs = pd.DataFrame({column: genes.get(column, "") for column in COLUMNS}, dtype=str)
     obs = obs.assign(text=texts, text_source=sources, organism=organism)
-    obs.index = pd.Index(unique_names(list(obs["symbol"])), name="gene")
+    obs.index = unique_names(obs["symbol"])
     return DescribedGenes(obs, template)
 
 

@@ -60,7 +60,7 @@ def _named(names: Sequence[str], *, organism: str, gene_info: pd.DataFrame | Non
     obs["symbol"], obs["ensembl_id"], obs["organism"], obs["text_source"] = plain, ids, organism, PUBLISHED
     if gene_info is not None:
         _add_names(obs, gene_info)
-    obs.index = pd.Index(unique_names(list(obs["symbol"])), name="gene")
+    obs.index = unique_names(obs["symbol"])
     return obs
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import anndata
 import numpy as np
 import pandas as pd
+from anndata.utils import make_index_unique
 from numpy.typing import NDArray
 
 from scstore import fsio
@@ -64,19 +66,11 @@ class GeneTable:
         return fsio.digest_bytes(f"{fsio.digest_bytes(header.encode())} {fsio.digest_bytes(vectors.data)}".encode())
 
 
-def unique_names(symbols: list[str]) -> list[str]:
-    """Append ``-1``, ``-2``, … to repeated symbols, as AnnData's ``var_names_make_unique`` does."""
-    seen = set(symbols)
-    used: set[str] = set()
-    names = []
-    for symbol in symbols:
-        name, i = symbol, 0
-        while name in used or (i and name in seen):
-            i += 1
-            name = f"{symbol}-{i}"
-        used.add(name)
-        names.append(name)
-    return names
+def unique_names(symbols: Iterable[str]) -> pd.Index:
+    """Return an index of symbols, with ``-1``, ``-2``, … after those that repeat."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of symbols that end like that
+        return make_index_unique(pd.Index(list(symbols), dtype=object, name="gene"))
 
 
 def save_gene_table(table: GeneTable, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -104,15 +98,13 @@ def describe_genes(
 ) -> dict[str, Any]:
     """Return what a gene table holds, as JSON values."""
     table = load_gene_table(path)
-    counts = {column: table.obs[column].value_counts() for column in ("organism", "text_source")}
-    organisms, texts = ({str(name): int(n) for name, n in values.items()} for values in counts.values())
     return {
         "n_genes": len(table),
         "width": table.width,
         "encoder": dict(table.encoder),
         "template": table.template,
-        "organisms": organisms,
-        "texts": texts,
+        "organisms": table.obs["organism"].value_counts().to_dict(),
+        "texts": table.obs["text_source"].value_counts().to_dict(),
         "coverage": coverage(table.obs),
         "digest": table.digest,
     }
@@ -135,8 +127,7 @@ def expression_genes(store: Store, *, purpose: str) -> tuple[GeneTable, NDArray[
         raise FeatureSpaceError(f"{purpose}: the genes of {store.path} are unknown, since {why}.")
     path = Path(os.path.normpath(store.path.parent / record["options"]["genes"]))
     if not path.is_file():
-        msg = f"{purpose}: the gene table {path} of {store.path} is missing. Put it back beside the store."
-        raise FeatureSpaceError(msg)
+        raise FeatureSpaceError(f"{purpose}: {store.path} lacks its gene table {path}. Put it back beside the store.")
     table = load_gene_table(path)
     rows: NDArray[np.int64] = pd.Index(table.obs.index).get_indexer(pd.Index(store.var.index.astype(str)))
     if table.digest != record["genes"]["digest"] or (rows < 0).any():

@@ -108,7 +108,7 @@ def _described(frame: pd.DataFrame, template: str, organism: str) -> DescribedGe
     obs["text"] = [text or symbol for text, symbol in zip(texts, obs["symbol"], strict=True)]
     obs["text_source"] = [source if text else "symbol" for text in texts]
     obs.loc[obs["organism"] == "", "organism"] = organism
-    obs.index = pd.Index(unique_names(list(obs["symbol"])), name="gene")
+    obs.index = unique_names(obs["symbol"])
     return DescribedGenes(obs, template)
 
 

@@ -109,5 +109,5 @@ def _frame(genes: Sequence[_Gene]) -> pd.DataFrame:
     """Return rows of the genes; names that repeat get the Ensembl id, else a number."""
     repeated = {name for name, n in Counter(gene.name for gene in genes).items() if n > 1}
     names = [f"{one.name} ({one.ensembl_id})" if one.name in repeated and one.ensembl_id else one.name for one in genes]
-    index = pd.Index(unique_names(names), name="gene", dtype=object)
+    index = unique_names(names)
     return pd.DataFrame(genes, columns=_Gene._fields, index=index).drop(columns="name")

@@ -91,7 +91,7 @@ def test_an_existing_table_is_kept(tmp_path: Path) -> None:
 
 @given(st.lists(st.sampled_from(["A", "A-1", "B", "A-1-1", "-1"])))
 def test_unique_names_are_unique_and_keep_first_ones(symbols: list[str]) -> None:
-    names = unique_names(symbols)
+    names = list(unique_names(symbols))
     assert len(set(names)) == len(names) == len(symbols)
     for symbol in set(symbols):
         assert names[symbols.index(symbol)] == symbol
