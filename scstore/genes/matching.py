@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,63 +13,48 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scstore.errors import GenesError, show, show_some
-from scstore.genes.species import common_name, guess_organism
+from scstore.genes.species import common_name, guess_organism, organism_of_table
 
 # Kinds of match, the best first.
 KINDS = ("ensembl", "symbol", "synonym")
+KIND_WORDS = ("Ensembl id", "symbol", "synonym")
 
 EXAMPLES = 5
 
 
-@dataclass(frozen=True)
-class Found:
-    """An input gene in the table: kind of match, row of the table, and which of the gene's names was found."""
-
-    how: str
-    row: int
-    place: int
-
-
-NOT_FOUND = Found("", -1, -1)
-
-
-def describe_match(
+def _describe_match(
     columns: Mapping[str, Sequence[str]],
-    found: Sequence[Found],
-    settled: Sequence[Found],
+    found: pd.DataFrame,
+    kept: NDArray[np.bool_],
+    leads: NDArray[np.bool_],
     *,
     n_table: int,
-    summed: Sequence[bool],
 ) -> str:
     """Report how many genes match, by what, and which do not.
 
-    ``columns`` are the names of the input genes by their source; ``found`` is each gene's match, ``settled`` the same
-    after each gene of the table was left to one of them; ``summed`` marks genes that are added to an earlier one.
+    ``columns`` are the names of the input genes by their source, ``found`` their matches, of which those ``kept``
+    count; ``leads`` is false for genes that are added to an earlier one.
     """
-    hits = [one for one in settled if one.row >= 0]
-    kinds, places = Counter(one.how for one in hits), Counter(one.place for one in hits)
-    sources, index = list(columns), next(iter(columns.values()))
-    where = ", ".join(f"{sources[place]} ({n:,})" for place, n in sorted(places.items()))
-    head = (
-        f"genes: {len(hits):,} of {len(settled):,} match the table's {n_table:,} "
-        f"({len(hits) / max(1, len(settled)):.1%}): {kinds['ensembl']:,} by Ensembl id, {kinds['symbol']:,} by symbol, "
-        f"{kinds['synonym']:,} by synonym"
-    )
-    lines = [head, f"names found in {where}"]
-    missed = [index[i] for i, one in enumerate(found) if one.row < 0 and not summed[i]]
-    lost = [index[i] for i, one in enumerate(settled) if one.row < 0 <= found[i].row]
+    n_kept, index = int(kept.sum()), np.array(next(iter(columns.values())), dtype=object)
+    kinds, sources = Counter(found.loc[kept, "kind"]), Counter(found.loc[kept, "source"])
+    by = ", ".join(f"{kinds[kind]:,} by {word}" for kind, word in zip(KINDS, KIND_WORDS, strict=True))
+    lines = [
+        f"genes: {n_kept:,} of {len(found):,} match the table's {n_table:,} ({n_kept / max(1, len(found)):.1%}): {by}",
+        f"names found in {', '.join(f'{name} ({sources[name]:,})' for name in columns if sources[name])}",
+    ]
+    hit = found["row"].to_numpy() >= 0
     for names, what in (
-        (missed, "not in the table"),
-        (lost, "left out, being the same gene of the table as another one here"),
+        (index[~hit & leads], "not in the table"),
+        (index[hit & ~kept], "left out, being the same gene of the table as another one here"),
     ):
-        if names:
+        if len(names):
             lines.append(f"{what}: {len(names):,}, e.g. {show_some(names, limit=EXAMPLES)}")
-    if any(summed):
-        lines.append(f"added to an earlier gene of the same name: {sum(summed):,}")
+    if not leads.all():
+        lines.append(f"added to an earlier gene of the same name: {(~leads).sum():,}")
     return "\n".join(lines)
 
 
-def refusal(
+def _refusal(
     var: pd.DataFrame,
     table: pd.DataFrame,
     columns: Mapping[str, Sequence[str]],
@@ -77,9 +62,9 @@ def refusal(
     n_matched: int,
     min_match: float,
     source: str,
-    is_known: Callable[[str], bool],
+    known: Mapping[str, Mapping[str, int]],
 ) -> str:
-    """Report that too few genes match, and the likely reason; ``is_known`` looks a name up in the table."""
+    """Report that too few genes match, and the likely reason; ``known`` are the names in the table by kind."""
     n_input, index = len(var), next(iter(columns.values()))
     begin = (
         f"{source}: {n_matched:,} of {n_input:,} genes ({n_matched / max(1, n_input):.1%}) match the gene table's "
@@ -87,7 +72,7 @@ def refusal(
         f"in the table: {show_some(table['symbol'].astype(str), limit=EXAMPLES)}."
     )
     theirs = guess_organism(name for names in columns.values() for name in names)
-    ours = _table_organism(table)
+    ours = organism_of_table(table)
     if theirs and ours and theirs != ours:
         return (
             f"{begin} The cells look like {theirs} and the table like {ours}: build a table for {theirs} (scstore "
@@ -97,7 +82,7 @@ def refusal(
     for column in var.columns:
         if f"var column {str(column)!r}" in columns or not _holds_text(var[column]):
             continue
-        hits = sum(is_known(str(name)) for name in var[column].dropna())
+        hits = int((_find({"": _strings(var[column])}, known)["row"] >= 0).sum())
         if hits > n_matched and hits >= min_match * min(n_input, len(table)):
             return (
                 f"{begin} The var column {show(column)} has names that the table knows ({hits / n_input:.1%}), but its "
@@ -109,14 +94,6 @@ def refusal(
         f"{begin} Use a table of the same organism and naming (genes=); names are looked for in {', '.join(columns)}. "
         f"If so few are expected, lower min_match={min_match:g}."
     )
-
-
-def _table_organism(table: pd.DataFrame) -> str | None:
-    if "organism" in table:
-        named = {common_name(str(name)) for name in table["organism"].dropna()} - {""}
-        if len(named) == 1:
-            return named.pop()
-    return guess_organism(map(str, table["symbol"]))
 
 
 def _holds_text(column: pd.Series) -> bool:
@@ -184,22 +161,20 @@ class GeneMatch:
         )
 
 
-@dataclass(frozen=True)
-class _Names:
-    """Rows of a table by name, for each kind of match."""
+def _find(columns: Mapping[str, Sequence[str]], known: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
+    """Find genes by one of their names: the best kind of match, then the first column.
 
-    ensembl: dict[str, int]
-    symbol: dict[str, int]
-    synonym: dict[str, int]
-
-    def find(self, names: Sequence[str]) -> Found:
-        """Find a gene by one of its names: the best kind of match, then the first name."""
-        for kind, known in zip(KINDS, (self.ensembl, self.symbol, self.synonym), strict=True):
-            for place, name in enumerate(names):
-                row = known.get(_stable_id(name) if kind == "ensembl" else name, -1)
-                if row >= 0 and name:
-                    return Found(kind, row, place)
-        return NOT_FOUND
+    The result is (n_genes,) rows of ``row`` of the table (-1 for none), ``kind``, and ``source`` of the name.
+    """
+    n_genes = len(next(iter(columns.values())))
+    row, kind, source = np.full(n_genes, -1), np.full(n_genes, "", dtype=object), np.full(n_genes, "", dtype=object)
+    for this_kind, row_of in known.items():
+        for this_source, names in columns.items():
+            looked_up = map(_stable_id, names) if this_kind == "ensembl" else names
+            rows = np.array([row_of.get(name, -1) for name in looked_up], dtype=np.int64)
+            new = (row < 0) & (rows >= 0)
+            row[new], kind[new], source[new] = rows[new], this_kind, this_source
+    return pd.DataFrame({"row": row, "kind": kind, "source": source})
 
 
 def match_genes(
@@ -229,38 +204,31 @@ def match_genes(
         If names repeat, too few genes match (with the likely reason), or the organism is unclear.
     """
     columns = _identifier_columns(var)
-    per_gene = list(zip(*columns.values(), strict=True))
-    groups = _group_duplicates(per_gene, sum_duplicates=sum_duplicates, source=source)
-    names = [name for own in per_gene for name in own if name]
+    groups = _group_duplicates(columns, sum_duplicates=sum_duplicates, source=source)
+    names = [name for column in columns.values() for name in column if name]
     rows_looked_at, looked_at = _of_one_organism(table, organism, names, source=source)
     whole, table = table, table.iloc[rows_looked_at]
     known = _table_names(table)
-    leads = np.ones(len(per_gene), bool) if groups is None else groups == np.arange(len(per_gene))
-    found = [known.find(names) if lead else NOT_FOUND for names, lead in zip(per_gene, leads, strict=True)]
-    settled = _settle(found)
-    n_matched = sum(one.row >= 0 for one in settled)
-    if not n_matched or n_matched < min_match * min(len(per_gene), len(table)):
+    leads = np.ones(len(var), bool) if groups is None else groups == np.arange(len(var))
+    found = _find(columns, known)
+    found.loc[~leads, "row"] = -1
+    # each gene of the table is left to one input gene: the best kind of match, then the first
+    best = found[found["row"] >= 0].sort_values("kind", kind="stable", key=lambda kinds: kinds.map(KINDS.index))
+    kept = found.index.isin(best.drop_duplicates("row").index)
+    n_matched = int(kept.sum())
+    if not n_matched or n_matched < min_match * min(len(var), len(table)):
         raise GenesError(
-            refusal(
-                var,
-                table,
-                columns,
-                n_matched=n_matched,
-                min_match=min_match,
-                source=source,
-                is_known=lambda name: known.find([name]) is not NOT_FOUND,
-            )
+            _refusal(var, table, columns, n_matched=n_matched, min_match=min_match, source=source, known=known)
         )
-    within = np.array([one.row for one in settled], dtype=np.int64)
-    rows = np.where(within >= 0, rows_looked_at[within], -1)
-    report = describe_match(columns, found, settled, n_table=len(table), summed=(~leads).tolist())
+    rows = np.where(kept, rows_looked_at[found["row"]], -1)
+    report = _describe_match(columns, found, kept, leads, n_table=len(table))
     if looked_at is not None:
         report += f"\nof the table's {len(whole):,} genes, those of {looked_at} were looked at"
     return GeneMatch(
         table_rows=rows,
-        how=np.array([one.how for one in settled], dtype="<U8"),
+        how=np.where(kept, found["kind"], "").astype("<U8"),
         n_table=len(whole),
-        genes=np.unique(rows[rows >= 0]),
+        genes=np.unique(rows[kept]),
         report=report,
         groups=groups,
         organism=looked_at,
@@ -308,8 +276,8 @@ def gene_names(
     id; else the name) and ``ensembl_id`` (without version, empty where unknown).
     """
     columns = _identifier_columns(var)
+    groups = _group_duplicates(columns, sum_duplicates=sum_duplicates, source=source)
     per_gene = list(zip(*columns.values(), strict=True))
-    groups = _group_duplicates(per_gene, sum_duplicates=sum_duplicates, source=source)
     by_name = {str(column).casefold(): column for column in reversed(list(var.columns))}
     symbols = [_strings(var[by_name[column]]) for column in SYMBOL_COLUMNS if column in by_name]
     preferred = zip(*symbols, *columns.values(), strict=True)
@@ -350,9 +318,10 @@ def _stable_id(name: str) -> str:
 
 
 def _group_duplicates(
-    per_gene: Sequence[Sequence[str]], *, sum_duplicates: bool, source: str
+    columns: Mapping[str, Sequence[str]], *, sum_duplicates: bool, source: str
 ) -> NDArray[np.int64] | None:
     """Return for each input gene the first gene of the same name; ``None`` if no name repeats."""
+    per_gene = list(zip(*columns.values(), strict=True))
     first: dict[tuple[str, str], int] = {}
     groups = np.arange(len(per_gene), dtype=np.int64)
     for column, names in enumerate(per_gene):
@@ -371,35 +340,24 @@ def _group_duplicates(
     return groups
 
 
-def _table_names(table: pd.DataFrame) -> _Names:
-    n_table = len(table)
-    texts = {
-        column: _strings(table[column]) if column in table else [""] * n_table
+def _table_names(table: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Return the rows of a table by name, for each kind of match, the best first."""
+    symbols, ids, synonyms = (
+        _strings(table[column]) if column in table else [""] * len(table)
         for column in ("symbol", "ensembl_id", "synonyms")
-    }
-    index = [str(name) for name in table.index]
+    )
     ensembl: dict[str, int] = {}
     symbol: dict[str, int] = {}
-    for row in range(n_table):
-        for name in (texts["ensembl_id"][row], index[row] if ENSEMBL_ID.fullmatch(index[row]) else ""):
-            ensembl.setdefault(_stable_id(name), row)
-        symbol.setdefault(texts["symbol"][row], row)
-    claims = Counter[str]()
-    synonym: dict[str, int] = {}
-    for row in range(n_table):
-        for name in {part.strip() for part in texts["synonyms"][row].split("|")} - {""}:
-            claims[name] += 1
-            synonym[name] = row
-    clear = {name: row for name, row in synonym.items() if claims[name] == 1 and name not in symbol}
-    return _Names(ensembl, symbol, clear)
-
-
-def _settle(found: Sequence[Found]) -> list[Found]:
-    """Leave each gene of the table to one input gene: the best kind of match, then the first gene."""
-    best: dict[int, int] = {}
-    for column, one in enumerate(found):
-        if one.row >= 0:
-            holder = best.setdefault(one.row, column)
-            if KINDS.index(one.how) < KINDS.index(found[holder].how):
-                best[one.row] = column
-    return [one if best.get(one.row) == column else NOT_FOUND for column, one in enumerate(found)]
+    for row, (own, gene_id, name) in enumerate(zip(symbols, ids, map(str, table.index), strict=True)):
+        for one in (gene_id, name if ENSEMBL_ID.fullmatch(name) else ""):
+            ensembl.setdefault(_stable_id(one), row)
+        symbol.setdefault(own, row)
+    rows_of: dict[str, list[int]] = {}
+    for row, text in enumerate(synonyms):
+        for name in {part.strip() for part in text.split("|")}:
+            rows_of.setdefault(name, []).append(row)
+    synonym = {name: rows[0] for name, rows in rows_of.items() if len(rows) == 1 and name not in symbol}
+    known = dict(zip(KINDS, (ensembl, symbol, synonym), strict=True))
+    for names in known.values():
+        names.pop("", None)
+    return known
