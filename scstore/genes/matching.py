@@ -332,9 +332,9 @@ def _group_duplicates(
     if not len(repeated):
         return None
     if not sum_duplicates:
-        names = list(dict.fromkeys(per_gene[column][0] for column in repeated.tolist()))
+        shared = list(dict.fromkeys(per_gene[column][0] for column in repeated.tolist()))
         raise GenesError(
-            f"{source}: gene names occur more than once: {show_some(names)} ({len(names):,} in all). "
+            f"{source}: gene names occur more than once: {show_some(shared)} ({len(shared):,} in all). "
             "Make them unique, or add up their counts with sum_duplicate_genes=True."
         )
     return groups
