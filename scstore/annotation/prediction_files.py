@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -58,10 +57,8 @@ class AnnotatedCells:
         write_h5ad(store, path, rows=None if store.is_complete else np.flatnonzero(store.committed))
         self._n = int(store.committed.sum())
         self._file = h5py.File(path, "r+")
-        # text is held as category codes until the end
         self._labels = [*dict.fromkeys((*labels, UNASSIGNED, HETEROGENEOUS))]
-        self._categories: dict[str, list[str]] = {}
-        self._columns: dict[str, Any] = {}
+        self._columns: dict[str, list[pd.Series]] = {}
         self._classes: list[str] = []
         self._done = 0
 
@@ -70,14 +67,10 @@ class AnnotatedCells:
         part = slice(self._done, self._done + len(frame))
         probabilities = [name for name in frame.columns if name.startswith("p(")]
         for name in frame.columns.drop(probabilities):
-            values = frame[name]
-            if name not in self._columns:
-                text = values.dtype == object
-                self._columns[name] = np.zeros(self._n, dtype=np.int32 if text else values.dtype)
-                if text:
-                    self._categories[name] = list(STATUSES) if name == "status" else self._labels
-            known = self._categories.get(name)
-            self._columns[name][part] = values if known is None else pd.Categorical(values, known).codes
+            values = frame[name].copy()  # else the whole block is held
+            if values.dtype == object:  # text is held as category codes
+                values = values.astype(pd.CategoricalDtype(STATUSES if name == "status" else self._labels))
+            self._columns.setdefault(name, []).append(values)
         if probabilities:
             self._write_probabilities(part, frame[probabilities])
         self._done += len(frame)
@@ -95,16 +88,15 @@ class AnnotatedCells:
     def finish(self) -> None:
         """Write the columns, in place of those of an earlier prediction."""
         obs, uns, obsm = (self._file.require_group(name) for name in ("obs", "uns", "obsm"))
-        written = {f"{PREFIX}{name}": values for name, values in self._columns.items()}
+        written = [f"{PREFIX}{name}" for name in self._columns]
         order = [str(name) for name in obs.attrs["column-order"]]
         for key in [key for key in order if key in written or key.startswith(OPTIONAL)]:
             del obs[key]
             order.remove(key)
-        for key, values in written.items():
-            categories = self._categories.get(key.removeprefix(PREFIX))
-            if categories is not None:
-                values = pd.Categorical.from_codes(values, categories).remove_unused_categories()
-            write_elem(obs, key, values)
+        for key, parts in zip(written, self._columns.values(), strict=True):
+            values = pd.concat(parts, ignore_index=True)
+            text = isinstance(values.dtype, pd.CategoricalDtype)
+            write_elem(obs, key, values.cat.remove_unused_categories().array if text else values.to_numpy())
         obs.attrs["column-order"] = np.array([*order, *written], dtype=object)
         if CLASSES in uns:
             del uns[CLASSES]
