@@ -23,20 +23,18 @@ from scstore.extraction.reader import load_model
 from scstore.extraction.sequence_plan import RunSettings, SequencePlan, installed_versions, plan_sequences
 from scstore.model.flops import kept_bytes, tokens_that_fit
 from scstore.model.projector import aligned_map
-from scstore.model.projector_file import ProjectorFile, check_projector_output, save_projector
+from scstore.model.projector_file import PROJECTOR, ProjectorFile, save_projector
 from scstore.model.readout import Readout
 from scstore.model.trained_projector import TrainedProjector
 from scstore.options import Option, with_options
 from scstore.progress import Reporter
-from scstore.sealed import differences
+from scstore.sealed import check_sealed_output, differences
 
-__all__ = ["align"]
-
+# Steps between two savings within an epoch.
 SAVE_EVERY = 200
-"""Steps between two savings within an epoch."""
 
+# Bytes of hidden states that a pass may keep for its way back; past this the blocks are computed again.
 KEPT_BYTES = 1 << 30
-"""Bytes of hidden states that a pass may keep for its way back; past this the blocks are computed again."""
 
 Output = Annotated[str | os.PathLike[str], Option("The projector, a folder.", flags=("--output", "-o"))]
 
@@ -74,7 +72,7 @@ def align(cells: Cells, output: Output, options: AlignOptions) -> ProjectorFile:
     >>> scstore.extract("cells.h5ad", "ref.zarr", projector="projectors/blood", panel="blood.h5ad")  # doctest: +SKIP
     """
     progress = options.progress or Reporter()
-    target = check_projector_output(output, overwrite=options.overwrite)
+    target = check_sealed_output(output, PROJECTOR, overwrite=options.overwrite)
     begun_in = target.with_name(f"{target.name}.training")
     with fsio.lock(target.with_name(f"{target.name}.lock")):
         if options.overwrite:
@@ -95,12 +93,7 @@ def _train(cells: Cells, target: Path, begun_in: Path, options: AlignOptions, pr
         report_labels(opened.obs, options.label, labels, source=opened.source, progress=progress)
         begun = load_training(begun_in)
         if begun is not None:  # precision and passes go on as they were, unless the caller gives others
-            run = begun[0]["run"]
-            options = replace(
-                options,
-                dtype=options.dtype or run["dtype"],
-                tokens_per_batch=options.tokens_per_batch or run["tokens_per_batch"],
-            )
+            options = options.as_begun(begun[0]["run"])
         plan = plan_sequences(cells, opened, target, options, progress)
         if begun is None:
             plan = replace(plan, run=_run_settings(plan))
@@ -109,12 +102,11 @@ def _train(cells: Cells, target: Path, begun_in: Path, options: AlignOptions, pr
         )
         history = _history(plan, data, options)
         if begun is not None and (found := differences(begun[0], history)):
-            msg = (
+            raise FeatureSpaceError(
                 f"{begun_in} holds a training that was begun with other cells or options; what differs:\n  "
                 + "\n  ".join(found)
                 + "\nGive those again to go on, choose another output, or pass overwrite=True to begin anew."
             )
-            raise FeatureSpaceError(msg)
         training = _load(plan, data, options, progress)
 
         def save() -> None:

@@ -10,8 +10,6 @@ from scstore.cells.labels import MISSING_LABELS, MissingLabels
 from scstore.extraction.options import SequenceOptions
 from scstore.options import Option
 
-__all__ = ["RECIPES", "AlignOptions", "Recipe"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

@@ -33,18 +33,15 @@ try:
     import torch
     from torch.utils.checkpoint import checkpoint
 except ImportError as error:
-    needs = "Training a projector"
-    raise MissingExtraError(needs, "extract") from error
-
-__all__ = ["Training", "TrainingState", "load_training", "save_training"]
+    raise MissingExtraError("Training a projector", "extract") from error
 
 KIND = FolderKind("training", "state.json", "state.safetensors", "scstore align --overwrite")
 
+# Cells whose hidden states are kept, once, to standardise the heads and to find where they start.
 MEASURED = 20_000
-"""Cells whose hidden states are kept, once, to standardise the heads and to find where they start."""
 
+# Norm of the projector's gradient above which it is scaled down.
 LARGEST_GRADIENT = 1.0
-"""Norm of the projector's gradient above which it is scaled down."""
 
 
 @dataclass
@@ -129,12 +126,8 @@ class Training:
         self._weights = [*self.projector.layers.parameters(), *self.heads.views.parameters()]
         self.optimiser = torch.optim.Adam(self._weights, lr=recipe.learning_rate)
         for weights in self._weights:  # as Adam's first step would make it: a state has all its arrays from the start
-            zeros = torch.zeros_like(weights)
-            self.optimiser.state[weights] = {
-                "step": torch.tensor(0.0),
-                "exp_avg": zeros,
-                "exp_avg_sq": zeros.clone(),
-            }
+            moments = {name: torch.zeros_like(weights) for name in ("exp_avg", "exp_avg_sq")}
+            self.optimiser.state[weights] = {"step": torch.tensor(0.0), **moments}
         # half-precision gradients of the model underflow unless the loss is scaled up; bfloat16 has float32's range
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=backbone.dtype == torch.float16)
         self.state = TrainingState()
@@ -210,12 +203,10 @@ class Training:
         try:
             loss = self._backward(cells)
         except torch.OutOfMemoryError as error:
-            msg = (
+            raise FaultError(
                 f"The device's memory does not hold {self.tokens_per_batch:,} positions with their gradients. Run "
-                "again with overwrite=True and a smaller tokens_per_batch=, fewer genes (top_genes=, panel=) or fewer "
-                "layers=."
-            )
-            raise FaultError(msg) from error
+                "again with overwrite=True and a smaller tokens_per_batch=, top_genes= or panel=, or fewer layers=."
+            ) from error
         self._check_finite(loss, f"epoch {state.epoch + 1}, step {state.step + 1}: the loss")
         if self.heads.is_linear:
             self.scaler.scale(self.heads.penalty(len(self.cells.training))).backward()  # type: ignore[no-untyped-call]
@@ -285,17 +276,15 @@ class Training:
         for name, view in zip(names, found, strict=True):
             figures = label_scores(truth, view)
             scores[name] = {figure: figures[figure] for figure in ("accuracy", "macro_f1")}
-        state.curve.append(
-            {"epoch": state.epoch, "train_loss": train_loss, "held_out_loss": loss, "held_out": scores}
-        )  # fmt: skip
+        row = {"epoch": state.epoch, "train_loss": train_loss, "held_out_loss": loss, "held_out": scores}
+        state.curve.append(row)
         if loss < min((row["held_out_loss"] for row in state.curve[:-1]), default=math.inf):
             state.best_epoch = state.epoch
             self._best = self._learned()
 
     def _check_finite(self, loss: float, what: str) -> None:
         if not math.isfinite(loss):
-            msg = f"{what} is not finite. Use a smaller learning_rate=, or dtype='bfloat16' or dtype='float32'."
-            raise NumericsError(msg)
+            raise NumericsError(f"{what} is not finite. Use a smaller learning_rate=, or dtype='float32'.")
 
     def _learned(self) -> dict[str, torch.Tensor]:
         return {name: value.clone() for name, value in self.projector.layers.state_dict().items()}

@@ -10,10 +10,7 @@ try:
     from torch import nn
     from torch.nn.functional import cross_entropy
 except ImportError as error:
-    needs = "Training a projector"
-    raise MissingExtraError(needs, "extract") from error
-
-__all__ = ["ReadoutHeads"]
+    raise MissingExtraError("Training a projector", "extract") from error
 
 ITERATIONS = 100
 

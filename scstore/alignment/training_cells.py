@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +13,6 @@ from scstore.extraction.sequence_plan import SequencePlan
 from scstore.heads.class_numbers import stratified_part
 from scstore.progress import Reporter
 from scstore.tokens.ranking import RankedCells, join_cells, take_cells
-
-__all__ = ["LabelledCells", "read_training_cells"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +33,7 @@ class LabelledCells:
     @property
     def counts(self) -> dict[str, int]:
         """Cells of each label."""
-        numbers = np.bincount(self.codes, minlength=len(self.classes)).tolist()
-        return dict(zip(self.classes, numbers, strict=True))
+        return dict(zip(self.classes, np.bincount(self.codes).tolist(), strict=True))
 
     def ids_of(self, rows: NDArray[np.int64]) -> tuple[str, ...]:
         """Return the names of some cells, sorted."""
@@ -68,21 +64,19 @@ def read_training_cells(
         kept += (start + rows).tolist()
         start += len(ranked)
     names = [str(labels[row]) for row in kept]
-    if len(Counter(names)) < 2:
-        msg = (
-            f"{source}: column {label!r} has {len(Counter(names))} label(s) among the cells with a gene to read. A "
-            "projector is trained on at least two."
-        )
-        raise LabelsError(msg)
     classes, codes = np.unique(names, return_inverse=True)
+    if len(classes) < 2:
+        raise LabelsError(
+            f"{source}: column {label!r} has {len(classes)} label(s) among the cells with a gene to read. A projector "
+            "is trained on at least two."
+        )
     size = max(1, round(hold_out * len(codes)))
     held_out = stratified_part(codes, size=size, rng=np.random.default_rng(plan.options.seed))
     if not len(held_out):
-        msg = (
+        raise LabelsError(
             f"{source}: {len(codes):,} cells of {len(classes)} labels in column {label!r} are too few to hold out "
             f"{hold_out:.0%} of each label's. Give more cells, or a larger hold_out=."
         )
-        raise LabelsError(msg)
     training = np.setdiff1d(np.arange(len(codes)), held_out)
     progress.note(
         f"labels: {len(classes)} of {label!r}; {len(training):,} cells to train on, {len(held_out):,} held out, "

@@ -79,18 +79,18 @@ def estimate(cells: Cells, output: Output, options: ExtractOptions) -> Estimate:
         plan = make_plan(cells, opened, Path(scratch) / Path(output).name, settings, progress)
         n_genes, sample = _genes_and_sample(plan, progress)
         n_read = int((n_genes > 0).sum())
-        cost = _model_cost(plan, n_genes, sample)
+        tokens, flop, weights = _model_cost(plan, n_genes, sample)
         on_gpu = plan.sequences.run.device not in (None, "cpu")
-        measurable = on_gpu or cost.flop / max(1, n_read) * sample.shape[0] < MEASURABLE
+        measurable = on_gpu or flop / max(1, n_read) * sample.shape[0] < MEASURABLE
         rate = _measured_rate(plan, sample, progress) if measurable else None
     views = plan.shape.views
     return Estimate(
         n_cells=plan.shape.n_obs,
         n_empty=len(n_genes) - n_read,
-        tokens=cost.tokens,
-        flop=cost.flop,
+        tokens=tokens,
+        flop=flop,
         store_bytes=sum(plan.shape.n_obs * view.width * np.dtype(view.dtype).itemsize for view in views),
-        weight_bytes=cost.weight_bytes,
+        weight_bytes=weights,
         cells_per_second=rate,
         seconds=None if rate is None else n_read / rate,
         device=settings.device or plan.sequences.run.device or "cpu",
@@ -110,20 +110,11 @@ def _genes_and_sample(plan: ExtractionPlan, progress: Reporter) -> tuple[NDArray
     return np.concatenate(lengths), csr_matrix(vstack(sample, format="csr"))
 
 
-@dataclass(frozen=True)
-class _ModelCost:
-    """Positions, arithmetic and weights of what a model reads: nothing where none does."""
-
-    tokens: int = 0
-    flop: float = 0.0
-    weight_bytes: int = 0
-
-
-def _model_cost(plan: ExtractionPlan, n_genes: NDArray[np.int64], sample: csr_matrix) -> _ModelCost:
-    """The readouts' cost is exact; that of sentences is the sample's, whose symbols are counted in tokens."""
+def _model_cost(plan: ExtractionPlan, n_genes: NDArray[np.int64], sample: csr_matrix) -> tuple[int, float, int]:
+    """Return positions, FLOP and bytes of weights: exact for readouts, from the sample's tokens for sentences."""
     files = plan.sequences.files
     if files is None:
-        return _ModelCost()
+        return 0, 0.0, 0
     read = n_genes[n_genes > 0]
     tokens, flop, depth = 0, 0.0, 0
     if (readout := plan.sequences.readout) is not None:
@@ -143,7 +134,7 @@ def _model_cost(plan: ExtractionPlan, n_genes: NDArray[np.int64], sample: csr_ma
             tokens += round(float(written.mean()) * len(read))
             flop += float(cell_flop(files.config, written, depth=depth).mean()) * len(read)
     itemsize = pick_device(plan.options.device, plan.options.dtype)[1].itemsize
-    return _ModelCost(tokens, flop, weight_bytes(files.config, depth=depth, itemsize=itemsize))
+    return tokens, flop, weight_bytes(files.config, depth=depth, itemsize=itemsize)
 
 
 def _measured_rate(plan: ExtractionPlan, sample: csr_matrix, progress: Reporter) -> float | None:

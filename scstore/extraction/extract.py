@@ -62,13 +62,10 @@ def this_process(part: Part | None = None) -> Process:
     if part is not None:
         msg = f"shard='{part.index}/{part.count}': a launcher started {world} processes, which share the work already."
         raise OptionError(msg)
-    return Process(Part(int(os.environ["RANK"]), world), _gpu(int(os.environ.get("LOCAL_RANK", "0"))), launched=True)
-
-
-def _gpu(local_rank: int) -> str | None:
     import torch
 
-    return f"cuda:{local_rank}" if torch.cuda.is_available() else None
+    device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}" if torch.cuda.is_available() else None
+    return Process(Part(int(os.environ["RANK"]), world), device, launched=True)
 
 
 def create_or_wait(target: Path, process: Process, create: Callable[[], T], *, overwrite: bool) -> T | None:
@@ -135,7 +132,10 @@ def extract(cells: Cells, output: Output, options: ExtractOptions) -> Store:
     process = this_process(None if options.shard is None else Part.parse(options.shard))
     completed = complete_options(options)
     settings = replace(completed, device=completed.device or process.device)
-    target = _checked_output(Path(output), overwrite=options.overwrite)
+    target = Path(output)
+    if target.exists() and not options.overwrite and not (target / "zarr.json").exists():
+        raise OutputError(f"{target} exists and is not a store. Choose another name, or set overwrite=True.")
+    target = fsio.check_output(target, overwrite=True)
     with part_lock(target, process.part), open_cells(cells, id_prefix_from=settings.id_prefix_from) as opened:
 
         def create() -> ExtractionPlan:
@@ -154,25 +154,11 @@ def extract(cells: Cells, output: Output, options: ExtractOptions) -> Store:
     return store
 
 
-def _checked_output(target: Path, *, overwrite: bool) -> Path:
-    if target.exists() and not overwrite and not (target / "zarr.json").exists():
-        msg = f"{target} exists and is not a store. Choose another name, or set overwrite=True to replace it."
-        raise OutputError(msg)
-    return fsio.check_output(target, overwrite=True)
-
-
 def _as_begun(options: ExtractOptions, store: Store) -> ExtractOptions:
     """The options with the panel, precision and batches that a store was begun with, unless others are given."""
-    begun = store.record
-    panel = str(panel_of_store(store)) if options.panel == AUTO_PANEL else options.panel
-    if begun is None:
-        return replace(options, panel=panel)
-    return replace(
-        options,
-        panel=panel,
-        dtype=options.dtype or begun["run"]["dtype"],
-        tokens_per_batch=options.tokens_per_batch or begun["run"]["tokens_per_batch"],
-    )
+    if options.panel == AUTO_PANEL:
+        options = replace(options, panel=str(panel_of_store(store)))
+    return options if store.record is None else options.as_begun(store.record["run"])
 
 
 def _create(target: Path, plan: ExtractionPlan, progress: Reporter) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 from scstore.cells.options import (
     AllowFractional,
@@ -62,6 +62,9 @@ Cells = Annotated[
 Output = Annotated[StrPath, Option("The store, a folder that conventionally ends in .zarr.", flags=("--output", "-o"))]
 Pooling = Literal["last", "mean", "wmean"]
 Companion = Literal["genept", "genept_random", "genept_w", "genept_s"]
+
+
+Options = TypeVar("Options", bound="SequenceOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +140,14 @@ class SequenceOptions:
             msg = "panel='auto' cannot go with orthologs=: it is fitted on the cells' own genes. Name a panel file."
             raise OptionError(msg)
 
+    def as_begun(self: Options, run: Mapping[str, Any]) -> Options:
+        """These options with the precision and batches that a run was begun with, unless others are given."""
+        return replace(
+            self,
+            dtype=self.dtype or run["dtype"],
+            tokens_per_batch=self.tokens_per_batch or run["tokens_per_batch"],
+        )
+
     @property
     def poolings(self) -> tuple[str, ...]:
         return DEFAULT_POOL if self.pool is None else tuple(self.pool)
@@ -208,40 +219,38 @@ class ExtractOptions(SequenceOptions):
             suggestion = did_you_mean(self.trained_projector, PROJECTORS, form="projector='{}'")
             msg = f"projector={str(self.projector)!r}: no such folder, nor one of {', '.join(PROJECTORS)}.{suggestion}"
             raise OptionError(msg)
-        if problem := self._control_problem():
-            raise OptionError(problem)
-        if not self.poolings and (problem := self._idle_problem()):
-            raise OptionError(problem)
+        self._check_control()
+        if not self.poolings:
+            self._check_idle()
 
-    def _control_problem(self) -> str | None:
-        """Say why a control has nothing to act on, or would not be one."""
+    def _check_control(self) -> None:
+        """Refuse a control that has nothing to act on, or would not be one."""
         if self.control == RANDOM_GENES and self.trained_projector is not None:
-            return (
+            raise OptionError(
                 f"control='random-genes' cannot go with projector={self.projector!r}, which was trained for other gene "
-                "vectors. Make random ones (scstore genes build --encoder random:WIDTH), train a projector for them "
-                "(scstore align --genes), and extract with both."
+                "vectors. Build a table with encoder='random:WIDTH', train a projector for it, and extract with both."
             )
         if self.control == RANDOM_GENES and not self.poolings and GENEPT_W not in self.companion_views:
-            return "control='random-genes': neither a readout nor genept_w is wanted, so no view has gene vectors."
+            raise OptionError("control='random-genes': no view has gene vectors. Name a pooling, or genept_w.")
         if self.control in (RANDOM_LLM, SHUFFLED_ORDER) and not self.runs_model:
-            return f"control={self.control!r}: no model reads the cells, so there is nothing to make meaningless."
+            raise OptionError(f"control={self.control!r}: no model reads the cells. Name a pooling, or genept_s.")
         if self.control == RANDOM_LLM and self.spread:
-            return "control='random-llm' cannot go with spread=True: its weights are drawn on one device."
-        return None
+            raise OptionError("control='random-llm' cannot go with spread=True: its weights are drawn on one device.")
 
-    def _idle_problem(self) -> str | None:
-        """Say which given option has no effect, where no readout is wanted."""
+    def _check_idle(self) -> None:
+        """Refuse options without effect, where no readout is wanted."""
         if not self.companion_views:
-            return "pool=() and companions=(): no view is left to extract. Name one."
+            raise OptionError("pool=() and companions=(): no view is left to extract. Name one.")
         defaults = {field.name: field.default for field in fields(self)}
         names = [*READOUT_ONLY, *(["top_genes"] if self.companion_views == (GENEPT_W,) else [])]
         idle = [name for name in names if getattr(self, name) != defaults[name]]
         if self.multiplies:
             idle.append("expression_scaling")
-        if not idle:
-            return None
-        views = ", ".join(self.companion_views)
-        return f"{idle[0]}={getattr(self, idle[0])!r} has no effect: without a readout the store has {views}."
+        if idle:
+            views = ", ".join(self.companion_views)
+            raise OptionError(
+                f"{idle[0]}={getattr(self, idle[0])!r} has no effect: without a readout the store has {views}."
+            )
 
     @property
     def companion_views(self) -> tuple[str, ...]:

@@ -286,23 +286,22 @@ def plan_sequences(
 
 
 def _find_model(options: SequenceOptions) -> ModelFiles:
-    if options.model is None:
-        _check_default_model()
+    """Find the model's files; the default, 13 billion parameters, is refused where there is no GPU."""
+    if options.model is None and not _has_gpu():
+        raise OptionError(
+            f"There is no GPU here, and no model was named. The default, {DEFAULT_MODEL}, takes a GPU with 32 GB or "
+            f"more, and 26 GB of weights. Use the embedded model here: model='{MINILM}' (or model='{DEFAULT_MODEL}' "
+            "with device='cpu', at minutes a cell)."
+        )
     return locate_model(options.model or DEFAULT_MODEL, revision=options.revision)
 
 
-def _check_default_model() -> None:
-    """Refuse to run the default model, 13 billion parameters, where there is no GPU."""
-    if importlib.util.find_spec("torch") is not None:
-        import torch
+def _has_gpu() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
 
-        if torch.cuda.is_available():
-            return
-    raise OptionError(
-        f"There is no GPU here, and no model was named. The default, {DEFAULT_MODEL}, has 13 billion parameters: it "
-        f"takes a GPU with 32 GB or more, and 26 GB of weights. Use the embedded model here: model='{MINILM}' (or "
-        f"model='{DEFAULT_MODEL}' with device='cpu', at minutes a cell)."
-    )
+    return torch.cuda.is_available()
 
 
 def _plan_readout(options: SequenceOptions, files: ModelFiles, n_panel: int | None) -> ReadoutPlan:

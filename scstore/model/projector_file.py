@@ -16,7 +16,6 @@ from scstore import fsio
 from scstore.errors import DamagedError, FeatureSpaceError
 from scstore.sealed import (
     FolderKind,
-    check_sealed_output,
     differences,
     fingerprint,
     read_sealed_folder,
@@ -60,9 +59,8 @@ class ProjectorFile:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over everything that decides the input vectors: what a feature space holds."""
-        return fingerprint(
-            {"shape": dict(self.shape), "weights": fsio.digest_bytes(save(dict(sorted(self.arrays.items()))))}
-        )
+        weights = fsio.digest_bytes(save(dict(sorted(self.arrays.items()))))
+        return fingerprint({"shape": dict(self.shape), "weights": weights})
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -106,11 +104,6 @@ def save_projector(projector: ProjectorFile, path: str | os.PathLike[str], *, ov
         "training": dict(projector.training),
     }
     return write_sealed_folder(path, PROJECTOR, document, projector.arrays, overwrite=overwrite)
-
-
-def check_projector_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Check that a projector can be written there, before it is trained."""
-    return check_sealed_output(path, PROJECTOR, overwrite=overwrite)
 
 
 def load_projector(path: str | os.PathLike[str]) -> ProjectorFile:

@@ -125,8 +125,7 @@ class Gathered:
 
     def __init__(self, readout: Readout, n_cells: int, n_poolings: int) -> None:
         self._readout = readout
-        shape = (len(readout.layers), n_poolings, n_cells, readout.backbone.files.width)
-        self._shape = shape
+        self._shape = (len(readout.layers), n_poolings, n_cells, readout.backbone.files.width)
         self._rows: torch.Tensor | None = None
         self.halved = 0
 

@@ -15,6 +15,7 @@ from scstore.tokens.sentences import write_sentences
 
 try:
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 except ImportError as error:
     raise MissingExtraError("Encoding texts with a model", "extract") from error
 
@@ -43,14 +44,10 @@ class HuggingFaceEncoder:
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """``(n_texts, width) float32``."""
-        rows = self.backbone.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
-        longest = max(map(len, rows))
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        mask = torch.zeros(len(rows), longest, dtype=torch.long)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = 1
-        ids, mask = ids.to(self.backbone.device), mask.to(self.backbone.device)
+        tokens = self.backbone.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        rows = [torch.tensor(row, dtype=torch.long) for row in tokens]
+        ids = pad_sequence(rows, batch_first=True).to(self.backbone.device)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(self.backbone.device)
         extra = {"use_cache": False} if self.backbone.files.is_decoder else {}
         hidden = self.backbone.model(input_ids=ids, attention_mask=mask, **extra).last_hidden_state.float()
         weights = mask.unsqueeze(2).float()
