@@ -20,8 +20,8 @@ from scstore.errors import FeatureSpaceError
 from scstore.extraction.options import Cells
 from scstore.extraction.plan import projector_fits
 from scstore.extraction.reader import load_model
-from scstore.extraction.sequence_plan import RunSettings, SequencePlan, installed_versions, plan_sequences
-from scstore.model.flops import kept_bytes, tokens_that_fit
+from scstore.extraction.sequence_plan import SequencePlan, installed_versions, plan_sequences, run_settings
+from scstore.model.flops import kept_bytes
 from scstore.model.projector import aligned_map
 from scstore.model.projector_file import PROJECTOR, ProjectorFile, save_projector
 from scstore.model.readout import Readout
@@ -95,8 +95,8 @@ def _train(cells: Cells, target: Path, begun_in: Path, options: AlignOptions, pr
         if begun is not None:  # precision and passes go on as they were, unless the caller gives others
             options = options.as_begun(begun[0]["run"])
         plan = plan_sequences(cells, opened, target, options, progress)
-        if begun is None:
-            plan = replace(plan, run=_run_settings(plan))
+        wanted = plan.needed_readout
+        plan = replace(plan, run=run_settings(options, wanted.files, wanted, backward=True))
         data = read_training_cells(
             plan, labels, label=options.label, hold_out=options.training.hold_out, progress=progress
         )
@@ -110,8 +110,7 @@ def _train(cells: Cells, target: Path, begun_in: Path, options: AlignOptions, pr
         training = _load(plan, data, options, progress)
 
         def save() -> None:
-            arrays = training.arrays()
-            save_training(begun_in, training.state, arrays, settings=history)
+            save_training(begun_in, training.state, training.arrays(), settings=history)
 
         if begun is None:
             training.begin(progress)
@@ -121,29 +120,6 @@ def _train(cells: Cells, target: Path, begun_in: Path, options: AlignOptions, pr
             progress.note(f"going on after epoch {training.state.epoch}, step {training.state.step}")
         training.run(progress, save=save, save_every=SAVE_EVERY)
         return _finished(history, training)
-
-
-def _run_settings(plan: SequencePlan) -> RunSettings:
-    """Return batches of a pass with its way back: as given, or what the GPU holds."""
-    run, readout = plan.run, plan.needed_readout
-    if plan.options.tokens_per_batch is not None or run.device != "cuda":
-        return run
-    import torch
-
-    free, _ = torch.cuda.mem_get_info(plan.options.device)
-    tokens = tokens_that_fit(
-        readout.files.config,
-        free,
-        depth=max(readout.layers),
-        itemsize=_itemsize(run),
-        most=run.tokens,
-        backward=True,
-    )
-    return replace(run, tokens_per_batch=tokens)
-
-
-def _itemsize(run: RunSettings) -> int:
-    return 4 if run.dtype == "float32" else 2
 
 
 def _history(plan: SequencePlan, data: LabelledCells, options: AlignOptions) -> dict[str, Any]:
@@ -175,7 +151,8 @@ def _load(plan: SequencePlan, cells: LabelledCells, options: AlignOptions, progr
     if recipe.start == "aligned":
         start = aligned_map(table.vectors, backbone.token_embeddings, seed=options.seed)
     no_genes = np.zeros((0, files.width), dtype=np.float32)  # projected anew at every step
-    kept = kept_bytes(files.config, plan.run.tokens, depth=max(wanted.layers), itemsize=_itemsize(plan.run))
+    itemsize = 4 if plan.run.dtype == "float32" else 2
+    kept = kept_bytes(files.config, plan.run.tokens, depth=max(wanted.layers), itemsize=itemsize)
     return Training(
         Readout(backbone, wanted.layout, no_genes, layers=wanted.layers, multiply=plan.options.multiplies),
         TrainedProjector(table.width, files.width, blocks=recipe.blocks, start=start, seed=options.seed),

@@ -44,11 +44,10 @@ def kept_panel(
         inputs = [(one["name"], one["n_cells"]) for one in found.record.get("inputs", [])]
         made = (found.record.get("label_free"), found.record.get("n_genes"), inputs)
         if made != (True, DEFAULT_N_GENES, [(Path(cells.source).name, cells.n_cells)]):
-            msg = (
+            raise OutputError(
                 f"{file}: panel='auto' keeps its panel there, and this one was fitted otherwise than on "
                 f"{cells.source}. Move or delete it, or use it: panel={str(file)!r}."
             )
-            raise OutputError(msg)
         progress.note(f"panel: {file} ({len(found)} genes chosen without labels, fitted before)")
         return file
     try:
@@ -65,8 +64,7 @@ def kept_panel(
             progress=progress,
         )
     except GenesError as error:
-        msg = f"panel='auto' takes {DEFAULT_N_GENES} genes: {error} Or name a panel file, or all genes: panel='all'."
-        raise GenesError(msg) from error
+        raise GenesError(f"panel='auto' takes {DEFAULT_N_GENES} genes: {error} Or give panel='all'.") from error
     progress.note(f"panel: {DEFAULT_N_GENES} genes chosen on these cells without labels, kept in {file}")
     return file
 
@@ -82,12 +80,10 @@ def panel_of_store(store: Store) -> Path:
     file = _beside(store.path)
     recorded = (store.record or {}).get("options", {}).get("panel")
     if recorded != file.name:
-        msg = (
+        raise FeatureSpaceError(
             f"{store.path} is a store of another run: its panel is {recorded or 'none'}, not one of panel='auto'. Give "
             "the options it was made with, choose another output, or pass overwrite=True."
         )
-        raise FeatureSpaceError(msg)
     if not file.exists():
-        msg = f"{store.path}: its panel {file} is missing. Put it back beside the store, or pass overwrite=True."
-        raise FeatureSpaceError(msg)
+        raise FeatureSpaceError(f"{store.path}: its panel {file} is missing. Put it back, or pass overwrite=True.")
     return file

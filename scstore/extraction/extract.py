@@ -46,12 +46,7 @@ class Process:
 
     part: Part
     device: str | None
-    launched: bool = False
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether a launcher started several and another one speaks for all."""
-        return self.launched and self.part.index > 0
+    is_silent: bool = False  # a launcher started several, and another one speaks for all
 
 
 def this_process(part: Part | None = None) -> Process:
@@ -60,12 +55,12 @@ def this_process(part: Part | None = None) -> Process:
     if world == 1:
         return Process(part or Part(), None)
     if part is not None:
-        msg = f"shard='{part.index}/{part.count}': a launcher started {world} processes, which share the work already."
-        raise OptionError(msg)
+        raise OptionError(f"shard='{part.index}/{part.count}': the {world} processes launched share the work already.")
     import torch
 
     device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}" if torch.cuda.is_available() else None
-    return Process(Part(int(os.environ["RANK"]), world), device, launched=True)
+    rank = int(os.environ["RANK"])
+    return Process(Part(rank, world), device, is_silent=rank > 0)
 
 
 def create_or_wait(target: Path, process: Process, create: Callable[[], T], *, overwrite: bool) -> T | None:

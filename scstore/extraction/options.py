@@ -137,8 +137,7 @@ class SequenceOptions:
                 object.__setattr__(self, field.name, tuple(value))
         _check_words("pool", self.pool, get_args(Pooling))
         if self.panel == AUTO_PANEL and self.orthologs is not None:
-            msg = "panel='auto' cannot go with orthologs=: it is fitted on the cells' own genes. Name a panel file."
-            raise OptionError(msg)
+            raise OptionError("panel='auto' cannot go with orthologs=. Name a panel file.")
 
     def as_begun(self: Options, run: Mapping[str, Any]) -> Options:
         """These options with the precision and batches that a run was begun with, unless others are given."""
@@ -217,8 +216,7 @@ class ExtractOptions(SequenceOptions):
         _check_words("companions", self.companions, get_args(Companion))
         if self.trained_projector is not None and not Path(self.trained_projector).exists():
             suggestion = did_you_mean(self.trained_projector, PROJECTORS, form="projector='{}'")
-            msg = f"projector={str(self.projector)!r}: no such folder, nor one of {', '.join(PROJECTORS)}.{suggestion}"
-            raise OptionError(msg)
+            raise OptionError(f"projector={str(self.projector)!r}: no such folder.{suggestion}")
         self._check_control()
         if not self.poolings:
             self._check_idle()
@@ -288,22 +286,19 @@ def _options_like(reference: StrPath, options: ExtractOptions) -> ExtractOptions
             raise OptionError(f"{name}={value!r} cannot go with like=: the feature space is taken from {reference}.")
     record = open_store(reference).record
     if record is None:
-        msg = f"like={str(reference)!r}: scstore did not extract it, so there is no feature space to take."
-        raise FeatureSpaceError(msg)
+        raise FeatureSpaceError(f"like={str(reference)!r}: scstore did not extract it.")
     taken: Mapping[str, Any] = record["options"]
     values: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in taken.items() if name in SPACE
     }
     values["control"] = taken["control"] or options.control
     if options.control not in (None, values["control"]):
-        msg = f"control={options.control!r}: {reference} is {taken['control']} itself. Name the real store."
-        raise OptionError(msg)
+        raise OptionError(f"control={options.control!r}: {reference} is a control itself.")
     for name in FILES:
         if _is_file(name, values.get(name)):
             values[name] = os.path.normpath(Path(reference).parent / values[name])
             if not Path(values[name]).exists():
-                msg = f"{reference}: its {name} file {values[name]} is not there. Put it back beside the store."
-                raise FeatureSpaceError(msg)
+                raise FeatureSpaceError(f"{reference}: its {name} file {values[name]} is missing. Put it back.")
     return replace(options, **values)
 
 

@@ -92,7 +92,7 @@ def projector_fits(plan: SequencePlan) -> dict[str, Any]:
         "model": {"digest": readout.files.digest, "width": readout.files.width},
         "genes": {"encoder": dict(plan.table.encoder), "width": plan.table.width},
         "layout": _layout(plan),
-        "expression_scaling": _scaling(plan),
+        "expression_scaling": plan.options.expression_scaling or "none",
     }
 
 
@@ -134,7 +134,7 @@ def _readout_spaces(
         "projector": {"kind": options.projector, "seed": options.seed}
         if projector is None
         else {"kind": "trained", "digest": projector.digest},
-        "expression_scaling": _scaling(plan),
+        "expression_scaling": plan.options.expression_scaling or "none",
         **_control(options, *CONTROLS),
     }
     return {
@@ -148,10 +148,6 @@ def _layout(plan: SequencePlan) -> dict[str, Any]:
     """What stands around the genes."""
     layout = plan.needed_readout.layout
     return {"instruction": plan.options.instruction, "prefix": list(layout.prefix), "suffix": list(layout.suffix)}
-
-
-def _scaling(plan: SequencePlan) -> str:
-    return "multiply" if plan.options.multiplies else "none"
 
 
 def _model(options: ExtractOptions, files: ModelFiles) -> dict[str, Any]:
@@ -218,7 +214,7 @@ def _record(
         "shard_rows": shape.shard_rows,
         "options": options_record(used, folder),
         "model": sequences.model_record,
-        **({} if options.control is None else {"control": {"kind": options.control, "seed": CONTROL_SEED}}),
+        **_control(options, *CONTROLS),
         "genes": {
             "digest": sequences.table.digest,
             "n_genes": len(sequences.table),
@@ -241,8 +237,7 @@ def check_same_run(target: Path, plan: ExtractionPlan) -> None:
     """Refuse to go on with a store of other cells or options, naming every field that differs."""
     record = open_store(target).record
     if record is None:
-        msg = f"{target} is not a store that scstore extracted. Choose another name, or set overwrite=True."
-        raise OutputError(msg)
+        raise OutputError(f"{target}: scstore did not extract it. Choose another name, or set overwrite=True.")
     if fields := differences(_decisive(record), _decisive(plan.record)):
         raise FeatureSpaceError(
             f"{target} is a store of another run. It can be finished only with the same cells and options; what "

@@ -77,8 +77,7 @@ class CellInput:
     def check_unchanged(self) -> None:
         """Raise CellsError if the files changed since they were opened."""
         if self.stamp is not None and _stamp(Path(self.cells.source)) != self.stamp:
-            msg = f"{self.cells.source} changed while it was read. Run the command again once nobody writes to it."
-            raise CellsError(msg)
+            raise CellsError(f"{self.cells.source} changed while it was read. Run again once nobody writes to it.")
 
 
 def _find_cells(source: CellSource, cells: CellFile, options: SequenceOptions, progress: Reporter) -> CellInput:
@@ -163,7 +162,7 @@ def _admitted(panel: Panel, path: str, obs: pd.DataFrame, match: GeneMatch, prog
     admitted = np.isin(match.genes, in_table.table_rows)
     progress.note(f"genes that may enter: the panel's, {int(admitted.sum()):,} of its {len(panel):,} are measured here")
     if not admitted.any():
-        msg = f"{path}: none of the panel's genes is among the cells' genes. Fit a panel on cells of this kind."
+        msg = f"{path}: none of the panel's genes is among the cells' genes. Fit a panel on such cells."
         raise FeatureSpaceError(msg)
     return admitted
 
@@ -269,8 +268,7 @@ def plan_sequences(
             Path(table_file), genes.described, encoder, device=options.device, dtype=options.dtype, progress=progress
         )
     if options.needs_vectors and not table.width:
-        msg = f"genes={table_file!r}: it holds symbols without vectors (genept_s needs none). Name another."
-        raise OptionError(msg)
+        raise OptionError(f"genes={table_file!r}: it holds symbols without vectors. Name another.")
     reads = files if options.runs_model else None  # else it had symbols to encode, and has no cell to read
     return SequencePlan(
         options=options,
@@ -281,7 +279,7 @@ def plan_sequences(
         files=reads,
         readout=readout,
         top_genes=_ranked_genes(options, readout, reads, genes),
-        run=RunSettings() if reads is None else _run_settings(options, reads, readout),
+        run=RunSettings() if reads is None else run_settings(options, reads, readout),
     )
 
 
@@ -306,9 +304,8 @@ def _has_gpu() -> bool:
 
 def _plan_readout(options: SequenceOptions, files: ModelFiles, n_panel: int | None) -> ReadoutPlan:
     """Choose what the options leave open, and check them against the model."""
-    layout = make_layout(
-        files, load_tokenizer(files), instruction=options.instruction, readout_token=options.readout_token
-    )
+    tokenizer, token = load_tokenizer(files), options.readout_token
+    layout = make_layout(files, tokenizer, instruction=options.instruction, readout_token=token)
     room = files.context - layout.frame.overhead
     if room < 1:
         raise OptionError(f"instruction=: it fills the {files.context} positions of {files.name}. Shorten it.")
@@ -355,16 +352,20 @@ def _ranked_genes(
     return _fewest_genes(options, room, genes.n_panel)[0]
 
 
-def _run_settings(options: SequenceOptions, files: ModelFiles, readout: ReadoutPlan | None) -> RunSettings:
+def run_settings(
+    options: SequenceOptions, files: ModelFiles, readout: ReadoutPlan | None, *, backward: bool = False
+) -> RunSettings:
+    """Choose device, precision and batches, with ``backward`` for passes that also go back."""
     device, dtype = pick_device(options.device, options.dtype)
     tokens = options.tokens_per_batch or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
     if options.tokens_per_batch is None and device.type == "cuda":
         import torch
 
-        whole = options.writes_sentences or readout is None
-        depth = files.n_layers if whole or readout is None else max(readout.layers)
+        depth = files.n_layers if readout is None or options.writes_sentences else max(readout.layers)
         free, _ = torch.cuda.mem_get_info(device)
-        tokens = tokens_that_fit(files.config, free, depth=depth, itemsize=dtype.itemsize, most=tokens)
+        tokens = tokens_that_fit(
+            files.config, free, depth=depth, itemsize=dtype.itemsize, most=tokens, backward=backward
+        )
     return RunSettings(device.type, str(dtype).removeprefix("torch."), tokens)
 
 

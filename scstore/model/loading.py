@@ -119,8 +119,7 @@ def locate_model(name: str, *, revision: str | None = None) -> ModelFiles:
     elif Path(name).is_dir():
         folder = Path(name)
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
-        msg = f"{name}: no such folder. model= takes a folder, a hub name such as {DEFAULT_MODEL}, or {MINILM}."
-        raise ModelError(msg)
+        raise ModelError(f"{name}: no such folder. Give one, a hub name such as {DEFAULT_MODEL}, or {MINILM}.")
     else:
         folder = _fetch(name, revision)
     config = _checked_config(name, folder)
@@ -163,8 +162,9 @@ def _checked_config(name: str, folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        msg = f"{folder}/config.json: cannot be read ({error}). model= takes a folder in Hugging Face layout."
-        raise ModelError(msg) from error
+        raise ModelError(
+            f"{folder}/config.json: cannot be read ({error}). Give a folder in Hugging Face layout."
+        ) from error
     if not isinstance(config, dict):
         raise ModelError(f"{folder}/config.json: does not hold an object.")
     if "auto_map" in config or any(folder.glob("*.py")):

@@ -54,8 +54,7 @@ def make_layout(
         end = (_readout_id(files, tokenizer, readout_token),)
     else:
         if readout_token is not None:
-            msg = f"readout_token={readout_token!r}: {files.name} is an encoder; its readout is always its first token."
-            raise OptionError(msg)
+            raise OptionError(f"readout_token={readout_token!r}: {files.name} is an encoder, read at its first token.")
         begin, end = (tokenizer.cls_token_id,), (tokenizer.sep_token_id,)
     return Layout(begin, words + end, Frame(len(begin), len(words + end), readout_at_end=files.is_decoder))
 
@@ -67,6 +66,5 @@ def _readout_id(files: ModelFiles, tokenizer: Any, token: str | None) -> int:
         return int(tokenizer.eos_token_id)
     ids = tokenizer(token, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
-        msg = f"readout_token={token!r}: {files.name} makes {len(ids)} tokens of it; it must be exactly one."
-        raise OptionError(msg)
+        raise OptionError(f"readout_token={token!r}: it is {len(ids)} tokens of {files.name}; give exactly one.")
     return int(ids[0])

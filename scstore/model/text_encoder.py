@@ -104,8 +104,7 @@ class SentenceEncoder:
             return self.encoder.encode(texts)
         except torch.OutOfMemoryError as error:
             if len(texts) == 1:
-                msg = "The device's memory does not hold a single sentence. Use fewer genes (top_genes=)."
-                raise FaultError(msg) from error
+                raise FaultError("The device's memory does not hold a single sentence. Lower top_genes=.") from error
         torch.cuda.empty_cache()
         half = len(texts) // 2
         return np.concatenate([self._encoded(texts[:half]), self._encoded(texts[half:])])

@@ -102,8 +102,7 @@ class TrainedProjector(nn.Module):
         found = {name: value.shape for name, value in arrays.items() if value.dtype == np.float32}
         if expected != found:
             wrong = sorted(name for name in expected.keys() | arrays.keys() if expected.get(name) != found.get(name))
-            msg = f"The projector's weights do not fit its description: {', '.join(wrong)}. Restore it from a copy."
-            raise DamagedError(msg)
+            raise DamagedError(f"The projector's weights do not fit its shape: {', '.join(wrong)}. Restore a copy.")
         projector.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
         return projector
 
