@@ -125,7 +125,12 @@ def build_genes(
 
 def _check(options: Mapping[str, Any]) -> None:
     """Refuse options of :func:`build_genes` that do not go together."""
-    given = {name: value for name, value in options.items() if name not in ALWAYS and value not in (None, [])}
+    # an AnnData refuses to be compared
+    given = {
+        name: value
+        for name, value in options.items()
+        if name not in ALWAYS and not (value is None or (isinstance(value, list) and not value))
+    }
     sources = [name for name in GOES_WITH if name in given]
     if set(sources) == {"vectors", "gene_info"}:
         sources = ["vectors"]
