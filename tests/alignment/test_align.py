@@ -309,7 +309,7 @@ def test_like_finds_the_projector_where_both_have_moved(
     views = [found.record["views"] for found in (store, scstore.open(reference)) if found.record is not None]
     assert views[0]["readout_last_l3"]["fingerprint"] == views[1]["readout_last_l3"]["fingerprint"]
     shutil.rmtree(tmp_path / "moved" / "projectors")
-    with pytest.raises(FeatureSpaceError, match="projector file .* is not there"):
+    with pytest.raises(FeatureSpaceError, match="projector"):
         scstore.extract(new, tmp_path / "again.zarr", like=reference)
 
 
