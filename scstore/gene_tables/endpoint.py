@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +33,9 @@ except ImportError as error:
 OPENAI_URL = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
 BASE_VARIABLE = "OPENAI_BASE_URL"
+
+# Host or [IPv6 address], port and path: no user, password or query.
+ADDRESS = re.compile(r"https?://([\w.-]+|\[[^\[\]@/\s]+\])(:\d+)?(/[^?#\s]*)?", re.IGNORECASE)
 
 RETRIES = 10
 TIMEOUT = 60.0
@@ -74,12 +76,7 @@ def read_environment(model: str, environment: Mapping[str, str] = os.environ) ->
     """Read address and key, and refuse what cannot work before anything is sent."""
     base = (environment.get(BASE_VARIABLE, "").strip() or OPENAI_URL).rstrip("/")
     key = environment.get(KEY_VARIABLE, "").strip()
-    try:
-        url = urlsplit(base)
-        is_plain = url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc and not url.query
-    except ValueError:
-        is_plain = False
-    if not is_plain:
+    if not ADDRESS.fullmatch(base):
         msg = (
             f"{BASE_VARIABLE} is not an address such as {OPENAI_URL} (http or https, without user or password: the key "
             f"belongs in {KEY_VARIABLE})."

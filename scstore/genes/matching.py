@@ -21,85 +21,6 @@ KIND_WORDS = ("Ensembl id", "symbol", "synonym")
 
 EXAMPLES = 5
 
-
-def _describe_match(
-    columns: Mapping[str, Sequence[str]],
-    found: pd.DataFrame,
-    kept: NDArray[np.bool_],
-    leads: NDArray[np.bool_],
-    *,
-    n_table: int,
-) -> str:
-    """Report how many genes match, by what, and which do not.
-
-    ``columns`` are the names of the input genes by their source, ``found`` their matches, of which those ``kept``
-    count; ``leads`` is false for genes that are added to an earlier one.
-    """
-    n_kept, index = int(kept.sum()), np.array(next(iter(columns.values())), dtype=object)
-    kinds, sources = Counter(found.loc[kept, "kind"]), Counter(found.loc[kept, "source"])
-    by = ", ".join(f"{kinds[kind]:,} by {word}" for kind, word in zip(KINDS, KIND_WORDS, strict=True))
-    lines = [
-        f"genes: {n_kept:,} of {len(found):,} match the table's {n_table:,} ({n_kept / max(1, len(found)):.1%}): {by}",
-        f"names found in {', '.join(f'{name} ({sources[name]:,})' for name in columns if sources[name])}",
-    ]
-    hit = found["row"].to_numpy() >= 0
-    for names, what in (
-        (index[~hit & leads], "not in the table"),
-        (index[hit & ~kept], "left out, being the same gene of the table as another one here"),
-    ):
-        if len(names):
-            lines.append(f"{what}: {len(names):,}, e.g. {show_some(names, limit=EXAMPLES)}")
-    if not leads.all():
-        lines.append(f"added to an earlier gene of the same name: {(~leads).sum():,}")
-    return "\n".join(lines)
-
-
-def _refusal(
-    var: pd.DataFrame,
-    table: pd.DataFrame,
-    columns: Mapping[str, Sequence[str]],
-    *,
-    n_matched: int,
-    min_match: float,
-    source: str,
-    known: Mapping[str, Mapping[str, int]],
-) -> str:
-    """Report that too few genes match, and the likely reason; ``known`` are the names in the table by kind."""
-    n_input, index = len(var), next(iter(columns.values()))
-    begin = (
-        f"{source}: {n_matched:,} of {n_input:,} genes ({n_matched / max(1, n_input):.1%}) match the gene table's "
-        f"{len(table):,}; wanted are {min_match:.0%} of the smaller. Names here: {show_some(index, limit=EXAMPLES)}; "
-        f"in the table: {show_some(table['symbol'].astype(str), limit=EXAMPLES)}."
-    )
-    theirs = guess_organism(name for names in columns.values() for name in names)
-    ours = organism_of_table(table)
-    if theirs and ours and theirs != ours:
-        return (
-            f"{begin} The cells look like {theirs} and the table like {ours}: build a table for {theirs} (scstore "
-            f"genes build --organism {theirs}) and give it as genes=, or extract the cells as their {ours} orthologs "
-            "with orthologs=."
-        )
-    for column in var.columns:
-        if f"var column {str(column)!r}" in columns or not _holds_text(var[column]):
-            continue
-        hits = int((_find({"": _strings(var[column])}, known)["row"] >= 0).sum())
-        if hits > n_matched and hits >= min_match * min(n_input, len(table)):
-            return (
-                f"{begin} The var column {show(column)} has names that the table knows ({hits / n_input:.1%}), but its "
-                "title does not show it: rename it to 'gene_ids' or 'gene_symbols'."
-            )
-    if all(name.isdecimal() for name in index):
-        return f"{begin} The genes are only numbered: put their symbols or Ensembl ids into the index of var."
-    return (
-        f"{begin} Use a table of the same organism and naming (genes=); names are looked for in {', '.join(columns)}. "
-        f"If so few are expected, lower min_match={min_match:g}."
-    )
-
-
-def _holds_text(column: pd.Series) -> bool:
-    return column.dtype == object or isinstance(column.dtype, (pd.CategoricalDtype, pd.StringDtype))
-
-
 # Columns of ``var`` with names, beside its index; in any capitals.
 IDENTIFIER_COLUMNS = (
     "gene_ids", "gene_id", "ensembl_id", "ensembl", "feature_id", "gene_name", "gene_names", "symbol", "gene_symbol",
@@ -361,3 +282,81 @@ def _table_names(table: pd.DataFrame) -> dict[str, dict[str, int]]:
     for names in known.values():
         names.pop("", None)
     return known
+
+
+def _describe_match(
+    columns: Mapping[str, Sequence[str]],
+    found: pd.DataFrame,
+    kept: NDArray[np.bool_],
+    leads: NDArray[np.bool_],
+    *,
+    n_table: int,
+) -> str:
+    """Report how many genes match, by what, and which do not.
+
+    ``columns`` are the names of the input genes by their source, ``found`` their matches, of which those ``kept``
+    count; ``leads`` is false for genes that are added to an earlier one.
+    """
+    n_kept, index = int(kept.sum()), np.array(next(iter(columns.values())), dtype=object)
+    kinds, sources = Counter(found.loc[kept, "kind"]), Counter(found.loc[kept, "source"])
+    by = ", ".join(f"{kinds[kind]:,} by {word}" for kind, word in zip(KINDS, KIND_WORDS, strict=True))
+    lines = [
+        f"genes: {n_kept:,} of {len(found):,} match the table's {n_table:,} ({n_kept / max(1, len(found)):.1%}): {by}",
+        f"names found in {', '.join(f'{name} ({sources[name]:,})' for name in columns if sources[name])}",
+    ]
+    hit = found["row"].to_numpy() >= 0
+    for names, what in (
+        (index[~hit & leads], "not in the table"),
+        (index[hit & ~kept], "left out, being the same gene of the table as another one here"),
+    ):
+        if len(names):
+            lines.append(f"{what}: {len(names):,}, e.g. {show_some(names, limit=EXAMPLES)}")
+    if not leads.all():
+        lines.append(f"added to an earlier gene of the same name: {(~leads).sum():,}")
+    return "\n".join(lines)
+
+
+def _refusal(
+    var: pd.DataFrame,
+    table: pd.DataFrame,
+    columns: Mapping[str, Sequence[str]],
+    *,
+    n_matched: int,
+    min_match: float,
+    source: str,
+    known: Mapping[str, Mapping[str, int]],
+) -> str:
+    """Report that too few genes match, and the likely reason; ``known`` are the names in the table by kind."""
+    n_input, index = len(var), next(iter(columns.values()))
+    begin = (
+        f"{source}: {n_matched:,} of {n_input:,} genes ({n_matched / max(1, n_input):.1%}) match the gene table's "
+        f"{len(table):,}; wanted are {min_match:.0%} of the smaller. Names here: {show_some(index, limit=EXAMPLES)}; "
+        f"in the table: {show_some(table['symbol'].astype(str), limit=EXAMPLES)}."
+    )
+    theirs = guess_organism(name for names in columns.values() for name in names)
+    ours = organism_of_table(table)
+    if theirs and ours and theirs != ours:
+        return (
+            f"{begin} The cells look like {theirs} and the table like {ours}: build a table for {theirs} (scstore "
+            f"genes build --organism {theirs}) and give it as genes=, or extract the cells as their {ours} orthologs "
+            "with orthologs=."
+        )
+    for column in var.columns:
+        if f"var column {str(column)!r}" in columns or not _holds_text(var[column]):
+            continue
+        hits = int((_find({"": _strings(var[column])}, known)["row"] >= 0).sum())
+        if hits > n_matched and hits >= min_match * min(n_input, len(table)):
+            return (
+                f"{begin} The var column {show(column)} has names that the table knows ({hits / n_input:.1%}), but its "
+                "title does not show it: rename it to 'gene_ids' or 'gene_symbols'."
+            )
+    if all(name.isdecimal() for name in index):
+        return f"{begin} The genes are only numbered: put their symbols or Ensembl ids into the index of var."
+    return (
+        f"{begin} Use a table of the same organism and naming (genes=); names are looked for in {', '.join(columns)}. "
+        f"If so few are expected, lower min_match={min_match:g}."
+    )
+
+
+def _holds_text(column: pd.Series) -> bool:
+    return column.dtype == object or isinstance(column.dtype, (pd.CategoricalDtype, pd.StringDtype))

@@ -60,10 +60,14 @@ def too_large(array: Any, stored: int) -> str | None:
     return None
 
 
+def _filters(dataset: h5py.Dataset) -> list[int]:
+    properties = dataset.id.get_create_plist()
+    return [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+
+
 def _own_bytes(dataset: h5py.Dataset) -> int | None:
     """Return the bytes that a data set stores; ``None`` where they say nothing about its size, or are slow to count."""
-    chunks, properties = dataset.chunks, dataset.id.get_create_plist()
-    filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
+    chunks, filters = dataset.chunks, _filters(dataset)
     if len(set(filters)) != len(filters) or not BOUNDED_FILTERS.issuperset(filters):
         return None
     if chunks and math.prod(-(-n // size) for n, size in zip(dataset.shape, chunks, strict=True)) > COUNTED_CHUNKS:
@@ -73,8 +77,7 @@ def _own_bytes(dataset: h5py.Dataset) -> int | None:
 
 def missing_filter(array: h5py.Dataset) -> str | None:
     """Return what to do about a filter that a data set needs and this HDF5 does not have."""
-    properties = array.id.get_create_plist()
-    for number in (properties.get_filter(i)[0] for i in range(properties.get_nfilters())):
+    for number in _filters(array):
         if not h5py.h5z.filter_avail(number):
             return (
                 f"{array.name} is compressed with HDF5 filter {number}, which is not installed. Write the file again "
