@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from scstore.progress import Reporter, Track
@@ -22,23 +22,22 @@ from scstore.progress import Reporter, Track
 LINE_EVERY = 10.0
 
 
-class _Rate(Track):
+class _Counter(Track):
     """Counts units and seconds; units done in an earlier run do not count towards the speed."""
 
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.done = 0
-        self.before = 0
-        self.begun = time.monotonic()
+    def __init__(self, show: Callable[[_Counter], None]) -> None:
+        self._show = show
+        self.done = self.before = 0
+        self.begun = self.shown = time.monotonic()
 
     def advance(self, n: int = 1) -> None:
         self.done += n
-        self.show()
+        self._show(self)
 
     def resume_at(self, n: int) -> None:
         self.done = self.before = n
         self.begun = time.monotonic()
-        self.show()
+        self._show(self)
 
     @property
     def seconds(self) -> float:
@@ -48,44 +47,9 @@ class _Rate(Track):
     def rate(self) -> float:
         return (self.done - self.before) / max(self.seconds, 1e-9)
 
-    def show(self) -> None:
-        raise NotImplementedError  # pragma: no cover
-
-
-class _Bar(_Rate):
-    def __init__(self, progress: Progress, task: TaskID, total: int, unit: str) -> None:
-        super().__init__(total)
-        self._progress, self._task, self._unit = progress, task, unit
-
-    def show(self) -> None:
-        self._progress.update(self._task, completed=self.done, speed=f"{self.rate:,.1f} {self._unit}/s")
-
-
-class _Lines(_Rate):
-    def __init__(self, console: Console, label: str, total: int, unit: str) -> None:
-        super().__init__(total)
-        self._console, self._label, self._unit = console, label, unit
-        self._last = time.monotonic()
-
-    def show(self) -> None:
-        if time.monotonic() - self._last < LINE_EVERY or self.done >= self.total or not self.rate:
-            return
-        self._last = time.monotonic()
-        left = (self.total - self.done) / self.rate
-        self._console.print(
-            f"{self._label}: {self.done:,} of {self.total:,} {self._unit}, {self.rate:,.1f}/s, {_clock(left)} left",
-            highlight=False,
-        )
-
 
 class ConsoleReporter(Reporter):
-    """Tells a person on standard error how the work goes.
-
-    Parameters
-    ----------
-    console
-        Where to.
-    """
+    """Tells a person how the work goes."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -101,20 +65,25 @@ class ConsoleReporter(Reporter):
     @contextmanager
     def track(self, label: str, total: int, unit: str) -> Iterator[Track]:
         """Draw a bar on a terminal; elsewhere print a line now and then, and one at the end."""
-        counter: _Rate
-        if self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
-            )  # fmt: skip
-            with Progress(*columns, console=self.console, transient=True) as progress:
-                counter = _Bar(progress, progress.add_task(label, total=total, speed=""), total, unit)
-                yield counter
-        else:
-            counter = _Lines(self.console, label, total, unit)
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
+        )  # fmt: skip
+        bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        task = bar.add_task(label, total=total, speed="")
+
+        def show(counter: _Counter) -> None:
+            if self.console.is_terminal:
+                bar.update(task, completed=counter.done, speed=f"{counter.rate:,.1f} {unit}/s")
+            elif time.monotonic() - counter.shown >= LINE_EVERY and counter.done < total and counter.rate:
+                counter.shown = time.monotonic()
+                left = _clock((total - counter.done) / counter.rate)
+                self.note(f"{label}: {counter.done:,} of {total:,} {unit}, {counter.rate:,.1f}/s, {left} left")
+
+        counter = _Counter(show)
+        with bar:
             yield counter
-        fresh = counter.done - counter.before
-        if fresh:
+        if fresh := counter.done - counter.before:
             self.note(f"{label}: {fresh:,} {unit} in {_clock(counter.seconds)} ({counter.rate:,.1f} {unit}/s)")
 
 
@@ -127,15 +96,7 @@ def _clock(seconds: float) -> str:
 
 
 class Output:
-    """Where a command's words and results go.
-
-    Parameters
-    ----------
-    quiet
-        Print no progress and no notes.
-    as_json
-        Print the result as one JSON object, and nothing else, on standard output.
-    """
+    """Where a command's words and results go: all, errors only, or the result alone as one JSON object."""
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self.as_json = as_json
@@ -150,9 +111,12 @@ class Output:
 
     def result(self, values: Mapping[str, Any], *lines: str) -> None:
         """Print a command's result: ``lines`` for a person, ``values`` for a machine."""
+        self._machine(values)
+        self.lines(*lines)
+
+    def _machine(self, values: Mapping[str, Any]) -> None:
         if self.as_json:
             self.results.file.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")
-        self.lines(*lines)
 
     def lines(self, *lines: str) -> None:
         """Print words for a person, as part of a result."""
@@ -173,8 +137,5 @@ class Output:
 
     def failure(self, message: str, *, kind: str) -> None:
         """Print an error, for a person or a machine."""
-        if self.as_json:
-            self.results.file.write(
-                json.dumps({"error": {"kind": kind, "message": message}}, ensure_ascii=False) + "\n"
-            )
+        self._machine({"error": {"kind": kind, "message": message}})
         self.errors.print(f"[red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)

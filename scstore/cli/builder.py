@@ -33,15 +33,10 @@ class State:
     @property
     def reporter(self) -> Reporter:
         """Where notes, warnings and progress go."""
-        from scstore.cli.builder import FlagReporter
-
         return FlagReporter(self.output.reporter)
 
 
 state = State()
-
-
-WORDS: tuple[type, ...] = (bool, int, float, str)
 
 
 @dataclass(frozen=True)
@@ -111,30 +106,26 @@ def _load(place: str) -> Callable[..., Any]:
 def _build(command: Command) -> TyperCommand:
     function, show = _load(command.function), _load(command.show)
     adapt = None if command.adapt is None else _load(command.adapt)
-    everything = parameters_of(function)
-    parameters = {
-        one.name: replace(one, default=inspect.Parameter.empty) if one.name in command.required else one
-        for one in everything
-        if not one.option.in_python_only
-    }
+    everything = {one.name: one for one in parameters_of(function)}
+    own = {name: one for name, one in everything.items() if not one.option.in_python_only}
+    own |= {name: replace(own[name], default=inspect.Parameter.empty) for name in command.required}
     extra = {} if adapt is None else {one.name: one for one in parameters_of(adapt) if one.name != "given"}
+    options = {**own, **extra}
 
     def run(context: typer.Context, **words: Any) -> None:
-        typed = {name for name in words if name != "help_all" and _was_typed(context, name)}
-        state.parameters = tuple({**parameters, **extra}.values())
-        given = {name: _value(parameters[name], words[name]) for name in parameters if name in typed}
+        typed = {name: words[name] for name in options if _was_typed(context, name)}
+        state.parameters = tuple(options.values())
+        values = {name: _value(options[name], word) for name, word in typed.items()}
+        given = {name: value for name, value in values.items() if name in own}
         if adapt is not None:
-            given = adapt(given, **{name: _value(extra[name], words[name]) for name in extra if name in typed})
-        positional = [given.pop(name) for name in _positional(function) if name in given]
-        if any(one.name == "progress" for one in everything):
+            given = adapt(given, **{name: value for name, value in values.items() if name in extra})
+        if "progress" in everything:
             given["progress"] = state.reporter
-        result = function(*positional, **given)
-        defaults = {one.name: one.default for one in [*parameters.values(), *extra.values()]}
-        show(result, {**defaults, **{name: words[name] for name in typed}})
+        show(function(**given), {**{name: one.default for name, one in options.items()}, **typed})
 
-    signature = [_typer_parameter(one) for one in sorted([*parameters.values(), *extra.values()], key=_place)]
-    hidden = {one.name for one in [*parameters.values(), *extra.values()] if one.option.advanced}
-    if hidden:
+    needed = {name for name, one in options.items() if one.option.argument or one.default is inspect.Parameter.empty}
+    signature = [_typer_parameter(options[name]) for name in sorted(options, key=lambda name: name not in needed)]
+    if hidden := {one.name for one in options.values() if one.option.advanced}:
         signature.append(_help_all(hidden))
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     run.__signature__ = inspect.Signature([context, *signature])  # type: ignore[attr-defined]
@@ -156,15 +147,6 @@ def _was_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
 
 
-def _place(parameter: Parameter) -> bool:
-    return not (parameter.option.argument or parameter.default is inspect.Parameter.empty)
-
-
-def _positional(function: Callable[..., Any]) -> list[str]:
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [one.name for one in inspect.signature(function).parameters.values() if one.kind in kinds]
-
-
 def _typer_parameter(parameter: Parameter) -> inspect.Parameter:
     option, required = parameter.option, parameter.default is inspect.Parameter.empty
     kind, default = _typed(parameter)
@@ -184,11 +166,8 @@ def _typer_parameter(parameter: Parameter) -> inspect.Parameter:
 
 def _flags(parameter: Parameter) -> tuple[str, ...]:
     name = parameter.name.replace("_", "-")
-    if parameter.option.flags:
-        return parameter.option.flags
-    if parameter.type is bool:
-        return (f"--{name}/--no-{name}",) if parameter.default else (f"--{name}",)
-    return (f"--{name}",)
+    switch = parameter.type is bool and parameter.default
+    return parameter.option.flags or ((f"--{name}/--no-{name}",) if switch else (f"--{name}",))
 
 
 def _list_type(parameter: Parameter) -> Any:
@@ -209,9 +188,9 @@ def _typed(parameter: Parameter) -> tuple[Any, Any]:
             return str, None if default is None else parameter.option.separator.join(map(str, default)) or "none"
         words = str if get_args(listed)[0] is str or get_origin(listed) is not collections.abc.Sequence else Path
         return list[words], None if default is None else list(default)  # type: ignore[valid-type]
-    if parameter.choices or parameter.type is str:
+    if parameter.choices:
         return str, default
-    if parameter.type in WORDS:
+    if parameter.type in (bool, int, float, str):
         return parameter.type, default
     members = get_args(parameter.type)
     if members and set(members) <= {int, float, str}:
@@ -238,8 +217,7 @@ def _value(parameter: Parameter, word: Any) -> Any:
         return [element(part) for part in parts]
     except ValueError:
         what = "whole numbers" if element is int else "numbers"
-        msg = f"{parameter.name}={word!r}: give {what} separated by {separator or 'blanks'}, such as 1{separator}6."
-        raise OptionError(msg) from None
+        raise OptionError(f"{parameter.name}={word!r}: give {what}, such as 1{separator or ' '}6.") from None
 
 
 def _mapping(parameter: Parameter, words: Iterable[str]) -> dict[str, list[str]]:

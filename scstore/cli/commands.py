@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import typer
 
 from scstore.cli.builder import Command, group_of
@@ -9,150 +12,105 @@ from scstore.cli.builder import Command, group_of
 MODEL = r"With a model (scstore\[extract])"
 LAPTOP = "On a laptop, without the model"
 
+
+def _command(
+    panel: str, name: str, summary: str, *examples: str, function: str = "", show: str = "", **more: Any
+) -> Command:
+    """Describe a command: by default of the public function of its name, printed by ``show_FUNCTION``."""
+    place = function or f"scstore:{name}"
+    show = show or f"scstore.cli.results:show_{place.partition(':')[2]}"
+    return Command(name, place, show, summary, panel, examples, **more)
+
+
+_model, _laptop = partial(_command, MODEL), partial(_command, LAPTOP)
+
 COMMANDS = (
-    Command(
+    _model(
         "extract",
-        "scstore.extraction.extract:extract",
-        "scstore.cli.extraction:show",
         "Run cells through a frozen language model, once, into a store.",
-        MODEL,
-        (
-            "scstore extract cells.h5ad -o stores/ref.zarr                        # Llama-2-13b, on a GPU",
-            "scstore extract cells.h5ad -o stores/ref.zarr --model minilm         # a laptop",
-            "scstore extract new.h5ad -o stores/new.zarr --like stores/ref.zarr   # cells to be labelled",
-            "scstore extract cells.h5ad -o stores/w.zarr --preset genept-w --genes genes/human.h5ad",
-        ),
-        adapt="scstore.cli.extraction:adapt",
+        "scstore extract cells.h5ad -o stores/ref.zarr                        # Llama-2-13b, on a GPU",
+        "scstore extract cells.h5ad -o stores/ref.zarr --model minilm         # a laptop",
+        "scstore extract new.h5ad -o stores/new.zarr --like stores/ref.zarr   # cells to be labelled",
+        "scstore extract cells.h5ad -o stores/w.zarr --preset genept-w --genes genes/human.h5ad",
+        adapt="scstore.cli.results:adapt_extract",
     ),
-    Command(
+    _model(
         "panel",
-        "scstore.panels.choose_genes:panel",
-        "scstore.cli.panels:show",
         "Choose the genes that may enter a cell's sequence, once, for every later extraction.",
-        MODEL,
-        (
-            "scstore panel cells.h5ad --label cell_type -o panels/blood.h5ad",
-            "scstore panel a.h5ad b.h5ad --label cell_type --group donor -o panels/both.h5ad",
-            "scstore panel cells.h5ad --label-free -o panels/unlabelled.h5ad",
-        ),
+        "scstore panel cells.h5ad --label cell_type -o panels/blood.h5ad",
+        "scstore panel a.h5ad b.h5ad --label cell_type --group donor -o panels/both.h5ad",
+        "scstore panel cells.h5ad --label-free -o panels/unlabelled.h5ad",
     ),
-    Command(
+    _model(
         "align",
-        "scstore.alignment.align:align",
-        "scstore.cli.alignment:show",
         "Train a projector through the frozen model on labelled cells.",
-        MODEL,
-        (
-            "scstore align cells.h5ad --label cell_type --panel panels/blood.h5ad -o projectors/blood",
-            "scstore extract cells.h5ad -o stores/ref.zarr --panel panels/blood.h5ad --projector projectors/blood",
-        ),
+        "scstore align cells.h5ad --label cell_type --panel panels/blood.h5ad -o projectors/blood",
+        "scstore extract cells.h5ad -o stores/ref.zarr --panel panels/blood.h5ad --projector projectors/blood",
     ),
-    Command(
-        "demo",
-        "scstore.demo:demo",
-        "scstore.cli.evaluation:show_demo",
-        "Show the whole path on 700 real blood cells; needs scstore[demo].",
-        MODEL,
-    ),
-    Command(
+    _model("demo", "Show the whole path on 700 real blood cells; needs scstore[demo].", function="scstore.demo:demo"),
+    _laptop(
         "fit",
-        "scstore.annotation.fit:fit",
-        "scstore.cli.annotation:show_head",
         "Train a head on a store's cached features. No model, no GPU.",
-        LAPTOP,
-        (
-            "scstore fit stores/ref.zarr --label cell_type -o heads/cell_type",
-            "scstore fit any.h5ad --view X_pca --label leiden --head knn -o heads/leiden",
-            "scstore fit stores/ref.zarr --label lineage --label cell_type -o heads/two_levels",
-        ),
+        "scstore fit stores/ref.zarr --label cell_type -o heads/cell_type",
+        "scstore fit any.h5ad --view X_pca --label leiden --head knn -o heads/leiden",
+        "scstore fit stores/ref.zarr --label lineage --label cell_type -o heads/two_levels",
         required=("output",),
     ),
-    Command(
+    _laptop(
         "predict",
-        "scstore.annotation.predict:predict_to_file",
-        "scstore.cli.annotation:show_predictions",
         "Label cells with a trained head.",
-        LAPTOP,
-        (
-            "scstore predict stores/new.zarr --head heads/cell_type -o annotated.h5ad",
-            "scstore predict stores/new.zarr --head heads/cell_type -o labels.csv --proba",
-        ),
+        "scstore predict stores/new.zarr --head heads/cell_type -o annotated.h5ad",
+        "scstore predict stores/new.zarr --head heads/cell_type -o labels.csv --proba",
+        function="scstore.annotation.predict:predict_to_file",
         required=("output",),
     ),
-    Command(
+    _laptop(
         "query",
-        "scstore.search.query:query_to_file",
-        "scstore.cli.search:show",
         "Find the nearest reference cells of every cell.",
-        LAPTOP,
-        (
-            "scstore query stores/new.zarr --reference stores/ref.zarr -k 15 -o neighbours.parquet",
-            "scstore query stores/new.zarr --reference stores/ref.zarr --where \"tissue == 'lung'\" -o lung.csv",
-            "scstore query stores/new.zarr --reference stores/ref.zarr --summarise cell_type -o shares.csv",
-        ),
+        "scstore query stores/new.zarr --reference stores/ref.zarr -k 15 -o neighbours.parquet",
+        "scstore query stores/new.zarr --reference stores/ref.zarr --where \"tissue == 'lung'\" -o lung.csv",
+        "scstore query stores/new.zarr --reference stores/ref.zarr --summarise cell_type -o shares.csv",
+        function="scstore.search.query:query_to_file",
         required=("output",),
     ),
-    Command(
+    _laptop(
         "evaluate",
-        "scstore.evaluation.evaluate:evaluate",
-        "scstore.cli.evaluation:show",
         "Score a store's views by cross-validation, with every control in the same table.",
-        LAPTOP,
-        (
-            "scstore evaluate stores/ref.zarr --label cell_type --group donor -o evaluation",
-            "scstore evaluate stores/ref.zarr --label cell_type --train-on species=human --test-on species=mouse",
-            "scstore evaluate any.h5ad --label leiden --view X_pca --view X_scVI --view X",
-        ),
-        adapt="scstore.cli.evaluation:adapt",
+        "scstore evaluate stores/ref.zarr --label cell_type --group donor -o evaluation",
+        "scstore evaluate stores/ref.zarr --label cell_type --train-on species=human --test-on species=mouse",
+        "scstore evaluate any.h5ad --label leiden --view X_pca --view X_scVI --view X",
+        adapt="scstore.cli.results:adapt_evaluate",
     ),
-    Command(
+    _laptop(
         "info",
-        "scstore.cli.info:info",
-        "scstore.cli.info:show",
         "Say what a store, an AnnData or a head holds.",
-        LAPTOP,
+        function="scstore.cli.info:info",
+        show="scstore.cli.info:show",
     ),
-    Command(
-        "export",
-        "scstore.store.export:export",
-        "scstore.cli.store:show_export",
-        "Write a store as one .h5ad file.",
-        LAPTOP,
-    ),
-    Command(
+    _laptop("export", "Write a store as one .h5ad file."),
+    _laptop(
         "verify",
-        "scstore.verification:verify",
-        "scstore.cli.store:show_verification",
         "Look for damage, and list all of it. Exit code 3 where there is any.",
-        LAPTOP,
-        (
-            "scstore verify stores/ref.zarr --deep             # every byte against its digest",
-            "scstore verify stores/ref.zarr --deep --repair    # then run the same extract again",
-            "scstore verify heads/cell_type",
-        ),
+        "scstore verify stores/ref.zarr --deep             # every byte against its digest",
+        "scstore verify stores/ref.zarr --deep --repair    # then run the same extract again",
+        "scstore verify heads/cell_type",
     ),
 )
 
 GENES = (
-    Command(
+    _model(
         "build",
-        "scstore.gene_tables.build:build_genes",
-        "scstore.cli.gene_tables:show_table",
         "Encode descriptions of genes into a gene table.",
-        MODEL,
-        (
-            "scstore genes build --organism human --gene-info info.gz --gene-summary gene_summary.gz -o human.h5ad",
-            "scstore genes build --vectors GenePT_gene_embedding_ada_text.pickle --organism human -o genept.h5ad",
-            'scstore genes build --text genes.tsv --template "{symbol}: {name}. {summary}" -o mine.h5ad',
-        ),
+        "scstore genes build --organism human --gene-info info.gz --gene-summary gene_summary.gz -o human.h5ad",
+        "scstore genes build --vectors GenePT_gene_embedding_ada_text.pickle --organism human -o genept.h5ad",
+        'scstore genes build --text genes.tsv --template "{symbol}: {name}. {summary}" -o mine.h5ad',
+        function="scstore:build_genes",
     ),
-    Command(
+    _model(
         "info",
-        "scstore.genes.table:describe_genes",
-        "scstore.cli.gene_tables:show_description",
         "Say what a gene table holds and what made it.",
-        MODEL,
-        ("scstore genes info genes/human.h5ad",),
+        "scstore genes info genes/human.h5ad",
+        function="scstore.genes.table:describe_genes",
     ),
 )
 

@@ -8,8 +8,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
-from scstore.cli.annotation import held_out_line, level_lines
 from scstore.cli.builder import state
+from scstore.cli.results import held_out_line, level_lines
 from scstore.errors import OptionError
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.options import Option, Overwrite, public

@@ -1,0 +1,282 @@
+"""What each command prints (``show_FUNCTION``), and options of the command line alone (``adapt_FUNCTION``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scstore.cli.builder import state
+from scstore.console import Output
+from scstore.options import Option, Overwrite
+
+if TYPE_CHECKING:
+    from scstore.annotation.predict import PredictionCounts
+    from scstore.demo import DemoResult
+    from scstore.evaluation.result import Evaluation
+    from scstore.genes.table import GeneTable
+    from scstore.heads.artifact import AnyHead
+    from scstore.model.projector_file import ProjectorFile
+    from scstore.panels.panel import Panel
+    from scstore.search.query import QueryResult
+    from scstore.store.reader import Store
+    from scstore.store.verify_store import Finding, Verification
+
+# Exit code when something is wrong with what was verified.
+EXIT_DAMAGED = 3
+
+# Findings that are printed; ``--json`` gives all.
+LISTED = 1000
+
+# Genes of a panel that are printed.
+SHOWN = 8
+
+REASONS = {"unsure": "confidence too low", "far": "too far from the training cells", "empty": "no gene to read"}
+
+
+def adapt_extract(
+    given: dict[str, Any],
+    *,
+    dry_run: Annotated[bool, Option("Print cells, tokens, FLOP, time and sizes; extract nothing.")] = False,
+) -> dict[str, Any]:
+    """Print an estimate in place of the extraction, and let one of a launcher's processes speak for all."""
+    from scstore.extraction.estimate import estimate
+    from scstore.extraction.extract import this_process
+
+    if this_process(given.get("shard")).is_silent:
+        state.output = Output(quiet=True)
+    if dry_run:
+        found = estimate(given.pop("cells"), given.pop("output"), **given, progress=state.reporter)
+        state.output.result(found.as_json(), *found.lines())
+        raise typer.Exit
+    return given
+
+
+def show_extract(store: Store, given: Mapping[str, Any]) -> None:
+    """Print what the store holds and the next command."""
+    output, done = given["output"], int(store.committed.sum())
+    control = (store.record or {}).get("control")
+    if done < store.n_obs:
+        lines = [f"{output}: {done:,} of {store.n_obs:,} cells so far; other processes extract the rest"]
+    else:
+        lines = [
+            f"{output}: {store.n_obs:,} cells, views {', '.join(store.views)}",
+            f"next: scstore fit {output} --label COLUMN -o heads/NAME"
+            if control is None
+            else f"next: scstore evaluate STORE --label COLUMN --control {control['kind']}={output}",
+        ]
+    state.output.result(store.info, *lines)
+
+
+def show_panel(panel: Panel, given: Mapping[str, Any]) -> None:
+    """Print the first genes of a panel and the next command."""
+    output, orthologs = given["output"], given["orthologs"]
+    purpose = "chosen without labels" if given["label_free"] else f"that separate {panel.label}"
+    symbols = [str(name) for name in panel.obs["symbol"]]
+    more = ", …" if len(symbols) > SHOWN else ""
+    state.output.result(
+        {"panel": str(output), "digest": panel.digest, "genes": symbols, "record": dict(panel.record)},
+        f"{output}: {len(panel)} genes {purpose}: {', '.join(symbols[:SHOWN])}{more}",
+        f"next: scstore extract CELLS -o STORE --panel {output}"
+        + ("" if orthologs is None else f" --orthologs {orthologs}"),
+    )
+
+
+def show_align(projector: ProjectorFile, given: Mapping[str, Any]) -> None:
+    """Print the learning curve and the next command."""
+    best, output = projector.training["best_epoch"], given["output"]
+    rows = []
+    for row in projector.curve:
+        views = row["held_out"].values()
+        scores = [sum(view[score] for view in views) / len(views) for score in ("accuracy", "macro_f1")]
+        losses = ["" if row[name] is None else f"{row[name]:.3f}" for name in ("train_loss", "held_out_loss")]
+        rows.append([str(row["epoch"]), *losses, *(f"{score:.3f}" for score in scores)])
+    state.output.table(
+        f"learning curve, means over the readouts (epoch {best} was kept)",
+        ["epoch", "train loss", "held-out loss", "accuracy", "macro-F1"],
+        rows,
+    )
+    same = "".join(f" --{name} {given[name]}" for name in ("genes", "panel", "orthologs") if given[name])
+    state.output.result(
+        {"projector": str(output), "digest": projector.digest, "best_epoch": best, "curve": projector.curve},
+        f"{output}: trained on {len(projector.trained_on):,} cells for {given['label']}, best epoch {best}",
+        f"next: scstore extract CELLS -o STORE --projector {output}{same}",
+    )
+
+
+def show_demo(result: DemoResult, _given: Mapping[str, Any]) -> None:
+    """Print the table and what to try next."""
+    state.output.table(*result.table())
+    state.output.result(result.as_json(), *result.lines())
+
+
+def show_build_genes(table: GeneTable, given: Mapping[str, Any]) -> None:
+    """Print the size of a new table and the next command."""
+    output = given["output"]
+    state.output.result(
+        {"genes": str(output), "n_genes": len(table), "width": table.width, "digest": table.digest},
+        f"{output}: {len(table):,} genes × {table.width}",
+        f"next: scstore extract CELLS -o STORE --genes {output}",
+    )
+
+
+def show_describe_genes(found: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Print what a table holds."""
+    organisms = ", ".join(f"{name or 'not named'} {count:,}" for name, count in found["organisms"].items())
+    state.output.result(
+        found,
+        f"{given['path']}: {found['n_genes']:,} genes × {found['width']}",
+        f"encoder: {', '.join(f'{name} {value}' for name, value in found['encoder'].items())}",
+        f"template: {found['template'] or 'none'}",
+        f"organisms: {organisms}",
+        f"sources of the texts: {found['coverage']}",
+        f"digest: {found['digest']}",
+    )
+
+
+def show_fit(head: AnyHead, given: Mapping[str, Any]) -> None:
+    """Write the model card and print how good the head is."""
+    from scstore.report.card import save_model_card
+
+    folder = Path(given["output"])
+    card = save_model_card(head, folder / "README.md", name=folder.name, overwrite=True)
+    state.output.result(
+        {"head": str(folder), "classes": [str(name) for name in head.classes_], "held_out": head.held_out_},
+        f"{folder}: {given['head']} head for {len(head.classes_)} labels on {', '.join(head.views_)}",
+        *level_lines(head.record_),
+        held_out_line(head.held_out_),
+        f"model card: {card}",
+        f"next: scstore predict STORE --head {folder} -o annotated.h5ad",
+    )
+
+
+def level_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return how accurate each level of a head of several levels is."""
+    levels = [
+        f"{level['column']} {level['held_out']['accuracy']:.3f} ({len(level['classes'])} labels)"
+        for level in record.get("levels", [])
+        if level["held_out"]["n"]
+    ]
+    return [f"accuracy on held-out cells, coarse to fine: {', '.join(levels)}"] if levels else []
+
+
+def held_out_line(held_out: Mapping[str, Any]) -> str:
+    """Return the scores on held-out cells."""
+    if not held_out["n"]:
+        return "No label has enough cells to hold any out; no accuracy is reported."
+    return (
+        f"on {held_out['n']:,} cells held out in turn: accuracy {held_out['accuracy']:.3f}, macro-F1 "
+        f"{held_out['macro_f1']:.3f}, calibration error {held_out['ece']:.3f}"
+    )
+
+
+def show_predict_to_file(counts: PredictionCounts, given: Mapping[str, Any]) -> None:
+    """Print how many cells have which label, and why others have none."""
+    labels = dict(sorted(counts.cells.items(), key=lambda item: -item[1]))
+    rows = []
+    for name in [*labels, *(name for name in counts.majority if name not in labels)]:
+        n = labels.get(name, 0)
+        mean = f"{counts.confidence[name] / n:.3f}" if n else "-"
+        rows.append([name, f"{n:,}", mean, *([f"{counts.majority.get(name, 0):,}"] if counts.majority else [])])
+    headings = ["label", "cells", "mean confidence", *(["by majority"] if counts.majority else [])]
+    state.output.table(f"{given['output']}: {counts.n_cells:,} cells", headings, rows)
+    lines = []
+    if coarse := counts.statuses.get("coarse", 0):
+        lines.append(f"{coarse:,} cells have a coarse label because their finest one is unsure")
+    if why := [f"{counts.statuses[name]:,} {text}" for name, text in REASONS.items() if counts.statuses.get(name)]:
+        lines.append(f"unassigned: {', '.join(why)}; the most probable label of each is in best_label")
+    values = {"output": str(given["output"]), "n_cells": counts.n_cells, "labels": labels, "statuses": counts.statuses}
+    state.output.result(values | ({"majority": counts.majority} if counts.majority else {}), *lines)
+
+
+def show_query_to_file(found: QueryResult, given: Mapping[str, Any]) -> None:
+    """Print how many neighbours were written, and the shares by group."""
+    output, k, column, by = (given[name] for name in ("output", "k", "summarise", "by"))
+    if found.groups is not None:
+        rows = [
+            [str(row[by]), str(row["label"]), f"{row['fraction']:.3f}", f"{row['coherence']:.3f}"]
+            for _, row in found.groups.iterrows()
+        ]
+        title = f"{output}: {column} of the {k} neighbours of each cell, by {by}"
+        state.output.table(title, [by, column, "fraction", "coherence"], rows)
+    numbers = {"n_cells": found.n_cells, "n_rows": found.n_rows, "k": k, "columns": list(found.columns)}
+    state.output.result(
+        {"output": str(output), **numbers},
+        f"{output}: {k} neighbours of each of {found.n_cells:,} cells, median distance {found.median_distance:.3f}"
+        if column is None
+        else f"{output}: shares of {column} among {k} neighbours of each of {found.n_cells:,} cells",
+    )
+
+
+def adapt_evaluate(
+    given: dict[str, Any],
+    *,
+    output: Annotated[
+        Path | None, Option("Folder for numbers, predictions, figures.", flags=("--output", "-o"))
+    ] = None,
+    figures: Annotated[bool, Option("Draw the figures (with -o; needs scstore[plot]).")] = True,
+    overwrite: Overwrite = False,
+) -> dict[str, Any]:
+    """Refuse an output that cannot be written before anything is computed."""
+    from scstore.report.evaluation_files import check_evaluation_output
+
+    if output is not None:
+        check_evaluation_output(output, figures=figures, overwrite=overwrite)
+    return given
+
+
+def show_evaluate(found: Evaluation, given: Mapping[str, Any]) -> None:
+    """Print every table, the main one last, and write the files."""
+    from scstore.report.evaluation_files import save_evaluation
+
+    if (output := given["output"]) is not None:
+        save_evaluation(found, output, figures=given["figures"], overwrite=given["overwrite"])
+        state.reporter.note(f"written to {output}")
+    if found.left_out_classes is not None:
+        state.output.table(found.left_out_classes.title, *found.left_out_classes.table())
+    for regime in found.regimes[1:]:
+        state.output.table(regime.title, *regime.table())
+        state.output.lines(*regime.notes, *regime.says)
+    first = found.regimes[0]
+    state.output.table(first.title, *first.table())
+    state.output.result(found.as_json(), *first.notes, *first.says)
+
+
+def show_export(written: Path, _given: Mapping[str, Any]) -> None:
+    """Print the file and its size."""
+    state.output.result({"output": str(written)}, f"{written}: {written.stat().st_size / 1e6:,.1f} MB")
+
+
+def show_verify(found: Verification, given: Mapping[str, Any]) -> None:
+    """Print every finding and the verdict."""
+    path = Path(given["path"])
+    lines = [_finding(path, finding) for finding in found.findings[:LISTED]]
+    if len(found.findings) > LISTED:
+        lines.append(f"… and {len(found.findings) - LISTED:,} more: scstore --json verify")
+    lines += [f"note: {note}" for note in found.notes]
+    lines += [f"removed: {name}" for name in found.removed]
+    if found.marked:
+        lines.append(f"marked as not extracted: {_shards(found.marked)}; run the same `scstore extract` to redo them")
+    elif found.damaged_shards:
+        lines.append(f"damaged: {_shards(found.damaged_shards)}; --repair lets the same `scstore extract` redo them")
+    if any(finding.shard is None for finding in found.findings):
+        lines.append("Damage outside the shards cannot be mended: restore it from a copy, or make it again.")
+    read = f"{found.n_files:,} files, {found.n_bytes / 1e6:,.1f} MB compared with their digests"
+    verdict = f"{len(found.findings):,} wrong" if found.findings else "nothing wrong"
+    hint = "" if found.deep or found.findings else "; --deep reads the views and the expression too"
+    state.output.result(found.as_json(), *lines, f"{path} ({found.kind}): {read}: {verdict}{hint}")
+    if not found.ok:
+        raise typer.Exit(EXIT_DAMAGED)
+
+
+def _finding(path: Path, finding: Finding) -> str:
+    where = f"{path}/{finding.file}" if finding.file and path.is_dir() else f"{path}"
+    message = finding.message.removeprefix(f"{where}: ").removeprefix(f"{where} ")
+    return f"{finding.problem}: {where}: {message}"
+
+
+def _shards(numbers: tuple[int, ...]) -> str:
+    more = f" and {len(numbers) - 10:,} more" if len(numbers) > 10 else ""
+    return f"shard{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers[:10]))}{more}"
