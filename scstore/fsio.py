@@ -28,39 +28,21 @@ from scstore.errors import DamagedError, InputError, LockedError, OutputError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = [
-    "Disk",
-    "atomic_folder",
-    "atomic_path",
-    "check_output",
-    "digest_bytes",
-    "digest_file",
-    "digest_tree",
-    "disk",
-    "fsync_dir",
-    "json_bytes",
-    "lock",
-    "read_json",
-    "reclaim_if_dead",
-    "remove_tree",
-    "write_bytes",
-    "write_json",
-]
 
+# Marks temporary files and folders, which may be deleted.
 PARTIAL = ".partial-"
-"""Marks temporary files and folders, which may be deleted."""
 
+# Marks what is being replaced, until its replacement has its name.
 OLD = f"{PARTIAL}old-"
-"""Marks what is being replaced, until its replacement has its name."""
 
+# Seconds between touches of a lock by its owner.
 HEARTBEAT = 30.0
-"""Seconds between touches of a lock by its owner."""
 
+# Seconds without a touch after which a lock's owner shows no sign of life.
 STALE = 600.0
-"""Seconds without a touch after which a lock's owner shows no sign of life."""
 
+# Seconds after which a lock without an owner in it may be deleted.
 STARTING = 60.0
-"""Seconds after which a lock without an owner in it may be deleted."""
 
 
 class Disk:
@@ -98,8 +80,8 @@ class Disk:
             path.unlink(missing_ok=True)
 
 
+# All of scstore writes with this one; only tests put another in its place.
 disk = Disk()
-"""All of scstore writes with this one; only tests put another in its place."""
 
 
 def digest_bytes(data: bytes | memoryview) -> str:
@@ -153,13 +135,11 @@ def read_json(path: str | os.PathLike[str], *, limit: int = 1 << 28) -> Any:
     """Read a JSON file; ``DamagedError`` if it has more than ``limit`` bytes or is not JSON in UTF-8."""
     file = Path(path)
     if (size := file.stat().st_size) > limit:
-        msg = f"{file}: {size:,} bytes are more than such a file can have ({limit:,}). It is damaged or not scstore's."
-        raise DamagedError(msg)
+        raise DamagedError(f"{file} is damaged or not scstore's: {size:,} bytes, where at most {limit:,} are possible.")
     try:
         return json.loads(file.read_bytes())
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        msg = f"{file}: not readable as JSON ({error}). The file is damaged: restore it or make it again."
-        raise DamagedError(msg) from error
+        raise DamagedError(f"{file} is damaged: not JSON ({error}). Restore it or make it again.") from error
 
 
 @contextmanager
@@ -191,10 +171,11 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
         if overwrite and stale.name.startswith(f".{target.name}{OLD}") and not target.exists():
             disk.rename(stale, target)  # a kill between the two renames of a replacement
         else:
-            remove_tree(stale)
+            disk.delete(stale)
     with _name_full_disk(target):
         partial = disk.make_unique_folder(target.parent, f".{target.name}{PARTIAL}")
-    partial.chmod(0o777 & ~_umask())
+    os.umask(mask := os.umask(0))
+    partial.chmod(0o777 & ~mask)
     try:
         with _name_full_disk(target):
             yield partial
@@ -208,10 +189,10 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
                 disk.rename(target, old)
             disk.rename(partial, target)
     except BaseException:
-        remove_tree(partial)
+        disk.delete(partial)
         raise
     fsync_dir(target.parent)
-    remove_tree(old)
+    disk.delete(old)
 
 
 @contextmanager
@@ -230,30 +211,17 @@ def _name_full_disk(target: Path) -> Iterator[None]:
         raise OSError(errno.ENOSPC, msg, str(target)) from error
 
 
-def remove_tree(path: Path) -> None:
-    """Delete a file, or a folder with its content, if it exists."""
-    disk.delete(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Raise ``OutputError`` if an output exists and may not be replaced, or cannot be written; make its folder."""
     target = Path(path)
     if target.exists() and not overwrite:
-        msg = f"{target} exists. Choose another name, or replace it with overwrite=True."
-        raise OutputError(msg)
+        raise OutputError(f"{target} exists. Choose another name, or replace it with overwrite=True.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=target.parent):
             pass
     except OSError as error:
-        msg = f"{target.parent}: cannot write there ({error.strerror}). Choose another place for {target.name}."
-        raise OutputError(msg) from error
+        raise OutputError(f"{target}: cannot write there ({error.strerror}). Choose another place.") from error
     return target
 
 
@@ -274,8 +242,7 @@ def lock(path: str | os.PathLike[str]) -> Iterator[None]:
             if not reclaim_if_dead(file):
                 _refuse_locked(file)
         except OSError as error:
-            msg = f"{file.parent}: cannot write there ({error.strerror})."
-            raise InputError(msg) from error
+            raise InputError(f"{file.parent}: cannot write there ({error.strerror}).") from error
     try:
         with _name_full_disk(file), handle:
             disk.write(handle, json.dumps(mine).encode())
@@ -311,8 +278,7 @@ def _refuse_locked(file: Path) -> None:
         return
     host, pid = owner.get("host"), owner.get("pid")
     holder = f"process {pid} on {host}" if host else "another process that is just starting"
-    msg = f"{file}: {holder} is writing here. Wait for it to end; if it is certainly dead, delete this lock file."
-    raise LockedError(msg)
+    raise LockedError(f"{file}: {holder} is writing here. Wait for it; if it is certainly dead, delete this lock file.")
 
 
 def reclaim_if_dead(file: Path) -> bool:

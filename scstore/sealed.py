@@ -26,8 +26,8 @@ from scstore.errors import DamagedError, GenesError, NewerFormatError, NotAStore
 from scstore.untrusted.hdf5 import check_hdf5
 from scstore.untrusted.safetensors import WEIGHTS_LIMIT, read_weights
 
+# A JSON object that names a feature space.
 Space = Mapping[str, Any]
-"""A JSON object that names a feature space."""
 
 
 def canonical_json(value: Any) -> str:
@@ -87,11 +87,11 @@ def differences(old: Space, new: Space) -> list[str]:
     ]
 
 
+# Format of stores, heads, projectors, gene tables and panels. A larger first number cannot be read.
 FORMAT = "1.0"
-"""Format of stores, heads, projectors, gene tables and panels. A larger first number cannot be read."""
 
+# Bytes of a folder's description, at writing and at reading.
 DESCRIPTION_LIMIT = 1 << 26
-"""Bytes of a folder's description, at writing and at reading."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,7 @@ ContentT = TypeVar("ContentT", bound=Digested)
 def check_format(path: Path, found: object) -> None:
     """Raise ``NewerFormatError`` for a larger first number than ours, ``DamagedError`` for what is not a version."""
     if not isinstance(found, str) or not re.fullmatch(r"[0-9]{1,6}\.[0-9]{1,6}", found):
-        msg = f"{path}: {str(found)[:20]!r} is not a format version. The file is damaged or not from scstore."
-        raise DamagedError(msg)
+        raise DamagedError(f"{path} is damaged or not from scstore: {str(found)[:20]!r} is not a format version.")
     if int(found.partition(".")[0]) > int(FORMAT.partition(".")[0]):
         raise NewerFormatError(path, found, FORMAT)
 
@@ -143,8 +142,7 @@ def read_sealed_json(file: Path, *, limit: int, cure: str, has_format: bool = Tr
         check_format(file, document.get("format"))
     body = unseal(document)
     if body is None or file.read_bytes() != fsio.json_bytes(document):
-        msg = f"{file} does not match its own digest. {cure}"
-        raise DamagedError(msg)
+        raise DamagedError(f"{file} does not match its own digest. {cure}")
     return body
 
 
@@ -152,8 +150,7 @@ def check_sealed_output(path: str | os.PathLike[str], kind: FolderKind, *, overw
     """Raise ``OutputError`` if a folder exists and may not be replaced, is of another kind, or cannot be written."""
     target = fsio.check_output(path, overwrite=overwrite)
     if target.exists() and not (target / kind.description).is_file():
-        msg = f"{target} exists and is not a {kind.name}, so it is not replaced. Choose another name."
-        raise OutputError(msg)
+        raise OutputError(f"{target} exists and is not a {kind.name}, so it is not replaced. Choose another name.")
     return target
 
 
@@ -175,14 +172,12 @@ def write_sealed_folder(
         body = seal({**document, "format": FORMAT, "weights": fsio.digest_bytes(weights)})
         description = fsio.json_bytes(body)
     except (TypeError, ValueError) as error:
-        msg = f"The {kind.name} cannot be described in JSON ({error}). Give text, finite numbers, lists and mappings."
-        raise OptionError(msg) from error
+        raise OptionError(f"JSON cannot hold the {kind.name} ({error}). Give text, finite numbers, lists.") from error
     if json.loads(description) != body:
-        msg = f"The {kind.name} would not come back from JSON as it is. Give lists for tuples and text for keys."
-        raise OptionError(msg)
+        raise OptionError(f"JSON would change the {kind.name}. Give lists for tuples and text for keys.")
     if len(description) > DESCRIPTION_LIMIT:
-        msg = f"The description of the {kind.name} has {len(description):,} bytes; at most {DESCRIPTION_LIMIT:,} fit."
-        raise OptionError(msg)
+        size = f"{len(description):,} bytes; at most {DESCRIPTION_LIMIT:,} fit"
+        raise OptionError(f"The description of the {kind.name} has {size}.")
     with fsio.atomic_folder(target, overwrite=overwrite) as folder:
         fsio.write_bytes(folder / kind.weights, weights)
         fsio.write_bytes(folder / kind.description, description)
@@ -199,14 +194,11 @@ def read_sealed_folder(
     """
     description, weights = Path(path) / kind.description, Path(path) / kind.weights
     if not description.is_file():
-        files = f"a folder with {kind.description} and {kind.weights}"
-        msg = f"{path}: there is no {kind.name} ({files}). Make one with `{kind.command}`."
-        raise NotAStoreError(msg)
+        raise NotAStoreError(f"{path}: no {kind.name} ({kind.description}) is there. Make one with `{kind.command}`.")
     cure = f"Restore it from a copy, or make it again with `{kind.command}`."
     document = read_sealed_json(description, limit=DESCRIPTION_LIMIT, cure=cure)
     if not weights.is_file():
-        msg = f"{weights} is missing. {cure}"
-        raise DamagedError(msg)
+        raise DamagedError(f"{weights} is missing. {cure}")
     return document, read_weights(weights, digest=str(document.get("weights")), limit=limit)
 
 
@@ -239,8 +231,7 @@ def read_sealed_file(
     """
     file = Path(path)
     if not file.is_file():
-        msg = f"{file}: there is no such {kind.name}. Make one with `{kind.command}`."
-        raise GenesError(msg)
+        raise GenesError(f"{file}: there is no such {kind.name}. Make one with `{kind.command}`.")
     check_hdf5(file, error=GenesError)
     cure = f"Restore it from a copy, or make it again with `{kind.command}`."
     try:
@@ -261,9 +252,7 @@ def read_sealed_file(
         raise
     except Exception as error:  # so does anndata
         reason = " ".join(str(error).split())[:200]
-        msg = f"{file}: this {kind.name} is damaged ({reason}). {cure}"
-        raise DamagedError(msg) from error
+        raise DamagedError(f"{file}: this {kind.name} is damaged ({reason}). {cure}") from error
     if not intact:
-        msg = f"{file}: the content does not match its digest. {cure}"
-        raise DamagedError(msg)
+        raise DamagedError(f"{file}: the content does not match its digest. {cure}")
     return content

@@ -13,8 +13,6 @@ import pandas as pd
 from scstore import fsio
 from scstore.errors import OutputError
 
-__all__ = ["FORMATS", "TableWriter", "check_table", "open_table", "write_table"]
-
 FORMATS = (".parquet", ".csv")
 
 
@@ -28,8 +26,7 @@ def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pat
     """
     target = Path(path)
     if target.suffix not in FORMATS:
-        msg = f"{target}: the name must end in one of {', '.join(FORMATS)}."
-        raise OutputError(msg)
+        raise OutputError(f"{target}: the name must end in one of {', '.join(FORMATS)}.")
     return fsio.check_output(target, overwrite=overwrite)
 
 

@@ -20,8 +20,6 @@ from scstore.store.verify_store import Finding, Verification, record_findings, r
 from scstore.untrusted.hdf5 import check_hdf5
 from scstore.untrusted.safetensors import check_layout
 
-__all__ = ["verify"]
-
 BLOCK_ROWS = 4096
 
 SEALED_NOTE = "the digest covers the content: genes, texts, vectors; not the bytes that HDF5 leaves unused"
@@ -76,8 +74,7 @@ def verify(
         return verify_store(target, deep=deep, gc=gc, repair=repair, progress=progress)
     kind, check, note = _kind(target)
     if gc or repair:
-        msg = f"{'gc' if gc else 'repair'}=True: {target} is not a store that `scstore extract` wrote, but: {kind}."
-        raise OptionError(msg)
+        raise OptionError(f"{'gc' if gc else 'repair'}=True is for stores alone; {target} is an artifact: {kind}.")
     findings = tuple(check(target))
     sizes = [file.stat().st_size for file in ([target] if target.is_file() else target.iterdir()) if file.is_file()]
     whole = deep or kind != "exported store"
@@ -87,8 +84,7 @@ def verify(
 def _kind(path: Path) -> tuple[str, Check, str]:
     """Return what a path holds, its check, and a note."""
     if not path.exists():
-        msg = f"{path}: no such file or folder."
-        raise NotAStoreError(msg)
+        raise NotAStoreError(f"{path}: no such file or folder.")
     if path.is_dir() and (found := _folder_kind(path)) is not None:
         folder, load = found
         others = {file.name for file in path.iterdir()} - {folder.description, folder.weights}
@@ -102,8 +98,7 @@ def _kind(path: Path) -> tuple[str, Check, str]:
                 return kind, partial(_check_content, kind=kind), SEALED_NOTE
         if "record" in keys:
             return "exported store", _check_export, EXPORT_NOTE
-    msg = f"{path} was not written by scstore, so there are no digests to compare with."
-    raise NotAStoreError(msg)
+    raise NotAStoreError(f"{path} was not written by scstore, so there are no digests to compare with.")
 
 
 def _folder_kind(path: Path) -> tuple[FolderKind, Callable[[Path], Any]] | None:

@@ -118,4 +118,4 @@ def _finish(processes: Warm, root: Path, expected: str, found: Kills) -> None:
 
 def _start_anew(root: Path) -> None:
     for file in root.parent.iterdir():
-        fsio.remove_tree(file)
+        fsio.disk.delete(file)

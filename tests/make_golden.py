@@ -19,7 +19,7 @@ from support import ROOT, make_cells, write_model
 
 import scstore
 from scstore import fsio
-from scstore.store.layout import FORMAT
+from scstore.sealed import FORMAT
 
 HEADS = ("linear", "mlp", "knn")
 

@@ -140,7 +140,7 @@ class Warm:
     def __init__(self, connection: Connection, whole: Path) -> None:
         self._connection = connection
         self.whole = whole
-        fsio.remove_tree(whole)  # the first one loaded everything; this one is like those that come
+        fsio.disk.delete(whole)  # the first one loaded everything; this one is like those that come
         self.unbroken = self.run(Job(whole))
 
     def start(self, *jobs: Job) -> None:

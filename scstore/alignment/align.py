@@ -76,10 +76,10 @@ def align(cells: Cells, output: Output, options: AlignOptions) -> ProjectorFile:
     begun_in = target.with_name(f"{target.name}.training")
     with fsio.lock(target.with_name(f"{target.name}.lock")):
         if options.overwrite:
-            fsio.remove_tree(begun_in)
+            fsio.disk.delete(begun_in)
         projector = _train(cells, target, begun_in, options, progress)
         save_projector(projector, target, overwrite=options.overwrite)
-        fsio.remove_tree(begun_in)
+        fsio.disk.delete(begun_in)
     if not projector.training["best_epoch"]:
         progress.warn("No epoch lowered the held-out loss: the projector is the one that training started at.")
     return projector

@@ -72,7 +72,7 @@ def save_training(
     document = {"settings": dict(settings), "state": asdict(state)}
     write_sealed_folder(target, KIND, document, arrays, overwrite=True)
     for old in set(folder.iterdir()) - {target}:
-        fsio.remove_tree(old)
+        fsio.disk.delete(old)
 
 
 def load_training(folder: Path) -> tuple[dict[str, Any], TrainingState, dict[str, NDArray[Any]]] | None:

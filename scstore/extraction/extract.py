@@ -145,7 +145,7 @@ def extract(cells: Cells, output: Output, options: ExtractOptions) -> Store:
         _run(target, plan, process.part, progress)
         store = open_store(target)
         if store.is_complete:
-            fsio.remove_tree(target / SCRATCH_EXPRESSION)
+            fsio.disk.delete(target / SCRATCH_EXPRESSION)
     return store
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from numpy import ndarray
 
@@ -12,6 +12,7 @@ from scstore.heads.across_genes import KIND, AcrossGenesHead
 from scstore.heads.base import JSON, State, require
 from scstore.heads.fusion import FusedHead
 from scstore.heads.rows import Array
+from scstore.options import Option, public
 from scstore.sealed import FolderKind, read_sealed_folder, write_sealed_folder
 from scstore.untrusted.safetensors import WEIGHTS_LIMIT
 
@@ -49,20 +50,18 @@ def save_head(
     write_sealed_folder(path, HEAD, {**document, "record": dict(record)}, arrays, overwrite=overwrite)
 
 
-def load_head(path: str | os.PathLike[str], *, limit: int = WEIGHTS_LIMIT) -> tuple[AnyHead, dict[str, JSON]]:
-    """Read a head that :func:`save_head` wrote. Other files in the folder are ignored.
-
-    Parameters
-    ----------
-    path
-        The folder.
-    limit
-        Most bytes of weights to read.
+@public
+def load_head(
+    path: Annotated[str | os.PathLike[str], Option("Folder of a head, as scstore.fit writes it.")],
+    *,
+    limit: Annotated[int, Option("Most bytes of weights to read.", minimum=0)] = WEIGHTS_LIMIT,
+) -> tuple[AnyHead, dict[str, JSON]]:
+    """Read a head that :func:`scstore.fit` wrote. Other files in the folder are ignored.
 
     Returns
     -------
     head, record
-        The fitted head, and what :func:`save_head` kept with it.
+        The fitted head, and what it was trained on and how, as JSON values.
 
     Raises
     ------

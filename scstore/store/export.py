@@ -18,10 +18,8 @@ from scstore.options import Option, Overwrite, public
 from scstore.store.reader import Store, open_store
 from scstore.store.views import ARRAY, View, write_csr
 
-__all__ = ["export", "write_h5ad"]
-
+# Bytes of a block of rows on their way from the store to the file.
 BLOCK_BYTES = 1 << 25
-"""Bytes of a block of rows on their way from the store to the file."""
 
 SPARSE_ROWS = 4096
 

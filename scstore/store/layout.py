@@ -19,30 +19,30 @@ from scstore.sealed import Space, fingerprint
 from scstore.untrusted.hdf5 import check_hdf5
 from scstore.untrusted.zarr import BoundedStore
 
+# Folder of scstore's own JSON beside the Zarr nodes.
 LEDGER = "_scstore"
-"""Folder of scstore's own JSON beside the Zarr nodes."""
 
 MANIFEST = f"{LEDGER}/manifest.json"
+# Expression that extraction works from, until the run ends, where it is not kept as ``X``.
 SCRATCH_EXPRESSION = f"{LEDGER}/expression"
-"""Expression that extraction works from, until the run ends, where it is not kept as ``X``."""
 
 STATUS = "scstore_status"
 STATUS_OK = "ok"
+# In ``obs``: a cell without any expressed gene of the table (and panel); its rows are zeros.
 STATUS_EMPTY = "empty"
-"""In ``obs``: a cell without any expressed gene of the table (and panel); its rows are zeros."""
 
 SEEN_BY_PANEL = "scstore_seen_by_panel"
+# Boolean columns of ``obs``, present only where a panel fitted on labels or a trained projector was used: whether it
+# saw this cell's label. `evaluate` does not score such cells unless asked.
 SEEN_BY_PROJECTOR = "scstore_seen_by_projector"
-"""Boolean columns of ``obs``, present only where a panel fitted on labels or a trained projector was used: whether it
-saw this cell's label. `evaluate` does not score such cells unless asked."""
 
 SHARD_BYTES = 16 * 2**20
 MAX_SHARD_ROWS = 4096
 
 STORED_DTYPES = ("float16", "float32")
 
+# Bytes of a column's name, which is a folder's name too; file systems take up to 255.
 LONGEST_COLUMN = 200
-"""Bytes of a column's name, which is a folder's name too; file systems take up to 255."""
 
 RESERVED_COLUMNS = ("", ".", "..", "_index", "zarr.json")
 
@@ -58,12 +58,8 @@ class ViewSpec:
 
     def as_json(self) -> dict[str, Any]:
         """Return the view's part of the run's record."""
-        return {
-            "width": self.width,
-            "dtype": self.dtype,
-            "space": dict(self.space),
-            "fingerprint": fingerprint(self.space),
-        }
+        space = {"space": dict(self.space), "fingerprint": fingerprint(self.space)}
+        return {"width": self.width, "dtype": self.dtype, **space}
 
 
 @dataclass(frozen=True)
@@ -103,11 +99,9 @@ def view_specs(record: Mapping[str, Any]) -> dict[str, ViewSpec]:
         for name, view in record["views"].items()
     }
     if any("/" in name or not is_inside(name) for name in specs):
-        msg = "the name of a view leads out of the store"
-        raise ValueError(msg)
+        raise ValueError("the name of a view leads out of the store")
     if int(record["shard_rows"]) < 1 or any(s.width < 1 or s.dtype not in STORED_DTYPES for s in specs.values()):
-        msg = "a shard has no rows, or a view has no width or an unknown dtype"
-        raise ValueError(msg)
+        raise ValueError("a shard has no rows, or a view has no width or an unknown dtype")
     return specs
 
 
@@ -115,9 +109,8 @@ def check_columns(columns: Iterable[object]) -> None:
     """Raise ``CellsError`` for names of ``obs`` columns that a store cannot hold, before anything is written."""
     seen: set[str] = set()
     for name in map(str, columns):
-        if (why := _column_problem(name, seen)) is not None:
-            msg = f"obs column {name[:60]!r} {why}. Rename it, or leave it out of the cells."
-            raise CellsError(msg)
+        if why := _column_problem(name, seen):
+            raise CellsError(f"obs column {name[:60]!r} {why}. Rename it, or leave it out of the cells.")
         seen.add(name)
 
 
@@ -164,8 +157,7 @@ def decoding(source: Path, name: str) -> Iterator[None]:
 def open_group(path: Path) -> Any:
     """Open the root group of a store or an AnnData, Zarr or HDF5; ``NotAStoreError`` if there are no cells in it."""
     if not path.exists():
-        msg = f"{path}: no such file or folder."
-        raise NotAStoreError(msg)
+        raise NotAStoreError(f"{path}: no such file or folder.")
     if not path.is_dir():
         check_hdf5(path)
     try:
@@ -183,6 +175,5 @@ def open_group(path: Path) -> Any:
     with decoding(path, "its list of parts"):
         has_cells = "obs" in group
     if not has_cells:
-        msg = f"{path} is not an AnnData: it has no `obs`."
-        raise NotAStoreError(msg)
+        raise NotAStoreError(f"{path} is not an AnnData: it has no `obs`.")
     return group

@@ -21,8 +21,8 @@ from scstore.sealed import FORMAT, canonical_json, check_format, read_sealed_jso
 from scstore.store.layout import MANIFEST, StorePlan, chunk_path, is_inside, record_path
 
 MANIFEST_LIMIT = 1 << 28
+# Bytes of a shard's record; a view takes about 150.
 RECORD_LIMIT = 1 << 20
-"""Bytes of a shard's record; a view takes about 150."""
 
 CURE = "Restore the store from a copy."
 REDO = "Run the same `scstore extract` again to redo this shard."
@@ -37,12 +37,10 @@ def read_run_record(path: Path, group: Any) -> dict[str, Any] | None:
         record = json.loads(str(read_elem(group["uns/scstore/record"])))
         found, body = record["format"], unseal(record)
     except Exception as error:  # damaged metadata makes a library raise anything
-        msg = f"{where} cannot be read ({error}). {CURE}"
-        raise DamagedError(msg) from error
+        raise DamagedError(f"{where} cannot be read ({error}). {CURE}") from error
     check_format(path, found)
     if body is None:
-        msg = f"{where} does not match its digest. {CURE}"
-        raise DamagedError(msg)
+        raise DamagedError(f"{where} does not match its digest. {CURE}")
     return body
 
 
@@ -60,12 +58,10 @@ def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
     try:
         body = read_sealed_json(file, limit=MANIFEST_LIMIT, cure=CURE)
     except FileNotFoundError:
-        msg = f"{file} is missing, so the store's files cannot be checked. {CURE}"
-        raise DamagedError(msg) from None
+        raise DamagedError(f"{file} is missing, so the store's files cannot be checked. {CURE}") from None
     files = body.get("files")
     if not isinstance(files, dict) or not all(is_inside(name) and _is_file(value) for name, value in files.items()):
-        msg = f"{file} does not list files of the store. {CURE}"
-        raise DamagedError(msg)
+        raise DamagedError(f"{file} does not list files of the store. {CURE}")
     return files
 
 
@@ -99,8 +95,7 @@ def check_fixed_files(root: Path, folder: str) -> None:
     """Raise ``DamagedError`` unless the files of a folder of the store match the manifest; before they are decoded."""
     for name, expected in read_manifest(root).items():
         if name.startswith(f"{folder}/") and (problem := file_problem(root / name, expected)) is not None:
-            msg = f"{root / name} {problem[1]}. {CURE} `scstore verify {root}` lists all that is wrong."
-            raise DamagedError(msg)
+            raise DamagedError(f"{root / name} {problem[1]}. {CURE} `scstore verify {root}` lists all that is wrong.")
 
 
 def ids_digest(ids: Sequence[str]) -> str:
@@ -126,8 +121,7 @@ def read_record(root: Path, shard: int) -> dict[str, Any] | None:
     views: Any = body.get("views")
     whole = isinstance(views, dict) and {"start", "stop", "ids"} <= body.keys()
     if body.get("shard") != shard or not whole or not all(map(_is_view, views, views.values())):
-        msg = f"{file} is not the record of this shard. {REDO}"
-        raise DamagedError(msg)
+        raise DamagedError(f"{file} is not the record of this shard. {REDO}")
     return body
 
 
@@ -166,15 +160,13 @@ class Part:
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
-            msg = f"shard='{self.index}/{self.count}': parts are numbered from 0 to {self.count - 1}."
-            raise OptionError(msg)
+            raise OptionError(f"shard='{self.index}/{self.count}': parts are numbered from 0 to {self.count - 1}.")
 
     @classmethod
     def parse(cls, text: str) -> Part:
         """Read ``i/n``."""
         if (found := re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)) is None:
-            msg = f"shard={text!r}: give i/n, such as 0/8 for the first of eight parts."
-            raise OptionError(msg)
+            raise OptionError(f"shard={text!r}: give i/n, such as 0/8 for the first of eight parts.")
         return cls(int(found[1]), int(found[2]))
 
     def owns(self, shard: int) -> bool:
@@ -198,12 +190,11 @@ def part_lock(root: Path, part: Part) -> Iterator[None]:
     with fsio.lock(_path(root, part)):
         for other, file in _held(root):
             if other != part and part.overlaps(other) and not fsio.reclaim_if_dead(file):
-                msg = (
+                raise LockedError(
                     f"{file}: another process extracts part {other.index} of {other.count} of {root}, which shares "
                     f"shards with part {part.index} of {part.count}. Wait for it, or give every process shard='i/n' "
                     "with the same n."
                 )
-                raise LockedError(msg)
         yield
 
 
@@ -213,11 +204,7 @@ def _path(root: Path, part: Part) -> Path:
 
 
 def _held(root: Path) -> Iterator[tuple[Part, Path]]:
+    names = re.compile(re.escape(root.name) + r"\.(?:(\d{1,6})of(\d{1,6})\.)?lock")
     for file in sorted(root.parent.iterdir()):
-        if not file.name.startswith(f"{root.name}."):
-            continue
-        name = file.name.removeprefix(f"{root.name}.")
-        if name == "lock":
-            yield Part(), file
-        elif found := re.fullmatch(r"(\d{1,6})of(\d{1,6})\.lock", name):
-            yield Part(int(found[1]), int(found[2])), file
+        if found := names.fullmatch(file.name):
+            yield Part(int(found[1] or 0), int(found[2] or 1)), file

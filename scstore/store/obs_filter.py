@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 from scstore.errors import OptionError
 from scstore.options import did_you_mean
 
-__all__ = ["cells_where"]
-
+# Characters of a condition.
 LONGEST = 10_000
-"""Characters of a condition."""
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -34,8 +32,8 @@ COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.GtE: operator.ge,
 }
 
+# A text, or a column in backticks.
 QUOTED = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|`([^`]+)`""")
-"""A text, or a column in backticks."""
 
 COLUMN = "_column_{}_"
 

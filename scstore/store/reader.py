@@ -25,10 +25,8 @@ from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, Store
 from scstore.store.ledger import check_fixed_files, committed_shards, read_run_record
 from scstore.store.views import ArrayView, ExpressionView, ShardView, View, open_csr
 
-__all__ = ["EXPRESSION_SPACE", "Store", "open_store"]
-
+# Feature space of log-normalised expression, the same for every data set: genes are matched by name.
 EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM, "log1p": True}}
-"""Feature space of log-normalised expression, the same for every data set: genes are matched by name."""
 
 
 class Store:
@@ -97,14 +95,12 @@ class Store:
     @cached_property
     def views(self) -> tuple[str, ...]:
         """Names of the feature matrices: the dense entries of ``obsm``, then ``X`` where there is expression."""
-        if self.is_sharded:
-            return (*self._specs, "X") if self._has_expression else tuple(self._specs)
-        with decoding(self.path, "obsm"):
-            obsm = self._group.get("obsm")
-            shapes = {} if obsm is None else {name: getattr(obsm[name], "shape", ()) for name in sorted(obsm)}
-        names = [name for name, shape in shapes.items() if len(shape) == 2]
-        order = list(self._specs)
-        names.sort(key=lambda name: order.index(name) if name in order else len(order))
+        names = list(self._specs)
+        if not self.is_sharded:
+            with decoding(self.path, "obsm"):
+                obsm = self._group.get("obsm", {})
+                names = [name for name in sorted(obsm) if len(getattr(obsm[name], "shape", ())) == 2]
+            names.sort(key=[*self._specs, *names].index)
         return (*names, "X") if self._has_expression else tuple(names)
 
     @property
@@ -128,8 +124,7 @@ class Store:
         matrices = [name for name in self.views if name != "X"]
         if len(matrices) == 1:
             return matrices[0]
-        msg = f"{self.path} has no default view. It has: {', '.join(self.views) or 'none'}."
-        raise InputError(msg)
+        raise InputError(f"{self.path} has no default view. It has: {', '.join(self.views) or 'none'}.")
 
     @property
     def default_views(self) -> tuple[str, ...]:
@@ -158,18 +153,17 @@ class Store:
         if name == "readout":
             name = self.default_view
         if name not in self.views:
-            suggestion = did_you_mean(name, self.views)
-            msg = f"{self.path} has no view {name!r}.{suggestion} It has: {', '.join(self.views) or 'none'}."
-            raise InputError(msg)
+            known = f"{did_you_mean(name, self.views)} It has: {', '.join(self.views) or 'none'}."
+            raise InputError(f"{self.path} has no view {name!r}.{known}")
         if name == "X":
             return self._expression
         if self.plan is not None and name in self._specs:
             return ShardView(self.path, self.plan, self._specs[name])
         with decoding(self.path, name):
             array = self._group["obsm"][name]
+        space: Space = {"view": name, "source": "not extracted by scstore", "width": int(array.shape[1])}
         if name in self._specs:
-            return ArrayView(name, array, self._specs[name].space, source=self.path)
-        space = {"view": name, "source": "not extracted by scstore", "width": int(array.shape[1])}
+            space = self._specs[name].space
         return ArrayView(name, array, space, source=self.path)
 
     @property
@@ -212,11 +206,10 @@ class Store:
         """
         committed = self.committed
         if not committed.all() and not allow_partial:
-            msg = (
+            raise IncompleteStoreError(
                 f"{self.path}: {int((~committed).sum()):,} of {self.n_obs:,} cells are not extracted yet. Run the same "
                 "`scstore extract` again to finish, or use the others alone with allow_partial=True."
             )
-            raise IncompleteStoreError(msg)
         return np.flatnonzero(committed & ~self.empty)
 
     @property
@@ -226,12 +219,8 @@ class Store:
         views = {}
         for name in self.views:
             view = self.view(name)
-            views[name] = {
-                "width": view.shape[1],
-                "dtype": str(view.dtype),
-                "fingerprint": view.fingerprint,
-                "space": dict(view.space),
-            }
+            space = {"fingerprint": view.fingerprint, "space": dict(view.space)}
+            views[name] = {"width": view.shape[1], "dtype": str(view.dtype), **space}
         committed = int(self.committed.sum())
         return {
             "path": str(self.path),
@@ -340,8 +329,7 @@ class Store:
             return ExpressionView(rows, shape, EXPRESSION_SPACE)
         cells, slot = self._cells, self._expression_slot
         if cells is None or slot is None:
-            msg = f"{self.path} has no expression: neither counts nor log-normalised values."
-            raise InputError(msg)
+            raise InputError(f"{self.path} has no expression: neither counts nor log-normalised values.")
         return ExpressionView(partial(lognorm_block, cells, slot), cells.slots[slot.slot].shape, EXPRESSION_SPACE)
 
 

@@ -25,16 +25,14 @@ from scstore.store.layout import LEDGER, MANIFEST, SCRATCH_EXPRESSION, StorePlan
 from scstore.store.ledger import Part, creation_lock, file_problem, ids_digest, part_lock, read_manifest, read_record
 from scstore.store.reader import Store
 
-__all__ = ["Finding", "Verification", "record_findings", "rows_that_are_not_finite", "verify_store"]
-
+# Files that are read at once: SHA-256 runs outside Python's lock, so as many cores hash.
 MAX_THREADS = 8
-"""Files that are read at once: SHA-256 runs outside Python's lock, so as many cores hash."""
 
+# How zarr-python ends the names of files that it has not finished.
 ZARR_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
-"""How zarr-python ends the names of files that it has not finished."""
 
+# Endings of the files that `extract` writes beside a store, after its name without ``.zarr``.
 MADE_BESIDE = (".genes.h5ad", ".panel.h5ad")
-"""Endings of the files that `extract` writes beside a store, after its name without ``.zarr``."""
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -123,19 +121,15 @@ class _Tally:
         self.n_files += other.n_files
         self.n_bytes += other.n_bytes
 
-    def compare(
-        self, root: Path, name: str, expected: Mapping[str, Any], *, hashed: bool, shard: int | None = None
-    ) -> None:
-        """Compare a file with its size and digest."""
-        try:
-            problem = file_problem(root / name, expected, hashed=hashed)
-        except OSError as error:
-            self.findings.append(Finding(name, "unreadable", f"cannot be read ({error.strerror})"))
-            return
-        self.n_files += hashed
-        self.n_bytes += int(expected["bytes"]) if hashed else 0
-        if problem is not None:
-            self.findings.append(Finding(name, *problem, shard))
+
+def _compare(root: Path, name: str, expected: Mapping[str, Any], *, hashed: bool, shard: int | None = None) -> _Tally:
+    """Compare a file with its size and digest."""
+    try:
+        problem = file_problem(root / name, expected, hashed=hashed)
+    except OSError as error:
+        return _Tally([Finding(name, "unreadable", f"cannot be read ({error.strerror})")])
+    findings = [] if problem is None else [Finding(name, *problem, shard)]
+    return _Tally(findings, int(hashed), int(expected["bytes"]) if hashed else 0)
 
 
 def verify_store(
@@ -169,9 +163,8 @@ def _verify(root: Path, *, deep: bool, gc: bool, repair: bool, progress: Reporte
         tally.findings.append(Finding(name, "unexpected", message))
     notes = []
     if uncommitted:
-        notes.append(
-            f"{len(uncommitted):,} of {n_shards:,} shards are not extracted yet: run the same `scstore extract`"
-        )
+        ahead = f"{len(uncommitted):,} of {n_shards:,} shards are not extracted yet"
+        notes.append(f"{ahead}: run the same `scstore extract`")
     if repair:
         _mark(root, damaged)
     without_record = [*uncommitted, *(damaged if repair else ())]
@@ -217,9 +210,7 @@ def _check_fixed_files(root: Path, tally: _Tally, *, deep: bool, progress: Repor
         return {name for name in _files(root) if not name.startswith((f"{LEDGER}/", "obsm/"))}
 
     def compare(name: str) -> _Tally:
-        own = _Tally()
-        own.compare(root, name, files[name], hashed=deep or not _is_bulk(name))
-        return own
+        return _compare(root, name, files[name], hashed=deep or not _is_bulk(name))
 
     tally.n_files += 1
     tally.n_bytes += (root / MANIFEST).stat().st_size
@@ -276,26 +267,24 @@ def _check_shards(
 
 def _check_shard(root: Path, shard: int, plan: StorePlan | None, ids: list[str] | None, *, deep: bool) -> _Tally | None:
     """Compare a shard with its record, and that with the store's shape and cells; ``None`` without a record."""
-    file, own = record_path(root, shard), _Tally()
+    file = record_path(root, shard)
     name = file.relative_to(root).as_posix()
     try:
         record = read_record(root, shard)
         if record is None:
             return None
-        own.n_files, own.n_bytes = 1, file.stat().st_size
+        own = _Tally(n_files=1, n_bytes=file.stat().st_size)
     except DamagedError as error:
-        own.findings.append(Finding(name, "damaged", str(error), shard))
-        return own
+        return _Tally([Finding(name, "damaged", str(error), shard)])
     except OSError as error:
-        own.findings.append(Finding(name, "unreadable", f"cannot be read ({error.strerror})"))
-        return own
+        return _Tally([Finding(name, "unreadable", f"cannot be read ({error.strerror})")])
     if plan is not None and ids is not None and (fields := _contradictions(record, shard, plan, ids)):
         message = f"contradicts the store's shape or cells in: {', '.join(fields)}"
         own.findings.append(Finding(name, "inconsistent", message, shard))
         return own
     for view, expected in record["views"].items():
         chunk = chunk_path(root, view, shard).relative_to(root).as_posix()
-        own.compare(root, chunk, expected, hashed=deep, shard=shard)
+        own.add(_compare(root, chunk, expected, hashed=deep, shard=shard))
     return own
 
 
@@ -371,7 +360,7 @@ def _leftovers_inside(root: Path, *, complete: bool, views: Iterable[ViewSpec], 
 def _remove(root: Path, leftovers: list[str]) -> None:
     """Delete leftovers, and the folders of chunks that are empty then. The caller holds the store's lock."""
     for name in leftovers:
-        fsio.remove_tree(root / name)
+        fsio.disk.delete(root / name)
         parent = (root / name).parent
         if not name.startswith((LEDGER, "../")) and not any(parent.iterdir()):
             parent.rmdir()

@@ -21,21 +21,21 @@ from scstore.sealed import Space, fingerprint
 from scstore.store.layout import StorePlan, ViewSpec, chunk_path, decoding
 from scstore.store.ledger import REDO, file_problem, read_record
 
+# Values in a chunk: 4 MB before compression.
 SPARSE_CHUNK = 1 << 20
-"""Values in a chunk: 4 MB before compression."""
 
+# Values in a chunk of an HDF5 file, which stores whole chunks without compression.
 HDF5_CHUNK = 1 << 16
-"""Values in a chunk of an HDF5 file, which stores whole chunks without compression."""
 
+# How AnnData marks an array.
 ARRAY: dict[str, Any] = {"encoding-type": "array", "encoding-version": "0.2.0"}
-"""How AnnData marks an array."""
 
+# In Zarr a damaged chunk is then an error to any reader, and an absent one was lost.
 CHECKED: dict[str, Any] = {
     # level 1: expression compresses about as well as at higher levels, in half the time
     "compressors": ZstdCodec(level=1, checksum=True),
     "config": {"write_empty_chunks": True},
 }
-"""In Zarr a damaged chunk is then an error to any reader, and an absent one was lost."""
 
 
 def write_csr(group: zarr.Group | h5py.Group, blocks: Iterable[csr_matrix], n_columns: int) -> None:
@@ -162,13 +162,11 @@ class View:
     def _checked(self, index: NDArray[Any]) -> NDArray[np.int64]:
         if index.dtype == bool:
             if len(index) != len(self):
-                msg = f"{self.name}: a mask of {len(index)} rows for {len(self)}."
-                raise IndexError(msg)
+                raise IndexError(f"{self.name}: a mask of {len(index)} rows for {len(self)}.")
             return np.flatnonzero(index)
         index = index.astype(np.int64, copy=False) if index.size else np.zeros(0, dtype=np.int64)
         if index.size and (index.min() < -len(self) or index.max() >= len(self)):
-            msg = f"{self.name}: row {int(index.max())} of {len(self)}."
-            raise IndexError(msg)
+            raise IndexError(f"{self.name}: row {int(index.max())} of {len(self)}.")
         return np.where(index < 0, index + len(self), index)
 
     def _take(self, index: NDArray[np.int64]) -> Any:
@@ -180,10 +178,7 @@ class View:
             inside = ordered[blocks == block]
             first = int(inside[0])
             pieces.append(self._read(first, int(inside[-1]) + 1)[inside - first])
-        joined = self._join(pieces)
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        return joined[back]
+        return self._join(pieces)[np.argsort(order)]
 
     def _read(self, start: int, stop: int) -> Any:
         raise NotImplementedError  # pragma: no cover
@@ -240,16 +235,14 @@ class ShardView(View):
         start, stop = self._plan.bounds(shard)
         record = read_record(self._root, shard)
         if record is None:
-            msg = (
+            raise IncompleteStoreError(
                 f"{self._root}: cells {start:,} to {stop - 1:,} are not extracted yet. Run the same `scstore extract` "
                 "again, or leave them out with allow_partial=True."
             )
-            raise IncompleteStoreError(msg)
         size = self._plan.shard_rows * self.shape[1] * self.dtype.itemsize
         expected = {"digest": None, **record["views"].get(self.name, {}), "bytes": size}
         if (problem := file_problem(file, expected)) is not None:
-            msg = f"{file} {problem[1]} (cells {start:,} to {stop - 1:,}). {REDO}"
-            raise DamagedError(msg)
+            raise DamagedError(f"{file} {problem[1]} (cells {start:,} to {stop - 1:,}). {REDO}")
         self._verified.add(shard)
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:

@@ -38,10 +38,8 @@ from scstore.store.layout import (
 from scstore.store.ledger import check_shard, ids_digest, read_record, write_manifest, write_record
 from scstore.store.views import ARRAY, write_csr
 
-__all__ = ["DiskStore", "StoreBuilder", "build_store", "commit_shard", "write_scratch_expression"]
-
+# Kinds of columns that AnnData stores as they are.
 STORABLE = frozenset({"string", "boolean", "integer", "floating", "empty"})
-"""Kinds of columns that AnnData stores as they are."""
 
 
 class DiskStore(LocalStore):
@@ -195,26 +193,21 @@ def _record(root: Path, shard: int) -> dict[str, Any] | None:
 
 def _same_or_refuse(root: Path, shard: int, record: Mapping[str, Any], written: Mapping[str, Any]) -> None:
     if record["views"] != written:
-        msg = (
+        raise LockedError(
             f"{record_path(root, shard)}: another process committed this shard meanwhile, with other values. Locks do "
             "not hold on this file system: run one process, or give each its part with shard='i/n'."
         )
-        raise LockedError(msg)
 
 
 def _cast(rows: NDArray[np.float32], view: ViewSpec, ids: list[str]) -> NDArray[Any]:
-    if not (finite := np.isfinite(rows).all(axis=1)).all():
-        msg = (
-            f"Cell {ids[int(finite.argmin())][:200]!r}: its {view.name} is not finite, so its shard was not written. "
-            "Run with dtype='bfloat16' or 'float32', which do not overflow as float16 does."
-        )
-        raise NumericsError(msg)
     with np.errstate(over="ignore"):
         cast = rows.astype(np.dtype(view.dtype).newbyteorder("<"))
-    if not (finite := np.isfinite(cast).all(axis=1)).all():
-        msg = (
-            f"Cell {ids[int(finite.argmin())][:200]!r}: its {view.name} reaches {np.abs(rows).max():.3g}, more than "
-            f"{view.dtype} can hold, so its shard was not written. Extract into a new store with store_dtype='float32'."
-        )
-        raise NumericsError(msg)
-    return cast
+    if (finite := np.isfinite(cast).all(axis=1)).all():
+        return cast
+    cell = int(finite.argmin())
+    if np.isfinite(rows[cell]).all():
+        why = f"reaches {np.abs(rows[cell]).max():.3g}, more than {view.dtype} can hold"
+        cure = "Extract into a new store with store_dtype='float32'."
+    else:
+        why, cure = "is not finite", "Run with dtype='bfloat16' or 'float32', which do not overflow as float16 does."
+    raise NumericsError(f"Cell {ids[cell][:200]!r}: its {view.name} {why}, so its shard was not written. {cure}")

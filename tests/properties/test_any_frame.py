@@ -91,7 +91,7 @@ def test_metadata_survives_the_store_and_the_export(
         obs[name] = values.set_axis(obs.index)
     root, exported = folder / "s.zarr", folder / "s.h5ad"
     for file in (root, exported):
-        fsio.remove_tree(file)
+        fsio.disk.delete(file)
     cells = anndata.AnnData(COUNTS, obs=obs, var=pd.DataFrame(index=GENES))
     try:
         scstore.extract(cells, root, genes=str(folder / "genes.h5ad"), pool=(), companions=("genept",))

@@ -16,7 +16,7 @@ from support import ROOT
 import scstore
 from scstore.genes.table import load_gene_table
 from scstore.panels.panel import load_panel
-from scstore.store.layout import FORMAT
+from scstore.sealed import FORMAT
 
 GOLDEN = sorted(path for path in (ROOT / "stores" / "golden").iterdir() if path.is_dir())
 
