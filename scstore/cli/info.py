@@ -74,22 +74,24 @@ def _show_head(head: AnyHead, given: Mapping[str, Any]) -> None:
         for name, n in record["trained_on"]["classes"].items()
     ]
     state.output.table(f"{given['path']}: {head.kind} head", ["label", "training cells", "held-out F1"], rows)
-    thresholds = _thresholds(head)
-    if head.rejection_ is None:
-        rejection = "no thresholds: every cell gets a label"
-    else:
-        far = f" (by distance: novelty above {thresholds['distance']:.2f})" if "distance" in thresholds else ""
-        rejection = (
-            f"unassigned where confidence is below {thresholds['confidence']:.3f}{far}; "
-            f"{head.rejection_.keep:.0%} of correctly labelled held-out cells keep their label"
-        )
+    thresholds: dict[str, float] = {}
+    lines = ["no thresholds: every cell gets a label"]
+    if (limits := head.rejection_) is not None:
+        thresholds["confidence"], far = limits.thresholds("confidence").confidence, ""
+        if isfinite(limits.thresholds("both").novelty):  # a head may know no distance
+            thresholds["distance"] = limits.thresholds("distance").novelty
+            far = f" (by distance: novelty above {thresholds['distance']:.2f})"
+        kept = f"{limits.keep:.0%} of correctly labelled held-out cells keep their label"
+        lines = [f"unassigned where confidence is below {thresholds['confidence']:.3f}{far}; {kept}"]
+    if (card := given["card"]) is not None:
+        lines.append(f"model card: {card}")
     values = {
         "kind": head.kind,
         "views": list(head.views_),
         "held_out": head.held_out_,
         "thresholds": thresholds or None,
         "record": record,
-        "card": None if given["card"] is None else str(given["card"]),
+        "card": None if card is None else str(card),
     }
     state.output.result(
         values,
@@ -97,15 +99,5 @@ def _show_head(head: AnyHead, given: Mapping[str, Any]) -> None:
         *level_lines(record),
         f"views: {', '.join(head.views_)}",
         held_out_line(head.held_out_),
-        rejection,
-        *([] if given["card"] is None else [f"model card: {given['card']}"]),
+        *lines,
     )
-
-
-def _thresholds(head: AnyHead) -> dict[str, float]:
-    if head.rejection_ is None:
-        return {}
-    found = {"confidence": head.rejection_.thresholds("confidence").confidence}
-    if isfinite(head.rejection_.thresholds("both").novelty):  # a head may know no distance
-        found["distance"] = head.rejection_.thresholds("distance").novelty
-    return found

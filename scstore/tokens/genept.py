@@ -37,18 +37,14 @@ def companion_vectors(
     if "genept" in names:
         vectors["genept"] = whiten(table.vectors)[genes]
     if "genept_random" in names:
-        vectors["genept_random"] = _random(table, genes, admitted)
+        symbols = table.obs["symbol"].iloc[genes].astype(str).to_numpy()
+        enter = np.ones(len(genes), dtype=bool) if admitted is None else admitted
+        random = np.zeros((len(genes), table.width), dtype=np.float32)
+        random[enter] = RandomEncoder(table.width).encode(list(symbols[enter]))
+        vectors["genept_random"] = random
     if "genept_w" in names:
         vectors["genept_w"] = table.vectors[genes]
     return vectors
-
-
-def _random(table: GeneTable, genes: NDArray[np.int64], admitted: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-    symbols = table.obs["symbol"].iloc[genes].astype(str).to_numpy()
-    enter = np.ones(len(genes), dtype=bool) if admitted is None else admitted
-    random = np.zeros((len(genes), table.width), dtype=np.float32)
-    random[enter] = RandomEncoder(table.width).encode(list(symbols[enter]))
-    return random
 
 
 def weighted_means(ranked: RankedCells, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
