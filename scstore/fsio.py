@@ -278,7 +278,7 @@ def _refuse_locked(file: Path) -> None:
         return
     host, pid = owner.get("host"), owner.get("pid")
     holder = f"process {pid} on {host}" if host else "another process that is just starting"
-    raise LockedError(f"{file}: {holder} is writing here. Wait for it; if it is certainly dead, delete this lock file.")
+    raise LockedError(f"{file}: {holder} is writing here. Wait for it to end; if it is dead, delete this lock file.")
 
 
 def reclaim_if_dead(file: Path) -> bool:
