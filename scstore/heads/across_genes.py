@@ -187,8 +187,7 @@ class AcrossGenesHead:
         if vectors.shape[1] != len(self._centre):
             msg = f"vectors: {vectors.shape[1]} wide in place of {len(self._centre)}. Use the same text encoder."
             raise OptionError(msg)
-        result: Array = normalize(vectors - self._centre.astype(np.float32))
-        return result
+        return normalize(vectors - self._centre.astype(np.float32))
 
     def _learn(self, expression: Rows, codes: Array, units: Array) -> ClassProfiles:
         blocks = (
@@ -205,7 +204,7 @@ class AcrossGenesHead:
         sample = csr_matrix(fetch(expression, some))
         components = ExpressionComponents.fit(sample, seed=self.random_state)
         mixture = fit_mixture(profiles, _means(sample, units), components.of(sample))
-        return lambda block: mixture.log_proba(_means(block, units), components.of(block))
+        return lambda block: mixture(_means(block, units), components.of(block))
 
     def _calibrate(self, expression: Rows, codes: Array, units: Array) -> None:
         """Label half of the cells, on half of the genes, from the other halves; four times, so all cells twice."""
@@ -266,8 +265,7 @@ class AcrossGenesHead:
 
 def _means(expression: csr_matrix, units: Array) -> Array:
     """Return cells' GenePT-w, ``(n, d) float32`` rows of length one (or zero), from gene vectors of length one."""
-    result: Array = normalize(expression @ units)
-    return result
+    return normalize(expression @ units)
 
 
 @dataclass(frozen=True)
@@ -312,8 +310,7 @@ class ClassProfiles:
     def whiten(self, rows: Array) -> Array:
         """Return rows ``(n, d)`` times the inverse covariance."""
         along = rows @ self.axes.T
-        result: Array = (rows - (along * (self.strengths / (self.floor + self.strengths))) @ self.axes) / self.floor
-        return result
+        return (rows - (along * (self.strengths / (self.floor + self.strengths))) @ self.axes) / self.floor
 
 
 @dataclass(frozen=True)
@@ -342,72 +339,45 @@ class ExpressionComponents:
     def of(self, expression: csr_matrix) -> Array:
         """Return the components ``(n, p) float64`` of cells."""
         dense = np.asarray(expression[:, self.genes].toarray(), dtype=np.float64)
-        result: Array = (dense - self.centre) @ self.axes.T / self.scale
-        return result
+        return (dense - self.centre) @ self.axes.T / self.scale
 
 
-@dataclass(frozen=True)
-class AcrossGenesMixture:
-    """A Gaussian mixture of the new cells with one component per class.
-
-    ``profiles`` are those of the training cells. New cells' weighted means enter as ``(rows - centre) * scale``;
-    ``text_means`` ``(n_classes, d)`` and ``component_means`` ``(n_classes, p)`` are the classes' means among them.
-    """
-
-    profiles: ClassProfiles
-    centre: Array
-    scale: float
-    text_means: Array
-    component_means: Array
-    component_precision: Array
-    log_shares: Array
-
-    def log_proba(self, rows: Array, components: Array) -> Array:
-        """Return ``(n, n_classes) float64`` for weighted means ``(n, d)`` and components ``(n, p)`` of cells."""
-        texts = (rows.astype(np.float64) - self.centre) * self.scale
-        density = _log_normal(texts, self.text_means, self.profiles.whiten(self.text_means)) / TEMPER
-        whitened = self.component_means @ self.component_precision
-        density += _log_normal(components, self.component_means, whitened) + self.log_shares
-        result: Array = density - logsumexp(density, axis=1, keepdims=True)
-        return result
-
-
-def fit_mixture(profiles: ClassProfiles, rows: Array, components: Array) -> AcrossGenesMixture:
+def fit_mixture(profiles: ClassProfiles, rows: Array, components: Array) -> Callable[[Array, Array], Array]:
     """Find the classes among new cells by expectation-maximisation, starting from the guess of the texts alone.
 
     ``rows`` ``(n, d) float32`` are the new cells' weighted means, over genes that need not be the training cells', and
-    ``components`` ``(n, p)`` the principal components of their expression.
+    ``components`` ``(n, p)`` the principal components of their expression. Returns the function from such rows and
+    components of any cells to their log-probabilities ``(m, n_classes) float64``.
     """
     centre = rows.mean(axis=0, dtype=np.float64)
     texts = rows.astype(np.float64) - centre
     length = float(np.square(texts).sum(axis=1).mean())
     scale = float(np.sqrt(profiles.power / length)) if length > 0 else 1.0
     texts *= scale
+
+    def log_proba(rows: Array, components: Array) -> Array:
+        texts = (rows.astype(np.float64) - centre) * scale
+        density = _log_normal(texts, text_means, profiles.whiten(text_means)) / TEMPER
+        density += _log_normal(components, component_means, component_means @ precision) + log_shares
+        return density - logsumexp(density, axis=1, keepdims=True)
+
     n, n_classes = len(rows), len(profiles.means)
     start = _log_normal(texts, profiles.means, profiles.whiten(profiles.means)) / TEMPER
     belongs = np.exp(start - logsumexp(start, axis=1, keepdims=True))
     squares = components.T @ components
     for _ in range(N_ITERATIONS):
         counts = belongs.sum(axis=0)
+        text_means = (ANCHOR * profiles.means + belongs.T @ texts) / (ANCHOR + counts)[:, None]
         component_means = (belongs.T @ components) / np.maximum(counts, 1e-9)[:, None]
         within = (squares - (component_means * counts[:, None]).T @ component_means) / n
         spread = max(float(np.trace(within)) / len(within), 1e-9)
         within = (1 - COMPONENT_SHRINKAGE) * within + COMPONENT_SHRINKAGE * spread * np.eye(len(within))
-        shares = (SHARE_CELLS / n_classes + counts) / (SHARE_CELLS + n)
-        fitted = AcrossGenesMixture(
-            profiles=profiles,
-            centre=centre,
-            scale=scale,
-            text_means=(ANCHOR * profiles.means + belongs.T @ texts) / (ANCHOR + counts)[:, None],
-            component_means=component_means,
-            component_precision=np.linalg.inv(within),
-            log_shares=np.log(shares),
-        )
-        belongs = np.exp(fitted.log_proba(rows, components))
-    return fitted
+        precision = np.linalg.inv(within)
+        log_shares = np.log((SHARE_CELLS / n_classes + counts) / (SHARE_CELLS + n))
+        belongs = np.exp(log_proba(rows, components))
+    return log_proba
 
 
 def _log_normal(rows: Array, means: Array, whitened: Array) -> Array:
     """Return the log-density of rows ``(n, d)`` up to a constant; ``whitened`` is means times the precision."""
-    result: Array = rows @ whitened.T - 0.5 * np.einsum("kd,kd->k", means, whitened)
-    return result
+    return rows @ whitened.T - 0.5 * np.einsum("kd,kd->k", means, whitened)

@@ -74,14 +74,12 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
 
     def predict_proba(self, X: Any) -> Array:
         """Return probabilities ``(n, n_classes) float64`` of rows ``(n, d)``; each row sums to 1."""
-        result: Array = np.exp(self.predict_log_proba(X))
-        return result
+        return np.exp(self.predict_log_proba(X))
 
     def predict(self, X: Any) -> Array:
         """Return the most probable label of each row, ``(n,)``; of equal ones the first in ``classes_``."""
         best = self.predict_log_proba(X).argmax(axis=1)
-        result: Array = self.classes_[best]
-        return result
+        return self.classes_[best]
 
     def _begin(self, X: Any, y: Any) -> tuple[Rows, Labels]:
         """Check the training data, and set ``classes_`` and ``n_features_in_``."""
@@ -184,8 +182,7 @@ def seeded(random_state: Any) -> np.random.Generator:
 def class_weights(class_weight: Any, labels: Labels) -> Array:
     """Return each row's weight ``(n,) float64`` from ``None``, ``"balanced"`` or a mapping of label to weight."""
     by_class = compute_class_weight(class_weight, classes=labels.classes, y=labels.classes[labels.codes])
-    result: Array = np.asarray(by_class, dtype=np.float64)[labels.codes]
-    return result
+    return np.asarray(by_class, dtype=np.float64)[labels.codes]
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:

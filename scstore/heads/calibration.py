@@ -53,8 +53,7 @@ class Fusion:
         """Return probabilities ``(n, n_classes) float64`` from each member's log-probabilities of the same n cells."""
         calibrated = [log_softmax(p / t) for p, t in zip(log_probas, self.temperatures, strict=True)]
         fused = sum(calibrated[1:], calibrated[0]) / len(calibrated) - self.prior_adjustment * np.log(self.shares)
-        proba: Array = np.exp(log_softmax(fused / self.temperature))
-        return proba
+        return np.exp(log_softmax(fused / self.temperature))
 
 
 def fit_fusion(held_out: Sequence[Array], truth: Array, *, shares: Array, prior_adjustment: float) -> Fusion:

@@ -170,7 +170,7 @@ class FusedHead:
                 self.members_, rows, codes, proba=proba, truth=truth, measured=distances, keep=keep, rng=rng
             )
         reducer = self._reducer
-        self.genes_ = None if reducer is None else [names[column] for column in reducer.selected_]
+        self.genes_ = None if reducer is None else [names[column] for column in reducer.selected]
         self.hierarchy_: Hierarchy | None = None
         self.record_: dict[str, JSON] = {}
         return self
@@ -192,7 +192,7 @@ class FusedHead:
         for view, rows in views.items():
             reducer = None
             if view == EXPRESSION:
-                reducer = ExpressionReducer(self.n_genes, n_components=self.n_components).fit(rows, labels)
+                reducer = ExpressionReducer.fit(rows, labels, n_genes=self.n_genes, n_components=self.n_components)
             members[view] = Member(HEADS[self.kind](**self.params, random_state=self.random_state), reducer)
             members[view].head.fit(members[view].rows(rows, selected=False), labels)
         return members
@@ -245,8 +245,7 @@ class FusedHead:
 
     def predict(self, views: Mapping[str, Rows]) -> Array:
         """Return the most probable label of each cell, ``(n,)`` text; views as for :meth:`predict_proba`."""
-        labels: Array = self.classes_[self._choose(self.predict_proba(views))]
-        return labels
+        return self.classes_[self._choose(self.predict_proba(views))]
 
     def iter_predictions(
         self, views: Mapping[str, Rows], *, block_rows: int = 4096
@@ -285,8 +284,7 @@ class FusedHead:
 
     def _choose(self, proba: Array) -> Array:
         """Return the class of each cell ``(n,)``: the most probable one, inside the coarser labels if there are any."""
-        chosen: Array = proba.argmax(axis=1) if self.hierarchy_ is None else self.hierarchy_.choose(proba)
-        return chosen
+        return proba.argmax(axis=1) if self.hierarchy_ is None else self.hierarchy_.choose(proba)
 
     def _check_views(self, views: Mapping[str, Rows]) -> dict[str, Rows]:
         if missing := [name for name in self.views_ if name not in views]:
@@ -349,7 +347,7 @@ class FusedHead:
         require(positive, "Its temperatures are not positive.")
         shares = fusion.shares.tolist()
         require(len(shares) == len(self.classes_) and all(0 < share <= 1 for share in shares), "Its shares are wrong.")
-        n_genes = 0 if reducer is None else len(reducer.selected_)
+        n_genes = 0 if reducer is None else len(reducer.selected)
         require(len(self.genes_ or ()) == n_genes, f"It names other genes than the {n_genes} that it reads.")
 
 

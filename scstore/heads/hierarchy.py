@@ -55,8 +55,7 @@ class Level:
         """Return the labels' probabilities ``(n, n_labels)`` from those of the classes ``(n, n_classes)``."""
         member = np.zeros((len(self.parents), len(self.labels)))
         member[np.arange(len(self.parents)), self.parents] = 1
-        result: Array = proba @ member
-        return result
+        return proba @ member
 
     def threshold(self, keep: float) -> float:
         """Return the confidence that this fraction of the correctly labelled held-out cells reaches; else infinity."""
@@ -102,8 +101,7 @@ class Hierarchy:
         for level in self.levels:
             best = level.sums(left).argmax(axis=1)
             left[level.parents[None, :] != best[:, None]] = -1  # a class of probability 0 may still be chosen
-        chosen: Array = left.argmax(axis=1)
-        return chosen
+        return left.argmax(axis=1)
 
     def to_state(self, classes: Array) -> State:
         """Return nested JSON values and arrays; :meth:`from_state` takes them back."""

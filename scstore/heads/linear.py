@@ -46,15 +46,6 @@ PATH_ROWS = 20_000  # cells on which ``C="auto"`` is chosen at most; a fifth of 
 PATH_HELD_OUT = 0.2
 
 
-@dataclass(frozen=True)
-class _Solution:
-    """Weights ``(n_classes, d)`` and intercepts ``(n_classes,)`` for scaled rows, and how many iterations they took."""
-
-    coef: Array
-    intercept: Array
-    n_iter: int = 0
-
-
 @dataclass(eq=False, repr=False)
 class LinearHead(RowClassifier):
     r"""Multinomial logistic regression on standardised columns.
@@ -135,11 +126,11 @@ class LinearHead(RowClassifier):
             self.C_ = self._choose_c(scaled, labels, weights)
             penalty = 1 / (self.C_ * weights.sum())
             if isinstance(scaled, np.ndarray):
-                found = _fit_exact(scaled, labels, weights, penalty=penalty, start=_zeros(labels, rows))
+                theta, self.n_iter_ = _fit_exact(scaled, labels, weights, penalty=penalty)
+                coef, intercept = _split(theta, len(labels.classes))
             else:
-                found = self._fit_streamed(scaled, labels, weights, penalty=penalty)
-        self.coef_, self.intercept_ = scaling.fold(found.coef, found.intercept)
-        self.n_iter_ = found.n_iter
+                coef, intercept, self.n_iter_ = self._fit_streamed(scaled, labels, weights, penalty=penalty)
+        self.coef_, self.intercept_ = scaling.fold(coef, intercept)
         return self
 
     def training_note(self) -> str:
@@ -169,15 +160,16 @@ class LinearHead(RowClassifier):
         values = materialise(RowSubset(rows, sample))
         inside = np.setdiff1d(np.arange(len(sample)), held_out)
         train, test = sample[inside], sample[held_out]
-        part, found, losses = Labels(labels.classes, labels.codes[train]), _zeros(labels, rows), []
+        part, theta, losses = Labels(labels.classes, labels.codes[train]), None, []
         for C in PATH:
             penalty = 1 / (C * weights[train].sum())
-            found = _fit_exact(values[inside], part, weights[train], penalty=penalty, start=found)
-            log_proba = log_softmax(values[held_out].astype(np.float64) @ found.coef.T + found.intercept)
+            theta, _ = _fit_exact(values[inside], part, weights[train], penalty=penalty, start=theta)
+            coef, intercept = _split(theta, len(labels.classes))
+            log_proba = log_softmax(values[held_out].astype(np.float64) @ coef.T + intercept)
             losses.append(negative_log_likelihood(labels.codes[test], np.exp(log_proba)))
         return PATH[int(np.argmin(losses))]
 
-    def _fit_streamed(self, rows: Rows, labels: Labels, weights: Array, *, penalty: float) -> _Solution:
+    def _fit_streamed(self, rows: Rows, labels: Labels, weights: Array, *, penalty: float) -> tuple[Array, Array, int]:
         """Adam on the mean loss of scaled rows, its learning rate falling to 0."""
         n, rng, mean_weight = rows.shape[0], seeded(self.random_state), weights.mean()
         per_pass = n_batches(n, BATCH_ROWS)
@@ -195,7 +187,7 @@ class LinearHead(RowClassifier):
                 gradients = [slope.T @ block + np.float32(penalty) * coef, slope.sum(axis=0)]
                 rate = LEARNING_RATE * max(0.0, 1 - (done + step / per_pass) / passes)
                 adam.step(gradients, learning_rate=rate)
-        return _Solution(coef, intercept, passes)
+        return coef, intercept, passes
 
     def _log_proba(self, block: Array) -> Array:
         return log_softmax(block.astype(np.float64) @ self.coef_.T + self.intercept_)
@@ -212,18 +204,24 @@ class LinearHead(RowClassifier):
         require(sound, f"LinearHead: C={C!r}, solver={solver!r}, n_iter={n_iter!r}.")
 
 
-def _zeros(labels: Labels, rows: Rows) -> _Solution:
-    return _Solution(np.zeros((len(labels.classes), rows.shape[1])), np.zeros(len(labels.classes)))
+def _split(theta: Array, n_classes: int) -> tuple[Array, Array]:
+    """Return weights ``(n_classes, d)`` and intercepts ``(n_classes,)`` from one vector of all."""
+    return theta[:-n_classes].reshape(n_classes, -1), theta[-n_classes:]
 
 
-def _fit_exact(rows: Array, labels: Labels, weights: Array, *, penalty: float, start: _Solution) -> _Solution:
-    """L-BFGS on the mean loss; products in float32, sums and steps in float64."""
+def _fit_exact(
+    rows: Array, labels: Labels, weights: Array, *, penalty: float, start: Array | None = None
+) -> tuple[Array, int]:
+    """L-BFGS on the mean loss from zero or ``start``: weights as one vector, and the number of iterations.
+
+    Products are in float32, sums and steps in float64.
+    """
     n, width = rows.shape
     n_classes, total = len(labels.classes), weights.sum()
     parts = [slice(first, first + CHUNK) for first in range(0, n, CHUNK)]
 
     def objective(theta: Array) -> tuple[float, Array]:
-        coef, intercept = theta[:-n_classes].reshape(n_classes, width), theta[-n_classes:]
+        coef, intercept = _split(theta, n_classes)
         coef32, intercept32 = coef.astype(np.float32), intercept.astype(np.float32)
 
         def partial(part: slice) -> tuple[float, Array, Array]:
@@ -238,8 +236,7 @@ def _fit_exact(rows: Array, labels: Labels, weights: Array, *, penalty: float, s
         value = loss / total + 0.5 * penalty * float(np.vdot(coef, coef))
         return value, np.concatenate([(slope / total + penalty * coef).ravel(), bias_slope / total])
 
-    theta = np.concatenate([start.coef.ravel(), start.intercept])
+    theta = np.zeros(n_classes * (width + 1)) if start is None else start
     options = {"maxiter": MAX_ITERATIONS, "gtol": 1e-5, "ftol": 1e-8}
     found = minimize(objective, theta, jac=True, method="L-BFGS-B", options=options)
-    theta = np.asarray(found.x)
-    return _Solution(theta[:-n_classes].reshape(n_classes, width), theta[-n_classes:], max(1, int(found.nit)))
+    return found.x, max(1, int(found.nit))

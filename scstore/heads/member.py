@@ -38,7 +38,7 @@ class Member:
         """Return the member; :class:`DamagedError` where its parts do not fit together."""
         head = kind.from_state(state["head"])
         reducer = ExpressionReducer.from_state(state["reducer"]) if reduced else None
-        fits = reducer is None or len(reducer.components_) == head.n_features_in_
+        fits = reducer is None or len(reducer.components) == head.n_features_in_
         require(fits, f"reducer: another number of components than the {head.n_features_in_} that its head reads.")
         return cls(head, reducer)
 

@@ -35,8 +35,7 @@ def centre_of(rows: Rows, *, block_bytes: int = BLOCK_BYTES) -> Float32:
     total = np.zeros(rows.shape[1], dtype=np.float64)
     for _, block in iter_blocks(rows, block_bytes=block_bytes):
         total += block.sum(axis=0, dtype=np.float64)
-    mean: Float32 = (total / rows.shape[0]).astype(np.float32)
-    return mean
+    return (total / rows.shape[0]).astype(np.float32)
 
 
 def unit_rows(block: Any, mean: Float32) -> Float32:
@@ -166,8 +165,7 @@ class ApproximateIndex:
     @property
     def centroids(self) -> Float32:
         """Centroids of the lists, ``(n_lists, p)``."""
-        found: Float32 = self.faiss_index.quantizer.reconstruct_n(0, self.n_lists)
-        return found
+        return self.faiss_index.quantizer.reconstruct_n(0, self.n_lists)
 
     def codes(self) -> NDArray[np.float16]:
         """Return the projected rows as they are kept, ``(n, p)``."""
@@ -209,8 +207,7 @@ class ApproximateIndex:
         sides = queries[:, :ORDERED_BY] > 0
         order = np.argsort(sides @ (1 << np.arange(sides.shape[1])[::-1]), kind="stable")
         _, found = self.faiss_index.search(np.ascontiguousarray(queries[order]), k, params=parameters(**options))
-        places: NDArray[np.int64] = found[np.argsort(order)]
-        return places
+        return found[np.argsort(order)]
 
     def measure(self, held_out: HeldOut, *, fetch: int, target: float) -> MeasuredRecall:
         """Choose the fewest lists that reach the recall on half of the held-out rows, and measure it on the others."""
@@ -294,8 +291,7 @@ def _without_own(found: NDArray[np.int64], own: Array) -> NDArray[np.int64]:
     """Drop each row's own number from those found for it, or the last where it is not among them."""
     away = found == own[:, None]
     away[~away.any(axis=1), -1] = True
-    others: NDArray[np.int64] = found[~away].reshape(len(found), -1)
-    return others
+    return found[~away].reshape(len(found), -1)
 
 
 def _half(values: Array) -> Float32:

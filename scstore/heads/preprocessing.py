@@ -11,7 +11,7 @@ from scipy import sparse
 
 from scstore.cells.gene_statistics import ClassSums, top_genes
 from scstore.errors import CellsError, FeatureSpaceError
-from scstore.heads.base import State, check_positive, loading, require, take_arrays
+from scstore.heads.base import State, loading, require, take_arrays
 from scstore.heads.class_numbers import encode_labels
 from scstore.heads.rows import (
     BLOCK_BYTES,
@@ -95,102 +95,86 @@ def _moments(rows: Rows, product: Callable[[Array], Array], block_bytes: int) ->
     return mean, products / max(1, seen)
 
 
+@dataclass(frozen=True, eq=False)
 class ExpressionReducer:
     """The genes of highest ANOVA F on the training cells, standardised, and their first principal components.
 
-    All is learned from the rows given to :meth:`fit`, in two passes and bounded memory. Nothing is random: the
-    components are eigenvectors of the genes' correlation matrix, each with its largest loading positive. Fitted
-    attributes: ``selected_`` ``(g,) int64`` (columns at fit, best gene first), ``mean_`` and ``scale_`` ``(g,)``,
-    ``components_`` ``(n_components, g)``, ``n_features_in_``.
+    ``selected`` ``(g,) int64`` are columns of the ``n_features_in`` genes, best first; ``mean`` and ``scale`` are
+    ``(g,)``, ``components`` ``(n_components, g)``. Nothing is random: the components are eigenvectors of the genes'
+    correlation matrix, each with its largest loading positive.
     """
 
-    selected_: Array
-    mean_: Array
-    scale_: Array
-    components_: Array
-    n_features_in_: int
+    selected: Array
+    mean: Array
+    scale: Array
+    components: Array
+    n_features_in: int
 
-    def __init__(self, n_genes: int = 200, *, n_components: int = 20) -> None:
-        self.n_genes = n_genes
-        self.n_components = n_components
+    @classmethod
+    def fit(cls, rows: Rows, y: Any, *, n_genes: int = 200, n_components: int = 20) -> Self:
+        """Learn from log-normalised expression ``(n, genes)`` and labels ``(n,)``, in two passes and bounded memory.
 
-    def fit(self, rows: Rows, y: Any) -> Self:
-        """Learn from log-normalised expression ``(n, genes)`` and labels ``(n,)``.
-
-        Raises
-        ------
-        LabelsError
-            If the labels cannot be learned from.
-        CellsError
-            If a value is not finite, or no gene varies.
+        :class:`LabelsError` if the labels cannot be learned from, :class:`CellsError` if a value is not finite, or no
+        gene varies.
         """
-        check_positive(n_genes=self.n_genes, n_components=self.n_components)
-        n, self.n_features_in_ = rows.shape
+        n, n_features_in = rows.shape
         labels = encode_labels(y, n)
-        sums = ClassSums(len(labels.classes), self.n_features_in_)
+        sums = ClassSums(len(labels.classes), n_features_in)
         for start, block in iter_raw_blocks(rows, block_bytes=EXPRESSION_BLOCK_BYTES):
             sums.add(block, labels.codes[start : start + block.shape[0]])
         # A gene that only the one cell of a class expresses would have an infinite F, so such classes do not count.
         score = sums.f_values(min_cells=2)
         if not score.any():
             score = sums.variances()
-        best = top_genes(score, self.n_genes)
-        self.selected_ = best[score[best] > 0]
-        if not len(self.selected_):
+        best = top_genes(score, n_genes)
+        selected = best[score[best] > 0]
+        if not len(selected):
             msg = "X: no gene varies among the training cells, so expression says nothing. Leave out the view X."
             raise CellsError(msg)
+        chosen = MappedRows(rows, lambda block: _columns(block, selected), width=len(selected))
         with one_blas_thread():
-            self._fit_components(MappedRows(rows, self._select, width=len(self.selected_)))
-        return self
-
-    def _fit_components(self, rows: Rows) -> None:
-        self.mean_, covariance = _moments(rows, lambda values: values.T @ values, EXPRESSION_BLOCK_BYTES)
-        self.scale_ = usable_scale(self.mean_, np.diag(covariance))
-        spread, axes = np.linalg.eigh(covariance / np.outer(self.scale_, self.scale_))
+            mean, covariance = _moments(chosen, lambda values: values.T @ values, EXPRESSION_BLOCK_BYTES)
+            scale = usable_scale(mean, np.diag(covariance))
+            spread, axes = np.linalg.eigh(covariance / np.outer(scale, scale))
         spanned = int((spread > 1e-9 * spread[-1]).sum())
-        axes = axes[:, ::-1][:, : max(1, min(self.n_components, spanned))].T
+        axes = axes[:, ::-1][:, : max(1, min(n_components, spanned))].T
         largest = axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)]
-        self.components_ = np.ascontiguousarray(axes * np.where(largest < 0, -1.0, 1.0)[:, None])
+        components = np.ascontiguousarray(axes * np.where(largest < 0, -1.0, 1.0)[:, None])
+        return cls(selected, mean, scale, components, n_features_in)
 
     def over(self, rows: Rows, *, selected: bool) -> MappedRows:
         """Return the components ``(n, n_components) float32``, computed when asked for.
 
-        ``rows`` have all genes of the fit, or with ``selected`` the genes ``selected_`` alone, in that order.
+        ``rows`` have all genes of the fit, or with ``selected`` the genes ``selected`` alone, in that order.
         """
-        width = len(self.selected_) if selected else self.n_features_in_
+        width = len(self.selected) if selected else self.n_features_in
         if rows.shape[1] != width:
             msg = f"X: {rows.shape[1]:,} genes in place of {width:,}. Give the genes that the head names, in its order."
             raise FeatureSpaceError(msg)
-        pick = to_dense if selected else self._select
-        return MappedRows(rows, lambda block: self._project(pick(block)), width=len(self.components_))
 
-    def _select(self, block: Any) -> Array:
-        if sparse.issparse(block):
-            return to_dense(sparse.csr_matrix(block)[:, self.selected_])
-        return to_dense(np.asarray(block)[:, self.selected_])
+        def project(block: Any) -> Array:
+            # Row by row in float64: a cell has the same components alone or among a million.
+            values = to_dense(block) if selected else _columns(block, self.selected)
+            return (((values - self.mean) / self.scale) @ self.components.T).astype(np.float32)
 
-    def _project(self, values: Array) -> Array:
-        # Row by row in float64: a cell has the same components alone or among a million.
-        scaled = (values - self.mean_) / self.scale_
-        result: Array = (scaled @ self.components_.T).astype(np.float32)
-        return result
+        return MappedRows(rows, project, width=len(self.components))
 
     def to_state(self) -> State:
         """Return what was learned as JSON values and arrays; :meth:`from_state` takes it back."""
-        arrays = {name: getattr(self, f"{name}_") for name in ("selected", "mean", "scale", "components")}
-        return {**arrays, "n_features_in": self.n_features_in_}
+        return dict(vars(self))
 
     @classmethod
     @loading()
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """Return the fitted reducer; :class:`DamagedError` where its parts do not fit together."""
         shapes = {"selected": "g", "mean": "g", "scale": "g", "components": "pg"}
-        arrays = take_arrays(state, shapes, integers=("selected",))
-        reducer = cls(len(arrays["selected"]), n_components=len(arrays["components"]))
-        for name, array in arrays.items():
-            setattr(reducer, f"{name}_", array)
-        reducer.n_features_in_ = n = int(state["n_features_in"])
-        in_range = reducer.n_genes and reducer.selected_.min() >= 0 and reducer.selected_.max() < n
-        require(in_range and reducer.n_components, "reducer: its genes or components are missing or out of range.")
-        require((reducer.scale_ > 0).all(), "reducer: its scales are not positive.")
+        reducer = cls(**take_arrays(state, shapes, integers=("selected",)), n_features_in=int(state["n_features_in"]))
+        selected = reducer.selected
+        in_range = selected.size and selected.min() >= 0 and selected.max() < reducer.n_features_in
+        require(in_range and len(reducer.components), "reducer: its genes or components are missing or out of range.")
+        require((reducer.scale > 0).all(), "reducer: its scales are not positive.")
         return reducer
+
+
+def _columns(block: Any, columns: Array) -> Array:
+    return to_dense((sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block))[:, columns])

@@ -48,11 +48,6 @@ class Distances:
     points: Array
     counts: Array
 
-    @property
-    def whitened(self) -> bool:
-        """Whether the spread inside classes is divided out, so that distances of all classes are comparable."""
-        return self.views != (EXPRESSION,)
-
     def measure(
         self, members: Mapping[str, Member], views: Mapping[str, Rows], codes: Array, *, selected: bool
     ) -> Array:
@@ -128,8 +123,7 @@ def _discriminant(values: Array, counts: Array, *, seed: int) -> Array:
     whiten = turn / np.sqrt(np.maximum(spread, 0) + ridge)
     between = centres @ whiten
     *_, directions = np.linalg.svd(between - between.mean(axis=0), full_matrices=False)
-    axes: Array = components.T @ whiten @ directions[: max(1, len(counts) - 1)].T
-    return axes
+    return components.T @ whiten @ directions[: max(1, len(counts) - 1)].T
 
 
 def _distances_from(placed: Array, cells: Array) -> Array:
@@ -173,8 +167,7 @@ class Rejection:
     ) -> Array:
         """Return the novelty ``(n,) float64`` of cells that got the labels ``codes``; views as for ``measure``."""
         measured = self.distances.measure(members, views, codes, selected=selected)
-        result: Array = (measured / self.units[codes]).mean(axis=1)
-        return result
+        return (measured / self.units[codes]).mean(axis=1)
 
     def thresholds(self, rule: str, keep: float | None = None) -> Thresholds:
         """Return thresholds that the fraction ``keep`` of the correctly labelled held-out cells passes.
@@ -256,9 +249,10 @@ def fit_rejection(
         return None
     classes, distances = truth[right], measured[right]
     final = fit_distances(members, views, codes, rng=rng)
+    pooled = final.views != (EXPRESSION,)  # the spread inside classes is divided out: all distances are comparable
 
     def units(chosen: Array) -> Array:
-        return _units(distances[chosen], classes[chosen], n_classes=proba.shape[1], pooled=final.whitened)
+        return _units(distances[chosen], classes[chosen], n_classes=proba.shape[1], pooled=pooled)
 
     # The units of one half serve the other: a quantile never lies among the cells from which it was computed.
     halves = np.array_split(rng.permutation(len(classes)), 2)
@@ -275,5 +269,4 @@ def _units(distances: Array, classes: Array, *, n_classes: int, pooled: bool) ->
         mine = distances[classes == code]
         weight = len(mine) / (len(mine) + SHRINK)
         units[code] = weight * np.quantile(mine, UNIT, axis=0) + (1 - weight) * units[code]
-    result: Array = np.maximum(units, np.finfo(np.float32).tiny)
-    return result
+    return np.maximum(units, np.finfo(np.float32).tiny)

@@ -177,11 +177,8 @@ class ConcatRows:
     """Matrices of the same n cells side by side, joined when asked for."""
 
     def __init__(self, parts: Sequence[Rows]) -> None:
-        lengths = sorted({part.shape[0] for part in parts})
-        if len(lengths) != 1:
-            raise OptionError(f"parts: views to join must have the same number of rows; these have {lengths}.")
         self.below = tuple(parts)
-        self.shape = lengths[0], sum(part.shape[1] for part in parts)
+        self.shape = parts[0].shape[0], sum(part.shape[1] for part in parts)
 
     def __getitem__(self, key: slice | Array) -> Array:
         return np.concatenate([to_dense(fetch(part, key)) for part in self.below], axis=1)
@@ -199,12 +196,8 @@ class StackedRows:
 
     def __getitem__(self, key: slice | Array) -> Any:
         wanted = np.arange(self.shape[0])[key]
-        blocks, places, first = [], [], 0
-        for part in self.parts:
-            here = np.flatnonzero((wanted >= first) & (wanted < first + part.shape[0]))
-            blocks.append(fetch(part, wanted[here] - first))
-            places.append(here)
-            first += part.shape[0]
+        starts = np.cumsum([0, *(part.shape[0] for part in self.parts)])
+        owner = np.searchsorted(starts, wanted, side="right") - 1
+        blocks = [fetch(part, wanted[owner == i] - starts[i]) for i, part in enumerate(self.parts)]
         joined = sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.concatenate(blocks)
-        back = np.argsort(np.concatenate(places), kind="stable")
-        return joined[back]
+        return joined[np.argsort(np.argsort(owner, kind="stable"))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, TypeVar
@@ -26,8 +26,7 @@ WINDOW_BYTES = 1 << 28  # bytes of float32 rows that are shuffled together at mo
 def log_softmax(logits: Array) -> Array:
     """Return log-probabilities ``(n, c)`` of logits ``(n, c)``, in their dtype; safe for large logits."""
     shifted = logits - logits.max(axis=1, keepdims=True)
-    result: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def cross_entropy(logits: Array, codes: Array, weights: Array) -> tuple[float, Array]:
@@ -131,10 +130,7 @@ def no_spinning() -> Iterator[None]:
     After a product on several threads OpenBLAS's spin for tens of milliseconds, on the cores that a search is about to
     need: it took twice as long.
     """
-    if _LIMITED.get():
-        yield
-        return
-    with _spinning_libraries().limit(limits=1):
+    with nullcontext() if _LIMITED.get() else _spinning_libraries().limit(limits=1):
         yield
 
 

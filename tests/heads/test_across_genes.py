@@ -149,7 +149,7 @@ def test_groups_of_expression_mend_the_guess_of_the_texts() -> None:
     precise = profiles.whiten(profiles.means)
     guess = centred @ precise.T - 0.5 * (profiles.means * precise).sum(axis=1)
     alone = (guess.argmax(axis=1) == truth).mean()
-    together = (fit_mixture(profiles, new, components).log_proba(new, components).argmax(axis=1) == truth).mean()
+    together = (fit_mixture(profiles, new, components)(new, components).argmax(axis=1) == truth).mean()
     assert 0.5 < alone < 0.75
     assert together > 0.95
 
@@ -159,8 +159,8 @@ def test_a_shift_and_a_scale_of_the_new_side_change_nothing() -> None:
     _, new, components = shaped(200, seed=5, noise=0.3)
     profiles = ClassProfiles.fit([(rows, codes)], n_classes=3, width=12)
     moved = (new * 0.5 + 3).astype(np.float32)
-    here = fit_mixture(profiles, new, components).log_proba(new, components)
-    there = fit_mixture(profiles, moved, components).log_proba(moved, components)
+    here = fit_mixture(profiles, new, components)(new, components)
+    there = fit_mixture(profiles, moved, components)(moved, components)
     np.testing.assert_allclose(here, there, atol=1e-3)
 
 
@@ -169,8 +169,8 @@ def test_the_order_of_the_cells_does_not_matter() -> None:
     _, new, components = shaped(150, seed=7, noise=0.5)
     profiles = ClassProfiles.fit([(rows, codes)], n_classes=3, width=12)
     order = np.random.default_rng(0).permutation(150)
-    straight = fit_mixture(profiles, new, components).log_proba(new, components)
-    turned = fit_mixture(profiles, new[order], components[order]).log_proba(new[order], components[order])
+    straight = fit_mixture(profiles, new, components)(new, components)
+    turned = fit_mixture(profiles, new[order], components[order])(new[order], components[order])
     np.testing.assert_allclose(straight[order], turned, atol=1e-5)
     np.testing.assert_allclose(np.exp(straight).sum(axis=1), 1)
 
@@ -179,7 +179,7 @@ def test_cells_that_are_all_alike_get_finite_probabilities() -> None:
     codes, rows, _ = shaped(300, seed=8, noise=0.5)
     profiles = ClassProfiles.fit([(rows, codes)], n_classes=3, width=12)
     same = np.ones((60, 12), dtype=np.float32)
-    found = fit_mixture(profiles, same, np.zeros((60, 4))).log_proba(same, np.zeros((60, 4)))
+    found = fit_mixture(profiles, same, np.zeros((60, 4)))(same, np.zeros((60, 4)))
     assert np.isfinite(found).all()
 
 

@@ -10,7 +10,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import f_classif
 
-from scstore.errors import CellsError, DamagedError, FeatureSpaceError, LabelsError, OptionError
+from scstore.errors import CellsError, DamagedError, FeatureSpaceError, LabelsError
 from scstore.heads import preprocessing
 from scstore.heads.preprocessing import ExpressionReducer, column_moments, fit_scaling, usable_scale
 from scstore.heads.rows import materialise
@@ -74,43 +74,43 @@ def components(reducer: ExpressionReducer, X: Any) -> np.ndarray:
 
 def test_it_is_selection_scaling_and_pca() -> None:
     X, y = expressed()
-    reducer = ExpressionReducer(30, n_components=6).fit(X, y)
+    reducer = ExpressionReducer.fit(X, y, n_genes=30, n_components=6)
     dense = X.toarray().astype(np.float64)
     f, _ = f_classif(dense[:, dense.std(axis=0) > 0], y)
-    assert set(reducer.selected_) == set(np.flatnonzero(dense.std(axis=0) > 0)[np.argsort(-f)[:30]])
-    chosen = dense[:, reducer.selected_]
+    assert set(reducer.selected) == set(np.flatnonzero(dense.std(axis=0) > 0)[np.argsort(-f)[:30]])
+    chosen = dense[:, reducer.selected]
     scaled = (chosen - chosen.mean(axis=0)) / chosen.std(axis=0)
     wanted = PCA(6, svd_solver="full").fit_transform(scaled)
     found = components(reducer, X)
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.abs(found), np.abs(wanted), atol=1e-4)
-    assert (reducer.components_[np.arange(6), np.abs(reducer.components_).argmax(axis=1)] > 0).all()
+    assert (reducer.components[np.arange(6), np.abs(reducer.components).argmax(axis=1)] > 0).all()
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 99), block_bytes=st.integers(300, 200_000))
 def test_the_size_of_the_blocks_does_not_matter(seed: int, block_bytes: int) -> None:
     X, y = expressed(seed=seed)
-    whole = ExpressionReducer(20, n_components=4).fit(X, y)
+    whole = ExpressionReducer.fit(X, y, n_genes=20, n_components=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preprocessing, "EXPRESSION_BLOCK_BYTES", block_bytes)
-        parts = ExpressionReducer(20, n_components=4).fit(X, y)
-    np.testing.assert_array_equal(parts.selected_, whole.selected_)
-    np.testing.assert_allclose(parts.components_, whole.components_, atol=1e-6)
+        parts = ExpressionReducer.fit(X, y, n_genes=20, n_components=4)
+    np.testing.assert_array_equal(parts.selected, whole.selected)
+    np.testing.assert_allclose(parts.components, whole.components, atol=1e-6)
 
 
 def test_rows_on_disk_dense_or_sparse_give_the_same(disk_rows: Any) -> None:
     X, y = expressed()
-    wanted = components(ExpressionReducer().fit(X, y), X)
+    wanted = components(ExpressionReducer.fit(X, y), X)
     for rows in (X.toarray(), disk_rows(X), disk_rows(X.toarray().astype(np.float64))):
-        np.testing.assert_allclose(components(ExpressionReducer().fit(rows, y), rows), wanted, atol=1e-5)
+        np.testing.assert_allclose(components(ExpressionReducer.fit(rows, y), rows), wanted, atol=1e-5)
 
 
 def test_the_selected_genes_alone_are_enough() -> None:
     X, y = expressed()
-    reducer = ExpressionReducer(25, n_components=5).fit(X, y)
+    reducer = ExpressionReducer.fit(X, y, n_genes=25, n_components=5)
     np.testing.assert_array_equal(
-        materialise(reducer.over(X[:, reducer.selected_], selected=True)), components(reducer, X)
+        materialise(reducer.over(X[:, reducer.selected], selected=True)), components(reducer, X)
     )
     alone = np.vstack([components(reducer, X[i : i + 1]) for i in range(20)])
     np.testing.assert_allclose(alone, components(reducer, X)[:20], atol=1e-6)
@@ -125,41 +125,39 @@ def test_genes_of_the_only_cell_of_a_class_do_not_take_over() -> None:
     lonely = np.zeros((1, 90), dtype=np.float32)
     lonely[0, 60:] = 3
     wide = sparse.vstack([sparse.hstack([X, sparse.csr_matrix((300, 30), dtype=np.float32)]), lonely]).tocsr()
-    reducer = ExpressionReducer(20).fit(wide, np.append(y, "rare"))
-    assert reducer.selected_.max() < 60
+    reducer = ExpressionReducer.fit(wide, np.append(y, "rare"), n_genes=20)
+    assert reducer.selected.max() < 60
 
 
 def test_a_class_for_every_cell_falls_back_on_variance() -> None:
     X, _ = expressed(20)
-    reducer = ExpressionReducer(10, n_components=3).fit(X, [f"c{i:02}" for i in range(20)])
-    np.testing.assert_array_equal(reducer.selected_, np.argsort(-X.toarray().var(axis=0), kind="stable")[:10])
+    reducer = ExpressionReducer.fit(X, [f"c{i:02}" for i in range(20)], n_genes=10, n_components=3)
+    np.testing.assert_array_equal(reducer.selected, np.argsort(-X.toarray().var(axis=0), kind="stable")[:10])
 
 
 def test_fewer_genes_cells_or_directions_than_asked_for() -> None:
     X, y = expressed(40, genes=5)
-    assert ExpressionReducer().fit(X, y).components_.shape == (5, 5)
+    assert ExpressionReducer.fit(X, y).components.shape == (5, 5)
     few = X[[0, 1, 2, 3]]
-    assert len(ExpressionReducer().fit(few, ["a", "a", "b", "b"]).components_) <= 3
+    assert len(ExpressionReducer.fit(few, ["a", "a", "b", "b"]).components) <= 3
     twice = sparse.hstack([X[:, :1], X[:, :1]]).tocsr()
-    assert ExpressionReducer().fit(twice, y).components_.shape == (1, 2)
+    assert ExpressionReducer.fit(twice, y).components.shape == (1, 2)
 
 
 def test_what_cannot_be_learned_from_is_refused() -> None:
     X, y = expressed()
     with pytest.raises(CellsError):
-        ExpressionReducer().fit(sparse.csr_matrix((300, 9), dtype=np.float32), y)
+        ExpressionReducer.fit(sparse.csr_matrix((300, 9), dtype=np.float32), y)
     with pytest.raises(LabelsError):
-        ExpressionReducer().fit(X, ["a"] * 300)
-    with pytest.raises(OptionError, match="n_components"):
-        ExpressionReducer(n_components=0).fit(X, y)
+        ExpressionReducer.fit(X, ["a"] * 300)
     X.data[5] = np.nan
     with pytest.raises(CellsError):
-        ExpressionReducer().fit(X, y)
+        ExpressionReducer.fit(X, y)
 
 
 def test_it_comes_back_from_its_arrays() -> None:
     X, y = expressed()
-    reducer = ExpressionReducer(25, n_components=5).fit(X, y)
+    reducer = ExpressionReducer.fit(X, y, n_genes=25, n_components=5)
     arrays = reducer.to_state()
     np.testing.assert_array_equal(components(ExpressionReducer.from_state(arrays), X), components(reducer, X))
     for change in (

@@ -110,11 +110,6 @@ def test_rows_that_are_not_there_are_refused() -> None:
             RowSubset(VALUES, np.array(index))
 
 
-def test_views_of_unequal_length_are_not_joined() -> None:
-    with pytest.raises(OptionError):
-        ConcatRows([VALUES, VALUES[:3]])
-
-
 def test_memory_budget_counts_float32() -> None:
     assert fits(VALUES, 240)
     assert not fits(VALUES, 239)
