@@ -167,10 +167,7 @@ class AcrossGenesHead:
         CellsError
             If there are too few cells to form groups.
         """
-        proba = np.empty((expression.shape[0], len(self.classes_)))
-        for start, block in self.iter_proba(expression, vectors=vectors):
-            proba[start : start + len(block)] = block
-        return proba
+        return np.concatenate([block for _, block in self.iter_proba(expression, vectors=vectors)])
 
     def iter_proba(self, expression: Rows, *, vectors: Array) -> Iterator[tuple[int, Array]]:
         """Yield first row and probabilities of blocks of cells; takes and raises what :meth:`predict_proba` does."""

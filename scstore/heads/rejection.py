@@ -93,10 +93,7 @@ def fit_distances(
     room = min(REFERENCE_CELLS, SAMPLE_BYTES // (4 * widest(rows)))
     each = max(NEAREST, room // n_classes)
     chosen = [np.sort(rng.permutation(np.flatnonzero(codes == code))[:each]) for code in range(n_classes)]
-    index = np.concatenate(chosen)
-    order = np.argsort(index)
-    values = np.empty((len(index), rows.shape[1]))
-    values[order] = read(rows, index[order])
+    values = read(rows, np.concatenate(chosen)).astype(np.float64)
     mean = values.mean(axis=0)
     values -= mean
     scale = usable_scale(mean, np.einsum("ij,ij->j", values, values) / len(values))
