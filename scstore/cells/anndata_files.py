@@ -27,8 +27,7 @@ def read_anndata(root: Any, *, guard: Guard) -> Opened:
     obs = _read_frame(root, "obs", guard=guard)
     var = _read_frame(root, "var", guard=guard)
     if obs is None or var is None:
-        msg = f"{guard.source}: there is no {'obs' if obs is None else 'var'} in it, so it is not an AnnData."
-        raise CellsError(msg)
+        raise CellsError(f"{guard.source}: there is no {'obs' if obs is None else 'var'}, so it is not an AnnData.")
 
     slots: dict[str, RowMatrix] = {}
     slot_vars: dict[str, pd.DataFrame] = {}

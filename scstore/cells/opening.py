@@ -64,8 +64,7 @@ class CellFile:
     def _check(self, slot: str) -> None:
         if slot not in self.slots:
             suggestion = did_you_mean(slot, self.slots, form="slot='{}'")
-            msg = f"{self.source}: there is no slot {show(slot)}.{suggestion} It has: {', '.join(self.slots)}."
-            raise CellsError(msg)
+            raise CellsError(f"{self.source}: no slot {show(slot)}.{suggestion} It has: {', '.join(self.slots)}.")
 
     def close(self) -> None:
         """Close the file; the matrices cannot be read any more."""
@@ -150,8 +149,7 @@ def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str 
 def _check_extent(opened: Opened, *, source: str) -> None:
     """Refuse an input without cells, without a matrix or without genes."""
     if not opened.slots:
-        msg = f"{source}: there is no matrix in it: no X, no layers, no raw. Give the file that holds the expression."
-        raise CellsError(msg)
+        raise CellsError(f"{source}: there is no matrix (X, layers or raw). Give the file that holds the expression.")
     n_genes = max(matrix.shape[1] for matrix in opened.slots.values())
     if not len(opened.obs) or not n_genes:
         what = "genes" if len(opened.obs) else "cells"

@@ -121,8 +121,7 @@ def _partner(folder: Path, prefix: str, *names: str) -> Path:
             if path.is_file():
                 return path
     wanted = " or ".join(f"{prefix}{name}[.gz]" for name in names)
-    msg = f"{folder}: {wanted} is missing beside the matrix. Put the three files of one run into the folder."
-    raise CellsError(msg)
+    raise CellsError(f"{folder}: {wanted} is missing. Put the matrix, features and barcodes of one run into it.")
 
 
 def _columns(path: Path) -> list[list[str]]:
@@ -140,8 +139,7 @@ def _check_header(path: Path, *, n_features: int, n_barcodes: int) -> None:
         # only these lines: scipy seeks in a stream that it does not read to its end, and crashes where it cannot
         n_rows, n_columns, n_values, layout, values, symmetry = scipy.io.mminfo(io.BytesIO(first + line))
     if (layout, symmetry) != ("coordinate", "general") or values not in ("integer", "real", "double"):
-        msg = f"{path}: it is a matrix of {layout} {values} {symmetry}; coordinate integer or real general is expected."
-        raise CellsError(msg)
+        raise CellsError(f"{path}: it is {layout} {values} {symmetry}, not coordinate integer or real general.")
     if (n_rows, n_columns) != (n_features, n_barcodes):
         raise CellsError(
             f"{path}: the matrix is {n_rows:,} × {n_columns:,}, but there are {n_features:,} features and "

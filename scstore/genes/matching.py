@@ -59,12 +59,10 @@ class GeneMatch:
         ``rows``, (n, n_input_genes), are from ``lognorm_rows(…, groups=match.groups)``.
         """
         if rows.shape[1] != len(self.table_rows):
-            msg = f"{rows.shape[1]:,} columns do not fit a match of {len(self.table_rows):,} genes. Match them anew."
-            raise GenesError(msg)
+            raise GenesError(f"{rows.shape[1]:,} columns do not fit a match of {len(self.table_rows):,} genes.")
         columns = np.where(self.table_rows >= 0, np.searchsorted(self.genes, self.table_rows), -1)
         if self.groups is not None and (self.groups[rows.indices] != rows.indices).any():
-            msg = "Columns of one gene are not summed yet. Read the cells with lognorm_rows(…, groups=match.groups)."
-            raise GenesError(msg)
+            raise GenesError("Columns of one gene are not summed yet: use lognorm_rows(…, groups=match.groups).")
         target = columns[rows.indices]
         keep = target >= 0
         indptr = np.concatenate([[0], np.cumsum(keep)])[rows.indptr]

@@ -62,8 +62,7 @@ def read_gene_info(path: str | os.PathLike[str], *, organism: str) -> pd.DataFra
     frame = frame.rename(columns=INFO_COLUMNS | MORE_COLUMNS)
     frame = frame[~frame["type"].isin(NOT_GENES)]
     if frame.empty:
-        msg = f"{path}: no gene of {organism} (tax id {TAXA[organism]}). Give NCBI's gene_info of that organism."
-        raise GenesError(msg)
+        raise GenesError(f"{path}: no gene of {organism} (tax id {TAXA[organism]}). Give that organism's gene_info.")
     frame = frame.replace("-", "").drop_duplicates("gene_id").reset_index(drop=True)
     frame["ensembl_id"] = frame["xrefs"].str.extract(r"Ensembl:(ENS[A-Z]*G\d+)", expand=False).fillna("")
     frame["name"] = frame["full_name"].where(frame["full_name"] != "", frame["description"])

@@ -215,8 +215,7 @@ def needed_translation(
     if path is None:
         return None
     if table is None and panel is None:
-        msg = f"orthologs={str(path)!r} needs genes= or panel=: the cells' genes are renamed into their species."
-        raise OptionError(msg)
+        raise OptionError(f"orthologs={str(path)!r} needs genes= or panel=, which have the species to translate into.")
     held = [organism_of_table(genes) for genes in (table, panel) if genes is not None]
     target = next(filter(None, held), None)
     if target not in TAXA:

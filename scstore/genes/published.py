@@ -147,8 +147,7 @@ def _from_parquet(file: Path) -> tuple[list[str], Any]:
         return names, list(frame.iloc[:, 0])
     for column, dtype in frame.dtypes.items():
         if not pd.api.types.is_numeric_dtype(dtype):
-            msg = f"column {column!r} does not hold numbers; only the names (column `gene`) and the dimensions may stay"
-            raise ValueError(msg)
+            raise ValueError(f"column {column!r} does not hold numbers (and is not the column `gene`)")
     return names, frame.to_numpy(dtype=np.float64)
 
 
@@ -177,8 +176,9 @@ def _matrix(file: Path, names: Sequence[str], rows: Iterable[Any]) -> NDArray[np
         if i == 0:
             matrix = np.empty((len(names), len(vector)), dtype=np.float32)
         if len(vector) != matrix.shape[1]:
-            msg = f"{file}: gene {name!r:.60} has {len(vector):,} numbers, those before it {matrix.shape[1]:,}."
-            raise GenesError(msg)
+            raise GenesError(
+                f"{file}: gene {name!r:.60} has {len(vector):,} numbers, not {matrix.shape[1]:,} as before."
+            )
         with np.errstate(over="ignore"):
             matrix[i] = vector
         if not np.isfinite(matrix[i]).all():

@@ -131,6 +131,5 @@ def expression_genes(store: Store, *, purpose: str) -> tuple[GeneTable, NDArray[
     table = load_gene_table(path)
     rows: NDArray[np.int64] = pd.Index(table.obs.index).get_indexer(pd.Index(store.var.index.astype(str)))
     if table.digest != record["genes"]["digest"] or (rows < 0).any():
-        msg = f"{purpose}: {path} is not the gene table that {store.path} was extracted with. Put that one back."
-        raise FeatureSpaceError(msg)
+        raise FeatureSpaceError(f"{purpose}: {store.path} was not extracted with {path}. Put its own table back.")
     return table, rows

@@ -103,8 +103,7 @@ def reading(source: str, name: str) -> Iterator[None]:
     except (ScstoreError, MemoryError):
         raise
     except PermissionError as error:
-        msg = f"{source}: {name} may not be read (permission denied). Ask its owner for the right to read it."
-        raise CellsError(msg) from error
+        raise CellsError(f"{source}: {name} may not be read (permission denied). Ask its owner.") from error
     except Exception as error:  # codecs raise anything on damaged bytes, SystemError among them
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise damaged(source, f"{name} cannot be read ({reason}).") from error

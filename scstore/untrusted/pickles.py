@@ -123,8 +123,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
         ) from error
     except Exception as error:  # damaged bytes raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        msg = f"{file}: not a whole pickle ({type(error).__name__}: {reason}). Fetch the file again."
-        raise GenesError(msg) from error
+        raise GenesError(f"{file}: not a whole pickle ({type(error).__name__}: {reason}). Fetch it again.") from error
     if not isinstance(content, dict):
         raise GenesError(f"{file}: holds a {type(content).__name__}; expected a mapping of gene symbols to vectors.")
     return {name: value.values if isinstance(value, _Array) else value for name, value in content.items()}

@@ -69,5 +69,4 @@ def check_layout(path: Path, *, limit: int = WEIGHTS_LIMIT) -> None:
 
 
 def _refuse(path: Path, why: str) -> NoReturn:
-    msg = f"{path}: {why}. The file is damaged or not scstore's: restore it from a copy, or make it again."
-    raise DamagedError(msg)
+    raise DamagedError(f"{path}: {why}. The file is damaged or not scstore's: restore a copy, or make it again.")

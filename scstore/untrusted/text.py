@@ -47,8 +47,7 @@ class _Bounded(io.RawIOBase):
         n = self._unpacked.readinto(buffer)
         self._read += n
         if self._read > self._limit:
-            msg = f"{self._file}: unpacks to more than {self._limit:,} bytes, which no such file does. {EXHAUSTS}"
-            raise self._error(msg)
+            raise self._error(f"{self._file}: unpacks to more than {self._limit:,} bytes. {EXHAUSTS}")
         return n
 
     def close(self) -> None:

@@ -42,8 +42,7 @@ class BoundedStore(WrapperStore[Store]):
             self._check_codecs(folder, value.to_bytes())
             return value
         if (size := zstd_content_size(value[:18].to_bytes())) > CHUNK_LIMIT:
-            msg = f"{self._source}: chunk {key} decodes to {size:,} bytes, more than {CHUNK_LIMIT:,}. {EXHAUSTS}"
-            raise CellsError(msg)
+            raise CellsError(f"{self._source}: chunk {key} decodes to {size:,} bytes. {EXHAUSTS}")
         if byte_range is None and any(key.startswith(array) for array in self._blosc):
             head = value[:16].to_bytes()  # the last four bytes of the header are the length of the chunk
             if len(head) < 16 or struct.unpack("<I", head[12:])[0] != len(value):
