@@ -176,9 +176,7 @@ def _matrix(file: Path, names: Sequence[str], rows: Iterable[Any]) -> NDArray[np
         if i == 0:
             matrix = np.empty((len(names), len(vector)), dtype=np.float32)
         if len(vector) != matrix.shape[1]:
-            raise GenesError(
-                f"{file}: gene {name!r:.60} has {len(vector):,} numbers, not {matrix.shape[1]:,} as before."
-            )
+            raise GenesError(f"{file}: gene {name!r:.60} has {len(vector):,} numbers, not {matrix.shape[1]:,}.")
         with np.errstate(over="ignore"):
             matrix[i] = vector
         if not np.isfinite(matrix[i]).all():
