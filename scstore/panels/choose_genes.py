@@ -59,8 +59,7 @@ def panel(
         Option("File of human and mouse orthologs: inputs of the other species are read with the genes of this one."),
     ] = None,
     organism: Annotated[
-        str | None,
-        Option("human or mouse: the panel's species with orthologs. By default the first input's."),
+        str | None, Option("human or mouse: the panel's species with orthologs. By default the first input's.")
     ] = None,
     overwrite: Overwrite = False,
     progress: Progress = None,
@@ -105,12 +104,7 @@ def panel(
             find_expression(one, expression=expression, slot=slot, allow_fractional=allow_fractional) for one in opened
         ]
         inputs = name_genes(
-            opened,
-            slots,
-            sum_duplicates=sum_duplicate_genes,
-            orthologs=orthologs,
-            organism=organism,
-            progress=progress,
+            opened, slots, sum_duplicates=sum_duplicate_genes, orthologs=orthologs, organism=organism, progress=progress
         )
         if label is not None:
             check_ids(inputs)

@@ -27,19 +27,15 @@ from zarr.storage import LocalStore
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError, NumericsError
 from scstore.sealed import FORMAT, seal
-from scstore.store.layout import (
-    LEDGER,
-    SCRATCH_EXPRESSION,
-    StorePlan,
-    ViewSpec,
-    chunk_path,
-    record_path,
-)
+from scstore.store.layout import LEDGER, SCRATCH_EXPRESSION, StorePlan, ViewSpec, chunk_path, record_path
 from scstore.store.ledger import check_shard, ids_digest, read_record, write_manifest, write_record
 from scstore.store.views import ARRAY, write_csr
 
 # Kinds of columns that AnnData stores as they are.
 STORABLE = frozenset({"string", "boolean", "integer", "floating", "empty"})
+
+# Views are stored as they are, with NaN where rows are missing.
+RAW: dict[str, Any] = {"fill_value": np.nan, "compressors": None, "filters": None, "attributes": ARRAY}
 
 
 class DiskStore(LocalStore):
@@ -93,16 +89,8 @@ class StoreBuilder:
         """Create the feature matrices, all rows missing (NaN)."""
         obsm = self._group.require_group("obsm")
         for view in plan.views:
-            obsm.create_array(
-                view.name,
-                shape=(plan.n_obs, view.width),
-                chunks=(plan.shard_rows, view.width),
-                dtype=view.dtype,
-                fill_value=np.nan,
-                compressors=None,
-                filters=None,
-                attributes=ARRAY,
-            )
+            shape, chunks = (plan.n_obs, view.width), (plan.shard_rows, view.width)
+            obsm.create_array(view.name, shape=shape, chunks=chunks, dtype=view.dtype, **RAW)
         fsio.disk.make_folder(self.root / LEDGER / "shards")
 
     def seal(self) -> None:
