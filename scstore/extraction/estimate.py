@@ -101,11 +101,10 @@ def _genes_and_sample(plan: ExtractionPlan, progress: Reporter) -> tuple[NDArray
     """Return how many genes each cell has, and the expression of a sample of cells."""
     lengths: list[NDArray[np.int64]] = []
     sample: list[csr_matrix] = []
-    wanted = set(np.linspace(0, plan.shape.n_obs - 1, min(SAMPLE, plan.shape.n_obs)).astype(int).tolist())
+    wanted = np.unique(np.linspace(0, plan.shape.n_obs - 1, min(SAMPLE, plan.shape.n_obs)).astype(int))
     start = 0
     for block in plan.sequences.expression_blocks(progress, lengths):
-        here = [row - start for row in sorted(wanted) if start <= row < start + block.shape[0]]
-        sample.append(block[here])
+        sample.append(block[wanted[(wanted >= start) & (wanted < start + block.shape[0])] - start])
         start += block.shape[0]
     return np.concatenate(lengths), csr_matrix(vstack(sample, format="csr"))
 
