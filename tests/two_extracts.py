@@ -67,11 +67,12 @@ class Reader:
             if changed:
                 self.violations.append(f"I1: {name}: rows {changed} changed")
             self._seen[name] = now
+        complete = store.is_complete  # before the rows: the last shard may be committed meanwhile
         try:
             assert len(store.usable_rows(allow_partial=True)) >= int(committed.sum()) - int(store.empty.sum())
             store.view("readout")[:]
         except IncompleteStoreError:
-            if store.is_complete:
+            if complete:
                 self.violations.append("I2: a complete store says that it is not")
 
 
