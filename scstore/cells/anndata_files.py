@@ -68,10 +68,8 @@ def open_matrix(node: Any, *, shape: tuple[int, int], name: str, guard: Guard) -
         return _open_sparse(node, encoding=encoding, shape=shape, name=name, guard=guard)
     if name.startswith("layers/"):
         return None
-    raise CellsError(
-        f"{guard.source}: {name} is stored as {show(encoding or 'something without a name')}, which is not a matrix of "
-        "numbers. It may come from a newer anndata: update scstore and anndata, or write X as a CSR matrix."
-    )
+    stored = f"stored as {show(encoding or 'something without a name')}, which is not a matrix of numbers"
+    raise CellsError(f"{guard.source}: {name} is {stored}. Update scstore and anndata, or write a CSR matrix.")
 
 
 def _open_sparse(group: Any, *, encoding: str, shape: tuple[int, int], name: str, guard: Guard) -> RowMatrix:
@@ -85,8 +83,7 @@ def _open_sparse(group: Any, *, encoding: str, shape: tuple[int, int], name: str
     _check_shape(found, shape, guard.source, name)
     for part in ("indices", "data"):
         check_chunks(parts[part], guard.source)
-    by_column = encoding == "csc_matrix"
-    return open_compressed(**parts, shape=shape, by_column=by_column, source=guard.source, name=name)
+    return open_compressed(**parts, shape=shape, by_column=encoding == "csc_matrix", source=guard.source, name=name)
 
 
 def _check_shape(found: tuple[int, ...], expected: tuple[int, int], source: str, name: str) -> None:
@@ -141,20 +138,16 @@ def _read_frame(group: Any, name: str, *, guard: Guard) -> pd.DataFrame | None:
         raise damaged(guard.source, f"{name} is not a data frame.")
     _check_encoding(node, guard.source, name)
     guard.tree(node)
-    with warnings.catch_warnings():
-        # a file of anndata 0.7 is read all the same; nothing for the user to do
-        warnings.simplefilter("ignore", anndata.OldFormatWarning)
-        with reading(guard.source, name):
-            try:
-                frame = anndata.io.read_elem(node)
-            except Exception as error:
-                if type(error).__name__ != "IORegistryError":
-                    raise
-                notes = " ".join(getattr(error, "__notes__", ()))
-                raise CellsError(
-                    f"{guard.source}: a column of {name} is in an encoding that anndata {version('anndata')} does not "
-                    f"know ({' '.join(f'{error} {notes}'.split())[:300]}). Update anndata, or drop that column."
-                ) from error
+    # a file of anndata 0.7 is read all the same; nothing for the user to do
+    with warnings.catch_warnings(action="ignore", category=anndata.OldFormatWarning), reading(guard.source, name):
+        try:
+            frame = anndata.io.read_elem(node)
+        except Exception as error:
+            if type(error).__name__ != "IORegistryError":
+                raise
+            why = " ".join(f"{error} {' '.join(getattr(error, '__notes__', ()))}".split())[:300]
+            unknown = f"a column of {name} is in an encoding that anndata {version('anndata')} does not know"
+            raise CellsError(f"{guard.source}: {unknown} ({why}). Update anndata, or drop that column.") from error
     if not isinstance(frame, pd.DataFrame):
         raise damaged(guard.source, f"{name} is not a data frame.")
     return frame

@@ -79,17 +79,12 @@ def find_expression(
     if slot is not None:
         cells.matrix(slot)
         order = (slot,)
-    looks = {
-        name: _look_at(cells, name, sample_rows=sample_rows)
-        for name in order
-        if name in cells.slots and cells.slots[name].shape[1]
-    }
+    present = [name for name in order if name in cells.slots and cells.slots[name].shape[1]]
+    looks = {name: _look_at(cells, name, sample_rows=sample_rows) for name in present}
     accepted = [expression, "fractional"] if expression == "counts" and allow_fractional else [expression]
     if expression == "lognorm" and slot is None and "X" in looks and looks["X"].kind == "counts":
-        raise CellsError(
-            f"{cells.source}: X holds counts, not log-normalised values as declared. Leave out expression='lognorm', "
-            "or name the slot with slot=."
-        )
+        cure = "Leave out expression='lognorm', or name the slot with slot=."
+        raise CellsError(f"{cells.source}: X holds counts, not log-normalised values as declared. {cure}")
     # a sample without a single value is taken last: whatever it turns out to be is checked as it is read
     for kind in (*accepted, "zeros"):
         for name, look in looks.items():
@@ -151,10 +146,7 @@ def _look_at(cells: CellFile, slot: str, *, sample_rows: int) -> _Look:
 
 
 def _first(
-    cells: CellFile,
-    slot: str,
-    blocks: list[tuple[int, sparse.csr_matrix]],
-    wanted: Callable[[NDArray[Any]], NDArray[np.bool_]],
+    cells: CellFile, slot: str, blocks: list[tuple[int, sparse.csr_matrix]], wanted: Callable[[NDArray[Any]], Any]
 ) -> str:
     """Return the first value of a kind in a sample, and where it is."""
     start, block = next((start, block) for start, block in blocks if wanted(block.data).any())
@@ -236,10 +228,9 @@ def _check_values(rows: sparse.csr_matrix, *, cells: CellFile, slot: ExpressionS
         fault = "is NaN" if np.isnan(value) else f"is {value:g}"
         cure = "Repair or remove the cell, or take another slot with slot=."
     elif value < 0:
-        fault = f"is negative ({value:g})"
-        cure = "Scaled or corrected values cannot be used: take another slot with slot=."
+        fault, cure = f"is negative ({value:g})", "Scaled or corrected values cannot be used: set another slot=."
     else:
         fault = f"is not an integer ({value:g})"
         cure = "Take the slot with raw counts (slot=), or accept corrected counts with allow_fractional=True."
-    msg = f"{cells.source}: {_place(cells, slot.slot, start, rows, at)}: the value in {slot.slot} {fault}. {cure}"
-    raise CellsError(msg)
+    place = _place(cells, slot.slot, start, rows, at)
+    raise CellsError(f"{cells.source}: {place}: the value in {slot.slot} {fault}. {cure}")

@@ -43,9 +43,8 @@ class ClassSums:
     def add(self, block: Any, codes: Array) -> Self:
         """Add ``(b, n_genes)`` values, dense or CSR, of cells of the classes ``codes``; refuse NaN and infinity."""
         codes = np.asarray(codes)
-        member = sparse.csr_matrix(
-            (np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(len(self.counts), len(codes))
-        )
+        entries = (np.ones(len(codes)), (codes, np.arange(len(codes))))
+        member = sparse.csr_matrix(entries, shape=(len(self.counts), len(codes)))
         values: Any = sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
         values = values.astype(np.float64)
         self._check_finite(values)
@@ -62,10 +61,8 @@ class ClassSums:
         coordinates = sparse.coo_matrix(values)
         bad = np.flatnonzero(~np.isfinite(coordinates.data))[0]
         cell, gene = int(self.counts.sum()) + int(coordinates.row[bad]), int(coordinates.col[bad])
-        raise CellsError(
-            f"Expression of cell {cell:,}, gene {gene:,} (counted from 0) is {coordinates.data[bad]}. "
-            f"Mend or leave out that cell."
-        )
+        place = f"cell {cell:,}, gene {gene:,} (counted from 0)"
+        raise CellsError(f"Expression of {place} is {coordinates.data[bad]}. Mend or leave out that cell.")
 
     def f_values(self, *, min_cells: int = 1) -> Array:
         """Return F of each gene, ``(n_genes,)``, over classes of at least ``min_cells`` cells; never NaN.

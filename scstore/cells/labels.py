@@ -40,14 +40,16 @@ def missing_labels(y: Any, words: Iterable[str] = MISSING_VALUES) -> NDArray[np.
     return missing
 
 
+def _has(obs: pd.DataFrame, column: str) -> str:
+    """Return which columns there are, and which of them may be meant."""
+    known = [str(name) for name in obs.columns]
+    return f"{did_you_mean(column, known)} It has: {', '.join(known) or 'none'}."
+
+
 def check_column(obs: pd.DataFrame, column: str, *, option: str, source: str) -> None:
     """Refuse the value of an option that names no column of ``obs``."""
     if column not in obs:
-        known = [str(name) for name in obs.columns]
-        raise OptionError(
-            f"{option}={column!r}: {source} has no such obs column.{did_you_mean(column, known)} "
-            f"It has: {', '.join(known) or 'none'}."
-        )
+        raise OptionError(f"{option}={column!r}: {source} has no such obs column.{_has(obs, column)}")
 
 
 def read_labels(
@@ -55,10 +57,7 @@ def read_labels(
 ) -> list[str | None]:
     """Return a label column as strings, ``None`` for a cell without a label; a :class:`LabelsError` if all lack one."""
     if column not in obs:
-        known = [str(name) for name in obs.columns]
-        raise LabelsError(
-            f"{source} has no obs column {column!r}.{did_you_mean(column, known)} It has: {', '.join(known) or 'none'}."
-        )
+        raise LabelsError(f"{source} has no obs column {column!r}.{_has(obs, column)}")
     absent = missing_labels(obs[column].to_numpy(dtype=object), missing)
     if absent.all():
         raise LabelsError(f"{source}: no cell has a {column!r}.")
@@ -69,9 +68,8 @@ def report_labels(
     obs: pd.DataFrame, column: str, labels: Sequence[str | None], *, source: str, progress: Reporter
 ) -> None:
     """Report which words were read as missing, and warn of labels that hardly differ in spelling."""
-    left_out = Counter(
-        str(value) for value, label in zip(obs[column], labels, strict=True) if label is None and isinstance(value, str)
-    )
+    pairs = zip(obs[column], labels, strict=True)
+    left_out = Counter(str(value) for value, label in pairs if label is None and isinstance(value, str))
     if left_out:
         words = ", ".join(f"{word!r} ({n:,} cells)" for word, n in left_out.most_common(5))
         progress.note(f"{source}: {column} is missing where it is {words}; missing_labels=[…] names such words")

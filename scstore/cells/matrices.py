@@ -101,10 +101,8 @@ def csr_rows(
 
     def take(start: int, stop: int) -> sparse.csr_matrix:
         run = slice(int(indptr[start]), int(indptr[stop]))
-        values, columns = _plain(np.array(data[run])), np.array(indices[run])
-        return sparse.csr_matrix(
-            (values, columns, indptr[start : stop + 1] - run.start), shape=(stop - start, shape[1])
-        )
+        parts = (_plain(np.array(data[run])), np.array(indices[run]), indptr[start : stop + 1] - run.start)
+        return sparse.csr_matrix(parts, shape=(stop - start, shape[1]))
 
     return SlicedRows(shape, take, source, name)
 

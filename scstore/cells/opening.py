@@ -84,25 +84,19 @@ def identify_cells(obs: pd.DataFrame, *, source: str, id_prefix_from: str | None
     if id_prefix_from is not None:
         if id_prefix_from not in obs.columns:
             known = [str(name) for name in obs.columns]
-            raise CellsError(
-                f"{source}: id_prefix_from={show(id_prefix_from)}: obs has no such column."
-                f"{did_you_mean(id_prefix_from, known)} It has: {', '.join(known) or 'none'}."
-            )
+            has = f"{did_you_mean(id_prefix_from, known)} It has: {', '.join(known) or 'none'}."
+            raise CellsError(f"{source}: id_prefix_from={show(id_prefix_from)}: obs has no such column.{has}")
         column = obs[id_prefix_from]
         if column.isna().any():
             cell = show(ids[int(column.isna().to_numpy().argmax())])
-            raise CellsError(
-                f"{source}: cell {cell} has no value in obs column {show(id_prefix_from)}, so it gets no prefix. "
-                "Fill the column, or choose another."
-            )
+            raise CellsError(f"{source}: cell {cell} has no {show(id_prefix_from)}. Fill it, or choose another column.")
         prefixed = [f"{prefix}:{name}" for prefix, name in zip(column, ids, strict=True)]
         ids = pd.Index(prefixed, dtype=object, name=ids.name)
     if not ids.is_unique:
         repeated = ids[ids.duplicated()].unique()
         raise CellsError(
             f"{source}: cell ids occur more than once: {show_some(repeated)} ({len(repeated):,} in all). Make them "
-            "unique; where an obs column (batch, donor, …) separates such cells, id_prefix_from=COLUMN puts its value "
-            "before every id."
+            "unique, or put an obs column (batch, donor, …) before every id with id_prefix_from=COLUMN."
         )
     obs.index = ids
     return obs
@@ -134,13 +128,11 @@ def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str 
     """
     with contextlib.ExitStack() as stack:
         if isinstance(source, AnnData):
-            name = describe_anndata(source)
-            opened = open_anndata(source)
+            name, opened = describe_anndata(source), open_anndata(source)
         else:
-            path = Path(source)
-            name = str(path)
+            name = str(Path(source))
             with reading(name, "it"):
-                opened = _open_path(path, stack=stack)
+                opened = _open_path(Path(source), stack=stack)
         _check_extent(opened, source=name)
         obs = identify_cells(opened.obs, source=name, id_prefix_from=id_prefix_from)
         return CellFile(name, obs, opened.slots, opened.slot_vars, stack.pop_all())
@@ -189,15 +181,12 @@ def _open_folder(path: Path) -> Opened:
         root = open_zarr(path)
         if isinstance(root, zarr.Group) and "obs" in root:
             return read_anndata(root, guard=Guard(str(path), folder_bytes(path)))
-        raise CellsError(
-            f"{path}: it is Zarr, but no AnnData: there is no obs in it, only "
-            f"{show_some(sorted(names), limit=6)}. Of a SpatialData folder give the table (tables/NAME)."
-        )
+        only = show_some(sorted(names), limit=6)
+        raise CellsError(f"{path}: it is Zarr without obs, only {only}. Of a SpatialData folder give tables/NAME.")
     if find_mtx(path):
         return read_10x_folder(path)
-    inside = sorted(
-        p.name for p in path.iterdir() if p.suffix in (".h5ad", ".h5", ".zarr") or (p.is_dir() and find_mtx(p))
-    )
+    suffixes = (".h5ad", ".h5", ".zarr")
+    inside = sorted(p.name for p in path.iterdir() if p.suffix in suffixes or (p.is_dir() and find_mtx(p)))
     hint = f" Inside it there is {show_some(inside)}: give that." if inside else ""
     listing = show_some(sorted(names), limit=6) or "nothing"
     raise CellsError(f"{path}: a folder with {listing} is neither AnnData Zarr nor 10x. Known are {FORMATS}.{hint}")

@@ -44,17 +44,14 @@ def read_10x_hdf5(root: h5py.File, *, guard: Guard) -> Opened:
     name = groups[0]
     group = guard.member(root, name)
     features = guard.member(group, "features")
-    if features is None:
-        var = _features(group, guard=guard, ids="genes", symbols="gene_names")
-    else:
-        var = _features(features, guard=guard, ids="id", symbols="name")
+    where, ids, symbols = (group, "genes", "gene_names") if features is None else (features, "id", "name")
+    var = _features(where, guard=guard, ids=ids, symbols=symbols)
     barcodes = _strings(group, "barcodes", guard=guard)
     with reading(guard.source, f"{name}/shape"):
         n_features, n_cells = (int(n) for n in _array(group, "shape", guard=guard)[:])
     if (n_features, n_cells) != (len(var), len(barcodes)):
-        there = f"{len(var):,} features and {len(barcodes):,} barcodes"
-        said = f"{name}/shape says {n_features:,} features × {n_cells:,} cells, but there are {there}."
-        raise damaged(guard.source, said)
+        said = f"{name}/shape says {n_features:,} features × {n_cells:,} cells"
+        raise damaged(guard.source, f"{said}, but there are {len(var):,} features and {len(barcodes):,} barcodes.")
     parts = {part: _array(group, part, guard=guard) for part in ("indptr", "indices", "data")}
     matrix = open_compressed(**parts, shape=(n_cells, n_features), source=guard.source, name=name)
     return _opened(var, barcodes, matrix, source=guard.source)
@@ -95,17 +92,13 @@ def read_10x_folder(folder: Path) -> Opened:
     """Read the features and barcodes of a 10x folder and open its matrix; all three files have the same prefix."""
     found = find_mtx(folder)
     if len(found) != 1:
-        raise CellsError(
-            f"{folder}: there are {len(found)} matrices in it ({show_some(path.name for path in found)}). "
-            "Keep one matrix with its features and barcodes in a folder of its own."
-        )
+        listed = f"{len(found)} matrices in it ({show_some(path.name for path in found)})"
+        raise CellsError(f"{folder}: there are {listed}. Keep one matrix with its features and barcodes in a folder.")
     prefix = found[0].name.split("matrix.mtx")[0]
     features = _columns(_partner(folder, prefix, "features.tsv", "genes.tsv"))
     barcodes = [line[0] for line in _columns(_partner(folder, prefix, "barcodes.tsv"))]
-    var = pd.DataFrame(
-        {"symbol": [line[1] if len(line) > 1 else line[0] for line in features]},
-        index=pd.Index([line[0] for line in features], dtype=object),
-    )
+    index = pd.Index([line[0] for line in features], dtype=object)
+    var = pd.DataFrame({"symbol": [line[1] if len(line) > 1 else line[0] for line in features]}, index=index)
     if features and all(len(line) > 2 for line in features):
         var["feature_type"] = [line[2] for line in features]
     _check_header(found[0], n_features=len(features), n_barcodes=len(barcodes))
@@ -142,8 +135,8 @@ def _check_header(path: Path, *, n_features: int, n_barcodes: int) -> None:
         raise CellsError(f"{path}: it is {layout} {values} {symmetry}, not coordinate integer or real general.")
     if (n_rows, n_columns) != (n_features, n_barcodes):
         raise CellsError(
-            f"{path}: the matrix is {n_rows:,} × {n_columns:,}, but there are {n_features:,} features and "
-            f"{n_barcodes:,} barcodes beside it (features × cells is expected). Give the three files of one run."
+            f"{path}: the matrix is {n_rows:,} × {n_columns:,}, but {n_features:,} features × {n_barcodes:,} barcodes "
+            "are beside it. Give the three files of one run."
         )
     if n_values * SHORTEST_ENTRY > largest_text(path):
         raise damaged(str(path), f"The header announces {n_values:,} values, more than the file can hold.")
@@ -182,9 +175,9 @@ def _opened(var: pd.DataFrame, barcodes: Sequence[str], matrix: RowMatrix, *, so
     if "feature_type" in var.columns:
         keep = np.flatnonzero(var["feature_type"] == GENE_EXPRESSION).astype(np.int64)
         if len(var) and not len(keep):
+            there = show_some(sorted(set(var["feature_type"])))
             raise CellsError(
-                f"{source}: no feature is of type {GENE_EXPRESSION!r}; there is "
-                f"{show_some(sorted(set(var['feature_type'])))}. Give the matrix that holds the gene counts."
+                f"{source}: no feature is of type {GENE_EXPRESSION!r}; there is {there}. Give gene counts."
             )
     genes = var.iloc[keep]
     genomes = set(genes["genome"]) - {""} if "genome" in genes.columns else set()
@@ -203,6 +196,6 @@ def _opened(var: pd.DataFrame, barcodes: Sequence[str], matrix: RowMatrix, *, so
 
 def _refuse_genomes(genomes: Sequence[str], source: str) -> None:
     raise CellsError(
-        f"{source}: it holds {len(genomes)} genomes ({show_some(genomes, limit=6)}), and the cells of one species are "
-        "wanted. Write the cells and genes of one genome to a file of their own (scanpy.read_10x_h5(path, genome=…))."
+        f"{source}: it holds {len(genomes)} genomes ({show_some(genomes, limit=6)}). Write the cells and genes of one "
+        "to a file of their own (scanpy.read_10x_h5(path, genome=…))."
     )

@@ -43,34 +43,20 @@ def build_genes(
     *,
     text: Annotated[File | None, Option("A TSV or JSON file of gene texts, with a column symbol.")] = None,
     cells: Annotated[File | None, Option("Cells whose gene symbols are the texts.", flags=("--symbols-of",))] = None,
-    gene_info: Annotated[
-        File | None, Option("NCBI's gene_info file; beside published vectors it adds Ensembl ids and synonyms.")
-    ] = None,
+    gene_info: Annotated[File | None, Option("NCBI's gene_info; it adds other names to published vectors.")] = None,
     gene_summary: Annotated[File | None, Option("NCBI's gene_summary file.")] = None,
     orthologs: Annotated[
-        File | None,
-        Option(
-            "NCBI's gene_orthologs, or a CSV of human and mouse genes, for the summaries of orthologs in place of "
-            "missing ones."
-        ),
+        File | None, Option("NCBI's gene_orthologs, or a CSV of human and mouse genes, for missing summaries.")
     ] = None,
-    ortholog_gene_info: Annotated[
-        File | None, Option("The other organism's gene_info file, needed with the orthologs.")
-    ] = None,
-    vectors: Annotated[
-        File | None, Option("Published vectors, such as GenePT's: a pickle, .npz, .parquet or .h5ad.")
-    ] = None,
+    ortholog_gene_info: Annotated[File | None, Option("The other organism's gene_info file.")] = None,
+    vectors: Annotated[File | None, Option("Published vectors: a pickle, .npz, .parquet or .h5ad.")] = None,
     only_genes_of: Annotated[
-        Sequence[File] | None,
-        Option("Cells: only their genes are encoded. Whitening and the aligned projector then know no other genes."),
+        Sequence[File] | None, Option("Cells: only their genes are encoded, and no others are known to later steps.")
     ] = None,
-    template: Annotated[
-        str | None, Option('How a gene\'s text is put together, such as "{symbol}: {name}.[ {summary}]".')
-    ] = None,
+    template: Annotated[str | None, Option('A gene\'s text, such as "{symbol}: {name}.[ {summary}]".')] = None,
     organism: Annotated[str | None, Option("human or mouse; needed with NCBI's files, else guessed.")] = None,
     encoder: Annotated[
-        str | None,
-        Option("minilm (the default), a model folder, a hub name, openai:MODEL for an endpoint, or random:WIDTH."),
+        str | None, Option("minilm (the default), a model folder or hub name, openai:MODEL (endpoint) or random:WIDTH.")
     ] = None,
     revision: Annotated[str | None, Option("Branch, tag or commit of a hub model.", advanced=True)] = None,
     device: Annotated[str | None, Option("Where the model runs, such as cpu or cuda.", advanced=True)] = None,
@@ -108,7 +94,8 @@ def build_genes(
     if text is not None:
         genes = read_descriptions(text, template=template, organism=organism or "")
     elif cells is not None:
-        genes = _symbols_of(cells, organism)
+        with open_cells(cells) as opened:
+            genes = describe_cells(opened.var(next(iter(opened.slots))), organism=organism)
     else:
         files = {str(organism): gene_info, other_organism(str(organism)): ortholog_gene_info}
         genes = _from_ncbi(files, gene_summary, orthologs, organism=str(organism), template=template or NCBI_TEMPLATE)
@@ -125,25 +112,19 @@ def build_genes(
 
 def _check(options: Mapping[str, Any]) -> None:
     """Refuse options of :func:`build_genes` that do not go together."""
-    # an AnnData refuses to be compared
-    given = {
-        name: value
-        for name, value in options.items()
-        if name not in ALWAYS and not (value is None or (isinstance(value, list) and not value))
-    }
+    given = {name: value for name, value in options.items() if name not in ALWAYS and value is not None}
+    given = {name: value for name, value in given.items() if not isinstance(value, list) or value}
     sources = [name for name in GOES_WITH if name in given]
     if set(sources) == {"vectors", "gene_info"}:
         sources = ["vectors"]
     if len(sources) != 1:
         found = " and ".join(f"{name}=" for name in sources) or "none of them"
         raise OptionError(
-            "The genes come from one of text= (gene texts), gene_info= (NCBI's descriptions), cells= (their symbols) "
-            f"and vectors= (published vectors). You gave {found}."
+            f"The genes come from one of text=, gene_info= (NCBI), cells= (symbols) and vectors=. You gave {found}."
         )
     source = sources[0]
     if idle := [name for name in given if name != source and name not in GOES_WITH[source]]:
-        value = given[idle[0]]
-        value = value if isinstance(value, list) else str(value)
+        value = given[idle[0]] if isinstance(given[idle[0]], list) else str(given[idle[0]])
         raise OptionError(f"{idle[0]}={value!r} has no effect with {source}=. Leave it out.")
     if ("orthologs" in given) != ("ortholog_gene_info" in given):
         raise OptionError("orthologs= and ortholog_gene_info= go together: the pairs, and the other organism's genes.")
@@ -159,15 +140,9 @@ def _restricted(genes: DescribedGenes, inputs: Sequence[File]) -> DescribedGenes
     rows: list[int] = []
     for cells in inputs:
         with open_cells(cells) as opened:
-            var, source = opened.var(next(iter(opened.slots))), opened.source
-        rows += match_genes(var, genes.obs, sum_duplicates=True, source=source).genes.tolist()
+            var = opened.var(next(iter(opened.slots)))
+        rows += match_genes(var, genes.obs, sum_duplicates=True, source=opened.source).genes.tolist()
     return genes._replace(obs=genes.obs.iloc[np.unique(rows)])
-
-
-def _symbols_of(cells: File, organism: str | None) -> DescribedGenes:
-    with open_cells(cells) as opened:
-        var = opened.var(next(iter(opened.slots)))
-    return describe_cells(var, organism=organism)
 
 
 def _published(vectors: File, gene_info: File | None, organism: str | None) -> GeneTable:

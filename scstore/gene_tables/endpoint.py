@@ -77,17 +77,11 @@ def read_environment(model: str, environment: Mapping[str, str] = os.environ) ->
     base = (environment.get(BASE_VARIABLE, "").strip() or OPENAI_URL).rstrip("/")
     key = environment.get(KEY_VARIABLE, "").strip()
     if not ADDRESS.fullmatch(base):
-        msg = (
-            f"{BASE_VARIABLE} is not an address such as {OPENAI_URL} (http or https, without user or password: the key "
-            f"belongs in {KEY_VARIABLE})."
-        )
+        msg = f"{BASE_VARIABLE} is not an address such as {OPENAI_URL}; user and password do not belong into it."
     elif not model.strip():
         msg = "encoder='openai:' names no model. The papers use openai:text-embedding-ada-002."
     elif not key and base == OPENAI_URL:
-        msg = (
-            f"encoder='openai:{model}' needs a key. Set the environment variable {KEY_VARIABLE}, or set "
-            f"{BASE_VARIABLE} to a server that needs none."
-        )
+        msg = f"encoder='openai:{model}' needs a key: set {KEY_VARIABLE}, or {BASE_VARIABLE} to a server without keys."
     elif not key.isascii() or any(character.isspace() for character in key):
         msg = f"{KEY_VARIABLE} contains characters that no key has, such as spaces. Copy the key again."
     else:
@@ -106,10 +100,8 @@ class VectorJournal:
             self.find([""])
         except sqlite3.DatabaseError as error:
             self.close()
-            raise GenesError(
-                f"{path}: expected the vectors that an earlier run of this command finished, and this is another or a "
-                "damaged file. Move it away, or choose another output."
-            ) from error
+            why = "this is not a file of finished vectors, or it is damaged"
+            raise GenesError(f"{path}: {why}. Move it away, or choose another output.") from error
 
     def __len__(self) -> int:
         return int(self._database.execute("SELECT count(*) FROM vectors").fetchone()[0])
@@ -137,9 +129,7 @@ class VectorJournal:
             with self._database:
                 self._database.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
         except sqlite3.Error as error:
-            raise OutputError(
-                f"{self.path}: finished vectors cannot be kept ({error}). Make room, then run this again."
-            ) from error
+            raise OutputError(f"{self.path}: vectors cannot be kept ({error}). Make room and run again.") from error
 
     def close(self) -> None:
         """Close the file; it stays."""
@@ -158,14 +148,8 @@ class EndpointEncoder:
     @property
     def identity(self) -> dict[str, Any]:
         """Model, server, width, and where long texts are cut: all that decides the vectors."""
-        model, server = self.endpoint.model, self.endpoint.server
-        return {
-            "kind": "openai",
-            "model": model,
-            "server": server,
-            "width": self.width,
-            "max_characters": MAX_CHARACTERS,
-        }
+        about = {"kind": "openai", "model": self.endpoint.model, "server": self.endpoint.server}
+        return {**about, "width": self.width, "max_characters": MAX_CHARACTERS}
 
     def estimate(self, texts: Sequence[str]) -> str:
         """Return a line about what is still to be sent and what that costs."""
@@ -173,14 +157,11 @@ class EndpointEncoder:
         todo = cut - self.journal.find(sorted(cut)).keys()
         tokens = sum(map(_estimated_tokens, todo))
         price = PRICES.get(self.endpoint.model)
-        cost = "their price is not known" if price is None else (
-            f"about ${tokens / 1e6 * price:.2f} at ${price:.2f} per million (OpenAI's list of {PRICES_OF})"
-        )  # fmt: skip
-        return (
-            f"{self.endpoint.model} at {self.endpoint.server}: {len(todo):,} texts to send "
-            f"({len(cut) - len(todo):,} were finished before), about {tokens:,} tokens (an estimate: characters / "
-            f"{CHARACTERS_PER_TOKEN}): {cost}"
-        )
+        cost = "their price is not known"
+        if price is not None:
+            cost = f"about ${tokens / 1e6 * price:.2f} at ${price:.2f} per million (OpenAI's list of {PRICES_OF})"
+        counts = f"{len(todo):,} texts to send ({len(cut) - len(todo):,} were finished before)"
+        return f"{self.endpoint.model} at {self.endpoint.server}: {counts}, about {tokens:,} tokens (estimated): {cost}"
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return ``(n_texts, width) float32``: from the journal, the others from the endpoint."""
@@ -195,9 +176,8 @@ class EndpointEncoder:
     def _ask(self, texts: list[str]) -> NDArray[np.float32]:
         """Send one request, which the client repeats with growing waits, and check the answer."""
         try:
-            answer: Any = self._client.embeddings.create(
-                model=self.endpoint.model, input=texts, encoding_format="float"
-            )
+            create: Any = self._client.embeddings.create
+            answer = create(model=self.endpoint.model, input=texts, encoding_format="float")
             by_index = {item.index: item.embedding for item in answer.data}
             with np.errstate(over="ignore"):
                 vectors = np.array([by_index[i] for i in range(len(texts))], dtype=np.float32)
@@ -236,9 +216,8 @@ class EndpointEncoder:
             cure = f"The longest of its texts has {max(map(len, texts)):,} characters: {max(texts, key=len)[:60]!r}."
         elif has_no_funds:
             cure = "Check the plan and balance of your account, then run the same command again: it goes on."
-        return OptionError(
-            f"{self.endpoint.server} refused encoder='openai:{self.endpoint.model}' with {status}: {said}. {cure}"
-        )
+        refused = f"refused encoder='openai:{self.endpoint.model}' with {status}"
+        return OptionError(f"{self.endpoint.server} {refused}: {said}. {cure}")
 
 
 @contextmanager

@@ -66,18 +66,16 @@ class GeneMatch:
         target = columns[rows.indices]
         keep = target >= 0
         indptr = np.concatenate([[0], np.cumsum(keep)])[rows.indptr]
-        taken = sparse.csr_matrix(
-            (rows.data[keep].astype(np.float32), target[keep], indptr), shape=(rows.shape[0], len(self.genes))
-        )
+        parts = (rows.data[keep].astype(np.float32), target[keep], indptr)
+        taken = sparse.csr_matrix(parts, shape=(rows.shape[0], len(self.genes)))
         taken.sort_indices()
         return taken
 
     def align(self, rows: sparse.csr_matrix) -> sparse.csr_matrix:
         """Return all columns of the table as (n, n_table) float32, those without a match zero."""
         taken = self.apply(rows)
-        return sparse.csr_matrix(
-            (taken.data, self.genes[taken.indices], taken.indptr), shape=(taken.shape[0], self.n_table)
-        )
+        parts = (taken.data, self.genes[taken.indices], taken.indptr)
+        return sparse.csr_matrix(parts, shape=(taken.shape[0], self.n_table))
 
 
 def _find(columns: Mapping[str, Sequence[str]], known: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
@@ -136,22 +134,14 @@ def match_genes(
     kept = found.index.isin(best.drop_duplicates("row").index)
     n_matched = int(kept.sum())
     if not n_matched or n_matched < min_match * min(len(var), len(table)):
-        raise GenesError(
-            _refusal(var, table, columns, n_matched=n_matched, min_match=min_match, source=source, known=known)
-        )
+        about = _refusal(var, table, columns, n_matched=n_matched, min_match=min_match, known=known)
+        raise GenesError(f"{source}: {about}")
     rows = np.where(kept, rows_looked_at[found["row"]], -1)
     report = _describe_match(columns, found, kept, leads, n_table=len(table))
     if looked_at is not None:
         report += f"\nof the table's {len(whole):,} genes, those of {looked_at} were looked at"
-    return GeneMatch(
-        table_rows=rows,
-        how=np.where(kept, found["kind"], "").astype("<U8"),
-        n_table=len(whole),
-        genes=np.unique(rows[kept]),
-        report=report,
-        groups=groups,
-        organism=looked_at,
-    )
+    how = np.where(kept, found["kind"], "").astype("<U8")
+    return GeneMatch(rows, how, len(whole), np.unique(rows[kept]), report, groups, looked_at)
 
 
 def match_columns(
@@ -178,11 +168,10 @@ def _of_one_organism(
         return rows, None
     ours = common_name(organism) if organism else guess_organism(names)
     if ours not in held:
-        these = f"of {show(ours)}" if ours else "not clearly of either"
-        raise GenesError(
-            f"{source}: the gene table has genes of {' and '.join(held)}, and the genes here are {these}. Set "
-            "organism= to one of these, or use another table."
+        these = (
+            f"{' and '.join(held)}, and the genes here are {f'of {show(ours)}' if ours else 'not clearly of either'}"
         )
+        raise GenesError(f"{source}: the gene table has genes of {these}. Set organism=, or use another table.")
     return rows[(theirs == ours) | (theirs == "")], ours
 
 
@@ -199,17 +188,13 @@ def gene_names(
     per_gene = list(zip(*columns.values(), strict=True))
     by_name = {str(column).casefold(): column for column in reversed(list(var.columns))}
     symbols = [_strings(var[by_name[column]]) for column in SYMBOL_COLUMNS if column in by_name]
-    preferred = zip(*symbols, *columns.values(), strict=True)
+    is_id = ENSEMBL_ID.fullmatch
+    preferred = zip(*symbols, *columns.values(), columns["the var index"], strict=True)
     names = pd.DataFrame(
         {
             "name": [own[0] for own in per_gene],
-            "symbol": [
-                next((name for name in listed if name and not ENSEMBL_ID.fullmatch(name)), own[0])
-                for listed, own in zip(preferred, per_gene, strict=True)
-            ],
-            "ensembl_id": [
-                next((_stable_id(name) for name in own if ENSEMBL_ID.fullmatch(name)), "") for own in per_gene
-            ],
+            "symbol": [next((name for name in listed if name and not is_id(name)), listed[-1]) for listed in preferred],
+            "ensembl_id": [next((_stable_id(name) for name in own if is_id(name)), "") for own in per_gene],
         }
     )
     return names, groups
@@ -261,10 +246,8 @@ def _group_duplicates(
 
 def _table_names(table: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Return the rows of a table by name, for each kind of match, the best first."""
-    symbols, ids, synonyms = (
-        _strings(table[column]) if column in table else [""] * len(table)
-        for column in ("symbol", "ensembl_id", "synonyms")
-    )
+    read = ("symbol", "ensembl_id", "synonyms")
+    symbols, ids, synonyms = (_strings(table[name]) if name in table else [""] * len(table) for name in read)
     ensembl: dict[str, int] = {}
     symbol: dict[str, int] = {}
     for row, (own, gene_id, name) in enumerate(zip(symbols, ids, map(str, table.index), strict=True)):
@@ -321,39 +304,31 @@ def _refusal(
     *,
     n_matched: int,
     min_match: float,
-    source: str,
     known: Mapping[str, Mapping[str, int]],
 ) -> str:
     """Report that too few genes match, and the likely reason; ``known`` are the names in the table by kind."""
     n_input, index = len(var), next(iter(columns.values()))
     begin = (
-        f"{source}: {n_matched:,} of {n_input:,} genes ({n_matched / max(1, n_input):.1%}) match the gene table's "
+        f"{n_matched:,} of {n_input:,} genes ({n_matched / max(1, n_input):.1%}) match the gene table's "
         f"{len(table):,}; wanted are {min_match:.0%} of the smaller. Names here: {show_some(index, limit=EXAMPLES)}; "
         f"in the table: {show_some(table['symbol'].astype(str), limit=EXAMPLES)}."
     )
     theirs = guess_organism(name for names in columns.values() for name in names)
     ours = organism_of_table(table)
     if theirs and ours and theirs != ours:
-        return (
-            f"{begin} The cells look like {theirs} and the table like {ours}: build a table for {theirs} (scstore "
-            f"genes build --organism {theirs}) and give it as genes=, or extract the cells as their {ours} orthologs "
-            "with orthologs=."
-        )
+        cure = f"Give a table for {theirs} as genes=, or extract the cells as their {ours} orthologs with orthologs=."
+        return f"{begin} The cells look like {theirs} and the table like {ours}. {cure}"
     for column in var.columns:
         if f"var column {str(column)!r}" in columns or not _holds_text(var[column]):
             continue
         hits = int((_find({"": _strings(var[column])}, known)["row"] >= 0).sum())
         if hits > n_matched and hits >= min_match * min(n_input, len(table)):
-            return (
-                f"{begin} The var column {show(column)} has names that the table knows ({hits / n_input:.1%}), but its "
-                "title does not show it: rename it to 'gene_ids' or 'gene_symbols'."
-            )
+            knows = f"{show(column)} has names that the table knows ({hits / n_input:.1%})"
+            return f"{begin} The var column {knows}: rename it to 'gene_ids' or 'gene_symbols'."
     if all(name.isdecimal() for name in index):
         return f"{begin} The genes are only numbered: put their symbols or Ensembl ids into the index of var."
-    return (
-        f"{begin} Use a table of the same organism and naming (genes=); names are looked for in {', '.join(columns)}. "
-        f"If so few are expected, lower min_match={min_match:g}."
-    )
+    cure = f"Use a table of the same organism and naming (genes=), or lower min_match={min_match:g}."
+    return f"{begin} Names are looked for in {', '.join(columns)}. {cure}"
 
 
 def _holds_text(column: pd.Series) -> bool:

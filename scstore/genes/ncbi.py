@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -31,11 +32,7 @@ INFO_COLUMNS = {
     "Full_name_from_nomenclature_authority": "full_name",
 }
 # Columns of whole ``gene_info`` files that extracts of them may lack; they are then empty.
-MORE_COLUMNS = {
-    "chromosome": "chromosome",
-    "map_location": "map_location",
-    "Other_designations": "other_designations",
-}
+MORE_COLUMNS = {"chromosome": "chromosome", "map_location": "map_location", "Other_designations": "other_designations"}
 
 SUMMARY_COLUMNS = ("#tax_id", "GeneID", "Source", "Summary")
 # Fields that a template may use.
@@ -125,17 +122,12 @@ def read_columns(
 ) -> pd.DataFrame:
     """Read columns of one of NCBI's files as strings; only the rows of these taxa are kept in memory."""
     file = Path(path)
+    plain: dict[str, Any] = {"sep": "\t", "dtype": str, "keep_default_na": False, "quoting": 3}
     with (
         reading(file, f"NCBI's file with the columns {', '.join(columns)}", "Fetch it again from NCBI's gene/DATA."),
         open_unpacked(file) as handle,
         pd.read_csv(
-            handle,
-            sep="\t",
-            dtype=str,
-            usecols=lambda name: name in columns or name in optional,
-            keep_default_na=False,
-            quoting=3,
-            chunksize=CHUNK_ROWS,
+            handle, usecols=lambda name: name in columns or name in optional, chunksize=CHUNK_ROWS, **plain
         ) as chunks,
     ):
         kept = []

@@ -110,10 +110,8 @@ def _gene_info_beside(file: Path, organism: str) -> pd.DataFrame:
     for candidate in (file.with_name(f"{name}.gz"), file.with_name(name)):
         if candidate.is_file():
             return read_gene_info(candidate, organism=organism)
-    raise GenesError(
-        f"{file}: identifies genes by NCBI's GeneID only. Put NCBI's {name}.gz beside it, which has their symbols, or "
-        "give a CSV of human and mouse symbols."
-    )
+    cure = f"Put NCBI's {name}.gz beside it, or give a CSV of human and mouse symbols."
+    raise GenesError(f"{file}: identifies genes by NCBI's GeneID only. {cure}")
 
 
 def _from_two_columns(file: Path) -> pd.DataFrame:
@@ -176,19 +174,15 @@ def rename_by_orthologs(var: pd.DataFrame, translation: Translation, *, source: 
     """Give each gene of an input the names of its ortholog, looked up by Ensembl id, else by symbol."""
     names, _ = gene_names(var, sum_duplicates=True, source=source)
     organism, known = translation.organism, translation.orthologs.names(translation.organism)
-    found = pd.DataFrame(
-        [
-            known.get(own.ensembl_id) or known.get(own.symbol) or known.get(own.name) or ("", "")
-            for own in names.itertuples(index=False)
-        ],
-        columns=["symbol", "gene_ids"],
-    )
+    keys = zip(names["ensembl_id"], names["symbol"], names["name"], strict=True)
+    pairs = [next((known[key] for key in own if key in known), ("", "")) for own in keys]
+    found = pd.DataFrame(pairs, columns=["symbol", "gene_ids"])
     columns = np.flatnonzero((found != "").any(axis=1))
     if not len(columns):
-        raise GenesError(
-            f"{source}: none of its {len(var):,} genes ({show_some(names['name'])}) is among the {organism} genes of "
-            "orthologs=. Check organism=, or give a table of orthologs with the names that the cells have."
+        none = (
+            f"none of its {len(var):,} genes ({show_some(names['name'])}) is among the {organism} genes of orthologs="
         )
+        raise GenesError(f"{source}: {none}. Check organism=, or give a table with the names that the cells have.")
     found = found.iloc[columns]
     symbols = found["symbol"].where(found["symbol"] != "", found["gene_ids"])
     other, dropped = other_organism(organism), np.delete(names["name"].to_numpy(), columns)
@@ -219,11 +213,8 @@ def needed_translation(
     held = [organism_of_table(genes) for genes in (table, panel) if genes is not None]
     target = next(filter(None, held), None)
     if target not in TAXA:
-        like = f"are of {show(target)}" if target else "look like neither"
-        raise GenesError(
-            f"orthologs= translates into human or mouse genes, and those of the gene table and panel {like}. Give a "
-            "table that names its organism (scstore genes build with organism=)."
-        )
+        like = f"the gene table and panel {f'are of {show(target)}' if target else 'look like neither'}"
+        raise GenesError(f"orthologs= gives human or mouse genes, but {like}. Give a table that names its organism.")
     return translate_to_one(path, [var], organism=target, own=organism, sources=[source], progress=progress)[0]
 
 
@@ -294,9 +285,8 @@ def _organism_of(var: pd.DataFrame, organism: str | None, *, source: str) -> str
     names = gene_names(var, sum_duplicates=True)[0].to_numpy().ravel()
     found = common_name(organism) if organism else guess_organism(names)
     if found not in TAXA:
-        like = f"are of {show(found)}" if found else "look like neither"
-        raise GenesError(
-            f"{source}: orthologs= translates human and mouse genes, and these {like}. Name its genes by their symbols "
-            "or Ensembl ids, or, where the cells are extracted, set organism='human' or organism='mouse'."
+        like = (
+            f"translates human and mouse genes, and these {f'are of {show(found)}' if found else 'look like neither'}"
         )
+        raise GenesError(f"{source}: orthologs= {like}. Name them by symbols or Ensembl ids, or set organism=.")
     return str(found)

@@ -100,9 +100,8 @@ def _read(file: Path) -> tuple[list[str], Any]:
 
 
 def _from_mapping(file: Path, vectors: Mapping[Any, Any]) -> tuple[list[str], Any]:
-    for name in vectors:
-        if not isinstance(name, str):
-            raise GenesError(f"{file}: the key {name!r:.60} is not a gene name.")
+    if other := [name for name in vectors if not isinstance(name, str)]:
+        raise GenesError(f"{file}: the key {other[0]!r:.60} is not a gene name.")
     return list(vectors), list(vectors.values())
 
 

@@ -75,9 +75,8 @@ def unique_names(symbols: Iterable[str]) -> pd.Index:
 
 def save_gene_table(table: GeneTable, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write a gene table as ``.h5ad``, atomically."""
-    adata = anndata.AnnData(
-        X=np.ascontiguousarray(table.vectors, dtype=np.float32), obs=table.obs[list(COLUMNS)].astype(str)
-    )
+    vectors = np.ascontiguousarray(table.vectors, dtype=np.float32)
+    adata = anndata.AnnData(X=vectors, obs=table.obs[list(COLUMNS)].astype(str))
     header = {"encoder": dict(table.encoder), "template": table.template}
     return write_sealed_file(path, KIND, table, adata, header, overwrite=overwrite)
 
@@ -93,9 +92,7 @@ def load_gene_table(path: str | os.PathLike[str]) -> GeneTable:
 
 
 @public
-def describe_genes(
-    path: Annotated[str | os.PathLike[str], Option("A gene table.", argument=True)],
-) -> dict[str, Any]:
+def describe_genes(path: Annotated[str | os.PathLike[str], Option("A gene table.", argument=True)]) -> dict[str, Any]:
     """Return what a gene table holds, as JSON values."""
     table = load_gene_table(path)
     return {

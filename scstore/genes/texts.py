@@ -120,11 +120,8 @@ def check_template(template: str, known: Collection[str], *, source: str) -> Non
     except (ValueError, KeyError, IndexError, AttributeError) as error:
         raise GenesError(f"template={template!r} is malformed: {error}.") from error
     if lacking := [name for name in fields if name not in known]:
-        have = ", ".join(f"{{{name}}}" for name in known)
-        raise GenesError(
-            f"template={template!r}: {source} has no column {lacking[0]!r}.{did_you_mean(lacking[0], known)} It has: "
-            f"{have}."
-        )
+        have = f"{did_you_mean(lacking[0], known)} It has: {', '.join(f'{{{name}}}' for name in known)}."
+        raise GenesError(f"template={template!r}: {source} has no column {lacking[0]!r}.{have}")
 
 
 def fill_template(template: str, row: Mapping[str, str]) -> str:

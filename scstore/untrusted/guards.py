@@ -79,10 +79,8 @@ def missing_filter(array: h5py.Dataset) -> str | None:
     """Return what to do about a filter that a data set needs and this HDF5 does not have."""
     for number in _filters(array):
         if not h5py.h5z.filter_avail(number):
-            return (
-                f"{array.name} is compressed with HDF5 filter {number}, which is not installed. Write the file again "
-                "with gzip, or install the filter (the package hdf5plugin has most of them)."
-            )
+            cure = "Write the file again with gzip, or install it (the package hdf5plugin)."
+            return f"{array.name} is compressed with HDF5 filter {number}, which is not installed. {cure}"
     return None
 
 

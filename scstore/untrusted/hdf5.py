@@ -27,13 +27,12 @@ def open_hdf5(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        reason = str(error)
-        if "truncated" in reason:
+        if "truncated" in str(error):
             msg = f"{path}: the file is truncated: it is shorter than its own header says. Copy or download it again."
-        elif "lock" in reason:
-            msg = f"{path}: another program has it open for writing ({reason}). Close it there, or copy the file."
+        elif "lock" in str(error):
+            msg = f"{path}: another program has it open for writing ({error}). Close it there, or copy the file."
         else:
-            msg = f"{path}: not readable as HDF5 ({reason}). The file is damaged: copy or download it again."
+            msg = f"{path}: not readable as HDF5 ({error}). The file is damaged: copy or download it again."
         raise CellsError(msg) from error
 
 

@@ -56,10 +56,8 @@ class BoundedStore(WrapperStore[Store]):
         except (ValueError, RecursionError):  # Zarr reports it
             return
         if pickled:
-            raise CellsError(
-                f"{self._source}: {folder or 'it'} is stored as a Python pickle, which can run code when it is read. "
-                "It is refused; write the array again without it."
-            )
+            why = "is stored as a Python pickle, which can run code"
+            raise CellsError(f"{self._source}: {folder or 'it'} {why}. Write the array again without it.")
         if isinstance(about, dict):
             codecs = about.get("codecs")
             outermost = codecs[-1] if isinstance(codecs, list) and codecs else about.get("compressor")
