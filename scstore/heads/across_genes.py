@@ -59,8 +59,7 @@ class ConfidenceRejection:
     def thresholds(self, rule: str, keep: float | None = None) -> Thresholds:
         """Return thresholds as :meth:`scstore.heads.rejection.Rejection.thresholds`; ``both`` is confidence alone."""
         if rule == "distance":
-            msg = f"unassigned='distance': a head={KIND!r} measures no distance. Use 'confidence' or 'none'."
-            raise OptionError(msg)
+            raise OptionError(f"unassigned='distance': a head={KIND!r} has no distance. Use 'confidence' or 'none'.")
         check_choice("unassigned", rule, RULES)
         keep = self.keep if keep is None else check_keep(keep)
         if rule == "none":
@@ -102,23 +101,13 @@ class AcrossGenesHead:
        bioRxiv 2023.
     """
 
-    classes_: Array
-    temperature_: float
-    held_out_: dict[str, Any]
-    confidence_: Array
-    held_out_codes_: Array
-    held_out_proba_: Array
     record_: dict[str, JSON]
     kind = KIND
+    views_: tuple[str, ...] = ("X",)  # views that a prediction needs
 
     def __init__(self, *, keep: float = KEEP, random_state: int = 0) -> None:
         self.keep = check_keep(keep)
         self.random_state = random_state
-
-    @property
-    def views_(self) -> tuple[str, ...]:
-        """Names of the views that a prediction needs."""
-        return ("X",)
 
     @property
     def rejection_(self) -> ConfidenceRejection | None:
@@ -173,8 +162,7 @@ class AcrossGenesHead:
         """Yield first row and probabilities of blocks of cells; takes and raises what :meth:`predict_proba` does."""
         n = expression.shape[0]
         if n < MIN_CELLS:
-            msg = f"{n} cells: head={KIND!r} labels groups of cells and needs {MIN_CELLS} or more. Give all cells."
-            raise CellsError(msg)
+            raise CellsError(f"{n} cells: head={KIND!r} labels groups of {MIN_CELLS} cells or more. Give all cells.")
         units = self._units(vectors)
         log_proba = self._fit_mixture(self._profiles, expression, units)
         for start, block in iter_raw_blocks(expression):
@@ -182,15 +170,11 @@ class AcrossGenesHead:
 
     def _units(self, vectors: Array) -> Array:
         if vectors.shape[1] != len(self._centre):
-            msg = f"vectors: {vectors.shape[1]} wide in place of {len(self._centre)}. Use the same text encoder."
-            raise OptionError(msg)
-        return normalize(vectors - self._centre.astype(np.float32))
+            raise OptionError(f"vectors: {vectors.shape[1]} wide, not {len(self._centre)}. Use the same text encoder.")
+        return np.asarray(normalize(vectors - self._centre.astype(np.float32)))
 
     def _learn(self, expression: Rows, codes: Array, units: Array) -> ClassProfiles:
-        blocks = (
-            (_means(block, units), codes[start : start + block.shape[0]])
-            for start, block in iter_raw_blocks(expression)
-        )
+        blocks = ((_means(b, units), codes[at : at + b.shape[0]]) for at, b in iter_raw_blocks(expression))
         return ClassProfiles.fit(blocks, n_classes=len(self.classes_), width=units.shape[1])
 
     def _fit_mixture(self, profiles: ClassProfiles, expression: Rows, units: Array) -> Callable[[csr_matrix], Array]:
@@ -210,8 +194,7 @@ class AcrossGenesHead:
         sample, truth = csr_matrix(fetch(expression, some)), codes[some]
         halves = stratified_folds(truth, n_folds=2, rng=rng)
         if len(halves) < 2 or min(map(len, halves)) < MIN_CELLS:
-            msg = f"{len(codes)} labelled cells: head={KIND!r} needs {2 * MIN_CELLS} or more, two of each label."
-            raise LabelsError(msg)
+            raise LabelsError(f"{len(codes)} labelled cells: give {2 * MIN_CELLS} or more, two of each label.")
         dealt = rng.permutation(sample.shape[1])
         sides = np.sort(dealt[::2]), np.sort(dealt[1::2])
         found, true = [], []
@@ -231,17 +214,10 @@ class AcrossGenesHead:
 
     def to_state(self) -> State:
         """Return the fitted head as nested JSON values and arrays; :meth:`from_state` takes them back."""
-        return {
-            "kind": KIND,
-            "classes": self.classes_.tolist(),
-            "centre": self._centre,
-            "profiles": vars(self._profiles),
-            "confidence": self.confidence_,
-            "temperature": self.temperature_,
-            "held_out": self.held_out_,
-            "keep": self.keep,
-            "random_state": self.random_state,
-        }
+        profiles, classes = vars(self._profiles), self.classes_.tolist()
+        state: State = {"kind": KIND, "classes": classes, "centre": self._centre, "profiles": profiles}
+        state |= {"confidence": self.confidence_, "temperature": self.temperature_, "held_out": self.held_out_}
+        return state | {"keep": self.keep, "random_state": self.random_state}
 
     @classmethod
     @loading()
@@ -262,7 +238,7 @@ class AcrossGenesHead:
 
 def _means(expression: csr_matrix, units: Array) -> Array:
     """Return cells' GenePT-w, ``(n, d) float32`` rows of length one (or zero), from gene vectors of length one."""
-    return normalize(expression @ units)
+    return np.asarray(normalize(expression @ units))
 
 
 @dataclass(frozen=True)
@@ -296,13 +272,9 @@ class ClassProfiles:
         values, vectors = np.linalg.eigh(within)
         top = np.argsort(values)[::-1][: min(MAX_AXES, len(values))]
         floor = SHRINKAGE * max(float(values.mean()), TINY)
-        return cls(
-            means=means - centre,
-            axes=vectors[:, top].T.copy(),
-            strengths=(1 - SHRINKAGE) * np.maximum(values[top], 0),
-            floor=floor,
-            power=float(np.trace(products) / n - centre @ centre),
-        )
+        strengths = (1 - SHRINKAGE) * np.maximum(values[top], 0)
+        power = float(np.trace(products) / n - centre @ centre)
+        return cls(means - centre, vectors[:, top].T.copy(), strengths, floor, power)
 
     def whiten(self, rows: Array) -> Array:
         """Return rows ``(n, d)`` times the inverse covariance."""
@@ -356,7 +328,7 @@ def fit_mixture(profiles: ClassProfiles, rows: Array, components: Array) -> Call
         texts = (rows.astype(np.float64) - centre) * scale
         density = _log_normal(texts, text_means, profiles.whiten(text_means)) / TEMPER
         density += _log_normal(components, component_means, component_means @ precision) + log_shares
-        return density - logsumexp(density, axis=1, keepdims=True)
+        return np.asarray(density - logsumexp(density, axis=1, keepdims=True))
 
     n, n_classes = len(rows), len(profiles.means)
     start = _log_normal(texts, profiles.means, profiles.whiten(profiles.means)) / TEMPER
@@ -377,4 +349,4 @@ def fit_mixture(profiles: ClassProfiles, rows: Array, components: Array) -> Call
 
 def _log_normal(rows: Array, means: Array, whitened: Array) -> Array:
     """Return the log-density of rows ``(n, d)`` up to a constant; ``whitened`` is means times the precision."""
-    return rows @ whitened.T - 0.5 * np.einsum("kd,kd->k", means, whitened)
+    return np.asarray(rows @ whitened.T - 0.5 * np.einsum("kd,kd->k", means, whitened))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from os import PathLike
 from typing import Annotated, Any
 
 from numpy import ndarray
@@ -23,9 +23,7 @@ HEAD = FolderKind("head", "head.json", "weights.safetensors", "scstore fit")
 ARRAY = "$array"  # key of an object that stands for an array
 
 
-def save_head(
-    head: AnyHead, path: str | os.PathLike[str], *, record: Mapping[str, JSON], overwrite: bool = False
-) -> None:
+def save_head(head: AnyHead, path: str | PathLike[str], *, record: Mapping[str, JSON], overwrite: bool = False) -> None:
     """Write a fitted head, whole or not at all. The same head and record give the same bytes.
 
     Parameters
@@ -52,7 +50,7 @@ def save_head(
 
 @public
 def load_head(
-    path: Annotated[str | os.PathLike[str], Option("Folder of a head, as scstore.fit writes it.")],
+    path: Annotated[str | PathLike[str], Option("Folder of a head, as scstore.fit writes it.")],
     *,
     limit: Annotated[int, Option("Most bytes of weights to read.", minimum=0)] = WEIGHTS_LIMIT,
 ) -> tuple[AnyHead, dict[str, JSON]]:

@@ -74,7 +74,7 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
 
     def predict_proba(self, X: Any) -> Array:
         """Return probabilities ``(n, n_classes) float64`` of rows ``(n, d)``; each row sums to 1."""
-        return np.exp(self.predict_log_proba(X))
+        return np.asarray(np.exp(self.predict_log_proba(X)))
 
     def predict(self, X: Any) -> Array:
         """Return the most probable label of each row, ``(n,)``; of equal ones the first in ``classes_``."""
@@ -91,16 +91,10 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
     def _rows(self, X: Any, *, reset: bool) -> Rows:
         if not is_lazy(X):
             # Whether the values are finite is checked block by block, where no copy of the whole is needed.
-            checked: Rows = validate_data(
-                self,
-                X,
-                reset=reset,
-                accept_sparse="csr",
-                dtype=[np.float64, np.float32, np.float16],
-                ensure_all_finite=False,
-            )
-            return checked
-        rows: Rows = X
+            floats = [np.float64, np.float32, np.float16]
+            rows: Rows = validate_data(self, X, reset=reset, accept_sparse="csr", dtype=floats, ensure_all_finite=False)
+            return rows
+        rows = X
         n, width = rows.shape
         if reset and (n == 0 or width == 0):
             raise LabelsError(f"X: {n} sample(s) of {width} feature(s). Give rows to learn from.")
@@ -120,8 +114,7 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
         params = self.get_params(deep=False)
         for name, value in params.items():
             if not isinstance(value, str | int | float | bool | list | tuple | dict | None):
-                msg = f"{name}: a {type(value).__name__} cannot be saved with the head. Give a plain number or text."
-                raise OptionError(msg)
+                raise OptionError(f"{name}: a {type(value).__name__} cannot be saved. Give a plain number or text.")
         return {
             "params": {name: list(v) if isinstance(v, tuple) else v for name, v in params.items()},
             "classes": self.classes_.tolist(),
@@ -155,8 +148,7 @@ def loading() -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        what = f"Its description is malformed ({type(error).__name__}: {error})."
-        raise DamagedError(f"{what} The head is damaged: restore it from a copy, or fit it again.") from error
+        raise DamagedError(f"The head is damaged ({type(error).__name__}: {error}). Fit it again.") from error
 
 
 def take_arrays(

@@ -26,8 +26,7 @@ def encode_labels(y: Any, n_rows: int) -> Labels:
     """Check one label per row and number the classes; :class:`LabelsError` where they cannot be learned from."""
     values = _check_labels(y, n_rows)
     if n_rows < 2:
-        msg = f"y: {n_rows} labelled cells (n_samples = {n_rows}); a head needs at least 2, of different classes."
-        raise LabelsError(msg)
+        raise LabelsError(f"y: {n_rows} labelled cells (n_samples = {n_rows}). Give at least 2, of different classes.")
     try:
         check_classification_targets(values)
         classes, codes = np.unique(values, return_inverse=True)
@@ -49,11 +48,8 @@ def _check_labels(y: Any, n_rows: int) -> Array:
     if len(values) != n_rows:
         raise LabelsError(f"y: {len(values):,} labels for {n_rows:,} cells. Give exactly one label per cell.")
     if (missing := missing_labels(values)).any():
-        first = int(np.argmax(missing))
-        raise LabelsError(
-            f"y: {int(missing.sum()):,} of {n_rows:,} labels are missing (first: row {first:,}). Leave those cells out "
-            "of training, or label them."
-        )
+        n, first = int(missing.sum()), int(np.argmax(missing))
+        raise LabelsError(f"y: {n:,} of {n_rows:,} labels are missing (first: row {first:,}). Leave those cells out.")
     return values
 
 

@@ -16,7 +16,7 @@ from scstore.heads.class_numbers import encode_labels, stratified_folds, stratif
 from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
 from scstore.heads.linear import LinearHead
-from scstore.heads.member import EXPRESSION, Member
+from scstore.heads.member import EXPRESSION, Member, Views
 from scstore.heads.mlp import MLPHead
 from scstore.heads.preprocessing import ExpressionReducer
 from scstore.heads.rejection import Rejection, fit_distances, fit_rejection
@@ -104,8 +104,7 @@ class FusedHead:
         self.params = dict(self.params or {})
         if unknown := sorted(set(self.params) - set(known)):
             suggestion = did_you_mean(unknown[0], known)
-            msg = f"params: a {self.kind} head has no {', '.join(unknown)}. It has {', '.join(known)}.{suggestion}"
-            raise OptionError(msg)
+            raise OptionError(f"params: a {self.kind} head has no {unknown[0]}, but {', '.join(known)}.{suggestion}")
         if self.n_folds < 2:
             raise OptionError(f"n_folds={self.n_folds!r}: must be at least 2.")
         if not 0 <= self.prior_adjustment <= 1:
@@ -117,14 +116,7 @@ class FusedHead:
         """Names of the views that a prediction needs, sorted."""
         return tuple(self.members_)
 
-    def fit(
-        self,
-        views: Mapping[str, Rows],
-        y: Any,
-        *,
-        gene_names: Sequence[str] | None = None,
-        keep: float | None = None,
-    ) -> Self:
+    def fit(self, views: Views, y: Any, *, gene_names: Sequence[str] | None = None, keep: float | None = None) -> Self:
         """Learn from views of the same cells.
 
         Parameters
@@ -165,9 +157,9 @@ class FusedHead:
         self.held_out_ = held_out_scores(truth, proba)
         self.rejection_: Rejection | None = None
         if keep is not None:
-            rng = np.random.default_rng(self.random_state)
+            seed = self.random_state
             self.rejection_ = fit_rejection(
-                self.members_, rows, codes, proba=proba, truth=truth, measured=distances, keep=keep, rng=rng
+                self.members_, rows, codes, proba=proba, truth=truth, measured=distances, keep=keep, seed=seed
             )
         reducer = self._reducer
         self.genes_ = None if reducer is None else [names[column] for column in reducer.selected]
@@ -185,7 +177,7 @@ class FusedHead:
     def _reducer(self) -> ExpressionReducer | None:
         return self.members_[EXPRESSION].reducer if EXPRESSION in self.members_ else None
 
-    def _fit_members(self, views: Mapping[str, Rows], codes: Array) -> dict[str, Member]:
+    def _fit_members(self, views: Views, codes: Array) -> dict[str, Member]:
         # As objects: a fixed-width text array would take the longest name's bytes for every cell.
         labels = self.classes_.astype(object)[codes]
         members = {}
@@ -197,9 +189,7 @@ class FusedHead:
             members[view].head.fit(members[view].rows(rows, selected=False), labels)
         return members
 
-    def _hold_out(
-        self, rows: Mapping[str, Rows], codes: Array, *, with_distances: bool
-    ) -> tuple[Array, dict[str, Array], Array]:
+    def _hold_out(self, rows: Views, codes: Array, *, with_distances: bool) -> tuple[Array, dict[str, Array], Array]:
         """Fit on the rows outside each fold, everything included, and predict the rows inside.
 
         Returns the held-out cells' true classes ``(m,)``, log-probabilities by view, and distances ``(m, 2)``.
@@ -225,7 +215,7 @@ class FusedHead:
         joined = {name: np.concatenate(parts) for name, parts in log_probas.items()}
         return codes[np.concatenate(index)], joined, np.concatenate(distances)
 
-    def predict_proba(self, views: Mapping[str, Rows]) -> Array:
+    def predict_proba(self, views: Views) -> Array:
         """Return calibrated probabilities ``(n, n_classes) float64``; each row sums to 1.
 
         Parameters
@@ -243,13 +233,11 @@ class FusedHead:
         parts = [self.fusion_.proba(log_probas) for _, log_probas in self.iter_log_probas(views)]
         return np.concatenate([np.empty((0, len(self.classes_))), *parts])
 
-    def predict(self, views: Mapping[str, Rows]) -> Array:
+    def predict(self, views: Views) -> Array:
         """Return the most probable label of each cell, ``(n,)`` text; views as for :meth:`predict_proba`."""
         return self.classes_[self._choose(self.predict_proba(views))]
 
-    def iter_predictions(
-        self, views: Mapping[str, Rows], *, block_rows: int = 4096
-    ) -> Iterator[tuple[int, Array, Array | None]]:
+    def iter_predictions(self, views: Views, *, block_rows: int = 4096) -> Iterator[tuple[int, Array, Array | None]]:
         """Yield first row, probabilities and novelty of blocks of at most ``block_rows`` cells.
 
         Probabilities ``(b, n_classes)`` and errors are those of :meth:`predict_proba`. Novelty ``(b,)`` is that of each
@@ -262,9 +250,7 @@ class FusedHead:
                 novelty = self.rejection_.novelty_of(self.members_, block, self._choose(proba))
             yield start, proba, novelty
 
-    def iter_log_probas(
-        self, views: Mapping[str, Rows], *, block_rows: int = 4096
-    ) -> Iterator[tuple[int, list[Array]]]:
+    def iter_log_probas(self, views: Views, *, block_rows: int = 4096) -> Iterator[tuple[int, list[Array]]]:
         """Yield first row, and each member's log-probabilities ``(b, n_classes)`` before any temperature.
 
         Blocks and errors are as for :meth:`iter_predictions`; members in the order of ``members_``.
@@ -275,7 +261,7 @@ class FusedHead:
     def _log_probas(self, block: Mapping[str, Array]) -> list[Array]:
         return [member.log_proba(block[name], selected=True) for name, member in self.members_.items()]
 
-    def _iter_blocks(self, views: Mapping[str, Rows], block_rows: int) -> Iterator[tuple[int, dict[str, Array]]]:
+    def _iter_blocks(self, views: Views, block_rows: int) -> Iterator[tuple[int, dict[str, Array]]]:
         check_positive(block_rows=block_rows)
         rows = self._check_views(views)
         n = _count_cells(rows)
@@ -286,16 +272,14 @@ class FusedHead:
         """Return the class of each cell ``(n,)``: the most probable one, inside the coarser labels if there are any."""
         return proba.argmax(axis=1) if self.hierarchy_ is None else self.hierarchy_.choose(proba)
 
-    def _check_views(self, views: Mapping[str, Rows]) -> dict[str, Rows]:
+    def _check_views(self, views: Views) -> dict[str, Rows]:
         if missing := [name for name in self.views_ if name not in views]:
-            msg = f"Missing view(s): {', '.join(missing)}. The head needs {', '.join(self.views_)}; give them all."
-            raise FeatureSpaceError(msg)
+            raise FeatureSpaceError(f"Missing view(s): {', '.join(missing)}. Give all of {', '.join(self.views_)}.")
         rows = {name: as_rows(views[name], name) for name in self.views_}
-        for name, view in rows.items():
-            if view.shape[1] != self.widths_[name]:
+        for name, width in self.widths_.items():
+            if (found := rows[name].shape[1]) != width:
                 what = "the genes of genes_, in that order" if name == EXPRESSION else "the view it was trained on"
-                msg = f"View {name}: {view.shape[1]:,} columns in place of {self.widths_[name]:,}. Give it {what}."
-                raise FeatureSpaceError(msg)
+                raise FeatureSpaceError(f"View {name}: {found:,} columns in place of {width:,}. Give it {what}.")
         return rows
 
     def to_state(self) -> State:
@@ -330,11 +314,9 @@ class FusedHead:
         head.fusion_ = Fusion(shares, head.prior_adjustment, temperatures, float(state["temperature"]))
         head.genes_ = None if state["genes"] is None else [str(gene) for gene in state["genes"]]
         head.held_out_, head.record_ = dict(state["held_out"]), {}
-        head.rejection_ = head.hierarchy_ = None
-        if state["rejection"] is not None:
-            head.rejection_ = Rejection.from_state(state["rejection"], n_classes=len(head.classes_))
-        if state["hierarchy"] is not None:
-            head.hierarchy_ = Hierarchy.from_state(state["hierarchy"], classes=head.classes_)
+        saved, above, classes = state["rejection"], state["hierarchy"], head.classes_
+        head.rejection_ = None if saved is None else Rejection.from_state(saved, n_classes=len(classes))
+        head.hierarchy_ = None if above is None else Hierarchy.from_state(above, classes=classes)
         head._check_whole()
         return head
 
@@ -358,8 +340,7 @@ def _count_cells(rows: Mapping[str, Rows]) -> int:
         raise OptionError("views: none given. Name at least one view to learn from.")
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{name} {length:,}" for name, length in lengths.items())
-        msg = f"The views differ in their number of cells ({counts}). Give the same cells, in the same order, in each."
-        raise CellsError(msg)
+        raise CellsError(f"The views differ in their number of cells ({counts}). Give the same cells in all views.")
     return next(iter(lengths.values()))
 
 
@@ -370,8 +351,6 @@ def _check_gene_names(rows: Mapping[str, Rows], gene_names: Sequence[str] | None
     names = [] if gene_names is None else [str(name) for name in gene_names]
     width = rows[EXPRESSION].shape[1]
     if len(names) != width or len(set(names)) != width:
-        raise GenesError(
-            f"gene_names: {len(names):,} names ({len(set(names)):,} distinct) for the {width:,} columns of X. Give one "
-            "distinct name per column, so that later cells can be matched to them."
-        )
+        distinct = len(set(names))
+        raise GenesError(f"gene_names: {distinct:,} distinct names for {width:,} columns of X. Give one for each.")
     return names

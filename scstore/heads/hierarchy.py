@@ -101,7 +101,7 @@ class Hierarchy:
         for level in self.levels:
             best = level.sums(left).argmax(axis=1)
             left[level.parents[None, :] != best[:, None]] = -1  # a class of probability 0 may still be chosen
-        return left.argmax(axis=1)
+        return np.asarray(left.argmax(axis=1))
 
     def to_state(self, classes: Array) -> State:
         """Return nested JSON values and arrays; :meth:`from_state` takes them back."""

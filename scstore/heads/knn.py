@@ -139,7 +139,7 @@ class KNNHead(RowClassifier):
         if self.metric == "cosine":
             norms = np.linalg.norm(values, axis=1, keepdims=True)
             values /= np.where(norms > 0, norms, 1.0)
-        return np.clip(values, -FARTHEST, FARTHEST).astype(self.dtype)
+        return np.asarray(np.clip(values, -FARTHEST, FARTHEST).astype(self.dtype))
 
     def _search(self, block: Array) -> tuple[Array, Array]:
         """Return Euclidean distances ``(b, k)``, ascending, and places ``(b, k)`` in ``vectors_``."""
@@ -172,7 +172,7 @@ class KNNHead(RowClassifier):
         weights *= k / weights.sum(axis=1, keepdims=True)
         votes = np.zeros((len(block), len(self.classes_)))
         np.add.at(votes, (np.arange(len(block))[:, None], self.codes_[places]), weights)
-        return np.log((votes + PRIOR_VOTES * self.prior_) / (k + PRIOR_VOTES))
+        return np.asarray(np.log((votes + PRIOR_VOTES * self.prior_) / (k + PRIOR_VOTES)))
 
     def _learned(self) -> State:
         learned = {name: getattr(self, f"{name}_") for name in ("vectors", "codes", "prior", "mean", "scale")}

@@ -117,12 +117,10 @@ class LinearHead(RowClassifier):
         weights = class_weights(self.class_weight, labels)
         scaling = fit_scaling(rows, memory_limit=self.memory_limit)
         scaled: Rows = scaling.over(rows)
-        self.solver_ = self.solver
-        if self.solver == "auto":
-            self.solver_ = "exact" if fits(rows, self.memory_limit) else "stream"
+        fitting = "exact" if fits(rows, self.memory_limit) else "stream"
+        self.solver_ = fitting if self.solver == "auto" else self.solver
         with one_blas_thread():
-            if self.solver_ == "exact":
-                scaled = materialise(scaled)
+            scaled = materialise(scaled) if self.solver_ == "exact" else scaled
             self.C_ = self._choose_c(scaled, labels, weights)
             penalty = 1 / (self.C_ * weights.sum())
             if isinstance(scaled, np.ndarray):
@@ -171,16 +169,14 @@ class LinearHead(RowClassifier):
 
     def _fit_streamed(self, rows: Rows, labels: Labels, weights: Array, *, penalty: float) -> tuple[Array, Array, int]:
         """Adam on the mean loss of scaled rows, its learning rate falling to 0."""
-        n, rng, mean_weight = rows.shape[0], seeded(self.random_state), weights.mean()
-        per_pass = n_batches(n, BATCH_ROWS)
+        every, rng, mean_weight = np.arange(rows.shape[0]), seeded(self.random_state), weights.mean()
+        per_pass = n_batches(len(every), BATCH_ROWS)
         passes = max(int(self.epochs), n_batches(MIN_STEPS, per_pass))
         coef = np.zeros((len(labels.classes), rows.shape[1]), dtype=np.float32)
         intercept = np.zeros(len(labels.classes), dtype=np.float32)
         adam = Adam([coef, intercept])
         for done in range(passes):
-            batches = shuffled_batches(
-                rows, np.arange(n), rng=rng, batch_rows=BATCH_ROWS, memory_limit=self.memory_limit
-            )
+            batches = shuffled_batches(rows, every, rng=rng, batch_rows=BATCH_ROWS, memory_limit=self.memory_limit)
             for step, (index, block) in enumerate(batches):
                 _, slope = cross_entropy(block @ coef.T + intercept, labels.codes[index], weights[index])
                 slope /= len(index) * mean_weight
@@ -196,8 +192,7 @@ class LinearHead(RowClassifier):
         return {name: getattr(self, f"{name}_") for name in ("coef", "intercept", "C", "solver", "n_iter")}
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        shapes = {"coef": "cd", "intercept": "c"}
-        arrays = take_arrays(state, shapes, c=len(self.classes_), d=self.n_features_in_)
+        arrays = take_arrays(state, {"coef": "cd", "intercept": "c"}, c=len(self.classes_), d=self.n_features_in_)
         self.coef_, self.intercept_ = arrays.values()
         self.C_, self.solver_, self.n_iter_ = C, solver, n_iter = state["C"], state["solver"], state["n_iter"]
         sound = isinstance(C, float) and C > 0 and solver in SOLVERS and isinstance(n_iter, int) and n_iter > 0

@@ -12,6 +12,7 @@ from scstore.heads.rows import Array, ConcatRows, Rows
 
 # The view that passes through an :class:`~scstore.heads.preprocessing.ExpressionReducer`.
 EXPRESSION = "X"
+Views = Mapping[str, Rows]  # rows of the same cells, by the view's name
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ class Member:
         return cls(head, reducer)
 
 
-def concat_views(
-    members: Mapping[str, Member], views: Mapping[str, Rows], names: Sequence[str], *, selected: bool
-) -> ConcatRows:
+Members = Mapping[str, Member]
+
+
+def concat_views(members: Members, views: Views, names: Sequence[str], *, selected: bool) -> ConcatRows:
     """Return what the members on the named views read, side by side in the order of the names."""
     return ConcatRows([members[name].rows(views[name], selected=selected) for name in names])

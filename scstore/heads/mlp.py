@@ -152,9 +152,10 @@ class MLPHead(RowClassifier):
 
     def _batches(self, rows: Rows, index: Array, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
         """Yield the batches of one pass after another, without end."""
-        size = int(self.batch_rows)
         while True:
-            yield from shuffled_batches(rows, index, rng=rng, batch_rows=size, memory_limit=self.memory_limit)
+            yield from shuffled_batches(
+                rows, index, rng=rng, batch_rows=int(self.batch_rows), memory_limit=self.memory_limit
+            )
 
     def _loss(self, layers: Sequence[Array], rows: Rows, codes: Array, weights: Array) -> float:
         total = 0.0

@@ -147,14 +147,12 @@ class ApproximateIndex:
         self.measured = measured
 
     @classmethod
-    def from_codes(
-        cls, components: Float32, centroids: Float32, codes: Array, measured: MeasuredRecall | None = None
-    ) -> Self:
+    def from_codes(cls, components: Float32, centroids: Float32, rows: Array, measured: MeasuredRecall | None) -> Self:
         """Return the index of projected rows ``(n, p)``."""
         index = cls(components, _inverted_file(centroids.shape[1], len(centroids)), measured)
         index.faiss_index.quantizer.add(centroids)
         index.faiss_index.train(centroids)
-        index.faiss_index.add(np.ascontiguousarray(codes, dtype=np.float32))
+        index.faiss_index.add(np.ascontiguousarray(rows, dtype=np.float32))
         return index
 
     @property
@@ -165,7 +163,7 @@ class ApproximateIndex:
     @property
     def centroids(self) -> Float32:
         """Centroids of the lists, ``(n_lists, p)``."""
-        return self.faiss_index.quantizer.reconstruct_n(0, self.n_lists)
+        return np.asarray(self.faiss_index.quantizer.reconstruct_n(0, self.n_lists))
 
     def codes(self) -> NDArray[np.float16]:
         """Return the projected rows as they are kept, ``(n, p)``."""
@@ -194,9 +192,7 @@ class ApproximateIndex:
             found[short] = self._search_lists(queries[short], k, probes, chosen)
         return found
 
-    def _search_lists(
-        self, queries: Float32, k: int, probes: int, chosen: NDArray[np.bool_] | None
-    ) -> NDArray[np.int64]:
+    def _search_lists(self, queries: Float32, k: int, probes: int, chosen: Array | None) -> NDArray[np.int64]:
         import faiss
 
         options: dict[str, Any] = {"nprobe": min(probes, self.n_lists)}
@@ -207,7 +203,7 @@ class ApproximateIndex:
         sides = queries[:, :ORDERED_BY] > 0
         order = np.argsort(sides @ (1 << np.arange(sides.shape[1])[::-1]), kind="stable")
         _, found = self.faiss_index.search(np.ascontiguousarray(queries[order]), k, params=parameters(**options))
-        return found[np.argsort(order)]
+        return np.asarray(found[np.argsort(order)])
 
     def measure(self, held_out: HeldOut, *, fetch: int, target: float) -> MeasuredRecall:
         """Choose the fewest lists that reach the recall on half of the held-out rows, and measure it on the others."""
@@ -242,7 +238,7 @@ def build_index(
     sample = materialise(RowSubset(rows, np.sort(rest[: min(SAMPLE_ROWS, SAMPLE_BYTES // (4 * width))])))
     with np.errstate(invalid="ignore"):  # equal rows have no variance to explain
         axes = PCA(min(WIDTHS[-1], *sample.shape), random_state=seed).fit(sample).components_.T.astype(np.float32)
-    widths = _enough_components(axes, sample, queries, k=k, fetch=fetch, target=target)
+    widths = _enough_widths(axes, sample, queries, k=k, fetch=fetch, target=target)
     del sample
     n_lists = 1 << int(np.log2(np.clip(4 * np.sqrt(n), 1, n / (2 * ROWS_PER_LIST) + 1)))
     training_rows = RowSubset(rows, np.sort(rest[: n_lists * ROWS_PER_LIST]))
@@ -257,9 +253,7 @@ def build_index(
     return index
 
 
-def _enough_components(
-    axes: Float32, sample: Float32, queries: Float32, *, k: int, fetch: int, target: float
-) -> list[int]:
+def _enough_widths(axes: Float32, sample: Float32, queries: Float32, *, k: int, fetch: int, target: float) -> list[int]:
     """Return the fewest components with which a search of the whole sample finds most neighbours, and more to try."""
     import faiss
 
@@ -291,7 +285,7 @@ def _without_own(found: NDArray[np.int64], own: Array) -> NDArray[np.int64]:
     """Drop each row's own number from those found for it, or the last where it is not among them."""
     away = found == own[:, None]
     away[~away.any(axis=1), -1] = True
-    return found[~away].reshape(len(found), -1)
+    return np.asarray(found[~away].reshape(len(found), -1))
 
 
 def _half(values: Array) -> Float32:

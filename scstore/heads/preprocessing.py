@@ -129,8 +129,7 @@ class ExpressionReducer:
         best = top_genes(score, n_genes)
         selected = best[score[best] > 0]
         if not len(selected):
-            msg = "X: no gene varies among the training cells, so expression says nothing. Leave out the view X."
-            raise CellsError(msg)
+            raise CellsError("X: no gene varies among the training cells. Leave out the view X.")
         chosen = MappedRows(rows, lambda block: _columns(block, selected), width=len(selected))
         with one_blas_thread():
             mean, covariance = _moments(chosen, lambda values: values.T @ values, EXPRESSION_BLOCK_BYTES)
@@ -149,8 +148,7 @@ class ExpressionReducer:
         """
         width = len(self.selected) if selected else self.n_features_in
         if rows.shape[1] != width:
-            msg = f"X: {rows.shape[1]:,} genes in place of {width:,}. Give the genes that the head names, in its order."
-            raise FeatureSpaceError(msg)
+            raise FeatureSpaceError(f"X: {rows.shape[1]:,} genes in place of {width:,}. Give the head's, in its order.")
 
         def project(block: Any) -> Array:
             # Row by row in float64: a cell has the same components alone or among a million.

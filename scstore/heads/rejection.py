@@ -12,9 +12,9 @@ from sklearn.utils.extmath import randomized_svd
 
 from scstore.errors import OptionError
 from scstore.heads.base import State, check_choice, require, take_arrays
-from scstore.heads.member import EXPRESSION, Member, concat_views
+from scstore.heads.member import EXPRESSION, Members, Views, concat_views
 from scstore.heads.preprocessing import usable_scale
-from scstore.heads.rows import Array, Rows, iter_blocks, read, widest
+from scstore.heads.rows import Array, iter_blocks, read, widest
 from scstore.heads.training import one_blas_thread
 
 RULES = ("none", "confidence", "distance", "both")  # reasons that turn a label into ``unassigned``
@@ -48,9 +48,7 @@ class Distances:
     points: Array
     counts: Array
 
-    def measure(
-        self, members: Mapping[str, Member], views: Mapping[str, Rows], codes: Array, *, selected: bool
-    ) -> Array:
+    def measure(self, members: Members, views: Views, codes: Array, *, selected: bool) -> Array:
         """Return two distances ``(n, 2) float64`` of each cell from the class in ``codes`` ``(n,)``.
 
         They are the mean distance to the 5 nearest reference cells of the class, and the distance to their mean.
@@ -79,9 +77,7 @@ class Distances:
         return cls(tuple(map(str, state["views"])), **arrays)
 
 
-def fit_distances(
-    members: Mapping[str, Member], views: Mapping[str, Rows], codes: Array, *, rng: np.random.Generator
-) -> Distances:
+def fit_distances(members: Members, views: Views, codes: Array, *, rng: np.random.Generator) -> Distances:
     """Choose reference cells among the training cells of fitted members, and the space from the reference cells.
 
     ``views`` have all genes; ``codes`` ``(n,)`` are class numbers, each of 0 … n_classes - 1 at least once. ``rng``
@@ -120,7 +116,7 @@ def _discriminant(values: Array, counts: Array, *, seed: int) -> Array:
     whiten = turn / np.sqrt(np.maximum(spread, 0) + ridge)
     between = centres @ whiten
     *_, directions = np.linalg.svd(between - between.mean(axis=0), full_matrices=False)
-    return components.T @ whiten @ directions[: max(1, len(counts) - 1)].T
+    return np.asarray(components.T @ whiten @ directions[: max(1, len(counts) - 1)].T)
 
 
 def _distances_from(placed: Array, cells: Array) -> Array:
@@ -159,12 +155,10 @@ class Rejection:
     novelty: Array
     keep: float
 
-    def novelty_of(
-        self, members: Mapping[str, Member], views: Mapping[str, Rows], codes: Array, *, selected: bool = True
-    ) -> Array:
+    def novelty_of(self, members: Members, views: Views, codes: Array, *, selected: bool = True) -> Array:
         """Return the novelty ``(n,) float64`` of cells that got the labels ``codes``; views as for ``measure``."""
         measured = self.distances.measure(members, views, codes, selected=selected)
-        return (measured / self.units[codes]).mean(axis=1)
+        return np.asarray((measured / self.units[codes]).mean(axis=1))
 
     def thresholds(self, rule: str, keep: float | None = None) -> Thresholds:
         """Return thresholds that the fraction ``keep`` of the correctly labelled held-out cells passes.
@@ -214,8 +208,7 @@ class Rejection:
 def check_keep(keep: float) -> float:
     """Return the fraction to keep as a float; refuse one that is not more than 0 and at most 1."""
     if not 0 < keep <= 1:
-        msg = f"keep={keep}: must be more than 0 and at most 1, such as 0.95 to reject one known cell in twenty."
-        raise OptionError(msg)
+        raise OptionError(f"keep={keep}: must be more than 0 and at most 1, such as 0.95 to reject one in twenty.")
     return float(keep)
 
 
@@ -225,26 +218,18 @@ def max_rejected(n: int, keep: float) -> int:
 
 
 def fit_rejection(
-    members: Mapping[str, Member],
-    views: Mapping[str, Rows],
-    codes: Array,
-    *,
-    proba: Array,
-    truth: Array,
-    measured: Array,
-    keep: float,
-    rng: np.random.Generator,
+    members: Members, views: Views, codes: Array, *, proba: Array, truth: Array, measured: Array, keep: float, seed: int
 ) -> Rejection | None:
     """Fit thresholds on held-out cells; None where none of them was labelled correctly.
 
-    ``members``, ``views``, ``codes`` and ``rng`` are as for :func:`fit_distances`. Of the
-    held-out cells, ``proba`` ``(m, n_classes)`` are calibrated, ``truth`` ``(m,)`` are the true classes, and
-    ``measured`` ``(m, 2)`` the distances from the training cells of these by members that had not seen them.
+    ``members``, ``views`` and ``codes`` are as for :func:`fit_distances`. Of the held-out cells, ``proba``
+    ``(m, n_classes)`` are calibrated, ``truth`` ``(m,)`` are the true classes, and ``measured`` ``(m, 2)`` the
+    distances from the training cells of these by members that had not seen them.
     """
     right = proba.argmax(axis=1) == truth
     if not right.any():
         return None
-    classes, distances = truth[right], measured[right]
+    classes, distances, rng = truth[right], measured[right], np.random.default_rng(seed)
     final = fit_distances(members, views, codes, rng=rng)
     pooled = final.views != (EXPRESSION,)  # the spread inside classes is divided out: all distances are comparable
 

@@ -31,11 +31,9 @@ class Rows(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """``(n, d)``."""
-        ...
 
     def __getitem__(self, key: Any, /) -> Any:
         """Return a run of rows, or chosen ones."""
-        ...
 
 
 def is_lazy(X: object) -> bool:
@@ -99,10 +97,9 @@ def read(rows: Rows, key: slice | Array) -> Array:
         finite = np.isfinite(block.sum()) or np.isfinite(block).all(axis=1)
     if not np.all(finite):
         place = int(np.flatnonzero(~np.asarray(finite))[0])
-        row = int(np.arange(rows.shape[0])[key][place])
+        row = _origin(rows, int(np.arange(rows.shape[0])[key][place]))
         raise CellsError(
-            f"Row {_origin(rows, row):,} of the features (counted from 0) holds NaN, infinity or a value too large for "
-            f"float32. Leave those cells out, or extract them again."
+            f"Row {row:,} (counted from 0) holds NaN, infinity or too large a value. Leave such cells out."
         )
     return block
 

@@ -24,13 +24,8 @@ def label_scores(truth: Any, predicted: Any) -> dict[str, float]:
     precision, recall, f1, _ = precision_recall_fscore_support(
         truth, predicted, labels=np.unique(truth), average="macro", zero_division=0
     )
-    return {
-        "accuracy": float(accuracy_score(truth, predicted)),
-        "balanced_accuracy": float(recall),
-        "macro_precision": float(precision),
-        "macro_recall": float(recall),
-        "macro_f1": float(f1),
-    }
+    values = (accuracy_score(truth, predicted), recall, precision, recall, f1)
+    return dict(zip(METRICS[:5], map(float, values), strict=True))
 
 
 def prediction_scores(truth: Array, proba: Array) -> dict[str, float | None]:
@@ -41,11 +36,8 @@ def prediction_scores(truth: Array, proba: Array) -> dict[str, float | None]:
     """
     present = np.unique(truth)
     areas = [roc_auc_score(truth == code, proba[:, code]) for code in present] if len(present) > 1 else []
-    return {
-        **label_scores(truth, proba.argmax(axis=1)),
-        "auroc": float(np.mean(areas)) if areas else None,
-        "ece": expected_calibration_error(truth, proba),
-    }
+    figures, auroc = label_scores(truth, proba.argmax(axis=1)), float(np.mean(areas)) if areas else None
+    return {**figures, "auroc": auroc, "ece": expected_calibration_error(truth, proba)}
 
 
 def held_out_scores(truth: Array, proba: Array) -> dict[str, float | int | None]:
@@ -57,12 +49,9 @@ def held_out_scores(truth: Array, proba: Array) -> dict[str, float | int | None]
     if not len(truth):
         return {"n": 0, **dict.fromkeys((*names, "nll", "ece"))}
     figures = label_scores(truth, proba.argmax(axis=1))
-    return {
-        "n": len(truth),
-        **{name: figures[name] for name in names},
-        "nll": negative_log_likelihood(truth, proba),
-        "ece": expected_calibration_error(truth, proba),
-    }
+    kept = {name: figures[name] for name in names}
+    nll, ece = negative_log_likelihood(truth, proba), expected_calibration_error(truth, proba)
+    return {"n": len(truth), **kept, "nll": nll, "ece": ece}
 
 
 def scores_by_class(truth: Array, predicted: Array, classes: Sequence[str]) -> dict[str, dict[str, float | int]]:
@@ -95,13 +84,10 @@ def reliability(truth: Array, proba: Array) -> list[dict[str, Any]]:
     confidence = proba.max(axis=1)
     right = proba.argmax(axis=1) == truth
     place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    bins = [place == one for one in np.unique(place)]
     return [
-        {
-            "n": int((place == one).sum()),
-            "confidence": float(confidence[place == one].mean()),
-            "accuracy": float(right[place == one].mean()),
-        }
-        for one in np.unique(place).tolist()
+        {"n": int(at.sum()), "confidence": float(confidence[at].mean()), "accuracy": float(right[at].mean())}
+        for at in bins
     ]
 
 

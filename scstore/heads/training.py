@@ -25,8 +25,9 @@ WINDOW_BYTES = 1 << 28  # bytes of float32 rows that are shuffled together at mo
 
 def log_softmax(logits: Array) -> Array:
     """Return log-probabilities ``(n, c)`` of logits ``(n, c)``, in their dtype; safe for large logits."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    shifted: Array = logits - logits.max(axis=1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted
 
 
 def cross_entropy(logits: Array, codes: Array, weights: Array) -> tuple[float, Array]:

@@ -56,30 +56,22 @@ def rank_genes(rows: csr_matrix, *, top_genes: int, admitted: NDArray[np.bool_] 
     admitted
         ``(n_genes,) bool``: the genes of the panel; all when ``None``.
     """
-    keep, kept = _entering(rows, admitted)
-    values = np.asarray(rows.data, dtype=np.float32)[keep]
-    genes = np.asarray(rows.indices, dtype=np.int64)[keep]
-    order = _descending(values, kept)
-    counts = np.diff(kept)
-    top = np.arange(len(values)) - np.repeat(kept[:-1], counts) < top_genes
-    chosen = order[top]
-    return RankedCells(offsets=_offsets(np.minimum(counts, top_genes)), genes=genes[chosen], values=values[chosen])
+    every = expressed_genes(rows, admitted=admitted)
+    top = np.arange(len(every.values)) - np.repeat(every.offsets[:-1], every.lengths) < top_genes
+    chosen = _descending(every.values, every.offsets)[top]
+    return RankedCells(_offsets(np.minimum(every.lengths, top_genes)), every.genes[chosen], every.values[chosen])
 
 
 def expressed_genes(rows: csr_matrix, *, admitted: NDArray[np.bool_] | None = None) -> RankedCells:
     """Return all admitted genes that a cell expresses, in gene-table order: for sums, which need no ranking."""
     keep, kept = _entering(rows, admitted)
-    return RankedCells(
-        offsets=kept.astype(np.int64),
-        genes=np.asarray(rows.indices, dtype=np.int64)[keep],
-        values=np.asarray(rows.data, dtype=np.float32)[keep],
-    )
+    genes, values = np.asarray(rows.indices, dtype=np.int64), np.asarray(rows.data, dtype=np.float32)
+    return RankedCells(kept.astype(np.int64), genes[keep], values[keep])
 
 
 def count_genes(rows: csr_matrix, *, top_genes: int, admitted: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
     """Return how many genes :func:`rank_genes` would keep of each cell, ``(n_cells,) int64``, without ranking them."""
-    _, kept = _entering(rows, admitted)
-    return np.minimum(np.diff(kept), top_genes)
+    return np.minimum(np.diff(_entering(rows, admitted)[1]), top_genes)
 
 
 def take_cells(ranked: RankedCells, cells: NDArray[np.int64]) -> RankedCells:

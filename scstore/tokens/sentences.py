@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,13 +37,11 @@ def write_sentences(
     ``symbols`` are those of the expression matrix's columns, ``tokenizer`` a fast one of transformers. The symbols are
     sorted by ``places`` ``(n_genes,)`` after the cut, if given.
     """
-    texts: list[str] = []
+    texts = [""] * len(ranked)
     lengths = np.zeros(len(ranked), dtype=np.int64)
-    for cell in range(len(ranked)):
-        start, stop = ranked.offsets[cell], ranked.offsets[cell + 1]
+    for cell, (start, stop) in enumerate(pairwise(ranked.offsets)):
         genes = ranked.genes[start : min(stop, start + max_tokens)]  # a symbol is one token or more
         if not len(genes):
-            texts.append("")
             continue
         words = [symbols[gene] for gene in genes]
         read = tokenizer(" ".join(words), truncation=True, max_length=max_tokens, return_offsets_mapping=True)
@@ -51,6 +50,6 @@ def write_sentences(
         whole = max(1, int(np.searchsorted(ends, reached, side="right")))
         if places is not None:
             words = [words[i] for i in np.argsort(places[genes[:whole]], kind="stable")]
-        texts.append(" ".join(words[:whole]))
+        texts[cell] = " ".join(words[:whole])
         lengths[cell] = len(read["input_ids"])
     return Sentences(tuple(texts), lengths)
