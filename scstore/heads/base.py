@@ -74,12 +74,12 @@ class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc] 
 
     def predict_proba(self, X: Any) -> Array:
         """Return probabilities ``(n, n_classes) float64`` of rows ``(n, d)``; each row sums to 1."""
-        return np.asarray(np.exp(self.predict_log_proba(X)))
+        return np.exp(self.predict_log_proba(X))
 
     def predict(self, X: Any) -> Array:
         """Return the most probable label of each row, ``(n,)``; of equal ones the first in ``classes_``."""
         best = self.predict_log_proba(X).argmax(axis=1)
-        return self.classes_[best]
+        return np.asarray(self.classes_[best])
 
     def _begin(self, X: Any, y: Any) -> tuple[Rows, Labels]:
         """Check the training data, and set ``classes_`` and ``n_features_in_``."""
