@@ -98,9 +98,7 @@ def read(rows: Rows, key: slice | Array) -> Array:
     if not np.all(finite):
         place = int(np.flatnonzero(~np.asarray(finite))[0])
         row = _origin(rows, int(np.arange(rows.shape[0])[key][place]))
-        raise CellsError(
-            f"Row {row:,} (counted from 0) holds NaN, infinity or too large a value. Leave such cells out."
-        )
+        raise CellsError(f"Row {row:,} of the features (from 0) has NaN, infinity or too large a value. Leave it out.")
     return block
 
 
