@@ -65,10 +65,8 @@ class ConsoleReporter(Reporter):
     @contextmanager
     def track(self, label: str, total: int, unit: str) -> Iterator[Track]:
         """Draw a bar on a terminal; elsewhere print a line now and then, and one at the end."""
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
-        )  # fmt: skip
+        text, speed = TextColumn("{task.description}"), TextColumn("{task.fields[speed]}")
+        columns = (text, BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
         bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         task = bar.add_task(label, total=total, speed="")
 

@@ -158,16 +158,13 @@ class MissingExtraError(InputError, ImportError):
     kind = "missing_extra"
 
     def __init__(self, needs: str, extra: str) -> None:
-        super().__init__(
-            f"{needs} needs packages that are not installed. Install them with: pip install 'scstore[{extra}]'"
-        )
+        super().__init__(f"{needs} needs more packages. Install them with: pip install 'scstore[{extra}]'")
 
 
 class FaultError(ScstoreError, RuntimeError):
     """Something broke or is damaged."""
 
     kind = "fault"
-    exit_code = 1
 
 
 class DamagedError(FaultError):

@@ -75,16 +75,12 @@ def differences(old: Space, new: Space) -> list[str]:
     ['layer: 6 → 3']
     """
     left, right = dict(flatten(old)), dict(flatten(new))
-    missing = object()
 
-    def show(value: Any) -> str:
-        return "(absent)" if value is missing else json.dumps(value, ensure_ascii=False)
+    def show(fields: dict[str, Any], name: str) -> str:
+        return json.dumps(fields[name], sort_keys=True, ensure_ascii=False) if name in fields else "(absent)"
 
-    return [
-        f"{name}: {show(left.get(name, missing))} → {show(right.get(name, missing))}"
-        for name in sorted(left.keys() | right.keys())
-        if left.get(name, missing) != right.get(name, missing)
-    ]
+    pairs = ((name, show(left, name), show(right, name)) for name in sorted(left.keys() | right.keys()))
+    return [f"{name}: {before} → {after}" for name, before, after in pairs if before != after]
 
 
 # Format of stores, heads, projectors, gene tables and panels. A larger first number cannot be read.
@@ -176,8 +172,7 @@ def write_sealed_folder(
     if json.loads(description) != body:
         raise OptionError(f"JSON would change the {kind.name}. Give lists for tuples and text for keys.")
     if len(description) > DESCRIPTION_LIMIT:
-        size = f"{len(description):,} bytes; at most {DESCRIPTION_LIMIT:,} fit"
-        raise OptionError(f"The description of the {kind.name} has {size}.")
+        raise OptionError(f"The {kind.name} has {len(description):,} bytes of JSON; {DESCRIPTION_LIMIT:,} fit.")
     with fsio.atomic_folder(target, overwrite=overwrite) as folder:
         fsio.write_bytes(folder / kind.weights, weights)
         fsio.write_bytes(folder / kind.description, description)
@@ -214,8 +209,7 @@ def write_sealed_file(
     """Write an AnnData with a header that holds its format and the digest of its content, atomically."""
     target = fsio.check_output(path, overwrite=overwrite)
     full = {**header, "format": FORMAT, "digest": content.digest}
-    own = adata.uns.setdefault("scstore", {})
-    own |= {"format": FORMAT, kind.key: json.dumps(full, sort_keys=True)}
+    adata.uns.setdefault("scstore", {}).update({"format": FORMAT, kind.key: json.dumps(full, sort_keys=True)})
     with fsio.atomic_path(target) as partial:
         adata.write_h5ad(partial, convert_strings_to_categoricals=False)
     return target

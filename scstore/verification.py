@@ -30,18 +30,11 @@ Check = Callable[[Path], Iterator[Finding]]
 
 @public
 def verify(
-    path: Annotated[
-        str | os.PathLike[str],
-        Option("A store, its exported .h5ad, a head, a projector, a gene table or a panel.", argument=True),
-    ],
+    path: Annotated[str | os.PathLike[str], Option("Anything that scstore wrote.", argument=True)],
     *,
-    deep: Annotated[
-        bool, Option("Read every byte of a store, not just the sizes of its views and expression.")
-    ] = False,
+    deep: Annotated[bool, Option("Read every byte of a store, its views and expression too.")] = False,
     gc: Annotated[bool, Option("Delete what killed runs left in a store and beside it.")] = False,
-    repair: Annotated[
-        bool, Option("Let damaged shards of a store count as not extracted: the same extract redoes just those.")
-    ] = False,
+    repair: Annotated[bool, Option("Count damaged shards as not extracted, so that extract redoes them.")] = False,
     progress: Progress = None,
 ) -> Verification:
     """Look for damage in what scstore wrote: all of it, not the first.
@@ -106,10 +99,8 @@ def _folder_kind(path: Path) -> tuple[FolderKind, Callable[[Path], Any]] | None:
     from scstore.model.projector_file import PROJECTOR, load_projector
 
     kinds: list[tuple[FolderKind, Callable[[Path], Any]]] = [(HEAD, load_head), (PROJECTOR, load_projector)]
-    for kind, load in kinds:
-        if (path / kind.description).exists() or (path / kind.weights).exists():
-            return kind, load
-    return None
+    found = (k for k in kinds if (path / k[0].description).exists() or (path / k[0].weights).exists())
+    return next(found, None)
 
 
 def _keys(path: Path) -> list[str]:

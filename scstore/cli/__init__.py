@@ -31,7 +31,7 @@ def _common(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     show_trace: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print version.")
     ] = False,
 ) -> None:
     state.output = Output(quiet=quiet, as_json=as_json)
@@ -88,8 +88,6 @@ def _report(error: Exception) -> int:
         where = f"{error.filename}: " if error.filename else ""
         state.output.failure(f"{where}{error.strerror or error}. Finished work is kept.", kind="os")
         return 1
-    state.output.failure(
-        f"{type(error).__name__}: {error}\nInternal error. Run again with scstore --debug and report it.",
-        kind="internal",
-    )
+    message = f"{type(error).__name__}: {error}\nInternal error. Run again with scstore --debug and report it."
+    state.output.failure(message, kind="internal")
     return 1

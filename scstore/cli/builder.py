@@ -38,6 +38,10 @@ class State:
 
 state = State()
 
+HELP = {"help_option_names": ["-h", "--help"]}
+# Settings of every typer application.
+LOOK: Any = {"rich_markup_mode": "markdown", "pretty_exceptions_enable": False, "context_settings": HELP}
+
 
 @dataclass(frozen=True)
 class Command:
@@ -125,17 +129,12 @@ def _build(command: Command) -> TyperCommand:
 
     needed = {name for name, one in options.items() if one.option.argument or one.default is inspect.Parameter.empty}
     signature = [_typer_parameter(options[name]) for name in sorted(options, key=lambda name: name not in needed)]
-    if hidden := {one.name for one in options.values() if one.option.advanced}:
-        signature.append(_help_all(hidden))
-    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    if n_hidden := sum(one.option.advanced for one in options.values()):
+        signature.append(_help_all(n_hidden))
+    context = _keyword("context", typer.Context)
     run.__signature__ = inspect.Signature([context, *signature])  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in (context, *signature)}
-    app = typer.Typer(
-        rich_markup_mode="markdown",
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
+    app = typer.Typer(add_completion=False, **LOOK)
     app.command(command.name, help=_help(command, function))(run)
     built = get_command(app)
     assert isinstance(built, TyperCommand)  # noqa: S101  # one command is no group
@@ -156,12 +155,12 @@ def _typer_parameter(parameter: Parameter) -> inspect.Parameter:
     said = typer.Argument(**common) if option.argument else typer.Option(
         *_flags(parameter), hidden=option.advanced, **common
     )  # fmt: skip
-    return inspect.Parameter(
-        parameter.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if required else default,
-        annotation=Annotated[kind if required or default is not None else kind | None, said],
-    )
+    annotation: Any = Annotated[kind if required or default is not None else kind | None, said]
+    return _keyword(parameter.name, annotation, inspect.Parameter.empty if required else default)
+
+
+def _keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _flags(parameter: Parameter) -> tuple[str, ...]:
@@ -237,19 +236,16 @@ def _help(command: Command, function: Callable[..., Any]) -> str:
     return "\n\n".join([command.summary, *(part.replace("\n", " ") for part in body), *examples])
 
 
-def _help_all(hidden: set[str]) -> inspect.Parameter:
+def _help_all(n_hidden: int) -> inspect.Parameter:
     def show(context: typer.Context, wanted: bool) -> None:  # noqa: FBT001  # typer's signature
         if wanted:
             for one in context.command.params:
-                if one.name in hidden:
-                    one.hidden = False  # type: ignore[attr-defined]
+                one.hidden = False  # type: ignore[attr-defined]
             typer.echo(context.get_help())
             raise typer.Exit
 
-    option = typer.Option("--help-all", is_eager=True, callback=show, help=f"Show {len(hidden)} more options.")
-    return inspect.Parameter(
-        "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
-    )
+    option = typer.Option("--help-all", is_eager=True, callback=show, help=f"Show {n_hidden} more options.")
+    return _keyword("help_all", Annotated[bool, option], default=False)
 
 
 def in_flags(message: str, parameters: Iterable[Parameter]) -> str:

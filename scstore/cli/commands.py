@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from scstore.cli.builder import Command, group_of
+from scstore.cli.builder import LOOK, Command, group_of
 
 MODEL = r"With a model (scstore\[extract])"
 LAPTOP = "On a laptop, without the model"
@@ -81,12 +81,7 @@ COMMANDS = (
         "scstore evaluate any.h5ad --label leiden --view X_pca --view X_scVI --view X",
         adapt="scstore.cli.results:adapt_evaluate",
     ),
-    _laptop(
-        "info",
-        "Say what a store, an AnnData or a head holds.",
-        function="scstore.cli.info:info",
-        show="scstore.cli.info:show",
-    ),
+    _laptop("info", "Say what a store or head holds.", function="scstore.cli.info:info", show="scstore.cli.info:show"),
     _laptop("export", "Write a store as one .h5ad file."),
     _laptop(
         "verify",
@@ -118,9 +113,7 @@ app = typer.Typer(
     name="scstore",
     cls=group_of(COMMANDS),
     no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **LOOK,
     help=(
         "Pay for the large language model once, on a GPU; annotate single cells on a laptop.\n\n"
         "`scstore demo` shows the whole path on real cells, in minutes.\n\n"
@@ -128,8 +121,6 @@ app = typer.Typer(
         "**predict** and **query** work on stores and on any AnnData with embeddings, without the model."
     ),
 )
-genes_app = typer.Typer(
-    cls=group_of(GENES), no_args_is_help=True, help="Gene tables: descriptions of genes as vectors."
-)
+genes_app = typer.Typer(cls=group_of(GENES), no_args_is_help=True, help="Gene tables: genes as vectors of text.")
 genes_app.callback()(lambda: None)
 app.add_typer(genes_app, name="genes", rich_help_panel=MODEL)

@@ -20,9 +20,7 @@ from scstore.store.reader import Store, open_store
 def info(
     path: Annotated[str | os.PathLike[str], Option("A store, an AnnData, or a head.", argument=True)],
     *,
-    card: Annotated[
-        str | os.PathLike[str] | None, Option("Also write the model card of a head, Markdown, to this file.")
-    ] = None,
+    card: Annotated[str | os.PathLike[str] | None, Option("Also write a head's model card to this file.")] = None,
     overwrite: Overwrite = False,
 ) -> Store | AnyHead:
     """Open a store, an AnnData or a head."""
@@ -49,11 +47,9 @@ def show(found: Store | AnyHead, given: Mapping[str, Any]) -> None:
 def _show_store(store: Store, path: Any) -> None:
     values = store.info
     progress = "complete" if values["complete"] else f"{values['n_committed']:,} extracted"
-    state.output.table(
-        f"{path}: {values['n_obs']:,} cells ({progress}, {values['n_empty']:,} empty)",
-        ["view", "width", "dtype", "feature space"],
-        [[name, str(v["width"]), v["dtype"], v["fingerprint"][7:19]] for name, v in values["views"].items()],
-    )
+    title = f"{path}: {values['n_obs']:,} cells ({progress}, {values['n_empty']:,} empty)"
+    rows = [[name, str(v["width"]), v["dtype"], v["fingerprint"][7:19]] for name, v in values["views"].items()]
+    state.output.table(title, ["view", "width", "dtype", "feature space"], rows)
     lines = [f"obs: {', '.join(values['obs_columns'])}"]
     if run := values["run"]:
         model = "none" if run["model"] is None else f"{run['model']['name']} ({run['model']['digest'][7:19]})"
@@ -69,10 +65,8 @@ def _show_store(store: Store, path: Any) -> None:
 def _show_head(head: AnyHead, given: Mapping[str, Any]) -> None:
     record: dict[str, Any] = head.record_
     scores = record.get("held_out_by_class", {})
-    rows = [
-        [name, f"{n:,}", f"{scores[name]['f1']:.3f}" if name in scores else "-"]
-        for name, n in record["trained_on"]["classes"].items()
-    ]
+    classes = record["trained_on"]["classes"]
+    rows = [[name, f"{n:,}", f"{scores[name]['f1']:.3f}" if name in scores else "-"] for name, n in classes.items()]
     state.output.table(f"{given['path']}: {head.kind} head", ["label", "training cells", "held-out F1"], rows)
     thresholds: dict[str, float] = {}
     lines = ["no thresholds: every cell gets a label"]
@@ -85,16 +79,9 @@ def _show_head(head: AnyHead, given: Mapping[str, Any]) -> None:
         lines = [f"unassigned where confidence is below {thresholds['confidence']:.3f}{far}; {kept}"]
     if (card := given["card"]) is not None:
         lines.append(f"model card: {card}")
-    values = {
-        "kind": head.kind,
-        "views": list(head.views_),
-        "held_out": head.held_out_,
-        "thresholds": thresholds or None,
-        "record": record,
-        "card": None if card is None else str(card),
-    }
+    values = {"kind": head.kind, "views": list(head.views_), "held_out": head.held_out_}
     state.output.result(
-        values,
+        values | {"thresholds": thresholds or None, "record": record, "card": None if card is None else str(card)},
         f"label: {record['label']} of {record['trained_on']['name']}",
         *level_lines(record),
         f"views: {', '.join(head.views_)}",

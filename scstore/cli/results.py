@@ -58,15 +58,12 @@ def show_extract(store: Store, given: Mapping[str, Any]) -> None:
     """Print what the store holds and the next command."""
     output, done = given["output"], int(store.committed.sum())
     control = (store.record or {}).get("control")
-    if done < store.n_obs:
-        lines = [f"{output}: {done:,} of {store.n_obs:,} cells so far; other processes extract the rest"]
-    else:
-        lines = [
-            f"{output}: {store.n_obs:,} cells, views {', '.join(store.views)}",
-            f"next: scstore fit {output} --label COLUMN -o heads/NAME"
-            if control is None
-            else f"next: scstore evaluate STORE --label COLUMN --control {control['kind']}={output}",
-        ]
+    lines = [f"{output}: {done:,} of {store.n_obs:,} cells so far; other processes extract the rest"]
+    if done == store.n_obs:
+        following = f"fit {output} --label COLUMN -o heads/NAME"
+        if control is not None:
+            following = f"evaluate STORE --label COLUMN --control {control['kind']}={output}"
+        lines = [f"{output}: {done:,} cells, views {', '.join(store.views)}", f"next: scstore {following}"]
     state.output.result(store.info, *lines)
 
 
@@ -76,11 +73,11 @@ def show_panel(panel: Panel, given: Mapping[str, Any]) -> None:
     purpose = "chosen without labels" if given["label_free"] else f"that separate {panel.label}"
     symbols = [str(name) for name in panel.obs["symbol"]]
     more = ", …" if len(symbols) > SHOWN else ""
+    same = "" if orthologs is None else f" --orthologs {orthologs}"
     state.output.result(
         {"panel": str(output), "digest": panel.digest, "genes": symbols, "record": dict(panel.record)},
         f"{output}: {len(panel)} genes {purpose}: {', '.join(symbols[:SHOWN])}{more}",
-        f"next: scstore extract CELLS -o STORE --panel {output}"
-        + ("" if orthologs is None else f" --orthologs {orthologs}"),
+        f"next: scstore extract CELLS -o STORE --panel {output}{same}",
     )
 
 
@@ -93,11 +90,8 @@ def show_align(projector: ProjectorFile, given: Mapping[str, Any]) -> None:
         scores = [sum(view[score] for view in views) / len(views) for score in ("accuracy", "macro_f1")]
         losses = ["" if row[name] is None else f"{row[name]:.3f}" for name in ("train_loss", "held_out_loss")]
         rows.append([str(row["epoch"]), *losses, *(f"{score:.3f}" for score in scores)])
-    state.output.table(
-        f"learning curve, means over the readouts (epoch {best} was kept)",
-        ["epoch", "train loss", "held-out loss", "accuracy", "macro-F1"],
-        rows,
-    )
+    headings = ["epoch", "train loss", "held-out loss", "accuracy", "macro-F1"]
+    state.output.table(f"learning curve, means over the readouts (epoch {best} was kept)", headings, rows)
     same = "".join(f" --{name} {given[name]}" for name in ("genes", "panel", "orthologs") if given[name])
     state.output.result(
         {"projector": str(output), "digest": projector.digest, "best_epoch": best, "curve": projector.curve},
@@ -154,22 +148,17 @@ def show_fit(head: AnyHead, given: Mapping[str, Any]) -> None:
 
 def level_lines(record: Mapping[str, Any]) -> list[str]:
     """Return how accurate each level of a head of several levels is."""
-    levels = [
-        f"{level['column']} {level['held_out']['accuracy']:.3f} ({len(level['classes'])} labels)"
-        for level in record.get("levels", [])
-        if level["held_out"]["n"]
-    ]
-    return [f"accuracy on held-out cells, coarse to fine: {', '.join(levels)}"] if levels else []
+    levels = [level for level in record.get("levels", []) if level["held_out"]["n"]]
+    said = [f"{one['column']} {one['held_out']['accuracy']:.3f} ({len(one['classes'])} labels)" for one in levels]
+    return [f"accuracy on held-out cells, coarse to fine: {', '.join(said)}"] if said else []
 
 
 def held_out_line(held_out: Mapping[str, Any]) -> str:
     """Return the scores on held-out cells."""
     if not held_out["n"]:
         return "No label has enough cells to hold any out; no accuracy is reported."
-    return (
-        f"on {held_out['n']:,} cells held out in turn: accuracy {held_out['accuracy']:.3f}, macro-F1 "
-        f"{held_out['macro_f1']:.3f}, calibration error {held_out['ece']:.3f}"
-    )
+    scores = f"accuracy {held_out['accuracy']:.3f}, macro-F1 {held_out['macro_f1']:.3f}"
+    return f"on {held_out['n']:,} cells held out in turn: {scores}, calibration error {held_out['ece']:.3f}"
 
 
 def show_predict_to_file(counts: PredictionCounts, given: Mapping[str, Any]) -> None:
@@ -202,20 +191,17 @@ def show_query_to_file(found: QueryResult, given: Mapping[str, Any]) -> None:
         title = f"{output}: {column} of the {k} neighbours of each cell, by {by}"
         state.output.table(title, [by, column, "fraction", "coherence"], rows)
     numbers = {"n_cells": found.n_cells, "n_rows": found.n_rows, "k": k, "columns": list(found.columns)}
-    state.output.result(
-        {"output": str(output), **numbers},
-        f"{output}: {k} neighbours of each of {found.n_cells:,} cells, median distance {found.median_distance:.3f}"
-        if column is None
-        else f"{output}: shares of {column} among {k} neighbours of each of {found.n_cells:,} cells",
-    )
+    line = f"{output}: shares of {column} among {k} neighbours of each of {found.n_cells:,} cells"
+    if column is None:
+        distance = f"median distance {found.median_distance:.3f}"
+        line = f"{output}: {k} neighbours of each of {found.n_cells:,} cells, {distance}"
+    state.output.result({"output": str(output), **numbers}, line)
 
 
 def adapt_evaluate(
     given: dict[str, Any],
     *,
-    output: Annotated[
-        Path | None, Option("Folder for numbers, predictions, figures.", flags=("--output", "-o"))
-    ] = None,
+    output: Annotated[Path | None, Option("Folder for all results.", flags=("--output", "-o"))] = None,
     figures: Annotated[bool, Option("Draw the figures (with -o; needs scstore[plot]).")] = True,
     overwrite: Overwrite = False,
 ) -> dict[str, Any]:

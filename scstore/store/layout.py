@@ -82,8 +82,7 @@ class StorePlan:
 
     def shards(self) -> Iterator[tuple[int, int, int]]:
         """Yield ``(shard, start, stop)`` for every shard."""
-        for shard in range(self.n_shards):
-            yield shard, *self.bounds(shard)
+        yield from ((shard, *self.bounds(shard)) for shard in range(self.n_shards))
 
 
 def default_shard_rows(n_obs: int, views: list[tuple[int, str]]) -> int:
@@ -94,10 +93,8 @@ def default_shard_rows(n_obs: int, views: list[tuple[int, str]]) -> int:
 
 def view_specs(record: Mapping[str, Any]) -> dict[str, ViewSpec]:
     """Return the views that a run's record describes, by name; ``ValueError`` if one leads out or has no shape."""
-    specs = {
-        name: ViewSpec(name, int(view["width"]), str(view["dtype"]), view["space"])
-        for name, view in record["views"].items()
-    }
+    views = record["views"].items()
+    specs = {name: ViewSpec(name, int(one["width"]), str(one["dtype"]), one["space"]) for name, one in views}
     if any("/" in name or not is_inside(name) for name in specs):
         raise ValueError("the name of a view leads out of the store")
     if int(record["shard_rows"]) < 1 or any(s.width < 1 or s.dtype not in STORED_DTYPES for s in specs.values()):

@@ -46,9 +46,7 @@ def read_run_record(path: Path, group: Any) -> dict[str, Any] | None:
 
 def write_manifest(root: Path, names: Iterable[str]) -> None:
     """Write the size and digest of files, relative to the store, that never change again."""
-    files = {
-        name: {"bytes": (root / name).stat().st_size, "digest": fsio.digest_file(root / name)} for name in sorted(names)
-    }
+    files = {n: {"bytes": (root / n).stat().st_size, "digest": fsio.digest_file(root / n)} for n in sorted(names)}
     fsio.write_json(root / MANIFEST, seal({"format": FORMAT, "files": files}))
 
 
@@ -66,17 +64,8 @@ def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def _is_file(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("digest"), str)
-        and isinstance(size := value.get("bytes"), int)
-        and not isinstance(size, bool)
-        and size >= 0
-    )
-
-
-def _is_view(name: str, value: object) -> bool:
-    return "/" not in name and is_inside(name) and _is_file(value)
+    size = value.get("bytes") if isinstance(value, dict) and isinstance(value.get("digest"), str) else None
+    return isinstance(size, int) and not isinstance(size, bool) and size >= 0
 
 
 def file_problem(file: Path, expected: Mapping[str, Any], *, hashed: bool = True) -> tuple[str, str] | None:
@@ -119,8 +108,8 @@ def read_record(root: Path, shard: int) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     views: Any = body.get("views")
-    whole = isinstance(views, dict) and {"start", "stop", "ids"} <= body.keys()
-    if body.get("shard") != shard or not whole or not all(map(_is_view, views, views.values())):
+    whole = isinstance(views, dict) and {"start", "stop", "ids"} <= body.keys() and body.get("shard") == shard
+    if not whole or not all("/" not in n and is_inside(n) and _is_file(value) for n, value in views.items()):
         raise DamagedError(f"{file} is not the record of this shard. {REDO}")
     return body
 
@@ -190,11 +179,8 @@ def part_lock(root: Path, part: Part) -> Iterator[None]:
     with fsio.lock(_path(root, part)):
         for other, file in _held(root):
             if other != part and part.overlaps(other) and not fsio.reclaim_if_dead(file):
-                raise LockedError(
-                    f"{file}: another process extracts part {other.index} of {other.count} of {root}, which shares "
-                    f"shards with part {part.index} of {part.count}. Wait for it, or give every process shard='i/n' "
-                    "with the same n."
-                )
+                why = f"another process extracts part {other.index} of {other.count}, which shares shards with this one"
+                raise LockedError(f"{file}: {why}. Wait for it, or use shard='i/n' with one n everywhere.")
         yield
 
 

@@ -69,8 +69,7 @@ class _Condition:
             raise self.error(f"It cannot be parsed ({getattr(error, 'msg', error)}).") from error
 
     def error(self, why: str) -> OptionError:
-        msg = f"where={self.text[:200]!r}: {why} An example: \"tissue == 'lung' and age > 40\"."
-        return OptionError(msg)
+        return OptionError(f"where={self.text[:200]!r}: {why} An example: \"tissue == 'lung' and age > 40\".")
 
     def _column_in_backticks(self, found: re.Match[str]) -> str:
         if found[2] is None:

@@ -206,10 +206,8 @@ class Store:
         """
         committed = self.committed
         if not committed.all() and not allow_partial:
-            raise IncompleteStoreError(
-                f"{self.path}: {int((~committed).sum()):,} of {self.n_obs:,} cells are not extracted yet. Run the same "
-                "`scstore extract` again to finish, or use the others alone with allow_partial=True."
-            )
+            why = f"{int((~committed).sum()):,} of {self.n_obs:,} cells are not extracted yet"
+            raise IncompleteStoreError(f"{self.path}: {why}. Run `scstore extract` again, or set allow_partial=True.")
         return np.flatnonzero(committed & ~self.empty)
 
     @property

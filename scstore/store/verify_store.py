@@ -34,8 +34,8 @@ ZARR_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
 # Endings of the files that `extract` writes beside a store, after its name without ``.zarr``.
 MADE_BESIDE = (".genes.h5ad", ".panel.h5ad")
 
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -133,15 +133,9 @@ def _compare(root: Path, name: str, expected: Mapping[str, Any], *, hashed: bool
 
 
 def verify_store(
-    path: str | os.PathLike[str],
-    *,
-    deep: bool = False,
-    gc: bool = False,
-    repair: bool = False,
-    progress: Reporter | None = None,
+    root: Path, *, deep: bool = False, gc: bool = False, repair: bool = False, progress: Reporter | None = None
 ) -> Verification:
     """Compare a store with its manifest and records; the options are those of :func:`scstore.verify`."""
-    root = Path(path)
     with part_lock(root, Part()) if gc or repair else nullcontext():
         return _verify(root, deep=deep, gc=gc, repair=repair, progress=progress or Reporter())
 
@@ -158,13 +152,13 @@ def _verify(root: Path, *, deep: bool, gc: bool, repair: bool, progress: Reporte
     uncommitted, n_shards = _check_shards(root, tally, plan, ids, deep=deep, progress=progress)
     damaged = sorted({finding.shard for finding in tally.findings if finding.shard is not None})
     complete = plan is not None and not uncommitted and not damaged
-    for name in _unexpected(root, fixed, plan):
-        message = "scstore did not write this file, and other readers may take it for data"
-        tally.findings.append(Finding(name, "unexpected", message))
+    message = "scstore did not write this file, and other readers may take it for data"
+    tally.findings += [Finding(name, "unexpected", message) for name in _unexpected(root, fixed, plan)]
     notes = []
     if uncommitted:
-        ahead = f"{len(uncommitted):,} of {n_shards:,} shards are not extracted yet"
-        notes.append(f"{ahead}: run the same `scstore extract`")
+        notes.append(
+            f"{len(uncommitted):,} of {n_shards:,} shards are not extracted yet: run the same `scstore extract`"
+        )
     if repair:
         _mark(root, damaged)
     without_record = [*uncommitted, *(damaged if repair else ())]
@@ -173,17 +167,9 @@ def _verify(root: Path, *, deep: bool, gc: bool, repair: bool, progress: Reporte
         _remove(root, left)
     elif left:
         notes.append(f"{len(left):,} leftovers of killed runs, which are never read: gc=True removes them")
-    return Verification(
-        path=root,
-        kind="store",
-        deep=deep,
-        findings=tuple(sorted(tally.findings, key=lambda finding: (finding.file, finding.message))),
-        notes=tuple(notes),
-        n_files=tally.n_files,
-        n_bytes=tally.n_bytes,
-        removed=tuple(left) if gc else (),
-        marked=tuple(damaged) if repair else (),
-    )
+    findings = tuple(sorted(tally.findings, key=lambda finding: (finding.file, finding.message)))
+    removed, marked = tuple(left) if gc else (), tuple(damaged) if repair else ()
+    return Verification(root, "store", deep, findings, tuple(notes), tally.n_files, tally.n_bytes, removed, marked)
 
 
 def _is_bulk(name: str) -> bool:
@@ -191,9 +177,7 @@ def _is_bulk(name: str) -> bool:
     return name.startswith("X/") and not name.endswith("zarr.json")
 
 
-def _in_threads(
-    check: Callable[[ItemT], ResultT], items: Collection[ItemT], what: str, progress: Reporter
-) -> Iterator[ResultT]:
+def _in_threads(check: Callable[[T], R], items: Collection[T], what: str, progress: Reporter) -> Iterator[R]:
     threads = min(MAX_THREADS, os.cpu_count() or 1)
     with progress.track(f"verifying {what}", len(items), what) as track, ThreadPoolExecutor(threads) as pool:
         for result in pool.map(check, items):
@@ -212,8 +196,7 @@ def _check_fixed_files(root: Path, tally: _Tally, *, deep: bool, progress: Repor
     def compare(name: str) -> _Tally:
         return _compare(root, name, files[name], hashed=deep or not _is_bulk(name))
 
-    tally.n_files += 1
-    tally.n_bytes += (root / MANIFEST).stat().st_size
+    tally.add(_Tally(n_files=1, n_bytes=(root / MANIFEST).stat().st_size))
     for own in _in_threads(compare, files, "files", progress):
         tally.add(own)
     return set(files)
@@ -234,8 +217,7 @@ def record_findings(record: Mapping[str, Any], ids: list[str] | None = None) -> 
     """Compare the run's record with itself and, unless a file may hold some of them only, with the cells."""
     for name, view in record["views"].items():
         if fingerprint(view["space"]) != view["fingerprint"]:
-            message = f"{name}: its feature space does not have the fingerprint it states"
-            yield Finding("uns/scstore/record", "inconsistent", message)
+            yield Finding("uns/scstore/record", "inconsistent", f"{name}: its feature space has another fingerprint")
     if ids is None:
         return
     if len(set(ids)) < len(ids):
@@ -293,11 +275,8 @@ def _contradictions(record: Mapping[str, Any], shard: int, plan: StorePlan, ids:
     start, stop = plan.bounds(shard)
     sizes = {view.name: plan.shard_rows * view.width * np.dtype(view.dtype).itemsize for view in plan.views}
     found = {view: expected["bytes"] for view, expected in record["views"].items()}
-    same = {
-        "rows": (record["start"], record["stop"]) == (start, stop),
-        "ids": record["ids"] == ids_digest(ids[start:stop]),
-        "views": found == sizes,
-    }
+    rows, same_ids = (record["start"], record["stop"]), record["ids"] == ids_digest(ids[start:stop])
+    same = {"rows": rows == (start, stop), "ids": same_ids, "views": found == sizes}
     return [name for name, holds in same.items() if not holds]
 
 

@@ -235,10 +235,8 @@ class ShardView(View):
         start, stop = self._plan.bounds(shard)
         record = read_record(self._root, shard)
         if record is None:
-            raise IncompleteStoreError(
-                f"{self._root}: cells {start:,} to {stop - 1:,} are not extracted yet. Run the same `scstore extract` "
-                "again, or leave them out with allow_partial=True."
-            )
+            why = f"cells {start:,} to {stop - 1:,} are not extracted yet"
+            raise IncompleteStoreError(f"{self._root}: {why}. Run `scstore extract` again, or set allow_partial=True.")
         size = self._plan.shard_rows * self.shape[1] * self.dtype.itemsize
         expected = {"digest": None, **record["views"].get(self.name, {}), "bytes": size}
         if (problem := file_problem(file, expected)) is not None:

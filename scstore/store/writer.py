@@ -181,10 +181,8 @@ def _record(root: Path, shard: int) -> dict[str, Any] | None:
 
 def _same_or_refuse(root: Path, shard: int, record: Mapping[str, Any], written: Mapping[str, Any]) -> None:
     if record["views"] != written:
-        raise LockedError(
-            f"{record_path(root, shard)}: another process committed this shard meanwhile, with other values. Locks do "
-            "not hold on this file system: run one process, or give each its part with shard='i/n'."
-        )
+        why = "another process wrote other values, so locks do not hold on this file system"
+        raise LockedError(f"{record_path(root, shard)}: {why}. Run one process, or give each its shard='i/n'.")
 
 
 def _cast(rows: NDArray[np.float32], view: ViewSpec, ids: list[str]) -> NDArray[Any]:
