@@ -148,8 +148,7 @@ def _cells(folder: Path) -> tuple[Path, Path]:
     from sklearn.model_selection import train_test_split
 
     spec = importlib.util.find_spec("scanpy")
-    assert spec is not None  # noqa: S101  # checked by the caller
-    assert spec.origin is not None  # noqa: S101
+    assert spec is not None and spec.origin is not None  # noqa: S101  # checked by the caller
     # the bundled file itself: importing scanpy takes longer than the model's pass over the cells
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # anndata's, about the age of the file
@@ -192,9 +191,7 @@ def _score(stores: Mapping[str, Store], truth: NDArray[Any], folder: Path) -> tu
     return scores, predictions[DEFAULT, "linear"]
 
 
-def _write(
-    folder: Path, stores: Mapping[str, Store], predictions: pd.DataFrame, truth: NDArray[Any]
-) -> dict[str, Path]:
+def _write(folder: Path, stores: Mapping[str, Store], predicted: pd.DataFrame, truth: NDArray[Any]) -> dict[str, Path]:
     from scstore.annotation.predict import predict
     from scstore.report.plots import confusion_figure, embed, umap_figure
     from scstore.search.query import query
@@ -216,6 +213,6 @@ def _write(
         f"LLM readout ({new.default_view})": embed(new.view("readout")[:]),
     }
     umap_figure(layouts, list(truth), files["UMAP"])
-    held_out = {"linear head, default views, cells held out": (list(truth), list(predictions["label"]))}
+    held_out = {"linear head, default views, cells held out": (list(truth), list(predicted["label"]))}
     confusion_figure(held_out, files["confusion matrix"])
     return files

@@ -34,9 +34,8 @@ from scstore.store.reader import Store, open_store
 # Packages whose versions a head records.
 PACKAGES = ("scstore", "numpy", "scipy", "scikit-learn", "faiss-cpu")
 
-PriorAdjustment = Annotated[
-    float, fraction("Logit adjustment: 0 keeps the label frequencies of the training cells, 1 assumes equal ones.")
-]
+StoreLike = str | os.PathLike[str] | Store
+PriorAdjustment = Annotated[float, fraction("0 keeps the label frequencies of training, 1 assumes equal ones.")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,31 +50,16 @@ class TrainingCells:
 
 @public
 def fit(
-    store: Annotated[
-        str | os.PathLike[str] | Store,
-        Option("A store, or any .h5ad or AnnData Zarr with obsm matrices.", argument=True),
-    ],
+    store: Annotated[StoreLike, Option("A store, or any AnnData on disk with obsm matrices.", argument=True)],
     output: Annotated[str | os.PathLike[str] | None, Option("Folder of the head.", flags=("--output", "-o"))] = None,
     *,
-    label: Annotated[
-        str | Sequence[str],
-        Option("Column of obs, or several that each divide the labels of a coarser one: a head of several levels."),
-    ],
+    label: Annotated[str | Sequence[str], Option("Column of obs, or nested ones for a head of several levels.")],
     missing_labels: MissingLabels = MISSING_LABELS,
-    head: Annotated[
-        Literal["linear", "mlp", "knn", "across-genes"], Option("Kind of classifier; across-genes for other genes.")
-    ] = "linear",
-    views: Annotated[
-        Sequence[str] | None,
-        Option("Feature matrices, each with its own classifier. The default views by default.", flags=("--view",)),
-    ] = None,
-    params: Annotated[
-        Mapping[str, Any] | None, Option("Parameters of the classifier, such as {'C': 0.1}.", in_python_only=True)
-    ] = None,
+    head: Annotated[Literal["linear", "mlp", "knn", "across-genes"], Option("Kind of classifier.")] = "linear",
+    views: Annotated[Sequence[str] | None, Option("Views, the default ones by default.", flags=("--view",))] = None,
+    params: Annotated[Mapping[str, Any] | None, Option("Of the classifier: {'C': 0.1}.", in_python_only=True)] = None,
     prior_adjustment: PriorAdjustment = PRIOR_ADJUSTMENT,
-    keep: Annotated[
-        float, fraction("Fraction of correctly labelled held-out cells that keep their label in predict.")
-    ] = KEEP,
+    keep: Annotated[float, fraction("Fraction of correct held-out cells that keep their label.")] = KEEP,
     seed: Seed = 0,
     allow_partial: AllowPartial = False,
     overwrite: Overwrite = False,
@@ -115,10 +99,8 @@ def fit(
     opened = store if isinstance(store, Store) else open_store(store)
     cells = _training_cells(opened, label, missing_labels, allow_partial=allow_partial, progress=progress)
     names = ["X"] if head == KIND else [opened.view(name).name for name in (views or opened.default_views)]
-    progress.note(
-        f"fitting {head} on {', '.join(names)}: {len(cells.rows):,} cells, {len(set(cells.labels)):,} labels of "
-        f"{cells.columns.finest!r}"
-    )
+    what = f"{len(cells.rows):,} cells, {len(set(cells.labels)):,} labels of {cells.columns.finest!r}"
+    progress.note(f"fitting {head} on {', '.join(names)}: {what}")
     trained: AnyHead
     if head == KIND:
         trained, record = fit_across_genes(opened, cells.rows, cells.labels, keep=keep, seed=seed)
@@ -126,10 +108,7 @@ def fit(
         unfitted = FusedHead(head, params=params or {}, prior_adjustment=prior_adjustment, random_state=seed)
         trained, record = _fit_views(unfitted, cells, names, keep=keep, progress=progress)
     if trained.rejection_ is None:
-        progress.warn(
-            "No held-out cell was labelled correctly, so the head has no thresholds: predict gives every cell a label, "
-            "however unlike the training cells it is."
-        )
+        progress.warn("No held-out cell was labelled correctly: without thresholds predict labels every cell.")
     record |= _training_record(trained, cells) | {"missing_labels": list(missing_labels), "seed": seed}
     trained.record_ = record
     if output is not None:

@@ -47,9 +47,7 @@ def read_label_columns(
     progress.note("levels, coarse to fine: " + " > ".join(f"{name} ({n:,} labels)" for name, n in n_labels.items()))
     complete = frame[order].dropna()
     if complete.empty:
-        raise LabelsError(
-            f"{store.path}: no cell has a label in each of {', '.join(columns)}. Fit a head for each of them."
-        )
+        raise LabelsError(f"{store.path}: no cell has a label in each of {', '.join(columns)}. Fit a head for each.")
     if left_out := int(frame.notna().any(axis=1).sum()) - len(complete):
         progress.note(f"{left_out:,} cells are left out: they have no label in one of the columns")
     for coarse, fine in itertools.pairwise(order):

@@ -41,28 +41,17 @@ class PredictOptions:
     """Options of :func:`predict` and :func:`predict_to_file`."""
 
     output: Annotated[
-        str | os.PathLike[str] | None,
-        Option("annotated.h5ad (all of the cells), labels.csv or labels.parquet.", flags=("--output", "-o")),
+        str | os.PathLike[str] | None, Option("annotated.h5ad, labels.csv or .parquet.", flags=("--output", "-o"))
     ] = None
     _: KW_ONLY
     unassigned: Annotated[
         Literal["confidence", "distance", "both", "none"] | None,
-        Option(
-            "What makes a label unassigned: a low probability, a large distance from the training cells of that label, "
-            "either of them, or nothing. confidence by default, none for a head without thresholds."
-        ),
+        Option("What makes a label unassigned: confidence by default, none for a head without thresholds."),
     ] = None
-    keep: Annotated[
-        float | None,
-        fraction("Fraction of correctly labelled held-out cells that keep their label. As in fit by default."),
-    ] = None
+    keep: Annotated[float | None, fraction("Fraction of correct held-out cells to keep. Fit's by default.")] = None
     proba: Annotated[bool, Option("Add the probability of every class.")] = False
-    majority: Annotated[
-        str | None, Option("obs column of clusters: also give each cell the label of most cells of its cluster.")
-    ] = None
-    min_share: Annotated[
-        float, fraction("With majority: a cluster in which no label has this share of the votes is heterogeneous.")
-    ] = 0.0
+    majority: Annotated[str | None, Option("obs column of clusters, each of which votes for a label.")] = None
+    min_share: Annotated[float, fraction("Votes that a majority needs; others are heterogeneous.")] = 0.0
     allow_partial: AllowPartial = False
     overwrite: Overwrite = False
     progress: Progress = None
@@ -200,8 +189,7 @@ def _label_rule(head: AnyHead, name: str, options: PredictOptions, progress: Rep
     if rejection is None:
         if options.unassigned not in (None, "none") or options.keep is not None:
             raise OptionError(
-                f"{name} has no thresholds for unassigned= and keep=: no held-out cell was labelled correctly "
-                "when it was fitted. Fit it again with more cells, or use unassigned='none'."
+                f"{name} has no thresholds for unassigned= and keep=. Fit it with more cells, or use unassigned='none'."
             )
         if options.unassigned is None:
             progress.note(f"{name} has no thresholds: every cell but the empty ones gets a label")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scstore.heads.hierarchy import Hierarchy, LabelledCells, label_cells
+from scstore.heads.hierarchy import Hierarchy, label_cells
 from scstore.heads.rejection import Thresholds
 from scstore.progress import Track
 from scstore.store.reader import Store
@@ -19,6 +19,10 @@ from scstore.store.reader import Store
 COARSE = "coarse"
 
 UNASSIGNED = "unassigned"
+
+Array = NDArray[Any]
+# First place among the usable cells, probabilities, novelty.
+Predictions = tuple[int, NDArray[np.float64], NDArray[np.float64] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +43,7 @@ class LabelRule:
 
 
 def prediction_frames(
-    store: Store,
-    rule: LabelRule,
-    predictions: Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64] | None]],
-    usable: NDArray[np.int64],
-    *,
-    track: Track,
+    store: Store, rule: LabelRule, predictions: Iterator[Predictions], usable: NDArray[np.int64], *, track: Track
 ) -> Iterator[pd.DataFrame]:
     """Yield tables of all committed cells block by block.
 
@@ -65,13 +64,7 @@ def prediction_frames(
         yield _frame(rule, ids[span], np.empty(0, dtype=np.int64), none, None)
 
 
-def _frame(
-    rule: LabelRule,
-    ids: pd.Index,
-    places: NDArray[np.int64],
-    proba: NDArray[np.float64],
-    novelty: NDArray[np.float64] | None,
-) -> pd.DataFrame:
+def _frame(rule: LabelRule, ids: pd.Index, places: Array, proba: Array, novelty: Array | None) -> pd.DataFrame:
     """Return the table of one block, whose cells at ``places`` have predictions and whose others are empty."""
     chosen = None if rule.hierarchy is None else rule.hierarchy.choose(proba)
     cells = label_cells(proba, rule.classes, chosen=chosen)
@@ -83,7 +76,7 @@ def _frame(
     label = np.where(status == "ok", best, UNASSIGNED)
     levels: dict[str, tuple[Any, Any]] = {}
     if rule.hierarchy is not None and chosen is not None:
-        levels = _levels(rule, rule.hierarchy, chosen, proba, cells, label, status)
+        levels = _levels(rule, rule.hierarchy, chosen, proba, cells.confidence, label, status)
     values: dict[str, tuple[Any, Any]] = {
         "label": (UNASSIGNED, label),
         "confidence": (0.0, cells.confidence),
@@ -103,20 +96,14 @@ def _frame(
 
 
 def _levels(
-    rule: LabelRule,
-    hierarchy: Hierarchy,
-    chosen: NDArray[np.int64],
-    proba: NDArray[np.float64],
-    cells: LabelledCells,
-    label: NDArray[Any],
-    status: NDArray[Any],
+    rule: LabelRule, hierarchy: Hierarchy, chosen: Array, proba: Array, finest: Array, label: Array, status: Array
 ) -> dict[str, tuple[Any, Any]]:
     """Return label and confidence of each level, coarse to fine; unsure cells of ``label`` fall back in place.
 
     A label that stands implies those of the coarser levels, whatever their own confidence.
     """
     stands = status == "ok"
-    levels = [(hierarchy.column, np.where(stands, label, UNASSIGNED), cells.confidence)]
+    levels = [(hierarchy.column, np.where(stands, label, UNASSIGNED), finest)]
     for level, threshold in zip(hierarchy.levels[::-1], rule.coarse[::-1], strict=True):
         mine = level.parents[chosen]
         confidence = level.sums(proba)[np.arange(len(proba)), mine]

@@ -72,8 +72,7 @@ def gather_cells(
     classes, codes = np.unique(cells["label"].to_numpy(dtype=str), return_inverse=True)
     if len(classes) < 2:
         raise LabelsError(
-            f"{stores[0].path}: {label!r} has {len(classes)} class(es) with at least min_cells={min_cells} cells, and "
-            "two are needed."
+            f"{stores[0].path}: {label!r} has {len(classes)} class(es) of min_cells={min_cells}; two are needed."
         )
     group_names, groups = (), None
     if group is not None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from scstore.annotation.fit import PriorAdjustment
+from scstore.annotation.fit import PriorAdjustment, StoreLike
 from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels, report_labels
 from scstore.errors import OptionError
 from scstore.evaluation.cells import EvaluationCells, gather_cells
@@ -31,7 +31,7 @@ from scstore.store.reader import Store, open_store
 # Draws of a few training cells from every fold; with five folds that makes 15 trainings a row.
 DRAWS = 3
 
-StoreLike = str | os.PathLike[str] | Store
+Controls = Mapping[str, StoreLike | Sequence[StoreLike]] | None
 
 
 @public
@@ -42,14 +42,8 @@ def evaluate(
     missing_labels: MissingLabels = MISSING_LABELS,
     head: Annotated[Literal["linear", "mlp", "knn"], Option("Kind of classifier.")] = "linear",
     prior_adjustment: PriorAdjustment = PRIOR_ADJUSTMENT,
-    views: Annotated[
-        Sequence[str] | None,
-        Option("A row of the table: a view, or views joined with +. By default all that matter.", flags=("--view",)),
-    ] = None,
-    controls: Annotated[
-        Mapping[str, StoreLike | Sequence[StoreLike]] | None,
-        Option("NAME=STORE of the same cells, such as random vectors or a random model.", flags=("--control",)),
-    ] = None,
+    views: Annotated[Sequence[str] | None, Option("Rows of the table: VIEW or VIEW+VIEW.", flags=("--view",))] = None,
+    controls: Annotated[Controls, Option("NAME=STORE of the same cells, for comparison.", flags=("--control",))] = None,
     folds: Annotated[int, Option("Number of folds.", minimum=2)] = 5,
     repeats: Annotated[int, Option("How often to deal the folds (and genes) anew.", minimum=1, advanced=True)] = 1,
     group: Annotated[str | None, Option("Column of obs, such as donor: folds hold out whole groups.")] = None,
@@ -112,12 +106,10 @@ def evaluate(
     )
     names = " and ".join(one.path.name for one in cells.stores)
     obs = pd.concat([one.obs[[label]].astype(object) for one in cells.stores])
-    report_labels(
-        obs, label, read_labels(obs, label, missing=missing_labels, source=names), source=names, progress=progress
-    )
-    features = StoredFeatures(
-        cells, {name: match_control(name, _opened(given), cells) for name, given in (controls or {}).items()}
-    )
+    labels = read_labels(obs, label, missing=missing_labels, source=names)
+    report_labels(obs, label, labels, source=names, progress=progress)
+    matched = {name: match_control(name, _opened(given), cells) for name, given in (controls or {}).items()}
+    features = StoredFeatures(cells, matched)
     seen = check_not_seen(features, allow_seen=allow_seen)
     counterparts = {name: control.stores for name, control in features.controls.items()}
     rows = choose_rows(cells.stores[0], views=views, controls=counterparts)
@@ -153,26 +145,14 @@ def evaluate(
             regimes.append(make_regime(table.name, title + warning, scored, cells, notes=notes, seed=seed))
         if leave_one_class_out:
             left_out = leave_classes_out(rows, design.splits, features, heads=heads, progress=progress)
-    settings = {
-        "label": label,
-        "missing_labels": list(missing_labels),
-        "head": head,
-        "prior_adjustment": prior_adjustment,
-        "stores": [one.path.name for one in cells.stores],
-        "controls": {name: [one.path.name for one in stores] for name, stores in counterparts.items()},
-        "design": design.words,
-        "folds": folds,
-        "repeats": repeats,
-        "group": group,
-        "train_on": list(train_on),
-        "test_on": list(test_on),
-        "min_cells": min_cells,
-        "seed": seed,
-        "n_cells": len(cells),
-        "classes": dict(zip(cells.classes, np.bincount(cells.codes).tolist(), strict=True)),
-        "classes_with_too_few_cells": dict(cells.too_few),
-        "scored_though_seen": seen,
-    }
+    settings: dict[str, Any] = {"label": label, "missing_labels": list(missing_labels), "head": head}
+    settings |= {"prior_adjustment": prior_adjustment, "stores": [one.path.name for one in cells.stores]}
+    settings["controls"] = {name: [one.path.name for one in stores] for name, stores in counterparts.items()}
+    settings |= {"design": design.words, "folds": folds, "repeats": repeats, "group": group}
+    settings |= {"train_on": list(train_on), "test_on": list(test_on), "min_cells": min_cells, "seed": seed}
+    settings["n_cells"] = len(cells)
+    settings["classes"] = dict(zip(cells.classes, np.bincount(cells.codes).tolist(), strict=True))
+    settings |= {"classes_with_too_few_cells": dict(cells.too_few), "scored_though_seen": seen}
     return Evaluation(settings, tuple(regimes), left_out, features)
 
 
@@ -190,10 +170,7 @@ def _few_shot(n_cells: int, folds: Table, cells: EvaluationCells, *, seed: int) 
 def _disjoint_genes(fraction: float, design: Design, cells: EvaluationCells, *, repeats: int, seed: int) -> Table:
     """Deal the genes anew in every repeat, on the folds of that repeat or, where there is one way, on the same."""
     dealt = [replace(s, run=run) for run in range(repeats) for s in design.splits if s.run == run % design.n_runs]
-    words = (
-        f"tested on {fraction:.0%} of the genes, trained on the others: no gene in common; {repeats} deal(s); "
-        f"{design.words}"
-    )
+    words = f"tested on {fraction:.0%} of the genes, trained on the others; {repeats} deal(s); {design.words}"
     notes = (
         "expression, and what is combined with it, cannot run: the two sides share no gene",
         "transductive: each side is centred on its own mean, over all cells to be labelled together",

@@ -50,9 +50,8 @@ def leave_classes_out(
                 found[row.name][name] = _tell_apart(row, known, unknown, features, heads)
                 track.advance()
     title = (
-        f"cells of a class that was left out: {len(cases)} classes in turn, {heads.kind} heads, mean ± sd over "
-        "classes; AUROC of known against unknown cells; threshold: the confidence that "
-        f"{KEEP:.0%} of the training cells reach out of fold"
+        f"cells of {len(cases)} classes, each left out in turn, {heads.kind} heads, mean ± sd over classes; AUROC of "
+        f"known against unknown cells; threshold: the confidence that {KEEP:.0%} of training cells reach out of fold"
     )
     return LeftOutClasses(title, found, tuple(rows))
 
@@ -69,9 +68,7 @@ def _cases(splits: Sequence[Split], features: StoredFeatures) -> list[Case]:
         if len(learned) > 1 and len(test) and len(unknown):
             cases.append((name, Split(0, first.fold, train, test), unknown))
     if not cases:
-        raise LabelsError(
-            f"leave_one_class_out: none of {len(cells.classes)} classes can be left out with two others to train on."
-        )
+        raise LabelsError("leave_one_class_out: no class can be left out with two others to train on.")
     return cases
 
 

@@ -125,7 +125,5 @@ def _usable(splits: Sequence[Split], cells: EvaluationCells) -> tuple[list[Split
         else:
             usable.append(Split(split.run, split.fold, split.train, split.test[learnable]))
     if not usable:
-        raise LabelsError(
-            "No split leaves two classes to train on and a cell of them to test on: change group= or label=."
-        )
+        raise LabelsError("No split leaves two classes to train on and cells to test on: change group= or label=.")
     return usable, {name: int(n) for name, n in zip(cells.classes, absent, strict=True) if n}, notes

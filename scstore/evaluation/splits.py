@@ -82,9 +82,7 @@ def group_folds(codes: Array, groups: Array, *, names: Sequence[str], n_folds: i
     """
     present = np.unique(groups)
     if len(present) < 2:
-        raise OptionError(
-            f"All cells belong to one group ({', '.join(names)}), so none can be held out. Leave out group=."
-        )
+        raise OptionError(f"All cells belong to one group ({', '.join(names)}): none is held out. Leave out group=.")
     every = np.arange(len(codes))
     if len(present) <= n_folds:
         alone = [(names[group], np.flatnonzero(groups == group)) for group in present]

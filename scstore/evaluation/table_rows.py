@@ -122,9 +122,7 @@ def _default_names(store: Store) -> list[tuple[str, ...]]:
 def _row(store: Store, names: Sequence[str]) -> EvaluationRow:
     if tuple(names) == (CELLTYPIST,):
         if importlib.util.find_spec(CELLTYPIST) is None:
-            raise OptionError(
-                "views='celltypist': CellTypist is not installed. Install it with: pip install celltypist"
-            )
+            raise OptionError("views='celltypist': not installed. Install it with: pip install celltypist")
         store.view("X")  # refuses a store without expression
         return EvaluationRow(CELLTYPIST, (), "nothing")
     resolved = tuple(store.view(name).name for name in names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Annotated
+from typing import Annotated, Any
 
 import anndata
 import numpy as np
@@ -31,36 +31,21 @@ DEFAULT_N_GENES = 200
 
 @public
 def panel(
-    cells: Annotated[
-        CellSource | Sequence[CellSource],
-        Option(
-            "One or several inputs: .h5ad, AnnData Zarr, 10x .h5 or 10x mtx folder; in Python also AnnData.",
-            argument=True,
-        ),
-    ],
+    cells: Annotated[CellSource | Sequence[CellSource], Option("Files of cells: .h5ad, Zarr or 10x.", argument=True)],
     output: Annotated[str | os.PathLike[str], Option("The panel, an .h5ad.", flags=("--output", "-o"))],
     *,
     label: Annotated[str | None, Option("Column of obs. Cells without a label are left out.")] = None,
     missing_labels: MissingLabels = MISSING_LABELS,
     n_genes: Annotated[int, Option("Genes in the panel.", flags=("--n-genes", "-n"), minimum=1)] = DEFAULT_N_GENES,
-    group: Annotated[
-        str | None, Option("Column of donors or batches. Genes are scored within each and the scores are averaged.")
-    ] = None,
-    label_free: Annotated[
-        bool, Option("Choose genes without labels: those that more cells lack than their mean explains.")
-    ] = False,
+    group: Annotated[str | None, Option("Column of donors or batches: scores are means over them.")] = None,
+    label_free: Annotated[bool, Option("Choose genes without labels, by their excess of zeros.")] = False,
     expression: Expression = "counts",
     slot: Slot = None,
     allow_fractional: AllowFractional = False,
     sum_duplicate_genes: SumDuplicateGenes = False,
     id_prefix_from: IdPrefixFrom = None,
-    orthologs: Annotated[
-        str | os.PathLike[str] | None,
-        Option("File of human and mouse orthologs: inputs of the other species are read with the genes of this one."),
-    ] = None,
-    organism: Annotated[
-        str | None, Option("human or mouse: the panel's species with orthologs. By default the first input's.")
-    ] = None,
+    orthologs: Annotated[str | os.PathLike[str] | None, Option("Human and mouse orthologs, to join both.")] = None,
+    organism: Annotated[str | None, Option("With orthologs: human or mouse. The first input's by default.")] = None,
     overwrite: Overwrite = False,
     progress: Progress = None,
 ) -> Panel:
@@ -115,27 +100,16 @@ def panel(
         if n_genes > len(scored.order):
             where = ", ".join(one.cells.source for one in inputs)
             what = "vary in the cells" if label_free else "are expressed in the labelled cells"
-            few = f"only {len(scored.order):,} genes {what}. Give a smaller number."
-            raise GenesError(f"{where}: n_genes={n_genes}: {few}")
-        fitted = Panel(
-            obs=_describe(inputs, genes, scored, scored.order[:n_genes]),
-            label=label or "",
-            trained_on=cells_seen(inputs, designs),
-            source=", ".join(one.name for one in inputs),
-            record={
-                "label": label,
-                "missing_labels": [] if label is None else list(missing_labels),
-                "label_free": label_free,
-                "group": group,
-                "inputs": [
-                    {**one.record, "groups": len(own.classes), "groups_left_out": list(own.left_out)}
-                    for one, own in zip(inputs, designs, strict=True)
-                ],
-                "n_genes": n_genes,
-                "rule": "best rank over the rankings, then mean rank, then name",
-                "id_prefix_from": id_prefix_from,
-            },
-        )
+            raise GenesError(f"{where}: n_genes={n_genes}: only {len(scored.order):,} genes {what}. Give fewer.")
+        entries = [
+            {**one.record, "groups": len(own.classes), "groups_left_out": list(own.left_out)}
+            for one, own in zip(inputs, designs, strict=True)
+        ]
+        record: dict[str, Any] = {"label": label, "missing_labels": [] if label is None else list(missing_labels)}
+        record |= {"label_free": label_free, "group": group, "inputs": entries, "n_genes": n_genes}
+        record |= {"rule": "best rank over the rankings, then mean rank, then name", "id_prefix_from": id_prefix_from}
+        obs, source = _describe(inputs, genes, scored, scored.order[:n_genes]), ", ".join(one.name for one in inputs)
+        fitted = Panel(obs, label or "", cells_seen(inputs, designs), source, record)
     save_panel(fitted, output, overwrite=overwrite)
     return fitted
 
@@ -147,9 +121,7 @@ def _note_shared(genes: JoinedGenes, inputs: Sequence[PanelInput], progress: Rep
     shared = int((genes.n_inputs == len(inputs)).sum())
     progress.note(f"genes: {len(genes):,} in all, {shared:,} of them measured in each of the inputs")
     if not (genes.n_inputs > 1).any():
-        progress.warn(
-            "No gene is measured in more than one input. Are they of one species, and are their genes named alike?"
-        )
+        progress.warn("No gene is measured in more than one input. Are they of one species, and named alike?")
 
 
 def _describe(

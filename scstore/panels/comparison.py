@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore.cells.labels import MISSING_LABELS, MISSING_VALUES, read_labels, report_labels
+from scstore.cells.labels import MISSING_VALUES, read_labels, report_labels
 from scstore.errors import LabelsError, show_some
 from scstore.panels.inputs import PanelInput
 from scstore.progress import Reporter
@@ -46,12 +46,7 @@ class Design:
 
 
 def compare(
-    inputs: Sequence[PanelInput],
-    *,
-    label: str | None,
-    missing: Sequence[str] = MISSING_LABELS,
-    group: str | None,
-    progress: Reporter,
+    inputs: Sequence[PanelInput], *, label: str | None, missing: Sequence[str], group: str | None, progress: Reporter
 ) -> list[Design]:
     """Read the label column (``None`` for a panel without labels) and the group column of every input.
 

@@ -106,6 +106,5 @@ def check_ids(inputs: Sequence[PanelInput]) -> None:
     if repeated := [name for name, n in counts.items() if n > 1]:
         raise CellsError(
             f"{', '.join(one.name for one in inputs)}: cell ids occur in more than one of them: "
-            f"{show_some(repeated)} ({len(repeated):,} in all). Make them unique, or put an obs column (sample, batch, "
-            "…) before every id with id_prefix_from=, here and in scstore extract."
+            f"{show_some(repeated)} ({len(repeated):,} in all). Make them unique, or pass id_prefix_from= everywhere."
         )

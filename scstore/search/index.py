@@ -130,10 +130,7 @@ def cached_index(store: Store, matrix: View, rows: NDArray[np.int64], *, progres
         "exact=True compares all cells"
     )
     if measured.recall < RECALL:
-        progress.warn(
-            f"The index of {store.path} reaches a recall of {measured.recall:.3f}, less than {RECALL}. Pass exact=True "
-            "where each neighbour matters."
-        )
+        progress.warn(f"{store.path}: a recall below {RECALL}. Pass exact=True where each neighbour matters.")
     return index
 
 

@@ -21,9 +21,7 @@ class LabelShares:
         names = pd.Categorical(pd.Series(labels, dtype="object"))
         self._labels, self._codes = names.categories, names.codes
         if len(self._labels) > MOST_LABELS:
-            raise OptionError(
-                f"summarise={column!r}: {len(self._labels):,} different values; shares have at most {MOST_LABELS:,}."
-            )
+            raise OptionError(f"summarise={column!r}: {len(self._labels):,} different values, over {MOST_LABELS:,}.")
         self._groups = pd.Series(dtype="category") if groups is None else groups.astype("category")
         self._totals = np.zeros((len(self._groups.cat.categories), len(self._labels)), dtype=np.int64)
 

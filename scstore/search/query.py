@@ -41,19 +41,12 @@ Reference = Annotated[str | os.PathLike[str] | Store, Option("The cells to look 
 class QueryOptions:
     """Options of :func:`query` and :func:`query_to_file`."""
 
-    output: Annotated[
-        str | os.PathLike[str] | None, Option("neighbours.parquet or neighbours.csv.", flags=("--output", "-o"))
-    ] = None
+    output: Annotated[str | os.PathLike[str] | None, Option("A .parquet or .csv.", flags=("--output", "-o"))] = None
     _: KW_ONLY
     k: Annotated[int, Option("Neighbours of each cell.", flags=("-k",), minimum=1)] = 15
     view: Annotated[str | None, Option("Feature matrix of both. The readout by default.")] = None
-    columns: Annotated[
-        Sequence[str] | None,
-        Option("obs columns of the reference to bring along. All by default.", flags=("--column",)),
-    ] = None
-    where: Annotated[
-        str | None, Option("Condition on the reference's obs that neighbours fulfil: \"tissue == 'lung'\".")
-    ] = None
+    columns: Annotated[Sequence[str] | None, Option("obs columns to add. All by default.", flags=("--column",))] = None
+    where: Annotated[str | None, Option("Condition on neighbours' obs, such as \"tissue == 'lung'\".")] = None
     summarise: Annotated[str | None, Option("obs column: give the shares of its labels among the neighbours.")] = None
     by: Annotated[str | None, Option("With summarise: obs column of the cells; one row for each value.")] = None
     missing_labels: MissingLabels = MISSING_LABELS
@@ -210,12 +203,13 @@ def _written(plan: _Plan, options: QueryOptions) -> Iterator[pd.DataFrame]:
 
 
 def _tables(plan: _Plan, options: QueryOptions) -> Iterator[pd.DataFrame]:
+    obs = plan.others.obs if options.columns is None else plan.others.obs[list(options.columns)]
     for rows, places, distances in _neighbours(plan, options):
         for first in range(0, max(1, len(rows)), TABLE_CELLS):
             part = slice(first, first + TABLE_CELLS)
             ids = plan.cells.obs.index[rows[part]].astype(str).to_numpy(dtype=object)
             if plan.shares is None:
-                yield _neighbour_table(ids, plan.others, places[part], distances[part], columns=options.columns)
+                yield _neighbour_table(ids, obs, places[part], distances[part])
             elif options.by is None:
                 yield plan.shares.by_cell(ids, places[part])
             else:
@@ -246,15 +240,10 @@ def _neighbours(
 
 
 def _neighbour_table(
-    ids: NDArray[np.object_],
-    others: Store,
-    places: NDArray[np.int64],
-    distances: NDArray[np.float32],
-    *,
-    columns: Sequence[str] | None,
+    ids: NDArray[np.object_], obs: pd.DataFrame, places: NDArray[np.int64], distances: NDArray[np.float32]
 ) -> pd.DataFrame:
     k = places.shape[1]
-    metadata = (others.obs if columns is None else others.obs[list(columns)]).iloc[places.ravel()]
+    metadata = obs.iloc[places.ravel()]
     frame = pd.DataFrame(
         {
             "cell_id": np.repeat(ids, k),
