@@ -46,12 +46,12 @@ class PredictOptions:
     _: KW_ONLY
     unassigned: Annotated[
         Literal["confidence", "distance", "both", "none"] | None,
-        Option("What makes a label unassigned: confidence by default, none for a head without thresholds."),
+        Option("A low probability, a large distance, or either makes a label unassigned. confidence by default."),
     ] = None
     keep: Annotated[float | None, fraction("Fraction of correct held-out cells to keep. Fit's by default.")] = None
     proba: Annotated[bool, Option("Add the probability of every class.")] = False
     majority: Annotated[str | None, Option("obs column of clusters, each of which votes for a label.")] = None
-    min_share: Annotated[float, fraction("Votes that a majority needs; others are heterogeneous.")] = 0.0
+    min_share: Annotated[float, fraction("Share of votes that a majority needs, or it is heterogeneous.")] = 0.0
     allow_partial: AllowPartial = False
     overwrite: Overwrite = False
     progress: Progress = None

@@ -44,7 +44,7 @@ def panel(
     allow_fractional: AllowFractional = False,
     sum_duplicate_genes: SumDuplicateGenes = False,
     id_prefix_from: IdPrefixFrom = None,
-    orthologs: Annotated[str | os.PathLike[str] | None, Option("Human and mouse orthologs, to join both.")] = None,
+    orthologs: Annotated[str | os.PathLike[str] | None, Option("File of orthologs, to join human and mouse.")] = None,
     organism: Annotated[str | None, Option("With orthologs: human or mouse. The first input's by default.")] = None,
     overwrite: Overwrite = False,
     progress: Progress = None,
