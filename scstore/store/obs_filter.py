@@ -101,8 +101,7 @@ class _Condition:
             name = self.quoted[int(found[1])] if int(found[1]) < len(self.quoted) else name
         if name not in self.obs.columns:
             known = list(map(str, self.obs.columns))
-            suggestion = did_you_mean(name, known)
-            raise self.error(f"There is no obs column {name[:100]!r}.{suggestion} Columns: {', '.join(known)}.")
+            raise self.error(f"No obs column {name[:100]!r}.{did_you_mean(name, known)} Columns: {', '.join(known)}.")
         return name
 
     def constant(self, node: ast.expr) -> str | float | bool:
