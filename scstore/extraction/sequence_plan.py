@@ -152,7 +152,9 @@ def _find_genes(source: CellInput, target: Path, options: SequenceOptions, progr
     progress.note(match.report)
     admitted = None if panel is None else _admitted(panel, str(panel_file), described.obs, match, progress)
     if panel is None:
-        progress.note("genes that may enter: all. A panel makes sequences 10 to 30 times shorter and did better in every test (docs/panels.md).")
+        progress.note(
+            "genes that may enter: all. A panel makes sequences 10 to 30 times shorter and did better in every test."
+        )
     return MatchedGenes(described, match, panel, panel_file, admitted, translation, named)
 
 
