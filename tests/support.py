@@ -51,6 +51,7 @@ def write_tokenizer(folder: Path, *, begin: str, end: str) -> int:
 
 def write_model(folder: Path, kind: str = "llama", *, seed: int = 0, context: int = 128) -> Path:
     """A small random model of a family, saved as transformers saves the large ones."""
+    pytest.importorskip("torch")
     import torch
     from transformers import (
         BertConfig,

@@ -99,7 +99,7 @@ def check_chunks(values: Any, source: str) -> None:
     name = values.name.strip("/")
     with reading(source, name):
         missing = values.nchunks - values.nchunks_initialized
-    if missing:
+    if missing > 0:  # a shard at the edge counts more chunks than the array has
         raise damaged(source, f"{missing:,} of {values.nchunks:,} chunks of {name} are missing.")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -165,7 +166,8 @@ class _AsReal:
 
 
 def _read_mtx(path: Path) -> sparse.csr_matrix:
-    with reading(str(path), "the matrix"), open_unpacked(path, error=CellsError) as file:
+    with reading(str(path), "the matrix"), open_unpacked(path, error=CellsError) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # scipy 1.18: about the kind of matrix, which is made here
         return sparse.csr_matrix(scipy.io.mmread(_AsReal(file)).T)
 
 

@@ -42,5 +42,5 @@ def celltypist_proba(
         )
         found = celltypist.annotate(cells, model=model, majority_voting=False).probability_matrix
     proba = found.to_numpy(dtype=np.float64)
-    proba /= np.maximum(proba.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    proba = proba / np.maximum(proba.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
     return tuple(str(name) for name in found.columns), proba

@@ -53,6 +53,9 @@ def too_large(array: Any, stored: int) -> str | None:
         return f"one chunk of {name} decodes to {chunk:,} bytes, more than {CHUNK_LIMIT:,}. Write smaller chunks."
     if chunk > max(FLOOR, RATIO * stored):
         return f"one chunk of {name} decodes to {chunk:,} bytes, but the whole file has {stored:,}. {EXHAUSTS}"
+    index = 16 * math.prod(getattr(array, "shards", None) or ()) // max(math.prod(array.chunks or ()), 1)
+    if index > max(FLOOR, RATIO * stored):
+        return f"the shard index of {name} takes {index:,} bytes, but the whole file has {stored:,}. {EXHAUSTS}"
     if declared > FLOOR and isinstance(array, h5py.Dataset):
         own = _own_bytes(array)
         if own is not None and declared > RATIO * own:

@@ -311,7 +311,8 @@ def test_old_anndata():
     with open_cells(path) as cells:
         assert list(cells.obs.index) == list(known.obs_names)
         assert list(cells.var("raw").index) == list(known.raw.var_names)
-        pd.testing.assert_series_equal(cells.obs["bulk_labels"], known.obs["bulk_labels"], check_names=False)
+        labels, expected = cells.obs["bulk_labels"], known.obs["bulk_labels"]
+        pd.testing.assert_series_equal(labels, expected, check_names=False, check_index_type=False)
         np.testing.assert_array_equal(dense(cells, "X", chunk=300), known.X)
         np.testing.assert_array_equal(dense(cells, "raw", chunk=300), known.raw.X.toarray())
 

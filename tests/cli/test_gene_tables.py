@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from support import Run, make_cells
 
 
@@ -22,6 +23,7 @@ def test_from_texts_to_a_table(tmp_path: Path, scstore_command: Run) -> None:
 
 
 def test_an_endpoint_without_a_key(tmp_path: Path, scstore_command: Run) -> None:
+    pytest.importorskip("openai")
     (tmp_path / "g.tsv").write_text("symbol\nCD3D\n")
     empty = {"OPENAI_API_KEY": "", "OPENAI_BASE_URL": ""}
     words = ["genes", "build", "--text", "g.tsv", "--encoder", "openai:text-embedding-ada-002", "-o", "g.h5ad"]

@@ -45,6 +45,7 @@ def test_a_finished_store_is_a_plain_anndata(tmp_path: Path) -> None:
         commit_shard(tmp_path / "s.zarr", PLAN, shard, rows(shard), ids=IDS[start:stop])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "The 'future.infer_string' option")  # inside anndata 0.13 beside pandas 3.1
         adata = anndata.read_zarr(tmp_path / "s.zarr")
     assert adata.obsm["a"][:, 0].tolist() == [0.5, 0.5, 1.5, 1.5, 2.5]
     assert (adata.obsm["a"].dtype, adata.obsm["b"].dtype) == (np.float16, np.float32)
