@@ -39,7 +39,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 import scstore
 from scstore.extraction import extract as extraction
-from scstore.extraction.reader import CellReader, load_reader
+from scstore.extraction.model_reader import CellReader, load_reader
 from scstore.genes.table import load_gene_table
 from scstore.model.loading import MINILM, load_backbone, locate_model
 from scstore.model.projector import project

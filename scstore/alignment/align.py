@@ -17,9 +17,9 @@ from scstore.alignment.training_cells import LabelledCells, read_training_cells
 from scstore.cells.labels import read_labels, report_labels
 from scstore.cells.opening import open_cells
 from scstore.errors import FeatureSpaceError
+from scstore.extraction.model_reader import load_model
 from scstore.extraction.options import Cells
 from scstore.extraction.plan import projector_fits
-from scstore.extraction.reader import load_model
 from scstore.extraction.sequence_plan import SequencePlan, installed_versions, plan_sequences, run_settings
 from scstore.model.flops import kept_bytes
 from scstore.model.projector import aligned_map

@@ -14,9 +14,9 @@ from scipy.sparse import csr_matrix, vstack
 
 from scstore.cells.opening import open_cells
 from scstore.extraction.extract import companion_rows, companions_of
+from scstore.extraction.model_reader import load_reader
 from scstore.extraction.options import Cells, ExtractOptions, Output, complete_options
 from scstore.extraction.plan import ExtractionPlan, make_plan
-from scstore.extraction.reader import load_reader
 from scstore.model.flops import cell_flop, weight_bytes
 from scstore.model.loading import load_tokenizer, pick_device
 from scstore.options import with_options

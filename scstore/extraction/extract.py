@@ -22,9 +22,9 @@ from scstore import fsio
 from scstore.cells.opening import open_cells
 from scstore.errors import LockedError, OptionError, OutputError
 from scstore.extraction.auto_panel import panel_of_store
+from scstore.extraction.model_reader import load_reader
 from scstore.extraction.options import AUTO_PANEL, Cells, ExtractOptions, Output, complete_options
 from scstore.extraction.plan import ExtractionPlan, check_same_run, make_plan
-from scstore.extraction.reader import load_reader
 from scstore.options import with_options
 from scstore.progress import Reporter
 from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, STATUS_OK, check_columns
