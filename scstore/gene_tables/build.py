@@ -82,7 +82,7 @@ def build_genes(
     NetworkError
         If the endpoint does not answer as it should. Finished vectors are kept; the same call goes on.
     """
-    _check(locals())
+    _check(locals())  # all options, before anything else has a name here
     progress = progress or Reporter()
     only = [only_genes_of] if isinstance(only_genes_of, str | os.PathLike) else list(only_genes_of or ())
     target = fsio.check_output(output, overwrite=overwrite)
