@@ -58,7 +58,7 @@ def _find_problem(file: h5py.File, stored: int) -> str | None:
     while waiting:
         group, place = waiting.pop()
         for name in _names(group):
-            below = f"{place}/{name}".lstrip("/")
+            below = f"{place}/{name if isinstance(name, str) else repr(name)}".lstrip("/")
             n_objects += 1
             if n_objects > OBJECTS or place.count("/") > DEPTH:
                 return f"groups below {place[:100]} are nested without end. The file is damaged."
@@ -81,15 +81,16 @@ def _find_problem(file: h5py.File, stored: int) -> str | None:
     return None
 
 
-def _names(group: h5py.Group) -> list[str]:
+def _names(group: h5py.Group) -> list[str | bytes]:
+    """Return the names of a group's members; h5py gives those that are not UTF-8 as bytes."""
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         return list(group)
     return []
 
 
-def _follow(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | object | None:
+def _follow(group: h5py.Group, name: str | bytes) -> h5py.Group | h5py.Dataset | object | None:
     """Return a member of a group, ``None`` for one that lives in another file."""
-    key = name.encode("utf-8", "surrogateescape")
+    key = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
     if group.id.links.get_info(key).type not in (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT):
         return None
     identifier = h5py.h5o.open(group.id, key, lapl=ONE_LINK)

@@ -130,3 +130,13 @@ def test_other_readers_get_the_error_they_ask_for(adata, write_h5ad, tmp_path):
 def test_real_files_pass(shared: Path) -> None:
     for file in sorted((shared / "cells").glob("*.h5ad")):
         check_hdf5(file)
+
+
+def test_names_that_are_not_text(adata, write_h5ad):
+    """h5py gives such a name as bytes."""
+    path = write_h5ad(adata)
+    with h5py.File(path, "r+") as file:
+        file.id.links.create_hard(b"obs/\xff\xfe", file.id, b"obs/n")
+    check_hdf5(path)
+    with pytest.raises(CellsError):
+        open_cells(path)
