@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -11,10 +13,13 @@ import h5py
 import numpy as np
 import pandas as pd
 import zarr
+from numpy.typing import NDArray
+from scipy import sparse
 
 from scstore.cells.matrices import Opened, RowMatrix, dense_rows, is_numeric, open_compressed
 from scstore.errors import CellsError, NewerFormatError, show
 from scstore.untrusted.guards import Guard, damaged, reading
+from scstore.untrusted.zarr import BoundedStore
 
 # Newest version of each AnnData encoding that is read here.
 UNDERSTOOD = dict.fromkeys(("anndata", "raw", "dict", "null", "csr_matrix", "csc_matrix"), "0.1.0")
@@ -81,9 +86,10 @@ def _open_sparse(group: Any, *, encoding: str, shape: tuple[int, int], name: str
     with reading(guard.source, f"{name} (shape)"):
         found = tuple(int(n) for n in stored)
     _check_shape(found, shape, guard.source, name)
-    for part in ("indices", "data"):
-        check_chunks(parts[part], guard.source)
-    return open_compressed(**parts, shape=shape, by_column=encoding == "csc_matrix", source=guard.source, name=name)
+    by_column = encoding == "csc_matrix"
+    matrix = open_compressed(**parts, shape=shape, by_column=by_column, source=guard.source, name=name)
+    problem = doubtful_chunks(parts, name)
+    return matrix if problem is None else _Doubtful(matrix.shape, CellsError(f"{guard.source}: {problem}"))
 
 
 def _check_shape(found: tuple[int, ...], expected: tuple[int, int], source: str, name: str) -> None:
@@ -92,15 +98,51 @@ def _check_shape(found: tuple[int, ...], expected: tuple[int, int], source: str,
         raise damaged(source, f"{name} has shape {found}, but obs and var describe {cells:,} cells × {genes:,} genes.")
 
 
-def check_chunks(values: Any, source: str) -> None:
-    """Refuse a part of a sparse matrix in Zarr that lacks chunks: they would read as zeros, without an error."""
-    if not isinstance(values, zarr.Array):
-        return
-    name = values.name.strip("/")
-    with reading(source, name):
-        missing = values.nchunks - values.nchunks_initialized
-    if missing > 0:  # a shard at the edge counts more chunks than the array has
-        raise damaged(source, f"{missing:,} of {values.nchunks:,} chunks of {name} are missing.")
+@dataclass(frozen=True, eq=False)
+class _Doubtful:
+    """A matrix that cannot be told from one of which parts were lost: an error for whoever reads it."""
+
+    shape: tuple[int, int]
+    error: CellsError
+
+    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
+        """See :meth:`RowMatrix.rows`."""
+        raise self.error
+
+
+def missing_chunks(array: Any) -> list[int]:
+    """Return the chunks without a file of an array of one dimension: in Zarr they read as zeros, without an error."""
+    return array.store.missing_chunks(array) if isinstance(getattr(array, "store", None), BoundedStore) else []
+
+
+def doubtful_chunks(parts: Mapping[str, Any], name: str) -> str | None:
+    """Return which chunks of a sparse matrix were lost, or may have been.
+
+    Zarr writes no file for a chunk of zeros. Values may all be zeros, a layer's too; zeros beside others are rare, and
+    as likely lost. Indices are zeros only where the runs have one entry each, pointers only before the first value.
+    """
+    missing = {part: missing_chunks(array) for part, array in parts.items()}
+    if not any(missing.values()) or not (n_values := int(parts["data"].shape[0])):
+        return None
+    pointer = np.asarray(parts["indptr"][:]).astype(np.int64)
+    size = (getattr(parts["indices"], "shards", None) or parts["indices"].chunks)[0]
+    for part, several in (("indptr", True), ("indices", _any_two(pointer, missing["indices"], size))):
+        if missing[part] and several:
+            what = f"chunk {missing[part][0]:,} of {name}/{part} is missing ({len(missing[part]):,} in all)"
+            return f"{what}. Copy or download the folder again."
+    data = parts["data"]
+    n_chunks = -(-n_values // (data.shards or data.chunks)[0])
+    if 0 < len(missing["data"]) < n_chunks:
+        what = f"{len(missing['data']):,} of {n_chunks:,} chunks of {name}/data have no file: stored zeros, or lost"
+        return f"{what}. Copy the folder again, or write {name} without stored zeros (eliminate_zeros)."
+    return None
+
+
+def _any_two(pointer: NDArray[np.int64], chunks: list[int], size: int) -> bool:
+    """Return whether two entries of one run lie in one of these chunks."""
+    starts = (chunk * size for chunk in chunks)
+    within = (np.minimum(pointer[1:], start + size) - np.maximum(pointer[:-1], start) for start in starts)
+    return any(int(entries.max(initial=0)) > 1 for entries in within)
 
 
 def _check_encoding(node: Any, source: str, name: str) -> str:

@@ -55,7 +55,7 @@ def _open(adata: AnnData, slot: str, *, shape: tuple[int, int]) -> RowMatrix | N
             return None
         raise CellsError(f"{source}: {slot} is a {type(matrix).__name__}, not a matrix of numbers. Put counts into it.")
     if isinstance(matrix, (CSRDataset, CSCDataset)):
-        guard = Guard(source, 1 << 60)  # the user opened it
+        guard = Guard(source)  # the user opened it
         return open_matrix(matrix.group, shape=shape, name=slot, guard=guard)
     if sparse.issparse(matrix) and (matrix.format != "csr" or not sliced):
         # by column, a run of rows costs a pass over everything: turned round once instead

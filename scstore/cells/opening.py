@@ -21,7 +21,8 @@ from scstore.errors import CellsError, show, show_some
 from scstore.options import did_you_mean
 from scstore.untrusted.guards import Guard, reading
 from scstore.untrusted.hdf5 import open_hdf5
-from scstore.untrusted.zarr import folder_bytes, open_zarr
+from scstore.untrusted.kinds import FORMATS, check_path, other_hdf5, what_else
+from scstore.untrusted.zarr import open_zarr
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,22 +103,6 @@ def identify_cells(obs: pd.DataFrame, *, source: str, id_prefix_from: str | None
     return obs
 
 
-FORMATS = "an AnnData (.h5ad, Zarr folder), a 10x .h5, or a 10x folder with matrix.mtx"
-
-# How files of other kinds begin, and what to do about it.
-OTHER_FORMATS = (
-    (b"\x1f\x8b", "gzip: unpack it first (gunzip)"),
-    (b"PK\x03\x04", "a zip archive: unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "Zstandard: unpack it first"),
-    (b"\x80", "a Python pickle, which is never read because it can run code: write it as .h5ad"),
-    (b"version https://git-lfs", "a Git LFS pointer in place of the file: run 'git lfs pull'"),
-    (b"<", "a web page (HTML or XML): the download went wrong"),
-    (b"{", "JSON"),
-    (b"%%MatrixMarket", "a Matrix Market file: give the folder that also holds its features and barcodes"),
-    (b"RDX", "an R workspace: export it as .h5ad"),
-)
-
-
 def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str | None = None) -> CellFile:
     """Open an input of cells; its matrices stay where they are and are read by runs of rows.
 
@@ -149,30 +134,19 @@ def _check_extent(opened: Opened, *, source: str) -> None:
 
 
 def _open_path(path: Path, *, stack: contextlib.ExitStack) -> Opened:
-    if not path.exists():
-        near = [p.name for p in path.parent.glob("*") if p.stem == path.stem] if path.parent.is_dir() else []
-        hint = f" Did you mean {show_some(sorted(near))}?" if near else ""
-        raise CellsError(f"{path}: no such file or folder (looked from {Path.cwd()}).{hint}")
+    check_path(path, error=CellsError)
     if path.is_dir():
         return _open_folder(path)
     if not h5py.is_hdf5(path):
-        raise CellsError(_what_else(path))
+        raise CellsError(what_else(path))
     root = stack.enter_context(open_hdf5(path))
-    guard = Guard(str(path), path.stat().st_size)
+    guard = Guard(str(path))
     names = set(root)
     if {"obs", "var"} <= names or "encoding-type" in root.attrs:
         return read_anndata(root, guard=guard)
     if tenx_groups(root):
         return read_10x_hdf5(root, guard=guard)
-    if {"row_attrs", "col_attrs"} <= names:
-        reason = "a loom file: read it with anndata.io.read_loom and write it as .h5ad"
-    elif "barcode_idx" in names:
-        reason = "10x molecule info: give filtered_feature_bc_matrix.h5 of the same run"
-    elif "assays" in names:
-        reason = "an h5Seurat file: export it as .h5ad"
-    else:
-        reason = f"HDF5 with {show_some(sorted(names), limit=6) or 'nothing'} in it"
-    raise CellsError(f"{path}: it is {reason}. Known are {FORMATS}.")
+    raise CellsError(f"{path}: it is {other_hdf5(names)}. Known are {FORMATS}.")
 
 
 def _open_folder(path: Path) -> Opened:
@@ -180,7 +154,7 @@ def _open_folder(path: Path) -> Opened:
     if names & {"zarr.json", ".zgroup", ".zarray"}:
         root = open_zarr(path)
         if isinstance(root, zarr.Group) and "obs" in root:
-            return read_anndata(root, guard=Guard(str(path), folder_bytes(path)))
+            return read_anndata(root, guard=Guard(str(path)))
         only = show_some(sorted(names), limit=6)
         raise CellsError(f"{path}: it is Zarr without obs, only {only}. Of a SpatialData folder give tables/NAME.")
     if find_mtx(path):
@@ -190,18 +164,3 @@ def _open_folder(path: Path) -> Opened:
     hint = f" Inside it there is {show_some(inside)}: give that." if inside else ""
     listing = show_some(sorted(names), limit=6) or "nothing"
     raise CellsError(f"{path}: a folder with {listing} is neither AnnData Zarr nor 10x. Known are {FORMATS}.{hint}")
-
-
-def _what_else(path: Path) -> str:
-    """Return what a file that is not HDF5 looks like."""
-    with path.open("rb") as file:
-        head = file.read(64)
-    if not head:
-        return f"{path}: the file is empty (0 bytes). Copy or download it again."
-    for magic, kind in OTHER_FORMATS:
-        if head.lstrip().startswith(magic):
-            return f"{path}: it is not HDF5 but looks like {kind}. Known are {FORMATS}."
-    begins = show(head[:8].decode("latin-1"))
-    if head.isascii() and head.decode("ascii").isprintable():
-        begins = f"text, {begins}"
-    return f"{path}: it is not HDF5: it begins with {begins}. It is damaged or of another format; known are {FORMATS}."

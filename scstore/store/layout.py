@@ -12,7 +12,6 @@ from unicodedata import category
 import h5py
 import numpy as np
 import zarr
-from zarr.storage import LocalStore
 
 from scstore.errors import CellsError, DamagedError, NotAStoreError, ScstoreError
 from scstore.sealed import Space, fingerprint
@@ -159,8 +158,7 @@ def open_group(path: Path) -> Any:
         check_hdf5(path)
     try:
         if path.is_dir():
-            store = BoundedStore(LocalStore(path, read_only=True))
-            group: Any = zarr.open_group(store, mode="r", use_consolidated=False)
+            group: Any = zarr.open_group(BoundedStore(path), mode="r", use_consolidated=False)
         else:
             group = h5py.File(path, "r")
     except (PermissionError, CellsError):

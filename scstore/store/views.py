@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 from zarr.codecs import ZstdCodec
 
-from scstore.cells.anndata_files import check_chunks
+from scstore.cells.anndata_files import missing_chunks
 from scstore.cells.matrices import open_compressed
 from scstore.errors import CellsError, DamagedError, IncompleteStoreError
 from scstore.sealed import Space, fingerprint
@@ -92,8 +92,9 @@ def open_csr(group: Any, name: str, *, source: Path) -> tuple[tuple[int, int], C
     """Return the shape of a CSR group, ``name`` in ``source``, and a function that reads a run of its rows."""
     with _damage(source, name):
         parts = {part: group[part] for part in ("indptr", "indices", "data")}
-        for array in parts.values():
-            check_chunks(array, str(source))
+        for part, array in parts.items():
+            if missing := missing_chunks(array):  # scstore writes chunks of zeros too
+                raise DamagedError(f"{source}: {len(missing):,} chunks of {name}/{part} are missing.")
         n_rows, n_columns = (int(n) for n in group.attrs["shape"])
         matrix = open_compressed(**parts, shape=(n_rows, n_columns), source=str(source), name=name)
 

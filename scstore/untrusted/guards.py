@@ -16,9 +16,6 @@ from scstore.errors import CellsError, ScstoreError
 
 EXHAUSTS = "It is damaged or made to exhaust memory: get it again from where it came from."
 
-# Bytes that one chunk may decode to: what Blosc can hold, and half of what HDF5 can.
-CHUNK_LIMIT = 1 << 31
-
 # No real file of cells is packed tighter than this; DEFLATE cannot be (1,032 : 1).
 RATIO = 1100
 
@@ -32,13 +29,13 @@ BOUNDED_FILTERS = frozenset({1, 2, 3, 4, 32000})
 COUNTED_CHUNKS = 10_000
 
 
-def declared_bytes(array: Any) -> int:
-    """Return the bytes of all values of an array, HDF5 or Zarr, as it declares them."""
+def declared_bytes(array: h5py.Dataset) -> int:
+    """Return the bytes of all values of a data set, as it declares them."""
     return math.prod(array.shape or ()) * int(array.dtype.itemsize)
 
 
-def too_large(array: Any, stored: int) -> str | None:
-    """Return why an array in a file or folder of ``stored`` bytes cannot be what it declares; no value is read.
+def too_large(array: h5py.Dataset, stored: int) -> str | None:
+    """Return why a data set in a file of ``stored`` bytes cannot be what it declares; no value is read.
 
     Chunks that were never written hold the fill value, which is allowed up to :data:`FLOOR`. Beyond it the bytes that
     are stored must be able to unpack to the array. anndata, scanpy, Cell Ranger and CELLxGENE write every chunk.
@@ -49,14 +46,9 @@ def too_large(array: Any, stored: int) -> str | None:
         shape = tuple(array.shape)
         return f"{name} declares {declared:,} bytes (shape {shape}), but the whole file has {stored:,}. {EXHAUSTS}"
     chunk = math.prod(array.chunks) * array.dtype.itemsize if array.chunks else 0
-    if chunk > CHUNK_LIMIT:
-        return f"one chunk of {name} decodes to {chunk:,} bytes, more than {CHUNK_LIMIT:,}. Write smaller chunks."
     if chunk > max(FLOOR, RATIO * stored):
         return f"one chunk of {name} decodes to {chunk:,} bytes, but the whole file has {stored:,}. {EXHAUSTS}"
-    index = 16 * math.prod(getattr(array, "shards", None) or ()) // max(math.prod(array.chunks or ()), 1)
-    if index > max(FLOOR, RATIO * stored):
-        return f"the shard index of {name} takes {index:,} bytes, but the whole file has {stored:,}. {EXHAUSTS}"
-    if declared > FLOOR and isinstance(array, h5py.Dataset):
+    if declared > FLOOR:
         own = _own_bytes(array)
         if own is not None and declared > RATIO * own:
             return f"{name} declares {declared:,} bytes, but only {own:,} bytes of it are stored. {EXHAUSTS}"
@@ -112,13 +104,9 @@ def reading(source: str, name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Guard:
-    """Opens the members of an HDF5 file or Zarr folder of ``stored`` bytes.
-
-    HDF5 files were checked as a whole when they were opened; of a Zarr folder each array is checked here.
-    """
+    """Opens the members of an HDF5 file or Zarr folder, which was checked as a whole when it was opened."""
 
     source: str
-    stored: int
 
     def member(self, group: Any, name: str) -> Any:
         """Return a group's member, or ``None``; refuse an array that may not be decoded."""
@@ -129,8 +117,6 @@ class Guard:
                 present = name in group
             node = group[name] if present else None
             problem = missing_filter(node) if isinstance(node, h5py.Dataset) else None
-            if isinstance(node, zarr.Array):
-                problem = too_large(node, self.stored)
         if problem is not None:
             raise CellsError(f"{self.source}: {problem}")
         return node

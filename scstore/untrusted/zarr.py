@@ -1,101 +1,235 @@
-"""Zarr folders from anywhere: no chunk allocates far more than it holds, and none is a pickle."""
+"""Zarr folders from anywhere: no link, no pickle, and nothing that takes far more memory than it has bytes."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
-import struct
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NoReturn
 
+import numpy as np
 import zarr
-from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import LocalStore, WrapperStore
+from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.storage import LocalStore
 
-from scstore.errors import CellsError
-from scstore.untrusted.guards import CHUNK_LIMIT, EXHAUSTS, damaged, reading
+from scstore.errors import CellsError, show
+from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, reading
+from scstore.untrusted.kinds import check_path
+from scstore.untrusted.packing import ABSENT, CHECKSUMS, Packing, RefusedError, chunk_problem, packing_of
 
-# Names of Zarr's files of metadata; every other is a chunk.
-WITH_CODECS, WITHOUT = (".zarray", ".zmetadata", "zarr.json"), (".zattrs", ".zgroup")
+# Zarr's files of metadata; every other is a chunk.
+DESCRIPTIONS, METADATA = (".zarray", "zarr.json"), (".zarray", "zarr.json", ".zattrs", ".zgroup", ".zmetadata")
+
+# Bytes of one such file: Python takes twenty times as much for it.
+METADATA_LIMIT = 1 << 24
+
+# Arrays, groups and folders; more are no AnnData.
+OBJECTS = 200_000
+
+# Times the packed bytes that texts may have: each takes ten times as much again as a string of Python.
+TEXT_RATIO = 100
 
 
-class BoundedStore(WrapperStore[Store]):
-    """A Zarr store that refuses pickles and chunks that ask their decoder for what cannot be.
+class BoundedStore(LocalStore):
+    """A local Zarr folder: everything that Zarr reads of it is looked at here, before it is decoded.
 
-    Zstandard reaches 30,000 : 1 and allocates what its frame announces; Blosc reads beyond the end of a chunk that
-    says it is longer; Zarr knows pickle as a codec. What lies in shards is not looked at.
+    When it is opened, links, special files and codecs that are not known are refused, wherever they are. What is read
+    whole (``obs``, ``var``, ``uns``, ``obsm``) may declare :data:`RATIO` times the bytes that this part of the folder
+    stores, or :data:`FLOOR`; matrices are read by rows. A chunk may unpack to what its array declares for one.
     """
 
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self._blosc: set[str] = set()
-        self._source = str(getattr(store, "root", store))
+    def __init__(self, root: Path | str, *, read_only: bool = True) -> None:
+        super().__init__(root, read_only=read_only)
+        self._arrays: dict[str, list[Packing]] = {}  # two where a folder has metadata of v2 and v3
+        self._declared: Counter[str] = Counter()
+        self._shards: set[str] = set()
+        self._stored = cache(lambda folder: folder_bytes(Path(root, folder)))
+        self._real = os.path.realpath(root)
+        self._look_around()
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Read one value, and look at how it begins."""
-        value = await super().get(key, prototype, byte_range)
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Read one value; every way to read leads here."""
+        return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Read parts of values."""
+        return [await self.get(key, prototype, part) for key, part in key_ranges]
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Read one value, and look at it first."""
         folder, _, name = key.rpartition("/")
-        if value is None or name in WITHOUT:
-            return value
-        if name in WITH_CODECS:
-            self._check_codecs(folder, value.to_bytes())
-            return value
-        if (size := zstd_content_size(value[:18].to_bytes())) > CHUNK_LIMIT:
-            raise CellsError(f"{self._source}: chunk {key} decodes to {size:,} bytes. {EXHAUSTS}")
-        if byte_range is None and any(key.startswith(array) for array in self._blosc):
-            head = value[:16].to_bytes()  # the last four bytes of the header are the length of the chunk
-            if len(head) < 16 or struct.unpack("<I", head[12:])[0] != len(value):
-                raise damaged(self._source, f"Chunk {key} is not as long as it says.")
-        return value
+        if name in DESCRIPTIONS:
+            self._check_part(folder)
+        path = Path(self.root, key)
+        if os.path.realpath(path) != str(Path(self._real, key)):
+            self._refuse_special(path)
+        if not path.is_file():
+            return self._refuse_special(path) if path.exists() and not path.is_dir() else None
+        with path.open("rb") as file:
+            data = _part(file, byte_range) if name in METADATA else self._chunk(key, file, byte_range)
+        return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
 
-    def _check_codecs(self, folder: str, metadata: bytes) -> None:
-        try:
-            about = json.loads(metadata)
-            pickled = _names_pickle(about)
-        except (ValueError, RecursionError):  # Zarr reports it
+    def check_whole(self) -> None:
+        """Refuse a folder that declares far more than it stores, matrices included, before all of it is read."""
+        self._refuse_hollow("it", sum(self._declared.values()), self._stored(""))
+
+    def missing_chunks(self, array: zarr.Array[Any]) -> list[int]:
+        """Return the numbers of the chunks (or shards) of an array of one dimension that have no file."""
+        names = {file.name for file in Path(self.root, array.path).glob("*")}
+        names |= {file.name for file in Path(self.root, array.path, "c").glob("*")}
+        return [i for i in range(-(-array.shape[0] // (array.shards or array.chunks)[0])) if str(i) not in names]
+
+    def _look_around(self) -> None:
+        waiting, n_files = [""], 0
+        while waiting:
+            folder, entries = waiting.pop(), []
+            # gone since, as the temporary files of an extraction are, or not to be read by Zarr either
+            with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(Path(self.root, folder)) as found:
+                entries = list(found)
+            for entry in entries:
+                if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+                    self._refuse_special(Path(entry.path))
+                if entry.name in METADATA:
+                    n_files += 1
+                    self._read_metadata(folder, entry)
+            if n_files > OBJECTS:
+                raise CellsError(f"{self.root}: it has more than {OBJECTS:,} arrays and groups. {EXHAUSTS}")
+            if folder not in self._arrays:  # the folders of chunks may be many: a chunk is looked at when it is read
+                waiting += [f"{folder}/{entry.name}".lstrip("/") for entry in entries if entry.is_dir()]
+
+    def _refuse_special(self, file: Path) -> NoReturn:
+        real = os.path.realpath(file)
+        if real == str(Path(self._real, file.relative_to(self.root))):
+            raise CellsError(f"{file} is a pipe, device or socket, which is not read. Remove it from the folder.")
+        check_path(file, error=CellsError)  # where the link leads nowhere
+        cure = "Copy the folder with what its links lead to: cp -rL OLD NEW."
+        raise CellsError(f"{file} is, or lies behind, a link to {show(real)}, which is not followed. {cure}")
+
+    def _read_metadata(self, folder: str, entry: os.DirEntry[str]) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if (size := entry.stat().st_size) > METADATA_LIMIT:
+                raise CellsError(f"{entry.path} has {size:,} bytes, where {METADATA_LIMIT:,} are possible. {EXHAUSTS}")
+        if entry.name in (".zattrs", ".zgroup"):
             return
-        if pickled:
-            why = "is stored as a Python pickle, which can run code"
-            raise CellsError(f"{self._source}: {folder or 'it'} {why}. Write the array again without it.")
-        if isinstance(about, dict):
-            codecs = about.get("codecs")
-            outermost = codecs[-1] if isinstance(codecs, list) and codecs else about.get("compressor")
-            if isinstance(outermost, dict) and "blosc" in (outermost.get("id"), outermost.get("name")):
-                self._blosc.add(f"{folder}/" if folder else "")
+        try:
+            about = json.loads(Path(entry.path).read_bytes())
+            if "metadata" in about:  # consolidated, in v2
+                nodes = {name.removesuffix("/.zarray"): node for name, node in about["metadata"].items()}
+            else:
+                copies = (about.get("consolidated_metadata") or {}).get("metadata") or {}
+                nodes = {f"{folder}/{name}".lstrip("/"): node for name, node in copies.items()}
+                nodes[folder] = about
+        except (FileNotFoundError, ValueError, AttributeError, TypeError, RecursionError):  # Zarr reports it
+            return
+        for name, node in nodes.items():
+            self._read_array(name, node, is_own=node is about)
+
+    def _read_array(self, name: str, about: Any, *, is_own: bool) -> None:
+        if not isinstance(about, dict) or not about.keys() & {"chunks", "codecs"}:
+            return
+        try:
+            packing = packing_of(about)
+        except RefusedError as error:
+            raise CellsError(f"{self.root}: {name or 'it'} {error}") from error
+        except Exception:  # noqa: BLE001  # malformed: Zarr reports it
+            return
+        if is_own:
+            self._arrays.setdefault(name, []).append(packing)
+            self._declared[_part_of(name)] += packing.declared
+
+    def _check_part(self, folder: str) -> None:
+        """Refuse an array of a part that is read whole, and declares far more than it stores."""
+        if folder in self._arrays and (part := _part_of(folder)):
+            self._refuse_hollow(part, self._declared[part], self._stored(part) if self._declared[part] > FLOOR else 0)
+
+    def _refuse_hollow(self, part: str, declared: int, stored: int) -> None:
+        if declared > max(FLOOR, RATIO * stored):
+            why = f"{part} declares {declared:,} bytes, but {stored:,} are stored"
+            raise CellsError(f"{self.root}: {why}. {EXHAUSTS}")
+
+    def _chunk(self, key: str, file: BinaryIO, byte_range: ByteRequest | None) -> bytes:
+        folder = key
+        while folder and folder not in self._arrays:
+            folder = folder.rpartition("/")[0]
+        if folder not in self._arrays:
+            raise ValueError(f"{key} belongs to no array")
+        data: bytes | None = None
+        for packing in self._arrays[folder]:
+            if not packing.per_shard:
+                data = file.read() if data is None else data
+                self._check_chunk(key, data, packing, folder)
+            elif key not in self._shards:
+                self._check_shard(key, file, packing, folder)
+                self._shards.add(key)
+        return _part(file, byte_range) if data is None else data[_bounds(byte_range, len(data))]
+
+    def _check_chunk(self, key: str, data: bytes, packing: Packing, folder: str) -> None:
+        limit = packing.n_values * packing.itemsize + CHECKSUMS
+        if not packing.itemsize:
+            limit = max(FLOOR, (TEXT_RATIO if packing.has_texts else RATIO) * len(data))
+        elif limit > FLOOR:
+            limit = min(limit, max(FLOOR, RATIO * self._stored(folder)))
+        try:
+            problem = chunk_problem(data, packing, limit=limit)
+        except Exception as error:  # codecs raise anything on damaged bytes
+            raise ValueError(f"chunk {key}: {error or type(error).__name__}") from error
+        if problem is not None:
+            raise CellsError(f"{self.root}: chunk {key} {problem}. {EXHAUSTS}")
+
+    def _check_shard(self, key: str, file: BinaryIO, packing: Packing, folder: str) -> None:
+        """Look at the index of a shard, and at each of its chunks."""
+        size = file.seek(0, os.SEEK_END)
+        if packing.index_bytes > size:
+            raise ValueError(f"shard {key} is shorter than its index")
+        file.seek(0 if packing.index_first else size - packing.index_bytes)
+        index = np.frombuffer(file.read(16 * packing.per_shard), packing.index_dtype).reshape(-1, 2)
+        for offset, length in np.unique(index[index[:, 0] != ABSENT], axis=0).tolist():
+            if offset + length > size:
+                raise ValueError(f"shard {key} is shorter than its index says")
+            if packing.is_checked:
+                file.seek(offset)
+                self._check_chunk(key, file.read(length), packing, folder)
 
 
-def _names_pickle(metadata: Any) -> bool:
-    """Whether a codec in an array's metadata, or in a consolidated copy of many, is pickle."""
-    if isinstance(metadata, list):
-        return any(map(_names_pickle, metadata))
-    if not isinstance(metadata, dict):
-        return False
-    if any("pickle" in str(metadata.get(key)) for key in ("id", "name", "codec_id")):
-        return True
-    return any(_names_pickle(value) for key, value in metadata.items() if key not in ("attributes", ".zattrs"))
+def _part_of(name: str) -> str:
+    """Return the part of an AnnData that an array is read whole with; "" for matrices, which are read by rows."""
+    first, second, *_ = (*name.split("/"), "", "")
+    if first in ("", "X", "raw.X", "layers") or (first, second) == ("raw", "X"):
+        return ""
+    return f"{first}/{second}" if first == "raw" else first
 
 
-def zstd_content_size(head: bytes) -> int:
-    """Return the bytes that a Zstandard frame of this head decodes to; 0 where it does not say or is no such frame.
+def _bounds(byte_range: ByteRequest | None, size: int) -> slice:
+    if isinstance(byte_range, RangeByteRequest):
+        return slice(byte_range.start, byte_range.end)
+    if isinstance(byte_range, SuffixByteRequest):
+        return slice(max(0, size - byte_range.suffix), size)
+    return slice(0 if byte_range is None else byte_range.offset, size)
 
-    RFC 8878, section 3.1.1.1; 18 bytes are enough.
-    """
-    if len(head) < 6 or head[:4] != b"\x28\xb5\x2f\xfd":
-        return 0
-    descriptor = head[4]
-    single_segment = descriptor >> 5 & 1
-    width = (single_segment, 2, 4, 8)[descriptor >> 6]
-    start = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
-    return int.from_bytes(head[start : start + width], "little") + (256 if width == 2 else 0)
+
+def _part(file: BinaryIO, byte_range: ByteRequest | None) -> bytes:
+    bounds = _bounds(byte_range, file.seek(0, os.SEEK_END))
+    file.seek(bounds.start)
+    return file.read(max(0, bounds.stop - bounds.start))
 
 
 def open_zarr(path: Path) -> zarr.Group | zarr.Array[Any]:
     """Open a local Zarr group or array (v2 or v3) for reading; a :class:`CellsError` if its metadata cannot be read."""
     with reading(str(path), "the Zarr folder"):
         # each array's own metadata, not the consolidated copy, which is stale where somebody changed one
-        store = BoundedStore(LocalStore(path, read_only=True))
-        return zarr.open(store, mode="r", use_consolidated=False)
+        return zarr.open(BoundedStore(path), mode="r", use_consolidated=False)
 
 
 def folder_bytes(path: Path) -> int:

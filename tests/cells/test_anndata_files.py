@@ -108,8 +108,8 @@ def test_missing_zarr_chunk(version, part, adata, write_zarr):
     with open_cells(path) as cells:
         assert cells.slots["X"].rows(0, 37).nnz == len(values)
     (path / "X" / part / ("1" if version == 2 else "c/1")).unlink()
-    with pytest.raises(CellsError, match=f"1 of {-(-len(values) // 50)} chunks of X/{part}"):
-        open_cells(path)
+    with open_cells(path) as cells, pytest.raises(CellsError, match=f"X/{part}"):
+        cells.slots["X"].rows(0, 37)
 
 
 def test_odd_dtypes(counts, adata, write_h5ad):

@@ -77,15 +77,15 @@ def test_missing_members(tmp_path):
         file["here"] = 1
         file["dangling"] = h5py.SoftLink("/nowhere")
     with open_hdf5(tmp_path / "a.h5") as file:
-        guard = Guard("a.h5", 1000)
+        guard = Guard("a.h5")
         assert guard.member(file, "there") is None
         with pytest.raises(CellsError, match=r"a\.h5: dangling"):
             guard.member(file, "dangling")
     group = zarr.open_group(tmp_path / "b.zarr", mode="w")
     group.create_array("here", shape=(1,), dtype="i4")
     opened = open_zarr(tmp_path / "b.zarr")
-    assert Guard("b", 1000).member(opened, "there") is None
-    assert Guard("b", 1000).member(opened, "here").shape == (1,)
+    assert Guard("b").member(opened, "there") is None
+    assert Guard("b").member(opened, "here").shape == (1,)
 
 
 def test_a_filter_that_is_not_installed_is_named(tmp_path):
@@ -97,6 +97,6 @@ def test_a_filter_that_is_not_installed_is_named(tmp_path):
         space = h5py.h5s.create_simple((10,))
         h5py.h5d.create(file.id, b"b", h5py.h5t.NATIVE_DOUBLE, space, properties)
     with open_hdf5(tmp_path / "a.h5") as file:
-        assert Guard("a.h5", 1000).member(file, "a").shape == (10,)
+        assert Guard("a.h5").member(file, "a").shape == (10,)
         with pytest.raises(CellsError, match="32015"):
-            Guard("a.h5", 1000).member(file, "b")
+            Guard("a.h5").member(file, "b")

@@ -1,0 +1,105 @@
+"""What a path holds that is not what was asked for: the same words wherever cells are opened."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from scstore.errors import ScstoreError, show, show_some
+
+FORMATS = "an AnnData (.h5ad, Zarr folder), a 10x .h5, or a 10x folder with matrix.mtx"
+
+R_OBJECT = "an R object (saveRDS, save): export it from R as .h5ad (zellkonverter, anndataR)"
+
+# How files of other kinds begin, and what to do about it.
+OTHER_FORMATS = (
+    (b"PK\x03\x04", "a zip archive: unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "Zstandard: unpack it first"),
+    (b"\x80", "a Python pickle, which is never read because it can run code: write it as .h5ad"),
+    (b"version https://git-lfs", "a Git LFS pointer in place of the file: run 'git lfs pull'"),
+    (b"/annex/objects", "a git-annex pointer in place of the file: run 'git annex get' or 'datalad get'"),
+    (b"<", "a web page (HTML or XML): the download went wrong"),
+    (b"{", "JSON"),
+    (b"%%MatrixMarket", "a Matrix Market file: give the folder that also holds its features and barcodes"),
+    (b"PAR1", "Parquet: read it with pandas and write the cells as .h5ad"),
+    (b"\x93NUMPY", "a NumPy array: put it into an AnnData and write that as .h5ad"),
+    (b"\x0b\x0e\x0a\x0c", "an R object (qs): export it from R as .h5ad (zellkonverter, anndataR)"),
+    *((magic, R_OBJECT) for magic in (b"RDX", b"RDA", b"X\n\0\0", b"A\n2\n", b"A\n3\n", b"B\n\x02\0", b"B\n\x03\0")),
+)
+
+# What packs one file, by how it begins.
+PACKED: tuple[tuple[bytes, str, Callable[[Path], Any]], ...] = (
+    (b"\x1f\x8b", "gzip: unpack it first (gunzip)", gzip.open),
+    (b"BZh", "bzip2: unpack it first (bunzip2)", bz2.open),
+    (b"\xfd7zXZ\0", "xz: unpack it first (unxz)", lzma.open),
+)
+
+# Bytes in which a kind shows; that of a tar archive at 257.
+HEAD = 512
+
+
+def check_path(path: Path, *, error: type[ScstoreError]) -> None:
+    """Refuse a path that is missing, a link that leads nowhere, or neither a file nor a folder."""
+    if path.is_file() or path.is_dir():
+        return
+    if path.exists():
+        raise error(f"{path} is a pipe, device or socket. Write what comes out of it to a file, and give that.")
+    for link in (path, *path.parents):
+        if link.is_symlink() and not link.exists():
+            target, cure = link.readlink(), "Copy what it leads to, or mend the link."
+            if "annex/objects" in target.as_posix():
+                cure = f"Fetch it: git annex get {path.name}, or datalad get {path.name}."
+            raise error(f"{link} is a link to {show(target)}, which is not there. {cure}")
+    near = [p.name for p in path.parent.glob("*") if p.stem == path.stem] if path.parent.is_dir() else []
+    hint = f" Did you mean {show_some(sorted(near))}?" if near else ""
+    raise error(f"{path}: no such file or folder (looked from {Path.cwd()}).{hint}")
+
+
+def what_else(path: Path) -> str:
+    """Return what a file that is not HDF5 looks like, as an error's message."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if not head:
+        return f"{path}: the file is empty (0 bytes). Copy or download it again."
+    if kind := _kind(head) or _packed_kind(path, head):
+        return f"{path}: it is not HDF5 but looks like {kind}. Known are {FORMATS}."
+    begins, damage = show(head[:8].decode("latin-1")), "It is damaged or of another format; known"
+    first = head.partition(b"\n")[0]
+    if first.isascii() and first.decode("ascii").replace("\t", " ").strip().isprintable():
+        begins = f"text, {begins}"
+        if b"\t" in first or b"," in first:
+            damage = "A table in text is read with scanpy.read_text or read_csv; write it as .h5ad. Known"
+    return f"{path}: it is not HDF5: it begins with {begins}. {damage} are {FORMATS}."
+
+
+def _kind(head: bytes) -> str:
+    if head[257:262] == b"ustar":
+        return "a tar archive: unpack it first (tar -xf)"
+    return next((kind for magic, kind in OTHER_FORMATS if head.lstrip().startswith(magic)), "")
+
+
+def _packed_kind(path: Path, head: bytes) -> str:
+    for magic, kind, opened in PACKED:
+        if head.startswith(magic):
+            try:
+                with opened(path) as file:
+                    inside = _kind(file.read(HEAD))
+            except (OSError, EOFError, ValueError):
+                inside = ""
+            return inside if inside == R_OBJECT else kind
+    return ""
+
+
+def other_hdf5(names: Collection[str]) -> str:
+    """Return what an HDF5 file with these names is that is neither AnnData nor 10x, and what to do about it."""
+    if {"row_attrs", "col_attrs"} <= set(names):
+        return "a loom file: read it with anndata.io.read_loom and write it as .h5ad"
+    if "barcode_idx" in names:
+        return "10x molecule info: give filtered_feature_bc_matrix.h5 of the same run"
+    if "assays" in names:
+        return "an h5Seurat file: export it as .h5ad"
+    return f"HDF5 with {show_some(sorted(names), limit=6) or 'nothing'} in it"

@@ -1,0 +1,244 @@
+"""How the chunks of a Zarr array are packed, and what unpacking one of them takes.
+
+Only texts, and what was packed with codecs that do not say its size, are unpacked to find out.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import math
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numcodecs  # type: ignore[import-untyped]
+import numpy as np
+
+from scstore.errors import show
+
+# Codecs that unpack to more than they read. An array may have one of them: the ratios of two would multiply.
+PACKERS = frozenset({"blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma"})
+
+# Texts of any length.
+TEXTS = frozenset({"vlen-utf8", "vlen-bytes"})
+
+# Codecs whose result is as long as what they read, but for a checksum or another width of the numbers.
+PLAIN = frozenset({"bytes", "endian", "transpose", "crc32c", "crc32", "adler32", "fletcher32", "jenkins_lookup3"})
+PLAIN |= {"shuffle", "delta", "fixedscaleoffset", "quantize", "bitround", "astype", "scale_offset", "cast_value"}
+
+# Where those that change the width of numbers say it, that of the stored ones first.
+WIDTHS = ("encode_dtype", "astype", "data_type", "dtype", "decode_dtype")
+
+# Bytes that a checksum may add to what a chunk declares.
+CHECKSUMS = 64
+
+# Bytes that a block of Zstandard unpacks to at most, those that are unpacked at once to count them, and of a window.
+ZSTD_BLOCK, STEP, LZMA_MEMORY = 1 << 17, 1 << 20, 1 << 28
+
+# How the index of a shard marks a chunk that holds nothing but the fill value.
+ABSENT = 2**64 - 1
+
+
+class RefusedError(Exception):
+    """An array that is not read, and why; the sentence begins with its name."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the chunks of an array are packed.
+
+    Attributes
+    ----------
+    codecs
+        In numcodecs' words, the outermost first.
+    n_values
+        Of a chunk; of a chunk inside a shard.
+    itemsize
+        Bytes of a packed value; 0 for texts, and where it is not known.
+    declared
+        Bytes of the whole array, as far as they are known.
+    per_shard
+        Chunks in a shard; 0 where there are no shards.
+    index_bytes, index_first, index_dtype
+        Of the index of a shard: its length, whether it comes first, the type of its numbers.
+    """
+
+    codecs: tuple[Mapping[str, Any], ...]
+    n_values: int
+    itemsize: int
+    declared: int
+    per_shard: int = 0
+    index_bytes: int = 0
+    index_first: bool = False
+    index_dtype: str = "<u8"
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether the values are texts of any length."""
+        return any(codec["id"] in TEXTS for codec in self.codecs)
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether a chunk can take more memory than it has bytes."""
+        return any(codec["id"] in PACKERS | TEXTS for codec in self.codecs)
+
+
+def packing_of(about: Mapping[str, Any]) -> Packing:
+    """Read the metadata of an array, Zarr v2 or v3; :class:`RefusedError` for codecs that are not known here.
+
+    Metadata that are malformed raise anything; Zarr does too.
+    """
+    if "codecs" in about:
+        codecs = [_words(codec) for codec in about["codecs"]]
+        lengths, dtype = about["chunk_grid"]["configuration"]["chunk_shape"], about["data_type"]
+    else:
+        codecs = [codec for codec in (*(about["filters"] or ()), about["compressor"]) if codec is not None]
+        lengths, dtype = about["chunks"], about["dtype"]
+    n_values = math.prod(map(int, lengths))
+    shards: dict[str, Any] = {}
+    if [codec["id"] for codec in codecs] == ["sharding_indexed"]:
+        shard = codecs[0]
+        index = [_words(codec) for codec in shard["index_codecs"]]
+        if not {codec["id"] for codec in index} <= {"bytes", "crc32c"}:
+            raise RefusedError("has an index of shards in codecs that are not known.")
+        per_shard = n_values // math.prod(map(int, shard["chunk_shape"]))
+        order = ">u8" if index[0].get("endian") == "big" else "<u8"
+        first = shard.get("index_location") == "start"
+        shards = {"per_shard": per_shard, "index_bytes": 16 * per_shard + 4 * (len(index) - 1)}
+        shards |= {"index_first": first, "index_dtype": order}
+        codecs, n_values = [_words(codec) for codec in shard["codecs"]], n_values // per_shard
+    itemsize = stored = _itemsize(dtype)
+    for codec in codecs:
+        stored = _checked(codec, stored)
+    if sum(codec["id"] in PACKERS for codec in codecs) > 1:
+        raise RefusedError("is packed twice. Write it again with one compressor.")
+    declared = math.prod(map(int, about["shape"])) * max(itemsize, 8)
+    return Packing(tuple(reversed(codecs)), n_values, stored, declared, **shards)
+
+
+def _words(codec: Mapping[str, Any]) -> dict[str, Any]:
+    return {**(codec.get("configuration") or {}), "id": codec["name"].removeprefix("numcodecs.")}
+
+
+def _checked(codec: Mapping[str, Any], itemsize: int) -> int:
+    """Return the bytes of a value behind a codec; refuse one that is not known, or makes no numbers of numbers."""
+    name = str(codec["id"])
+    if "pickle" in name:
+        raise RefusedError("is stored as a Python pickle, which can run code. Write the array again without it.")
+    widths = [np.dtype(codec[key]) for key in WIDTHS if codec.get(key) is not None]
+    if name not in PACKERS | TEXTS | PLAIN or any(width.kind not in "biufc" for width in widths):
+        cure = "Write the array again with Zstandard, Blosc or gzip."
+        raise RefusedError(f"is stored with the codec {show(name)}, which is not read here. {cure}")
+    return widths[0].itemsize if widths and name in PLAIN else itemsize
+
+
+def _itemsize(dtype: Any) -> int:
+    if isinstance(dtype, Mapping):
+        if "length_bytes" in (more := dtype.get("configuration") or {}):
+            return int(more["length_bytes"])
+        dtype = dtype["name"]
+    try:
+        found = np.dtype(dtype if isinstance(dtype, str) else object)
+    except TypeError:  # times, among others
+        return 0
+    return 0 if found.kind == "O" else found.itemsize
+
+
+def chunk_problem(data: bytes, packing: Packing, *, limit: int) -> str | None:
+    """Return why a chunk is not decoded: it would take more than ``limit`` bytes, or has fewer texts than it says.
+
+    One that is damaged makes its codec raise anything, as it would for Zarr.
+    """
+    for codec in packing.codecs if packing.is_checked else ():
+        name = codec["id"]
+        if name in PACKERS:
+            if (size := unpacked_size(name, data, limit=limit)) > limit:
+                return f"unpacks to {size:,} bytes, where {limit:,} are possible"
+            if not packing.has_texts:
+                return None
+        if name in TEXTS:
+            number, room = int.from_bytes(data[:4], "little"), min(packing.n_values, (len(data) - 4) // 4)
+            return f"announces {number:,} texts, where {room:,} are possible" if number > room else None
+        data = _decoded(codec, data)
+    return None
+
+
+def _decoded(codec: Mapping[str, Any], data: bytes) -> bytes:
+    name = codec["id"]
+    if name in ("bytes", "endian", "transpose"):
+        return data
+    if name == "crc32c":
+        return data[:-4]
+    plain = {"id": name} if name in PACKERS - {"lzma"} else codec  # v3 has other words for what only packing needs
+    return bytes(numcodecs.get_codec(dict(plain)).decode(data))
+
+
+def unpacked_size(name: str, data: bytes, *, limit: int) -> int:
+    """Return the bytes that a codec allocates to unpack a chunk, or some number above the limit.
+
+    ``ValueError`` where the chunk contradicts itself. Blosc reads beyond the end of a chunk that says it is longer.
+    """
+    if name == "zstd":
+        return _zstd_size(data)
+    if name == "lz4":
+        return int.from_bytes(data[:4], "little")
+    if name == "blosc":
+        size, _, packed = struct.unpack_from("<III", data, 4)
+        if packed != len(data):
+            raise ValueError(f"it says that it has {packed:,} bytes, and has {len(data):,}")
+        return int(size)
+    return _counted(DECOMPRESSORS[name], data, limit)
+
+
+DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    "gzip": partial(zlib.decompressobj, 47),
+    "zlib": zlib.decompressobj,
+    "bz2": bz2.BZ2Decompressor,
+    "lzma": partial(lzma.LZMADecompressor, memlimit=LZMA_MEMORY),
+}
+
+
+def _counted(decompressor: Callable[[], Any], data: bytes, limit: int) -> int:
+    total = 0
+    while data and total <= limit:
+        unpack = decompressor()
+        while not unpack.eof and total <= limit:
+            piece = unpack.decompress(data, STEP)
+            total += len(piece)
+            data = getattr(unpack, "unconsumed_tail", b"")
+            if not piece and not unpack.eof:
+                return total  # it is cut off
+        data = unpack.unused_data.lstrip(b"\0")
+    return total
+
+
+def _zstd_size(data: bytes) -> int:
+    """Return what the frames of Zstandard state, or what their blocks can hold (RFC 8878, section 3.1)."""
+    total = at = 0
+    while at < len(data):
+        magic = int.from_bytes(data[at : at + 4], "little")
+        if magic >> 4 == 0x184D2A5:  # a frame to skip
+            at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+            continue
+        if magic != 0xFD2FB528:
+            raise ValueError("it is not Zstandard")
+        descriptor = data[at + 4]
+        single_segment = descriptor >> 5 & 1
+        width = (single_segment, 2, 4, 8)[descriptor >> 6]
+        at += 6 - single_segment + (0, 1, 2, 4)[descriptor & 3]
+        stated = int.from_bytes(data[at : at + width], "little") + (256 if width == 2 else 0)
+        blocks, last, at = 0, 0, at + width
+        while not last:
+            if at + 3 > len(data):
+                raise ValueError("it is cut off")
+            header = int.from_bytes(data[at : at + 3], "little")
+            last, kind, size = header & 1, header >> 1 & 3, header >> 3
+            blocks += size if kind < 2 else ZSTD_BLOCK
+            at += 3 + (1 if kind == 1 else size)
+        at += 4 * (descriptor >> 2 & 1)
+        total += stated if width else blocks
+    return total
