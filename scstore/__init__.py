@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from scstore.alignment.align import align as align
     from scstore.annotation.fit import fit as fit
     from scstore.annotation.predict import predict as predict
+    from scstore.errors import ScstoreError as ScstoreError
+    from scstore.errors import ScstoreWarning as ScstoreWarning
     from scstore.evaluation.evaluate import evaluate as evaluate
     from scstore.extraction.extract import extract as extract
     from scstore.gene_tables.build import build_genes as build_genes
@@ -36,6 +38,8 @@ _MODULES = {
     "KNNHead": "scstore.heads.knn",
     "LinearHead": "scstore.heads.linear",
     "MLPHead": "scstore.heads.mlp",
+    "ScstoreError": "scstore.errors",
+    "ScstoreWarning": "scstore.errors",
     "Store": "scstore.store.reader",
     "align": "scstore.alignment.align",
     "build_genes": "scstore.gene_tables.build",

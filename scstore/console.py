@@ -16,7 +16,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from scstore.progress import Reporter, Track
+from scstore.errors import UNPRINTABLE, ScstoreWarning, printable
+from scstore.progress import Reporter, Silent, Track
 
 # Seconds between lines of progress where there is no terminal.
 LINE_EVERY = 10.0
@@ -53,14 +54,19 @@ class ConsoleReporter(Reporter):
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self._warned: set[str] = set()
 
     def note(self, message: str) -> None:
         """Print it."""
-        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(message), highlight=False, markup=False, soft_wrap=True)
 
-    def warn(self, message: str) -> None:
-        """Print it, marked."""
-        self.console.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    def warn(self, message: str, kind: type[ScstoreWarning] = ScstoreWarning) -> None:
+        """Print it, marked, once."""
+        del kind
+        if message in self._warned:
+            return
+        self._warned.add(message)
+        self.console.print(f"[yellow]warning:[/] {escape(printable(message))}", highlight=False, soft_wrap=True)
 
     @contextmanager
     def track(self, label: str, total: int, unit: str) -> Iterator[Track]:
@@ -101,11 +107,7 @@ class Output:
         self.quiet = quiet
         self.errors = Console(stderr=True)
         self.results = Console()
-
-    @property
-    def reporter(self) -> Reporter:
-        """For workflows."""
-        return Reporter() if self.quiet else ConsoleReporter(self.errors)
+        self.reporter: Reporter = Silent() if quiet else ConsoleReporter(self.errors)
 
     def result(self, values: Mapping[str, Any], *lines: str) -> None:
         """Print a command's result: ``lines`` for a person, ``values`` for a machine."""
@@ -114,26 +116,33 @@ class Output:
 
     def _machine(self, values: Mapping[str, Any]) -> None:
         if self.as_json:
-            self.results.file.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")
+            text = json.dumps(values, ensure_ascii=False, default=str)
+            # some control characters are none to JSON
+            self.results.file.write(UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], text) + "\n")
 
     def lines(self, *lines: str) -> None:
         """Print words for a person, as part of a result."""
         if not (self.as_json or self.quiet):
             for line in lines:
-                self.results.print(line, highlight=False, markup=False, soft_wrap=True)
+                self.results.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         """Print a table for a person."""
         if self.as_json or self.quiet:
             return
-        table = Table(title=escape(title), title_justify="left")
+        table = Table(title=_cell(title), title_justify="left")
         for i, column in enumerate(columns):
-            table.add_column(escape(column), justify="left" if i == 0 else "right", overflow="fold")
+            table.add_column(_cell(column), justify="left" if i == 0 else "right", overflow="fold")
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*map(_cell, row))
         self.results.print(table)
 
     def failure(self, message: str, *, kind: str) -> None:
         """Print an error, for a person or a machine."""
         self._machine({"error": {"kind": kind, "message": message}})
-        self.errors.print(f"[red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+        self.errors.print(f"[red]error:[/] {escape(printable(message))}", highlight=False, soft_wrap=True)
+
+
+def _cell(text: str) -> str:
+    """Text of a table: on one line, no markup, no control characters."""
+    return escape(printable(text).replace("\n", "\\n").replace("\t", "\\t"))

@@ -106,13 +106,19 @@ def demo(
     if importlib.util.find_spec("scanpy") is None:
         raise MissingExtraError("The demo", "demo")
     begun = time.monotonic()
-    target = check_output(folder, overwrite=overwrite)
+    target = check_output(folder, overwrite=overwrite, problem=_problem)
     target.mkdir(exist_ok=True)
     stores = _extract(target, progress or Reporter())
     truth = stores["new"].obs[LABEL].astype(str).to_numpy()
     scores, predictions = _score(stores, truth, target)
     files = _write(target, stores, predictions, truth)
     return DemoResult(scores, files, len(truth), time.monotonic() - begun)
+
+
+def _problem(path: Path) -> str | None:
+    """Return why a folder is not the demo's, which begins with two files of cells; its files are replaced by name."""
+    begun = path.is_dir() and all((path / name).is_file() for name in ("reference.h5ad", "new.h5ad"))
+    return None if begun or (path.is_dir() and not any(path.iterdir())) else "is not a folder of the demo"
 
 
 def _extract(folder: Path, progress: Reporter) -> dict[str, Store]:

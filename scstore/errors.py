@@ -21,23 +21,37 @@
         ├── NetworkError                  a server that cannot be reached or does not answer as it should
         └── NumericsError                 hidden states that are not finite
 
+and every warning::
+
+    ScstoreWarning (also UserWarning)     a result may be worse than expected
+    ├── CellsWarning                      cells that lack something
+    ├── GeneMatchWarning                  genes that are missing or hardly match
+    ├── LabelsWarning                     labels that look wrong
+    └── FarFromReferenceWarning           predictions that rest on little
+
 The message names the file, row or field, then what to do next. Cell ids and gene names are data: they may hold
-newlines, terminal escapes or ten thousand characters, so `show` escapes and shortens them.
+newlines, terminal escapes or ten thousand characters, so `show` escapes and shortens them, and no message shows control
+characters (`printable`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 __all__ = [
     "CellsError",
+    "CellsWarning",
     "DamagedError",
+    "FarFromReferenceWarning",
     "FaultError",
     "FeatureSpaceError",
+    "GeneMatchWarning",
     "GenesError",
     "IncompleteStoreError",
     "InputError",
     "LabelsError",
+    "LabelsWarning",
     "LockedError",
     "MissingExtraError",
     "ModelError",
@@ -48,6 +62,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "ScstoreError",
+    "ScstoreWarning",
 ]
 
 
@@ -64,6 +79,9 @@ class ScstoreError(Exception):
 
     kind: str = "error"
     exit_code: int = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputError(ScstoreError, ValueError):
@@ -191,7 +209,49 @@ class NumericsError(FaultError):
     kind = "numerics"
 
 
+class ScstoreWarning(UserWarning):
+    """A result may be worse than the caller expects: base of all warnings given by scstore.
+
+    Attributes
+    ----------
+    args
+        The message.
+    """
+
+
+class CellsWarning(ScstoreWarning):
+    """Cells that lack something: without an expressed gene, without a label."""
+
+
+class GeneMatchWarning(ScstoreWarning):
+    """Genes that are missing, or names that hardly match."""
+
+
+class LabelsWarning(ScstoreWarning):
+    """Labels that look wrong."""
+
+
+class FarFromReferenceWarning(ScstoreWarning):
+    """Predictions that rest on little: the cells are unlike those of the training."""
+
+
 LONGEST = 60
+
+# Signs that move the cursor, colour or hide text, or turn its direction; tabs and ends of lines may be meant.
+UNPRINTABLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""Return text whose control characters are escaped, for terminals, figures and pages.
+
+    Examples
+    --------
+    >>> printable("T\x1b[2J cells")
+    'T\\x1b[2J cells'
+    """
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def show(name: object) -> str:

@@ -12,18 +12,19 @@ import errno
 import hashlib
 import json
 import os
-import shutil
-import socket
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import IO, Any
 
-from scstore.errors import DamagedError, InputError, LockedError, OutputError
+from scstore.disk import Disk
+from scstore.errors import DamagedError, InputError, LockedError, OutputError, ScstoreError, show
+from scstore.lock_owner import is_dead, this_process
 
 if sys.platform != "win32":
     import fcntl
@@ -32,8 +33,17 @@ if sys.platform != "win32":
 # Marks temporary files and folders, which may be deleted.
 PARTIAL = ".partial-"
 
-# Marks what is being replaced, until its replacement has its name.
-OLD = f"{PARTIAL}old-"
+# After that: marks what is being replaced, until its replacement has its name.
+OLD = "old-"
+
+# Bytes of an output's name; its hidden name is longer, and file systems take 255.
+LONGEST_NAME = 200
+
+# Beginnings of the names of files that systems leave in any folder.
+OF_THE_SYSTEM = (".DS_Store", "._", ".nfs", ".directory", "Thumbs.db", "desktop.ini")
+
+# Errors of a disk without room, or of a quota that is used up.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # Seconds between touches of a lock by its owner.
 HEARTBEAT = 30.0
@@ -43,41 +53,6 @@ STALE = 600.0
 
 # Seconds after which a lock without an owner in it may be deleted.
 STARTING = 60.0
-
-
-class Disk:
-    """The operations that change files. Reading needs none of it: what was read is compared with a digest."""
-
-    def create(self, path: Path) -> IO[bytes]:
-        """Open a file for writing that must not exist yet."""
-        return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644), "wb")
-
-    def write(self, file: IO[bytes], data: bytes | memoryview) -> None:
-        """Write a buffer to an open file."""
-        file.write(data)
-
-    def sync(self, descriptor: int) -> None:
-        """Flush an open file or folder to the device."""
-        os.fsync(descriptor)
-
-    def rename(self, source: Path, target: Path) -> None:
-        """Rename a file or folder, replacing a file of that name."""
-        source.replace(target)
-
-    def make_folder(self, path: Path) -> None:
-        """Make a folder and its missing parents."""
-        path.mkdir(parents=True, exist_ok=True)
-
-    def make_unique_folder(self, parent: Path, prefix: str) -> Path:
-        """Make a folder with an unused name."""
-        return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-
-    def delete(self, path: Path) -> None:
-        """Delete a file, or a folder with its content, if it exists."""
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 # All of scstore writes with this one; only tests put another in its place.
@@ -115,10 +90,21 @@ def fsync_dir(path: str | os.PathLike[str]) -> None:
 
 
 def write_bytes(path: str | os.PathLike[str], *parts: bytes | memoryview) -> None:
-    """Write a file atomically and durably from one or more buffers."""
-    with atomic_path(path) as partial, partial.open("wb") as file:
-        for part in parts:
-            disk.write(file, part)
+    """Write a file atomically and durably from one or more buffers; of two writers the last one wins."""
+    target = Path(path)
+    partial = _hidden(target, _unique())
+    try:
+        with _name_full_disk(target):
+            with disk.create(partial) as file:
+                for part in parts:
+                    disk.write(file, part)
+                file.flush()
+                disk.sync(file.fileno())
+            disk.rename(partial, target)
+    except BaseException:
+        disk.delete(partial)
+        raise
+    fsync_dir(target.parent)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -143,56 +129,111 @@ def read_json(path: str | os.PathLike[str], *, limit: int = 1 << 28) -> Any:
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; then flush it and rename it into place, or delete it after an error."""
-    target = Path(path)
-    partial = target.with_name(f".{target.name}{PARTIAL}{os.getpid()}")
-    try:
-        with _name_full_disk(target):
-            yield partial
-            with partial.open("rb+") as file:
-                disk.sync(file.fileno())
-            disk.rename(partial, target)
-    except BaseException:
-        disk.delete(partial)
-        raise
-    fsync_dir(target.parent)
+def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
+    """Yield a hidden path beside ``path``; then flush it and rename it into place, or delete it after an error.
+
+    ``LockedError`` if another process writes the same output.
+    """
+    with _output(path, overwrite=overwrite) as (target, partial):
+        yield partial
+        with partial.open("rb+") as file:
+            disk.sync(file.fileno())
+        _put_in_place(partial, target, overwrite=overwrite)
 
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; then flush every file in it and rename it into place.
+    """Yield a hidden folder beside ``path``; then flush every file in it and rename it into place.
 
-    With ``overwrite`` an existing folder or file at ``path`` stays, whole, until the new one is complete.
+    With ``overwrite`` an existing folder at ``path`` stays, whole, until the new one is complete.
     """
-    target = Path(path)
+    with _output(path, overwrite=overwrite) as (target, partial):
+        disk.make_folder(partial)
+        yield partial
+        for folder, _, files in os.walk(partial):
+            for name in files:
+                with Path(folder, name).open("rb+") as file:
+                    disk.sync(file.fileno())
+            fsync_dir(folder)
+        _put_in_place(partial, target, overwrite=overwrite)
+
+
+def _hidden(target: Path, ending: str) -> Path:
+    return target.with_name(f".{target.name}{PARTIAL}{ending}")
+
+
+def writing_lock(target: Path) -> Path:
+    """Return the lock of whoever writes an output."""
+    return target.with_name(f".writing-{target.name}.lock")
+
+
+def _unique() -> str:
+    """Return what no other process has, also where containers give one process id several times."""
+    return f"{os.getpid()}-{token_hex(4)}"
+
+
+@contextmanager
+def _output(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[tuple[Path, Path]]:
+    """Hold an output for writing; yield it and its hidden name. Whoever holds it deletes what killed runs left."""
+    given = Path(path)
+    target = given.resolve() if given.is_symlink() or given.name in ("", "..") else given
     disk.make_folder(target.parent)
-    for stale in sorted(target.parent.glob(f".{target.name}{PARTIAL}*")):
-        if overwrite and stale.name.startswith(f".{target.name}{OLD}") and not target.exists():
-            disk.rename(stale, target)  # a kill between the two renames of a replacement
-        else:
-            disk.delete(stale)
-    with _name_full_disk(target):
-        partial = disk.make_unique_folder(target.parent, f".{target.name}{PARTIAL}")
-    os.umask(mask := os.umask(0))
-    partial.chmod(0o777 & ~mask)
-    try:
-        with _name_full_disk(target):
-            yield partial
-            for folder, _, files in os.walk(partial):
-                for name in files:
-                    with Path(folder, name).open("rb+") as file:
-                        disk.sync(file.fileno())
-                fsync_dir(folder)
-            old = target.with_name(f".{target.name}{OLD}{os.getpid()}")
-            if overwrite and target.exists():
-                disk.rename(target, old)
-            disk.rename(partial, target)
-    except BaseException:
+    with _name_full_disk(target), lock(writing_lock(target), output=target):
+        _give_back(target)
+        for left in _left_of(target):
+            disk.delete(left)
+        _refuse_existing(target, overwrite=overwrite)
+        partial = _hidden(target, _unique())
+        try:
+            yield target, partial
+        except BaseException:
+            _give_back(target)
+            disk.delete(partial)
+            raise
+
+
+def _left_of(target: Path) -> list[Path]:
+    start = f".{target.name}{PARTIAL}"
+    return sorted(file for file in target.parent.iterdir() if file.name.startswith(start))
+
+
+def _refuse_existing(target: Path, *, overwrite: bool) -> None:
+    if os.path.lexists(target) and not overwrite:
+        raise OutputError(f"{target} exists. Choose another name, or replace it with overwrite=True.")
+
+
+def _put_in_place(partial: Path, target: Path, *, overwrite: bool) -> None:
+    """Give a finished output its name; the old or the new has it at any time, or the old gets it back."""
+    _refuse_existing(target, overwrite=overwrite)
+    if not (target.is_dir() and partial.is_dir()):
+        disk.rename(partial, target)
+    elif disk.exchange(partial, target):
+        fsync_dir(target.parent)
         disk.delete(partial)
-        raise
+    else:
+        old = _hidden(target, f"{OLD}{_unique()}")
+        disk.rename(target, old)
+        disk.rename(partial, target)
+        fsync_dir(target.parent)
+        disk.delete(old)
     fsync_dir(target.parent)
-    disk.delete(old)
+
+
+def _give_back(target: Path) -> None:
+    """Rename the old output back where its replacement ended between two renames."""
+    start = _hidden(target, OLD).name
+    old = [] if os.path.lexists(target) else [file for file in _left_of(target) if file.name.startswith(start)]
+    if old:
+        disk.rename(old[-1], target)
+
+
+def mend(path: str | os.PathLike[str]) -> None:
+    """Before an output is read: give it its name back if its replacement was killed between two renames."""
+    target = Path(path)
+    with contextlib.suppress(OSError, ScstoreError):  # not ours to mend, or still being replaced
+        if not os.path.lexists(target) and any(OLD in file.name for file in _left_of(target)):
+            with lock(writing_lock(target), output=target):
+                _give_back(target)
 
 
 @contextmanager
@@ -202,7 +243,7 @@ def _name_full_disk(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         # HDF5 has an error of its own, with the system's number in its words
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and f"errno = {errno.ENOSPC}" not in str(error):
+        if error.errno not in FULL and f"errno = {errno.ENOSPC}" not in str(error):
             raise
         place = target.parent.resolve()
         while not place.is_mount() and place != place.parent:
@@ -211,12 +252,22 @@ def _name_full_disk(target: Path) -> Iterator[None]:
         raise OSError(errno.ENOSPC, msg, str(target)) from error
 
 
-def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Raise ``OutputError`` if an output exists and may not be replaced, or cannot be written; make its folder."""
+def check_output(
+    path: str | os.PathLike[str], *, overwrite: bool = False, problem: Callable[[Path], str | None] | None = None
+) -> Path:
+    """Raise ``OutputError`` if an output exists and may not be replaced, or cannot be written; make its folder.
+
+    ``problem`` says why what is there is not of the same kind; a file without a byte is of any kind.
+    """
     target = Path(path)
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target} exists. Choose another name, or replace it with overwrite=True.")
+    _refuse_existing(target, overwrite=overwrite)
+    if os.path.lexists(target) and not (target.is_file() and not target.stat().st_size):
+        why = problem(target) if problem is not None else None if target.is_file() else "is not a file"
+        if why is not None:
+            raise OutputError(f"{target} {why}, so it is not replaced. Choose another name, or move it away.")
     try:
+        if len(os.fsencode(target.name)) > LONGEST_NAME:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=target.parent):
             pass
@@ -225,31 +276,68 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
     return target
 
 
-@contextmanager
-def lock(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a lock file with this host and process id for as long as the block runs.
+def folder_problem(path: Path, what: str, *, marker: str, parts: Container[str]) -> str | None:
+    """Return why a folder is not ``what``, which holds ``marker`` and else only ``parts``; ``None`` if it is."""
+    if not (path / marker).exists():
+        return f"is not {what} of scstore's"
+    strange = (file.name for file in sorted(path.iterdir()) if PARTIAL not in file.name)
+    found = next((one for one in strange if one not in parts and not one.startswith(OF_THE_SYSTEM)), None)
+    return None if found is None else f"holds {show(found)}, which is no part of {what}"
 
-    ``LockedError`` if another process holds it. A lock of a dead process of this host is taken over; one of another
-    host is not, since its process cannot be seen.
+
+@contextmanager
+def lock(path: str | os.PathLike[str], *, output: Path | None = None) -> Iterator[None]:
+    """Hold a lock file for as long as the block runs; ``LockedError`` if another process holds it.
+
+    The kernel knows whether its holder lives, and the text in it says where: a lock of a dead process of this machine
+    is taken over, whatever container it ran in; one of another machine is not, since its process cannot be seen.
+    ``output`` is what messages call it.
     """
     file = Path(path)
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
     while True:
         try:
             handle = disk.create(file)
             break
         except FileExistsError:
             if not reclaim_if_dead(file):
-                _refuse_locked(file)
+                _refuse_locked(file, output)
         except OSError as error:
+            if error.errno in FULL:
+                raise
             raise InputError(f"{file.parent}: cannot write there ({error.strerror}).") from error
+    with handle:
+        try:
+            _hold(handle, wait=True)  # somebody may just be looking at it
+            with _name_full_disk(file):
+                disk.write(handle, json.dumps(this_process()).encode())
+                handle.flush()
+            with _beating(file):
+                yield
+        finally:
+            if _is_same(file, handle):  # not when somebody thought us dead
+                disk.delete(file)
+
+
+def _is_same(file: Path, handle: IO[bytes]) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(file.stat(), os.fstat(handle.fileno()))
+    return False
+
+
+def _hold(handle: IO[bytes], *, wait: bool) -> bool | None:
+    """Let the kernel mark an open lock file as held, until it is closed; ``None`` where it cannot.
+
+    ``False`` if another process holds it.
+    """
+    if sys.platform == "win32":
+        return None
     try:
-        with _name_full_disk(file), handle:
-            disk.write(handle, json.dumps(mine).encode())
-        with _beating(file):
-            yield
-    finally:
-        disk.delete(file)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:  # a network file system that knows no locks
+        return None
+    return True
 
 
 @contextmanager
@@ -271,25 +359,27 @@ def _beating(file: Path) -> Iterator[None]:
         thread.join()
 
 
-def _refuse_locked(file: Path) -> None:
+def _refuse_locked(file: Path, output: Path | None) -> None:
     try:
         owner = _owner(file)
     except FileNotFoundError:  # it has just ended
         return
     host, pid = owner.get("host"), owner.get("pid")
     holder = f"process {pid} on {host}" if host else "another process that is just starting"
-    raise LockedError(f"{file}: {holder} is writing here. Wait for it to end; if it is dead, delete this lock file.")
+    cure = f"Wait for it to end; if it is dead, delete {'this lock file' if output is None else file}."
+    raise LockedError(f"{output or file}: {holder} is writing here. {cure}")
 
 
 def reclaim_if_dead(file: Path) -> bool:
     """Delete a lock of a process that is certainly dead; return whether the way is free.
 
-    A process of another host cannot be seen from here, so its lock stays. Of several processes that find a lock dead,
-    the first deletes it, and the others find that it is no longer the one they looked at.
+    Of several processes that find a lock dead, the first deletes it, and the others find that it is no longer the one
+    they looked at. Where a file system knows no locks, two may take over: then the first record of a shard decides.
     """
     try:
-        with _looking_alone(file) as unchanged:
-            if not (unchanged and _is_dead(file)):
+        with file.open("rb+" if os.access(file, os.W_OK) else "rb") as handle:
+            held = _hold(handle, wait=False)
+            if held is False or not _is_same(file, handle) or not _is_dead(file, freed=held is True):
                 return False
             disk.delete(file)
     except FileNotFoundError:
@@ -297,27 +387,11 @@ def reclaim_if_dead(file: Path) -> bool:
     return True
 
 
-@contextmanager
-def _looking_alone(file: Path) -> Iterator[bool]:
-    """Wait for other processes of this host that look at the same lock; yield whether it is still the same file.
-
-    Where a file system knows no such waiting, two may take over: then the first record of a shard decides.
-    """
-    if sys.platform == "win32":  # which cannot delete a file that is open
-        yield True
-        return
-    with file.open("rb") as handle:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)  # released when the file is closed
-        here, opened = file.stat(), os.fstat(handle.fileno())
-        yield (here.st_dev, here.st_ino) == (opened.st_dev, opened.st_ino)
-
-
-def _is_dead(file: Path) -> bool:
-    owner, age = _owner(file), time.time() - file.stat().st_mtime
-    host, pid = owner.get("host"), owner.get("pid")
-    never_filled = host is None and age > STARTING  # its writer died between creating and filling it
-    return never_filled or (host == socket.gethostname() and isinstance(pid, int) and not _alive(pid))
+def _is_dead(file: Path, *, freed: bool) -> bool:
+    owner = _owner(file)
+    if owner.get("host") is None:  # its writer died between creating and filling it
+        return time.time() - file.stat().st_mtime > STARTING
+    return is_dead(owner, freed=freed)
 
 
 def _owner(file: Path) -> dict[str, Any]:
@@ -326,13 +400,3 @@ def _owner(file: Path) -> dict[str, Any]:
     except ValueError:
         return {}
     return owner if isinstance(owner, dict) else {}
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -1,13 +1,19 @@
 """How a long piece of work tells what it is doing, without knowing who listens.
 
-Workflows call a :class:`Reporter`; the base class is silent, which is what Python callers get. The command line passes
-one that draws progress bars on a terminal and plain lines elsewhere.
+Workflows call a :class:`Reporter`; the base class turns warnings into Python's and is silent otherwise, which is what
+Python callers get. The command line passes one that draws progress bars on a terminal and plain lines elsewhere.
 """
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from scstore.errors import ScstoreWarning, printable
+
+PACKAGE = __name__.partition(".")[0]
 
 
 class Track:
@@ -21,16 +27,27 @@ class Track:
 
 
 class Reporter:
-    """Listens to a workflow; this one says nothing."""
+    """Listens to a workflow; this one passes on warnings alone."""
 
     def note(self, message: str) -> None:
         """Something the user should know: which slot was read, how many genes matched."""
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, kind: type[ScstoreWarning] = ScstoreWarning) -> None:
         """Something that may make the result worse than the user expects."""
+        frame, level = sys._getframe(1), 2
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == PACKAGE:
+            frame, level = frame.f_back, level + 1
+        warnings.warn(printable(message), kind, stacklevel=level)  # of the line that called scstore
 
     @contextmanager
     def track(self, label: str, total: int, unit: str) -> Iterator[Track]:
         """Follow ``total`` units of work (``unit`` is their plural name: cells, texts)."""
         del label, total, unit
         yield Track()
+
+
+class Silent(Reporter):
+    """Says nothing, of warnings too."""
+
+    def warn(self, message: str, kind: type[ScstoreWarning] = ScstoreWarning) -> None:
+        """Ignore it."""

@@ -12,17 +12,20 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import anndata
 import h5py
+from anndata.io import write_elem
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from scstore import fsio
-from scstore.errors import DamagedError, GenesError, NewerFormatError, NotAStoreError, OptionError, OutputError
+from scstore.errors import DamagedError, GenesError, NewerFormatError, NotAStoreError, OptionError
+from scstore.hdf5_output import hdf5_output
 from scstore.untrusted.hdf5 import check_hdf5
 from scstore.untrusted.safetensors import WEIGHTS_LIMIT, read_weights
 
@@ -86,6 +89,9 @@ def differences(old: Space, new: Space) -> list[str]:
 # Format of stores, heads, projectors, gene tables and panels. A larger first number cannot be read.
 FORMAT = "1.0"
 
+# What a command may write into a folder beside its two files.
+CARD = "README.md"
+
 # Bytes of a folder's description, at writing and at reading.
 DESCRIPTION_LIMIT = 1 << 26
 
@@ -99,6 +105,11 @@ class FolderKind:
     weights: str
     command: str
 
+    def problem(self, path: Path) -> str | None:
+        """Return why a path is not such a folder, or holds other things; ``None`` if it may be replaced by one."""
+        parts = (self.description, self.weights, CARD)
+        return fsio.folder_problem(path, f"a {self.name}", marker=self.description, parts=parts)
+
 
 @dataclass(frozen=True)
 class FileKind:
@@ -107,6 +118,13 @@ class FileKind:
     name: str
     key: str
     command: str
+
+    def problem(self, path: Path) -> str | None:
+        """Return why a path is not such a file; ``None`` if it may be replaced by one."""
+        with suppress(Exception), h5py.File(path, "r") as file:  # HDF5 raises anything
+            if self.key in file["uns/scstore"]:
+                return None
+        return f"is not a {self.name} of scstore's"
 
 
 class Digested(Protocol):
@@ -142,12 +160,9 @@ def read_sealed_json(file: Path, *, limit: int, cure: str, has_format: bool = Tr
     return body
 
 
-def check_sealed_output(path: str | os.PathLike[str], kind: FolderKind, *, overwrite: bool) -> Path:
-    """Raise ``OutputError`` if a folder exists and may not be replaced, is of another kind, or cannot be written."""
-    target = fsio.check_output(path, overwrite=overwrite)
-    if target.exists() and not (target / kind.description).is_file():
-        raise OutputError(f"{target} exists and is not a {kind.name}, so it is not replaced. Choose another name.")
-    return target
+def check_sealed_output(path: str | os.PathLike[str], kind: FolderKind | FileKind, *, overwrite: bool) -> Path:
+    """Raise ``OutputError`` if an output exists and may not be replaced, is of another kind, or cannot be written."""
+    return fsio.check_output(path, overwrite=overwrite, problem=kind.problem)
 
 
 def write_sealed_folder(
@@ -187,6 +202,7 @@ def read_sealed_folder(
     ``NotAStoreError`` if there is no such folder, ``NewerFormatError``, or ``DamagedError`` if any byte differs from
     what was written or the weights have more than ``limit`` bytes.
     """
+    fsio.mend(path)
     description, weights = Path(path) / kind.description, Path(path) / kind.weights
     if not description.is_file():
         raise NotAStoreError(f"{path}: no {kind.name} ({kind.description}) is there. Make one with `{kind.command}`.")
@@ -207,11 +223,11 @@ def write_sealed_file(
     overwrite: bool,
 ) -> Path:
     """Write an AnnData with a header that holds its format and the digest of its content, atomically."""
-    target = fsio.check_output(path, overwrite=overwrite)
+    target = check_sealed_output(path, kind, overwrite=overwrite)
     full = {**header, "format": FORMAT, "digest": content.digest}
     adata.uns.setdefault("scstore", {}).update({"format": FORMAT, kind.key: json.dumps(full, sort_keys=True)})
-    with fsio.atomic_path(target) as partial:
-        adata.write_h5ad(partial, convert_strings_to_categoricals=False)
+    with fsio.atomic_path(target, overwrite=overwrite) as partial, hdf5_output(partial) as file:
+        write_elem(file, "/", adata)
     return target
 
 

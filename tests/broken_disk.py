@@ -72,7 +72,8 @@ class BrokenDisk(fsio.Disk):
         if self._fault == "short" and half is not None:
             half()
         if self._fault == "eio":  # done, and reported as failed
-            work()
+            if hasattr(made := work(), "close"):
+                made.close()
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
@@ -100,8 +101,8 @@ class BrokenDisk(fsio.Disk):
     def make_folder(self, path: Path) -> None:
         self._do("make_folder", path, lambda: super(BrokenDisk, self).make_folder(path))
 
-    def make_unique_folder(self, parent: Path, prefix: str) -> Path:
-        return self._do("make_folder", parent, lambda: super(BrokenDisk, self).make_unique_folder(parent, prefix))
+    def exchange(self, one: Path, other: Path) -> bool:
+        return self._do("exchange", other, lambda: super(BrokenDisk, self).exchange(one, other))
 
     def delete(self, path: Path) -> None:
         self._do("delete", path, lambda: super(BrokenDisk, self).delete(path))

@@ -21,6 +21,7 @@ from scipy.sparse import csr_matrix
 
 import scstore
 from scstore import fsio
+from scstore.errors import ScstoreWarning
 from scstore.progress import Reporter
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -135,7 +136,8 @@ class Notes(Reporter):
     def note(self, message: str) -> None:
         self.said.append(message)
 
-    warn = note
+    def warn(self, message: str, kind: type[ScstoreWarning] = ScstoreWarning) -> None:
+        self.said.append(message)
 
 
 def extract(cells: Any, out: Path, model: Path, **options: Any) -> scstore.Store:

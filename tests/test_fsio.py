@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
-import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
 
 import pytest
+from broken_disk import FAULTS, NOBODY, BrokenDisk, Killed, as_if_another_process, in_place_of_the_disk
 
 from scstore import fsio
-from scstore.errors import DamagedError, LockedError, OutputError
+from scstore.errors import DamagedError, InputError, LockedError, OutputError
+from scstore.lock_owner import this_process
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -91,12 +93,15 @@ def test_stale_partial_folders_are_removed(tmp_path: Path) -> None:
 def test_a_kill_between_the_renames_of_a_replacement_loses_nothing(
     tmp_path: Path,
 ) -> None:
-    """RELIABILITY 65: the next write finds the old folder under its name."""
+    """RELIABILITY 65: where names cannot be swapped, the next write finds the old folder under its name."""
     target = tmp_path / "store"
     target.mkdir()
     (target / "old").write_text("1")
 
     class Killed(fsio.Disk):
+        def exchange(self, one: Path, other: Path) -> bool:
+            return False
+
         def rename(self, source: Path, target: Path) -> None:
             if not target.name.startswith("."):
                 os._exit(9)
@@ -112,6 +117,71 @@ def test_a_kill_between_the_renames_of_a_replacement_loses_nothing(
         raise RuntimeError
     assert (target / "old").read_text() == "1"
     assert list(tmp_path.iterdir()) == [target]
+
+
+class NoSwap(BrokenDisk):
+    """A file system that cannot swap two names."""
+
+    def exchange(self, one: Path, other: Path) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("kind", [BrokenDisk, NoSwap])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_old_or_the_new_is_always_there(tmp_path: Path, fault: str, kind: type[BrokenDisk]) -> None:
+    """RELIABILITY 65: whatever operation of a replacement is the last, a reader finds one of the two, whole."""
+    target = tmp_path / "s"
+
+    def replace(content: str) -> None:
+        with fsio.atomic_folder(target, overwrite=True) as folder:
+            fsio.write_bytes(folder / "a", content.encode())
+            fsio.write_bytes(folder / "b", content.encode())
+
+    replace("old")
+    whole = kind()
+    with in_place_of_the_disk(whole):
+        replace("old")
+    assert len(whole.trace) > 15
+    for at in range(len(whole.trace)):
+        with in_place_of_the_disk(kind(at, fault)), contextlib.suppress(OSError, InputError, Killed):
+            replace("new")
+        as_if_another_process(tmp_path)
+        fsio.mend(target)
+        found = {file.name: file.read_text() for file in target.iterdir()}
+        assert found in ({"a": "old", "b": "old"}, {"a": "new", "b": "new"}), whole.trace[at]
+        replace("old")
+        assert [file.name for file in tmp_path.iterdir()] == ["s"]
+
+
+@pytest.mark.parametrize("write", [fsio.atomic_path, fsio.atomic_folder])
+def test_two_writers_of_one_output(tmp_path: Path, write: Any) -> None:
+    """RELIABILITY 65: the second is refused, under a link to it too, and what the first has written so far stays."""
+    (tmp_path / "link").symlink_to("out")
+    with write(tmp_path / "out") as partial:
+        if write is fsio.atomic_path:
+            partial.write_text("1")
+        for name in ("out", "link"):
+            with pytest.raises(LockedError, match="out"), write(tmp_path / name, overwrite=True):
+                pass
+        assert partial.exists()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link", "out"]
+
+
+def test_an_output_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
+    """RELIABILITY 43, 65."""
+    with pytest.raises(OutputError), fsio.atomic_path(tmp_path / "out", overwrite=False) as partial:
+        partial.write_text("mine")
+        (tmp_path / "out").write_text("another's")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("out", "another's")]
+
+
+def test_what_killed_runs_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    """RELIABILITY 23: of this output alone, whatever signs are in its name."""
+    for name in (".a[1]*.csv.partial-7-ab", ".a1.csv.partial-7-ab", ".b.partial-7"):
+        (tmp_path / name).touch()
+    with fsio.atomic_path(tmp_path / "a[1]*.csv") as partial:
+        partial.touch()
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".a1.csv.partial-7-ab", ".b.partial-7", "a[1]*.csv"]
 
 
 def test_digest_of_a_tree_sees_names_and_bytes(tmp_path: Path) -> None:
@@ -169,46 +239,93 @@ def test_a_second_owner_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "l").exists()
 
 
-def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
-    """RELIABILITY 25: lock of a dead process."""
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    (tmp_path / "l").write_text(json.dumps({"host": socket.gethostname(), "pid": int(dead.stdout), "since": 0}))
+def _owner(**other: object) -> str:
+    return json.dumps({**this_process(), "begun": "1", **other})
+
+
+DEAD = {
+    "a reused process id": {},
+    "process 1 of a container that is gone": {"pid": 1, "namespace": "pid:[1]", "host": "a container"},
+    "before the machine was started again": {"boot": "another"},
+}
+
+
+@pytest.mark.parametrize("name", DEAD)
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path, name: str) -> None:
+    """RELIABILITY 25, 64: the kernel holds it no longer, whatever process has its number now."""
+    (tmp_path / "l").write_text(_owner(**DEAD[name]))
     with fsio.lock(tmp_path / "l"):
-        assert json.loads((tmp_path / "l").read_text())["pid"] == os.getpid()
+        assert json.loads((tmp_path / "l").read_text()) == {**this_process(), "since": ANY}
 
 
-def test_one_of_two_processes_takes_over_a_dead_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RELIABILITY 25: both have found it dead; the second must not delete the lock that the first has made since."""
+LIVE = ["process 1 of another container", "this process, as another host"]
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_a_live_writer_keeps_its_lock(tmp_path: Path, name: str) -> None:
+    """RELIABILITY 64: another container on this machine, whose process is not seen from here."""
+    other = {"host": "elsewhere", "pid": 1, "namespace": "pid:[1]"} if "container" in name else {"host": "elsewhere"}
+    with fsio.lock(tmp_path / "l"):
+        (tmp_path / "l").write_text(_owner(**other))
+        with pytest.raises(LockedError, match="elsewhere"), fsio.lock(tmp_path / "l"):
+            pass
+        assert not fsio.reclaim_if_dead(tmp_path / "l")
+
+
+@pytest.mark.parametrize(
+    ("other", "dead"),
+    [
+        ({"pid": NOBODY}, True),
+        ({}, True),
+        ({"begun": this_process()["begun"]}, False),
+        ({"namespace": "pid:[1]"}, False),
+        ({"boot": "another"}, False),
+        ({"boot": "another", "host": "elsewhere"}, False),
+    ],
+)
+def test_where_the_file_system_knows_no_locks_the_process_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, object], dead: bool
+) -> None:
+    """RELIABILITY 26, 64: a number that is reused is no life; what cannot be seen is not called dead."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fsio.fcntl, "flock", no_locks)
+    (tmp_path / "l").write_text(_owner(**other))
+    if dead:
+        with fsio.lock(tmp_path / "l"):
+            pass
+    else:
+        with pytest.raises(LockedError), fsio.lock(tmp_path / "l"):
+            pass
+
+
+def test_one_of_many_takes_over_a_dead_lock(tmp_path: Path) -> None:
+    """RELIABILITY 25: all have found it dead; none deletes the lock that another one has made since."""
     file = tmp_path / "l"
-    file.write_text(json.dumps({"host": socket.gethostname(), "pid": 0, "since": 0}))
-    held, refused, over = [], [], threading.Event()
+    held, most, refused, start = [], [], [], threading.Barrier(8)
 
-    def take(name: str) -> None:
+    def take(name: int) -> None:
+        start.wait()
         try:
             with fsio.lock(file):
                 held.append(name)
-                over.wait(10)
+                most.append(len(held))
+                held.remove(name)
         except LockedError:
             refused.append(name)
 
-    second = threading.Thread(target=take, args=("second",))
-
-    def dead_and_the_second_comes(pid: int) -> bool:
-        if pid == 0 and not second.ident:
-            second.start()
-            second.join(0.2)  # as far as it gets: it waits, or it takes the lock under our hands
-        return pid != 0
-
-    monkeypatch.setattr(fsio, "_alive", dead_and_the_second_comes)
-    first = threading.Thread(target=take, args=("first",))
-    first.start()
-    while not refused and len(held) < 2 and first.is_alive():
-        first.join(0.01)
-    over.set()
-    first.join()
-    second.join()
-    assert sorted(held + refused) == ["first", "second"]
-    assert len(held) == 1
+    for _ in range(20):
+        file.write_text(_owner())
+        threads = [threading.Thread(target=take, args=(i,)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert max(most) == 1
+    assert len(most) + len(refused) == 160
+    assert not file.exists()
 
 
 def test_the_lock_of_another_host_is_left_alone(tmp_path: Path) -> None:

@@ -13,14 +13,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore import fsio
 from scstore.annotation.head_inputs import fit_across_genes
 from scstore.annotation.label_columns import LabelColumns, read_label_columns
 from scstore.cells.labels import MISSING_LABELS, MissingLabels
 from scstore.errors import OptionError
 from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.across_genes import KIND
-from scstore.heads.artifact import AnyHead, save_head
+from scstore.heads.artifact import HEAD, AnyHead, save_head
 from scstore.heads.fusion import FusedHead
 from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.rejection import KEEP, check_keep
@@ -28,6 +27,7 @@ from scstore.heads.rows import Rows, RowSubset
 from scstore.heads.scores import held_out_scores, reliability, scores_by_class
 from scstore.options import AllowPartial, Option, Overwrite, Progress, Seed, fraction, public
 from scstore.progress import Reporter
+from scstore.sealed import check_sealed_output
 from scstore.store.ledger import ids_digest
 from scstore.store.reader import Store, open_store
 
@@ -91,7 +91,7 @@ def fit(
     """
     check_keep(keep)
     if output is not None:
-        fsio.check_output(output, overwrite=overwrite)
+        check_sealed_output(output, HEAD, overwrite=overwrite)
     progress = progress or Reporter()
     if head == KIND:
         adjusted = None if prior_adjustment == PRIOR_ADJUSTMENT else prior_adjustment

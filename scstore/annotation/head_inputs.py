@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore.errors import FeatureSpaceError, GenesError
+from scstore.errors import FarFromReferenceWarning, FeatureSpaceError, GeneMatchWarning, GenesError
 from scstore.genes.matching import match_columns
 from scstore.genes.table import GeneTable, expression_genes
 from scstore.heads.across_genes import KIND, AcrossGenesHead
@@ -52,7 +52,8 @@ def _aligned(store: Store, view: Rows, genes: Mapping[str, list[str]], name: str
     if missing := np.setdiff1d(np.arange(len(symbols)), match.genes).tolist():
         progress.warn(
             f"{len(missing)} of the {len(symbols)} genes whose expression the head reads are not in {store.path} "
-            f"({', '.join(symbols[i] for i in missing[:5])}): taken as not expressed, which makes labels less sure."
+            f"({', '.join(symbols[i] for i in missing[:5])}): taken as not expressed, which makes labels less sure.",
+            GeneMatchWarning,
         )
     return MappedRows(view, lambda block: match.align(block).toarray(), width=len(symbols))
 
@@ -84,7 +85,8 @@ def predict_across_genes(
         f"{name} labels across genes: {_n_shared(store, record):,} of the {len(store.var):,} genes here were measured "
         "in training. Labels rest on gene texts and on how these cells group, so a label may change with the cells "
         f"beside it. On held-out training cells and genes: accuracy {held_out['accuracy']:.2f}, macro-F1 "
-        f"{held_out['macro_f1']:.2f}."
+        f"{held_out['macro_f1']:.2f}.",
+        FarFromReferenceWarning,
     )
     found = head.iter_proba(RowSubset(store.view("X"), rows), vectors=table.vectors[columns])
     return ((start, proba, None) for start, proba in found)

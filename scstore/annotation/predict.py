@@ -17,7 +17,7 @@ from scstore.annotation.head_inputs import head_features, predict_across_genes
 from scstore.annotation.majority import read_clusters, with_majority
 from scstore.annotation.prediction_files import check_predictions_file, open_predictions_file
 from scstore.annotation.prediction_frames import LabelRule, prediction_frames
-from scstore.errors import OptionError
+from scstore.errors import FarFromReferenceWarning, OptionError
 from scstore.heads.across_genes import AcrossGenesHead
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.rejection import Thresholds
@@ -162,7 +162,9 @@ def _predictions(store: Cells, head: TrainedHead, options: PredictOptions) -> It
     n_far, far = 0, np.inf if rejection is None else rejection.thresholds("both", options.keep).novelty
     with (
         progress.track("predicting", len(usable), "cells") as track,
-        nullcontext() if target is None else open_predictions_file(target, opened, labels=rule.labels) as writer,
+        nullcontext()
+        if target is None
+        else open_predictions_file(target, opened, labels=rule.labels, overwrite=options.overwrite) as writer,
     ):
         frames = prediction_frames(opened, rule, found, usable, track=track)
         if clusters is not None:
@@ -176,7 +178,8 @@ def _predictions(store: Cells, head: TrainedHead, options: PredictOptions) -> It
     if n_far > MANY_FAR * len(usable):
         progress.warn(
             f"{n_far:,} of {len(usable):,} cells lie far from the training cells of their label (novelty above "
-            f"{far:.2f}): another technology, tissue, species, or new cell types. Confidence means less here."
+            f"{far:.2f}): another technology, tissue, species, or new cell types. Confidence means less here.",
+            FarFromReferenceWarning,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -15,7 +15,8 @@ from scstore import fsio, tables
 from scstore.annotation.majority import HETEROGENEOUS
 from scstore.annotation.prediction_frames import COARSE, UNASSIGNED
 from scstore.errors import OutputError
-from scstore.store.export import write_h5ad
+from scstore.hdf5_output import hdf5_output
+from scstore.store.export import check_h5ad_output, write_h5ad
 from scstore.store.reader import Store
 
 FORMATS = (".h5ad", ".csv", ".parquet")
@@ -30,33 +31,37 @@ def check_predictions_file(output: Path, *, overwrite: bool) -> None:
     """Refuse an ending that names no format, and a file that exists, before the work for it starts."""
     if output.suffix not in FORMATS:
         raise OutputError(f"{output}: the name must end in one of {', '.join(FORMATS)}.")
-    fsio.check_output(output, overwrite=overwrite)
+    if output.suffix in tables.FORMATS:
+        tables.check_table(output, overwrite=overwrite)
+    else:
+        check_h5ad_output(output, overwrite=overwrite)
 
 
 @contextmanager
 def open_predictions_file(
-    output: Path, store: Store, *, labels: Sequence[str]
+    output: Path, store: Store, *, labels: Sequence[str], overwrite: bool = True
 ) -> Iterator[tables.TableWriter | AnnotatedCells]:
     """Write tables of all committed cells in blocks; the file appears, whole, when the block ends without an error.
 
     ``labels`` are all that the columns of labels can hold, beside ``unassigned`` and ``heterogeneous``.
     """
     if output.suffix in tables.FORMATS:
-        with tables.open_table(output, index=True) as table:
+        with tables.open_table(output, index=True, overwrite=overwrite) as table:
             yield table
         return
-    with fsio.atomic_path(output) as partial, closing(AnnotatedCells(partial, store, labels)) as cells:
-        yield cells
-        cells.finish()
+    with fsio.atomic_path(output, overwrite=overwrite) as partial:
+        write_h5ad(store, partial, rows=None if store.is_complete else np.flatnonzero(store.committed))
+        with hdf5_output(partial, "r+") as file:
+            cells = AnnotatedCells(file, int(store.committed.sum()), labels)
+            yield cells
+            cells.finish()
 
 
 class AnnotatedCells:
-    """The store's cells as ``.h5ad``, with predictions in ``obs`` and probabilities, if any, in ``obsm``."""
+    """``n`` cells in an ``.h5ad``, with predictions in ``obs`` and probabilities, if any, in ``obsm``."""
 
-    def __init__(self, path: Path, store: Store, labels: Sequence[str]) -> None:
-        write_h5ad(store, path, rows=None if store.is_complete else np.flatnonzero(store.committed))
-        self._n = int(store.committed.sum())
-        self._file = h5py.File(path, "r+")
+    def __init__(self, file: h5py.File, n: int, labels: Sequence[str]) -> None:
+        self._n, self._file = n, file
         self._labels = [*dict.fromkeys((*labels, UNASSIGNED, HETEROGENEOUS))]
         self._columns: dict[str, list[pd.Series]] = {}
         self._classes: list[str] = []
@@ -104,7 +109,3 @@ class AnnotatedCells:
             write_elem(uns, CLASSES, np.array(self._classes, dtype=object))
         elif PROBABILITY in obsm:
             del obsm[PROBABILITY]
-
-    def close(self) -> None:
-        """Close the file, finished or not."""
-        self._file.close()

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scstore.errors import LabelsError, OptionError
+from scstore.errors import LabelsError, LabelsWarning, OptionError
 from scstore.options import Option, did_you_mean
 from scstore.progress import Reporter
 
@@ -79,7 +79,8 @@ def report_labels(
         more = f"; and {len(groups) - 5} more" if len(groups) > 5 else ""
         progress.warn(
             f"{source}: some labels of {column} hardly differ in spelling and are kept apart: {listed}{more}. "
-            "Where they mean the same, correct the column."
+            "Where they mean the same, correct the column.",
+            LabelsWarning,
         )
 
 

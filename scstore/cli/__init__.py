@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from scstore.cli.builder import in_flags, state
 from scstore.cli.commands import app
 from scstore.console import Output
-from scstore.errors import ScstoreError
+from scstore.errors import ScstoreError, ScstoreWarning
+
+# What asks a program to end: Ctrl-C, kill, a terminal that is closed.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def _version(value: bool) -> None:  # noqa: FBT001  # typer's signature
@@ -39,7 +45,7 @@ def _common(
 
 
 class _Stopped(BaseException):
-    """SIGINT or SIGTERM; unwinds past typer, so that locks and temporary files are removed."""
+    """A signal to end; unwinds past typer, so that locks and temporary files are removed."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -47,7 +53,33 @@ class _Stopped(BaseException):
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    for one in SIGNALS:
+        if signal.getsignal(one) is _stop:
+            signal.signal(one, _stop_at_once)
     raise _Stopped(number)
+
+
+def _stop_at_once(number: int, _frame: FrameType | None) -> NoReturn:
+    """End without tidying up: the next run does that."""
+    os.write(2, b"stopped at once.\n")
+    os._exit(128 + number)
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print Python's warnings of scstore as lines, and those of other packages only for ``--debug``."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, ScstoreWarning):
+            state.reporter.warn(str(message), category)
+        elif state.debug:
+            shown_before(message, category, *where)
+
+    with warnings.catch_warnings():
+        shown_before = warnings.showwarning
+        warnings.showwarning = show  # type: ignore[assignment]  # the rest is passed on as it comes
+        warnings.simplefilter("always", ScstoreWarning)
+        yield
 
 
 def run(words: Sequence[str] | None = None) -> int:
@@ -56,10 +88,14 @@ def run(words: Sequence[str] | None = None) -> int:
     Exit codes: 0 done, 1 a fault, 2 the user can mend it, 3 ``verify`` found damage, 130 and 143 stopped.
     """
     state.parameters = ()
+    code: int | str | None = 0
     try:
-        app(words)
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
+        try:
+            with _warnings_as_lines():
+                app(words)
+        except SystemExit as end:
+            code = end.code
+        sys.stdout.flush()  # a full disk is an error too
     except _Stopped as stop:
         if state.debug:
             raise
@@ -69,14 +105,19 @@ def run(words: Sequence[str] | None = None) -> int:
         if state.debug:
             raise
         return _report(error)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
-    sys.exit(run())
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, _stop)
+    code = run()
+    for number in SIGNALS:
+        if signal.getsignal(number) in (_stop, _stop_at_once):
+            signal.signal(number, signal.SIG_DFL)
+    sys.exit(code)
 
 
 def _report(error: Exception) -> int:
@@ -84,6 +125,13 @@ def _report(error: Exception) -> int:
     if isinstance(error, ScstoreError):
         state.output.failure(in_flags(str(error), state.parameters), kind=error.kind)
         return error.exit_code
+    if isinstance(error, BrokenPipeError):  # whoever read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + 13
+    if isinstance(error, MemoryError):
+        message = f"the memory of this machine is not enough ({error or 'out of memory'}). Finished work is kept."
+        state.output.failure(message, kind="memory")
+        return 1
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         state.output.failure(f"{where}{error.strerror or error}. Finished work is kept.", kind="os")

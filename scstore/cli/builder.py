@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from scstore.console import Output
-from scstore.errors import OptionError
+from scstore.errors import OptionError, ScstoreWarning
 from scstore.options import Parameter, parameters_of
 from scstore.progress import Reporter
 
@@ -281,5 +281,5 @@ class FlagReporter(Reporter):
     def note(self, message: str) -> None:
         self._inner.note(in_flags(message, state.parameters))
 
-    def warn(self, message: str) -> None:
-        self._inner.warn(in_flags(message, state.parameters))
+    def warn(self, message: str, kind: type[ScstoreWarning] = ScstoreWarning) -> None:
+        self._inner.warn(in_flags(message, state.parameters), kind)

@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix
 
 from scstore import fsio
 from scstore.cells.opening import open_cells
-from scstore.errors import LockedError, OptionError, OutputError
+from scstore.errors import CellsWarning, LockedError, OptionError, OutputError
 from scstore.extraction.auto_panel import panel_of_store
 from scstore.extraction.model_reader import load_reader
 from scstore.extraction.options import AUTO_PANEL, Cells, ExtractOptions, Output, complete_options
@@ -30,7 +30,7 @@ from scstore.progress import Reporter
 from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, STATUS_OK, check_columns
 from scstore.store.ledger import Part, check_shard, creation_lock, ids_digest, part_lock
 from scstore.store.reader import Store, open_store
-from scstore.store.writer import build_store, commit_shard, write_scratch_expression
+from scstore.store.writer import build_store, commit_shard, store_problem, write_scratch_expression
 from scstore.tokens.genept import companion_vectors, weighted_means
 from scstore.tokens.ranking import RankedCells, expressed_genes
 
@@ -129,8 +129,9 @@ def extract(cells: Cells, output: Output, options: ExtractOptions) -> Store:
     settings = replace(completed, device=completed.device or process.device)
     target = Path(output)
     if target.exists() and not options.overwrite and not (target / "zarr.json").exists():
-        raise OutputError(f"{target} exists and is not a store. Choose another name, or set overwrite=True.")
-    target = fsio.check_output(target, overwrite=True)
+        raise OutputError(f"{target} exists and is not a store. Choose another name.")
+    fsio.mend(target)
+    fsio.check_output(target, overwrite=True, problem=store_problem if options.overwrite else lambda _: None)
     with part_lock(target, process.part), open_cells(cells, id_prefix_from=settings.id_prefix_from) as opened:
 
         def create() -> ExtractionPlan:
@@ -177,7 +178,8 @@ def _create(target: Path, plan: ExtractionPlan, progress: Reporter) -> None:
         builder.write_frames(obs, var if keep else pd.DataFrame(index=var.index[:0]), plan.record)
         builder.create_views(plan.shape)
     if empty := int((obs[N_GENES] == 0).sum()):
-        progress.warn(f"{empty:,} cells express none of the genes that may enter; they are kept and marked `empty`.")
+        said = f"{empty:,} cells express none of the genes that may enter; they are kept and marked `empty`."
+        progress.warn(said, CellsWarning)
 
 
 def _run(target: Path, plan: ExtractionPlan, part: Part, progress: Reporter) -> None:
@@ -217,8 +219,8 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, progress: Reporter) -> 
             views, halved = model.read(ranked, track)
             if halved:
                 progress.warn(
-                    f"shard {shard}: {halved} batches did not fit the device's memory and were run in halves; a "
-                    "smaller tokens_per_batch= avoids the detour"
+                    "batches did not fit the device's memory and were run in halves; a smaller tokens_per_batch= "
+                    "avoids the detour"
                 )
             writer.submit(write, shard, rows, ranked, views)
 
@@ -250,9 +252,8 @@ def _unfinished(
     done = sum(stop - start for shard, start, stop in mine if reasons[shard] is None)
     if done:
         progress.note(f"{done:,} of {plan.shape.n_obs:,} cells were extracted before")
-    for reason in filter(None, reasons.values()):
-        if "digest" in reason or "missing" in reason:
-            progress.warn(f"redoing a damaged shard: {reason}")
+    if damaged := [reason for reason in reasons.values() if reason and ("digest" in reason or "missing" in reason)]:
+        progress.warn(f"redoing damaged shards: {damaged[0]}; {len(damaged):,} in all")
     return todo, done
 
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from scstore import fsio
 from scstore.cells.opening import open_cells
 from scstore.errors import OptionError
 from scstore.gene_tables.encoding import ENDPOINT, encode_table, open_encoder
@@ -18,10 +17,11 @@ from scstore.genes.ncbi import NCBI_TEMPLATE, TAXA, describe_by_ncbi, read_gene_
 from scstore.genes.orthologs import describe_cells, other_organism, read_orthologs
 from scstore.genes.published import read_published
 from scstore.genes.species import guess_organism
-from scstore.genes.table import GeneTable, coverage, save_gene_table
+from scstore.genes.table import KIND, GeneTable, coverage, save_gene_table
 from scstore.genes.texts import DescribedGenes, read_descriptions
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
+from scstore.sealed import check_sealed_output
 
 File = str | os.PathLike[str]
 
@@ -85,7 +85,7 @@ def build_genes(
     _check(locals())  # all options, before anything else has a name here
     progress = progress or Reporter()
     only = [only_genes_of] if isinstance(only_genes_of, str | os.PathLike) else list(only_genes_of or ())
-    target = fsio.check_output(output, overwrite=overwrite)
+    target = check_sealed_output(output, KIND, overwrite=overwrite)
     if vectors is not None:
         table = _published(vectors, gene_info, organism)
         progress.note(f"genes: {len(table):,}, published vectors {table.width} wide")

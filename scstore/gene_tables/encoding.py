@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scstore import fsio
 from scstore.errors import OptionError, ScstoreError
 from scstore.genes.table import GeneTable, load_gene_table, save_gene_table
 from scstore.genes.texts import DescribedGenes
@@ -86,7 +87,9 @@ def cached_table(
         try:
             table = load_gene_table(path)
         except ScstoreError as error:
-            progress.warn(f"{error} It is made anew.")
+            aside = path.with_name(f"{path.name}.damaged")
+            fsio.disk.rename(path, aside)
+            progress.warn(f"{error} It is made anew, and the old one is kept as {aside.name}.")
         else:
             digest = None if files is None else files.digest
             same_texts = table.obs.equals(genes.obs) and table.template == genes.template

@@ -5,7 +5,9 @@ The key is read from ``OPENAI_API_KEY``, the address from ``OPENAI_BASE_URL``. T
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import html
 import os
 import re
 import sqlite3
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +40,21 @@ BASE_VARIABLE = "OPENAI_BASE_URL"
 # Host or [IPv6 address], port and path: no user, password or query.
 ADDRESS = re.compile(r"https?://([\w.-]+|\[[^\[\]@/\s]+\])(:\d+)?(/[^?#\s]*)?", re.IGNORECASE)
 
+# Letters and digits of a key in a row that are not to be seen.
+SHOWN = 6
+
+# Escapes of JSON, Python and JavaScript.
+ESCAPED = re.compile(r"\\+(?:u00|x)([0-9A-Fa-f]{2})")
+
 RETRIES = 10
 TIMEOUT = 60.0
+
+# Most bytes of an answer: a vector of 8,192 numbers in any notation, and what lies around the vectors.
+BYTES_OF_VECTOR = 1 << 18
+BYTES_AROUND = 1 << 20
+# None makes more than a thousand bytes of one.
+PACKINGS = ("identity", "gzip", "deflate")
+
 # Estimated; OpenAI's own limits are 2,048 texts and 300,000 tokens a request.
 REQUEST_TOKENS = 100_000
 
@@ -136,14 +152,34 @@ class VectorJournal:
         self._database.close()
 
 
+class TooLarge(BaseException):
+    """An answer past its bound. No ``Exception``, which the client would take for a reason to ask again."""
+
+
+class AnswerBound:
+    """Reads an answer, of any status, up to ``limit`` bytes unpacked; the client finds it read."""
+
+    limit = 0
+
+    def __call__(self, response: Any) -> None:
+        if response.headers.get("content-encoding", "identity") not in PACKINGS:
+            raise TooLarge
+        content = bytearray()
+        for part in response.iter_bytes():
+            content += part
+            if len(content) > self.limit:
+                raise TooLarge
+        response._content = bytes(content)
+
+
 class EndpointEncoder:
     """Vectors from an endpoint, each kept as soon as it arrives."""
 
-    def __init__(self, endpoint: Endpoint, client: openai.OpenAI, journal: VectorJournal) -> None:
+    def __init__(self, endpoint: Endpoint, client: openai.OpenAI, bound: AnswerBound, journal: VectorJournal) -> None:
         self.endpoint = endpoint
         self.journal = journal
         self.width = journal.width
-        self._client = client
+        self._client, self._bound = client, bound
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -175,6 +211,7 @@ class EndpointEncoder:
 
     def _ask(self, texts: list[str]) -> NDArray[np.float32]:
         """Send one request, which the client repeats with growing waits, and check the answer."""
+        self._bound.limit = BYTES_AROUND + len(texts) * BYTES_OF_VECTOR
         try:
             create: Any = self._client.embeddings.create
             answer = create(model=self.endpoint.model, input=texts, encoding_format="float")
@@ -182,21 +219,25 @@ class EndpointEncoder:
             with np.errstate(over="ignore"):
                 vectors = np.array([by_index[i] for i in range(len(texts))], dtype=np.float32)
             shape = (len(answer.data), self.width or np.atleast_2d(vectors).shape[1])
+        except TooLarge:
+            raise self._failed(
+                f"the answer has more than {self._bound.limit:,} bytes, or is packed in an unusual way"
+            ) from None
         except openai.APIStatusError as error:
             raise self._refused(error, texts) from None  # the cause may show the key
         except openai.OpenAIError as error:
             raise self._failed(self._said(error)) from None
-        except (AttributeError, TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
-            raise self._failed("the answer is not what an embeddings endpoint gives") from error
+        except (AttributeError, TypeError, ValueError, KeyError, OverflowError, RecursionError):
+            raise self._failed("the answer is not what an embeddings endpoint gives") from None
         if vectors.shape != shape or not vectors.size or not np.isfinite(vectors).all():
             raise self._failed("the answer has vectors of another width or number, or numbers that are not finite")
         self.width = shape[1]
         return vectors
 
     def _said(self, error: openai.OpenAIError) -> str:
-        """Return what the server or client said, in one line and without the key."""
-        line = " ".join(str(error).split())
-        return (line.replace(self.endpoint.key, "…") if self.endpoint.key else line)[:300]
+        """Return what the server or client said, in one line and without what may be a part of the key."""
+        line = " ".join("…" if _shows(word, self.endpoint.key) else word for word in str(error).split())
+        return "its words hold parts of the key" if _shows(line, self.endpoint.key) else line[:300]
 
     def _failed(self, why: str) -> NetworkError:
         return NetworkError(
@@ -206,7 +247,7 @@ class EndpointEncoder:
 
     def _refused(self, error: openai.APIStatusError, texts: Sequence[str]) -> NetworkError | OptionError:
         status, said = error.status_code, self._said(error)
-        has_no_funds = "insufficient_quota" in said
+        has_no_funds = "insufficient_quota" in str(error)
         if (status in (408, 409, 429) or status >= 500) and not has_no_funds:
             return self._failed(f"the server answered {status} at every try ({said})")
         cure = f"Check the model's name and {BASE_VARIABLE}."
@@ -225,17 +266,38 @@ def endpoint_encoder(model: str, output: Path, texts: Sequence[str], progress: R
     """Open the encoder for a table and tell what it will cost; the journal is deleted if the block succeeds."""
     endpoint = read_environment(model)
     path = endpoint.journal_beside(output)
+    bound = AnswerBound()
     client = openai.OpenAI(
-        base_url=endpoint.base_url, api_key=endpoint.key or "none", max_retries=RETRIES, timeout=TIMEOUT
+        base_url=endpoint.base_url,
+        api_key=endpoint.key or "none",
+        max_retries=RETRIES,
+        timeout=TIMEOUT,
+        default_headers={"Accept-Encoding": "identity"},
+        http_client=openai.DefaultHttpxClient(event_hooks={"response": [bound]}),
     )
     with client, fsio.lock(path.with_name(f"{path.name}.lock")):
         with closing(VectorJournal(path)) as journal:
-            encoder = EndpointEncoder(endpoint, client, journal)
+            encoder = EndpointEncoder(endpoint, client, bound, journal)
             progress.note(encoder.estimate(texts))
             if long := [text[:30] for text in texts if len(text) > MAX_CHARACTERS]:
                 progress.warn(f"{len(long):,} texts are cut to {MAX_CHARACTERS:,} characters: {show_some(long)}")
             yield encoder
         path.unlink(missing_ok=True)
+
+
+def _shows(line: str, key: str) -> bool:
+    """Whether a text may hold a part of a key, however it is written: split, escaped, percent, hex or base64."""
+    raw = key.encode()
+    forms = [key, raw.hex(), *(base64.b64encode(raw[start:]).decode() for start in range(3))]
+    for _ in range(2):  # an escape within an escape
+        line = unquote(html.unescape(ESCAPED.sub(lambda found: chr(int(found[1], 16)), line)))
+    seen = _letters(line)
+    parts = {form[at : at + SHOWN] for form in map(_letters, forms) for at in range(max(1, len(form) - SHOWN + 1))}
+    return bool(key) and any(part in seen for part in parts)
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.casefold())
 
 
 def _key(text: str) -> bytes:

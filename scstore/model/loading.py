@@ -31,6 +31,15 @@ MINILM_DIGEST = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fa
 
 DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 ENCODERS = frozenset({"bert"})
+
+# Numbers of config.json that must, and that may, be there; the largest models have a million of the largest.
+SIZES = (
+    *("num_hidden_layers", "hidden_size", "max_position_embeddings"),
+    *("intermediate_size", "num_attention_heads", "vocab_size"),
+)
+OPTIONAL_SIZES = ("num_key_value_heads", "head_dim")
+LARGEST = 10_000_000
+
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt"]
 
 
@@ -161,7 +170,7 @@ def _fetch(name: str, revision: str | None) -> Path:
 def _checked_config(name: str, folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{folder}/config.json: cannot be read ({error}). Give a folder in Hugging Face layout."
         ) from error
@@ -180,9 +189,10 @@ def _checked_config(name: str, folder: Path) -> dict[str, Any]:
     if (kind := config.get("model_type")) not in DECODERS | ENCODERS:
         known = ", ".join(sorted(DECODERS | ENCODERS))
         raise ModelError(f"{name}: models of type {kind!r} are not supported. Supported: {known}.")
-    for field in ("num_hidden_layers", "hidden_size", "max_position_embeddings"):
-        if not isinstance(config.get(field), int) or config[field] < 1:
-            raise ModelError(f"{folder}/config.json: {field} is {config.get(field)!r}, not a positive number.")
+    for field in (*SIZES, *OPTIONAL_SIZES):
+        value = config.get(field)
+        if not (type(value) is int and 1 <= value <= LARGEST) and not (value is None and field in OPTIONAL_SIZES):
+            raise ModelError(f"{folder}/config.json: {field} is {value!r:.60}, not a number from 1 to {LARGEST:,}.")
     return config
 
 
@@ -246,9 +256,7 @@ def load_backbone(
     ModelError
         If files are missing or damaged.
     """
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
+    config = _configuration(files)
     config.num_hidden_layers = depth or files.n_layers
     config.use_cache = False
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
@@ -264,6 +272,18 @@ def load_backbone(
         model = model.to(device)
     model.requires_grad_(requires_grad=False)
     return Backbone(files=files, model=model.eval(), tokenizer=load_tokenizer(files), device=device, dtype=dtype)
+
+
+def _configuration(files: ModelFiles) -> Any:
+    """Let transformers read and check the configuration."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # it raises anything on odd values
+        reason = " ".join(str(error).split())[:200]
+        msg = f"{files.folder}/config.json: transformers cannot use it ({reason}). Fetch the model again."
+        raise ModelError(msg) from error
 
 
 def _trained_model(files: ModelFiles, config: Any, **options: Any) -> Any:
@@ -282,8 +302,9 @@ def _trained_model(files: ModelFiles, config: Any, **options: Any) -> Any:
                 output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{files.name}: {files.folder} cannot be loaded ({str(error).splitlines()[0]}).") from error
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, ArithmeticError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{files.name}: {files.folder} cannot be loaded ({reason}).") from error
     if loaded["missing_keys"] or loaded["mismatched_keys"]:
         # transformers would fill them with random numbers and go on
         lacking = sorted({*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])})

@@ -12,19 +12,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scstore import fsio
 from scstore.cells.expression import find_expression
 from scstore.cells.labels import MISSING_LABELS, MissingLabels
 from scstore.cells.opening import open_cells
 from scstore.cells.options import AllowFractional, CellSource, Expression, IdPrefixFrom, Slot, SumDuplicateGenes
-from scstore.errors import GenesError, OptionError
+from scstore.errors import GeneMatchWarning, GenesError, OptionError
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.panels.comparison import cells_seen, compare
 from scstore.panels.gene_scores import ScoredGenes, score_genes
 from scstore.panels.inputs import PanelInput, check_ids, name_genes
 from scstore.panels.joined_genes import JoinedGenes, join_genes
-from scstore.panels.panel import Panel, save_panel
+from scstore.panels.panel import KIND, Panel, save_panel
 from scstore.progress import Reporter
+from scstore.sealed import check_sealed_output
 
 DEFAULT_N_GENES = 200
 
@@ -81,7 +81,7 @@ def panel(
         raise OptionError("Give either label=, a column of labels, or label_free=True, to choose genes without labels.")
     if organism is not None and orthologs is None:
         raise OptionError(f"organism={organism!r} has an effect with orthologs= only. Give both, or leave it out.")
-    fsio.check_output(output, overwrite=overwrite)
+    check_sealed_output(output, KIND, overwrite=overwrite)
     progress = progress or Reporter()
     with ExitStack() as stack:
         opened = [stack.enter_context(open_cells(source, id_prefix_from=id_prefix_from)) for source in sources]
@@ -121,7 +121,8 @@ def _note_shared(genes: JoinedGenes, inputs: Sequence[PanelInput], progress: Rep
     shared = int((genes.n_inputs == len(inputs)).sum())
     progress.note(f"genes: {len(genes):,} in all, {shared:,} of them measured in each of the inputs")
     if not (genes.n_inputs > 1).any():
-        progress.warn("No gene is measured in more than one input. Are they of one species, and named alike?")
+        said = "No gene is measured in more than one input. Are they of one species, and named alike?"
+        progress.warn(said, GeneMatchWarning)
 
 
 def _describe(

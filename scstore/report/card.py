@@ -26,13 +26,21 @@ WHY = {
     "both": "confidence below {confidence:.3f}, or novelty above {novelty:.2f}",
 }
 TWO_COLUMNS = ("", "")
+CARD_HEADING = "## Training data and head"
 
 
 def save_model_card(head: AnyHead, output: str | os.PathLike[str], *, name: str, overwrite: bool = False) -> Path:
     """Write :func:`model_card` to a ``.md`` file, atomically."""
-    target = fsio.check_output(output, overwrite=overwrite)
-    fsio.write_bytes(target, model_card(head, name=name).encode())
+    target = fsio.check_output(output, overwrite=overwrite, problem=_problem)
+    with fsio.atomic_path(target, overwrite=overwrite) as partial:
+        partial.write_text(model_card(head, name=name), encoding="utf-8")
     return target
+
+
+def _problem(path: Path) -> str | None:
+    """Return why a file is no model card, which says so in its headings; ``None`` if it is one."""
+    is_one = path.is_file() and CARD_HEADING in path.read_text(encoding="utf-8", errors="replace")
+    return None if is_one else "is not a model card of scstore's"
 
 
 def model_card(head: AnyHead, *, name: str) -> str:
@@ -66,7 +74,7 @@ def _training(head: AnyHead, record: Mapping[str, Any]) -> str:
         rows.append(("head", f"{head.kind}; views {', '.join(head.views_)}"))
         rows.append(("class shares taken back", f"{head.prior_adjustment:g}"))
     rows += [(f"member {view}", how) for view, how in record.get("training", {}).items()]
-    return "## Training data and head\n\n" + as_table(TWO_COLUMNS, [*rows, ("seed", str(record["seed"]))])
+    return f"{CARD_HEADING}\n\n" + as_table(TWO_COLUMNS, [*rows, ("seed", str(record["seed"]))])
 
 
 def _held_out(head: AnyHead, record: Mapping[str, Any]) -> str:

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import numpy as np
 
-from scstore import fsio
-from scstore.errors import MissingExtraError, OutputError
+from scstore import fsio, tables
+from scstore.errors import MissingExtraError
 from scstore.evaluation.result import Evaluation, best_rows
 from scstore.evaluation.table_rows import ViewSource
 from scstore.heads.class_numbers import stratified_sample
@@ -20,6 +20,8 @@ from scstore.report.markdown import as_table, escaped
 from scstore.store.reader import Store
 
 JSON_FILE = "evaluation.json"
+FIGURES = tuple(f"{name}.{suffix}" for name in ("metrics", "confusion", "umap") for suffix in ("svg", "png"))
+FILES = (JSON_FILE, "evaluation.csv", "evaluation.md", "predictions.parquet", *FIGURES)
 # A UMAP of more cells is drawn of a part of each class: one of a million takes an hour and shows the same.
 UMAP_CELLS = 20_000
 
@@ -61,9 +63,9 @@ def save_evaluation(
     target = check_evaluation_output(folder, figures=figures, overwrite=overwrite)
     with fsio.atomic_folder(target, overwrite=overwrite) as partial:
         fsio.write_json(partial / JSON_FILE, evaluation.as_json())
-        evaluation.scores.to_csv(partial / "evaluation.csv", index=False)
+        tables.write_table(evaluation.scores, partial / "evaluation.csv")
         fsio.write_bytes(partial / "evaluation.md", evaluation_markdown(evaluation).encode())
-        evaluation.predictions.to_parquet(partial / "predictions.parquet", index=False)
+        tables.write_table(evaluation.predictions, partial / "predictions.parquet")
         if figures:
             _draw(evaluation, partial)
     return target
@@ -73,10 +75,11 @@ def check_evaluation_output(folder: str | os.PathLike[str], *, figures: bool, ov
     """Return the folder if an evaluation can be written there, with figures if wanted; else refuse."""
     if figures and not all(importlib.util.find_spec(name) for name in ("matplotlib", "umap")):
         raise MissingExtraError("Drawing figures (figures=False leaves them out)", "plot")
-    target = fsio.check_output(folder, overwrite=overwrite)
-    if target.exists() and not (target / JSON_FILE).is_file():
-        raise OutputError(f"{target} exists and holds no evaluation, so it is not replaced. Choose another name.")
-    return target
+    return fsio.check_output(folder, overwrite=overwrite, problem=_problem)
+
+
+def _problem(path: Path) -> str | None:
+    return fsio.folder_problem(path, "an evaluation", marker=JSON_FILE, parts=FILES)
 
 
 def evaluation_markdown(evaluation: Evaluation) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore.errors import MissingExtraError
+from scstore.errors import MissingExtraError, printable
 
 try:
     from matplotlib import rc_context
@@ -35,6 +35,9 @@ HATCHES = ("", "//", "..", "xx")
 MANY_CLASSES = 20
 
 LEGEND_ROWS = 22
+
+# Texts that matplotlib makes while it draws.
+AS_TEXT: Any = {"text.parse_math": False, "text.usetex": False}
 
 
 def metrics_figure(
@@ -66,7 +69,7 @@ def metrics_figure(
         axes.bar_label(bars, [_two_digits(mean) for mean in means], padding=2, fontsize=7)
         axes.set(title=metric, xlim=(0, 1.14), xticks=[0, 0.5, 1])
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(places, list(methods), fontsize=_font_size(len(methods)))
+    panels[0].set_yticks(places, list(map(printable, methods)), fontsize=_font_size(len(methods)))
     figure.suptitle(title, fontsize=9)
     handles = [Patch(facecolor=colour, hatch=hatch, edgecolor="white") for colour, hatch in styles.values()]
     figure.legend(handles, kind_names, loc="outside lower center", ncols=len(kind_names), fontsize=8)
@@ -93,7 +96,7 @@ def confusion_figure(
     for axes, (title, (truth, predicted)) in zip(panels, results.items(), strict=True):
         counts = confusion_matrix(list(truth), list(predicted), labels=classes).astype(np.float64)
         shares[title] = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        display = ConfusionMatrixDisplay(shares[title], display_labels=classes)
+        display = ConfusionMatrixDisplay(shares[title], display_labels=list(map(printable, classes)))
         scale = {"cmap": "cividis", "colorbar": False, "im_kw": {"vmin": 0, "vmax": 1}}
         display.plot(ax=axes, include_values=not many, text_kw={"fontsize": 7}, **scale)
         for text, share in () if many else zip(display.text_.flat, shares[title].flat, strict=True):
@@ -134,12 +137,15 @@ def umap_figure(layouts: Mapping[str, NDArray[np.float32]], labels: Sequence[str
     figure = Figure(figsize=(width, 4.6), layout="constrained")
     panels = figure.subplots(1, len(layouts), squeeze=False)[0]
     area = float(np.clip(12_000 / max(1, len(values)), 2, 12))
+    marks: dict[str, Any] = {}
     for axes, (title, points) in zip(panels, layouts.items(), strict=True):
         for i, name in enumerate(classes):
             here = points[values == name]
             colour, marker = class_mark(i)
             label = f"{i + 1} {name}" if numbered else name
-            axes.scatter(*here.T, s=area, c=colour, marker=marker, linewidths=0, label=label)
+            if label.startswith("_"):  # which matplotlib would leave out
+                label = f" {label}"
+            marks[label] = axes.scatter(*here.T, s=area, c=colour, marker=marker, linewidths=0)
             if numbered:
                 middle = here[np.linalg.norm(here - np.median(here, axis=0), axis=1).argmin()]
                 box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0}
@@ -147,8 +153,8 @@ def umap_figure(layouts: Mapping[str, NDArray[np.float32]], labels: Sequence[str
         axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
         axes.set_title(title, fontsize=10)
     scale = {"fontsize": _font_size(len(classes)), "markerscale": float(np.sqrt(30 / area))}
-    handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside right center", ncols=columns, handletextpad=0.3, columnspacing=0.8, **scale)
+    scale |= {"ncols": columns, "handletextpad": 0.3, "columnspacing": 0.8}
+    figure.legend(list(marks.values()), list(marks), loc="outside right center", **scale)
     _save(figure, paths)
 
 
@@ -169,7 +175,8 @@ def _font_size(n_items: int) -> float:
 def _save(figure: Figure, paths: Iterable[Path]) -> None:
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # labels are data: a dollar sign in them is no formula
+        text.set_text(printable(text.get_text()))
     for path in paths:
         is_svg = os.fspath(path).endswith(".svg")
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "scstore"}):
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "scstore", **AS_TEXT}):
             figure.savefig(path, dpi=150, metadata={"Date": None} if is_svg else {})

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from scstore import fsio
-from scstore.errors import OutputError
+from scstore.errors import ScstoreError
 from scstore.heads.neighbour_search import (
     ApproximateIndex,
     MeasuredRecall,
@@ -149,8 +149,10 @@ def _keep(index: CosineIndex, file: Path, progress: Reporter) -> None:
     raw = index.to_bytes()
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fsio.write_bytes(file, fsio.digest_bytes(raw).encode() + b"\n", raw)
-    except (OSError, OutputError) as error:
+        with fsio.atomic_path(file) as partial, partial.open("xb") as written:
+            for part in (fsio.digest_bytes(raw).encode() + b"\n", raw):
+                fsio.disk.write(written, part)
+    except (OSError, ScstoreError) as error:
         progress.warn(f"{file.parent}: the index cannot be kept there ({error}). The next query builds it again.")
 
 

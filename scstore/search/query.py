@@ -195,7 +195,7 @@ def _searchable_view(store: Store, name: str | None) -> View:
 
 def _written(plan: _Plan, options: QueryOptions) -> Iterator[pd.DataFrame]:
     """Yield the table in parts, one at least, which are written on their way."""
-    with nullcontext() if options.output is None else open_table(options.output) as writer:
+    with nullcontext() if options.output is None else open_table(options.output, overwrite=options.overwrite) as writer:
         for table in _tables(plan, options):
             if writer is not None:
                 writer.write(table)

@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import anndata
 import h5py
 import numpy as np
+from anndata.io import write_elem
 from numpy.typing import NDArray
 
 from scstore import fsio
+from scstore.hdf5_output import hdf5_output
 from scstore.options import Option, Overwrite, public
+from scstore.sealed import FORMAT
 from scstore.store.reader import Store, open_store
 from scstore.store.views import ARRAY, View, write_csr
+
+# Attribute of the files that are written here: only they are ever replaced.
+MADE_HERE = "scstore"
 
 # Bytes of a block of rows on their way from the store to the file.
 BLOCK_BYTES = 1 << 25
@@ -46,13 +53,25 @@ def export(
     IncompleteStoreError
         If the store is not finished.
     OutputError
-        If the file exists.
+        If the file exists, or is to be replaced and is not one that scstore wrote.
     """
-    target = fsio.check_output(output, overwrite=overwrite)
+    target = check_h5ad_output(output, overwrite=overwrite)
     opened = open_store(store)
-    with fsio.atomic_path(target) as partial:
+    with fsio.atomic_path(target, overwrite=overwrite) as partial:
         write_h5ad(opened, partial, views=views)
     return target
+
+
+def check_h5ad_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Check that cells can be written to a file; of those that exist only one is replaced that this module wrote."""
+    return fsio.check_output(path, overwrite=overwrite, problem=_problem)
+
+
+def _problem(path: Path) -> str | None:
+    with suppress(Exception), h5py.File(path, "r") as file:  # HDF5 raises anything
+        if MADE_HERE in file.attrs:
+            return None
+    return "is not a file of cells that scstore wrote, or another program has changed it"
 
 
 def write_h5ad(
@@ -66,16 +85,19 @@ def write_h5ad(
     if not store.is_sharded:
         if store.path.is_file() and views is None and rows is None:
             shutil.copyfile(store.path, path)
+            with hdf5_output(path, "r+") as file:
+                if MADE_HERE not in file.attrs:
+                    file.attrs[MADE_HERE] = FORMAT
         else:
-            store.to_anndata(views, rows=rows).write_h5ad(path)
+            _write_anndata(store.to_anndata(views, rows=rows), path)
         return
     names = list(store.views if views is None else dict.fromkeys(store.view(name).name for name in views))
     frame = store.to_anndata([], rows=rows)
     if "X" in names:
         frame = anndata.AnnData(obs=frame.obs, var=store.expression_genes, uns=frame.uns)
-    frame.write_h5ad(path)
+    _write_anndata(frame, path)
     chosen = np.arange(store.n_obs) if rows is None else rows
-    with h5py.File(path, "r+") as file:
+    with hdf5_output(path, "r+") as file:
         for name in names:
             view = store.view(name)
             if name != "X":
@@ -85,6 +107,16 @@ def write_h5ad(
                 del file["X"]
             blocks = (view[chosen[start : start + SPARSE_ROWS]] for start in range(0, len(chosen), SPARSE_ROWS))
             write_csr(file.create_group("X"), blocks, view.shape[1])
+
+
+def _write_anndata(adata: anndata.AnnData, path: Path) -> None:
+    """Write what :meth:`anndata.AnnData.write_h5ad` would."""
+    adata.strings_to_categoricals()
+    if adata.raw is not None:
+        adata.strings_to_categoricals(adata.raw.var)
+    with hdf5_output(path) as file:
+        write_elem(file, "/", adata)
+        file.attrs[MADE_HERE] = FORMAT
 
 
 def _write_dense(group: Any, view: View, rows: NDArray[np.int64]) -> None:

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import zarr
 
+from scstore import fsio
 from scstore.errors import CellsError, DamagedError, NotAStoreError, ScstoreError
 from scstore.sealed import Space, fingerprint
 from scstore.untrusted.hdf5 import check_hdf5
@@ -152,6 +153,7 @@ def decoding(source: Path, name: str) -> Iterator[None]:
 
 def open_group(path: Path) -> Any:
     """Open the root group of a store or an AnnData, Zarr or HDF5; ``NotAStoreError`` if there are no cells in it."""
+    fsio.mend(path)
     if not path.exists():
         raise NotAStoreError(f"{path}: no such file or folder.")
     if not path.is_dir():

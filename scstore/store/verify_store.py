@@ -318,8 +318,8 @@ def _leftovers(root: Path, *, complete: bool, views: Iterable[ViewSpec], uncommi
     inside = _leftovers_inside(root, complete=complete, views=views, uncommitted=uncommitted)
     made = [root.name, *(f"{root.stem}{ending}" for ending in MADE_BESIDE)]
     starts = tuple(f".{name}{fsio.PARTIAL}" for name in made)
-    lock = creation_lock(root).name
-    beside = [file.name for file in root.parent.iterdir() if file.name.startswith(starts) or file.name == lock]
+    locks = (creation_lock(root).name, *(fsio.writing_lock(root.with_name(name)).name for name in made))
+    beside = [file.name for file in root.parent.iterdir() if file.name.startswith(starts) or file.name in locks]
     return [*inside, *(f"../{name}" for name in sorted(beside))]
 
 

@@ -34,6 +34,9 @@ from scstore.store.views import ARRAY, write_csr
 # Kinds of columns that AnnData stores as they are.
 STORABLE = frozenset({"string", "boolean", "integer", "floating", "empty"})
 
+# What lies in a store's folder.
+PARTS = (LEDGER, "X", "layers", "obs", "obsm", "obsp", "raw", "uns", "var", "varm", "varp", "zarr.json")
+
 # Views are stored as they are, with NaN where rows are missing.
 RAW: dict[str, Any] = {"fill_value": np.nan, "compressors": None, "filters": None, "attributes": ARRAY}
 
@@ -119,6 +122,11 @@ def _storable(frame: pd.DataFrame) -> pd.DataFrame:
         if frame[name].dtype == object and column.isna().any():
             frame[name] = frame[name].astype("category")  # a text column has no form for missing values
     return frame
+
+
+def store_problem(path: Path) -> str | None:
+    """Return why a path is no store of scstore's, or holds other things; ``None`` if it may be replaced by one."""
+    return fsio.folder_problem(path, "a store", marker=LEDGER, parts=PARTS)
 
 
 @contextmanager

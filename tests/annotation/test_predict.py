@@ -10,7 +10,7 @@ import pytest
 from support import make_cells, write_model
 
 import scstore
-from scstore.errors import FeatureSpaceError, GenesError, OutputError
+from scstore.errors import FeatureSpaceError, GenesError, OutputError, ScstoreWarning
 from scstore.progress import Reporter
 from scstore.store.layout import record_path
 
@@ -21,7 +21,7 @@ class Warnings(Reporter):
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, kind: type[ScstoreWarning] = ScstoreWarning) -> None:
         self.said.append(message)
 
 

@@ -12,7 +12,7 @@ from support import make_cells
 import scstore
 from scstore.annotation.predict import PredictionCounts, predict_to_file
 from scstore.annotation.prediction_files import open_predictions_file
-from scstore.errors import CellsError, OptionError
+from scstore.errors import CellsError, OptionError, ScstoreWarning
 from scstore.heads.fusion import FusedHead
 from scstore.progress import Reporter
 
@@ -21,7 +21,7 @@ class Warnings(Reporter):
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, kind: type[ScstoreWarning] = ScstoreWarning) -> None:
         self.said.append(message)
 
 

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+import scstore
+from scstore import cli, console
+from scstore.cli.builder import state
+from scstore.errors import GeneMatchWarning
+from scstore.progress import Reporter, Silent
+
+
+def test_a_python_caller_gets_warnings_of_its_own_line_once_a_cause() -> None:
+    def call() -> None:
+        Reporter().warn("genes are missing", GeneMatchWarning)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            call()
+        Silent().warn("nothing")
+    assert [(one.category, str(one.message), one.filename) for one in caught] == [
+        (GeneMatchWarning, "genes are missing", __file__)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", scstore.ScstoreWarning)
+        with pytest.raises(GeneMatchWarning):
+            call()
+
+
+@pytest.mark.parametrize(("quiet", "lines"), [(False, ["warning: genes are missing with --min-match"]), (True, [])])
+def test_the_command_line_prints_warnings_as_lines_once(
+    quiet: bool, lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that come through `warnings` too; those of other packages are for `--debug`."""
+    from scstore.options import parameters_of
+
+    def app(_words: object) -> None:
+        state.output = console.Output(quiet=quiet)
+        state.parameters = parameters_of(scstore.extract)
+        state.reporter.warn("genes are missing with min_match=", GeneMatchWarning)
+        Reporter().warn("genes are missing with min_match=", GeneMatchWarning)
+        warnings.warn("of another package", FutureWarning, stacklevel=1)
+
+    monkeypatch.setattr(cli, "app", app)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert cli.run([]) == 0
+    assert capsys.readouterr().err.splitlines() == lines
