@@ -97,6 +97,8 @@ def fit(
         adjusted = None if prior_adjustment == PRIOR_ADJUSTMENT else prior_adjustment
         _check_across_genes(label, {"views": views, "params": params, "prior_adjustment": adjusted})
     opened = store if isinstance(store, Store) else open_store(store)
+    for line in opened.notes:
+        progress.note(line)
     cells = _training_cells(opened, label, missing_labels, allow_partial=allow_partial, progress=progress)
     names = ["X"] if head == KIND else [opened.view(name).name for name in (views or opened.default_views)]
     what = f"{len(cells.rows):,} cells, {len(set(cells.labels)):,} labels of {cells.columns.finest!r}"

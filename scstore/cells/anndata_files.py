@@ -29,8 +29,8 @@ UNDERSTOOD |= dict.fromkeys(("array", "dataframe"), "0.2.0")
 def read_anndata(root: Any, *, guard: Guard) -> Opened:
     """Read the metadata of an AnnData below a root group, h5py or Zarr, and open its matrices."""
     _check_encoding(root, guard.source, "the file")
-    obs = _read_frame(root, "obs", guard=guard)
-    var = _read_frame(root, "var", guard=guard)
+    obs = read_frame(root, "obs", guard=guard)
+    var = read_frame(root, "var", guard=guard)
     if obs is None or var is None:
         raise CellsError(f"{guard.source}: there is no {'obs' if obs is None else 'var'}, so it is not an AnnData.")
 
@@ -52,7 +52,7 @@ def read_anndata(root: Any, *, guard: Guard) -> Opened:
         _check_encoding(raw, guard.source, "raw")
     else:
         raw, prefix = root, "raw."  # as anndata before 0.7 wrote them
-    raw_var = _read_frame(raw, f"{prefix}var", guard=guard)
+    raw_var = read_frame(raw, f"{prefix}var", guard=guard)
     if raw_var is not None:
         add("raw", raw, f"{prefix}X", raw_var)
     return Opened(obs, slots, slot_vars)
@@ -169,7 +169,7 @@ def _is_newer(written: str, than: str) -> bool:
     return [int(part) for part in parts] > [int(part) for part in than.split(".")]
 
 
-def _read_frame(group: Any, name: str, *, guard: Guard) -> pd.DataFrame | None:
+def read_frame(group: Any, name: str, *, guard: Guard) -> pd.DataFrame | None:
     """Read a data frame through anndata, after checking everything below it; ``None`` when there is none."""
     node = guard.member(group, name)
     if node is None:

@@ -156,7 +156,7 @@ def _first(
 
 def _place(cells: CellFile, slot: str, start: int, block: sparse.csr_matrix, at: int) -> str:
     row = int(np.searchsorted(block.indptr, at, side="right")) - 1
-    gene = cells.var(slot).index[int(block.indices[at])]
+    gene = cells.genes[slot].var.index[int(block.indices[at])]
     return f"cell {show(cells.obs.index[start + row])}, gene {show(gene)}"
 
 

@@ -178,8 +178,9 @@ def open_compressed(
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """What the reader of a format found: ``obs`` with ids as stored, matrices and genes by slot."""
+    """What the reader of a format found: ``obs`` with ids as stored, matrices and features by slot, lines to print."""
 
     obs: pd.DataFrame
     slots: Mapping[str, RowMatrix]
     slot_vars: Mapping[str, pd.DataFrame]
+    notes: tuple[str, ...] = ()

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pandas as pd
 import zarr
 from anndata import AnnData
 
-from scstore.cells.anndata_files import read_anndata
+from scstore.cells.anndata_files import read_anndata, read_frame
 from scstore.cells.anndata_memory import describe_anndata, open_anndata
+from scstore.cells.features import Genes, find_genes
 from scstore.cells.matrices import Opened, RowMatrix
-from scstore.cells.tenx import find_mtx, read_10x_folder, read_10x_hdf5, tenx_groups
+from scstore.cells.mtx import find_mtx, read_mtx_folder
+from scstore.cells.mudata import is_mudata, rna_modality, with_shared_obs
+from scstore.cells.tenx import read_10x_hdf5, tenx_groups
 from scstore.errors import CellsError, show, show_some
 from scstore.options import did_you_mean
 from scstore.untrusted.guards import Guard, reading
@@ -37,14 +41,17 @@ class CellFile:
         ``(n_cells, …)`` metadata; the index is the cell ids, unique strings.
     slots
         The matrices ``"X"``, ``"layers/NAME"`` and ``"raw"`` that there are, each ``(n_cells, n_genes of the slot)``.
-    slot_vars
-        The genes of each slot, ``(n_genes of the slot, …)``; ``"raw"`` has its own. The index need not be unique.
+    genes
+        The genes of each slot; ``"raw"`` has its own.
+    opened_notes
+        Lines to print about the input as a whole.
     """
 
     source: str
     obs: pd.DataFrame
     slots: Mapping[str, RowMatrix]
-    slot_vars: Mapping[str, pd.DataFrame]
+    genes: Mapping[str, Genes]
+    opened_notes: tuple[str, ...] = ()
     resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
 
     @property
@@ -58,9 +65,19 @@ class CellFile:
         return self.slots[slot]
 
     def var(self, slot: str) -> pd.DataFrame:
-        """Return the genes of a slot; all gene names are taken from here."""
+        """Return the genes of a slot, ``(n_genes of the slot, …)``; all gene names are taken from here.
+
+        The index is their clean names, which need not be unique; ``symbol`` and ``ensembl_id`` (without version) are
+        empty where unknown. A :class:`CellsError` where most have no name, or they are of several species.
+        """
         self._check(slot)
-        return self.slot_vars[slot]
+        if problem := self.genes[slot].problem:
+            raise CellsError(f"{self.source}: {problem}")
+        return self.genes[slot].var
+
+    def notes(self, slot: str) -> list[str]:
+        """Return lines to print about an input whose expression is read from a slot."""
+        return [*self.opened_notes, *self.genes[slot].notes]
 
     def _check(self, slot: str) -> None:
         if slot not in self.slots:
@@ -106,10 +123,9 @@ def identify_cells(obs: pd.DataFrame, *, source: str, id_prefix_from: str | None
 def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str | None = None) -> CellFile:
     """Open an input of cells; its matrices stay where they are and are read by runs of rows.
 
-    Every input of cells is opened here. 10x genes are named by their Ensembl id (index of ``var``), with their symbol
-    in the column ``symbol``; an AnnData's are as they are. ``id_prefix_from`` is a column of ``obs`` with a prefix of
-    every cell id. A :class:`CellsError` if the input is missing, of another format, damaged or of a newer version; has
-    no cells, genes or matrix; or its cell ids repeat.
+    Every input of cells is opened here. Features that are no genes are left out. ``id_prefix_from`` is a column of
+    ``obs`` with a prefix of every cell id. A :class:`CellsError` if the input is missing, of another format, damaged
+    or of a newer version; has no cells, genes or matrix; or its cell ids repeat.
     """
     with contextlib.ExitStack() as stack:
         if isinstance(source, AnnData):
@@ -120,7 +136,21 @@ def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str 
                 opened = _open_path(Path(source), stack=stack)
         _check_extent(opened, source=name)
         obs = identify_cells(opened.obs, source=name, id_prefix_from=id_prefix_from)
-        return CellFile(name, obs, opened.slots, opened.slot_vars, stack.pop_all())
+        genes = _find_genes(opened)
+        slots = {slot: genes[slot].of(rows, source=name, name=slot) for slot, rows in opened.slots.items()}
+        if all(found.problem for found in genes.values()):
+            raise CellsError(f"{name}: {next(iter(genes.values())).problem}")
+        return CellFile(name, obs, slots, genes, opened.notes, stack.pop_all())
+
+
+def _find_genes(opened: Opened) -> dict[str, Genes]:
+    """Find the genes of each slot; what ``var`` does not know of them is looked for in ``raw.var``, and the reverse."""
+    raw, var = opened.slot_vars.get("raw"), next((v for slot, v in opened.slot_vars.items() if slot != "raw"), None)
+    found: dict[int, Genes] = {}
+    for features in opened.slot_vars.values():
+        if id(features) not in found:
+            found[id(features)] = find_genes(features, var if features is raw else raw)
+    return {slot: found[id(features)] for slot, features in opened.slot_vars.items()}
 
 
 def _check_extent(opened: Opened, *, source: str) -> None:
@@ -143,10 +173,20 @@ def _open_path(path: Path, *, stack: contextlib.ExitStack) -> Opened:
     guard = Guard(str(path))
     names = set(root)
     if {"obs", "var"} <= names or "encoding-type" in root.attrs:
-        return read_anndata(root, guard=guard)
+        return _read_modality(root, guard=guard)
     if tenx_groups(root):
         return read_10x_hdf5(root, guard=guard)
     raise CellsError(f"{path}: it is {other_hdf5(names)}. Known are {FORMATS}.")
+
+
+def _read_modality(root: Any, *, guard: Guard) -> Opened:
+    """Read an AnnData, or that of the genes in MuData."""
+    if not is_mudata(root):
+        return read_anndata(root, guard=guard)
+    group, note = rna_modality(root, source=guard.source)
+    opened, shared = read_anndata(group, guard=guard), read_frame(root, "obs", guard=guard)
+    obs = opened.obs if shared is None else with_shared_obs(opened.obs, shared)
+    return replace(opened, obs=obs, notes=(note,))
 
 
 def _open_folder(path: Path) -> Opened:
@@ -154,13 +194,14 @@ def _open_folder(path: Path) -> Opened:
     if names & {"zarr.json", ".zgroup", ".zarray"}:
         root = open_zarr(path)
         if isinstance(root, zarr.Group) and "obs" in root:
-            return read_anndata(root, guard=Guard(str(path)))
+            return _read_modality(root, guard=Guard(str(path)))
         only = show_some(sorted(names), limit=6)
         raise CellsError(f"{path}: it is Zarr without obs, only {only}. Of a SpatialData folder give tables/NAME.")
     if find_mtx(path):
-        return read_10x_folder(path)
-    suffixes = (".h5ad", ".h5", ".zarr")
-    inside = sorted(p.name for p in path.iterdir() if p.suffix in suffixes or (p.is_dir() and find_mtx(p)))
+        return read_mtx_folder(path)
+    below = sorted([*path.glob("*"), *path.glob("*/*")])
+    cells = [p for p in below if p.suffix in (".h5ad", ".h5mu", ".h5", ".zarr") or (p.is_dir() and find_mtx(p))]
+    inside = [str(p.relative_to(path)) for p in cells]
     hint = f" Inside it there is {show_some(inside)}: give that." if inside else ""
     listing = show_some(sorted(names), limit=6) or "nothing"
     raise CellsError(f"{path}: a folder with {listing} is neither AnnData Zarr nor 10x. Known are {FORMATS}.{hint}")

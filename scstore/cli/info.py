@@ -59,7 +59,7 @@ def _show_store(store: Store, path: Any) -> None:
             f"default view: {values['default_view']}",
             f"input: {run['input']['name']}, {run['input']['kind']} from {run['input']['slot']}",
         ]
-    state.output.result(values, *lines)
+    state.output.result(values, *lines, *store.notes)
 
 
 def _show_head(head: AnyHead, given: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ from scstore.errors import CellsError, FeatureSpaceError, OptionError
 from scstore.extraction.auto_panel import kept_panel
 from scstore.extraction.options import AUTO_PANEL, GENEPT_W, SequenceOptions
 from scstore.gene_tables.encoding import cached_table
-from scstore.genes.matching import GeneMatch, match_genes
+from scstore.genes.matching import OTHER_TABLE, GeneMatch, match_genes
 from scstore.genes.orthologs import Translation, describe_cells, match_cells, needed_translation
 from scstore.genes.table import GeneTable, load_gene_table
 from scstore.genes.texts import DescribedGenes
@@ -39,6 +39,11 @@ from scstore.store.ledger import ids_digest
 from scstore.tokens.ranking import RankedCells, count_genes, rank_genes
 
 DEFAULT_TOP_GENES = 2048
+
+LIKE_CURE = (
+    "The reference's table has the genes of its own cells: extract both with one table that has the genes of either "
+    "(genes=, without like=)"
+)
 
 # Padded positions of a batch at the most; on a GPU fewer where its memory asks for it.
 TOKENS_PER_BATCH = {"cpu": 4096, "mps": 8192, "cuda": 32768}
@@ -90,6 +95,8 @@ def _find_cells(source: CellSource, cells: CellFile, options: SequenceOptions, p
     progress.note(
         f"cells: {cells.source}: {len(cells.obs):,} cells × {len(found.var):,} genes, {slot.kind} from {slot.slot}"
     )
+    for line in cells.notes(slot.slot):
+        progress.note(line)
     return found
 
 
@@ -137,7 +144,7 @@ def _find_genes(source: CellInput, target: Path, options: SequenceOptions, progr
         progress=progress,
     )
     if named is None:
-        described = describe_cells(source.var, translation, organism=options.organism)
+        described = describe_cells(source.var, translation, organism=options.organism, source=source.cells.source)
     else:
         described = DescribedGenes(named.obs, named.template)
     match = match_cells(
@@ -148,9 +155,10 @@ def _find_genes(source: CellInput, target: Path, options: SequenceOptions, progr
         min_match=options.min_match,
         sum_duplicates=options.sum_duplicate_genes,
         source=source.cells.source,
+        cure=LIKE_CURE if getattr(options, "like", None) else OTHER_TABLE,
     )
-    progress.note(match.report)
     admitted = None if panel is None else _admitted(panel, str(panel_file), described.obs, match, progress)
+    progress.note(match.report)
     if panel is None:
         progress.note(
             "genes that may enter: all. A panel makes sequences 10 to 30 times shorter and did better in every test."

@@ -95,7 +95,10 @@ def build_genes(
         genes = read_descriptions(text, template=template, organism=organism or "")
     elif cells is not None:
         with open_cells(cells) as opened:
-            genes = describe_cells(opened.var(next(iter(opened.slots))), organism=organism)
+            slot = next(iter(opened.slots))
+            for line in opened.notes(slot):
+                progress.note(line)
+            genes = describe_cells(opened.var(slot), organism=organism, source=opened.source)
     else:
         files = {str(organism): gene_info, other_organism(str(organism)): ortholog_gene_info}
         genes = _from_ncbi(files, gene_summary, orthologs, organism=str(organism), template=template or NCBI_TEMPLATE)

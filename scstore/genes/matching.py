@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scstore.cells.gene_names import ENSEMBL_ID, find_names, name_columns, stable_id, strings
 from scstore.errors import GenesError, show, show_some
 from scstore.genes.species import common_name, guess_organism, organism_of_table
 
@@ -21,17 +21,7 @@ KIND_WORDS = ("Ensembl id", "symbol", "synonym")
 
 EXAMPLES = 5
 
-# Columns of ``var`` with names, beside its index; in any capitals.
-IDENTIFIER_COLUMNS = (
-    "gene_ids", "gene_id", "ensembl_id", "ensembl", "feature_id", "gene_name", "gene_names", "symbol", "gene_symbol",
-    "gene_symbols", "feature_name", "_index",
-)  # fmt: skip
-
-# Those of them that hold symbols.
-SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_symbols", "gene_name", "gene_names", "feature_name")
-
-# ENSG00000167286.8; not the symbol ENSAP2.
-ENSEMBL_ID = re.compile(r"(ENS[A-Z]*\d{6,})(\.\d+)?")
+OTHER_TABLE = "Use a table of the same organism and naming (genes=)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +77,7 @@ def _find(columns: Mapping[str, Sequence[str]], known: Mapping[str, Mapping[str,
     row, kind, source = np.full(n_genes, -1), np.full(n_genes, "", dtype=object), np.full(n_genes, "", dtype=object)
     for this_kind, row_of in known.items():
         for this_source, names in columns.items():
-            looked_up = map(_stable_id, names) if this_kind == "ensembl" else names
+            looked_up = map(stable_id, names) if this_kind == "ensembl" else names
             rows = np.array([row_of.get(name, -1) for name in looked_up], dtype=np.int64)
             new = (row < 0) & (rows >= 0)
             row[new], kind[new], source[new] = rows[new], this_kind, this_source
@@ -102,6 +92,7 @@ def match_genes(
     sum_duplicates: bool = False,
     source: str = "cells",
     organism: str | None = None,
+    cure: str = OTHER_TABLE,
 ) -> GeneMatch:
     """Find each input gene in a gene table.
 
@@ -114,6 +105,7 @@ def match_genes(
     ``ensembl_id``, ``synonyms`` (``"A|B"``) and ``organism``. At least the fraction ``min_match`` of the input's genes,
     or of the table's if it is smaller, must match. Input genes of the same name are refused, or added up with
     ``sum_duplicates``. If the table has several organisms, only the input's (``organism``, by default guessed) counts.
+    ``cure`` is what the error advises where too few match.
 
     Raises
     ------
@@ -134,7 +126,7 @@ def match_genes(
     kept = found.index.isin(best.drop_duplicates("row").index)
     n_matched = int(kept.sum())
     if not n_matched or n_matched < min_match * min(len(var), len(table)):
-        about = _refusal(var, table, columns, n_matched=n_matched, min_match=min_match, known=known)
+        about = _refusal(var, table, columns, n_matched=n_matched, min_match=min_match, known=known, cure=cure)
         raise GenesError(f"{source}: {about}")
     rows = np.where(kept, rows_looked_at[found["row"]], -1)
     report = _describe_match(columns, found, kept, leads, n_table=len(table))
@@ -162,7 +154,7 @@ def _of_one_organism(
     rows = np.arange(len(table))
     if "organism" not in table:
         return rows, None
-    theirs = np.array([common_name(text) for text in _strings(table["organism"])], dtype=object)
+    theirs = np.array([common_name(text) for text in strings(table["organism"])], dtype=object)
     held = sorted({*theirs} - {""})
     if len(held) < 2:
         return rows, None
@@ -180,45 +172,21 @@ def gene_names(
 ) -> tuple[pd.DataFrame, NDArray[np.int64] | None]:
     """Return the names by which :func:`match_genes` would find the genes of an input, and ``groups`` of its match.
 
-    The names are (n_input_genes,) rows of ``name`` (as in the index), ``symbol`` (the first name that is not an Ensembl
-    id; else the name) and ``ensembl_id`` (without version, empty where unknown).
+    The names are (n_input_genes,) rows of ``name`` (as in the index), ``symbol`` (else the name) and ``ensembl_id``
+    (without version, empty where unknown).
     """
     columns = _identifier_columns(var)
     groups = _group_duplicates(columns, sum_duplicates=sum_duplicates, source=source)
-    per_gene = list(zip(*columns.values(), strict=True))
-    by_name = {str(column).casefold(): column for column in reversed(list(var.columns))}
-    symbols = [_strings(var[by_name[column]]) for column in SYMBOL_COLUMNS if column in by_name]
-    is_id = ENSEMBL_ID.fullmatch
-    preferred = zip(*symbols, *columns.values(), columns["the var index"], strict=True)
-    names = pd.DataFrame(
-        {
-            "name": [own[0] for own in per_gene],
-            "symbol": [next((name for name in listed if name and not is_id(name)), listed[-1]) for listed in preferred],
-            "ensembl_id": [next((_stable_id(name) for name in own if is_id(name)), "") for own in per_gene],
-        }
-    )
+    found, _ = find_names(var)
+    names = pd.DataFrame({"name": strings(var.index.to_series()), "ensembl_id": found["ensembl_id"].tolist()})
+    names.insert(1, "symbol", np.where(found["symbol"] != "", found["symbol"], found.index).astype(object))
     return names, groups
 
 
 def _identifier_columns(var: pd.DataFrame) -> dict[str, list[str]]:
     """Return the names of the genes by their source, the index first."""
-    columns = {"the var index": _strings(var.index.to_series())}
-    by_name = {str(column).casefold(): column for column in reversed(list(var.columns))}
-    for name in IDENTIFIER_COLUMNS:
-        if name in by_name:
-            columns[f"var column {str(by_name[name])!r}"] = _strings(var[by_name[name]])
-    return columns
-
-
-def _strings(values: pd.Series) -> list[str]:
-    missing = values.isna().to_numpy()
-    return ["" if absent else str(value).strip() for value, absent in zip(values, missing, strict=True)]
-
-
-def _stable_id(name: str) -> str:
-    """Return an Ensembl id without its version; other names, such as 'RP11-206L10.2', unchanged."""
-    found = ENSEMBL_ID.fullmatch(name)
-    return found[1] if found else name
+    columns = {"the var index": strings(var.index.to_series())}
+    return columns | {f"var column {str(title)!r}": strings(var[title]) for title in name_columns(var).values()}
 
 
 def _group_duplicates(
@@ -230,8 +198,8 @@ def _group_duplicates(
     groups = np.arange(len(per_gene), dtype=np.int64)
     for column, names in enumerate(per_gene):
         # one symbol with two Ensembl ids is two genes
-        ids = [_stable_id(name) for name in names if ENSEMBL_ID.fullmatch(name)]
-        groups[column] = first.setdefault((_stable_id(names[0]), ids[0] if ids else ""), column)
+        ids = [stable_id(name) for name in names if ENSEMBL_ID.fullmatch(name)]
+        groups[column] = first.setdefault((stable_id(names[0]), ids[0] if ids else ""), column)
     repeated = np.flatnonzero(groups != np.arange(len(groups)))
     if not len(repeated):
         return None
@@ -247,12 +215,12 @@ def _group_duplicates(
 def _table_names(table: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Return the rows of a table by name, for each kind of match, the best first."""
     read = ("symbol", "ensembl_id", "synonyms")
-    symbols, ids, synonyms = (_strings(table[name]) if name in table else [""] * len(table) for name in read)
+    symbols, ids, synonyms = (strings(table[name]) if name in table else [""] * len(table) for name in read)
     ensembl: dict[str, int] = {}
     symbol: dict[str, int] = {}
     for row, (own, gene_id, name) in enumerate(zip(symbols, ids, map(str, table.index), strict=True)):
         for one in (gene_id, name if ENSEMBL_ID.fullmatch(name) else ""):
-            ensembl.setdefault(_stable_id(one), row)
+            ensembl.setdefault(stable_id(one), row)
         symbol.setdefault(own, row)
     rows_of: dict[str, list[int]] = {}
     for row, text in enumerate(synonyms):
@@ -281,8 +249,11 @@ def _describe_match(
     n_kept, index = int(kept.sum()), np.array(next(iter(columns.values())), dtype=object)
     kinds, sources = Counter(found.loc[kept, "kind"]), Counter(found.loc[kept, "source"])
     by = ", ".join(f"{kinds[kind]:,} by {word}" for kind, word in zip(KINDS, KIND_WORDS, strict=True))
+    smaller = min(len(found), n_table)
+    here, table = f"{len(found):,} here", f"the table's {n_table:,}"
+    of, among = (table, here) if n_table < len(found) else (here, table)
     lines = [
-        f"genes: {n_kept:,} of {len(found):,} match the table's {n_table:,} ({n_kept / max(1, len(found)):.1%}): {by}",
+        f"genes: {n_kept:,} of {of} match, among {among} ({n_kept / max(1, smaller):.1%} of the smaller side): {by}",
         f"names found in {', '.join(f'{name} ({sources[name]:,})' for name in columns if sources[name])}",
     ]
     hit = found["row"].to_numpy() >= 0
@@ -305,6 +276,7 @@ def _refusal(
     n_matched: int,
     min_match: float,
     known: Mapping[str, Mapping[str, int]],
+    cure: str,
 ) -> str:
     """Report that too few genes match, and the likely reason; ``known`` are the names in the table by kind."""
     n_input, index = len(var), next(iter(columns.values()))
@@ -316,19 +288,20 @@ def _refusal(
     theirs = guess_organism(name for names in columns.values() for name in names)
     ours = organism_of_table(table)
     if theirs and ours and theirs != ours:
-        cure = f"Give a table for {theirs} as genes=, or extract the cells as their {ours} orthologs with orthologs=."
-        return f"{begin} The cells look like {theirs} and the table like {ours}. {cure}"
+        other = f"Give a table for {theirs} as genes=, or extract the cells as their {ours} orthologs with orthologs=."
+        return f"{begin} The cells look like {theirs} and the table like {ours}. {other}"
     for column in var.columns:
         if f"var column {str(column)!r}" in columns or not _holds_text(var[column]):
             continue
-        hits = int((_find({"": _strings(var[column])}, known)["row"] >= 0).sum())
+        hits = int((_find({"": strings(var[column])}, known)["row"] >= 0).sum())
         if hits > n_matched and hits >= min_match * min(n_input, len(table)):
             knows = f"{show(column)} has names that the table knows ({hits / n_input:.1%})"
             return f"{begin} The var column {knows}: rename it to 'gene_ids' or 'gene_symbols'."
     if all(name.isdecimal() for name in index):
         return f"{begin} The genes are only numbered: put their symbols or Ensembl ids into the index of var."
-    cure = f"Use a table of the same organism and naming (genes=), or lower min_match={min_match:g}."
-    return f"{begin} Names are looked for in {', '.join(columns)}. {cure}"
+    share = np.floor(100 * n_matched / max(1, min(n_input, len(table)))) / 100
+    lower = f", or let these in with min_match={share:g}" if share else ""
+    return f"{begin} Names are looked for in {', '.join(columns)}. {cure}{lower}."
 
 
 def _holds_text(column: pd.Series) -> bool:

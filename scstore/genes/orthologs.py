@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from scstore import fsio
+from scstore.cells.gene_names import ENSEMBL_ID, PLACEHOLDER
 from scstore.errors import GenesError, OptionError, show, show_some
-from scstore.genes.matching import ENSEMBL_ID, GeneMatch, gene_names, match_genes
+from scstore.genes.matching import OTHER_TABLE, GeneMatch, gene_names, match_genes
 from scstore.genes.ncbi import TAXA, read_columns, read_gene_info
 from scstore.genes.species import common_name, guess_organism, organism_of_table
 from scstore.genes.texts import DescribedGenes, describe_by_symbol, reading
@@ -252,12 +254,14 @@ def match_cells(
     min_match: float = 0.3,
     sum_duplicates: bool = False,
     source: str = "cells",
+    cure: str = OTHER_TABLE,
 ) -> GeneMatch:
     """Find the cells' genes in a gene table (see :func:`match_genes`), by their orthologs' names if translated.
 
     The match covers all input genes; those without an ortholog match nothing, and do not count for ``min_match``.
     """
-    match_to = partial(match_genes, table=table, min_match=min_match, sum_duplicates=sum_duplicates, source=source)
+    options: dict[str, Any] = {"min_match": min_match, "sum_duplicates": sum_duplicates, "source": source, "cure": cure}
+    match_to = partial(match_genes, table=table, **options)
     if translation is None:
         return match_to(var, organism=organism)
     renamed = rename_by_orthologs(var, translation, source=source)
@@ -270,14 +274,26 @@ def match_cells(
 
 
 def describe_cells(
-    var: pd.DataFrame, translation: Translation | None = None, *, organism: str | None = None
+    var: pd.DataFrame, translation: Translation | None = None, *, organism: str | None = None, source: str = "cells"
 ) -> DescribedGenes:
-    """Describe the cells' genes by their symbols, or by those of their orthologs if translated."""
+    """Describe the cells' genes by their symbols, or by those of their orthologs if translated.
+
+    GenesError where most genes have no symbol: other names say nothing to a language model.
+    """
     if translation is not None:
         var = rename_by_orthologs(var, translation).var
         organism = other_organism(translation.organism)
-    names = list(dict.fromkeys(str(name) for name in var.get("symbol", var.index)))
-    return describe_by_symbol(names, organism=organism or guess_organism(names) or "")
+    names = gene_names(var, sum_duplicates=True)[0].drop_duplicates("symbol")
+    unknown = [name for name in names["symbol"] if ENSEMBL_ID.fullmatch(name) or PLACEHOLDER.fullmatch(name)]
+    if 2 * len(unknown) > len(names):
+        raise GenesError(
+            f"{source}: {len(unknown):,} of {len(names):,} genes have no symbol, only names like {show(unknown[0])}, "
+            "which tell a language model nothing. Put symbols into a column 'gene_symbols' of var, or give a table "
+            "that knows the ids (genes=; made by scstore genes build --gene-info …)."
+        )
+    return describe_by_symbol(
+        names["symbol"], ensembl_ids=names["ensembl_id"], organism=organism or guess_organism(names["symbol"]) or ""
+    )
 
 
 def _organism_of(var: pd.DataFrame, organism: str | None, *, source: str) -> str:

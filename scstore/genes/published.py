@@ -16,8 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore import fsio
+from scstore.cells.gene_names import ENSEMBL_ID
 from scstore.errors import GenesError
-from scstore.genes.matching import ENSEMBL_ID, match_genes
+from scstore.genes.matching import match_genes
 from scstore.genes.table import COLUMNS, GeneTable, unique_names
 from scstore.genes.texts import reading
 from scstore.untrusted.hdf5 import check_hdf5

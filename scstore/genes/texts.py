@@ -40,9 +40,13 @@ class DescribedGenes(NamedTuple):
     template: str
 
 
-def describe_by_symbol(symbols: Iterable[str], *, organism: str = "") -> DescribedGenes:
+def describe_by_symbol(
+    symbols: Iterable[str], *, ensembl_ids: Iterable[str] | None = None, organism: str = ""
+) -> DescribedGenes:
     """Describe genes by their symbols only."""
     frame = pd.DataFrame({"symbol": [str(symbol) for symbol in symbols]}, dtype=str)
+    if ensembl_ids is not None:
+        frame["ensembl_id"] = [str(name) for name in ensembl_ids]
     return _described(frame, SYMBOL_TEMPLATE, organism)
 
 

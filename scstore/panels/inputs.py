@@ -84,6 +84,8 @@ def name_genes(
     for i, (cells, found, var, translation) in enumerate(zip(opened, slots, vars_, translations, strict=True)):
         name = files[i] if files.count(files[i]) == 1 else f"{files[i]} {files[: i + 1].count(files[i])}"
         progress.note(f"cells: {name}: {cells.n_cells:,} cells × {len(var):,} genes, {found.kind} from {found.slot}")
+        for line in cells.notes(found.slot):
+            progress.note(line)
         renamed = None
         if translation is not None:
             renamed = rename_by_orthologs(var, translation, source=cells.source)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scstore.cells.expression import TARGET_SUM, ExpressionSlot, find_expression, lognorm_block
+from scstore.cells.mudata import is_mudata, rna_modality, with_shared_obs
 from scstore.cells.opening import CellFile, open_cells
 from scstore.errors import CellsError, IncompleteStoreError, InputError
 from scstore.options import Option, did_you_mean, public
@@ -50,7 +51,10 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._group = open_group(self.path)
+        self._root = self._group = open_group(self.path)
+        self._about = self._no_expression = ""
+        if is_mudata(self._root):
+            self._group, self._about = rna_modality(self._root, source=str(self.path))
         self.record = read_run_record(self.path, self._group)
         with decoding(self.path, "the run's record"):
             self._specs = {} if self.record is None else view_specs(self.record)
@@ -67,7 +71,15 @@ class Store:
         with decoding(self.path, "obs"):
             frame = read_elem(self._group["obs"])
             frame.index = frame.index.astype(str)
-            return frame
+            return frame if self._root is self._group else with_shared_obs(frame, read_elem(self._root["obs"]))
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines about a file that scstore did not make: what in it is not read as cells and genes."""
+        slot = self._expression_slot if self.record is None else None
+        if slot is None or self._cells is None:
+            return [self._about] if self._about else []
+        return self._cells.notes(slot.slot)
 
     @cached_property
     def var(self) -> pd.DataFrame:
@@ -154,6 +166,7 @@ class Store:
             name = self.default_view
         if name not in self.views:
             known = f"{did_you_mean(name, self.views)} It has: {', '.join(self.views) or 'none'}."
+            known += f" Of X: {self._no_expression}" if name == "X" and self._no_expression else ""
             raise InputError(f"{self.path} has no view {name!r}.{known}")
         if name == "X":
             return self._expression
@@ -259,7 +272,11 @@ class Store:
         names = self.views if views is None else [self.default_view if n == "readout" else n for n in views]
         chosen = slice(None) if rows is None else rows
         if self.record is None and views is None:  # a file that scstore did not make: all of it, as it is
-            whole = anndata.read_zarr(self.path) if self.path.is_dir() else anndata.read_h5ad(self.path)
+            if self._root is not self._group:
+                whole = read_elem(self._group)
+                whole.obs = self.obs
+            else:
+                whole = anndata.read_zarr(self.path) if self.path.is_dir() else anndata.read_h5ad(self.path)
             return whole if rows is None else whole[rows].copy()
         X = self.view("X")[chosen] if "X" in names else None
         var = None if X is None else self.expression_genes
@@ -280,7 +297,9 @@ class Store:
         else:
             frame = self._cells.var(self._expression_slot.slot).copy()
         if "symbol" not in frame:
-            frame["symbol"] = frame.index.astype(str)
+            frame["symbol"] = ""
+        named = zip(frame["symbol"].astype(str), frame.index.astype(str), strict=True)
+        frame["symbol"] = [symbol or name for symbol, name in named]
         if "ensembl_id" not in frame:
             frame["ensembl_id"] = ""
         return frame
@@ -309,7 +328,8 @@ class Store:
         """Where an AnnData that scstore did not make has expression, if anywhere."""
         try:
             self._cells = open_cells(self.path)
-        except CellsError:
+        except CellsError as error:
+            self._no_expression = str(error)
             return None
         for kind in ("counts", "lognorm"):
             try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from scstore.errors import ScstoreError, show, show_some
 
-FORMATS = "an AnnData (.h5ad, Zarr folder), a 10x .h5, or a 10x folder with matrix.mtx"
+FORMATS = "an AnnData (.h5ad, Zarr folder), MuData, a 10x .h5, or a folder with matrix.mtx"
 
 R_OBJECT = "an R object (saveRDS, save): export it from R as .h5ad (zellkonverter, anndataR)"
 

@@ -83,8 +83,8 @@ def test_layers_and_raw(counts, adata, write_h5ad, write_zarr):
     for source in (adata, adata[:20], write_h5ad(adata), write_zarr(adata)):
         with open_cells(source) as cells:
             assert sorted(cells.slots) == ["X", "layers/counts", "raw"]
-            assert cells.var("X").shape == (4, 1)
-            assert cells.var("raw").shape == (11, 1)
+            assert len(cells.var("X")) == 4
+            assert len(cells.var("raw")) == 11
             np.testing.assert_array_equal(dense(cells, "raw"), counts[: cells.n_cells])
             np.testing.assert_array_equal(dense(cells, "layers/counts"), counts[: cells.n_cells, :4])
             with pytest.raises(CellsError, match="X, layers/counts, raw"):
