@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -260,8 +259,9 @@ def match_cells(
 
     The match covers all input genes; those without an ortholog match nothing, and do not count for ``min_match``.
     """
-    options: dict[str, Any] = {"min_match": min_match, "sum_duplicates": sum_duplicates, "source": source, "cure": cure}
-    match_to = partial(match_genes, table=table, **options)
+    match_to = partial(
+        match_genes, table=table, min_match=min_match, sum_duplicates=sum_duplicates, source=source, cure=cure
+    )
     if translation is None:
         return match_to(var, organism=organism)
     renamed = rename_by_orthologs(var, translation, source=source)

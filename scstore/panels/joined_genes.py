@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scstore.genes.matching import ENSEMBL_ID
+from scstore.cells.gene_names import ENSEMBL_ID
 from scstore.genes.table import unique_names
 
 # Number of an input, number of a gene in it.

@@ -11,11 +11,14 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
+from anndata.io import write_elem
 from scipy import sparse
 
 from scstore.cells.matrices import csr_rows
 from scstore.cells.opening import CellFile, open_cells
-from scstore.errors import CellsError
+from scstore.errors import CellsError, InputError
+from scstore.store.reader import Store
 
 
 def dense(cells: CellFile, slot: str = "X", *, chunk: int = 10) -> np.ndarray:
@@ -345,3 +348,56 @@ def test_rows_are_contiguous_reads(tmp_path):
         rows = csr_rows(file["X/indptr"][:], *counting, shape=matrix.shape, source="f", name="X").rows(1000, 1100)
     np.testing.assert_array_equal(rows.toarray(), matrix[1000:1100].toarray())
     assert reads == [rows.nnz, rows.nnz]
+
+
+def write_mudata(root, adata, modalities) -> None:
+    """MuData's layout: modalities below ``mod``, and columns for the cells of all of them."""
+    write_elem(root, "obs", adata.obs[[]].assign(donor_of_all=adata.obs["donor"].to_numpy(), shared=1))
+    write_elem(root, "var", adata.var[[]])
+    root.create_group("mod")
+    for name, one in modalities.items():
+        write_elem(root["mod"], name, one)
+
+
+def test_mudata(counts, adata, tmp_path):
+    """RELIABILITY 46: of several modalities that of the genes is read, in both stages, and that is said."""
+    proteins = adata[:, :2].copy()
+    adata.obsm["X_pca"] = np.ones((37, 2), dtype=np.float32)
+    with h5py.File(tmp_path / "cells.h5mu", "w") as file:
+        write_mudata(file, adata, {"prot": proteins, "rna": adata})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr: object strings
+        write_mudata(zarr.open_group(tmp_path / "cells.zarr", mode="w"), adata, {"GEX": adata, "adt": proteins})
+    for path, name in ((tmp_path / "cells.h5mu", "'rna'"), (tmp_path / "cells.zarr", "'GEX'")):
+        with open_cells(path) as cells:
+            np.testing.assert_array_equal(dense(cells), counts)
+            assert name in cells.notes("X")[0]
+            assert list(cells.obs.columns) == ["donor", "n", "donor_of_all", "shared"]
+        store = Store(path)
+        assert store.views == ("X_pca", "X")
+        assert list(store.obs.columns) == ["donor", "n", "donor_of_all", "shared"]
+        assert store.view("X")[:3].shape == (3, 11)
+        assert list(store.to_anndata().var_names) == list(adata.var_names)
+        assert name in store.notes[0]
+    with h5py.File(tmp_path / "two.h5mu", "w") as file:
+        write_mudata(file, adata, {"a": adata, "b": proteins})
+    for read in (open_cells, Store):
+        with pytest.raises(CellsError, match="'a', 'b'"):
+            read(tmp_path / "two.h5mu")
+
+
+def test_what_stage_2_reads_of_cells_beside_antibodies(counts, adata, write_h5ad):
+    """RELIABILITY 46, 47: genes alone, under their symbols; where there are none, why there is no X."""
+    adata.var["feature_types"] = ["Gene Expression"] * 9 + ["Antibody Capture"] * 2
+    adata.var_names = adata.var["gene_ids"]
+    adata.var["feature_name"] = [f"SYM{i}X" for i in range(11)]
+    store = Store(write_h5ad(adata))
+    assert store.view("X")[:].shape == (37, 9)
+    totals = np.expm1(store.view("X")[:].toarray()).sum(axis=1)
+    np.testing.assert_allclose(totals[counts[:, :9].sum(axis=1) > 0], 1e4, rtol=1e-5)
+    assert store.expression_genes["symbol"].tolist() == [f"SYM{i}X" for i in range(9)]
+    assert store.expression_genes["ensembl_id"].tolist() == adata.var["gene_ids"].tolist()[:9]
+    assert "Antibody Capture" in store.notes[0]
+    adata.var = pd.DataFrame(index=[str(i) for i in range(11)])
+    with pytest.raises(InputError, match="numbered"):
+        Store(write_h5ad(adata, "numbered.h5ad")).view("X")

@@ -1,15 +1,15 @@
-"""10x: HDF5 files of Cell Ranger 2 and 3, and folders."""
+"""10x in HDF5: files of Cell Ranger 2 and 3, CellBender, Space Ranger."""
 
 from __future__ import annotations
-
-import gzip
 
 import h5py
 import numpy as np
 import pytest
 
+from scstore.cells.expression import ExpressionSlot, lognorm_rows
 from scstore.cells.opening import open_cells
-from scstore.errors import CellsError
+from scstore.errors import CellsError, GenesError
+from scstore.genes.matching import gene_names
 
 
 def test_version_3(counts, write_10x_h5):
@@ -68,115 +68,39 @@ def test_damage(write_10x_h5):
             open_cells(broken)
 
 
-@pytest.mark.parametrize(("kind", "prefix"), [("integer", ""), ("real", "GSM1_")])
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("legacy", [False, True])
-def test_every_form_of_a_folder(kind, packed, legacy, prefix, counts, write_mtx):
-    """RELIABILITY 12: entries in any order become sorted rows."""
-    folder = write_mtx(kind=kind, packed=packed, legacy=legacy, prefix=prefix)
-    with open_cells(folder) as cells:
-        wanted = counts[:, :8]
-        rows = cells.slots["X"].rows(0, 37)
-        assert rows.has_canonical_format
-        np.testing.assert_array_equal(rows.toarray(), wanted)
-        np.testing.assert_array_equal(cells.slots["X"].rows(20, 30).toarray(), wanted[20:30])
-        assert list(cells.var("X")["symbol"][:2]) == ["GENE0", "GENE1"]
-        assert cells.var("X").index[1] == "ENSG00000000001"
-        assert cells.obs.index[36] == "AAAC36-1"
+def test_without_ids(counts, write_10x_h5):
+    """CellBender 0.1 writes names only."""
+    path = write_10x_h5(genomes=("background_removed",))
+    with h5py.File(path, "r+") as file:
+        del file["background_removed/genes"]
+        file.create_group("metadata")
+    with open_cells(path) as cells:
+        assert list(cells.var("X").index) == [f"GENE{i}" for i in range(8)]
+        np.testing.assert_array_equal(cells.slots["X"].rows(0, 99).toarray(), counts[:, :8])
 
 
-def change(folder, name, old, new):
-    path = folder / name
-    path.write_text(path.read_text().replace(old, new, 1))
-
-
-def test_damaged_folders(write_mtx, counts):
-    """RELIABILITY 14, 40: what is missing, truncated or outside the matrix is named."""
-    n = np.count_nonzero(counts)
-    size = f"11 37 {n}"
-    for i, (old, new, words) in enumerate(
-        [
-            (size, f"11 37 {n + 5}", "matrix.mtx"),
-            (size, f"11 37 {n - 5}", "matrix.mtx"),
-            (size, f"11 37 {10**12}", "1,000,000,000,000 values"),
-            (size, f"12 37 {n}", "12 × 37"),
-            (size, f"37 11 {n}", "matrix.mtx"),
-            (size, "eleven", "matrix.mtx"),
-            (f"11 37 {n}\n", f"11 37 {n + 1}\n12 1 5\n", "matrix.mtx"),
-            (f"11 37 {n}\n", f"11 37 {n + 1}\n0 1 5\n", "matrix.mtx"),
-            (f"11 37 {n}\n", f"11 37 {n + 1}\n1 38 5\n", "matrix.mtx"),
-            (f"11 37 {n}\n", f"11 37 {n + 1}\n1 37 x\n", "matrix.mtx"),
-            (f"11 37 {n}\n", f"11 37 {n + 1}\n1 37\0\0\0 1\n", "NUL"),
-            ("%%MatrixMarket", "%%Market", "matrix.mtx"),
-            ("integer general", "pattern general", "pattern"),
-            ("integer general", "integer symmetric", "symmetric"),
-        ]
-    ):
-        folder = write_mtx(name=f"mtx{i}", legacy=True)
-        change(folder, "matrix.mtx", old, new)
-        with pytest.raises(CellsError, match=words), open_cells(folder) as cells:
-            cells.slots["X"].rows(0, 5)
-
-
-def test_a_fraction_in_a_file_of_integers_is_read_as_it_is(write_mtx, counts):
-    """Its header does not make 0.5 a count."""
-    folder = write_mtx(legacy=True)
-    n = np.count_nonzero(counts)
-    change(folder, "matrix.mtx", f"11 37 {n}\n", f"11 37 {n + 1}\n6 4 0.5\n")
-    with open_cells(folder) as cells:
-        assert cells.slots["X"].rows(3, 4).toarray().tolist() == [[0, 0, 0, 0, 0, 0.5, 0, 0]]
-
-
-def test_a_bomb_is_not_unpacked(write_mtx):
-    """RELIABILITY 40: a gzip of nothing but blanks."""
-    folder = write_mtx(packed=True)
-    path = folder / "matrix.mtx.gz"
-    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + b"\n" * (1 << 26)))
-    with pytest.raises(CellsError, match="unpacks"), open_cells(folder) as cells:
-        cells.slots["X"].rows(0, 5)
-
-
-def test_truncated_gzip(write_mtx):
-    """RELIABILITY 14: a gzip that breaks off."""
-    folder = write_mtx(packed=True)
-    path = folder / "matrix.mtx.gz"
-    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()))[:-200])
-    with (
-        pytest.raises(CellsError, match=r"matrix\.mtx\.gz"),
-        open_cells(folder) as cells,
-    ):
-        cells.slots["X"].rows(0, 5)
-
-
-def test_missing_and_ambiguous_files(write_mtx):
-    folder = write_mtx(name="one")
-    (folder / "barcodes.tsv").unlink()
-    with pytest.raises(CellsError, match=r"barcodes\.tsv"):
-        open_cells(folder)
-    folder = write_mtx(name="two")
-    (folder / "features.tsv").unlink()
-    with pytest.raises(CellsError, match=r"features\.tsv.*genes\.tsv"):
-        open_cells(folder)
-    folder = write_mtx(name="three")
-    (folder / "b_matrix.mtx").write_bytes((folder / "matrix.mtx").read_bytes())
-    with pytest.raises(CellsError, match="b_matrix"):
-        open_cells(folder)
-
-
-def test_names_are_text(write_mtx):
-    """A gene called 1-Mar stays that, and is told; NA is a missing symbol; carriage returns of Windows go."""
-    folder = write_mtx(legacy=True)
-    change(folder, "genes.tsv", "GENE0", "NA")
-    (folder / "barcodes.tsv").write_text((folder / "barcodes.tsv").read_text().replace("\n", "\r\n"), newline="")
-    with open_cells(folder) as cells:
-        assert cells.var("X")["symbol"].iloc[0] == ""
-        assert cells.obs.index[0] == "AAAC0-1"
-
-
-def test_no_values(write_mtx, counts):
-    """RELIABILITY 10: cells without a single count are cells all the same."""
-    folder = write_mtx(legacy=True)
-    lines = (folder / "matrix.mtx").read_text().split("\n")
-    (folder / "matrix.mtx").write_text("\n".join([*lines[:2], "11 37 0", ""]))
-    with open_cells(folder) as cells:
-        assert cells.slots["X"].rows(0, 37).nnz == 0
+def test_probes(counts, write_10x_h5):
+    """RELIABILITY 46: a matrix of probes is summed to genes or refused; probes that the run left out are left out."""
+    ids = [f"ENSG{i // 2:011d}" for i in range(11)]
+    names = [f"G{i // 2}A" for i in range(11)]
+    path = write_10x_h5(
+        id=[f"{own}|{name}|{i:07x}" for i, (own, name) in enumerate(zip(ids, names, strict=True))],
+        gene_id=ids,
+        gene_name=names,
+        feature_type=["Gene Expression"] * 11,
+        genome=["GRCh38"] * 11,
+        filtered_probes=["True"] * 10 + ["False"],
+    )
+    with h5py.File(path, "r+") as file:
+        del file["matrix/features/name"]
+        file["matrix/features/name"] = np.array([f"{name}|{i:07x}" for i, name in enumerate(names)], "S")
+    with open_cells(path) as cells:
+        assert any("filtered_feature_bc_matrix.h5" in line for line in cells.notes("X"))
+        with pytest.raises(GenesError, match="sum_duplicate_genes=True"):
+            gene_names(cells.var("X"), source=cells.source)
+        found, groups = gene_names(cells.var("X"), sum_duplicates=True)
+        ((_, rows),) = lognorm_rows(cells, ExpressionSlot("X", "counts"), groups=groups)
+    assert found["symbol"].tolist()[::2] == [f"G{i}A" for i in range(5)]
+    sums = counts[:, :10:2] + counts[:, 1:10:2]
+    wanted = np.log1p(sums / np.maximum(sums.sum(axis=1, keepdims=True), 1) * 1e4)
+    np.testing.assert_allclose(rows.toarray()[:, ::2], wanted, rtol=1e-6)

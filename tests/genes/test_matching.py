@@ -291,3 +291,20 @@ def test_names_that_repeat_are_refused_or_grouped() -> None:
     _, groups = gene_names(var, sum_duplicates=True)
     assert groups is not None
     assert groups.tolist() == [0, 1, 0]
+
+
+def test_the_advice_for_a_poor_match_works(table) -> None:
+    """RELIABILITY 9: what is advised is what the caller can follow, and the least fraction named lets the cells in."""
+    genes = var("CD3D", *(f"PROBE{i}" for i in range(7)))
+    with pytest.raises(GenesError) as caught:
+        match_genes(genes, table, cure="Extract both anew")
+    assert "Extract both anew" in str(caught.value)
+    assert "genes=" not in str(caught.value)
+    advised = float(str(caught.value).rsplit("min_match=", 1)[1].rstrip("."))
+    assert len(match_genes(genes, table, min_match=advised).genes) == 1
+
+
+def test_the_report_says_what_is_tested(table) -> None:
+    """A few genes of many match: all that the table has."""
+    report = match_genes(var(*table["symbol"], *(f"OTHER{i}" for i in range(90))), table).report
+    assert "10 of the table's 10 match, among 100 here (100.0% of the smaller side)" in report

@@ -174,3 +174,23 @@ def test_cells_are_described_by_their_own_or_their_orthologs_symbols(from_mouse:
     translated, _ = describe_cells(genes, from_mouse)
     assert list(translated["text"]) == ["CD3D", "MS4A1"]
     assert set(translated["organism"]) == {"human"}
+
+
+IDS = [f"ENSG{i:011d}" for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    "names", [IDS, [f"{i}.1" for i in IDS], ["gene_0", "gene_1"], ["Gene1", "Gene2", "CD3D"], ["V1"]]
+)
+def test_names_that_say_nothing_are_not_described(names: list[str]) -> None:
+    """RELIABILITY 47: a model would read ids for texts."""
+    with pytest.raises(GenesError, match=r"f\.h5ad.*gene_symbols"):
+        describe_cells(pd.DataFrame(index=names), source="f.h5ad")
+
+
+def test_symbols_are_described_with_their_ids() -> None:
+    """Cells of ids alone are then found among them; a symbol of two ids is one text."""
+    described = describe_cells(pd.DataFrame({"feature_name": ["CD3D", "LYZ", "LYZ", ""]}, index=IDS)).obs
+    assert described["text"].tolist() == ["CD3D", "LYZ", IDS[3]]
+    assert described["ensembl_id"].tolist() == [IDS[0], IDS[1], IDS[3]]
+    assert match_genes(pd.DataFrame(index=IDS[:2]), described).how.tolist() == ["ensembl", "ensembl"]
