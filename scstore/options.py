@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -163,8 +164,9 @@ def with_options(
 
 def did_you_mean(wrong: str, known: Iterable[str], *, form: str = "{}") -> str:
     """`` Did you mean …?`` where something known is spelled alike, else nothing."""
-    close = difflib.get_close_matches(wrong, list(known), n=1)
-    return f" Did you mean {form.format(close[0])}?" if close else ""
+    plain = {re.sub(r"[\W_]+", "", name).casefold(): name for name in reversed(list(known))}
+    close = difflib.get_close_matches(re.sub(r"[\W_]+", "", wrong).casefold(), plain, n=1)
+    return f" Did you mean {form.format(plain[close[0]])}?" if close else ""
 
 
 def _check(function: Callable[..., Any], given: Mapping[str, Any]) -> None:

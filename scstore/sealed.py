@@ -27,7 +27,11 @@ from scstore import fsio
 from scstore.errors import DamagedError, GenesError, NewerFormatError, NotAStoreError, OptionError
 from scstore.hdf5_output import hdf5_output
 from scstore.untrusted.hdf5 import check_hdf5
+from scstore.untrusted.recognise import what_is
 from scstore.untrusted.safetensors import WEIGHTS_LIMIT, read_weights
+
+# Characters of two values that are shown side by side.
+LONGEST = 400
 
 # A JSON object that names a feature space.
 Space = Mapping[str, Any]
@@ -83,7 +87,34 @@ def differences(old: Space, new: Space) -> list[str]:
         return json.dumps(fields[name], sort_keys=True, ensure_ascii=False) if name in fields else "(absent)"
 
     pairs = ((name, show(left, name), show(right, name)) for name in sorted(left.keys() | right.keys()))
-    return [f"{name}: {before} → {after}" for name, before, after in pairs if before != after]
+    lines = (_difference(name, before, after) for name, before, after in pairs if before != after)
+    return list(dict.fromkeys(lines))
+
+
+# What fields that hold digests are about, by the last part of their name.
+DIGESTED = {
+    "genes": "the gene table",
+    "input": "the cells",
+    "ids": "the cells' ids",
+    "orthologs": "the table of orthologs",
+    "encoder": "the encoder of the gene texts",
+}
+
+
+def _difference(name: str, before: str, after: str) -> str:
+    """Say one difference in words: nobody reads digests and lists of tokens."""
+    digests = [text.startswith('"sha256:') for text in (before, after)]
+    if any(digests):
+        part = name.removesuffix(".digest").rpartition(".")[2]
+        words = DIGESTED.get(part, f"the {part}")
+        return (
+            f"{words}: another one"
+            if all(digests)
+            else f"{words}: {'one' if digests[0] else 'none'} → {'one' if digests[1] else 'none'}"
+        )
+    if name.endswith((".prefix", ".suffix")):
+        return f"the words {'before' if name.endswith('.prefix') else 'after'} the genes: others"
+    return f"{name}: another one" if len(before) + len(after) > LONGEST else f"{name}: {before} → {after}"
 
 
 # Format of stores, heads, projectors, gene tables and panels. A larger first number cannot be read.
@@ -194,6 +225,14 @@ def write_sealed_folder(
     return target
 
 
+def _check_path(path: object, kind: FolderKind | FileKind) -> None:
+    """Refuse an object in the place of a path."""
+    if not isinstance(path, str | os.PathLike):
+        raise NotAStoreError(
+            f"This is {what_is(path)}, where the path of a {kind.name} is wanted. Swapped with another?"
+        )
+
+
 def read_sealed_folder(
     path: str | os.PathLike[str], kind: FolderKind, *, limit: int = WEIGHTS_LIMIT
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -202,9 +241,12 @@ def read_sealed_folder(
     ``NotAStoreError`` if there is no such folder, ``NewerFormatError``, or ``DamagedError`` if any byte differs from
     what was written or the weights have more than ``limit`` bytes.
     """
+    _check_path(path, kind)
     fsio.mend(path)
     description, weights = Path(path) / kind.description, Path(path) / kind.weights
     if not description.is_file():
+        if what := what_is(path):
+            raise NotAStoreError(f"{path}: this is {what}, where a {kind.name} is wanted. Swapped with another?")
         raise NotAStoreError(f"{path}: no {kind.name} ({kind.description}) is there. Make one with `{kind.command}`.")
     cure = f"Restore it from a copy, or make it again with `{kind.command}`."
     document = read_sealed_json(description, limit=DESCRIPTION_LIMIT, cure=cure)
@@ -239,6 +281,7 @@ def read_sealed_file(
     ``GenesError`` if there is no such file of this kind, ``NewerFormatError``, or ``DamagedError`` if it cannot be
     decoded or does not match its digest.
     """
+    _check_path(path, kind)
     file = Path(path)
     if not file.is_file():
         raise GenesError(f"{file}: there is no such {kind.name}. Make one with `{kind.command}`.")
@@ -251,8 +294,8 @@ def read_sealed_file(
     except (PermissionError, MemoryError):
         raise
     except Exception as error:  # HDF5 raises anything on damaged bytes
-        reason = " ".join(str(error).split())[:200]
-        msg = f"{file} is not a {kind.name} from scstore, or it is damaged ({reason}). Make one with `{kind.command}`."
+        what = what_is(file) or "not one of scstore's, or damaged"
+        msg = f"{file}: a {kind.name} is wanted here, and this is {what}. Make one with `{kind.command}`."
         raise GenesError(msg) from error
     check_format(file, found)
     try:

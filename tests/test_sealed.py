@@ -60,6 +60,23 @@ def test_differences_name_nested_fields_old_and_new() -> None:
     assert differences(old, new) == ['model.digest: "a" → "b"', "panel: null → (absent)", "seed: (absent) → 0"]
 
 
+def test_differences_are_words_where_values_mean_nothing_to_a_reader() -> None:
+    """No digests and no lists of tokens."""
+    old = {"genes": {"digest": "sha256:1"}, "panel": {"digest": None}, "layout": {"prefix": [1, 2]}, "ids": "sha256:a"}
+    new = {
+        "genes": {"digest": "sha256:2"},
+        "panel": {"digest": "sha256:3"},
+        "layout": {"prefix": [3]},
+        "ids": "sha256:b",
+    }
+    assert differences(old, new) == [
+        "the gene table: another one",
+        "the cells' ids: another one",
+        "the words before the genes: others",
+        "the panel: none → one",
+    ]
+
+
 @given(SPACES)
 def test_a_sealed_value_opens_and_a_changed_one_does_not(space: dict[str, object]) -> None:
     body = {key: value for key, value in space.items() if key != "digest"}

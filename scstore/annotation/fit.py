@@ -96,7 +96,7 @@ def fit(
     if head == KIND:
         adjusted = None if prior_adjustment == PRIOR_ADJUSTMENT else prior_adjustment
         _check_across_genes(label, {"views": views, "params": params, "prior_adjustment": adjusted})
-    opened = store if isinstance(store, Store) else open_store(store)
+    opened = open_store(store)
     for line in opened.notes:
         progress.note(line)
     cells = _training_cells(opened, label, missing_labels, allow_partial=allow_partial, progress=progress)

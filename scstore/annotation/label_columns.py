@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from scstore.annotation.majority import HETEROGENEOUS
+from scstore.annotation.prediction_frames import UNASSIGNED
 from scstore.cells.labels import read_labels, report_labels
 from scstore.errors import LabelsError, OptionError
 from scstore.progress import Reporter
 from scstore.store.reader import Store
+
+OWN_WORDS = (UNASSIGNED, HETEROGENEOUS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,11 @@ def read_label_columns(
     source = str(store.path)
     found = {column: read_labels(store.obs, column, missing=missing, source=source) for column in columns}
     for column, labels in found.items():
+        if words := sorted({label for label in labels if label and label.strip().casefold() in OWN_WORDS}):
+            raise LabelsError(
+                f"{source}: {column!r} has a label {words[0]!r}, which is predict's word for cells without a clear "
+                f"label. Rename it, or leave those cells out: missing_labels={[*missing, *words]}."
+            )
         report_labels(store.obs, column, labels, source=source, progress=progress)
     if len(columns) == 1:
         return LabelColumns((columns[0],), found[columns[0]], {})

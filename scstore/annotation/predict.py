@@ -148,7 +148,7 @@ def _predictions(store: Cells, head: TrainedHead, options: PredictOptions) -> It
     if target is not None:
         check_predictions_file(target, overwrite=options.overwrite)
     progress = options.progress or Reporter()
-    opened = store if isinstance(store, Store) else open_store(store)
+    opened = open_store(store)
     for line in opened.notes:
         progress.note(line)
     trained, name = (head, "the head") if isinstance(head, AnyHead) else (load_head(head)[0], str(head))

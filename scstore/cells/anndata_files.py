@@ -16,6 +16,7 @@ import zarr
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scstore.cells.frames import decoded, plain_frame
 from scstore.cells.matrices import Opened, RowMatrix, dense_rows, is_numeric, open_compressed
 from scstore.errors import CellsError, NewerFormatError, show
 from scstore.untrusted.guards import Guard, damaged, reading
@@ -53,7 +54,8 @@ def read_anndata(root: Any, *, guard: Guard) -> Opened:
     else:
         raw, prefix = root, "raw."  # as anndata before 0.7 wrote them
     raw_var = read_frame(raw, f"{prefix}var", guard=guard)
-    if raw_var is not None:
+    # one of other cells is of no use, and no fault of X
+    if raw_var is not None and not (slots and _n_rows(guard.member(raw, f"{prefix}X")) != len(obs)):
         add("raw", raw, f"{prefix}X", raw_var)
     return Opened(obs, slots, slot_vars)
 
@@ -75,6 +77,14 @@ def open_matrix(node: Any, *, shape: tuple[int, int], name: str, guard: Guard) -
         return None
     stored = f"stored as {show(encoding or 'something without a name')}, which is not a matrix of numbers"
     raise CellsError(f"{guard.source}: {name} is {stored}. Update scstore and anndata, or write a CSR matrix.")
+
+
+def _n_rows(node: Any) -> int | None:
+    """Return the rows that a matrix declares."""
+    shape = getattr(node, "shape", None)
+    if isinstance(node, (h5py.Group, zarr.Group)):
+        shape = node.attrs.get("shape", node.attrs.get("h5sparse_shape"))
+    return None if shape is None or not len(shape) else int(shape[0])
 
 
 def _open_sparse(group: Any, *, encoding: str, shape: tuple[int, int], name: str, guard: Guard) -> RowMatrix:
@@ -170,12 +180,17 @@ def _is_newer(written: str, than: str) -> bool:
 
 
 def read_frame(group: Any, name: str, *, guard: Guard) -> pd.DataFrame | None:
-    """Read a data frame through anndata, after checking everything below it; ``None`` when there is none."""
+    """Read a data frame, after checking everything below it, with plain columns; ``None`` when there is none."""
     node = guard.member(group, name)
     if node is None:
         return None
-    if isinstance(node, h5py.Dataset) and node.dtype.names:
-        return _read_legacy_frame(group, name, guard=guard)
+    legacy = isinstance(node, h5py.Dataset) and node.dtype.names
+    frame = _read_legacy_frame(group, name, guard=guard) if legacy else _read_frame(node, name, guard=guard)
+    with reading(guard.source, name):
+        return plain_frame(frame)
+
+
+def _read_frame(node: Any, name: str, *, guard: Guard) -> pd.DataFrame:
     if not isinstance(node, (h5py.Group, zarr.Group)):
         raise damaged(guard.source, f"{name} is not a data frame.")
     _check_encoding(node, guard.source, name)
@@ -184,6 +199,8 @@ def read_frame(group: Any, name: str, *, guard: Guard) -> pd.DataFrame | None:
     with warnings.catch_warnings(action="ignore", category=anndata.OldFormatWarning), reading(guard.source, name):
         try:
             frame = anndata.io.read_elem(node)
+        except UnicodeDecodeError:
+            frame = _read_by_column(node)
         except Exception as error:
             if type(error).__name__ != "IORegistryError":
                 raise
@@ -195,22 +212,35 @@ def read_frame(group: Any, name: str, *, guard: Guard) -> pd.DataFrame | None:
     return frame
 
 
+def _read_by_column(node: Any) -> pd.DataFrame:
+    """Read a data frame with text that is not in the encoding it declares, as R writes it."""
+    order, index = [_text(name) for name in node.attrs["column-order"]], _text(node.attrs["_index"])
+    columns = {name: _read_column(node[name]) for name in order}
+    return pd.DataFrame(columns, index=pd.Index(_read_column(node[index])), columns=order)
+
+
+def _read_column(node: Any) -> Any:
+    try:
+        return anndata.io.read_elem(node)
+    except UnicodeDecodeError:
+        if isinstance(node, h5py.Dataset):
+            return decoded(node[()])
+    if "categories" in node:
+        categories, is_ordered = decoded(node["categories"][()]), bool(node.attrs.get("ordered", False))
+        return pd.Categorical.from_codes(node["codes"][()], categories, ordered=is_ordered)
+    return pd.Series(decoded(node["values"][()])).mask(node["mask"][()], None).array
+
+
 def _read_legacy_frame(group: Any, name: str, *, guard: Guard) -> pd.DataFrame:
     """Read ``obs`` or ``var`` as anndata before 0.7 wrote them: one array of records, categories under ``uns``."""
     with reading(guard.source, name):
         records = group[name][:]
-        columns = {field: _decoded(records[field]) for field in records.dtype.names}
+        columns = {field: decoded(records[field]) for field in records.dtype.names}
         index = next((field for field in ("_index", "index") if field in columns), records.dtype.names[0])
         frame = pd.DataFrame(columns, index=columns.pop(index))
         uns = guard.member(group, "uns")
         for column in frame.columns if uns is not None else ():
             categories = guard.member(uns, f"{column}_categories")
             if categories is not None and frame[column].dtype.kind in "iu":
-                frame[column] = pd.Categorical.from_codes(frame[column], _decoded(np.atleast_1d(categories[()])))
+                frame[column] = pd.Categorical.from_codes(frame[column], decoded(np.atleast_1d(categories[()])))
     return frame
-
-
-def _decoded(values: Any) -> Any:
-    if values.dtype.kind == "S" or (values.dtype == object and len(values) and isinstance(values[0], bytes)):
-        return [value.decode("utf-8", errors="replace") for value in values]
-    return values

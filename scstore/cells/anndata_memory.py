@@ -10,6 +10,7 @@ from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
 from scstore.cells.anndata_files import open_matrix
+from scstore.cells.frames import plain_frame
 from scstore.cells.matrices import Opened, RowMatrix, SlicedRows, csr_rows, dense_rows, is_numeric
 from scstore.errors import CellsError
 from scstore.untrusted.guards import Guard
@@ -27,13 +28,13 @@ def open_anndata(adata: AnnData) -> Opened:
     """
     slots: dict[str, RowMatrix] = {}
     slot_vars: dict[str, pd.DataFrame] = {}
-    var, raw = adata.var.copy(), None if adata.raw is None else adata.raw.var.copy()
+    var, raw = plain_frame(adata.var), None if adata.raw is None else plain_frame(adata.raw.var)
     layers = sorted(f"layers/{name}" for name in adata.layers if name is not None)  # anndata 0.13 lists X under None
     for slot in ("X", *layers, "raw"):
         genes = raw if slot == "raw" else var
         if genes is not None and (rows := _open(adata, slot, shape=(adata.n_obs, len(genes)))) is not None:
             slots[slot], slot_vars[slot] = rows, genes
-    return Opened(adata.obs.copy(), slots, slot_vars)
+    return Opened(plain_frame(adata.obs), slots, slot_vars)
 
 
 def _take(adata: AnnData, slot: str) -> Any:

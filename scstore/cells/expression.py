@@ -15,15 +15,19 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scstore.cells.opening import CellFile
-from scstore.errors import CellsError, show
-
-# The sum that the counts of a cell are scaled to.
-TARGET_SUM = 1e4
-
-LARGEST_COUNT = float(np.finfo(np.float32).max)
-
-# A larger number is not a logarithm: its exponential is infinite.
-LARGEST_EXPONENT = 700.0
+from scstore.cells.scales import (
+    ALL_GENES,
+    LARGEST_COUNT,
+    LINEAR,
+    NATURAL,
+    SCALES,
+    TARGET_SUM,
+    Recognised,
+    recognise,
+    sums_above_target,
+)
+from scstore.errors import CellsError, CellsWarning, show
+from scstore.progress import Reporter
 
 # Log-normalised values are smaller: log1p of half a billion counts.
 LARGEST_LOG = 20.0
@@ -40,24 +44,49 @@ class ExpressionSlot:
     """The slot that expression is read from: ``"X"``, ``"layers/NAME"`` or ``"raw"``.
 
     ``kind`` is ``"counts"``, which are normalised as they are read, or ``"lognorm"``; ``fractional`` counts need not be
-    integers (ambient-RNA correction, pseudo-counts).
+    integers (ambient-RNA correction, pseudo-counts). Values on another scale than the natural logarithm of counts per
+    10,000 are undone by ``scale``, a key of :data:`scstore.cells.scales.SCALES`, and normalised anew.
     """
 
     slot: str
     kind: str
     fractional: bool = False
+    scale: str | None = None
+    remark: str = ""  # for the user
+
+    @property
+    def limit(self) -> float:
+        """Larger values are none of this kind."""
+        return LARGEST_COUNT if self.kind == "counts" else SCALES[self.scale or NATURAL].limit
+
+    def report(self, name: str, cells: CellFile, progress: Reporter) -> None:
+        """Say where the expression of an input is read from, and what is odd about it."""
+        size = f"{cells.n_cells:,} cells × {len(cells.var(self.slot)):,} genes"
+        progress.note(f"cells: {name}: {size}, {self.kind} from {self.slot}")
+        for line in cells.notes(self.slot):
+            progress.note(line)
+        if self.remark:
+            progress.warn(f"{name}: {self.slot} {self.remark}", CellsWarning)
 
 
 @dataclass(frozen=True)
 class _Look:
     """What a sample of a slot's values suggests, as a kind and as the end of a sentence.
 
-    ``counts`` are integers, ``lognorm`` other numbers up to :data:`LARGEST_LOG`, ``fractional`` larger ones too,
-    ``scaled`` negative ones, ``zeros`` nothing.
+    ``counts`` are integers; ``lognorm`` recognised as such; ``rescaled`` on another ``scale`` that can be undone, and
+    ``linear`` where that is no logarithm; ``other`` on one that cannot, for lack of genes; ``unclear`` other numbers
+    that may be logarithms, ``fractional`` those that may not; ``scaled`` negative ones, ``zeros`` nothing.
     """
 
     kind: str
     words: str
+    scale: str | None = None
+    remark: str = ""
+
+
+# Kinds that are taken where counts, corrected counts and log-normalised values are declared; the last needs that.
+WHOLE, CORRECTED = ("counts",), ("fractional", "unclear", "linear")
+LOGARITHMS, DECLARED = ("lognorm", "rescaled", "linear"), "unclear"
 
 
 def find_expression(
@@ -66,14 +95,15 @@ def find_expression(
     expression: str = "counts",
     slot: str | None = None,
     allow_fractional: bool = False,
+    declared: bool = True,
     sample_rows: int = 512,
 ) -> ExpressionSlot:
     """Find the slot that holds counts (or ``"lognorm"`` values), by looking at rows spread over the file.
 
     Raw counts are looked for in ``X``, ``layers/counts`` and ``raw``, in this order; integers stored as floats count.
     Log-normalised values are taken, when declared, from ``X``, else from ``raw`` (where scanpy keeps them when it
-    scales ``X``). With ``slot`` only that slot is looked at. :func:`lognorm_rows` checks every value later. The error
-    says what each slot holds and which option helps.
+    scales ``X``). With ``slot`` only that slot is looked at. Unless they are ``declared``, only what is recognised is
+    taken. :func:`lognorm_rows` checks every value later. The error says what each slot holds and which option helps.
     """
     order: tuple[str, ...] = SEARCHED if expression == "counts" else ("X", "raw")
     if slot is not None:
@@ -81,56 +111,75 @@ def find_expression(
         order = (slot,)
     present = [name for name in order if name in cells.slots and cells.slots[name].shape[1]]
     looks = {name: _look_at(cells, name, sample_rows=sample_rows) for name in present}
-    accepted = [expression, "fractional"] if expression == "counts" and allow_fractional else [expression]
+    fractional = expression == "counts" and allow_fractional
     if expression == "lognorm" and slot is None and "X" in looks and looks["X"].kind == "counts":
         cure = "Leave out expression='lognorm', or name the slot with slot=."
         raise CellsError(f"{cells.source}: X holds counts, not log-normalised values as declared. {cure}")
-    # a sample without a single value is taken last: whatever it turns out to be is checked as it is read
-    for kind in (*accepted, "zeros"):
+    passes: list[tuple[str, ...]] = [WHOLE, CORRECTED] if fractional else [WHOLE]
+    if expression == "lognorm":
+        passes = [(*LOGARITHMS, DECLARED) if declared else LOGARITHMS]
+    for kinds in passes:
         for name, look in looks.items():
-            if look.kind == kind:
-                return ExpressionSlot(name, expression, allow_fractional and expression == "counts")
+            if look.kind in kinds:
+                undone = (look.scale, look.remark) if expression == "lognorm" else (None, "")
+                return ExpressionSlot(name, expression, fractional, *undone)
+    # a sample without a single value is taken where there is nothing else: reading checks what it turns out to be
+    others = {name: _look_at(cells, name, sample_rows=sample_rows) for name in cells.slots if name not in looks}
+    seen = looks if slot is not None else looks | others
+    if looks and all(look.kind == "zeros" for look in seen.values()):
+        return ExpressionSlot(next(iter(looks)), expression, fractional)
     found = "; ".join(f"{name} {look.words}" for name, look in looks.items()) or "there is neither X nor raw"
-    if expression == "counts":
-        cure = _cure(cells, looks, sample_rows)
-    elif any(look.kind == "counts" for look in looks.values()):
-        cure = "Leave out expression='lognorm' to start from the counts."
-    else:
-        cure = "Name the slot that holds them with slot=."
     what = "raw counts" if expression == "counts" else "log-normalised values"
-    raise CellsError(f"{cells.source}: no {what} found: {found}. {cure}")
+    raise CellsError(f"{cells.source}: no {what} found: {found}. {_cure(looks, others, expression)}")
 
 
-def _cure(cells: CellFile, looks: dict[str, _Look], sample_rows: int) -> str:
-    """Return what to do about an input without counts."""
-    others = [name for name in cells.slots if name not in looks]
-    others = [name for name in others if _look_at(cells, name, sample_rows=sample_rows).kind == "counts"]
-    if others:
-        choices = " or ".join(f"slot='{name}'" for name in others)
-        return f"There are counts in {', '.join(others)}: if they are the raw counts, set {choices}."
+def _cure(looks: dict[str, _Look], others: dict[str, _Look], expression: str) -> str:
+    """Return what to do about an input without what was declared, from its looks and those of its other slots."""
     by_kind = {look.kind: name for name, look in reversed(looks.items())}
+    if expression == "lognorm":
+        if "counts" in by_kind:
+            return "Leave out expression='lognorm' to start from the counts."
+        if "other" in by_kind:
+            return "Genes were removed, so it cannot be rescaled: give all genes, the counts, or natural logarithms."
+        return "Name the slot that holds them with slot=, or start from the counts."
+    if counts := [name for name, look in others.items() if look.kind == "counts"]:
+        choices = " or ".join(f"slot='{name}'" for name in counts)
+        return f"There are counts in {', '.join(counts)}: if they are the raw counts, set {choices}."
+    if "linear" in by_kind:
+        return "Accept them with allow_fractional=True: every cell is scaled to 10,000 anyway."
+    corrected = "If they are corrected counts (SoupX, CellBender, …), accept them with allow_fractional=True"
     if "fractional" in by_kind:
-        return "If they are corrected counts (SoupX, CellBender, …), accept them with allow_fractional=True."
-    if "lognorm" in by_kind:
-        name = by_kind["lognorm"]
-        named = "" if name in ("X", "raw") else f" and slot='{name}'"
-        return f"If {name} is log-normalised, declare that with expression='lognorm'{named}."
+        return f"{corrected}."
+    for kind in ("lognorm", "rescaled", "unclear"):
+        if (name := by_kind.get(kind)) is not None:
+            named = "" if name in ("X", "raw") else f" and slot='{name}'"
+            if kind == "unclear":
+                return f"{corrected}; if they are log-normalised, declare that with expression='lognorm'{named}."
+            return f"If {name} is log-normalised, declare that with expression='lognorm'{named}."
     return "Give a file with raw counts; log-normalised values (not scaled ones) are read with expression='lognorm'."
 
 
-def _look_at(cells: CellFile, slot: str, *, sample_rows: int) -> _Look:
-    """Look at the first rows, the last, and runs between them.
-
-    Single values that are NaN, infinite or negative among counts do not change the kind: reading names them.
-    """
+def _sample(cells: CellFile, slot: str, sample_rows: int) -> list[tuple[int, sparse.csr_matrix]]:
+    """Return first row and values of the first rows, the last, and runs between them."""
     matrix = cells.matrix(slot)
     n_cells = matrix.shape[0]
     run = max(1, -(-sample_rows // RUNS))
     starts = [round((n_cells - run) * i / (RUNS - 1)) for i in range(RUNS)] if n_cells > run * RUNS else [0]
     length = run if n_cells > run * RUNS else n_cells
-    blocks = [(start, matrix.rows(start, start + length)) for start in sorted(set(starts))]
-    values = np.concatenate([block.data for _, block in blocks])
-    values = values[np.isfinite(values) & (values != 0)] if values.dtype.kind == "f" else values[values != 0]
+    return [(start, matrix.rows(start, start + length)) for start in sorted(set(starts))]
+
+
+def _look_at(cells: CellFile, slot: str, *, sample_rows: int) -> _Look:
+    """Look at a sample of a slot.
+
+    Single values that are NaN, infinite or negative among counts do not change the kind: reading names them.
+    """
+    blocks = _sample(cells, slot, sample_rows)
+    rows = sparse.vstack([block for _, block in blocks], format="csr")
+    if rows.dtype.kind == "f":
+        rows.data[~np.isfinite(rows.data)] = 0
+    rows.eliminate_zeros()
+    values = rows.data
     if not len(values):
         return _Look("zeros", "holds nothing but zeros in the rows looked at")
     largest = float(values.max())
@@ -139,10 +188,40 @@ def _look_at(cells: CellFile, slot: str, *, sample_rows: int) -> _Look:
     if values.min() < 0:
         place = _first(cells, slot, blocks, lambda data: data < 0)
         return _Look("scaled", f"holds negative values ({place}), as scaled data does")
-    if largest <= LARGEST_LOG:
-        return _Look("lognorm", f"looks log-normalised (not integers, largest {largest:.3g})")
+    found = recognise(rows)
+    if found is not None and (look := _recognised(found, rows)) is not None:
+        return look
     place = _first(cells, slot, blocks, lambda data: np.isfinite(data) & (data != np.floor(data)))
-    return _Look("fractional", f"holds values that are not integers ({place}; largest {largest:,.6g})")
+    words = f"holds values that are not integers ({place}; largest {largest:,.6g})"
+    if found is not None or largest > LARGEST_LOG:
+        return _Look("fractional", words)
+    if sums_above_target(rows):
+        return _Look("fractional", f"{words}, and no logarithms of counts per 10,000, which they exceed")
+    return _Look("unclear", words)
+
+
+def _recognised(found: Recognised, rows: sparse.csr_matrix) -> _Look | None:
+    """Return the look of values on a scale that was recognised; ``None`` for counts times a factor."""
+    scale, total = found.scale, found.total
+    if scale.name == NATURAL and found.is_per_ten_thousand:
+        return _Look("lognorm", "looks log-normalised (natural logarithms of counts per 10,000)")
+    if scale.name == LINEAR and total is None:
+        return None
+    of = "counts" if found.is_unscaled else "values that differ in their sum"
+    if total is not None:
+        of = f"values that add up to {total:{',.0f' if total > 10 else '.3g'}} in every cell"
+    words = f"holds {of}, as CPM and TPM are," if scale.name == LINEAR else f"holds {scale.name} of {of}"
+    if total is not None or found.is_unscaled or (scale.base and rows.shape[1] >= ALL_GENES):
+        remark = f"{words}: read as natural logarithms of counts per 10,000 in each cell"
+        return _Look("linear" if scale.name == LINEAR else "rescaled", words, scale.name, remark)
+    if scale.name == NATURAL and not sums_above_target(rows):
+        remark = (
+            "is log-normalised to another sum than 10,000 a cell, and genes are missing, so it is not rescaled: its "
+            "values are not quite those of other data. Better give the counts, or all genes."
+        )
+        return _Look("lognorm", f"{words}, with genes missing", None, remark)
+    cure = f": adata.X = adata.X * {np.log(scale.base):.9f} makes them natural" if scale.base not in (0, np.e) else ""
+    return _Look("other", f"{words}, with genes missing{cure}")
 
 
 def _first(
@@ -151,7 +230,7 @@ def _first(
     """Return the first value of a kind in a sample, and where it is."""
     start, block = next((start, block) for start, block in blocks if wanted(block.data).any())
     at = int(wanted(block.data).argmax())
-    return f"{block.data[at]:.4g} in {_place(cells, slot, start, block, at)}"
+    return f"{block.data[at]:.9g} in {_place(cells, slot, start, block, at)}"
 
 
 def _place(cells: CellFile, slot: str, start: int, block: sparse.csr_matrix, at: int) -> str:
@@ -183,15 +262,18 @@ def lognorm_block(
     # One dtype from here on: integers and floats of any width then give the same bits.
     rows = stored.astype(np.float64)
     rows.eliminate_zeros()
+    if slot.scale is not None:
+        rows.data = SCALES[slot.scale].undo(rows.data)
+    is_linear = slot.kind == "counts" or slot.scale is not None
     if groups is not None:
         repeated = np.bincount(groups, minlength=len(groups)) > 1
-        if slot.kind == "lognorm":  # logarithms of one gene's columns are undone, added up, and taken again
+        if not is_linear:  # logarithms of one gene's columns are undone, added up, and taken again
             np.expm1(rows.data, out=rows.data, where=repeated[groups[rows.indices]])
         rows = sparse.csr_matrix((rows.data, groups[rows.indices], rows.indptr), shape=rows.shape)
         rows.sum_duplicates()
-        if slot.kind == "lognorm":
+        if not is_linear:
             np.log1p(rows.data, out=rows.data, where=repeated[rows.indices])
-    if slot.kind == "counts":
+    if is_linear:
         _normalise(rows)
     rows = rows.astype(np.float32)
     rows.eliminate_zeros()
@@ -212,7 +294,7 @@ def _normalise(rows: sparse.csr_matrix) -> None:
 def _check_values(rows: sparse.csr_matrix, *, cells: CellFile, slot: ExpressionSlot, start: int) -> None:
     """Refuse values that are not expression: every value that is read passes here."""
     values = rows.data
-    limit = LARGEST_COUNT if slot.kind == "counts" else LARGEST_EXPONENT
+    limit = slot.limit
     bad: NDArray[Any] = np.zeros(0, dtype=bool)
     if values.dtype.kind == "f":
         bad = ~((values >= 0) & (values <= limit))  # NaN fails every comparison
@@ -230,7 +312,7 @@ def _check_values(rows: sparse.csr_matrix, *, cells: CellFile, slot: ExpressionS
     elif value < 0:
         fault, cure = f"is negative ({value:g})", "Scaled or corrected values cannot be used: set another slot=."
     else:
-        fault = f"is not an integer ({value:g})"
+        fault = f"is not an integer ({value:.9g})"
         cure = "Take the slot with raw counts (slot=), or accept corrected counts with allow_fractional=True."
     place = _place(cells, slot.slot, start, rows, at)
     raise CellsError(f"{cells.source}: {place}: the value in {slot.slot} {fault}. {cure}")

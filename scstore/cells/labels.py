@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scstore.errors import LabelsError, LabelsWarning, OptionError
+from scstore.errors import CellsWarning, LabelsError, LabelsWarning, OptionError
 from scstore.options import Option, did_you_mean
 from scstore.progress import Reporter
 
@@ -20,7 +20,18 @@ from scstore.progress import Reporter
 MISSING_VALUES = ("", "nan", "<NA>")
 
 # Words that people and programs write for a missing label.
-MISSING_LABELS = ("", "NA", "N/A", "NaN", "None", "null", "unassigned", "unknown", "<NA>")
+MISSING_LABELS = (
+    "", "NA", "N/A", "n.a.", "#N/A", "<NA>", "NaN", "NaT", "None", "null", "-", "?",
+    "unassigned", "not assigned", "unknown", "unlabelled", "unlabeled", "unannotated", "not available",
+)  # fmt: skip
+
+# Different values of a column of labels: with fewer it is never refused, with more numbers always are.
+FEW_VALUES, MANY_NUMBERS = 20, 500
+
+DATE = re.compile(r"\d{4}-\d\d?-\d\d?([ T].*)?")
+
+# Names of columns that hold labels.
+LIKELY = re.compile(r"type|label|annot|ident|class|cluster|leiden|louvain", re.IGNORECASE)
 
 MissingLabels = Annotated[
     Sequence[str], Option("Words that count as a missing label, whatever their case and outer blanks.", advanced=True)
@@ -55,24 +66,56 @@ def check_column(obs: pd.DataFrame, column: str, *, option: str, source: str) ->
 def read_labels(
     obs: pd.DataFrame, column: str, *, missing: Sequence[str] = MISSING_LABELS, source: str
 ) -> list[str | None]:
-    """Return a label column as strings, ``None`` for a cell without a label; a :class:`LabelsError` if all lack one."""
+    """Return a label column as strings, ``None`` for a cell without a label.
+
+    A :class:`LabelsError` if no cell has one, or the column holds measurements, dates or a name for each cell.
+    """
     if column not in obs:
         raise LabelsError(f"{source} has no obs column {column!r}.{_has(obs, column)}")
     absent = missing_labels(obs[column].to_numpy(dtype=object), missing)
     if absent.all():
-        raise LabelsError(f"{source}: no cell has a {column!r}.")
+        words = ", ".join(sorted({repr(str(value)) for value in obs[column].dropna()})[:5])
+        raise LabelsError(f"{source}: no cell has a {column!r}{f': all are {words}' if words else ''}.")
+    if (why := _why_no_labels(obs[column][~absent])) is not None:
+        likely = _likely_columns(obs.drop(columns=column))
+        hint = f" Columns that look like labels: {', '.join(likely)}." if likely else ""
+        raise LabelsError(f"{source}: {column!r} {why}, so these are no labels to learn.{hint}")
     return [None if gone else str(value) for value, gone in zip(obs[column], absent, strict=True)]
+
+
+def _why_no_labels(values: pd.Series) -> str | None:
+    """Return what a column holds in place of labels, if its values are nearly all different or measured."""
+    distinct = [str(value) for value in values.unique()]
+    if all(DATE.fullmatch(value) for value in distinct):
+        return "holds dates"
+    n, n_cells = len(distinct), len(values)
+    if n <= FEW_VALUES:
+        return None
+    numbers = pd.to_numeric(pd.Series(distinct), errors="coerce")
+    if numbers.notna().all():
+        measured = bool((numbers % 1 != 0).any()) or n > MANY_NUMBERS or 4 * n > n_cells
+        return f"holds numbers ({n:,} different ones in {n_cells:,} cells)" if measured else None
+    return f"differs in nearly every cell ({n:,} values in {n_cells:,} cells)" if 2 * n > n_cells else None
+
+
+def _likely_columns(obs: pd.DataFrame) -> list[str]:
+    """Return the names of a few columns that look like labels, the likeliest first."""
+    columns = [str(name) for name in obs.columns if not str(name).startswith("scstore_")]
+    texts = [name for name in columns if not pd.api.types.is_numeric_dtype(obs[name])]
+    fitting = [name for name in texts if obs[name].nunique() > 1 and _why_no_labels(obs[name].dropna()) is None]
+    return sorted(fitting, key=lambda name: LIKELY.search(name) is None)[:3]
 
 
 def report_labels(
     obs: pd.DataFrame, column: str, labels: Sequence[str | None], *, source: str, progress: Reporter
 ) -> None:
-    """Report which words were read as missing, and warn of labels that hardly differ in spelling."""
-    pairs = zip(obs[column], labels, strict=True)
-    left_out = Counter(str(value) for value, label in pairs if label is None and isinstance(value, str))
+    """Warn of cells without a label, and which words were read as missing, and of labels that hardly differ."""
+    left_out = [value for value, label in zip(obs[column], labels, strict=True) if label is None]
     if left_out:
-        words = ", ".join(f"{word!r} ({n:,} cells)" for word, n in left_out.most_common(5))
-        progress.note(f"{source}: {column} is missing where it is {words}; missing_labels=[…] names such words")
+        said = Counter(value for value in left_out if isinstance(value, str)).most_common(5)
+        words = f" ({', '.join(f'{word!r} {n:,}' for word, n in said)}; missing_labels=[…] names such words)"
+        without = f"{len(left_out):,} of {len(labels):,} cells have no {column}"
+        progress.warn(f"{source}: {without}{words if said else ''} and are left out", CellsWarning)
     groups = similar_labels(labels)
     if groups:
         listed = "; ".join(", ".join(f"{label!r} ({n:,} cells)" for label, n in group) for group in groups[:5])

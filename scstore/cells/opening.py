@@ -26,6 +26,7 @@ from scstore.options import did_you_mean
 from scstore.untrusted.guards import Guard, reading
 from scstore.untrusted.hdf5 import open_hdf5
 from scstore.untrusted.kinds import FORMATS, check_path, other_hdf5, what_else
+from scstore.untrusted.recognise import FILES, FOLDERS, TABLES, what_is
 from scstore.untrusted.zarr import open_zarr
 
 
@@ -128,6 +129,8 @@ def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str 
     or of a newer version; has no cells, genes or matrix; or its cell ids repeat.
     """
     with contextlib.ExitStack() as stack:
+        if not isinstance(source, str | os.PathLike | AnnData):
+            raise CellsError(f"This is {what_is(source)}, where cells are wanted: an AnnData, or {FORMATS}.")
         if isinstance(source, AnnData):
             name, opened = describe_anndata(source), open_anndata(source)
         else:
@@ -163,8 +166,14 @@ def _check_extent(opened: Opened, *, source: str) -> None:
         raise CellsError(f"{source}: there are 0 {what} in it. Check the filtering step that wrote it.")
 
 
+# What is there but holds no cells.
+NOT_CELLS = frozenset({*FOLDERS.values(), *FILES.values(), *TABLES.values()}) - {"a store", "a store as one file"}
+
+
 def _open_path(path: Path, *, stack: contextlib.ExitStack) -> Opened:
     check_path(path, error=CellsError)
+    if (what := what_is(path)) in NOT_CELLS:
+        raise CellsError(f"{path}: this is {what}, where cells are wanted: {FORMATS}. Swapped with another?")
     if path.is_dir():
         return _open_folder(path)
     if not h5py.is_hdf5(path):

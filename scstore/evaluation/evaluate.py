@@ -181,4 +181,4 @@ def _disjoint_genes(fraction: float, design: Design, cells: EvaluationCells, *, 
 
 def _opened(given: StoreLike | Sequence[StoreLike]) -> list[Store]:
     stores = [given] if isinstance(given, str | os.PathLike | Store) else given
-    return [one if isinstance(one, Store) else open_store(one) for one in stores]
+    return [open_store(one) for one in stores]

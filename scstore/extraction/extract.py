@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scstore import fsio
+from scstore.cells.frames import fitting_names
 from scstore.cells.opening import open_cells
-from scstore.errors import CellsWarning, LockedError, OptionError, OutputError
+from scstore.errors import CellsWarning, LockedError, OptionError, OutputError, show
 from scstore.extraction.auto_panel import panel_of_store
 from scstore.extraction.model_reader import load_reader
 from scstore.extraction.options import AUTO_PANEL, Cells, ExtractOptions, Output, complete_options
 from scstore.extraction.plan import ExtractionPlan, check_same_run, make_plan
 from scstore.options import with_options
 from scstore.progress import Reporter
-from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, STATUS_OK, check_columns
+from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, STATUS_OK
 from scstore.store.ledger import Part, check_shard, creation_lock, ids_digest, part_lock
 from scstore.store.reader import Store, open_store
 from scstore.store.writer import build_store, commit_shard, store_problem, write_scratch_expression
@@ -161,14 +162,17 @@ def _create(target: Path, plan: ExtractionPlan, progress: Reporter) -> None:
     """Read every cell once: check it, normalise it, match its genes; and create the store."""
     sequences, keep = plan.sequences, plan.options.keep_expression
     cells = sequences.source.cells
-    check_columns(cells.obs.columns)
+    names = fitting_names(cells.obs.columns)
+    for old, new in zip(cells.obs.columns, names, strict=True):
+        if new != old:
+            progress.warn(f"{cells.source}: obs column {show(old)} is kept as {show(new)}", CellsWarning)
     lengths: list[NDArray[np.int64]] = []
     var = sequences.genes.described.obs.iloc[sequences.genes.match.genes].drop(columns=["text", "text_source"])
     with build_store(target, overwrite=plan.options.overwrite) as builder:
         with ThreadPoolExecutor(1, "scstore-read") as reader:
             blocks = prefetch(sequences.expression_blocks(progress, lengths), reader, depth=PREFETCHED)
             builder.write_expression(blocks, n_genes=len(var), keep=keep)
-        obs = cells.obs.copy()
+        obs = cells.obs.set_axis(names, axis="columns")
         obs[N_GENES] = np.concatenate(lengths)
         obs[STATUS] = pd.Categorical(
             np.where(obs[N_GENES] > 0, STATUS_OK, STATUS_EMPTY), categories=[STATUS_OK, STATUS_EMPTY]

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore.cells.expression import TARGET_SUM
 from scstore.cells.opening import CellFile
 from scstore.cells.options import CellSource
+from scstore.cells.scales import TARGET_SUM
 from scstore.errors import FeatureSpaceError, OutputError
 from scstore.extraction.options import (
     CONTROL_SEED,
@@ -238,13 +238,22 @@ def check_same_run(target: Path, plan: ExtractionPlan) -> None:
     record = open_store(target).record
     if record is None:
         raise OutputError(f"{target}: scstore did not extract it. Choose another name, or set overwrite=True.")
-    if fields := differences(_decisive(record), _decisive(plan.record)):
+    if fields := _changes(_decisive(record), _decisive(plan.record)):
         raise FeatureSpaceError(
             f"{target} is a store of another run. It can be finished only with the same cells and options; what "
             "differs:\n  "
             + "\n  ".join(fields)
             + "\nGive those options again, choose another output, or set overwrite=True."
         )
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Say what differs: which views there are, what differs in their feature spaces, each thing once, and the rest."""
+    views, others = old.pop("view"), new.pop("view")
+    lines = differences({"views": ", ".join(views)}, {"views": ", ".join(others)})
+    for name in views.keys() & others.keys():
+        lines += differences({**views[name].pop("space"), **views[name]}, {**others[name].pop("space"), **others[name]})
+    return [*dict.fromkeys(lines), *differences(old, new)]
 
 
 def _decisive(record: dict[str, Any]) -> dict[str, Any]:

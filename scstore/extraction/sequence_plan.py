@@ -27,7 +27,9 @@ from scstore.extraction.auto_panel import kept_panel
 from scstore.extraction.options import AUTO_PANEL, GENEPT_W, SequenceOptions
 from scstore.gene_tables.encoding import cached_table
 from scstore.genes.matching import OTHER_TABLE, GeneMatch, match_genes
+from scstore.genes.ncbi import TAXA
 from scstore.genes.orthologs import Translation, describe_cells, match_cells, needed_translation
+from scstore.genes.species import common_name
 from scstore.genes.table import GeneTable, load_gene_table
 from scstore.genes.texts import DescribedGenes
 from scstore.model.flops import tokens_that_fit
@@ -92,11 +94,7 @@ def _find_cells(source: CellSource, cells: CellFile, options: SequenceOptions, p
     )
     stamp = None if isinstance(source, anndata.AnnData) else _stamp(Path(source))
     found = CellInput(source, cells, slot, stamp)
-    progress.note(
-        f"cells: {cells.source}: {len(cells.obs):,} cells × {len(found.var):,} genes, {slot.kind} from {slot.slot}"
-    )
-    for line in cells.notes(slot.slot):
-        progress.note(line)
+    slot.report(cells.source, cells, progress)
     return found
 
 
@@ -130,6 +128,11 @@ class MatchedGenes:
 def _find_genes(source: CellInput, target: Path, options: SequenceOptions, progress: Reporter) -> MatchedGenes:
     """Match the cells' genes with the gene table, or describe them by their symbols; no model is looked for."""
     named = load_gene_table(options.genes) if options.genes else None
+    if options.organism:
+        theirs = [] if named is None or "organism" not in named.obs else named.obs["organism"].dropna().unique()
+        known = sorted({*TAXA, *map(common_name, map(str, theirs))} - {""})
+        if common_name(options.organism) not in known:
+            raise OptionError(f"organism={options.organism!r}: give one of {', '.join(known)}.")
     panel_file = options.panel_file
     if options.panel == AUTO_PANEL:
         panel_file = str(kept_panel(source.source, target, options, source.cells, progress))
@@ -238,6 +241,7 @@ class SequencePlan:
             "slot": slot.slot,
             "kind": slot.kind,
             "fractional": slot.fractional,
+            **({} if slot.scale is None else {"scale": slot.scale}),
             "ids": ids_digest([str(name) for name in cells.obs.index]),
             **({} if translation is None else {"orthologs": translation.record}),
         }

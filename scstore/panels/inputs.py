@@ -83,9 +83,7 @@ def name_genes(
     inputs = []
     for i, (cells, found, var, translation) in enumerate(zip(opened, slots, vars_, translations, strict=True)):
         name = files[i] if files.count(files[i]) == 1 else f"{files[i]} {files[: i + 1].count(files[i])}"
-        progress.note(f"cells: {name}: {cells.n_cells:,} cells × {len(var):,} genes, {found.kind} from {found.slot}")
-        for line in cells.notes(found.slot):
-            progress.note(line)
+        found.report(name, cells, progress)
         renamed = None
         if translation is not None:
             renamed = rename_by_orthologs(var, translation, source=cells.source)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scstore.cells.labels import MISSING_LABELS, MissingLabels, check_column, read_labels
+from scstore.cells.labels import MISSING_LABELS, MissingLabels, check_column, read_labels, report_labels
 from scstore.errors import FeatureSpaceError, OptionError
 from scstore.heads.neighbour_search import EXACT_BELOW, centre_of, nearest
 from scstore.heads.rows import BLOCK_BYTES, RowSubset
@@ -157,8 +157,8 @@ def _plan(store: Cells, reference: Reference, options: QueryOptions) -> _Plan:
         check_table(options.output, overwrite=options.overwrite)
     if options.by is not None and options.summarise is None:
         raise OptionError(f"by={options.by!r}: name the column of labels whose shares it groups with summarise=.")
-    cells = store if isinstance(store, Store) else open_store(store)
-    others = reference if isinstance(reference, Store) else open_store(reference)
+    cells = open_store(store)
+    others = open_store(reference)
     others_view = _searchable_view(others, options.view)
     view = _searchable_view(cells, options.view or others_view.name)
     if view.fingerprint != others_view.fingerprint:
@@ -174,12 +174,18 @@ def _plan(store: Cells, reference: Reference, options: QueryOptions) -> _Plan:
     shares = None
     if options.summarise is not None:
         labels = read_labels(others.obs, options.summarise, missing=options.missing_labels, source=str(others.path))
+        progress = options.progress or Reporter()
+        report_labels(others.obs, options.summarise, labels, source=str(others.path), progress=progress)
         groups = None if options.by is None else cells.obs[options.by]
         shares = LabelShares(options.summarise, labels, groups=groups)
     rows, others_rows = (side.usable_rows(allow_partial=options.allow_partial) for side in (cells, others))
     chosen = np.ones(len(others_rows), dtype=bool)
     if options.where is not None:
         chosen = cells_where(others.obs, options.where)[others_rows]
+        if not chosen.any():
+            raise OptionError(
+                f"where={options.where!r}: 0 cells of {others.path} meet it. Compare it with the values in its obs."
+            )
     if options.k > (n_chosen := int(chosen.sum())):
         condition = f" where {options.where}" if options.where else ""
         raise OptionError(f"k={options.k}: {others.path} has {n_chosen:,} cells to choose from{condition}.")

@@ -12,10 +12,12 @@ from typing import Annotated, Any
 import anndata
 import h5py
 import numpy as np
+import pandas as pd
 from anndata.io import write_elem
 from numpy.typing import NDArray
 
 from scstore import fsio
+from scstore.cells.frames import fitting_names, plain_frame
 from scstore.hdf5_output import hdf5_output
 from scstore.options import Option, Overwrite, public
 from scstore.sealed import FORMAT
@@ -83,7 +85,7 @@ def write_h5ad(
     anything, and from part of an ``.h5ad``, everything wanted is read first.
     """
     if not store.is_sharded:
-        if store.path.is_file() and views is None and rows is None:
+        if store.path.is_file() and views is None and rows is None and not _is_legacy(store.path):
             shutil.copyfile(store.path, path)
             with hdf5_output(path, "r+") as file:
                 if MADE_HERE not in file.attrs:
@@ -110,13 +112,25 @@ def write_h5ad(
 
 
 def _write_anndata(adata: anndata.AnnData, path: Path) -> None:
-    """Write what :meth:`anndata.AnnData.write_h5ad` would."""
+    """Write what :meth:`anndata.AnnData.write_h5ad` would, whatever the names and types of columns."""
+    adata.obs, adata.var = (_writable(frame) for frame in (adata.obs, adata.var))
     adata.strings_to_categoricals()
     if adata.raw is not None:
         adata.strings_to_categoricals(adata.raw.var)
-    with hdf5_output(path) as file:
+    with hdf5_output(path) as file, anndata.settings.override(allow_write_nullable_strings=True):
         write_elem(file, "/", adata)
         file.attrs[MADE_HERE] = FORMAT
+
+
+def _is_legacy(path: Path) -> bool:
+    """Whether anndata before 0.7 wrote a file: nothing can be added to its obs."""
+    with h5py.File(path, "r") as file:
+        return isinstance(file["obs"], h5py.Dataset)
+
+
+def _writable(frame: pd.DataFrame) -> pd.DataFrame:
+    plain = plain_frame(frame)
+    return plain.set_axis(fitting_names(plain.columns), axis="columns")
 
 
 def _write_dense(group: Any, view: View, rows: NDArray[np.int64]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unicodedata import category
 
 import h5py
 import numpy as np
@@ -17,6 +17,7 @@ from scstore import fsio
 from scstore.errors import CellsError, DamagedError, NotAStoreError, ScstoreError
 from scstore.sealed import Space, fingerprint
 from scstore.untrusted.hdf5 import check_hdf5
+from scstore.untrusted.recognise import what_is
 from scstore.untrusted.zarr import BoundedStore
 
 # Folder of scstore's own JSON beside the Zarr nodes.
@@ -40,11 +41,6 @@ SHARD_BYTES = 16 * 2**20
 MAX_SHARD_ROWS = 4096
 
 STORED_DTYPES = ("float16", "float32")
-
-# Bytes of a column's name, which is a folder's name too; file systems take up to 255.
-LONGEST_COLUMN = 200
-
-RESERVED_COLUMNS = ("", ".", "..", "_index", "zarr.json")
 
 
 @dataclass(frozen=True)
@@ -102,25 +98,6 @@ def view_specs(record: Mapping[str, Any]) -> dict[str, ViewSpec]:
     return specs
 
 
-def check_columns(columns: Iterable[object]) -> None:
-    """Raise ``CellsError`` for names of ``obs`` columns that a store cannot hold, before anything is written."""
-    seen: set[str] = set()
-    for name in map(str, columns):
-        if why := _column_problem(name, seen):
-            raise CellsError(f"obs column {name[:60]!r} {why}. Rename it, or leave it out of the cells.")
-        seen.add(name)
-
-
-def _column_problem(name: str, seen: set[str]) -> str | None:
-    if name in RESERVED_COLUMNS:
-        return "has a reserved name"
-    if "/" in name or "\\" in name or any(category(sign) in ("Cc", "Cs") for sign in name):
-        return "has a slash or a control character in its name"
-    if (length := len(name.encode(errors="replace"))) > LONGEST_COLUMN:
-        return f"has a name of {length:,} bytes; at most {LONGEST_COLUMN} fit"
-    return "exists twice" if name in seen else None
-
-
 def is_inside(name: object) -> bool:
     """Return whether a name from a file stays below the store, so that no path leaves its root."""
     if not isinstance(name, str) or "\\" in name or "\0" in name or name[1:2] == ":":  # a drive of Windows
@@ -149,6 +126,17 @@ def decoding(source: Path, name: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         msg = f"{source}: {name} cannot be read ({reason}). It is damaged: `scstore verify {source}` says where."
         raise DamagedError(msg) from error
+
+
+# What is opened as a store.
+STORES = ("", "a store", "a store as one file")
+
+
+def refuse_another(thing: Any) -> None:
+    """Raise ``NotAStoreError`` for a head, a panel, a table, … where cells with features are wanted."""
+    if (what := what_is(thing)) not in STORES:
+        name = f"{thing}: this" if isinstance(thing, str | os.PathLike) else "This"
+        raise NotAStoreError(f"{name} is {what}, where a store or an AnnData on disk is wanted. Swapped with another?")
 
 
 def open_group(path: Path) -> Any:

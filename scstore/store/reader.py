@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import zarr
@@ -16,15 +17,29 @@ from anndata.io import read_elem
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scstore.cells.expression import TARGET_SUM, ExpressionSlot, find_expression, lognorm_block
+from scstore.cells.anndata_files import read_frame
+from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_block
+from scstore.cells.matrices import is_numeric
 from scstore.cells.mudata import is_mudata, rna_modality, with_shared_obs
 from scstore.cells.opening import CellFile, open_cells
-from scstore.errors import CellsError, IncompleteStoreError, InputError
+from scstore.cells.scales import TARGET_SUM
+from scstore.errors import CellsError, CellsWarning, IncompleteStoreError, InputError, show
 from scstore.options import Option, did_you_mean, public
+from scstore.progress import Reporter
 from scstore.sealed import Space
-from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, StorePlan, decoding, open_group, view_specs
+from scstore.store.layout import (
+    SCRATCH_EXPRESSION,
+    STATUS,
+    STATUS_EMPTY,
+    StorePlan,
+    decoding,
+    open_group,
+    refuse_another,
+    view_specs,
+)
 from scstore.store.ledger import check_fixed_files, committed_shards, read_run_record
 from scstore.store.views import ArrayView, ExpressionView, ShardView, View, open_csr
+from scstore.untrusted.guards import Guard
 
 # Feature space of log-normalised expression, the same for every data set: genes are matched by name.
 EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM, "log1p": True}}
@@ -50,6 +65,7 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        refuse_another(path)
         self.path = Path(path)
         self._root = self._group = open_group(self.path)
         self._about = self._no_expression = ""
@@ -68,10 +84,16 @@ class Store:
         """Metadata of the cells, ``(n_obs, n_columns)``; the index holds their ids."""
         if self.is_sharded:
             check_fixed_files(self.path, "obs")
-        with decoding(self.path, "obs"):
-            frame = read_elem(self._group["obs"])
-            frame.index = frame.index.astype(str)
-            return frame if self._root is self._group else with_shared_obs(frame, read_elem(self._root["obs"]))
+        frame = self._frame("obs")
+        frame.index = frame.index.astype(str)
+        return frame if self._root is self._group else with_shared_obs(frame, self._frame("obs", root=self._root))
+
+    def _frame(self, name: str, *, root: Any = None) -> pd.DataFrame:
+        if self.is_sharded:
+            with decoding(self.path, name):
+                return read_elem(self._group[name])
+        frame = read_frame(self._group if root is None else root, name, guard=Guard(str(self.path)))
+        return pd.DataFrame() if frame is None else frame
 
     @property
     def notes(self) -> list[str]:
@@ -84,8 +106,7 @@ class Store:
     @cached_property
     def var(self) -> pd.DataFrame:
         """Metadata of the genes of ``X``."""
-        with decoding(self.path, "var"):
-            return read_elem(self._group["var"])
+        return self._frame("var")
 
     @property
     def n_obs(self) -> int:
@@ -109,11 +130,23 @@ class Store:
         """Names of the feature matrices: the dense entries of ``obsm``, then ``X`` where there is expression."""
         names = list(self._specs)
         if not self.is_sharded:
-            with decoding(self.path, "obsm"):
-                obsm = self._group.get("obsm", {})
-                names = [name for name in sorted(obsm) if len(getattr(obsm[name], "shape", ())) == 2]
+            names = [name for name, is_matrix in self._obsm.items() if is_matrix]
             names.sort(key=[*self._specs, *names].index)
         return (*names, "X") if self._has_expression else tuple(names)
+
+    @cached_property
+    def _obsm(self) -> dict[str, bool]:
+        """Names in obsm, and whether each is a dense matrix of numbers."""
+        with decoding(self.path, "obsm"):
+            obsm: Any = self._group.get("obsm", {})
+            if isinstance(obsm, h5py.Dataset):  # one array of records, as anndata before 0.7 wrote it
+                types = {name: obsm.dtype[name] for name in obsm.dtype.names or ()}
+                return {name: len(one.shape) == 1 and is_numeric(one.base) for name, one in types.items()}
+            arrays = {name: obsm[name] for name in sorted(obsm)}
+            return {
+                name: len(getattr(array, "shape", ())) == 2 and is_numeric(array.dtype)
+                for name, array in arrays.items()
+            }
 
     @property
     def _has_expression(self) -> bool:
@@ -136,7 +169,8 @@ class Store:
         matrices = [name for name in self.views if name != "X"]
         if len(matrices) == 1:
             return matrices[0]
-        raise InputError(f"{self.path} has no default view. It has: {', '.join(self.views) or 'none'}.")
+        cure = "Name a view" if matrices else "Extract these cells first (scstore.extract), or name the view X"
+        raise InputError(f"{self.path} has no default view. It has: {', '.join(self.views) or 'none'}. {cure}.")
 
     @property
     def default_views(self) -> tuple[str, ...]:
@@ -166,18 +200,28 @@ class Store:
             name = self.default_view
         if name not in self.views:
             known = f"{did_you_mean(name, self.views)} It has: {', '.join(self.views) or 'none'}."
-            known += f" Of X: {self._no_expression}" if name == "X" and self._no_expression else ""
-            raise InputError(f"{self.path} has no view {name!r}.{known}")
+            raise InputError(f"{self.path} has no view {show(name)}{self._why_not(name)}.{known}")
         if name == "X":
             return self._expression
         if self.plan is not None and name in self._specs:
             return ShardView(self.path, self.plan, self._specs[name])
         with decoding(self.path, name):
             array = self._group["obsm"][name]
+        if array.shape[0] != self.n_obs:
+            why = f"obsm has {array.shape[0]:,} rows of {name} for {self.n_obs:,} cells"
+            raise InputError(f"{self.path}: {why}. Write a matrix with one row a cell.")
         space: Space = {"view": name, "source": "not extracted by scstore", "width": int(array.shape[1])}
         if name in self._specs:
             space = self._specs[name].space
         return ArrayView(name, array, space, source=self.path)
+
+    def _why_not(self, name: str) -> str:
+        """Return why something that is there is no view."""
+        if name == "X" and self.record is None and self._no_expression:
+            return f": {self._no_expression} Or extract these cells, where such options are"
+        if name not in self._obsm or self.is_sharded:
+            return ""
+        return ": in obsm it is text, a table or sparse. Write it as a dense matrix of numbers"
 
     @property
     def committed(self) -> NDArray[np.bool_]:
@@ -333,9 +377,11 @@ class Store:
             return None
         for kind in ("counts", "lognorm"):
             try:
-                return find_expression(self._cells, expression=kind)
-            except CellsError:
+                found = find_expression(self._cells, expression=kind, declared=False)
+            except CellsError as error:
+                self._no_expression = self._no_expression or str(error)
                 continue
+            return found
         return None
 
     @cached_property
@@ -348,11 +394,13 @@ class Store:
         cells, slot = self._cells, self._expression_slot
         if cells is None or slot is None:
             raise InputError(f"{self.path} has no expression: neither counts nor log-normalised values.")
+        if slot.remark:
+            Reporter().warn(f"{self.path}: {slot.slot} {slot.remark}", CellsWarning)
         return ExpressionView(partial(lognorm_block, cells, slot), cells.slots[slot.slot].shape, EXPRESSION_SPACE)
 
 
 @public
-def open_store(path: Annotated[str | os.PathLike[str], Option("A Zarr folder or .h5ad file.")]) -> Store:
+def open_store(path: Annotated[str | os.PathLike[str] | Store, Option("A Zarr folder or .h5ad file.")]) -> Store:
     """Open a store, an exported ``.h5ad``, or any AnnData on disk, for reading.
 
     Returns
@@ -374,4 +422,6 @@ def open_store(path: Annotated[str | os.PathLike[str], Option("A Zarr folder or 
     >>> store = scstore.open("stores/ref.zarr")  # doctest: +SKIP
     >>> store.view("X")[:100]  # doctest: +SKIP
     """
+    if isinstance(path, Store):
+        return path
     return Store(path)

@@ -25,14 +25,12 @@ from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
 from scstore import fsio
+from scstore.cells.frames import plain_frame
 from scstore.errors import DamagedError, LockedError, NumericsError
 from scstore.sealed import FORMAT, seal
 from scstore.store.layout import LEDGER, SCRATCH_EXPRESSION, StorePlan, ViewSpec, chunk_path, record_path
 from scstore.store.ledger import check_shard, ids_digest, read_record, write_manifest, write_record
 from scstore.store.views import ARRAY, write_csr
-
-# Kinds of columns that AnnData stores as they are.
-STORABLE = frozenset({"string", "boolean", "integer", "floating", "empty"})
 
 # What lies in a store's folder.
 PARTS = (LEDGER, "X", "layers", "obs", "obsm", "obsp", "raw", "uns", "var", "varm", "varp", "zarr.json")
@@ -82,7 +80,7 @@ class StoreBuilder:
         """Write the metadata of cells and genes, and the run's record under ``uns["scstore"]``."""
         self._group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         uns = {"scstore": {"format": FORMAT, "record": json.dumps(seal(record), ensure_ascii=False)}}
-        elements: dict[str, Any] = {"obs": _storable(obs), "var": _storable(var), "uns": uns}
+        elements: dict[str, Any] = {"obs": plain_frame(obs), "var": plain_frame(var), "uns": uns}
         elements |= {name: {} for name in ("obsm", "varm", "obsp", "varp", "layers")}
         with anndata.settings.override(auto_shard_zarr_v3=False):
             for name, value in elements.items():
@@ -103,25 +101,6 @@ class StoreBuilder:
             zarr.consolidate_metadata(self._zarr)
         names = [file.relative_to(self.root).as_posix() for file in self.root.rglob("*") if file.is_file()]
         write_manifest(self.root, (name for name in names if not name.startswith(f"{SCRATCH_EXPRESSION}/")))
-
-
-def _storable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with columns that AnnData has no form for (dates, intervals, sets) as text."""
-    frame = frame.copy()
-    frame.columns = frame.columns.astype(str)
-    for name in frame.columns:
-        column = frame[name]
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            categories = column.cat.categories
-            if pd.api.types.infer_dtype(categories, skipna=True) not in STORABLE:
-                frame[name] = column.cat.rename_categories(categories.astype(str))
-            continue
-        kind = pd.api.types.infer_dtype(column, skipna=True)
-        if kind not in STORABLE or (column.dtype == object and kind not in ("string", "empty")):
-            frame[name] = column.astype(str).where(column.notna())
-        if frame[name].dtype == object and column.isna().any():
-            frame[name] = frame[name].astype("category")  # a text column has no form for missing values
-    return frame
 
 
 def store_problem(path: Path) -> str | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import anndata
@@ -40,6 +41,7 @@ def test_levels_are_consistent_and_back_off(path: Path, tmp_path: Path) -> None:
     )
     assert "levels, coarse to fine: lineage (2 labels) > cell_type (3 labels)" in notes.said
     assert any(said.startswith("1 cells are left out") for said in notes.said)
+    assert any("1 of 150 cells have no lineage" in said for said in notes.said)
     assert head.record_["label"] == "cell_type"
     assert [level["column"] for level in head.record_["levels"]] == ["lineage", "cell_type"]
     coarse, fine = (level["held_out"]["accuracy"] for level in head.record_["levels"])
@@ -112,6 +114,20 @@ def test_words_for_a_missing_label_leave_cells_out(path: Path, tmp_path: Path) -
     assert list(head.classes_) == ["type 0", "type 1", "type 2"]
     assert head.record_["trained_on"]["n_cells"] == 130
     assert head.record_["missing_labels"] == words
+
+
+@pytest.mark.parametrize("word", ["unassigned", " Unassigned", "heterogeneous"])
+def test_words_of_predict_are_not_learned(word: str, path: Path, tmp_path: Path) -> None:
+    """RELIABILITY 53: unless the user says that they are missing; and that cure works."""
+    cells = anndata.read_h5ad(path)
+    cells.obs["kind"] = cells.obs["cell_type"].astype(str)
+    cells.obs.loc[cells.obs.index[:20], "kind"] = word
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(LabelsError) as caught:
+        scstore.fit(tmp_path / "a.h5ad", label="kind", views=["X_emb"], missing_labels=["doublet"])
+    words = ast.literal_eval(str(caught.value).partition("missing_labels=")[2].rstrip("."))
+    head = scstore.fit(tmp_path / "a.h5ad", label="kind", views=["X_emb"], missing_labels=words)
+    assert list(head.classes_) == ["type 0", "type 1", "type 2"]
 
 
 def test_the_card_tells_the_levels_apart(path: Path, tmp_path: Path) -> None:

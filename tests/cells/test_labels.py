@@ -40,11 +40,12 @@ def test_an_absent_or_blank_column_is_refused() -> None:
 
 
 def test_words_left_out_and_similar_labels_are_reported() -> None:
-    obs = pd.DataFrame({"x": ["T cell", "T-cell", "T cell", "unknown", None, "B"]})
+    obs = pd.DataFrame({"x": ["T cell", "T-cell", "T cell", "unknown", None, "B", "NA", "NA"]})
     notes = Notes()
     report_labels(obs, "x", read_labels(obs, "x", source="s"), source="s", progress=notes)
     missing, similar = notes.said
-    assert "'unknown' (1 cells)" in missing
+    assert "4 of 8 cells have no x" in missing
+    assert "'NA' 2, 'unknown' 1" in missing
     assert "'T cell' (2 cells), 'T-cell' (1 cells)" in similar
 
 
@@ -62,3 +63,53 @@ def test_near_identical_labels_are_found(same: list[str]) -> None:
 )
 def test_labels_that_mean_something_else_are_not(different: list[str]) -> None:
     assert similar_labels(different) == []
+
+
+@pytest.mark.parametrize("word", ["NA", "None", "unassigned", "Unknown", "nan", "null", "N/A", "n/a", " ", "NaN", "-"])
+@pytest.mark.parametrize("dtype", ["object", "category", "string"])
+def test_words_for_a_missing_label(word: str, dtype: str) -> None:
+    """RELIABILITY 53: none of them is learned unless the user says so."""
+    obs = pd.DataFrame({"x": pd.Series(["a", "b", word] * 3, dtype=dtype)})
+    assert read_labels(obs, "x", source="s") == ["a", "b", None] * 3
+    assert read_labels(obs, "x", missing=["other"], source="s") == ["a", "b", word] * 3
+
+
+MANY = {
+    "nUMI": np.arange(1000, 1400),
+    "percent": np.linspace(0, 1, 400),
+    "few percents": np.tile(np.linspace(0, 1, 40), 10),
+    "text": [f"{i / 7:.3f}" for i in range(400)],
+    "categories": pd.Categorical(np.arange(400) % 150),
+    "barcodes": [f"AAAC{i}-1" for i in range(400)],
+    "days": pd.to_datetime(["2020-01-01", "2021-01-01"] * 200).astype(str),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_measurements_names_and_dates_are_no_labels(name: str) -> None:
+    """RELIABILITY 53: the error names columns that may be meant."""
+    obs = pd.DataFrame({"x": MANY[name], "donor": ["d1", "d2"] * 200, "cell_type": ["T", "B"] * 200, "n": 1})
+    with pytest.raises(LabelsError, match=r"cell_type, donor\.$"):
+        read_labels(obs, "x", source="s")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [str(i % 45) for i in range(400)],
+        np.arange(400) % 30,
+        (np.arange(400) % 30).astype(float),
+        pd.Categorical(np.arange(400) % 8),
+        [f"type {i % 90}" for i in range(400)],
+        np.tile([0.1, 1.5, 10.0, 100.0], 100),
+        np.arange(400) % 2 == 0,
+    ],
+)
+def test_numbers_of_clusters_are_labels(values: object) -> None:
+    labels = read_labels(pd.DataFrame({"x": values}), "x", source="s")
+    assert None not in labels
+    assert len(set(labels)) == pd.Series(values).nunique()
+
+
+def test_all_cells_of_a_few_may_differ() -> None:
+    assert read_labels(pd.DataFrame({"x": [f"t{i}" for i in range(20)]}), "x", source="s")[0] == "t0"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scstore.errors import CellsError, DamagedError, InputError
-from scstore.store.layout import MAX_SHARD_ROWS, StorePlan, check_columns, decoding, default_shard_rows, is_inside
+from scstore.errors import DamagedError, InputError
+from scstore.store.layout import MAX_SHARD_ROWS, StorePlan, decoding, default_shard_rows, is_inside
 
 
 @pytest.mark.parametrize(
@@ -55,16 +55,3 @@ def test_a_shard_never_has_more_rows_than_there_are_or_than_a_kill_may_lose(n_ob
 def test_no_name_in_a_file_leads_out_of_the_store(name: object, inside: bool) -> None:
     """I5: no path leaves its root."""
     assert is_inside(name) is inside
-
-
-def test_columns_that_a_store_can_hold() -> None:
-    check_columns(["cell_type", "label:fine", "c:", "a.b", "naïve T cell (%)", "é" * 100, "no\u00a0break", 7])
-
-
-@pytest.mark.parametrize(
-    "names", [["a/b"], ["..\\b"], ["a\0"], [".."], ["_index"], ["zarr.json"], ["é" * 101], ["1", 1]]
-)
-def test_other_columns_are_refused(names: list[object]) -> None:
-    """RELIABILITY 15: names are never paths."""
-    with pytest.raises(CellsError):
-        check_columns(names)

@@ -1,0 +1,126 @@
+"""What the numbers of cells are: counts on which scale, recognised from a sample of cells.
+
+Where all genes are there, what belongs to a cell's counts adds up to one number in every cell. Where genes were
+removed sums mislead, but the counts still show: divided by the smallest of its cell, each is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+Array = NDArray[Any]
+
+# The sum that the counts of a cell are scaled to.
+TARGET_SUM = 1e4
+
+LARGEST_COUNT = float(np.finfo(np.float32).max)
+
+# Sums of cells that differ by less are the same: values are rounded, a few genes may be missing.
+SAME = 0.005
+
+# Slots of so many genes lack none that matters to a cell's sum.
+ALL_GENES = 10_000
+
+# Quotients between these tell whole numbers from others; so many are needed.
+TELLING, ENOUGH = (1.5, 200.0), 20
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A function that programs apply to counts: its name, its inverse, and the largest value that can be undone."""
+
+    name: str
+    undo: Callable[[Array], Array]
+    limit: float
+    base: float = 0.0  # of a logarithm
+
+
+NATURAL, LINEAR = "ln(x + 1)", "x"
+SCALES = {
+    scale.name: scale
+    for scale in (
+        Scale(LINEAR, np.copy, LARGEST_COUNT),  # before others: powers of whole numbers are whole
+        Scale(NATURAL, np.expm1, 700.0, np.e),  # before arcsinh, which is the same but for small values
+        Scale("log2(x + 1)", lambda values: np.expm1(values * np.log(2)), 1000.0, 2),
+        Scale("log10(x + 1)", lambda values: np.expm1(values * np.log(10)), 300.0, 10),
+        Scale("sqrt(x)", np.square, 1e18),
+        Scale("arcsinh(x)", np.sinh, 700.0),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A scale, and what a cell's values add up to once it is undone, if that is the same in every cell.
+
+    ``smallest`` ``(n,)`` is each cell's smallest value, undone: that of one count, where sums differ. Whether numbers
+    above ``telling`` are whole is below the precision of the values.
+    """
+
+    scale: Scale
+    total: float | None
+    smallest: Array
+    telling: float
+
+    @property
+    def is_per_ten_thousand(self) -> bool:
+        """Whether 10,000 is the sum that cells were scaled to: then it is a whole number of smallest values."""
+        if self.total is not None:
+            return abs(self.total / TARGET_SUM - 1) <= SAME
+        counts = TARGET_SUM / self.smallest
+        counts = counts[counts < self.telling]
+        whole = np.abs(counts - np.rint(counts)) < 0.05
+        if not len(counts) or whole.mean() <= 0.5:
+            return not len(counts)
+        # where all are multiples of 10, the sum was 1,000
+        return len(counts) < 5 or int(np.gcd.reduce(np.rint(counts[whole]).astype(np.int64))) == 1
+
+    @property
+    def is_unscaled(self) -> bool:
+        """Whether one count is 1 in most cells: nothing was divided by the cell's sum."""
+        return self.total is None and bool((np.abs(self.smallest - 1) < 1e-3).mean() > 0.8)
+
+
+def recognise(rows: sparse.csr_matrix) -> Recognised | None:
+    """Recognise the scale of positive values of some cells ``(n, n_genes)``, which must not be counts themselves."""
+    with np.errstate(over="ignore"):
+        is_half = bool((rows.data == rows.data.astype(np.float16)).all())
+    telling = 50.0 if is_half else 50_000.0
+    rows = rows[np.diff(rows.indptr) > 0].astype(np.float64)
+    scales = [scale for scale in SCALES.values() if rows.nnz and rows.data.max() <= scale.limit]
+    undone = [scale.undo(rows.data) for scale in scales]
+    smallest = [np.minimum.reduceat(values, rows.indptr[:-1]) for values in undone]
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = [_same_total(np.add.reduceat(values, rows.indptr[:-1])) for values in undone]
+    if any(sums):  # small values are nearly their own logarithms: the closest sums decide
+        best = min((i for i, found in enumerate(sums) if found), key=lambda i: (sums[i] or (0, 0))[1])
+        return Recognised(scales[best], (sums[best] or (0, 0))[0], smallest[best], telling)
+    for scale, values, least in zip(scales, undone, smallest, strict=True):
+        if _are_whole(values / np.repeat(least, np.diff(rows.indptr))):
+            return Recognised(scale, None, least, telling)
+    return None
+
+
+def sums_above_target(rows: sparse.csr_matrix) -> bool:
+    """Whether natural logarithms belong to more than 10,000 in many cells: they are none of counts per 10,000."""
+    rows = rows[np.diff(rows.indptr) > 0].astype(np.float64)
+    return bool((np.add.reduceat(np.expm1(rows.data), rows.indptr[:-1]) > TARGET_SUM * (1 + SAME)).mean() > 0.05)
+
+
+def _same_total(totals: Array) -> tuple[float, float] | None:
+    """Return the sum that all cells have, and how far most are from it at the most."""
+    middle = float(np.median(totals))
+    spread = float(np.quantile(np.abs(totals / middle - 1), 0.95))
+    usual = any(abs(middle / total - 1) <= SAME for total in (TARGET_SUM, 1e6))
+    return (middle, spread) if spread <= SAME and (len(totals) > 2 or usual) else None
+
+
+def _are_whole(quotients: Array) -> bool:
+    telling = quotients[(quotients > TELLING[0]) & (quotients < TELLING[1])]
+    return len(telling) >= ENOUGH and bool((np.abs(telling - np.rint(telling)) < 0.02).mean() > 0.8)
