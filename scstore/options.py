@@ -61,7 +61,7 @@ class Option:
 # Of a rarely used option between 0 and 1.
 fraction = functools.partial(Option, minimum=0, maximum=1, advanced=True)
 
-Overwrite = Annotated[bool, Option("Replace an output that exists.")]
+Overwrite = Annotated[bool, Option("Replace an output of scstore's that exists.")]
 AllowPartial = Annotated[bool, Option("Use the cells that are extracted so far.", advanced=True)]
 Seed = Annotated[int, Option("The same seed gives the same result.", advanced=True)]
 Progress = Annotated[Reporter | None, Option("Receives notes, warnings and progress.", in_python_only=True)]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import h5py
 import numpy as np
 
+from scstore import fsio
 from scstore.errors import DamagedError, InputError, NewerFormatError, NotAStoreError, OptionError
 from scstore.options import Option, Progress, public
 from scstore.sealed import FolderKind
@@ -63,6 +64,7 @@ def verify(
     True
     """
     target = Path(path)
+    fsio.mend(target)
     if (target / LEDGER).is_dir():
         return verify_store(target, deep=deep, gc=gc, repair=repair, progress=progress)
     kind, check, note = _kind(target)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from scstore import console
 from scstore.console import ConsoleReporter, Output
+from scstore.errors import UNPRINTABLE, CellsError
 
 
 def reporter(*, terminal: bool) -> tuple[ConsoleReporter, io.StringIO]:
@@ -62,3 +63,24 @@ def test_json_output_holds_the_result_alone(capsys: pytest.CaptureFixture[str]) 
     output.table("t", ["a"], [["1"]])
     output.result({"n": 1}, "for a person")
     assert json.loads(capsys.readouterr().out) == {"n": 1}
+
+
+HOSTILE = "a\x1b]0;owned\x07\x9b2Jb\u202ec\x00\rd\ud800"
+
+
+def test_no_control_character_of_a_name_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """RELIABILITY 67: neither in messages nor in tables, nor as JSON, which calls some of them text."""
+    for as_json in (False, True):
+        output: Any = Output(as_json=as_json)
+        output.table(HOSTILE, [f"{HOSTILE}\nforged"], [[HOSTILE]])
+        output.result({HOSTILE: HOSTILE}, HOSTILE)
+        output.failure(str(CellsError(f"no column {HOSTILE}")), kind="cells")
+        output.reporter.note(HOSTILE)
+        output.reporter.warn(HOSTILE)
+        shown = capsys.readouterr()
+        assert not UNPRINTABLE.search(shown.out + shown.err)
+        assert r"\x1b]0;owned\x07" in shown.err
+        if as_json:
+            assert json.loads(shown.out.splitlines()[0]) == {HOSTILE: HOSTILE}
+        else:
+            assert shown.out.count(r"\u202ec") == 4

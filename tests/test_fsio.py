@@ -5,6 +5,8 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from unittest.mock import ANY
 
 import pytest
 from broken_disk import FAULTS, NOBODY, BrokenDisk, Killed, as_if_another_process, in_place_of_the_disk
+from support import ROOT
 
 from scstore import fsio
 from scstore.errors import DamagedError, InputError, LockedError, OutputError
@@ -270,6 +273,40 @@ def test_a_live_writer_keeps_its_lock(tmp_path: Path, name: str) -> None:
         with pytest.raises(LockedError, match="elsewhere"), fsio.lock(tmp_path / "l"):
             pass
         assert not fsio.reclaim_if_dead(tmp_path / "l")
+
+
+CONTAINER = ("unshare", "--map-root-user", "--pid", "--fork", "--kill-child", "--uts", sys.executable, "-c")
+HOLD = """
+import os, sys
+from scstore import fsio
+with fsio.lock(sys.argv[1]):
+    print(os.getpid(), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(subprocess.run([*CONTAINER, ""]).returncode != 0, reason="no process namespaces here")
+def test_runs_in_containers(tmp_path: Path) -> None:
+    """RELIABILITY 64: each is process 1; the live one is refused to the next, the killed one is not."""
+
+    def start() -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [*CONTAINER, HOLD, tmp_path / "l"], cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        )
+
+    with start() as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "1\n"
+        with start() as second:
+            said = second.communicate()[1]
+        assert "LockedError" in said
+        first.kill()
+        first.stdout.read()  # until it is dead
+    assert (tmp_path / "l").exists()
+    with start() as third:
+        assert third.communicate() == ("1\n", "")
+    assert not (tmp_path / "l").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 
 from scstore import fsio
 from scstore.alignment.options import AlignOptions
-from scstore.alignment.projector_training import Training, load_training, save_training
+from scstore.alignment.projector_training import Training, check_training_folder, load_training, save_training
 from scstore.alignment.training_cells import LabelledCells, read_training_cells
 from scstore.cells.labels import read_labels, report_labels
 from scstore.cells.opening import open_cells
@@ -75,6 +75,7 @@ def align(cells: Cells, output: Output, options: AlignOptions) -> ProjectorFile:
     target = check_sealed_output(output, PROJECTOR, overwrite=options.overwrite)
     begun_in = target.with_name(f"{target.name}.training")
     with fsio.lock(target.with_name(f"{target.name}.lock")):
+        check_training_folder(begun_in)
         if options.overwrite:
             fsio.disk.delete(begun_in)
         projector = _train(cells, target, begun_in, options, progress)

@@ -7,6 +7,8 @@ alone. Everything random is drawn from (seed, epoch, step), so that a stopped ru
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -20,7 +22,7 @@ from scstore import fsio
 from scstore.alignment.options import Recipe
 from scstore.alignment.readout_heads import ReadoutHeads
 from scstore.alignment.training_cells import LabelledCells
-from scstore.errors import FaultError, MissingExtraError, NumericsError
+from scstore.errors import FaultError, MissingExtraError, NumericsError, OutputError, show
 from scstore.heads.scores import label_scores
 from scstore.model.readout import Readout
 from scstore.model.trained_projector import TrainedProjector
@@ -59,6 +61,14 @@ class TrainingState:
     curve: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     scaler: dict[str, float] = field(default_factory=dict)
+
+
+def check_training_folder(folder: Path) -> None:
+    """Raise ``OutputError`` if a folder that trainings are kept in, and deleted from, holds other things."""
+    states = re.compile(r"[0-9]+-[0-9]+")
+    for file in folder.iterdir() if os.path.lexists(folder) else ():
+        if not states.fullmatch(file.name) and not file.name.startswith("."):
+            raise OutputError(f"{folder} holds {show(file.name)}, and a training is kept there. Move it away.")
 
 
 def save_training(

@@ -117,6 +117,10 @@ def main() -> NoReturn:
     for number in SIGNALS:
         if signal.getsignal(number) in (_stop, _stop_at_once):
             signal.signal(number, signal.SIG_DFL)
+    try:
+        sys.stdout.flush()
+    except OSError:  # reported already; Python would try again, and report it in its own way
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code)
 
 
@@ -126,7 +130,6 @@ def _report(error: Exception) -> int:
         state.output.failure(in_flags(str(error), state.parameters), kind=error.kind)
         return error.exit_code
     if isinstance(error, BrokenPipeError):  # whoever read the output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + 13
     if isinstance(error, MemoryError):
         message = f"the memory of this machine is not enough ({error or 'out of memory'}). Finished work is kept."

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from scstore.cli.builder import state
 from scstore.cli.results import held_out_line, level_lines
 from scstore.errors import OptionError
+from scstore.fsio import mend
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.options import Option, Overwrite, public
 from scstore.store.reader import Store, open_store
@@ -24,6 +25,7 @@ def info(
     overwrite: Overwrite = False,
 ) -> Store | AnyHead:
     """Open a store, an AnnData or a head."""
+    mend(path)
     if (Path(path) / "head.json").exists():
         head, _ = load_head(path)
         if card is not None:

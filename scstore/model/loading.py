@@ -256,7 +256,10 @@ def load_backbone(
     ModelError
         If files are missing or damaged.
     """
-    config = _configuration(files)
+    from transformers import AutoConfig
+
+    with _refusing(files):
+        config = AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
     config.num_hidden_layers = depth or files.n_layers
     config.use_cache = False
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
@@ -264,53 +267,50 @@ def load_backbone(
         options["add_pooling_layer"] = False
     if spread:
         options["device_map"] = "auto"
-    if random_seed is None:
-        model = _trained_model(files, config, **options)
-    else:
-        model = _random_model(config, seed=random_seed, **options)
+    with _refusing(files):
+        if random_seed is None:
+            model, lacking = _trained_model(files, config, **options)
+        else:
+            model, lacking = _random_model(config, seed=random_seed, **options), []
+    if lacking:  # transformers has filled them with random numbers
+        msg = f"{files.name}: {files.folder} lacks weights ({', '.join(lacking[:3])}, …). Fetch the whole model again."
+        raise ModelError(msg)
     if not spread:
         model = model.to(device)
     model.requires_grad_(requires_grad=False)
     return Backbone(files=files, model=model.eval(), tokenizer=load_tokenizer(files), device=device, dtype=dtype)
 
 
-def _configuration(files: ModelFiles) -> Any:
-    """Let transformers read and check the configuration."""
-    from transformers import AutoConfig
-
+@contextmanager
+def _refusing(files: ModelFiles) -> Iterator[None]:
+    """Turn what transformers raises, which is anything on odd values or damaged weights, into a ``ModelError``."""
     try:
-        return AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # it raises anything on odd values
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        msg = f"{files.folder}/config.json: transformers cannot use it ({reason}). Fetch the model again."
+        msg = (
+            f"{files.name}: {files.folder} cannot be loaded ({type(error).__name__}: {reason}). Fetch the model again."
+        )
         raise ModelError(msg) from error
 
 
-def _trained_model(files: ModelFiles, config: Any, **options: Any) -> Any:
-    """Read a model's weights; all of them must be there."""
-    from safetensors import SafetensorError
+def _trained_model(files: ModelFiles, config: Any, **options: Any) -> tuple[Any, list[str]]:
+    """Read a model's weights; return it, and the names of those that are not there or have another shape."""
     from transformers import AutoModel
 
-    try:
-        with _quiet():
-            model, loaded = AutoModel.from_pretrained(
-                files.folder,
-                config=config,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-                **options,
-            )
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, ArithmeticError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{files.name}: {files.folder} cannot be loaded ({reason}).") from error
-    if loaded["missing_keys"] or loaded["mismatched_keys"]:
-        # transformers would fill them with random numbers and go on
-        lacking = sorted({*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])})
-        msg = f"{files.name}: {files.folder} lacks weights ({', '.join(lacking[:3])}, …). Fetch the whole model again."
-        raise ModelError(msg)
-    return model
+    with _quiet():
+        model, loaded = AutoModel.from_pretrained(
+            files.folder,
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    return model, sorted({*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])})
 
 
 @contextmanager

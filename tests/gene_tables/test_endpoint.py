@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import gzip
+import html
 import json
+import re
+import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -178,6 +184,75 @@ def test_a_refusal_shows_what_the_server_said_but_not_the_key(
     assert KEY not in str(caught.value)
     assert caught.value.__cause__ is None
     assert len(service.asked) == 1
+
+
+LONG = "sk-proj-Ab3_dEfGhIjK-lmNoPqRsTuVwXyZ0123456789"
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        LONG,
+        LONG[4:-3],
+        LONG.upper(),
+        "".join(f"\\u{ord(sign):04x}" for sign in LONG),
+        "".join(f"&#{ord(sign)};" for sign in LONG),
+        "".join(f"%{ord(sign):02X}" for sign in LONG),
+        LONG.encode().hex(" "),
+        base64.b64encode(f"user:{LONG}".encode()).decode(),
+        base64.b64encode(f"key={LONG}".encode()).decode(),
+        " ".join(LONG),
+        "\n".join(LONG[i : i + 9] for i in range(0, len(LONG), 9)),
+        [LONG[:20], {"rest": LONG[20:]}],
+    ],
+)
+@pytest.mark.parametrize("status", [200, 401, 500])
+def test_a_key_that_the_server_repeats_is_not_shown(
+    service: Service, encode: Encode, monkeypatch: pytest.MonkeyPatch, shown: Any, status: int, tmp_path: Path
+) -> None:
+    """RELIABILITY 68: in whatever form, in an error or in an answer."""
+    monkeypatch.setenv("OPENAI_API_KEY", LONG)
+    service.faults = [say({"error": {"message": shown, "details": shown}, "data": shown}, status)]
+    with pytest.raises((OptionError, NetworkError)) as caught:
+        encode(TEXTS)
+    said = "".join(traceback.format_exception(caught.value)).split("\n\n")[-1]
+    letters = re.sub("[^a-z0-9]", "", html.unescape(said).casefold())
+    for form in (LONG, LONG.encode().hex(), base64.b64encode(LONG.encode()[1:]).decode()):
+        bare = re.sub("[^a-z0-9]", "", form.casefold())
+        assert not any(bare[i : i + 8] in letters for i in range(len(bare) - 7))
+    assert "u0073" not in said
+    assert "%73" not in said
+
+
+@pytest.mark.parametrize("status", [200, 401])
+def test_an_answer_without_end_is_not_read(
+    service: Service, encode: Encode, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """A server can send what it likes: past what the vectors can take, packed or not, nobody listens."""
+    sent = []
+
+    def endless(request: BaseHTTPRequestHandler, _texts: list[str]) -> None:
+        request.send_response(status)
+        request.send_header("content-type", "application/json")
+        request.send_header("content-length", str(1 << 40))
+        request.end_headers()
+        with contextlib.suppress(OSError):
+            while len(sent) < 1000:
+                request.wfile.write(b" " * (1 << 20))
+                sent.append(1)
+
+    monkeypatch.setattr(module, "RETRIES", 2)
+    service.faults = [endless, endless]
+    with pytest.raises(NetworkError, match="bytes"):
+        encode(TEXTS)
+    assert len(sent) < 20
+    bomb = gzip.compress(b" " * (1 << 26))
+    service.faults = [lambda request, _: answer(request, status, bomb, content_encoding="gzip")]
+    with pytest.raises(NetworkError, match="bytes"):
+        encode(TEXTS)
+    service.faults = [lambda request, _: answer(request, status, b"{}", content_encoding="br")]
+    with pytest.raises(NetworkError, match="packed"):
+        encode(TEXTS)
 
 
 def test_a_build_that_was_stopped_goes_on(service: Service, tmp_path: Path) -> None:

@@ -111,6 +111,33 @@ def test_unsupported_configurations_are_named(
         locate_model(str(folder))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_size": "many"},
+        {"hidden_size": True},
+        {"intermediate_size": None},
+        {"vocab_size": 10**12},
+        {"num_attention_heads": [4]},
+        {"head_dim": -1},
+        {"rope_scaling": {"rope_type": "nonsense"}},
+        {"rope_parameters": 7},
+        {"hidden_act": "nonsense"},
+        {"rms_norm_eps": "small"},
+        {"num_attention_heads": 5},
+        {"pad_token_id": "x"},
+    ],
+)
+def test_an_odd_configuration_is_a_model_error(llama: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    """RELIABILITY 66: whatever transformers makes of it."""
+    folder = copy(llama, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    for seed in (None, 0):
+        with pytest.raises(ModelError, match="model"):
+            load_backbone(locate_model(str(folder)), device=CPU, dtype=torch.float32, random_seed=seed)
+
+
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "justaname"])
 def test_a_missing_folder_is_named(name: str) -> None:
     with pytest.raises(ModelError):

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib
 import matplotlib.image
 import numpy as np
 
@@ -68,3 +69,21 @@ def test_umaps_keep_groups_together_and_a_seed_gives_the_same_picture(tmp_path: 
     umap_figure({"one": points, "two": -points}, [f"type {g}" for g in groups], tmp_path / "u.png")
     image = matplotlib.image.imread(tmp_path / "u.png")
     assert image.shape[1] > image.shape[0]
+
+
+HOSTILE = [r"$\x$", "$", "_hidden", "a\x1b\x00b", "B_1 ^{", "%s &amp; <b>"]
+
+
+def test_labels_of_any_signs_are_drawn_as_they_are(tmp_path: Path) -> None:
+    """RELIABILITY 67: no formula, no broken SVG, none left out; whatever the user's own settings are."""
+    shown = [name.replace("\x1b\x00", r"\x1b\x00") for name in HOSTILE]
+    with matplotlib.rc_context({"text.parse_math": True}):
+        confusion_figure({HOSTILE[0]: (HOSTILE, HOSTILE)}, tmp_path / "c.svg", tmp_path / "c.png")
+        points = np.arange(12, dtype=np.float32).reshape(6, 2)
+        umap_figure({HOSTILE[0]: points, HOSTILE[3]: points}, HOSTILE, tmp_path / "u.svg", tmp_path / "u.png")
+        methods = {name: {HOSTILE[0]: (0.5, 0.1)} for name in HOSTILE}
+        kinds = dict.fromkeys(HOSTILE, HOSTILE[3])
+        metrics_figure(methods, tmp_path / "m.svg", tmp_path / "m.png", kinds=kinds, title=HOSTILE[0])
+    for figure in "cum":
+        drawn = texts(tmp_path / f"{figure}.svg")
+        assert {name: drawn.count(name) > 0 for name in shown} == dict.fromkeys(shown, True), figure
