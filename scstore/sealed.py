@@ -26,7 +26,8 @@ from safetensors.numpy import save
 from scstore import fsio
 from scstore.errors import DamagedError, GenesError, NewerFormatError, NotAStoreError, OptionError
 from scstore.hdf5_output import hdf5_output
-from scstore.untrusted.hdf5 import check_hdf5
+from scstore.untrusted.hdf5 import open_hdf5
+from scstore.untrusted.kinds import what_else
 from scstore.untrusted.recognise import what_is
 from scstore.untrusted.safetensors import WEIGHTS_LIMIT, read_weights
 
@@ -285,27 +286,29 @@ def read_sealed_file(
     file = Path(path)
     if not file.is_file():
         raise GenesError(f"{file}: there is no such {kind.name}. Make one with `{kind.command}`.")
-    check_hdf5(file, error=GenesError)
     cure = f"Restore it from a copy, or make it again with `{kind.command}`."
-    try:
-        with h5py.File(file, "r") as opened:
+    if not h5py.is_hdf5(file):
+        what = what_is(file) or what_else(file)
+        raise GenesError(f"{file}: a {kind.name} is wanted here, and this is {what}. Make one with `{kind.command}`.")
+    with open_hdf5(file, error=GenesError) as opened:
+        try:
             header = json.loads(opened["uns/scstore"][kind.key].asstr()[()])
-        found = header["format"]
-    except (PermissionError, MemoryError):
-        raise
-    except Exception as error:  # HDF5 raises anything on damaged bytes
-        what = what_is(file) or "not one of scstore's, or damaged"
-        msg = f"{file}: a {kind.name} is wanted here, and this is {what}. Make one with `{kind.command}`."
-        raise GenesError(msg) from error
-    check_format(file, found)
-    try:
-        content = build(anndata.read_h5ad(file), header)
-        intact = content.digest == header["digest"]
-    except (PermissionError, MemoryError):
-        raise
-    except Exception as error:  # so does anndata
-        reason = " ".join(str(error).split())[:200]
-        raise DamagedError(f"{file}: this {kind.name} is damaged ({reason}). {cure}") from error
+            found = header["format"]
+        except (PermissionError, MemoryError):
+            raise
+        except Exception as error:  # HDF5 raises anything on damaged bytes
+            what = what_is(file) or "not one of scstore's, or damaged"
+            msg = f"{file}: a {kind.name} is wanted here, and this is {what}. Make one with `{kind.command}`."
+            raise GenesError(msg) from error
+        check_format(file, found)
+        try:
+            content = build(anndata.io.read_elem(opened), header)
+            intact = content.digest == header["digest"]
+        except (PermissionError, MemoryError):
+            raise
+        except Exception as error:  # so does anndata
+            reason = " ".join(str(error).split())[:200]
+            raise DamagedError(f"{file}: this {kind.name} is damaged ({reason}). {cure}") from error
     if not intact:
         raise DamagedError(f"{file}: the content does not match its digest. {cure}")
     return content

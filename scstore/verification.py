@@ -18,7 +18,8 @@ from scstore.sealed import FolderKind
 from scstore.store.layout import LEDGER
 from scstore.store.reader import open_store
 from scstore.store.verify_store import Finding, Verification, record_findings, rows_that_are_not_finite, verify_store
-from scstore.untrusted.hdf5 import check_hdf5
+from scstore.untrusted.hdf5 import open_hdf5
+from scstore.untrusted.kinds import check_path
 from scstore.untrusted.safetensors import check_layout
 
 BLOCK_ROWS = 4096
@@ -78,16 +79,15 @@ def verify(
 
 def _kind(path: Path) -> tuple[str, Check, str]:
     """Return what a path holds, its check, and a note."""
-    if not path.exists():
-        raise NotAStoreError(f"{path}: no such file or folder.")
+    check_path(path, error=NotAStoreError)
     if path.is_dir() and (found := _folder_kind(path)) is not None:
         folder, load = found
         others = {file.name for file in path.iterdir()} - {folder.description, folder.weights}
         note = f"not checked, since scstore never reads it: {', '.join(sorted(others))}" if others else ""
         return folder.name, partial(_check_folder, kind=folder, load=load), note
     if path.is_file() and h5py.is_hdf5(path):
-        check_hdf5(path)
-        keys = _keys(path)
+        with open_hdf5(path, error=DamagedError, unreadable=NotAStoreError) as file:
+            keys = _keys(file)
         for key, kind in (("genes", "gene table"), ("panel", "panel")):
             if key in keys:
                 return kind, partial(_check_content, kind=kind), SEALED_NOTE
@@ -105,10 +105,9 @@ def _folder_kind(path: Path) -> tuple[FolderKind, Callable[[Path], Any]] | None:
     return next(found, None)
 
 
-def _keys(path: Path) -> list[str]:
+def _keys(file: h5py.File) -> list[str]:
     try:
-        with h5py.File(path, "r") as file:
-            return list(file["uns/scstore"])
+        return list(file["uns/scstore"])
     except (OSError, KeyError, RuntimeError, TypeError, ValueError):
         return []
 

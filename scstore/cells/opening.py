@@ -177,7 +177,7 @@ def _open_path(path: Path, *, stack: contextlib.ExitStack) -> Opened:
     if path.is_dir():
         return _open_folder(path)
     if not h5py.is_hdf5(path):
-        raise CellsError(what_else(path))
+        raise CellsError(f"{path}: it is {what_else(path)}. Known are {FORMATS}.")
     root = stack.enter_context(open_hdf5(path))
     guard = Guard(str(path))
     names = set(root)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from scstore import fsio
+from scstore.cells.anndata_files import open_matrix
 from scstore.cells.gene_names import ENSEMBL_ID
 from scstore.errors import GenesError
 from scstore.genes.matching import match_genes
 from scstore.genes.table import COLUMNS, GeneTable, unique_names
 from scstore.genes.texts import reading
-from scstore.untrusted.hdf5 import check_hdf5
+from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, Guard
+from scstore.untrusted.hdf5 import open_hdf5
 from scstore.untrusted.pickles import read_pickle
 
 # ``text_source`` of genes with unknown texts, and the kind of their encoder.
@@ -152,13 +154,20 @@ def _from_parquet(file: Path) -> tuple[list[str], Any]:
 
 
 def _from_h5ad(file: Path) -> tuple[list[str], Any]:
-    check_hdf5(file, error=GenesError)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # repeated names are refused later
-        adata = anndata.read_h5ad(file)
-    if adata.X is None:
-        raise ValueError("there is no X")
-    return list(map(str, adata.obs_names)), adata.X if isinstance(adata.X, np.ndarray) else adata.X.toarray()
+    with open_hdf5(file, error=GenesError) as opened:
+        if "X" not in opened:
+            raise ValueError("there is no X")
+        names, node = list(map(str, anndata.io.read_elem(opened["obs"]).index)), opened["X"]
+        width = int(node.shape[1] if isinstance(node, h5py.Dataset) else node.attrs["shape"][1])
+        _check_size(file, len(names), width)
+        rows = open_matrix(node, shape=(len(names), width), name="X", guard=Guard(str(file)))
+        return names, None if rows is None else rows.rows(0, len(names)).toarray()
+
+
+def _check_size(file: Path, n_genes: int, width: int) -> None:
+    """Refuse vectors that take far more memory than the file has bytes: one may stand under many names."""
+    if (size := 4 * n_genes * width) > max(FLOOR, RATIO * file.stat().st_size):
+        raise GenesError(f"{file}: its {n_genes:,} vectors of {width:,} numbers would take {size:,} bytes. {EXHAUSTS}")
 
 
 def _matrix(file: Path, names: Sequence[str], rows: Iterable[Any]) -> NDArray[np.float32]:
@@ -167,13 +176,15 @@ def _matrix(file: Path, names: Sequence[str], rows: Iterable[Any]) -> NDArray[np
         raise GenesError(f"{file}: contains no genes.")
     matrix: NDArray[np.float32] = np.empty((len(names), 0), dtype=np.float32)
     for i, (name, row) in enumerate(zip(names, rows, strict=True)):
-        try:
-            vector = np.asarray(row)
-        except ValueError:  # a ragged list
+        try:  # numbers alone: a list of one list under many names would unfold
+            is_flat = isinstance(row, np.ndarray) or not isinstance(row[0], (list, tuple, str, bytes, dict))
+            vector = np.asarray(row, dtype=None if isinstance(row, np.ndarray) else float) if is_flat else np.empty(0)
+        except (TypeError, ValueError, LookupError):  # a ragged list, or no list
             vector = np.empty(0)
         if vector.ndim != 1 or not vector.size or vector.dtype.kind not in "fiu":
             raise GenesError(f"{file}: the vector of gene {name!r:.60} is not a list of numbers.")
         if i == 0:
+            _check_size(file, len(names), len(vector))
             matrix = np.empty((len(names), len(vector)), dtype=np.float32)
         if len(vector) != matrix.shape[1]:
             raise GenesError(f"{file}: gene {name!r:.60} has {len(vector):,} numbers, not {matrix.shape[1]:,}.")

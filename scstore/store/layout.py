@@ -14,9 +14,11 @@ import numpy as np
 import zarr
 
 from scstore import fsio
-from scstore.errors import CellsError, DamagedError, NotAStoreError, ScstoreError
+from scstore.errors import CellsError, DamagedError, NotAStoreError, ScstoreError, show_some
 from scstore.sealed import Space, fingerprint
-from scstore.untrusted.hdf5 import check_hdf5
+from scstore.untrusted.guards import FAILED_READS
+from scstore.untrusted.hdf5 import first_missing_filter, open_hdf5
+from scstore.untrusted.kinds import check_path, other_hdf5, what_else
 from scstore.untrusted.recognise import what_is
 from scstore.untrusted.zarr import BoundedStore
 
@@ -115,6 +117,9 @@ def record_path(root: Path, shard: int) -> Path:
     return root / LEDGER / "shards" / f"{shard:06d}.json"
 
 
+KNOWN = "Known here are stores, and AnnData (.h5ad, Zarr folder)."
+
+
 @contextmanager
 def decoding(source: Path, name: str) -> Iterator[None]:
     """Turn any error of a library that decodes a part of ``source`` into :class:`DamagedError`."""
@@ -123,6 +128,8 @@ def decoding(source: Path, name: str) -> Iterator[None]:
     except (ScstoreError, MemoryError, PermissionError):
         raise
     except Exception as error:  # codecs raise anything on damaged bytes, SystemError among them
+        if isinstance(error, OSError) and error.errno in FAILED_READS:
+            raise  # nothing is known to be damaged
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         msg = f"{source}: {name} cannot be read ({reason}). It is damaged: `scstore verify {source}` says where."
         raise DamagedError(msg) from error
@@ -142,23 +149,37 @@ def refuse_another(thing: Any) -> None:
 def open_group(path: Path) -> Any:
     """Open the root group of a store or an AnnData, Zarr or HDF5; ``NotAStoreError`` if there are no cells in it."""
     fsio.mend(path)
-    if not path.exists():
-        raise NotAStoreError(f"{path}: no such file or folder.")
-    if not path.is_dir():
-        check_hdf5(path)
+    check_path(path, error=NotAStoreError)
+    if path.is_dir():
+        group: Any = _open_folder(path)
+        with decoding(path, "its list of parts"):
+            names = {"obs"} if "obs" in group else {file.name for file in path.iterdir()}
+    elif h5py.is_hdf5(path):
+        group = open_hdf5(path, error=DamagedError, unreadable=NotAStoreError)
+        with decoding(path, "its list of parts"):
+            names = set(group)
+            # matrices of cells and genes are looked at when they are read
+            problem = first_missing_filter(group, besides=("X", "layers", "raw"))
+        if problem is not None:
+            raise CellsError(f"{path}: {problem}")
+    else:
+        raise NotAStoreError(f"{path}: it is {what_else(path)}. {KNOWN}")
+    if "obs" not in names:
+        what = other_hdf5(names) if path.is_file() else f"Zarr with {show_some(sorted(names), limit=6) or 'nothing'}"
+        raise NotAStoreError(f"{path}: there are no cells (obs) in it: it is {what}. {KNOWN}")
+    return group
+
+
+def _open_folder(path: Path) -> zarr.Group:
+    files = {file.name for file in path.iterdir()}
+    if not files & {"zarr.json", ".zgroup", ".zarray"}:
+        inside = show_some(sorted(files), limit=6) or "nothing"
+        raise NotAStoreError(f"{path}: it is a folder with {inside}, not Zarr. {KNOWN}")
     try:
-        if path.is_dir():
-            group: Any = zarr.open_group(BoundedStore(path), mode="r", use_consolidated=False)
-        else:
-            group = h5py.File(path, "r")
+        # each array's own metadata, not the consolidated copy, which is stale where somebody changed one
+        return zarr.open_group(BoundedStore(path), mode="r", use_consolidated=False)
     except (PermissionError, CellsError):
         raise
     except Exception as error:  # damaged metadata makes Zarr raise anything
         reason = " ".join(str(error).split())[:200]
-        msg = f"{path} cannot be opened ({reason}). scstore opens stores and AnnData (.h5ad, Zarr)."
-        raise NotAStoreError(msg) from error
-    with decoding(path, "its list of parts"):
-        has_cells = "obs" in group
-    if not has_cells:
-        raise NotAStoreError(f"{path} is not an AnnData: it has no `obs`.")
-    return group
+        raise NotAStoreError(f"{path} cannot be opened ({reason}). {KNOWN}") from error

@@ -15,6 +15,7 @@ import pandas as pd
 import zarr
 from anndata.io import read_elem
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.sparse import csr_matrix
 
 from scstore.cells.anndata_files import read_frame
@@ -40,6 +41,7 @@ from scstore.store.layout import (
 from scstore.store.ledger import check_fixed_files, committed_shards, read_run_record
 from scstore.store.views import ArrayView, ExpressionView, ShardView, View, open_csr
 from scstore.untrusted.guards import Guard
+from scstore.untrusted.zarr import BoundedStore
 
 # Feature space of log-normalised expression, the same for every data set: genes are matched by name.
 EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM, "log1p": True}}
@@ -228,8 +230,8 @@ class Store:
         """Mask ``(n_obs,)`` of the cells that have been extracted."""
         if self.plan is None:
             return np.ones(self.n_obs, dtype=bool)
-        done: NDArray[np.bool_] = np.repeat(committed_shards(self.path, self.plan), self.plan.shard_rows)
-        return done[: self.n_obs]
+        done: NDArray[np.bool_] = np.asarray(committed_shards(self.path, self.plan), dtype=bool)
+        return done[np.arange(self.n_obs) // self.plan.shard_rows]
 
     @property
     def is_complete(self) -> bool:
@@ -316,11 +318,7 @@ class Store:
         names = self.views if views is None else [self.default_view if n == "readout" else n for n in views]
         chosen = slice(None) if rows is None else rows
         if self.record is None and views is None:  # a file that scstore did not make: all of it, as it is
-            if self._root is not self._group:
-                whole = read_elem(self._group)
-                whole.obs = self.obs
-            else:
-                whole = anndata.read_zarr(self.path) if self.path.is_dir() else anndata.read_h5ad(self.path)
+            whole = self._whole()
             return whole if rows is None else whole[rows].copy()
         X = self.view("X")[chosen] if "X" in names else None
         var = None if X is None else self.expression_genes
@@ -332,6 +330,28 @@ class Store:
             if "uns" in self._group:
                 adata.uns = read_elem(self._group["uns"])
         return adata
+
+    def _whole(self) -> anndata.AnnData:
+        """Read a file that scstore did not make, with everything in it."""
+        if isinstance(self._group, zarr.Group) and isinstance(self._group.store, BoundedStore):
+            self._group.store.check_whole()
+        with decoding(self.path, "the AnnData"):
+            whole: anndata.AnnData
+            if isinstance(self._group, zarr.Group):
+                whole = anndata.io.read_zarr(self._group)
+            elif "encoding-type" in self._group.attrs:
+                whole = read_elem(self._group)
+            else:
+                whole = anndata.io.read_h5ad(self.path)
+            raw = [] if whole.raw is None else [whole.raw.X]
+            for group in (whole.layers, whole.obsm, whole.varm, whole.obsp, whole.varp):
+                raw += group.values()
+            for matrix in (whole.X, *raw):
+                if sparse.issparse(matrix) and hasattr(matrix, "indptr"):
+                    matrix.check_format()  # before compiled code sees it
+        if self._root is not self._group:
+            whole.obs = self.obs
+        return whole
 
     @property
     def expression_genes(self) -> pd.DataFrame:
@@ -365,7 +385,8 @@ class Store:
         folder = self.path / SCRATCH_EXPRESSION
         if not folder.exists():
             return None
-        return open_csr(zarr.open_group(folder, mode="r"), SCRATCH_EXPRESSION, source=self.path)[1]
+        group = zarr.open_group(BoundedStore(folder), mode="r", use_consolidated=False)
+        return open_csr(group, SCRATCH_EXPRESSION, source=self.path, shape=(self.n_obs, len(self.var)))[1]
 
     @cached_property
     def _expression_slot(self) -> ExpressionSlot | None:
@@ -389,7 +410,7 @@ class Store:
         if self.record is not None:
             with decoding(self.path, "X"):
                 group = self._group["X"]
-            shape, rows = open_csr(group, "X", source=self.path)
+            shape, rows = open_csr(group, "X", source=self.path, shape=(self.n_obs, len(self.var)))
             return ExpressionView(rows, shape, EXPRESSION_SPACE)
         cells, slot = self._cells, self._expression_slot
         if cells is None or slot is None:

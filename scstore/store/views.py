@@ -88,7 +88,9 @@ class _GrowingArray:
         self._waiting = [values[ready:].copy()]
 
 
-def open_csr(group: Any, name: str, *, source: Path) -> tuple[tuple[int, int], Callable[[int, int], csr_matrix]]:
+def open_csr(
+    group: Any, name: str, *, source: Path, shape: tuple[int, int]
+) -> tuple[tuple[int, int], Callable[[int, int], csr_matrix]]:
     """Return the shape of a CSR group, ``name`` in ``source``, and a function that reads a run of its rows."""
     with _damage(source, name):
         parts = {part: group[part] for part in ("indptr", "indices", "data")}
@@ -96,6 +98,10 @@ def open_csr(group: Any, name: str, *, source: Path) -> tuple[tuple[int, int], C
             if missing := missing_chunks(array):  # scstore writes chunks of zeros too
                 raise DamagedError(f"{source}: {len(missing):,} chunks of {name}/{part} are missing.")
         n_rows, n_columns = (int(n) for n in group.attrs["shape"])
+        if (n_rows, n_columns) != shape:
+            raise DamagedError(
+                f"{source}: {name} has shape {n_rows:,} × {n_columns:,}, not {shape[0]:,} × {shape[1]:,}."
+            )
         matrix = open_compressed(**parts, shape=(n_rows, n_columns), source=str(source), name=name)
 
     def rows(start: int, stop: int) -> csr_matrix:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import h5py
 import zarr
 
 from scstore.errors import CellsError, ScstoreError
+from scstore.untrusted.filters import filters_of, missing_filter
 
 EXHAUSTS = "It is damaged or made to exhaust memory: get it again from where it came from."
 
@@ -55,28 +58,14 @@ def too_large(array: h5py.Dataset, stored: int) -> str | None:
     return None
 
 
-def _filters(dataset: h5py.Dataset) -> list[int]:
-    properties = dataset.id.get_create_plist()
-    return [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
-
-
 def _own_bytes(dataset: h5py.Dataset) -> int | None:
     """Return the bytes that a data set stores; ``None`` where they say nothing about its size, or are slow to count."""
-    chunks, filters = dataset.chunks, _filters(dataset)
+    chunks, filters = dataset.chunks, filters_of(dataset)
     if len(set(filters)) != len(filters) or not BOUNDED_FILTERS.issuperset(filters):
         return None
     if chunks and math.prod(-(-n // size) for n, size in zip(dataset.shape, chunks, strict=True)) > COUNTED_CHUNKS:
         return None
     return int(dataset.id.get_storage_size())
-
-
-def missing_filter(array: h5py.Dataset) -> str | None:
-    """Return what to do about a filter that a data set needs and this HDF5 does not have."""
-    for number in _filters(array):
-        if not h5py.h5z.filter_avail(number):
-            cure = "Write the file again with gzip, or install it (the package hdf5plugin)."
-            return f"{array.name} is compressed with HDF5 filter {number}, which is not installed. {cure}"
-    return None
 
 
 # Groups nested deeper than this belong to no data frame.
@@ -86,6 +75,18 @@ DEPTH = 8
 def damaged(source: str, problem: str) -> CellsError:
     """Return the error for a file of cells that contradicts itself; the problem is a whole sentence."""
     return CellsError(f"{source}: {problem} The file is damaged or incomplete: copy or download it again.")
+
+
+# What the system says of a disk, a network or a limit, and not of the file.
+FAILED_READS = frozenset(
+    {errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT}
+)
+
+
+def unread(error: OSError) -> str:
+    """Return what to do about a read that the system refused or failed: that is no damage of the file."""
+    reason = os.strerror(error.errno or 0)
+    return f"{reason} (error {error.errno} of the system). Try again, or copy it to another disk."
 
 
 @contextlib.contextmanager
@@ -98,6 +99,8 @@ def reading(source: str, name: str) -> Iterator[None]:
     except PermissionError as error:
         raise CellsError(f"{source}: {name} may not be read (permission denied). Ask its owner.") from error
     except Exception as error:  # codecs raise anything on damaged bytes, SystemError among them
+        if isinstance(error, OSError) and error.errno in FAILED_READS:
+            raise CellsError(f"{source}: {name} cannot be read: {unread(error)}") from error
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise damaged(source, f"{name} cannot be read ({reason}).") from error
 

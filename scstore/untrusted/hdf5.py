@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
 from pathlib import Path
+from typing import Any
 
 import h5py
 
-from scstore.errors import CellsError, DamagedError, ScstoreError
-from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, declared_bytes, too_large
+from scstore.errors import CellsError, ScstoreError
+from scstore.untrusted.filters import missing_filter, unpacks_too_far
+from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, declared_bytes, too_large, unread
+from scstore.untrusted.kinds import check_path
 
 # Deeper groups or more objects than an AnnData has: links that run in circles.
 DEPTH, OBJECTS = 64, 200_000
@@ -21,38 +24,53 @@ ONE_LINK.set_nlinks(1)
 OWN_DATA = "Write a file that holds its own data."
 
 
-def open_hdf5(path: Path) -> h5py.File:
-    """Check an HDF5 file of cells and open it for reading."""
-    check_hdf5(path, error=CellsError)
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        if "truncated" in str(error):
-            msg = f"{path}: the file is truncated: it is shorter than its own header says. Copy or download it again."
-        elif "lock" in str(error):
-            msg = f"{path}: another program has it open for writing ({error}). Close it there, or copy the file."
-        else:
-            msg = f"{path}: not readable as HDF5 ({error}). The file is damaged: copy or download it again."
-        raise CellsError(msg) from error
+# What file systems without locks say.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def check_hdf5(path: str | os.PathLike[str], *, error: type[ScstoreError] = DamagedError) -> None:
-    """Refuse an HDF5 file with data in other files, absurd sizes or endless groups; only metadata is read.
+def open_hdf5(
+    path: Path, *, error: type[ScstoreError] = CellsError, unreadable: type[ScstoreError] | None = None
+) -> h5py.File:
+    """Open an HDF5 file for reading, and look at it before a value is read.
 
-    What merely does not parse passes: the reader reports it.
+    ``error`` refuses data in other files, absurd sizes, endless groups and what is no file; ``unreadable`` (the same
+    unless it is given) a file that cannot be opened. ``PermissionError`` passes.
     """
+    check_path(path, error=unreadable or error)
     try:
-        stored, file = Path(path).stat().st_size, h5py.File(path, "r")
-    except OSError:
-        return
-    with file:
-        problem = _find_problem(file, stored)
-    if problem is not None:
+        try:
+            file = h5py.File(path, "r")
+        except OSError as fault:
+            if fault.errno not in NO_LOCKS:
+                raise
+            file = h5py.File(path, "r", locking=False)
+    except PermissionError:
+        raise
+    except OSError as fault:
+        raise (unreadable or error)(f"{path}: {_why_not_open(fault)}") from fault
+    if (problem := _find_problem(file, path)) is not None:
+        file.close()
         raise error(f"{path}: {problem}")
+    return file
 
 
-def _find_problem(file: h5py.File, stored: int) -> str | None:
-    """Return what is wrong with the first such link or data set."""
+def _why_not_open(fault: OSError) -> str:
+    said = " ".join(str(fault).split())
+    if "truncated" in said:
+        return "the file is truncated: it is shorter than its own header says. Copy or download it again."
+    if fault.errno in NO_LOCKS:
+        cure = "Set HDF5_USE_FILE_LOCKING=FALSE in the environment and run it again, or copy the file to another disk."
+        return f"the file system has no locks, which HDF5 asks for. {cure}"
+    if "lock" in said:
+        return f"another program has it open for writing ({said}). Close it there, or copy the file."
+    if fault.errno is not None:
+        return f"it cannot be opened: {unread(fault)}"
+    return f"not readable as HDF5 ({said}). The file is damaged: copy or download it again."
+
+
+def _find_problem(file: h5py.File, path: Path) -> str | None:
+    """Return what is wrong with the first such link or data set; only metadata are read."""
+    stored = path.stat().st_size
     waiting: list[tuple[h5py.Group, str]] = [(file, "")]
     n_objects = declared = 0
     while waiting:
@@ -70,7 +88,7 @@ def _find_problem(file: h5py.File, stored: int) -> str | None:
                     declared += declared_bytes(node)
                     if node.external or node.is_virtual:
                         return f"the values of {below} lie in other files, which are not followed. {OWN_DATA}"
-                    if (problem := too_large(node, stored)) is not None:
+                    if (problem := too_large(node, stored) or unpacks_too_far(node, path)) is not None:
                         return problem
             except (KeyError, OSError, RuntimeError, TypeError, ValueError):
                 continue  # HDF5 cannot read it, and nor can a reader
@@ -79,6 +97,17 @@ def _find_problem(file: h5py.File, stored: int) -> str | None:
     if declared > max(4 * FLOOR, RATIO * stored):
         return f"its arrays declare {declared:,} bytes together, but the whole file has {stored:,}. {EXHAUSTS}"
     return None
+
+
+def first_missing_filter(file: h5py.File, *, besides: tuple[str, ...] = ()) -> str | None:
+    """Return what to do about the first data set, below other names than these, whose filter is not installed."""
+
+    def look(name: str, node: Any) -> str | None:
+        needed = isinstance(node, h5py.Dataset) and not name.startswith(besides)
+        return missing_filter(node) if needed else None
+
+    found: str | None = file.visititems(look)
+    return found
 
 
 def _names(group: h5py.Group) -> list[str | bytes]:

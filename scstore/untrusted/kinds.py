@@ -60,20 +60,18 @@ def check_path(path: Path, *, error: type[ScstoreError]) -> None:
 
 
 def what_else(path: Path) -> str:
-    """Return what a file that is not HDF5 looks like, as an error's message."""
+    """Return what a file that is not HDF5 looks like, as the end of a sentence."""
     with path.open("rb") as file:
         head = file.read(HEAD)
     if not head:
-        return f"{path}: the file is empty (0 bytes). Copy or download it again."
+        return "empty (0 bytes): copy or download it again"
     if kind := _kind(head) or _packed_kind(path, head):
-        return f"{path}: it is not HDF5 but looks like {kind}. Known are {FORMATS}."
-    begins, damage = show(head[:8].decode("latin-1")), "It is damaged or of another format; known"
-    first = head.partition(b"\n")[0]
+        return f"not HDF5 but {kind}"
+    first, begins = head.partition(b"\n")[0], show(head[:8].decode("latin-1"))
     if first.isascii() and first.decode("ascii").replace("\t", " ").strip().isprintable():
-        begins = f"text, {begins}"
-        if b"\t" in first or b"," in first:
-            damage = "A table in text is read with scanpy.read_text or read_csv; write it as .h5ad. Known"
-    return f"{path}: it is not HDF5: it begins with {begins}. {damage} are {FORMATS}."
+        table = ": a table is read with scanpy.read_csv or read_text; write it as .h5ad"
+        return f"not HDF5: it begins with text, {begins}{table if set(first) & set(b'	,') else ''}"
+    return f"not HDF5: it begins with {begins}, so it is damaged or of another format"
 
 
 def _kind(head: bytes) -> str:
@@ -102,4 +100,6 @@ def other_hdf5(names: Collection[str]) -> str:
         return "10x molecule info: give filtered_feature_bc_matrix.h5 of the same run"
     if "assays" in names:
         return "an h5Seurat file: export it as .h5ad"
+    if "matrix" in names:
+        return "a 10x matrix, which has no features of cells yet: make a store of it with `scstore extract`"
     return f"HDF5 with {show_some(sorted(names), limit=6) or 'nothing'} in it"

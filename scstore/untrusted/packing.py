@@ -216,22 +216,28 @@ def _counted(decompressor: Callable[[], Any], data: bytes, limit: int) -> int:
     return total
 
 
+def zstd_frame(data: bytes, at: int = 0) -> tuple[int | None, int]:
+    """Return the bytes that a frame of Zstandard states, if it does, and where its blocks begin (RFC 8878, 3.1.1)."""
+    if data[at : at + 4] != b"\x28\xb5\x2f\xfd":
+        raise ValueError("it is not Zstandard")
+    descriptor = data[at + 4]
+    single_segment = descriptor >> 5 & 1
+    width = (single_segment, 2, 4, 8)[descriptor >> 6]
+    at += 6 - single_segment + (0, 1, 2, 4)[descriptor & 3]
+    stated = int.from_bytes(data[at : at + width], "little") + (256 if width == 2 else 0)
+    return stated if width else None, at + width
+
+
 def _zstd_size(data: bytes) -> int:
-    """Return what the frames of Zstandard state, or what their blocks can hold (RFC 8878, section 3.1)."""
+    """Return what the frames of Zstandard state, or what their blocks can hold."""
     total = at = 0
     while at < len(data):
-        magic = int.from_bytes(data[at : at + 4], "little")
-        if magic >> 4 == 0x184D2A5:  # a frame to skip
+        if int.from_bytes(data[at : at + 4], "little") >> 4 == 0x184D2A5:  # a frame to skip
             at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
             continue
-        if magic != 0xFD2FB528:
-            raise ValueError("it is not Zstandard")
-        descriptor = data[at + 4]
-        single_segment = descriptor >> 5 & 1
-        width = (single_segment, 2, 4, 8)[descriptor >> 6]
-        at += 6 - single_segment + (0, 1, 2, 4)[descriptor & 3]
-        stated = int.from_bytes(data[at : at + width], "little") + (256 if width == 2 else 0)
-        blocks, last, at = 0, 0, at + width
+        has_checksum = data[at + 4 : at + 5] > b"" and data[at + 4] >> 2 & 1
+        stated, at = zstd_frame(data, at)
+        blocks = last = 0
         while not last:
             if at + 3 > len(data):
                 raise ValueError("it is cut off")
@@ -239,6 +245,6 @@ def _zstd_size(data: bytes) -> int:
             last, kind, size = header & 1, header >> 1 & 3, header >> 3
             blocks += size if kind < 2 else ZSTD_BLOCK
             at += 3 + (1 if kind == 1 else size)
-        at += 4 * (descriptor >> 2 & 1)
-        total += stated if width else blocks
+        at += 4 * has_checksum
+        total += blocks if stated is None else stated
     return total

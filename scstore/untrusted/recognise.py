@@ -8,6 +8,8 @@ from typing import Any
 
 import h5py
 
+from scstore.hdf5_output import open_to_read
+
 # Of scstore's own folders, by a file in them.
 FOLDERS = {
     "head.json": "a head",
@@ -42,12 +44,12 @@ def what_is(thing: Any) -> str:
     path = Path(thing)
     if path.is_dir():
         return next((words for name, words in FOLDERS.items() if (path / name).exists()), "")
-    return _header(path) or (TABLES.get(path.suffix.lower(), "") if path.is_file() else "")
+    return _header(path) or TABLES.get(path.suffix.lower(), "") if path.is_file() else ""
 
 
 def _header(path: Path) -> str:
     try:
-        with h5py.File(path, "r") as file:
+        with open_to_read(path) as file:
             own: Any = file
             for name in ("uns", "scstore"):
                 if not isinstance(own.get(name, getlink=True), h5py.HardLink):  # no link is followed

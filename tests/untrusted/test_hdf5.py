@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from scstore.cells.opening import open_cells
-from scstore.errors import CellsError, DamagedError
-from scstore.untrusted.hdf5 import check_hdf5
+from scstore.errors import CellsError, DamagedError, NotAStoreError
+from scstore.untrusted.hdf5 import open_hdf5
 
 
 def replace(path: Path, name: str, **dataset: object) -> None:
@@ -118,18 +118,19 @@ def test_open_elsewhere(adata, write_h5ad):
 
 def test_other_readers_get_the_error_they_ask_for(adata, write_h5ad, tmp_path):
     path = write_h5ad(adata)
-    check_hdf5(path)
+    open_hdf5(path).close()
     replace(path, "obs/n", shape=(10**13,), dtype="i8", chunks=(1000,))
     with pytest.raises(DamagedError, match="obs/n"):
-        check_hdf5(path)
+        open_hdf5(path, error=DamagedError)
     (tmp_path / "text").write_text("words")
     for name in ("text", "absent", "."):
-        check_hdf5(tmp_path / name)  # left to the reader
+        with pytest.raises(NotAStoreError):
+            open_hdf5(tmp_path / name, error=DamagedError, unreadable=NotAStoreError)
 
 
 def test_real_files_pass(shared: Path) -> None:
     for file in sorted((shared / "cells").glob("*.h5ad")):
-        check_hdf5(file)
+        open_hdf5(file).close()
 
 
 def test_names_that_are_not_text(adata, write_h5ad):
@@ -137,6 +138,6 @@ def test_names_that_are_not_text(adata, write_h5ad):
     path = write_h5ad(adata)
     with h5py.File(path, "r+") as file:
         file.id.links.create_hard(b"obs/\xff\xfe", file.id, b"obs/n")
-    check_hdf5(path)
+    open_hdf5(path).close()
     with pytest.raises(CellsError):
         open_cells(path)
