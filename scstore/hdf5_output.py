@@ -13,6 +13,19 @@ import h5py
 
 from scstore import fsio
 
+# What file systems without locks say.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def open_to_read(path: Path) -> h5py.File:
+    """Open an HDF5 file, with a lock where the file system knows locks."""
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return h5py.File(path, "r", locking=False)
+
 
 @contextmanager
 def hdf5_output(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[h5py.File]:
@@ -29,7 +42,7 @@ def hdf5_output(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[h5py.Fil
         finally:
             if written.error is not None:
                 raise written.error
-    with h5py.File(path, "r") as file:
+    with open_to_read(path) as file:
         if missing := [name for name in _incomplete(file) if name not in before]:
             raise OSError(
                 errno.EIO, f"not every value of {missing[0]} was written. Run the same command again", str(path)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from scstore.errors import CellsError, ScstoreError
+from scstore.hdf5_output import NO_LOCKS, open_to_read
 from scstore.untrusted.filters import missing_filter, unpacks_too_far
 from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, declared_bytes, too_large, unread
 from scstore.untrusted.kinds import check_path
@@ -24,10 +24,6 @@ ONE_LINK.set_nlinks(1)
 OWN_DATA = "Write a file that holds its own data."
 
 
-# What file systems without locks say.
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-
-
 def open_hdf5(
     path: Path, *, error: type[ScstoreError] = CellsError, unreadable: type[ScstoreError] | None = None
 ) -> h5py.File:
@@ -38,12 +34,7 @@ def open_hdf5(
     """
     check_path(path, error=unreadable or error)
     try:
-        try:
-            file = h5py.File(path, "r")
-        except OSError as fault:
-            if fault.errno not in NO_LOCKS:
-                raise
-            file = h5py.File(path, "r", locking=False)
+        file = open_to_read(path)
     except PermissionError:
         raise
     except OSError as fault:

@@ -1,0 +1,164 @@
+"""Files of other kinds, missing files, links and pipes: the same words in both stages."""
+
+from __future__ import annotations
+
+import bz2
+import errno
+import gzip
+import io
+import lzma
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import scstore
+from scstore.cells.opening import open_cells
+from scstore.errors import CellsError, NotAStoreError, ScstoreError
+
+STAGES: list[tuple[Callable[[Path], object], type[ScstoreError]]] = [
+    (open_cells, CellsError),
+    (scstore.open, NotAStoreError),
+]
+
+RDS = b"X\n\x00\x00\x00\x03\x00\x04\x03\x01\x00\x03\x05\x00" + bytes(99)
+
+
+def tar() -> bytes:
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("matrix.mtx"))
+    return whole.getvalue()
+
+
+OTHERS = {
+    "empty": (b"", r"empty \(0 bytes\)"),
+    "gzip": (b"\x1f\x8b\x08\x00rest", "gzip: unpack it first"),
+    "gzipped HDF5": (gzip.compress(b"\x89HDF\r\n\x1a\n" + bytes(100)), "gzip: unpack it first"),
+    "zip": (b"PK\x03\x04rest", "zip archive"),
+    "pickle": (b"\x80\x04\x95pickle", "Python pickle, which is never read because it can run code"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    "git-annex": (b"/annex/objects/MD5E-s1896--439b.h5ad\n", "git annex get"),
+    "HTML": (b"\n<!DOCTYPE html><html>", "a web page"),
+    "Matrix Market": (b"%%MatrixMarket matrix", "give the folder"),
+    "table": (b"gene,cell1,cell2\nCD3D,1,0", "begins with text, 'gene,cel'.*read_csv"),
+    "neither": (bytes(range(1, 60)), "not HDF5: it begins with"),
+    "Parquet": (b"PAR1\x15\x04\x15", "Parquet"),
+    "saveRDS": (gzip.compress(RDS), "an R object.* from R as .h5ad"),
+    "saveRDS, not packed": (RDS, "an R object"),
+    "saveRDS, bzip2": (bz2.compress(RDS), "an R object"),
+    "saveRDS, xz": (lzma.compress(RDS), "an R object"),
+    "save": (gzip.compress(b"RDX3\nX\n\0\0\0\x03"), "an R object"),
+    "tar": (tar(), "a tar archive"),
+    "tar.gz": (gzip.compress(tar()), "gzip: unpack it first"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_kinds(kind: str, tmp_path: Path) -> None:
+    """RELIABILITY 14: what is no HDF5 is named in plain words, whatever the file is called."""
+    content, words = OTHERS[kind]
+    path = tmp_path / "cells.h5ad"
+    path.write_bytes(content)
+    for opens, error in STAGES:
+        with pytest.raises(error, match=words) as caught:
+            opens(path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["row_attrs", "col_attrs", "matrix"], "loom"),
+        (["barcode_idx"], "molecule info"),
+        (["assays"], "h5Seurat"),
+        (["things"], "things"),
+    ],
+)
+def test_other_hdf5(names: list[str], words: str, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in names:
+            file.create_group(name)
+    for opens, error in STAGES:
+        with pytest.raises(error, match=words):
+            opens(tmp_path / "a.h5")
+
+
+def test_folders_of_other_kinds(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("words")
+    for opens, error in STAGES:
+        with pytest.raises(error, match=r"notes\.txt"):
+            opens(tmp_path)
+
+
+@pytest.mark.parametrize("target", [".git/annex/objects/qF/8V/MD5E-s1896--439b.h5ad", "moved.h5ad", "cells.h5ad"])
+@pytest.mark.parametrize("place", ["cells.h5ad", "folder/cells.h5ad"])
+def test_links_that_lead_nowhere(target: str, place: str, tmp_path: Path) -> None:
+    """RELIABILITY 51: git-annex and DataLad before «get», a pipeline's output that was moved, a link to itself."""
+    (tmp_path / place.split("/")[0]).symlink_to(target)
+    for opens, error in STAGES:
+        with pytest.raises(error, match="is a link to") as caught:
+            opens(tmp_path / place)
+        assert ("git annex get" in str(caught.value)) == ("annex" in target)
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    (tmp_path / "cells.h5").touch()
+    for opens, error in STAGES:
+        with pytest.raises(error, match=r"no such file.*'cells\.h5'"):
+            opens(tmp_path / "cells.h5ad")
+
+
+@pytest.mark.parametrize("name", ["fifo", "link to /dev/zero"])
+def test_pipes_and_devices(name: str, tmp_path: Path) -> None:
+    """RELIABILITY 62: nothing is opened that would never answer, or never end."""
+    path = tmp_path / "cells.h5ad"
+    if name == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    for opens, error in STAGES:
+        with pytest.raises(error, match="pipe, device or socket"):
+            opens(path)
+
+
+SAID = "Unable to synchronously open file (unable to lock file, errno = 37, error message = 'No locks available')"
+
+
+@pytest.mark.parametrize("without_works", [True, False])
+def test_file_systems_without_locks(without_works: bool, write_h5ad, adata, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """RELIABILITY 51: read without a lock, or told why not; nothing is called damaged."""
+    adata.obsm["X_pca"] = np.ones((37, 2), "f4")
+    path, real = write_h5ad(adata), h5py.File
+
+    def opened(*args: object, **kwargs: object) -> h5py.File:
+        if kwargs.get("locking") is False and without_works:
+            return real(*args, **kwargs)
+        raise OSError(errno.ENOLCK, SAID)
+
+    monkeypatch.setattr(h5py, "File", opened)
+    for opens, error in STAGES:
+        if without_works:
+            opens(path).close() if opens is open_cells else opens(path).obs  # type: ignore[attr-defined]
+            continue
+        with pytest.raises(error, match="HDF5_USE_FILE_LOCKING=FALSE") as caught:
+            opens(path)
+        assert "damaged" not in str(caught.value)
+
+
+def test_a_failed_read_is_no_damage(write_h5ad, adata, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """RELIABILITY 58."""
+    path = write_h5ad(adata)
+
+    def fails(*_: object, **__: object) -> h5py.File:
+        raise OSError(errno.EIO, "Unable to synchronously open file (errno = 5, error message = 'Input/output error')")
+
+    monkeypatch.setattr(h5py, "File", fails)
+    for opens, error in STAGES:
+        with pytest.raises(error, match="Input/output error") as caught:
+            opens(path)
+        assert "damaged" not in str(caught.value)
