@@ -205,10 +205,12 @@ class BoundedStore(LocalStore):
 
 def _part_of(name: str) -> str:
     """Return the part of an AnnData that an array is read whole with; "" for matrices, which are read by rows."""
-    first, second, *_ = (*name.split("/"), "", "")
+    parts = name.split("/")
+    at = 2 if parts[0] == "mod" else 0  # of MuData
+    first, second = (*parts[at:], "", "")[:2]
     if first in ("", "X", "raw.X", "layers") or (first, second) == ("raw", "X"):
         return ""
-    return f"{first}/{second}" if first == "raw" else first
+    return "/".join(parts[: at + (2 if first == "raw" else 1)])
 
 
 def _bounds(byte_range: ByteRequest | None, size: int) -> slice:
