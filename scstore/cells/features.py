@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from scstore.cells.gene_names import (
     NAME_KEYS,
+    NUMBER,
     SYMBOL_KEYS,
     clean_texts,
     column_key,
@@ -21,7 +23,7 @@ from scstore.cells.gene_names import (
     strings,
 )  # fmt: skip
 from scstore.cells.matrices import RowMatrix, SlicedRows
-from scstore.errors import show_some
+from scstore.errors import show, show_some
 
 GENE_EXPRESSION = "gene expression"
 
@@ -110,13 +112,15 @@ def find_genes(var: pd.DataFrame, beside: pd.DataFrame | None = None) -> Genes:
     if taken := sorted({name for names in genomes for name in names if name}):
         notes.append(f"gene names: the prefix of the genome ({show_some(taken)}) is taken off")
     own = [strings(found[by_key[key]]) for key in GENOME_KEYS if key in by_key]
-    if several := _several_species(found, [*genomes, *own]):
+    if several := _several_species(found, [*genomes, *own], notes):
         why = (
             f"it holds {len(several)} genomes ({show_some(several, limit=6)}). Write the cells and genes of one to a "
             "file of their own."
         )
         return Genes(found, keep, problem=why)
-    notes += _oddities(found)
+    if dates := [name for name in found.index if DATE.fullmatch(name)]:
+        what = f"gene names: {len(dates):,} were turned into dates by a spreadsheet ({show_some(dates)})"
+        notes.append(f"{what}: these genes are lost. Take the names from the original file.")
     return Genes(found, keep, tuple(notes), _nameless(found))
 
 
@@ -128,6 +132,8 @@ def _joined(var: pd.DataFrame, beside: pd.DataFrame | None) -> pd.DataFrame:
     known = {*NAME_KEYS, *TYPE_KEYS, *GENOME_KEYS, "filteredprobes"}
     titles = [title for title in beside.columns if column_key(title) in known - own]
     index, theirs = pd.Index(clean_texts(var.index)), pd.Index(clean_texts(beside.index))
+    if all(map(NUMBER.fullmatch, index)) and len(index) != len(theirs):  # numbered anew after genes were left out
+        return var
     if not titles or not theirs.is_unique or 2 * index.isin(theirs).sum() < min(len(index), len(theirs)):
         return var
     more = beside[titles].astype(object).set_axis(theirs).reindex(index)
@@ -184,10 +190,10 @@ def _of_probes(features: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return features
 
 
-def _several_species(var: pd.DataFrame, genomes: list[list[str]]) -> list[str]:
+def _several_species(var: pd.DataFrame, genomes: list[list[str]], notes: list[str]) -> list[str]:
     """Return the genomes of a file that holds genes of more than one species, else nothing.
 
-    A reporter, a transgene or the genes of a virus beside them are no second species.
+    A reporter, a transgene or the genes of a virus beside them are no second species: a note says that they are kept.
     """
     by_id = [_species(found[0]) if (found := ENSEMBL_SPECIES.match(name)) else "" for name in var["ensembl_id"]]
     for names in (*genomes, by_id):
@@ -202,22 +208,17 @@ def _several_species(var: pd.DataFrame, genomes: list[list[str]]) -> list[str]:
         held = [s for s, n in counts.items() if n > FEW_GENES or (s in SPECIES and n > max(1, FEW_SHARE * len(names)))]
         if len(held) > 1:
             return sorted(first[species] or species for species in held)
+        few = {first[s] or s: n for s, n in counts.items() if held and n and s not in held}
+        notes += [f"genes of another genome are kept: {n:,} of {show(name)}" for name, n in few.items()]
     symbols = {name for name in var["symbol"] if name}
     pairs = len(symbols) - len({name.casefold() for name in symbols})
     return ["human", "mouse"] if pairs > max(FEWEST_PAIRS, len(symbols) / 10) else []
 
 
+@functools.cache
 def _species(genome: str) -> str:
     """Return the common name of a known genome's species, else the genome."""
     return next((species for species, form in SPECIES.items() if form.match(genome.casefold())), genome)
-
-
-def _oddities(var: pd.DataFrame) -> list[str]:
-    dates = [name for name in var.index if DATE.fullmatch(name)]
-    if not dates:
-        return []
-    what = f"gene names: {len(dates):,} were turned into dates by a spreadsheet ({show_some(dates)})"
-    return [f"{what}: these genes are lost. Take the names from the original file."]
 
 
 def _nameless(var: pd.DataFrame) -> str | None:

@@ -56,7 +56,11 @@ PLACEHOLDER = re.compile(r"\d+(\.0)?|gene[ _.-]?\d+|Gene\d+|V\d+|(?i:feature|var
 
 # Names that went through R's make.names: HLA.DRA, MT.CO1, NKX2.1, RP11.206L10.2; clones keep their version.
 MADE_BY_R = re.compile(r"(HLA|H2|MT|mt)\.\w.*")
-CLONE = re.compile(r"[A-Z]{1,2}\d{5,6}\.\d+|(?P<library>(?:RP|CT|XX|KB|LA|GS)[A-Z]*\d*)\.(?P<rest>\w+(\.\d+)?)")
+CLONE = re.compile(r"[A-Z]{1,2}\d{5,6}\.\d+|(?P<library>(?:RP|CH|CT|XX|KB|LA|GS)[A-Z]*\d*)\.(?P<rest>\w+(\.\d+)?)")
+
+
+# TBCE-1, TBCE.1; but IGHV1-69-2 is a gene beside IGHV1-69.
+MADE_UNIQUE = re.compile(r"((?!IG[HKL]|TR[ABDG]).+)[.-]\d{1,2}")
 
 
 def column_key(title: object) -> str:
@@ -98,7 +102,7 @@ def split_genome(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
     The prefix of an assembly, what stands before Ensembl ids, or what all names share before well-known genes.
     """
-    found = [ASSEMBLY.match(name) or BEFORE_ID.match(name) for name in names]
+    found = [ASSEMBLY.match(name) or (BEFORE_ID.match(name) if "ENS" in name else None) for name in names]
     counts = Counter(match[1] for match in found if match)
     enough = max(2, 0.05 * len(names))
     is_genome = [match is not None and counts[match[1]] >= enough for match in found]
@@ -154,7 +158,7 @@ def _undo(name: str) -> str:
 def _once(names: Sequence[str]) -> list[str]:
     """Return symbols without the number that makes a repeated one unique (``TBCE-1`` and ``TBCE.1`` beside TBCE)."""
     known = set(names)
-    numbered = [re.fullmatch(r"(.+)[.-]\d{1,2}", name) for name in names]
+    numbered = [MADE_UNIQUE.fullmatch(name) for name in names]
     return [m[1] if m and m[1] in known else name for name, m in zip(names, numbered, strict=True)]
 
 
@@ -182,8 +186,12 @@ def find_names(var: pd.DataFrame) -> tuple[pd.DataFrame, list[list[str]]]:
         found[title] = pd.Series(columns[key], index=found.index, dtype=object)
     found["symbol"] = pd.Series(symbols, index=found.index, dtype=object)
     found["ensembl_id"] = pd.Series(ids, index=found.index, dtype=object)
+    repeated = {symbol for symbol, n in Counter(symbols).items() if n > 1}
     told = zip(columns[""], parts[""], symbols, ids, strict=True)
-    index = [(symbol or own or name) if _says_nothing(name, part) else name for name, part, symbol, own in told]
+    index = [
+        ((own if symbol in repeated else "") or symbol or own or name) if _says_nothing(name, part) else name
+        for name, part, symbol, own in told
+    ]
     return found.set_axis(pd.Index(index, dtype=object)), genomes
 
 

@@ -85,7 +85,8 @@ def write_h5ad(
     anything, and from part of an ``.h5ad``, everything wanted is read first.
     """
     if not store.is_sharded:
-        if store.path.is_file() and views is None and rows is None and not _is_legacy(store.path):
+        whole = views is None and rows is None and not store.is_modality
+        if store.path.is_file() and whole and not _is_legacy(store.path):
             shutil.copyfile(store.path, path)
             with hdf5_output(path, "r+") as file:
                 if MADE_HERE not in file.attrs:

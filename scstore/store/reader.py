@@ -88,7 +88,7 @@ class Store:
             check_fixed_files(self.path, "obs")
         frame = self._frame("obs")
         frame.index = frame.index.astype(str)
-        return frame if self._root is self._group else with_shared_obs(frame, self._frame("obs", root=self._root))
+        return with_shared_obs(frame, self._frame("obs", root=self._root)) if self.is_modality else frame
 
     def _frame(self, name: str, *, root: Any = None) -> pd.DataFrame:
         if self.is_sharded:
@@ -119,6 +119,11 @@ class Store:
     def is_sharded(self) -> bool:
         """Whether this is a Zarr store that scstore wrote, with records of its shards."""
         return self.record is not None and isinstance(self._group, zarr.Group)
+
+    @property
+    def is_modality(self) -> bool:
+        """Whether this is one modality of a MuData file."""
+        return self._root is not self._group
 
     @cached_property
     def plan(self) -> StorePlan | None:
@@ -349,7 +354,7 @@ class Store:
             for matrix in (whole.X, *raw):
                 if sparse.issparse(matrix) and hasattr(matrix, "indptr"):
                     matrix.check_format()  # before compiled code sees it
-        if self._root is not self._group:
+        if self.is_modality:
             whole.obs = self.obs
         return whole
 

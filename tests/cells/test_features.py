@@ -58,6 +58,8 @@ def test_two_names_in_one_are_taken_apart(form):
     names = [form.format(id=own, symbol=symbol) for own, symbol in zip(IDS, SYMBOLS, strict=True)]
     for genes in (find_genes(var(names)).var, find_genes(var(range(10), feature_name=names)).var):
         assert (of(genes, "symbol"), of(genes, "ensembl_id"), list(genes.index)) == (SYMBOLS, IDS, SYMBOLS)
+    twins = find_genes(var(range(3), gene_ids=IDS[:3], feature_name=["CD3D", "LYZ", "LYZ"])).var
+    assert list(twins.index) == ["CD3D", *IDS[1:3]]
     portal = find_genes(var(IDS, feature_name=[*SYMBOLS[:-1], f"CD74_{IDS[-1]}"])).var
     assert (of(portal, "symbol"), list(portal.index)) == (SYMBOLS, IDS)
     odd = find_names(var(["ENSG00000002586_PAR_Y", "ENSG00000002586-U", "ENSAP2"]))[0]
@@ -95,6 +97,7 @@ def test_names_made_unique_or_made_by_r():
     unique = find_genes(var([*SYMBOLS, "TBCE-1", "CD74.2"])).var
     assert of(unique, "symbol") == [*SYMBOLS, "TBCE", "CD74"]
     assert list(unique.index)[-2:] == ["TBCE-1", "CD74.2"]
+    assert of(find_genes(var(["IGHV1-69", "IGHV1-69-2"])).var, "symbol") == ["IGHV1-69", "IGHV1-69-2"]
     made = find_genes(var([*(name.replace("-", ".") for name in SYMBOLS), "X7SK"])).var
     assert of(made, "symbol") == [*SYMBOLS, "7SK"]
 
@@ -209,6 +212,7 @@ def test_one_species_in_other_words(genes):
     found = find_genes(genes)
     assert found.problem is None
     assert len(found.var) == len(genes)
+    assert bool(found.notes) == (len(genes) > 10)
 
 
 def test_what_raw_does_not_know_of_its_genes(write_h5ad):
@@ -227,6 +231,10 @@ def test_what_raw_does_not_know_of_its_genes(write_h5ad):
     part.raw = anndata.AnnData(counts, obs=part.obs, var=bare)
     with open_cells(part) as opened:
         assert of(opened.var("raw"), "symbol") == [*SYMBOLS[:6], *[""] * 4]
+    renumbered = anndata.AnnData(counts[:, :9], var=var([str(i) for i in range(9)], feature_name=SYMBOLS[1:]))
+    renumbered.raw = anndata.AnnData(counts, obs=renumbered.obs, var=var([str(i) for i in range(10)]))
+    with open_cells(renumbered) as opened, pytest.raises(CellsError, match="numbered"):
+        opened.var("raw")
     strange = anndata.AnnData(counts, var=var([f"ENSG{i:011d}" for i in range(90, 100)], feature_name=SYMBOLS))
     strange.raw = anndata.AnnData(counts, obs=strange.obs, var=bare)
     with open_cells(strange) as opened:

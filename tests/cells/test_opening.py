@@ -18,6 +18,7 @@ from scipy import sparse
 from scstore.cells.matrices import csr_rows
 from scstore.cells.opening import CellFile, open_cells
 from scstore.errors import CellsError, InputError
+from scstore.store.export import write_h5ad as write_h5ad_of
 from scstore.store.reader import Store
 
 
@@ -354,7 +355,10 @@ def test_mudata(counts, adata, tmp_path):
         assert store.views == ("X_pca", "X")
         assert list(store.obs.columns) == ["donor", "n", "donor_of_all", "shared"]
         assert store.view("X")[:3].shape == (3, 11)
-        assert list(store.to_anndata().var_names) == list(adata.var_names)
+        write_h5ad_of(store, tmp_path / f"{path.suffix[1:]}.h5ad")
+        written = anndata.read_h5ad(tmp_path / f"{path.suffix[1:]}.h5ad")
+        assert list(written.var_names) == list(adata.var_names)
+        assert list(written.obs.columns) == list(store.obs.columns)
         assert name in store.notes[0]
     with h5py.File(tmp_path / "two.h5mu", "w") as file:
         write_mudata(file, adata, {"a": adata, "b": proteins})
