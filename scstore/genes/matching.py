@@ -300,8 +300,9 @@ def _refusal(
     if all(name.isdecimal() for name in index):
         return f"{begin} The genes are only numbered: put their symbols or Ensembl ids into the index of var."
     share = np.floor(100 * n_matched / max(1, min(n_input, len(table)))) / 100
+    looked = [name for name, names in columns.items() if any(names)]
     lower = f", or let these in with min_match={share:g}" if share else ""
-    return f"{begin} Names are looked for in {', '.join(columns)}. {cure}{lower}."
+    return f"{begin} Names are looked for in {', '.join(looked)}. {cure}{lower}."
 
 
 def _holds_text(column: pd.Series) -> bool:
