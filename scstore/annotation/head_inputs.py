@@ -25,8 +25,8 @@ def head_features(store: Store, head: FusedHead, name: str, progress: Reporter) 
     cure = f"Extract these cells like the store that the head was trained on: like={record['trained_on']['name']!r}."
     if missing := [view for view in head.views_ if view not in store.views]:
         raise FeatureSpaceError(
-            f"{name} was trained on the view {missing[0]}, which {store.path} does not have. It has: "
-            f"{', '.join(store.views)}. {cure}"
+            f"{name} was trained on the view {missing[0]}, which {store.path} does not have"
+            f"{store.why_not(missing[0])}. It has: {', '.join(store.views)}. {cure}"
         )
     views = {view: store.view(view) for view in head.views_}
     found = [line for name, view in views.items() for line in differences(record["views"][name]["space"], view.space)]

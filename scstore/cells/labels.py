@@ -25,7 +25,7 @@ MISSING_LABELS = (
     "unassigned", "not assigned", "unknown", "unlabelled", "unlabeled", "unannotated", "not available",
 )  # fmt: skip
 
-# Different values of a column of labels: with fewer it is never refused, with more numbers always are.
+# Different values: a column of fewer is never refused, a column of more numbers always is.
 FEW_VALUES, MANY_NUMBERS = 20, 500
 
 DATE = re.compile(r"\d{4}-\d\d?-\d\d?([ T].*)?")
@@ -92,9 +92,9 @@ def _why_no_labels(values: pd.Series) -> str | None:
     if n <= FEW_VALUES:
         return None
     numbers = pd.to_numeric(pd.Series(distinct), errors="coerce")
-    if numbers.notna().all():
-        measured = bool((numbers % 1 != 0).any()) or n > MANY_NUMBERS or 4 * n > n_cells
-        return f"holds numbers ({n:,} different ones in {n_cells:,} cells)" if measured else None
+    counted = pd.api.types.is_numeric_dtype(values) and (n > MANY_NUMBERS or 4 * n > n_cells)  # text may be clusters
+    if counted or (numbers.notna().all() and (numbers % 1 != 0).any()):
+        return f"holds numbers ({n:,} different ones in {n_cells:,} cells)"
     return f"differs in nearly every cell ({n:,} values in {n_cells:,} cells)" if 2 * n > n_cells else None
 
 

@@ -26,7 +26,7 @@ from scstore.options import did_you_mean
 from scstore.untrusted.guards import Guard, reading
 from scstore.untrusted.hdf5 import open_hdf5
 from scstore.untrusted.kinds import FORMATS, check_path, other_hdf5, what_else
-from scstore.untrusted.recognise import FILES, FOLDERS, TABLES, what_is
+from scstore.untrusted.recognise import STORES, what_is
 from scstore.untrusted.zarr import open_zarr
 
 
@@ -166,13 +166,9 @@ def _check_extent(opened: Opened, *, source: str) -> None:
         raise CellsError(f"{source}: there are 0 {what} in it. Check the filtering step that wrote it.")
 
 
-# What is there but holds no cells.
-NOT_CELLS = frozenset({*FOLDERS.values(), *FILES.values(), *TABLES.values()}) - {"a store", "a store as one file"}
-
-
 def _open_path(path: Path, *, stack: contextlib.ExitStack) -> Opened:
     check_path(path, error=CellsError)
-    if (what := what_is(path)) in NOT_CELLS:
+    if (what := what_is(path)) not in STORES:
         raise CellsError(f"{path}: this is {what}, where cells are wanted: {FORMATS}. Swapped with another?")
     if path.is_dir():
         return _open_folder(path)

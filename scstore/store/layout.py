@@ -19,7 +19,7 @@ from scstore.sealed import Space, fingerprint
 from scstore.untrusted.guards import FAILED_READS
 from scstore.untrusted.hdf5 import first_missing_filter, open_hdf5
 from scstore.untrusted.kinds import check_path, other_hdf5, what_else
-from scstore.untrusted.recognise import what_is
+from scstore.untrusted.recognise import STORES, what_is
 from scstore.untrusted.zarr import BoundedStore
 
 # Folder of scstore's own JSON beside the Zarr nodes.
@@ -133,10 +133,6 @@ def decoding(source: Path, name: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         msg = f"{source}: {name} cannot be read ({reason}). It is damaged: `scstore verify {source}` says where."
         raise DamagedError(msg) from error
-
-
-# What is opened as a store.
-STORES = ("", "a store", "a store as one file")
 
 
 def refuse_another(thing: Any) -> None:

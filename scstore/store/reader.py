@@ -207,7 +207,7 @@ class Store:
             name = self.default_view
         if name not in self.views:
             known = f"{did_you_mean(name, self.views)} It has: {', '.join(self.views) or 'none'}."
-            raise InputError(f"{self.path} has no view {show(name)}{self._why_not(name)}.{known}")
+            raise InputError(f"{self.path} has no view {show(name)}{self.why_not(name)}.{known}")
         if name == "X":
             return self._expression
         if self.plan is not None and name in self._specs:
@@ -222,8 +222,8 @@ class Store:
             space = self._specs[name].space
         return ArrayView(name, array, space, source=self.path)
 
-    def _why_not(self, name: str) -> str:
-        """Return why something that is there is no view."""
+    def why_not(self, name: str) -> str:
+        """Why something that is in the file is no view, as the end of a sentence; empty where nothing is known."""
         if name == "X" and self.record is None and self._no_expression:
             return f": {self._no_expression} Or extract these cells, where such options are"
         if name not in self._obsm or self.is_sharded:

@@ -15,36 +15,23 @@ FOLDERS = {
     "head.json": "a head",
     "projector.json": "a projector",
     "_scstore": "a store",
-    "state.json": "a training that was begun",
-    "evaluation.json": "an evaluation",
 }
 
 # Of scstore's own files, by the key of their header.
 FILES = {"panel": "a panel of genes", "genes": "a gene table", "record": "a store as one file"}
 
-TABLES = {".csv": "a CSV table", ".tsv": "a table", ".parquet": "a Parquet table", ".xlsx": "a spreadsheet"}
-
-OBJECTS = {
-    "Store": "a store",
-    "FusedHead": "a head",
-    "AcrossGenesHead": "a head",
-    "AnnData": "an AnnData in memory",
-    "DataFrame": "a DataFrame",
-    "Panel": "a panel of genes",
-    "GeneTable": "a gene table",
-    "ProjectorFile": "a projector",
-}
+# What has cells in it, or may have.
+STORES = ("", FOLDERS["_scstore"], FILES["record"])
 
 
 def what_is(thing: Any) -> str:
     """Return what a path or an object is, such as ``a head``; empty where scstore has no word for it."""
     if not isinstance(thing, str | os.PathLike):
-        name = type(thing).__name__
-        return OBJECTS.get(name, f"of the type {name}")
+        return f"an object of the type {type(thing).__name__}"
     path = Path(thing)
     if path.is_dir():
         return next((words for name, words in FOLDERS.items() if (path / name).exists()), "")
-    return _header(path) or TABLES.get(path.suffix.lower(), "") if path.is_file() else ""
+    return _header(path) if path.is_file() else ""
 
 
 def _header(path: Path) -> str:

@@ -79,7 +79,7 @@ MANY = {
     "percent": np.linspace(0, 1, 400),
     "few percents": np.tile(np.linspace(0, 1, 40), 10),
     "text": [f"{i / 7:.3f}" for i in range(400)],
-    "categories": pd.Categorical(np.arange(400) % 150),
+    "categories": pd.Categorical(np.arange(400) % 250),
     "barcodes": [f"AAAC{i}-1" for i in range(400)],
     "days": pd.to_datetime(["2020-01-01", "2021-01-01"] * 200).astype(str),
 }
@@ -99,7 +99,7 @@ def test_measurements_names_and_dates_are_no_labels(name: str) -> None:
         [str(i % 45) for i in range(400)],
         np.arange(400) % 30,
         (np.arange(400) % 30).astype(float),
-        pd.Categorical(np.arange(400) % 8),
+        pd.Categorical(np.arange(400) % 150),
         [f"type {i % 90}" for i in range(400)],
         np.tile([0.1, 1.5, 10.0, 100.0], 100),
         np.arange(400) % 2 == 0,
