@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
+from support import Notes, make_cells
 
 import scstore
 from scstore import cli, console
 from scstore.cli.builder import state
-from scstore.errors import GeneMatchWarning
+from scstore.errors import CellsWarning, GeneMatchWarning
 from scstore.progress import Reporter, Silent
 
 
@@ -48,3 +51,18 @@ def test_the_command_line_prints_warnings_as_lines_once(
         warnings.simplefilter("default")
         assert cli.run([]) == 0
     assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_a_workflow_warns_its_python_caller(tmp_path: Path) -> None:
+    """RELIABILITY 67, I7: what the command line prints reaches a notebook too."""
+    make_cells(12, 20, empty=3).write_h5ad(tmp_path / "cells.h5ad")
+    scstore.build_genes(tmp_path / "g.h5ad", cells=tmp_path / "cells.h5ad", encoder="random:4")
+    how: dict[str, Any] = {"genes": str(tmp_path / "g.h5ad"), "pool": (), "companions": ("genept",)}
+    with pytest.warns(CellsWarning) as caught:
+        scstore.extract(tmp_path / "cells.h5ad", tmp_path / "s.zarr", **how)
+    assert [warning.filename for warning in caught] == [__file__]
+    notes = Notes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scstore.extract(tmp_path / "cells.h5ad", tmp_path / "t.zarr", progress=notes, **how)
+    assert any("1 cells" in said for said in notes.said)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -26,7 +27,6 @@ from scstore.extraction.auto_panel import panel_of_store
 from scstore.extraction.model_reader import load_reader
 from scstore.extraction.options import AUTO_PANEL, Cells, ExtractOptions, Output, complete_options
 from scstore.extraction.plan import ExtractionPlan, check_same_run, make_plan
-from scstore.extraction.sequence_plan import SequencePlan
 from scstore.options import with_options
 from scstore.progress import Reporter
 from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, STATUS_OK
@@ -80,17 +80,12 @@ def create_or_wait(target: Path, process: Process, create: Callable[[], T], *, o
                 if target.exists() and not overwrite:
                     return None
                 return create()
-        except LockedError as error:
-            _wait_for(lock, error)
+        except LockedError:
+            with suppress(FileNotFoundError):
+                if time.time() - lock.stat().st_mtime > fsio.STALE:
+                    raise
+            time.sleep(POLL)
     return None
-
-
-def _wait_for(lock: Path, error: LockedError) -> None:
-    """Wait a moment for the holder of a lock; raise ``error`` if it shows no sign of life."""
-    with suppress(FileNotFoundError):
-        if time.time() - lock.stat().st_mtime > fsio.STALE:
-            raise error
-    time.sleep(POLL)
 
 
 N_GENES = "scstore_n_genes"
@@ -199,9 +194,11 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, progress: Reporter) -> 
     todo, done = _unfinished(target, plan, part, ids, progress)
     if not todo:
         return
-    if not (plan.options.keep_expression or (target / SCRATCH_EXPRESSION).exists()):
-        # the run had ended and its scratch was deleted; the input is the same, its digest says so
-        _write_scratch(target, sequences, progress)
+    if not plan.options.keep_expression:
+        # where the run had ended its scratch was deleted; the input is the same, its digest says so
+        blocks, n_genes = sequences.expression_blocks(progress), len(sequences.genes.match.genes)
+        create = partial(write_scratch_expression, target, blocks, n_genes=n_genes)
+        create_or_wait(target / SCRATCH_EXPRESSION, Process(part, None), create, overwrite=False)
     model = load_reader(plan, progress)
     vectors: dict[str, NDArray[np.float32]] = {}
 
@@ -232,19 +229,6 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, progress: Reporter) -> 
                     "avoids the detour"
                 )
             writer.submit(write, shard, rows, ranked, views)
-
-
-def _write_scratch(target: Path, sequences: SequencePlan, progress: Reporter) -> None:
-    """Write the expression to work from, or wait until another process of this run has."""
-    while not (target / SCRATCH_EXPRESSION).exists():
-        try:
-            n_genes = len(sequences.genes.match.genes)
-            write_scratch_expression(target, sequences.expression_blocks(progress), n_genes=n_genes)
-        except LockedError as error:
-            _wait_for(fsio.writing_lock(target / SCRATCH_EXPRESSION), error)
-        except OutputError:
-            if not (target / SCRATCH_EXPRESSION).exists():
-                raise
 
 
 def companions_of(plan: ExtractionPlan) -> dict[str, NDArray[np.float32]]:

@@ -327,7 +327,7 @@ def _leftovers_inside(root: Path, *, complete: bool, views: Iterable[ViewSpec], 
     """Return names of what nothing refers to: temporary files, chunks without a record, expression of an ended run."""
     found = []
     for folder, folders, names in os.walk(root):
-        found += [Path(folder) / name for name in [*names, *folders] if fsio.PARTIAL in name]
+        found += [Path(folder) / name for name in [*names, *folders] if fsio.PARTIAL in name or name.endswith(".lock")]
         found += [Path(folder) / name for name in names if ZARR_PARTIAL.search(name)]
         folders[:] = [name for name in folders if fsio.PARTIAL not in name]
     if complete:

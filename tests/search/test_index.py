@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from support import Notes, make_cells
 
 import scstore
+from scstore import fsio
 from scstore.errors import CellsError
 from scstore.heads.neighbour_search import nearest
 from scstore.search import index as index_module
@@ -191,3 +194,18 @@ def test_a_row_that_is_found_and_not_finite_is_named(values: np.ndarray, bad: fl
     broken[400, 3] = bad
     with pytest.raises(CellsError, match="Row 400"):
         index.nearest(broken, values[400:401], k=2, chosen=np.ones(900, dtype=bool))
+
+
+def test_a_cache_on_a_full_disk_is_a_warning(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RELIABILITY 66: the search goes on, and nothing half is left."""
+
+    class Full(fsio.Disk):
+        def write(self, file: Any, data: bytes | memoryview) -> None:
+            super().write(file, bytes(data)[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(fsio, "disk", Full())
+    with pytest.warns(scstore.ScstoreWarning, match="cache"):
+        found = scstore.query(reference, reference, k=2)
+    assert len(found) == 2 * 900
+    assert [file for file in (reference.parent / "cache").rglob("*") if file.is_file()] == []
