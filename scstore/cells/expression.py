@@ -26,7 +26,7 @@ from scstore.cells.scales import (
     recognise,
     sums_above_target,
 )
-from scstore.errors import CellsError, CellsWarning, show
+from scstore.errors import CellsError, CellsWarning, GeneMatchWarning, show
 from scstore.progress import Reporter
 
 # Log-normalised values are smaller: log1p of half a billion counts.
@@ -65,6 +65,8 @@ class ExpressionSlot:
         progress.note(f"cells: {name}: {size}, {self.kind} from {self.slot}")
         for line in cells.notes(self.slot):
             progress.note(line)
+        for line in cells.genes[self.slot].warnings:
+            progress.warn(f"{name}: {line}", GeneMatchWarning)
         if self.remark:
             progress.warn(f"{name}: {self.slot} {self.remark}", CellsWarning)
 

@@ -39,12 +39,12 @@ NO_GENES = re.compile(
 # What is no gene by its name, where the file does not say so.
 NO_GENE_NAMES = {
     "antibodies": re.compile(
-        r".*TotalSeq.*|(HTO|ADT|[Hh]ash[Tt]ag|[Ss]ample[ _]?[Tt]ag)([ _.-]?\d+([ _.-].*)?|[ _-].+)|CMO3\d\d|"
-        r".+[_-](ADT|HTO)|.+-[ACGT]{15}"
+        r".*TotalSeq.*|(HTO|[Hh]ash[Tt]ag|[Ss]ample[ _]?[Tt]ag)([ _.-]?\d+([ _.-].*)?|[ _-].+)|CMO3\d\d|"
+        r"(ADT|adt)[_-].+|.+[_-](ADT|HTO)|.+-[ACGT]{15}"
     ),
     "peaks": re.compile(r"(\w+_)?(chr\w+|[\dXYM]+T?|(GL|KI)\d+\.\d)[:_-]\d+[_-]\d+"),
     "spike-ins": re.compile(r"ERCC-\d{5}"),
-    "controls": re.compile(r"(NegControl|NegPrb|SystemControl|Unassigned|Deprecated)\w*[_-]?\d+|(BLANK|Blank)[_-]?\d+"),
+    "controls": re.compile(r"(NegControl|NegPrb|SystemControl|FalseCode|Unassigned|Deprecated|BLANK|Blank)\w*[_-]?\d+"),
     "reads of no gene": re.compile(
         r"__(no_feature|ambiguous|too_low_aQual|not_aligned|alignment_not_unique)|N_[a-z]\w+|unmapped"
     ),
@@ -75,13 +75,14 @@ class Genes:
     """The genes among the features of a slot.
 
     ``var`` has their names (see :func:`find_names`); ``keep`` are their columns, ``None`` for all. ``notes`` are lines
-    to print; ``problem`` says why they cannot be used.
+    to print, ``warnings`` those to warn of; ``problem`` says why they cannot be used.
     """
 
     var: pd.DataFrame
     keep: NDArray[np.int64] | None = None
     notes: tuple[str, ...] = ()
     problem: str | None = None
+    warnings: tuple[str, ...] = ()
 
     def of(self, matrix: RowMatrix, *, source: str, name: str) -> RowMatrix:
         """Return the columns of a matrix that are genes."""
@@ -118,10 +119,11 @@ def find_genes(var: pd.DataFrame, beside: pd.DataFrame | None = None) -> Genes:
             "file of their own."
         )
         return Genes(found, keep, problem=why)
+    warnings: tuple[str, ...] = ()
     if dates := [name for name in found.index if DATE.fullmatch(name)]:
-        what = f"gene names: {len(dates):,} were turned into dates by a spreadsheet ({show_some(dates)})"
-        notes.append(f"{what}: these genes are lost. Take the names from the original file.")
-    return Genes(found, keep, tuple(notes), _nameless(found))
+        what = f"{len(dates):,} gene names were turned into dates by a spreadsheet ({show_some(dates)})"
+        warnings = (f"{what}: these genes are lost. Take the names from the original file.",)
+    return Genes(found, keep, tuple(notes), _nameless(found), warnings)
 
 
 def _joined(var: pd.DataFrame, beside: pd.DataFrame | None) -> pd.DataFrame:
@@ -140,6 +142,16 @@ def _joined(var: pd.DataFrame, beside: pd.DataFrame | None) -> pd.DataFrame:
     return pd.concat([var, more.set_axis(var.index)], axis=1)
 
 
+def has_gene_expression(var: pd.DataFrame) -> bool:
+    """Whether features say that they are, or some of them are, gene expression."""
+    titles = (title for title in var.columns if column_key(title) in TYPE_KEYS)
+    return any(GENE_EXPRESSION in map(_plain, strings(var[title])) for title in titles)
+
+
+def _plain(kind: str) -> str:
+    return re.sub(r"[ _-]+", " ", kind.casefold())
+
+
 def _other_kinds(features: pd.DataFrame, by_key: Mapping[str, object]) -> NDArray[np.object_]:
     """Return for each feature what it is if it is no gene, else an empty text."""
     kinds = np.full(len(features), "", dtype=object)
@@ -148,7 +160,7 @@ def _other_kinds(features: pd.DataFrame, by_key: Mapping[str, object]) -> NDArra
         if key not in by_key:
             continue
         types = np.array(strings(features[by_key[key]]), dtype=object)
-        plain = np.array([re.sub(r"[ _-]+", " ", name.casefold()) for name in types], dtype=object)
+        plain = np.array([_plain(name) for name in types], dtype=object)
         no_gene = np.array([bool(NO_GENES.fullmatch(name)) for name in plain], dtype=bool)
         if (plain == GENE_EXPRESSION).any():  # the vocabulary of 10x: whatever else has a type is no gene
             typed |= plain != ""

@@ -167,8 +167,9 @@ def _read_table(path: Path, shape: tuple[int, int]) -> Table:
     if content.count(b"\n") > max(shape) + 1000:
         n = content.count(b"\n")
         raise CellsError(f"{path}: it has {n:,} lines, and the matrix is {shape[0]:,} × {shape[1]:,}.")
-    text = content.decode("utf-8-sig", errors="replace")
-    lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+    wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")  # Excel's «Unicode text»
+    text = content.decode("utf-16" if wide else "utf-8-sig", errors="replace")
+    lines = [line for line in re.split("\r\n?|\n", text) if line.strip()]
     separator = next((mark for mark in "\t," if lines and mark in lines[0]), "\t")
     quoted = '"' in text
     split = (next(csv.reader([line], delimiter=separator)) if quoted else line.split(separator) for line in lines)

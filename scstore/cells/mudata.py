@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pandas as pd
 
+from scstore.cells.anndata_files import read_frame
+from scstore.cells.features import has_gene_expression
 from scstore.errors import CellsError, show_some
+from scstore.untrusted.guards import Guard
 
-# What the modality of gene expression is called.
-RNA = ("rna", "gex", "gene expression", "gene_expression", "transcriptome", "genes")
+# What the modality of gene expression is called: rna, gex, RNA:counts.
+RNA = re.compile(r"(?:.*[^a-z])?(?:rna|gex|genes?|transcriptome)(?:[^a-z].*)?")
 
 
 def is_mudata(root: Any) -> bool:
@@ -20,11 +24,15 @@ def is_mudata(root: Any) -> bool:
 def rna_modality(root: Any, *, source: str) -> tuple[Any, str]:
     """Return the group of the modality of gene expression, and a line to print."""
     names = sorted(root["mod"])
-    found = [name for name in names if name.casefold() in RNA] or (names if len(names) == 1 else [])
+    found = names if len(names) == 1 else [name for name in names if RNA.fullmatch(name.casefold())]
+    if len(found) != 1:
+        guard = Guard(source)
+        frames = ((name, read_frame(root["mod"][name], "var", guard=guard)) for name in found or names)
+        found = [name for name, var in frames if var is not None and has_gene_expression(var)]
     if len(found) != 1:
         raise CellsError(
-            f"{source}: it is MuData of the modalities {show_some(names, limit=6)}, none of them called rna. Write "
-            "that of the genes to a file of its own (mdata.mod[NAME].write_h5ad)."
+            f"{source}: it is MuData of the modalities {show_some(names, limit=6)}, not one of them called rna "
+            "or of the type Gene Expression. Write that of the genes to a file of its own (mdata.mod[NAME].write_h5ad)."
         )
     others = [name for name in names if name != found[0]]
     left = f"; left out: {show_some(others)}" if others else ""

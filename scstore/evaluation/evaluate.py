@@ -105,6 +105,8 @@ def evaluate(
         allow_partial=allow_partial,
     )
     names = " and ".join(one.path.name for one in cells.stores)
+    for line in (line for one in cells.stores for line in one.notes):
+        progress.note(line)
     obs = pd.concat([one.obs[[label]].astype(object) for one in cells.stores])
     labels = read_labels(obs, label, missing=missing_labels, source=names)
     report_labels(obs, label, labels, source=names, progress=progress)

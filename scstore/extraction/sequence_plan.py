@@ -20,6 +20,7 @@ from scipy.sparse import csr_matrix
 
 from scstore import fsio
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_rows
+from scstore.cells.gene_names import ENSEMBL_ID
 from scstore.cells.opening import CellFile
 from scstore.cells.options import CellSource
 from scstore.errors import CellsError, FeatureSpaceError, OptionError
@@ -148,6 +149,10 @@ def _find_genes(source: CellInput, target: Path, options: SequenceOptions, progr
     )
     if named is None:
         described = describe_cells(source.var, translation, organism=options.organism, source=source.cells.source)
+        if n := int(described.obs["symbol"].str.fullmatch(ENSEMBL_ID.pattern).sum()):
+            progress.note(
+                f"{n:,} genes have no symbol and are called by their id, which tells a language model nothing"
+            )
     else:
         described = DescribedGenes(named.obs, named.template)
     match = match_cells(

@@ -230,6 +230,8 @@ def _neighbours(
     """Yield some rows to look up, the reference rows nearest to each, and their distances."""
     progress = options.progress or Reporter()
     n_chosen = int(plan.chosen.sum())
+    for line in (line for one in (plan.cells, plan.others) for line in one.notes):
+        progress.note(line)
     progress.note(f"searching {n_chosen:,} reference cells for each of {len(plan.rows):,}, by {plan.view.name}")
     everything = RowSubset(plan.others_view, plan.others_rows)
     if n_chosen >= EXACT_BELOW and not options.exact:

@@ -128,14 +128,14 @@ def test_no_values(write_mtx, counts):
 
 
 def write(folder: Path, matrix: str, files: dict[str, str], counts: np.ndarray, *, by_cell: bool = False) -> Path:
-    """A folder of text files; those whose names end in .gz are packed."""
+    """A folder of text files; those whose names end in .gz are packed, and genes.txt is Excel's Unicode text."""
     folder.mkdir()
     entries = sparse.coo_matrix(counts if by_cell else counts.T)
     lines = [f"{i + 1} {j + 1} {v}" for i, j, v in zip(entries.row, entries.col, entries.data, strict=True)]
     size = " ".join(map(str, [*entries.shape, entries.nnz]))
     head = ["%%MatrixMarket matrix coordinate integer general", "%", size]
     for name, text in {matrix: "\n".join([*head, *lines, ""]), **files}.items():
-        data = text.encode()
+        data = text.encode("utf-16" if name == "genes.txt" else "utf-8")
         (folder / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     return folder
 
@@ -174,6 +174,7 @@ TENX = {
     "names of rows": {"genes.csv": NUMBERED, "barcodes.csv": BARCODES},
     "blanks": {"genes.tsv": lines(IDS, GENES, mark=" "), "barcodes.tsv": BARCODES},
     "Windows": {"features.tsv": TYPES.replace("\n", "\r\n"), "barcodes.tsv": BARCODES.replace("\n", "\r\n")},
+    "Unicode text": {"genes.txt": BOTH, "barcodes.txt": BARCODES.replace("\n", "\r")},
     "two names for both": {"genes.tsv": lines([f"hg38_{i}" for i in IDS], GENES), "barcodes.tsv": BARCODES},
 }
 FOLDERS = {

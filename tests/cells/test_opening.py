@@ -360,6 +360,13 @@ def test_mudata(counts, adata, tmp_path):
         assert list(written.var_names) == list(adata.var_names)
         assert list(written.obs.columns) == list(store.obs.columns)
         assert name in store.notes[0]
+    typed = adata.copy()
+    typed.var["feature_types"] = "Gene Expression"
+    for i, modalities in enumerate(({"a": typed, "b": proteins}, {"RNA:counts": adata, "ADT": proteins}, {"x": adata})):
+        with h5py.File(tmp_path / f"{i}.h5mu", "w") as file:
+            write_mudata(file, adata, modalities)
+        with open_cells(tmp_path / f"{i}.h5mu") as cells:
+            np.testing.assert_array_equal(dense(cells), counts)
     with h5py.File(tmp_path / "two.h5mu", "w") as file:
         write_mudata(file, adata, {"a": adata, "b": proteins})
     for read in (open_cells, Store):
