@@ -64,8 +64,15 @@ def digest_bytes(data: bytes | memoryview) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+def _refuse_special(file: Path) -> None:
+    """Refuse a pipe, device or socket, which may never end."""
+    if not file.is_file() and file.exists() and not file.is_dir():
+        raise DamagedError(f"{file} is a pipe, device or socket, not a file. Restore it from a copy.")
+
+
 def digest_file(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's bytes, read in pieces, as ``sha256:<hex>``."""
+    _refuse_special(Path(path))
     with Path(path).open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -120,6 +127,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def read_json(path: str | os.PathLike[str], *, limit: int = 1 << 28) -> Any:
     """Read a JSON file; ``DamagedError`` if it has more than ``limit`` bytes or is not JSON in UTF-8."""
     file = Path(path)
+    _refuse_special(file)
     if (size := file.stat().st_size) > limit:
         raise DamagedError(f"{file} is damaged or not scstore's: {size:,} bytes, where at most {limit:,} are possible.")
     try:

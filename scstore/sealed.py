@@ -125,7 +125,7 @@ FORMAT = "1.0"
 CARD = "README.md"
 
 # Bytes of a folder's description, at writing and at reading.
-DESCRIPTION_LIMIT = 1 << 26
+DESCRIPTION_LIMIT = 1 << 25
 
 
 @dataclass(frozen=True)

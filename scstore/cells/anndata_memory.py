@@ -11,7 +11,7 @@ from scipy import sparse
 
 from scstore.cells.anndata_files import open_matrix
 from scstore.cells.frames import plain_frame
-from scstore.cells.matrices import Opened, RowMatrix, SlicedRows, csr_rows, dense_rows, is_numeric
+from scstore.cells.matrices import Opened, RowMatrix, SlicedRows, dense_rows, is_numeric, open_compressed
 from scstore.errors import CellsError
 from scstore.untrusted.guards import Guard
 
@@ -60,8 +60,11 @@ def _open(adata: AnnData, slot: str, *, shape: tuple[int, int]) -> RowMatrix | N
         return open_matrix(matrix.group, shape=shape, name=slot, guard=guard)
     if sparse.issparse(matrix) and (matrix.format != "csr" or not sliced):
         # by column, a run of rows costs a pass over everything: turned round once instead
-        rows = sparse.csr_matrix(_take(adata, slot))
-        return csr_rows(rows.indptr, rows.indices, rows.data, shape=shape, source=source, name=slot)
+        whole = _take(adata, slot)
+        whole = whole if whole.format in ("csr", "csc") else whole.tocsr()
+        parts = {part: getattr(whole, part) for part in ("indptr", "indices", "data")}
+        by_column = whole.format == "csc"
+        return open_compressed(**parts, shape=shape, by_column=by_column, source=source, name=slot)
     if sliced:
         return SlicedRows(shape, lambda start, stop: _take(adata[start:stop], slot).copy(), source, slot)
     return dense_rows(matrix, source, slot)

@@ -20,7 +20,7 @@ from scstore.cells.gene_names import clean_texts
 from scstore.cells.matrices import Opened, SlicedRows
 from scstore.errors import CellsError, show, show_some
 from scstore.untrusted.guards import damaged, reading
-from scstore.untrusted.text import largest_text, open_unpacked
+from scstore.untrusted.text import largest_text, open_unpacked, read_unpacked
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,8 @@ class Table:
 
 
 def _read_table(path: Path, shape: tuple[int, int]) -> Table:
-    with reading(str(path), "the file"), open_unpacked(path, error=CellsError) as file:
-        content = file.read()
+    with reading(str(path), "the file"):
+        content = read_unpacked(path, error=CellsError)
     if content.count(b"\n") > max(shape) + 1000:
         n = content.count(b"\n")
         raise CellsError(f"{path}: it has {n:,} lines, and the matrix is {shape[0]:,} × {shape[1]:,}.")

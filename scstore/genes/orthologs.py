@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from scstore.genes.species import common_name, guess_organism, organism_of_table
 from scstore.genes.texts import DescribedGenes, describe_by_symbol, reading
 from scstore.progress import Reporter
 from scstore.sealed import canonical_json
-from scstore.untrusted.text import open_unpacked
+from scstore.untrusted.text import open_unpacked, read_unpacked
 
 COLUMNS = ("human_symbol", "human_ensembl_id", "mouse_symbol", "mouse_ensembl_id")
 NCBI_COLUMNS = ("#tax_id", "GeneID", "relationship", "Other_tax_id", "Other_GeneID")
@@ -117,9 +118,9 @@ def _gene_info_beside(file: Path, organism: str) -> pd.DataFrame:
 
 def _from_two_columns(file: Path) -> pd.DataFrame:
     """Read human and mouse genes side by side; a header that mentions the organisms sets their order."""
-    with open_unpacked(file) as handle:
+    with io.BytesIO(read_unpacked(file)) as handle:
         separator = "\t" if b"\t" in handle.readline(1 << 16) else ","
-    with open_unpacked(file) as handle:
+        handle.seek(0)
         rows = pd.read_csv(handle, sep=separator, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     if rows.shape[1] != 2:
         raise ValueError(f"it has {rows.shape[1]} columns")

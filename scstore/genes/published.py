@@ -24,6 +24,7 @@ from scstore.genes.table import COLUMNS, GeneTable, unique_names
 from scstore.genes.texts import reading
 from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, Guard
 from scstore.untrusted.hdf5 import open_hdf5
+from scstore.untrusted.kinds import check_path
 from scstore.untrusted.pickles import read_pickle
 
 # ``text_source`` of genes with unknown texts, and the kind of their encoder.
@@ -86,6 +87,7 @@ def _add_names(obs: pd.DataFrame, gene_info: pd.DataFrame) -> None:
 
 def _read(file: Path) -> tuple[list[str], Any]:
     """Return names, and a matrix or one sequence for each."""
+    check_path(file, error=GenesError)
     with reading(file, "published vectors", f"Give {FORMS}."), file.open("rb") as handle:
         head = handle.read(8)
     if head.startswith(b"\x80") or file.suffix in (".pickle", ".pkl"):
@@ -139,6 +141,12 @@ def _check_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
 
 
 def _from_parquet(file: Path) -> tuple[list[str], Any]:
+    from pyarrow.parquet import read_metadata
+
+    about = read_metadata(file)
+    groups = [about.row_group(i) for i in range(about.num_row_groups)]
+    # of one value, thousands pack into a byte
+    _check_size(file, 2, sum(group.column(i).num_values for group in groups for i in range(group.num_columns)))
     frame = pd.read_parquet(file)
     if "gene" in frame:
         frame = frame.set_index("gene")

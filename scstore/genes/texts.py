@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -18,7 +19,9 @@ import pandas as pd
 from scstore.errors import GenesError
 from scstore.genes.table import COLUMNS, unique_names
 from scstore.options import did_you_mean
-from scstore.untrusted.text import open_unpacked
+from scstore.untrusted.text import read_unpacked
+
+COLUMNS_OF_JSON = 1000
 
 SYMBOL_TEMPLATE = "{symbol}"
 TEXT_TEMPLATE = "{text}"
@@ -91,14 +94,16 @@ def reading(file: Path, what: str, cure: str) -> Iterator[None]:
 def _read_frame(file: Path) -> pd.DataFrame:
     with reading(file, "gene texts", "Give a TSV with a header, or JSON."):
         if file.suffix == ".json":
-            content: Any = json.loads(file.read_text(encoding="utf-8"))
+            content: Any = json.loads(read_unpacked(file))
             if isinstance(content, Mapping):
                 content = [{"symbol": symbol, "text": text} for symbol, text in content.items()]
             if not isinstance(content, list) or not all(isinstance(row, Mapping) for row in content):
                 raise ValueError("expected {symbol: text} or a list of objects")
+            if len({name for row in content for name in row}) > COLUMNS_OF_JSON:  # each object gets them all
+                raise ValueError(f"the objects have more than {COLUMNS_OF_JSON:,} fields")
             frame = pd.DataFrame.from_records(content)
         else:
-            with open_unpacked(file) as handle:
+            with io.BytesIO(read_unpacked(file)) as handle:
                 frame = pd.read_csv(handle, sep="\t", dtype=str, keep_default_na=False, quoting=3)
     if frame.empty:
         raise GenesError(f"{file}: contains no genes.")

@@ -137,7 +137,7 @@ def cached_index(store: Store, matrix: View, rows: NDArray[np.int64], *, progres
 def _read(file: Path) -> CosineIndex | None:
     """Return a kept index whose digest matches, if the file belongs to this user."""
     try:
-        if hasattr(os, "getuid") and file.stat().st_uid != os.getuid():
+        if not file.is_file() or (hasattr(os, "getuid") and file.stat().st_uid != os.getuid()):
             return None
         digest, _, raw = file.read_bytes().partition(b"\n")
     except OSError:

@@ -20,7 +20,9 @@ from scstore.errors import DamagedError, LockedError, OptionError
 from scstore.sealed import FORMAT, canonical_json, check_format, read_sealed_json, seal, unseal
 from scstore.store.layout import MANIFEST, StorePlan, chunk_path, is_inside, record_path
 
-MANIFEST_LIMIT = 1 << 28
+# Bytes of JSON, for which Python takes twenty times as much: 200,000 files, and the record of a run.
+MANIFEST_LIMIT = 1 << 25
+RUN_LIMIT = 1 << 24
 # Bytes of a shard's record; a view takes about 150.
 RECORD_LIMIT = 1 << 20
 
@@ -34,7 +36,10 @@ def read_run_record(path: Path, group: Any) -> dict[str, Any] | None:
     try:
         if "uns" not in group or "scstore" not in group["uns"] or "record" not in group["uns/scstore"]:
             return None
-        record = json.loads(str(read_elem(group["uns/scstore/record"])))
+        text = str(read_elem(group["uns/scstore/record"]))
+        if len(text) > RUN_LIMIT:
+            raise ValueError(f"it has {len(text):,} characters")
+        record = json.loads(text)
         found, body = record["format"], unseal(record)
     except Exception as error:  # damaged metadata makes a library raise anything
         raise DamagedError(f"{where} cannot be read ({error}). {CURE}") from error

@@ -7,8 +7,10 @@ for the few names that NumPy writes; any other name is refused before it is look
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
@@ -102,6 +104,37 @@ for core in ("core", "_core"):  # before NumPy 2, and since
 """Every name that a pickle may use, and what it gets for it."""
 
 
+# Instructions of a fixed length, by the bytes of their argument, or up to the end of one line or two.
+RUN = re.compile(
+    rb"(?:[(.012\]})abelstudNQRo\x81\x85-\x89\x8f-\x94\x97\x98]|[Khq\x80\x82].|[M\x83]..|[Jj\x84].{4}|[G\x95].{8}"
+    rb"|[FILSVPg][^\n]*\n|[ci][^\n]*\n[^\n]*\n){1,9999}+",
+    re.DOTALL,
+)
+
+# Bytes of the length that others begin with.
+COUNTED = {op: n for ops, n in ((b"U\x8cC\x8a", 1), (b"TXB\x8b", 4), (b"\x8d\x8e\x96", 8)) for op in ops}
+
+
+def _check_places(data: mmap.mmap) -> None:
+    """Refuse a pickle that puts something into a place beyond its own length: Python reserves all places up to it."""
+    at, size = 0, len(data)
+    while at < size:
+        if (run := RUN.match(data, at)) is not None:
+            at = run.end()
+        elif (n := COUNTED.get(data[at], 0)) or data[at : at + 1] == b"r":
+            number = int.from_bytes(data[at + 1 : at + 1 + (n or 4)], "little")
+            if number > size:
+                _forbid(f"{number:,} bytes or places, and has {size:,} bytes")
+            at += 1 + (n + number if n else 4)
+        elif data[at : at + 1] == b"p":
+            end = data.find(b"\n", at)
+            if not data[at + 1 : end].isdigit() or int(data[at + 1 : end]) > size:
+                _forbid(f"the place {data[at + 1 : min(end, at + 30)]!r}, and has {size:,} bytes")
+            at = end + 1
+        else:
+            return  # not an instruction: the reader stops here too
+
+
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
@@ -115,6 +148,8 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     try:
         with file.open("rb") as handle, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the spelling of strings in old protocols
+            with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                _check_places(data)
             content = _Reader(handle, encoding="latin1").load()
     except _ForbiddenError as error:
         raise GenesError(

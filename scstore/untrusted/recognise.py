@@ -30,7 +30,8 @@ def what_is(thing: Any) -> str:
         return f"an object of the type {type(thing).__name__}"
     path = Path(thing)
     if path.is_dir():
-        return next((words for name, words in FOLDERS.items() if (path / name).exists()), "")
+        found = (words for name, words in FOLDERS.items() if (path / name).is_file() or (path / name).is_dir())
+        return next(found, "")
     return _header(path) if path.is_file() else ""
 
 

@@ -9,9 +9,16 @@ from typing import BinaryIO
 
 from scstore.errors import GenesError, ScstoreError
 from scstore.untrusted.guards import EXHAUSTS
+from scstore.untrusted.kinds import check_path
 
 # Times its packed size that a file may unpack to (tables and matrices pack 3 to 15 times), and bytes that any may.
 RATIO, FLOOR = 100, 1 << 24
+
+# Lines that any table may have; Python takes some 200 bytes for each. A list of barcodes packs to 3 bytes a line.
+LINES = 1 << 21
+
+# Columns that a table of genes or cells may have.
+COLUMNS = 10_000
 
 
 def largest_text(file: Path) -> int:
@@ -20,8 +27,23 @@ def largest_text(file: Path) -> int:
     return max(FLOOR, RATIO * size) if _is_gzip(file) else size
 
 
+def read_unpacked(file: Path, *, error: type[ScstoreError] = GenesError) -> bytes:
+    """Read a table whole; ``error`` past the largest size, with more lines than its packed bytes account for, or wide.
+
+    A parser fills short lines up to the width of the first.
+    """
+    with open_unpacked(file, error=error) as opened:
+        content = opened.read()
+    n_lines, first = content.count(b"\n"), content.partition(b"\n")[0]
+    n_columns = max(first.count(b"\t"), first.count(b","))
+    if n_lines > max(LINES, file.stat().st_size) or n_columns > COLUMNS:
+        raise error(f"{file}: it has {n_lines:,} lines of {n_columns:,} columns. {EXHAUSTS}")
+    return content
+
+
 def open_unpacked(file: Path, *, error: type[ScstoreError] = GenesError) -> BinaryIO:
     """Open a file for reading its text, unpacked where its first bytes are gzip's; ``error`` past the largest size."""
+    check_path(file, error=error)
     if not _is_gzip(file):
         return file.open("rb")
     return io.BufferedReader(_Bounded(file, error), 1 << 20)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import struct
 import sys
@@ -18,12 +19,14 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import zarr
+from anndata.io import read_elem, write_elem
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from mutations import GENE_INFO, make_inputs
 
-from scstore.errors import CellsError, DamagedError, GenesError, ScstoreError
+from scstore.errors import CellsError, DamagedError, GenesError, NotAStoreError, ScstoreError
 from scstore.fsio import write_json
 from scstore.sealed import seal
 
@@ -179,6 +182,59 @@ def text(content: str | bytes) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+def values(name: str, change: Callable[[np.ndarray], object]) -> Callable[[Path], None]:
+    """An array of numbers with other values, written as its library writes it: every checksum is right."""
+
+    def write(path: Path) -> None:
+        group = zarr.open_group(path, mode="r+", use_consolidated=False) if path.is_dir() else h5py.File(path, "r+")
+        found = group[name][:]
+        change(found)
+        group[name][:] = found
+        if not path.is_dir():
+            group.close()
+
+    return write
+
+
+def outside(indices: np.ndarray) -> None:
+    indices[3] = 1_000_000
+
+
+def negative(indices: np.ndarray) -> None:
+    indices[3] = -1_000_000
+
+
+def descending(pointers: np.ndarray) -> None:
+    pointers[3:5] = pointers[4] + 1000, pointers[3]
+
+
+def run_record(**changes: object) -> Callable[[Path], None]:
+    """The record of a store's run, changed and sealed again."""
+
+    def write(path: Path) -> None:
+        group = zarr.open_group(path, mode="r+", use_consolidated=False)["uns/scstore"]
+        body = {key: value for key, value in json.loads(str(read_elem(group["record"]))).items() if key != "digest"}
+        write_elem(group, "record", json.dumps(seal({**body, **changes})))
+
+    return write
+
+
+def pipe(name: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        (path / name).unlink(missing_ok=True)
+        os.mkfifo(path / name)
+
+    return write
+
+
+def endless(name: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        (path / name).unlink(missing_ok=True)
+        (path / name).symlink_to("/dev/zero")
+
+    return write
+
+
 HEADER, ROW = GENE_INFO.splitlines(keepends=True)
 ROWS = "".join(ROW.format(id=i) for i in range(1, 12))
 
@@ -261,6 +317,37 @@ ATTACKS: dict[str, Attack] = {
     "views that are no mapping": Attack(
         "store", "views7.zarr", record(lambda body: body.update(views=7)), "store", DamagedError, "record"
     ),
+    "shards of eight thousand million rows": Attack(
+        "store", "endless.zarr", run_record(shard_rows=1 << 33), "store", DamagedError, "bytes where"
+    ),
+    "a run's record of a hundred megabytes": Attack(
+        "store", "long.zarr", run_record(words="x" * (1 << 25)), "store", DamagedError, "characters"
+    ),
+    "a store's record that is a pipe": Attack(
+        "store", "pipe.zarr", pipe("_scstore/shards/000000.json"), "store", CellsError, "pipe, device or socket"
+    ),
+    "a manifest without end": Attack(
+        "store", "zero.zarr", endless("_scstore/manifest.json"), "store", CellsError, "pipe, device or socket"
+    ),
+    "a manifest without end, verified": Attack(
+        "store", "zero2.zarr", endless("_scstore/manifest.json"), "verify", None, "pipe, device or socket"
+    ),
+    "a head that is a pipe": Attack("head", "pipe_head", pipe("head.json"), "head", NotAStoreError, "no head"),
+    "weights that never end": Attack("head", "zero_head", endless("weights.safetensors"), "head", DamagedError, "weig"),
+    **{
+        f"{what} of {clean}": Attack(clean, f"{what[:5]}_{clean[:7].replace(' ', '')}{end}", change, read, error, words)
+        for clean, end, read, error in (
+            ("store", ".zarr", "store", DamagedError),
+            ("exported store", ".h5ad", "store", DamagedError),
+            ("cells Zarr", ".zarr", "cells", CellsError),
+            ("cells .h5ad", ".h5ad", "cells", CellsError),
+        )
+        for what, change, words in (
+            ("columns outside", values("X/indices", outside), "column 1,000,000"),
+            ("below zero: columns", values("X/indices", negative), "column -1,000,000"),
+            ("pointers that descend", values("X/indptr", descending), "indptr"),
+        )
+    },
     "deep JSON of texts": Attack(
         "", "deep.json", text("[" * 200_000), "texts", GenesError, "cannot be read as gene texts"
     ),

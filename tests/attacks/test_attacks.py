@@ -24,6 +24,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "cells": _read_cells,
     "store": _read_store,
     "verify": lambda path: scstore.verify(path, deep=True).findings,
+    "head": scstore.load_head,
     "gene table": load_gene_table,
     "panel": load_panel,
     "published": read_published,

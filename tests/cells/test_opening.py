@@ -105,6 +105,19 @@ def test_view_of_backed(counts, adata, write_h5ad):
     backed.file.close()
 
 
+@pytest.mark.parametrize("layout", ["csr", "csc"])
+@pytest.mark.parametrize("fault", ["indices", "indptr"])
+def test_indices_in_memory_that_lead_outside(layout, fault, adata):
+    """RELIABILITY 61: before compiled code sees them."""
+    adata.X = LAYOUTS[layout](adata.X)
+    if fault == "indices":
+        adata.X.indices[3] = 1_000_000
+    else:
+        adata.X.indptr[3:5] = adata.X.indptr[4] + 1000, adata.X.indptr[3]
+    with pytest.raises(CellsError, match="X"), open_cells(adata) as cells:
+        cells.slots["X"].rows(0, 37)
+
+
 def test_nothing_in_memory_changes(adata):
     """Reading leaves the user's matrix as it was, unsorted indices and all."""
     adata.X.indices[:2] = adata.X.indices[1::-1].copy()

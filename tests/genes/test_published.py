@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,22 @@ def test_bad_vectors_are_refused_and_named(tmp_path: Path, name: str) -> None:
         read_published(tmp_path / name)
     if name in ("ragged.pkl", "nan.pkl", "huge.pkl", "words.pkl", "nested.pkl", "scalar.pkl"):
         assert "'B'" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["one vector", "lists of lists", "long words", "one number"])
+def test_vectors_that_unfold(tmp_path: Path, name: str) -> None:
+    """RELIABILITY 63: a little is named many times."""
+    row, path = [1.5] * (1 << 15), tmp_path / "vectors"
+    if name == "one number":
+        pd.DataFrame({f"d{i}": np.zeros(200_000, "f4") for i in range(100)}).to_parquet(path)
+    else:
+        shared: Any = {"one vector": row, "lists of lists": [row] * 1000, "long words": ["x" * (1 << 20)] * 1000}[name]
+        path.write_bytes(pickle.dumps({f"G{i}": shared for i in range(4000)}))
+    tracemalloc.start()
+    with pytest.raises(GenesError, match="would take" if name.startswith("one") else "is not a list of numbers"):
+        read_published(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    tracemalloc.stop()
 
 
 def test_repeated_names_of_an_anndata(tmp_path: Path) -> None:
