@@ -98,6 +98,8 @@ def read_environment(model: str, environment: Mapping[str, str] = os.environ) ->
         msg = "encoder='openai:' names no model. The papers use openai:text-embedding-ada-002."
     elif not key and base == OPENAI_URL:
         msg = f"encoder='openai:{model}' needs a key: set {KEY_VARIABLE}, or {BASE_VARIABLE} to a server without keys."
+    elif key and (key in base or key in model):
+        msg = f"{BASE_VARIABLE} or encoder= holds the key, and both are recorded. Set the key in {KEY_VARIABLE} alone."
     elif not key.isascii() or any(character.isspace() for character in key):
         msg = f"{KEY_VARIABLE} contains characters that no key has, such as spaces. Copy the key again."
     else:

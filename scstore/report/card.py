@@ -53,7 +53,7 @@ def model_card(head: AnyHead, *, name: str) -> str:
         _held_out(head, record),
         _rejection(head),
         _feature_space(head, record),
-        f"## Versions\n\n{versions}",
+        f"## Versions\n\n{escaped(versions)}",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -95,7 +95,7 @@ def _held_out(head: AnyHead, record: Mapping[str, Any]) -> str:
     else:
         how = "cells, each predicted by heads that had not seen it"
         by_view = zip(head.views_, head.fusion_.temperatures, strict=True)
-        listed = ", ".join(f"{view} {value:.2f}" for view, value in by_view)
+        listed = ", ".join(f"{escaped(view)} {value:.2f}" for view, value in by_view)
         temperatures = f"Temperatures, fitted on these cells: {listed}; of all together {head.fusion_.temperature:.2f}."
     bins = [
         (f"{part['n']:,}", f"{part['confidence']:.3f}", f"{part['accuracy']:.3f}") for part in record["reliability"]

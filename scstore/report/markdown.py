@@ -23,5 +23,5 @@ def escaped(text: object) -> str:
 def as_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table of text; columns with a heading, but for the first, are aligned to the right."""
     rule = ["---", *("---:" if heading else "---" for heading in headings[1:])]
-    lines = [headings, rule, *([escaped(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [[escaped(cell) for cell in row] for row in (headings, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))

@@ -306,6 +306,8 @@ def test_address_and_key_come_from_the_environment(tmp_path: Path) -> None:
         ("m", {"OPENAI_BASE_URL": "api.openai.com"}),
         ("m", {"OPENAI_BASE_URL": f"https://me:{KEY}@x/v1"}),
         ("m", {"OPENAI_BASE_URL": "http://[::bad"}),
+        ("m", {"OPENAI_BASE_URL": f"https://x/{KEY}/v1", "OPENAI_API_KEY": KEY}),
+        (KEY, {"OPENAI_API_KEY": KEY}),
     ):
         with pytest.raises(OptionError) as caught:
             read_environment(model, environment)

@@ -19,4 +19,5 @@ from scstore.report.markdown import as_table, escaped
 def test_names_stay_text(text: str, written: str) -> None:
     """RELIABILITY 67: no HTML, link, image, emphasis, formula, code or further cell."""
     assert escaped(text) == written
-    assert as_table(["a"], [[text]]).splitlines()[-1] == f"| {written} |"
+    lines = as_table([text], [[text]]).splitlines()
+    assert lines == [f"| {written} |", "| --- |", f"| {written} |"]
