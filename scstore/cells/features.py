@@ -119,6 +119,8 @@ def find_genes(var: pd.DataFrame, beside: pd.DataFrame | None = None) -> Genes:
             "file of their own."
         )
         return Genes(found, keep, problem=why)
+    if apart := _spliced_apart(found):
+        return Genes(found, keep, problem=apart)
     warnings: tuple[str, ...] = ()
     if dates := [name for name in found.index if DATE.fullmatch(name)]:
         what = f"{len(dates):,} gene names were turned into dates by a spreadsheet ({show_some(dates)})"
@@ -221,7 +223,8 @@ def _several_species(var: pd.DataFrame, genomes: list[list[str]], notes: list[st
         if len(held) > 1:
             return sorted(first[species] or species for species in held)
         few = {first[s] or s: n for s, n in counts.items() if held and n and s not in held}
-        notes += [f"genes of another genome are kept: {n:,} of {show(name)}" for name, n in few.items()]
+        said = [f"genes of another genome are kept: {n:,} of {show(name)}" for name, n in few.items()]
+        notes += [line for line in said if line not in notes]
     symbols = {name for name in var["symbol"] if name}
     pairs = len(symbols) - len({name.casefold() for name in symbols})
     return ["human", "mouse"] if pairs > max(FEWEST_PAIRS, len(symbols) / 10) else []
@@ -231,6 +234,16 @@ def _several_species(var: pd.DataFrame, genomes: list[list[str]], notes: list[st
 def _species(genome: str) -> str:
     """Return the common name of a known genome's species, else the genome."""
     return next((species for species, form in SPECIES.items() if form.match(genome.casefold())), genome)
+
+
+def _spliced_apart(var: pd.DataFrame) -> str | None:
+    """Return why genes cannot be used of which spliced and other counts stand apart (alevin, alevin-fry, kb)."""
+    names = set(var.index)
+    apart = [name for name in var.index if f"{name}-U" in names or f"{name}-I" in names]
+    if 4 * len(apart) <= len(names):
+        return None
+    these = f"spliced and unspliced counts of a gene stand apart ({show(apart[0])}, with -U, -I or -A behind it)"
+    return f"{these}. Add them up (pyroe.load_fry(folder, output_format='scRNA')) and write that as .h5ad."
 
 
 def _nameless(var: pd.DataFrame) -> str | None:

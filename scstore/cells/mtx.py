@@ -59,10 +59,6 @@ NO_COUNTS = {
     "ambiguous.mtx": "kb keeps mature and nascent RNA apart here: add them up with kb count --sum=total.",
     "x_tcc.mtx": "It counts classes of transcripts: give the folder of kb count without --tcc.",
 }
-FIVE_FIELDS = (
-    "STARsolo's Velocyto of older versions writes five (spliced, unspliced and ambiguous counts): give Gene/filtered "
-    "of the same run"
-)
 
 TITLE = re.compile(
     r"(gene|ensembl|feature|barcode|cell|bc|symbol|id|name|index|rownames|x|v\d+)s?([ _.-]?(gene|wells?|ensembl|symbol|"
@@ -107,7 +103,6 @@ def read_mtx_folder(folder: Path) -> Opened:
     shape = _read_header(path)
     features, cells = (_read_table(_needed(path, layout, names), shape) for names in (layout.features, layout.cells))
     var, obs, transposed = _fitted(features, cells, shape, layout, path)
-    _check_unspliced(var, path)
     if symbols := _partner(path, layout, (KB_SYMBOLS,)):
         names = _read_table(symbols, shape)
         if len(names.lines) == len(var):
@@ -201,15 +196,6 @@ def _numbers(column: pd.Series) -> pd.Series:
         return column
 
 
-def _check_unspliced(var: pd.DataFrame, path: Path) -> None:
-    """Refuse alevin-fry's matrix of spliced, unspliced and ambiguous counts."""
-    names = set(var.index)
-    apart = sum(f"{name}-U" in names and f"{name}-A" in names for name in var.index)
-    if apart and 4 * apart > len(var):
-        cure = "Load it with pyroe.load_fry(folder, output_format='scRNA') and write that as .h5ad."
-        raise CellsError(f"{path}: alevin-fry (USA mode) keeps spliced, unspliced and ambiguous counts apart. {cure}")
-
-
 def _read_header(path: Path) -> tuple[int, int]:
     """Return rows and columns; refuse what is no matrix of counts, or announces more values than the file can hold."""
     with reading(str(path), "the header"), open_unpacked(path, error=CellsError) as file:
@@ -222,7 +208,8 @@ def _read_header(path: Path) -> tuple[int, int]:
     if (layout, symmetry) != ("coordinate", "general") or values not in ("integer", "real", "double"):
         raise CellsError(f"{path}: it is {layout} {values} {symmetry}, not coordinate integer or real general.")
     if fields and fields != FIELDS:
-        raise CellsError(f"{path}: its lines have {fields} fields, not row, column and count. {FIVE_FIELDS}.")
+        five = "STARsolo's Velocyto wrote five once, with unspliced counts: give Gene/filtered of the same run."
+        raise CellsError(f"{path}: its lines have {fields} fields, not row, column and count. {five}")
     if n_values * SHORTEST_ENTRY > largest_text(path):
         raise damaged(str(path), f"The header announces {n_values:,} values, more than the file can hold.")
     return int(n_rows), int(n_columns)

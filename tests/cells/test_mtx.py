@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
@@ -217,7 +219,6 @@ def test_a_square_matrix_is_read_as_its_program_writes_it(counts, tmp_path):
             np.testing.assert_array_equal(cells.slots["X"].rows(0, 11).toarray(), square)
 
 
-USA = {**FRY, "quants_mat_cols.txt": lines([*IDS[:3], *(f"{i}-{s}" for s in "UA" for i in IDS[:3])])}
 REFUSED = {
     "Velocyto": ({"spliced.mtx": "", "ambiguous.mtx": "", **TENX["10x 3"]}, "unspliced.mtx", "Velocyto"),
     "kb, apart": ({"cells_x_genes.mature.mtx": "", "cells_x_genes.ambiguous.mtx": ""}, "x.nascent.mtx", "--sum=total"),
@@ -235,9 +236,15 @@ def test_what_cannot_be_told_is_refused(program, counts, tmp_path):
         open_cells(write(tmp_path / "run", matrix, files, counts))
 
 
-def test_spliced_and_unspliced_counts_apart_are_refused(counts, tmp_path):
-    with pytest.raises(CellsError, match="alevin-fry"):
-        open_cells(write(tmp_path / "run", "quants_mat.mtx", USA, counts[:, :9], by_cell=True))
+@pytest.mark.parametrize("marks", ["UA", "I"])
+def test_spliced_and_unspliced_counts_apart_are_refused(marks, counts, tmp_path):
+    """RELIABILITY 52: alevin-fry's USA mode, and indices of introns; as a folder and as an AnnData of it."""
+    names = [*IDS[:3], *(f"{i}-{mark}" for mark in marks for i in IDS[:3])]
+    files, values = {**FRY, "quants_mat_cols.txt": lines(names)}, counts[:, : len(names)]
+    folder = write(tmp_path / "run", "quants_mat.mtx", files, values, by_cell=True)
+    for source in (folder, anndata.AnnData(values.astype(np.float32), var=pd.DataFrame(index=names))):
+        with pytest.raises(CellsError, match="load_fry"):
+            open_cells(source)
 
 
 @pytest.mark.parametrize("line", [3, 40])
