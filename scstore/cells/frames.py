@@ -27,6 +27,7 @@ def plain_frame(frame: pd.DataFrame) -> pd.DataFrame:
     """
     columns = [_plain_column(frame.iloc[:, i]) for i in range(frame.shape[1])]
     plain = pd.DataFrame(dict(enumerate(columns)), index=frame.index)
+    plain.index = frame.index.map(_storable)
     plain.columns = frame.columns.astype(str)
     name = plain.index.name
     plain.index.name = None if name is None or str(name) in plain.columns else str(name)
@@ -45,7 +46,7 @@ def _plain_column(column: pd.Series) -> Any:
         column, kind = pd.Series(decoded(column.to_numpy(dtype=object)), index=column.index, dtype=object), "string"
     missing = column.isna()
     if kind == "string" or kind not in STORABLE or (column.dtype == object and kind != "empty"):
-        column = column.astype(str).astype(object).mask(missing, None)
+        column = column.astype(str).astype(object).map(_storable).mask(missing, None)
         return column.astype("category") if missing.any() else column  # text has no form for missing values everywhere
     if kind == "empty":
         return column.astype(object).astype("category")
@@ -62,12 +63,19 @@ def _plain_categories(column: pd.Series) -> pd.Series:
     if kind == "bytes":
         categories = pd.Index(decoded(categories.to_numpy(dtype=object)), dtype=object)
     elif kind not in STORABLE or kind == "string":
-        categories = categories.astype(str).astype(object)
+        categories = categories.astype(str).astype(object).map(_storable)
     elif pd.api.types.is_extension_array_dtype(categories.dtype):
         categories = categories.astype(categories.dtype.numpy_dtype)
     if not categories.is_unique:  # 1 and "1"
         return column.astype(object).map(str, na_action="ignore").astype("category")
     return column.cat.rename_categories(categories)
+
+
+def _storable(text: Any) -> Any:
+    """Return text without what HDF5 cannot hold: null characters, half surrogates."""
+    if not isinstance(text, str) or text.isprintable():
+        return text
+    return text.replace("\0", "").encode(errors="replace").decode()
 
 
 def decoded(values: NDArray[Any]) -> NDArray[Any]:

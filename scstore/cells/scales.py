@@ -51,6 +51,7 @@ SCALES = {
         Scale("log10(x + 1)", lambda values: np.expm1(values * np.log(10)), 300.0, 10),
         Scale("sqrt(x)", np.square, 1e18),
         Scale("arcsinh(x)", np.sinh, 700.0),
+        Scale("ln(ln(x + 1) + 1)", lambda values: np.expm1(np.expm1(values)), 6.5),
     )
 }
 

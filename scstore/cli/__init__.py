@@ -94,7 +94,9 @@ def run(words: Sequence[str] | None = None) -> int:
             with _warnings_as_lines():
                 app(words)
         except SystemExit as end:
-            code = end.code
+            code, describe = end.code, getattr(end.__context__, "format_message", None)  # typer printed it for a person
+            if describe is not None and "--json" in (sys.argv if words is None else words):
+                Output(as_json=True).result({"error": {"kind": "usage", "message": describe()}})
         sys.stdout.flush()  # a full disk is an error too
     except _Stopped as stop:
         if state.debug:

@@ -251,7 +251,7 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Say what differs: which views there are, what differs in their feature spaces, each thing once, and the rest."""
     views, others = old.pop("view"), new.pop("view")
     lines = differences({"views": ", ".join(views)}, {"views": ", ".join(others)})
-    for name in views.keys() & others.keys():
+    for name in sorted(views.keys() & others.keys()):
         lines += differences({**views[name].pop("space"), **views[name]}, {**others[name].pop("space"), **others[name]})
     return [*dict.fromkeys(lines), *differences(old, new)]
 

@@ -38,6 +38,8 @@ COLUMNS: dict[str, tuple[Any, list[Any]]] = {
     "decimals": ([decimal.Decimal("1.5")] * 3, ["1.5"] * 3),
     "mixed": ([1, "b", None], ["1", "b", None]),
     "bytes": ([b"na\xc3\xafve", b"na\xefve", None], ["naïve", "naïve", None]),
+    "what HDF5 has no form for": (["a\0b", "a\ud800", "line\n"], ["ab", "a?", "line\n"]),
+    "categories of it": (pd.Categorical(["a\0b", "a\ud800", "a\0b"]), ["ab", "a?", "ab"]),
     "nothing": ([None, None, None], [None, None, None]),
     "categories of text": (pd.Categorical(pd.array(["a", None, "c"], dtype="string")), ["a", None, "c"]),
     "categories of numbers": (pd.Categorical([2, 1, 2], ordered=True), [2, 1, 2]),

@@ -49,6 +49,7 @@ SCALED = {
     "CPM": COUNTS / TOTALS * 1e6,
     "proportions": COUNTS / TOTALS,
     "log1p of counts": np.log1p(COUNTS),
+    "log1p, twice": np.log1p(RIGHT),
     "log2 of counts": np.log2(COUNTS + 1),
     "square root of counts": np.sqrt(COUNTS),
 }

@@ -278,3 +278,11 @@ def test_the_clock_is_not_part_of_a_store(folder: Path, scstore_command: Run) ->
         (folder / name).mkdir()
         scstore_command("extract", "cells.h5ad", "-o", f"{name}/s.zarr", "--model", "./model")
     assert fsio.digest_tree(folder / "a" / "s.zarr") == fsio.digest_tree(folder / "b" / "s.zarr")
+
+
+def test_a_wrong_option_is_json_too(scstore_command: Run) -> None:
+    """What typer finds, before and after the command's name."""
+    for words in (["--json", "fit", "x.zarr", "--nope"], ["--json", "nope"], ["--json", "fit"]):
+        error = json.loads(scstore_command(*words, code=2).stdout)["error"]
+        assert error["kind"] == "usage"
+        assert error["message"]
