@@ -134,6 +134,6 @@ def test_a_misfit_names_every_field(projector: ProjectorFile) -> None:
     with pytest.raises(FeatureSpaceError) as refused:
         projector.check_fits(other, path="projectors/p")
     assert "projectors/p" in str(refused.value)
-    assert 'model.digest: "sha256:m" → "sha256:other"' in str(refused.value)
-    assert "layout.prefix: [1] → [1, 2]" in str(refused.value)
+    assert "the model: another one" in str(refused.value)
+    assert "the words before the genes: others" in str(refused.value)
     assert "width" not in str(refused.value)
