@@ -27,7 +27,7 @@ from scstore.errors import show, show_some
 
 GENE_EXPRESSION = "gene expression"
 
-TYPE_KEYS = ("featuretypes", "featuretype", "featurebiotype")
+TYPE_KEYS = ("featuretypes", "featuretype", "featurebiotype", "type", "types", "modality")
 GENOME_KEYS = ("genome", "featurereference", "organism", "species")
 
 # Feature types, in small letters without separators, that no vocabulary uses for genes.

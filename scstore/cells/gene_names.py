@@ -110,7 +110,7 @@ def split_genome(names: Sequence[str]) -> tuple[list[str], list[str]]:
         return _split_shared(names)
     cut = [match if ok else None for match, ok in zip(found, is_genome, strict=True)]
     rest = [name[match.end() :] if match else name for name, match in zip(names, cut, strict=True)]
-    return rest, [match[1] if match else "" for match in cut]
+    return _split_shared(rest)[0], [match[1] if match else "" for match in cut]  # GRCh38-2020-A_CD3D
 
 
 def _split_shared(names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -121,7 +121,7 @@ def _split_shared(names: Sequence[str]) -> tuple[list[str], list[str]]:
     if prefix is None or len(names) < FEWEST_WITH_PREFIX:
         return list(names), none
     rest = [name[prefix.end() :] for name in names]
-    if not WELL_KNOWN & {name.casefold() for name in rest}:
+    if not WELL_KNOWN & {name.casefold() for name in rest} and not all(map(ENSEMBL_ID.fullmatch, rest)):
         return list(names), none
     return rest, [prefix[0].rstrip("_:|.-")] * len(names)
 
@@ -136,7 +136,7 @@ def _take_apart(name: str) -> tuple[str, str]:
     rest = found and (found["before"] or found["after"] or "")
     if not found or rest in NO_SYMBOL or (found["before"] and found["after"]):
         return "", name
-    return found["id"], rest or ""
+    return found["id"], "" if NUMBER.fullmatch(rest or "") else rest or ""  # a version of a version: ENSG….5_2
 
 
 def undo_make_names(names: Sequence[str]) -> list[str]:
@@ -181,6 +181,9 @@ def find_names(var: pd.DataFrame) -> tuple[pd.DataFrame, list[list[str]]]:
     parts[""] = [(own, symbol) for (own, _), symbol in zip(parts[""], own_symbols, strict=True)]
     symbols = _first((parts[key] for key in [*order, *(key for key in ID_KEYS if key in parts)]), 1, _is_symbol)
     ids = _first((parts[key] for key in ["", *titles]), 0, bool)
+    for title in var.columns if not any(ids) else ():  # whatever it is called
+        own = [stable_id(name) if ENSEMBL_ID.fullmatch(name) else "" for name in strings(var[title])]
+        ids = own if 2 * sum(map(bool, own)) > len(own) else ids
     found = var.copy(deep=False)
     for key, title in titles.items():
         found[title] = pd.Series(columns[key], index=found.index, dtype=object)

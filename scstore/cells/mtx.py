@@ -16,7 +16,7 @@ import pandas as pd
 import scipy.io
 from scipy import sparse
 
-from scstore.cells.gene_names import clean_texts
+from scstore.cells.gene_names import NAME_KEYS, clean_texts, column_key
 from scstore.cells.matrices import Opened, SlicedRows
 from scstore.errors import CellsError, show, show_some
 from scstore.untrusted.guards import damaged, reading
@@ -149,6 +149,8 @@ class Table:
         titles = self.lines[0] if len(rows) < len(self.lines) else []
         if len(titles) == width - 1:  # R leaves out the title of the names of rows
             titles = ["", *titles]
+        if plain and not any(column_key(title) in NAME_KEYS for title in titles):
+            titles = []  # V1, V2
         columns = [[row[i] for row in rows] for i in range(width)]
         first = 1 if width > 1 and columns[0] == [str(i + 1) for i in range(n)] else 0  # R's numbers of rows
         names = titles[first + 1 : width] if titles else list(plain[: width - first - 1])

@@ -27,7 +27,7 @@ def of(genes: pd.DataFrame, column: str) -> list[str]:
     return genes[column].tolist()
 
 
-PREFIXES = ["hg38_", "GRCh38______", "GRCh38premrna-", "GRCh38_premrna_", "human_", "refdata-2020_", "myref:"]
+PREFIXES = ["hg38_", "GRCh38______", "GRCh38premrna-", "GRCh38_premrna_", "GRCh38-2020-A_", "human_", "lab-2020_", "x:"]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -62,9 +62,9 @@ def test_two_names_in_one_are_taken_apart(form):
     assert list(twins.index) == ["CD3D", *IDS[1:3]]
     portal = find_genes(var(IDS, feature_name=[*SYMBOLS[:-1], f"CD74_{IDS[-1]}"])).var
     assert (of(portal, "symbol"), list(portal.index)) == (SYMBOLS, IDS)
-    odd = find_names(var(["ENSG00000002586_PAR_Y", "ENSG00000002586-U", "ENSAP2"]))[0]
-    assert of(odd, "ensembl_id") == ["", "", ""]
-    assert of(odd, "symbol") == ["", "", "ENSAP2"]
+    odd = find_names(var(["ENSG00000002586_PAR_Y", "ENSG00000002586-U", "ENSAP2", "ENSG00000002587.5_2"]))[0]
+    assert of(odd, "ensembl_id") == ["", "", "", "ENSG00000002587"]
+    assert of(odd, "symbol") == ["", "", "ENSAP2", ""]
 
 
 @pytest.mark.parametrize("form", ['"{}"', " {}\xa0", "\ufeff{}", "b'{}'", "{}\r"])
@@ -83,6 +83,11 @@ def test_symbols_are_found_wherever_they_are_kept(title):
     for names, ids in ((IDS, IDS), (range(10), [""] * 10)):
         genes = find_genes(var(names, **{title: SYMBOLS, "Chromosome": ["1"] * 10})).var
         assert (of(genes, "symbol"), of(genes, "ensembl_id")) == (SYMBOLS, ids)
+
+
+def test_ids_are_found_under_any_title():
+    genes = find_genes(var(range(10), **{"Unnamed: 0": [f"{name}.3" for name in IDS], "length": range(10)}))
+    assert (of(genes.var, "ensembl_id"), list(genes.var.index), genes.problem) == (IDS, IDS, None)
 
 
 def test_what_is_no_symbol_is_not_taken_for_one():
@@ -151,6 +156,7 @@ def test_features_that_are_no_genes(write_h5ad, write_zarr):
         ({"feature_type": ["gene_expression"] * 8 + ["antibody_capture", "anything"]}, 8),
         ({"feature_types": ["Gene Expression"] * 8 + ["ADT", None]}, 9),
         ({"feature_biotype": ["gene"] * 8 + ["spike-in"] * 2, "feature_type": ["lncRNA"] * 10}, 8),
+        ({"Type": ["Gene Expression"] * 8 + ["Antibody Capture"] * 2, "ID": IDS}, 8),
         ({"feature_types": ["chr1"] * 9 + ["chrX"]}, 10),
         ({"feature_type": ["protein_coding"] * 9 + ["IG_C_gene"]}, 10),
         ({"modality": ["rna"] * 10}, 10),

@@ -157,6 +157,7 @@ TYPES = lines(IDS, GENES, ["Gene Expression"] * 11)
 QUOTED = lines([f'"{i}"' for i in IDS], [f'"{s}"' for s in GENES])
 WIDE = lines(IDS, GENES, ["chr1", *["chr2"] * 10], ["100"] * 11, ["+"] * 11)
 NUMBERED = lines([f'"{i + 1}"' for i in range(11)], IDS, GENES, mark=",", title='"","id","symbol"')
+NUMBERED_BY_R = lines([f'"{i + 1}"' for i in range(11)], IDS, GENES, title='"V1"\t"V2"')
 SEPARATE = {"cells_x_genes.genes.txt": lines(IDS), "cells_x_genes.genes.names.txt": lines(GENES)}
 PARSE = {
     "all_genes.csv": lines(IDS, GENES, ["hg38"] * 11, mark=",", title="gene_id,gene_name,genome"),
@@ -174,6 +175,7 @@ TENX = {
     "titles the other way": {"genes.tsv": lines(GENES, IDS, title="symbol\tgene_id"), "barcodes.tsv": BARCODES},
     "commas": {"genes.csv": lines(IDS, GENES, mark=","), "barcodes.csv": BARCODES},
     "names of rows": {"genes.csv": NUMBERED, "barcodes.csv": BARCODES},
+    "names of rows alone": {"genes.tsv": NUMBERED_BY_R, "barcodes.tsv": lines(CELLS, title='"x"')},
     "blanks": {"genes.tsv": lines(IDS, GENES, mark=" "), "barcodes.tsv": BARCODES},
     "Windows": {"features.tsv": TYPES.replace("\n", "\r\n"), "barcodes.tsv": BARCODES.replace("\n", "\r\n")},
     "Unicode text": {"genes.txt": BOTH, "barcodes.txt": BARCODES.replace("\n", "\r")},
