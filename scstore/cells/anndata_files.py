@@ -39,7 +39,14 @@ def read_anndata(root: Any, *, guard: Guard) -> Opened:
     slot_vars: dict[str, pd.DataFrame] = {}
 
     def add(slot: str, group: Any, name: str, genes: pd.DataFrame) -> None:
-        matrix = open_matrix(guard.member(group, name), shape=(len(obs), len(genes)), name=slot, guard=guard)
+        shape = len(obs), len(genes)
+        matrix: RowMatrix | None
+        try:
+            matrix = open_matrix(guard.member(group, name), shape=shape, name=slot, guard=guard)
+        except CellsError as error:
+            if slot == "X":
+                raise
+            matrix = _Doubtful(shape, error)  # an error for who reads it: what is not used does not decide
         if matrix is not None:
             slots[slot], slot_vars[slot] = matrix, genes
 
@@ -110,7 +117,7 @@ def _check_shape(found: tuple[int, ...], expected: tuple[int, int], source: str,
 
 @dataclass(frozen=True, eq=False)
 class _Doubtful:
-    """A matrix that cannot be told from one of which parts were lost: an error for whoever reads it."""
+    """A matrix that cannot be read, or of which parts may be lost: an error for who asks for its rows."""
 
     shape: tuple[int, int]
     error: CellsError

@@ -41,6 +41,7 @@ from scstore.store.layout import (
 from scstore.store.ledger import check_fixed_files, committed_shards, read_run_record
 from scstore.store.views import ArrayView, ExpressionView, ShardView, View, open_csr
 from scstore.untrusted.guards import Guard
+from scstore.untrusted.hdf5 import first_missing_filter
 from scstore.untrusted.zarr import BoundedStore
 
 # Feature space of log-normalised expression, the same for every data set: genes are matched by name.
@@ -340,6 +341,8 @@ class Store:
         """Read a file that scstore did not make, with everything in it."""
         if isinstance(self._group, zarr.Group) and isinstance(self._group.store, BoundedStore):
             self._group.store.check_whole()
+        elif (problem := first_missing_filter(self._group)) is not None:
+            raise CellsError(f"{self.path}: {problem}")
         with decoding(self.path, "the AnnData"):
             whole: anndata.AnnData
             if isinstance(self._group, zarr.Group):

@@ -28,9 +28,6 @@ FLOOR = 1 << 26
 # HDF5's filters that pack no tighter than :data:`RATIO`: deflate, shuffle, fletcher32, szip, LZF.
 BOUNDED_FILTERS = frozenset({1, 2, 3, 4, 32000})
 
-# Data sets of more chunks are not asked for the bytes they store: HDF5 would go through the index of them all.
-COUNTED_CHUNKS = 10_000
-
 
 def declared_bytes(array: h5py.Dataset) -> int:
     """Return the bytes of all values of a data set, as it declares them."""
@@ -59,11 +56,9 @@ def too_large(array: h5py.Dataset, stored: int) -> str | None:
 
 
 def _own_bytes(dataset: h5py.Dataset) -> int | None:
-    """Return the bytes that a data set stores; ``None`` where they say nothing about its size, or are slow to count."""
-    chunks, filters = dataset.chunks, filters_of(dataset)
+    """Return the bytes that a data set stores; ``None`` where they say nothing about its size."""
+    filters = filters_of(dataset)
     if len(set(filters)) != len(filters) or not BOUNDED_FILTERS.issuperset(filters):
-        return None
-    if chunks and math.prod(-(-n // size) for n, size in zip(dataset.shape, chunks, strict=True)) > COUNTED_CHUNKS:
         return None
     return int(dataset.id.get_storage_size())
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+import scstore
 from scstore.cells.opening import open_cells
 from scstore.errors import CellsError, DamagedError, NotAStoreError
 from scstore.untrusted.hdf5 import open_hdf5
@@ -141,3 +143,67 @@ def test_names_that_are_not_text(adata, write_h5ad):
     open_hdf5(path).close()
     with pytest.raises(CellsError):
         open_cells(path)
+
+
+def behind_a_filter(path: Path, name: str, number: int, head: bytes) -> None:
+    """Put a data set behind a filter of hdf5plugin's; its chunk begins with ``head`` and is never decoded."""
+    with h5py.File(path, "r+") as file:
+        attributes, kind, shape = dict(file[name].attrs), file[name].id.get_type(), file[name].shape
+        del file[name]
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk(shape)
+        properties.set_filter(number, h5py.h5z.FLAG_OPTIONAL, (3,))
+        made = h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create_simple(shape), properties)
+        made.write_direct_chunk((0,) * len(shape), head + bytes(60), 0)
+        file[name].attrs.update(attributes)
+
+
+def read_all(path: Path) -> None:
+    scstore.open(path).to_anndata()
+
+
+def read_rows(path: Path) -> None:
+    with open_cells(path) as cells:
+        for matrix in cells.slots.values():
+            matrix.rows(0, 5)
+
+
+# How a chunk of so many bytes begins.
+HEADS = {
+    32001: lambda size: b"\2\1\1\4" + size.to_bytes(4, "little") + bytes(8),
+    32004: lambda size: size.to_bytes(8, "big"),
+    32008: lambda size: size.to_bytes(8, "big"),
+    32015: lambda size: b"\x28\xb5\x2f\xfd\xe0" + size.to_bytes(8, "little"),
+}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("hdf5plugin") is not None, reason="hdf5plugin is installed")
+@pytest.mark.parametrize("number", [*HEADS, 32026, 40000])
+def test_filters_that_are_not_installed(number, adata, write_h5ad):
+    """RELIABILITY 51: the filter and the package are named in both stages; what is not used does not decide."""
+    adata.layers["other"] = adata.X.copy()
+    path = write_h5ad(adata)
+    behind_a_filter(path, "layers/other/data", number, b"")
+    with open_cells(path) as cells:
+        assert cells.slots["X"].rows(0, 37).nnz == adata.X.nnz
+    assert scstore.open(path).n_obs == 37
+    for read in (read_all, read_rows):
+        with pytest.raises(CellsError, match=rf"{number}.*hdf5plugin") as caught:
+            read(path)
+        assert "damaged" not in str(caught.value)
+    path = write_h5ad(adata, "other.h5ad")
+    behind_a_filter(path, "obs/n", number, b"")
+    for opens in (scstore.open, open_cells):
+        with pytest.raises(CellsError, match=rf"obs/n .*{number}.*hdf5plugin"):
+            opens(path)
+
+
+@pytest.mark.parametrize("number", HEADS)
+def test_chunks_of_filters_that_say_too_much(number, adata, write_h5ad):
+    """RELIABILITY 63: what they unpack to is stated, and allocated."""
+    path = write_h5ad(adata)
+    behind_a_filter(path, "obs/n", number, HEADS[number](37 * 8))
+    open_hdf5(path).close()
+    behind_a_filter(path, "obs/n", number, HEADS[number](1 << 31))
+    with pytest.raises(CellsError, match="2,147,483,648 bytes, not"):
+        open_hdf5(path)
