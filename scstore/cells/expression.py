@@ -77,7 +77,8 @@ class _Look:
 
     ``counts`` are integers; ``lognorm`` recognised as such; ``rescaled`` on another ``scale`` that can be undone, and
     ``linear`` where that is no logarithm; ``other`` on one that cannot, for lack of genes; ``unclear`` other numbers
-    that may be logarithms, ``fractional`` those that may not; ``scaled`` negative ones, ``zeros`` nothing.
+    that may be logarithms, ``fractional`` those that may not; ``scaled`` negative ones, ``zeros`` nothing; ``unread``
+    a slot that cannot be read, with its error.
     """
 
     kind: str
@@ -130,6 +131,8 @@ def find_expression(
     seen = looks if slot is not None else looks | others
     if looks and all(look.kind == "zeros" for look in seen.values()):
         return ExpressionSlot(next(iter(looks)), expression, fractional)
+    if unread := [look.words for look in looks.values() if look.kind == "unread"]:
+        raise CellsError(unread[0])
     found = "; ".join(f"{name} {look.words}" for name, look in looks.items()) or "there is neither X nor raw"
     what = "raw counts" if expression == "counts" else "log-normalised values"
     raise CellsError(f"{cells.source}: no {what} found: {found}. {_cure(looks, others, expression)}")
@@ -176,7 +179,10 @@ def _look_at(cells: CellFile, slot: str, *, sample_rows: int) -> _Look:
 
     Single values that are NaN, infinite or negative among counts do not change the kind: reading names them.
     """
-    blocks = _sample(cells, slot, sample_rows)
+    try:
+        blocks = _sample(cells, slot, sample_rows)
+    except CellsError as error:  # a slot that is not used does not decide
+        return _Look("unread", str(error))
     rows = sparse.vstack([block for _, block in blocks], format="csr")
     if rows.dtype.kind == "f":
         rows.data[~np.isfinite(rows.data)] = 0

@@ -11,6 +11,7 @@ import pytest
 import zarr
 from scipy import sparse
 
+from scstore.cells.expression import find_expression
 from scstore.cells.opening import open_cells
 from scstore.errors import CellsError
 from scstore.untrusted.guards import FLOOR
@@ -190,3 +191,16 @@ def test_indices_that_are_all_zero(adata, write_zarr):
     assert not folder.exists()
     with open_cells(path) as cells:
         np.testing.assert_array_equal(cells.slots["X"].rows(0, 37).toarray(), adata.X.toarray())
+
+
+@pytest.mark.parametrize("lost", ["X", "layers/counts"])
+def test_expression_is_found_beside_a_slot_that_is_lost(lost, adata, write_zarr):
+    """Layers that are not used do not decide; the slot that is asked for does."""
+    adata.layers["counts"] = adata.X.copy()
+    path = write_zarr(adata, version=3)
+    (in_chunks(path, f"{lost}/indices", 10) / "1").unlink()
+    with open_cells(path) as cells:
+        other = "X" if lost != "X" else "layers/counts"
+        assert find_expression(cells).slot == other
+        with pytest.raises(CellsError, match=f"{lost}/indices"):
+            find_expression(cells, slot=lost)
