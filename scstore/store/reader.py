@@ -394,7 +394,8 @@ class Store:
         if not folder.exists():
             return None
         group = zarr.open_group(BoundedStore(folder), mode="r", use_consolidated=False)
-        return open_csr(group, SCRATCH_EXPRESSION, source=self.path, shape=(self.n_obs, len(self.var)))[1]
+        n_genes = len(self.var) or None  # not kept where X is not
+        return open_csr(group, SCRATCH_EXPRESSION, source=self.path, shape=(self.n_obs, n_genes))[1]
 
     @cached_property
     def _expression_slot(self) -> ExpressionSlot | None:

@@ -89,7 +89,7 @@ class _GrowingArray:
 
 
 def open_csr(
-    group: Any, name: str, *, source: Path, shape: tuple[int, int]
+    group: Any, name: str, *, source: Path, shape: tuple[int, int | None]
 ) -> tuple[tuple[int, int], Callable[[int, int], csr_matrix]]:
     """Return the shape of a CSR group, ``name`` in ``source``, and a function that reads a run of its rows."""
     with _damage(source, name):
@@ -98,9 +98,10 @@ def open_csr(
             if missing := missing_chunks(array):  # scstore writes chunks of zeros too
                 raise DamagedError(f"{source}: {len(missing):,} chunks of {name}/{part} are missing.")
         n_rows, n_columns = (int(n) for n in group.attrs["shape"])
-        if (n_rows, n_columns) != shape:
+        wanted = (shape[0], n_columns if shape[1] is None else shape[1])
+        if (n_rows, n_columns) != wanted:
             raise DamagedError(
-                f"{source}: {name} has shape {n_rows:,} × {n_columns:,}, not {shape[0]:,} × {shape[1]:,}."
+                f"{source}: {name} has shape {n_rows:,} × {n_columns:,}, not {wanted[0]:,} × {wanted[1]:,}."
             )
         matrix = open_compressed(**parts, shape=(n_rows, n_columns), source=str(source), name=name)
 
