@@ -17,6 +17,7 @@
     │   └── MissingExtraError (ImportError)   an optional dependency is not installed
     └── FaultError (also RuntimeError)    something broke or is damaged: exit code 1
         ├── DamagedError                  bytes that do not match their digest, or do not parse
+        ├── UnreadableError               the system failed to read; the file may be whole
         ├── LockedError                   somebody else is writing
         ├── NetworkError                  a server that cannot be reached or does not answer as it should
         └── NumericsError                 hidden states that are not finite
@@ -63,6 +64,7 @@ __all__ = [
     "OutputError",
     "ScstoreError",
     "ScstoreWarning",
+    "UnreadableError",
 ]
 
 
@@ -189,6 +191,12 @@ class DamagedError(FaultError):
     """Bytes that do not match their digest, or do not parse."""
 
     kind = "damaged"
+
+
+class UnreadableError(FaultError):
+    """The system failed to read: a network disk, a permission, too many open files. The file may be whole."""
+
+    kind = "unreadable"
 
 
 class LockedError(FaultError):

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -23,7 +24,7 @@ from secrets import token_hex
 from typing import IO, Any
 
 from scstore.disk import Disk
-from scstore.errors import DamagedError, InputError, LockedError, OutputError, ScstoreError, show
+from scstore.errors import DamagedError, InputError, LockedError, OutputError, ScstoreError, UnreadableError, show
 from scstore.lock_owner import is_dead, this_process
 
 if sys.platform != "win32":
@@ -45,6 +46,9 @@ OF_THE_SYSTEM = (".DS_Store", "._", ".nfs", ".directory", "Thumbs.db", "desktop.
 # Errors of a disk without room, or of a quota that is used up.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
+# Numbers of the system's errors that say something about the file; of all others it may be whole.
+OF_THE_FILE = {0, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG, errno.EFBIG}
+
 # Seconds between touches of a lock by its owner.
 HEARTBEAT = 30.0
 
@@ -57,6 +61,20 @@ STARTING = 60.0
 
 # All of scstore writes with this one; only tests put another in its place.
 disk = Disk()
+
+
+def check_read(error: BaseException, what: str) -> None:
+    """Raise ``UnreadableError`` for an error of the system while reading: what is not read is not known as damaged."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__
+    if cause is None:
+        return
+    # HDF5 has an error of its own, with the system's number in its words
+    words = re.search(r"errno = (\d+)", str(cause))
+    if (number := cause.errno or int(words[1] if words else 0)) not in OF_THE_FILE:
+        msg = f"{what} could not be read ({os.strerror(number)}). It may be whole: try again, or ask who runs the disk."
+        raise UnreadableError(msg) from error
 
 
 def digest_bytes(data: bytes | memoryview) -> str:
@@ -77,13 +95,17 @@ def digest_file(path: str | os.PathLike[str]) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def files_below(root: Path) -> list[str]:
+    """Return the names of all files below a folder, relative to it, sorted."""
+    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+
+
 def digest_tree(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file, or of all files below a folder with their relative names."""
     root = Path(path)
     if not root.is_dir():
         return digest_file(root)
-    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    listing = "\n".join(f"{json.dumps(name)} {digest_file(root / name)}" for name in names)
+    listing = "\n".join(f"{json.dumps(name)} {digest_file(root / name)}" for name in files_below(root))
     return digest_bytes(listing.encode())
 
 

@@ -297,6 +297,7 @@ def read_sealed_file(
         except (PermissionError, MemoryError):
             raise
         except Exception as error:  # HDF5 raises anything on damaged bytes
+            fsio.check_read(error, str(file))
             what = what_is(file) or "not one of scstore's, or damaged"
             msg = f"{file}: a {kind.name} is wanted here, and this is {what}. Make one with `{kind.command}`."
             raise GenesError(msg) from error
@@ -307,6 +308,7 @@ def read_sealed_file(
         except (PermissionError, MemoryError):
             raise
         except Exception as error:  # so does anndata
+            fsio.check_read(error, str(file))
             reason = " ".join(str(error).split())[:200]
             raise DamagedError(f"{file}: this {kind.name} is damaged ({reason}). {cure}") from error
     if not intact:

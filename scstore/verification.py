@@ -12,17 +12,31 @@ import h5py
 import numpy as np
 
 from scstore import fsio
-from scstore.errors import DamagedError, InputError, NewerFormatError, NotAStoreError, OptionError
+from scstore.errors import DamagedError, InputError, NewerFormatError, NotAStoreError, OptionError, ScstoreError
+from scstore.fsio import check_read
 from scstore.options import Option, Progress, public
 from scstore.sealed import FolderKind
 from scstore.store.layout import LEDGER
 from scstore.store.reader import open_store
-from scstore.store.verify_store import Finding, Verification, record_findings, rows_that_are_not_finite, verify_store
+from scstore.store.verify_store import (
+    Finding,
+    Verification,
+    finding_of,
+    record_findings,
+    rows_that_are_not_finite,
+    verify_store,
+)
 from scstore.untrusted.hdf5 import open_hdf5
 from scstore.untrusted.kinds import check_path
 from scstore.untrusted.safetensors import check_layout
 
 BLOCK_ROWS = 4096
+
+# Kinds of files by their key in ``uns["scstore"]``.
+KINDS = {"genes": "gene table", "panel": "panel", "record": "exported store"}
+
+# The model card that `scstore fit` writes into a head, for people.
+CARD = "README.md"
 
 SEALED_NOTE = "the digest covers the content: genes, texts, vectors; not the bytes that HDF5 leaves unused"
 EXPORT_NOTE = "an exported file has no digests of its bytes: its record and its values were checked"
@@ -82,17 +96,14 @@ def _kind(path: Path) -> tuple[str, Check, str]:
     check_path(path, error=NotAStoreError)
     if path.is_dir() and (found := _folder_kind(path)) is not None:
         folder, load = found
-        others = {file.name for file in path.iterdir()} - {folder.description, folder.weights}
+        others = {file.name for file in path.iterdir()} - {folder.description, folder.weights, CARD}
         note = f"not checked, since scstore never reads it: {', '.join(sorted(others))}" if others else ""
         return folder.name, partial(_check_folder, kind=folder, load=load), note
-    if path.is_file() and h5py.is_hdf5(path):
-        with open_hdf5(path, error=DamagedError, unreadable=NotAStoreError) as file:
-            keys = _keys(file)
-        for key, kind in (("genes", "gene table"), ("panel", "panel")):
-            if key in keys:
-                return kind, partial(_check_content, kind=kind), SEALED_NOTE
-        if "record" in keys:
-            return "exported store", _check_export, EXPORT_NOTE
+    kind = None if path.is_dir() else file_kind(path)
+    if kind == "exported store":
+        return kind, _check_export, EXPORT_NOTE
+    if kind is not None:
+        return kind, partial(_check_content, kind=kind), SEALED_NOTE
     raise NotAStoreError(f"{path} was not written by scstore, so there are no digests to compare with.")
 
 
@@ -105,11 +116,21 @@ def _folder_kind(path: Path) -> tuple[FolderKind, Callable[[Path], Any]] | None:
     return next(found, None)
 
 
-def _keys(file: h5py.File) -> list[str]:
+def file_kind(path: Path) -> str | None:
+    """Return what scstore wrote into a file: ``gene table``, ``panel`` or ``exported store``; ``None`` for others."""
+    with path.open("rb") as file:  # h5py takes what it cannot read for another kind of file
+        file.read(1)
+    if not h5py.is_hdf5(path):
+        return None
     try:
-        return list(file["uns/scstore"])
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError):
-        return []
+        with open_hdf5(path, error=DamagedError, unreadable=NotAStoreError) as opened:
+            keys = list(opened["uns/scstore"])
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, ScstoreError):
+            raise
+        check_read(error, str(path))
+        return None
+    return next((kind for key, kind in KINDS.items() if key in keys), None)
 
 
 def _check_folder(path: Path, *, kind: FolderKind, load: Callable[[Path], Any]) -> Iterator[Finding]:
@@ -123,14 +144,14 @@ def _check_folder(path: Path, *, kind: FolderKind, load: Callable[[Path], Any]) 
         except InputError:
             raise  # a newer format is not damage
         except Exception as error:  # noqa: BLE001  # any error of a library on a broken file is a finding
-            name = kind.weights if str(path / kind.weights) in str(error) else kind.description
+            name = kind.weights if str(path / kind.weights) in f"{error}{error.__cause__}" else kind.description
             wrong.add(name)
-            yield Finding(name, "damaged", str(error))
+            yield finding_of(error, name)
     if kind.weights not in wrong:
         try:
             check_layout(path / kind.weights)
-        except DamagedError as error:
-            yield Finding(kind.weights, "damaged", str(error))
+        except (DamagedError, OSError) as error:
+            yield finding_of(error, kind.weights)
 
 
 def _check_content(path: Path, *, kind: str) -> Iterator[Finding]:
@@ -142,7 +163,7 @@ def _check_content(path: Path, *, kind: str) -> Iterator[Finding]:
     except NewerFormatError:
         raise
     except Exception as error:  # noqa: BLE001  # any error of a library on a broken file is a finding
-        yield Finding("", "damaged", str(error))
+        yield finding_of(error, "")
         return
     if bad := rows_that_are_not_finite(np.asarray(values)):
         yield Finding("", "not finite", f"{bad:,} genes have NaN or infinity")
@@ -160,4 +181,4 @@ def _check_export(path: Path) -> Iterator[Finding]:
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001  # any error of a library on a broken file is a finding
-        yield Finding("", "damaged", str(error))
+        yield finding_of(error, "")

@@ -1,10 +1,13 @@
-"""Damage done on purpose: single bytes of files."""
+"""Damage done on purpose: single bytes of files. And what only looks like damage: reads that fail."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 from support import extract, make_cells
@@ -51,3 +54,17 @@ def flipped(file: Path, place: int, mask: int) -> Iterator[None]:
         with file.open("r+b") as handle:
             handle.seek(place)
             handle.write(bytes([byte]))
+
+
+@contextmanager
+def failing(file: Path, number: int, *, call: str = "open") -> Iterator[None]:
+    """The system refuses to open a file, or to look at it (`stat`), for as long as the block runs."""
+    real: Any = getattr(Path, call)
+
+    def refuse(self: Path, *words: Any, **named: Any) -> Any:
+        if self == file:
+            raise OSError(number, os.strerror(number), str(self))
+        return real(self, *words, **named)
+
+    with mock.patch.object(Path, call, refuse):
+        yield

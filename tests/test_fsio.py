@@ -17,7 +17,7 @@ from broken_disk import FAULTS, NOBODY, BrokenDisk, Killed, as_if_another_proces
 from support import ROOT
 
 from scstore import fsio
-from scstore.errors import DamagedError, InputError, LockedError, OutputError
+from scstore.errors import DamagedError, InputError, LockedError, OutputError, UnreadableError
 from scstore.lock_owner import this_process
 
 
@@ -399,3 +399,31 @@ def test_a_lock_that_is_let_go_meanwhile_is_taken(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(fsio, "reclaim_if_dead", alive_and_then_gone)
     with fsio.lock(file):
         assert json.loads(file.read_text())["pid"] == os.getpid()
+
+
+HDF5 = "Can't read data (file read failed: time = Thu, filename = 'x', errno = {}, error message = '…')"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_failed_read"),
+    [
+        (OSError(errno.EIO, "Input/output error"), True),
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (PermissionError(errno.EACCES, "Permission denied"), True),
+        (OSError(HDF5.format(errno.EIO)), True),
+        (OSError(HDF5.format(0)), False),
+        (OSError("Can't read data (wrong fletcher32 checksum)"), False),
+        (FileNotFoundError(errno.ENOENT, "No such file"), False),
+        (IsADirectoryError(errno.EISDIR, "Is a directory"), False),
+        (ValueError("bad"), False),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_failed_read_is_told_from_damage(error: Exception, is_failed_read: bool, wrapped: bool) -> None:
+    """RELIABILITY 58."""
+    raised = error
+    if wrapped:
+        raised = RuntimeError("a library's own")
+        raised.__cause__ = error
+    with pytest.raises(UnreadableError) if is_failed_read else contextlib.nullcontext():
+        fsio.check_read(raised, "x")

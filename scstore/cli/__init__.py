@@ -101,7 +101,7 @@ def run(words: Sequence[str] | None = None) -> int:
     except _Stopped as stop:
         if state.debug:
             raise
-        state.output.errors.print("stopped. Run the same command again; extract and align keep what they finished.")
+        state.output.errors.print("stopped.")
         return stop.exit_code
     except Exception as error:  # the last resort: no traceback for a user
         if state.debug:

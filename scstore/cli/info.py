@@ -9,22 +9,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from scstore.cli.builder import state
-from scstore.cli.results import held_out_line, level_lines
+from scstore.cli.results import held_out_line, level_lines, show_describe_genes, show_panel
 from scstore.errors import OptionError
 from scstore.fsio import mend
+from scstore.genes.table import GeneTable, describe_genes, load_gene_table
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.options import Option, Overwrite, public
+from scstore.panels.panel import Panel, load_panel
 from scstore.store.reader import Store, open_store
+from scstore.verification import file_kind
 
 
 @public
 def info(
-    path: Annotated[str | os.PathLike[str], Option("A store, an AnnData, or a head.", argument=True)],
+    path: Annotated[
+        str | os.PathLike[str], Option("A store, an AnnData, a head, a gene table or a panel.", argument=True)
+    ],
     *,
     card: Annotated[str | os.PathLike[str] | None, Option("Also write a head's model card to this file.")] = None,
     overwrite: Overwrite = False,
-) -> Store | AnyHead:
-    """Open a store, an AnnData or a head."""
+) -> Store | AnyHead | GeneTable | Panel:
+    """Open a store, an AnnData, a head, a gene table or a panel."""
     mend(path)
     if (Path(path) / "head.json").exists():
         head, _ = load_head(path)
@@ -35,12 +40,19 @@ def info(
         return head
     if card is not None:
         raise OptionError(f"card={os.fspath(card)}: {os.fspath(path)} is not a head, and only heads have a model card.")
-    return open_store(path)
+    kind = file_kind(Path(path)) if Path(path).is_file() else None
+    return load_gene_table(path) if kind == "gene table" else load_panel(path) if kind == "panel" else open_store(path)
 
 
-def show(found: Store | AnyHead, given: Mapping[str, Any]) -> None:
+def show(found: Store | AnyHead | GeneTable | Panel, given: Mapping[str, Any]) -> None:
     """Print what was opened."""
-    if isinstance(found, Store):
+    if isinstance(found, GeneTable):
+        show_describe_genes(describe_genes(given["path"]), given)
+    elif isinstance(found, Panel):
+        show_panel(
+            found, {"output": given["path"], "label_free": not found.label, "orthologs": None, "cells": ["CELLS"]}
+        )
+    elif isinstance(found, Store):
         _show_store(found, given["path"])
     else:
         _show_head(found, given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +13,7 @@ import typer
 from scstore.cli.builder import state
 from scstore.console import Output
 from scstore.options import Option, Overwrite
+from scstore.store.layout import PREFIX
 
 if TYPE_CHECKING:
     from scstore.annotation.predict import PredictionCounts
@@ -60,11 +63,26 @@ def show_extract(store: Store, given: Mapping[str, Any]) -> None:
     control = (store.record or {}).get("control")
     lines = [f"{output}: {done:,} of {store.n_obs:,} cells so far; other processes extract the rest"]
     if done == store.n_obs:
-        following = f"fit {output} --label COLUMN -o heads/NAME"
+        label = _label_column(store)
         if control is not None:
-            following = f"evaluate STORE --label COLUMN --control {control['kind']}={output}"
-        lines = [f"{output}: {done:,} cells, views {', '.join(store.views)}", f"next: scstore {following}"]
+            words = ["evaluate", "STORE", "--label", label or "COLUMN", "--control", f"{control['kind']}={output}"]
+        elif given["like"] is not None or label is None:
+            words = ["predict", str(output), "--head", "HEAD", "-o", "annotated.h5ad"]
+        else:
+            words = ["fit", str(output), "--label", label, "-o", f"heads/{label}"]
+        lines = [f"{output}: {done:,} cells, views {', '.join(store.views)}", f"next: scstore {shlex.join(words)}"]
     state.output.result(store.info, *lines)
+
+
+def _label_column(store: Store) -> str | None:
+    """The column of ``obs`` that looks most like labels, if one does: words that come back, named for what they are."""
+    found = []
+    for name in store.obs.columns.astype(str):
+        column = store.obs[name]
+        counts = () if column.dtype.kind in "biufc" else column.astype(object).value_counts()
+        if 2 <= len(counts) <= store.n_obs / 2 and min(counts[:2]) > 1 and not name.startswith(PREFIX):
+            found.append(name)
+    return min(found, key=lambda name: not re.search("type|label|annot|cluster", name.lower()), default=None)
 
 
 def show_panel(panel: Panel, given: Mapping[str, Any]) -> None:
@@ -73,11 +91,12 @@ def show_panel(panel: Panel, given: Mapping[str, Any]) -> None:
     purpose = "chosen without labels" if given["label_free"] else f"that separate {panel.label}"
     symbols = [str(name) for name in panel.obs["symbol"]]
     more = ", …" if len(symbols) > SHOWN else ""
-    same = "" if orthologs is None else f" --orthologs {orthologs}"
+    words = ["extract", str(given["cells"][0]), "-o", "STORE", "--panel", str(output)]
+    words += [] if orthologs is None else ["--orthologs", str(orthologs)]
     state.output.result(
         {"panel": str(output), "digest": panel.digest, "genes": symbols, "record": dict(panel.record)},
         f"{output}: {len(panel)} genes {purpose}: {', '.join(symbols[:SHOWN])}{more}",
-        f"next: scstore extract CELLS -o STORE --panel {output}{same}",
+        f"next: scstore {shlex.join(words)}",
     )
 
 
@@ -92,11 +111,14 @@ def show_align(projector: ProjectorFile, given: Mapping[str, Any]) -> None:
         rows.append([str(row["epoch"]), *losses, *(f"{score:.3f}" for score in scores)])
     headings = ["epoch", "train loss", "held-out loss", "accuracy", "macro-F1"]
     state.output.table(f"learning curve, means over the readouts (epoch {best} was kept)", headings, rows)
-    same = "".join(f" --{name} {given[name]}" for name in ("genes", "panel", "orthologs") if given[name])
+    kept = ("model", "revision", "genes", "panel", "orthologs", "expression_scaling", "layers", "top_genes")
+    words = ["extract", str(given["cells"]), "-o", "STORE", "--projector", str(output)]
+    for name in (name for name in kept if given[name]):
+        words += [f"--{name.replace('_', '-')}", str(given[name])]
     state.output.result(
         {"projector": str(output), "digest": projector.digest, "best_epoch": best, "curve": projector.curve},
         f"{output}: trained on {len(projector.trained_on):,} cells for {given['label']}, best epoch {best}",
-        f"next: scstore extract CELLS -o STORE --projector {output}{same}",
+        f"next: scstore {shlex.join(words)}",
     )
 
 
@@ -247,14 +269,14 @@ def show_verify(found: Verification, given: Mapping[str, Any]) -> None:
         lines.append(f"marked as not extracted: {_shards(found.marked)}; run the same `scstore extract` to redo them")
     elif found.damaged_shards:
         lines.append(f"damaged: {_shards(found.damaged_shards)}; --repair lets the same `scstore extract` redo them")
-    if any(finding.shard is None for finding in found.findings):
+    if any(finding.shard is None and finding.problem != "unreadable" for finding in found.findings):
         lines.append("Damage outside the shards cannot be mended: restore it from a copy, or make it again.")
     read = f"{found.n_files:,} files, {found.n_bytes / 1e6:,.1f} MB compared with their digests"
     verdict = f"{len(found.findings):,} wrong" if found.findings else "nothing wrong"
     hint = "" if found.deep or found.findings else "; --deep reads the views and the expression too"
     state.output.result(found.as_json(), *lines, f"{path} ({found.kind}): {read}: {verdict}{hint}")
     if not found.ok:
-        raise typer.Exit(EXIT_DAMAGED)
+        raise typer.Exit(EXIT_DAMAGED if found.damaged else 1)
 
 
 def _finding(path: Path, finding: Finding) -> str:

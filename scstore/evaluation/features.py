@@ -140,7 +140,8 @@ def check_not_seen(features: StoredFeatures, *, allow_seen: bool) -> dict[str, i
         of = features.stores(name)
         for number, store in enumerate(of.stores):
             tested = of.rows[cells.tested & (cells.source == number)]
-            for column in {SEEN_BY_PANEL, SEEN_BY_PROJECTOR} & set(store.obs):
+            marks = {SEEN_BY_PANEL, SEEN_BY_PROJECTOR} if store.record is not None else set()
+            for column in marks & set(store.obs):
                 seen[f"{column} ({name})" if name else column] += int(store.obs[column].to_numpy(bool)[tested].sum())
     found = {column: n for column, n in sorted(seen.items()) if n}
     if found and not allow_seen:

@@ -13,13 +13,11 @@ from scstore.extraction.options import SequenceOptions
 from scstore.panels.choose_genes import DEFAULT_N_GENES, panel
 from scstore.panels.panel import load_panel
 from scstore.progress import Reporter
+from scstore.store.layout import file_beside
+from scstore.store.ledger import ids_digest
 from scstore.store.reader import Store
 
 __all__ = ["kept_panel", "panel_of_store"]
-
-
-def _beside(target: Path) -> Path:
-    return target.with_suffix(".panel.h5ad")
 
 
 def kept_panel(
@@ -38,12 +36,13 @@ def kept_panel(
     GenesError
         If the cells express too few genes.
     """
-    file = _beside(target)
+    file = file_beside(target, ".panel.h5ad")
     if file.exists():
         found = load_panel(file)
-        inputs = [(one["name"], one["n_cells"]) for one in found.record.get("inputs", [])]
+        inputs = [(one["name"], one.get("ids")) for one in found.record.get("inputs", [])]
         made = (found.record.get("label_free"), found.record.get("n_genes"), inputs)
-        if made != (True, DEFAULT_N_GENES, [(Path(cells.source).name, cells.n_cells)]):
+        ids = ids_digest([str(name) for name in cells.obs.index])
+        if made != (True, DEFAULT_N_GENES, [(Path(cells.source).name, ids)]):
             raise OutputError(
                 f"{file}: panel='auto' keeps its panel there, and this one was fitted otherwise than on "
                 f"{cells.source}. Move or delete it, or use it: panel={str(file)!r}."
@@ -77,7 +76,7 @@ def panel_of_store(store: Store) -> Path:
     FeatureSpaceError
         If the store was made with another panel or none, or the file has moved.
     """
-    file = _beside(store.path)
+    file = file_beside(store.path, ".panel.h5ad")
     recorded = (store.record or {}).get("options", {}).get("panel")
     if recorded != file.name:
         raise FeatureSpaceError(

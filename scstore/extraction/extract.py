@@ -22,15 +22,32 @@ from scipy.sparse import csr_matrix
 from scstore import fsio
 from scstore.cells.frames import fitting_names
 from scstore.cells.opening import open_cells
-from scstore.errors import CellsWarning, LockedError, OptionError, OutputError, show
+from scstore.errors import CellsWarning, LockedError, OptionError, OutputError, ScstoreError, show, show_some
 from scstore.extraction.auto_panel import panel_of_store
-from scstore.extraction.model_reader import load_reader
+from scstore.extraction.model_reader import CellReader, cells_per_second, load_reader
 from scstore.extraction.options import AUTO_PANEL, Cells, ExtractOptions, Output, complete_options
 from scstore.extraction.plan import ExtractionPlan, check_same_run, make_plan
 from scstore.options import with_options
-from scstore.progress import Reporter
-from scstore.store.layout import SCRATCH_EXPRESSION, STATUS, STATUS_EMPTY, STATUS_OK
-from scstore.store.ledger import Part, check_shard, creation_lock, ids_digest, part_lock
+from scstore.progress import Reporter, Track
+from scstore.store.layout import (
+    PREFIX,
+    SCRATCH_EXPRESSION,
+    STATUS,
+    STATUS_EMPTY,
+    STATUS_OK,
+    StorePlan,
+    file_beside,
+)
+from scstore.store.ledger import (
+    NOT_YET,
+    Part,
+    check_fixed_files,
+    check_shard,
+    committed_shards,
+    creation_lock,
+    part_lock,
+    scratch_is_whole,
+)
 from scstore.store.reader import Store, open_store
 from scstore.store.writer import build_store, commit_shard, store_problem, write_scratch_expression
 from scstore.tokens.genept import companion_vectors, weighted_means
@@ -65,7 +82,14 @@ def this_process(part: Part | None = None) -> Process:
     return Process(Part(rank, world), device, is_silent=rank > 0)
 
 
-def create_or_wait(target: Path, process: Process, create: Callable[[], T], *, overwrite: bool) -> T | None:
+def create_or_wait(
+    target: Path,
+    process: Process,
+    create: Callable[[], T],
+    *,
+    overwrite: bool,
+    is_there: Callable[[], bool] | None = None,
+) -> T | None:
     """Create the store with ``create``, under a lock that the others see, or wait until another process has.
 
     Returns ``None`` where the store was there or another process created it. Raises LockedError if the creating
@@ -73,11 +97,11 @@ def create_or_wait(target: Path, process: Process, create: Callable[[], T], *, o
     """
     if overwrite and process.part.count > 1:
         raise OptionError("overwrite=True: several processes cannot replace a store. Delete it first, then start them.")
-    lock = creation_lock(target)
-    while overwrite or not target.exists():
+    lock, is_there = creation_lock(target), is_there or target.exists
+    while overwrite or not is_there():
         try:
             with fsio.lock(lock):
-                if target.exists() and not overwrite:
+                if is_there() and not overwrite:
                     return None
                 return create()
         except LockedError:
@@ -132,48 +156,71 @@ def extract(cells: Cells, output: Output, options: ExtractOptions) -> Store:
     target = Path(output)
     if target.exists() and not options.overwrite and not (target / "zarr.json").exists():
         raise OutputError(f"{target} exists and is not a store. Choose another name.")
+    _check_name(target, settings)
     fsio.mend(target)
     fsio.check_output(target, overwrite=True, problem=store_problem if options.overwrite else lambda _: None)
     with part_lock(target, process.part), open_cells(cells, id_prefix_from=settings.id_prefix_from) as opened:
 
-        def create() -> ExtractionPlan:
-            plan = make_plan(cells, opened, target, settings, progress)
-            _create(target, plan, progress)
-            return plan
+        def create() -> tuple[ExtractionPlan, CellReader | None]:
+            try:
+                return _create(target, make_plan(cells, opened, target, settings, progress), progress)
+            except BaseException as error:
+                if not isinstance(error, Exception):  # stopped by hand
+                    progress.note(f"nothing is kept yet: {target} appears once all cells have been read")
+                raise
 
-        plan = create_or_wait(target, process, create, overwrite=options.overwrite)
-        if plan is None:  # it was there, or another process has created it
-            plan = make_plan(cells, opened, target, _as_begun(settings, open_store(target)), progress)
+        created = create_or_wait(target, process, create, overwrite=options.overwrite)
+        if created is None:  # it was there, or another process has created it
+            plan, model = make_plan(cells, opened, target, _as_begun(settings, open_store(target)), progress), None
             check_same_run(target, plan)
-        _run(target, plan, process.part, progress)
+            check_fixed_files(target)
+        else:
+            plan, model = created
+        _run(target, plan, process.part, model, progress)
         store = open_store(target)
         if store.is_complete:
             fsio.disk.delete(target / SCRATCH_EXPRESSION)
     return store
 
 
+def _check_name(target: Path, options: ExtractOptions) -> None:
+    """Refuse a new store whose gene table or panel would have the name of another store's."""
+    name = target.name.removesuffix(".zarr")
+    twin = target.with_name(name if name != target.name else f"{name}.zarr")
+    kept = file_beside(target, ".panel.h5ad" if options.panel == AUTO_PANEL else ".genes.h5ad")
+    if (options.genes is None or options.panel == AUTO_PANEL) and not target.exists() and (twin / "zarr.json").exists():
+        raise OutputError(f"{target}: {twin} has its {kept.name} beside it already. Choose another name.")
+
+
 def _as_begun(options: ExtractOptions, store: Store) -> ExtractOptions:
     """The options with the panel, precision and batches that a store was begun with, unless others are given."""
     if options.panel == AUTO_PANEL:
         options = replace(options, panel=str(panel_of_store(store)))
-    return options if store.record is None else options.as_begun(store.record["run"])
+    if store.record is None:
+        return options
+    return replace(options.as_begun(store.record["run"]), shard_rows=options.shard_rows or store.record["shard_rows"])
 
 
-def _create(target: Path, plan: ExtractionPlan, progress: Reporter) -> None:
-    """Read every cell once: check it, normalise it, match its genes; and create the store."""
+def _create(target: Path, plan: ExtractionPlan, progress: Reporter) -> tuple[ExtractionPlan, CellReader | None]:
+    """Read every cell once: check it, normalise it, match its genes; and create the store.
+
+    Returns the plan with the rows of a shard that the model's speed on the first cells allows, and the model if it was
+    needed for that.
+    """
     sequences, keep = plan.sequences, plan.options.keep_expression
     cells = sequences.source.cells
-    names = fitting_names(cells.obs.columns)
-    for old, new in zip(cells.obs.columns, names, strict=True):
-        if new != old:
-            progress.warn(f"{cells.source}: obs column {show(old)} is kept as {show(new)}", CellsWarning)
+    obs = _own_columns(cells.obs, cells.source, progress)
     lengths: list[NDArray[np.int64]] = []
+    first: list[csr_matrix] = []
+    model = None
     var = sequences.genes.described.obs.iloc[sequences.genes.match.genes].drop(columns=["text", "text_source"])
     with build_store(target, overwrite=plan.options.overwrite) as builder:
         with ThreadPoolExecutor(1, "scstore-read") as reader:
             blocks = prefetch(sequences.expression_blocks(progress, lengths), reader, depth=PREFETCHED)
-            builder.write_expression(blocks, n_genes=len(var), keep=keep)
-        obs = cells.obs.set_axis(names, axis="columns")
+            builder.write_expression(_keeping_first(blocks, first), n_genes=len(var), keep=keep)
+        if plan.options.shard_rows is None and plan.options.runs_model:
+            model = load_reader(plan, progress)
+            plan = plan.at_rate(cells_per_second(model, sequences.rank(first[0])))
         obs[N_GENES] = np.concatenate(lengths)
         obs[STATUS] = pd.Categorical(
             np.where(obs[N_GENES] > 0, STATUS_OK, STATUS_EMPTY), categories=[STATUS_OK, STATUS_EMPTY]
@@ -185,50 +232,104 @@ def _create(target: Path, plan: ExtractionPlan, progress: Reporter) -> None:
     if empty := int((obs[N_GENES] == 0).sum()):
         said = f"{empty:,} cells express none of the genes that may enter; they are kept and marked `empty`."
         progress.warn(said, CellsWarning)
+    return plan, model
 
 
-def _run(target: Path, plan: ExtractionPlan, part: Part, progress: Reporter) -> None:
+def _keeping_first(blocks: Iterator[csr_matrix], kept: list[csr_matrix]) -> Iterator[csr_matrix]:
+    for block in blocks:
+        if not kept:
+            kept.append(block)
+        yield block
+
+
+def _own_columns(obs: pd.DataFrame, source: str, progress: Reporter) -> pd.DataFrame:
+    """Return ``obs`` under names that a store can hold, without columns of an earlier run, which are not this run's."""
+    stale = [name for name in obs.columns if str(name).startswith(PREFIX)]
+    if stale:
+        progress.warn(f"{source}: obs columns of an earlier run are left out: {show_some(stale)}", CellsWarning)
+    obs = obs.drop(columns=stale)
+    names = fitting_names(obs.columns)
+    for old, new in zip(obs.columns, names, strict=True):
+        if new != old:
+            progress.warn(f"{source}: obs column {show(old)} is kept as {show(new)}", CellsWarning)
+    return obs.set_axis(names, axis="columns")
+
+
+def _run(target: Path, plan: ExtractionPlan, part: Part, model: CellReader | None, progress: Reporter) -> None:
     """Extract every shard of a part that is not committed yet: reading ahead, the model, writing behind."""
     store, sequences = open_store(target), plan.sequences
+    shape = store.plan or plan.shape
     ids = [str(name) for name in store.obs.index]
-    todo, done = _unfinished(target, plan, part, ids, progress)
+    todo, done = _unfinished(target, shape, part, ids, progress)
     if not todo:
         return
     if not plan.options.keep_expression:
         # where the run had ended its scratch was deleted; the input is the same, its digest says so
         blocks, n_genes = sequences.expression_blocks(progress), len(sequences.genes.match.genes)
-        create = partial(write_scratch_expression, target, blocks, n_genes=n_genes)
-        create_or_wait(target / SCRATCH_EXPRESSION, Process(part, None), create, overwrite=False)
-    model = load_reader(plan, progress)
+        create = partial(write_scratch_expression, target, blocks, n_genes=n_genes, run=shape.run)
+        is_there = partial(scratch_is_whole, target, shape.run)
+        create_or_wait(target / SCRATCH_EXPRESSION, Process(part, None), create, overwrite=False, is_there=is_there)
+    reader_of_cells = model or load_reader(plan, progress)
     vectors: dict[str, NDArray[np.float32]] = {}
 
     def read() -> Iterator[tuple[int, csr_matrix, RankedCells]]:
         for shard in todo:
-            rows = store.expression_rows(*plan.shape.bounds(shard))
+            rows = store.expression_rows(*shape.bounds(shard))
             yield shard, rows, sequences.rank(rows)
 
     def write(shard: int, rows: csr_matrix, ranked: RankedCells, views: dict[str, NDArray[np.float32]]) -> None:
         if not vectors:  # first needed here, beside the model's first cells and not before them
             vectors.update(companions_of(plan))
-        start, stop = plan.shape.bounds(shard)
+        start, stop = shape.bounds(shard)
         found = companion_rows(plan, vectors, rows, ranked) | views
-        commit_shard(target, plan.shape, shard, found, ids=ids[start:stop])
+        commit_shard(target, shape, shard, found, ids=ids[start:stop])
 
-    total = done + sum(stop - start for start, stop in map(plan.shape.bounds, todo))
-    with (
-        progress.track("extracting", total, "cells") as track,
-        ThreadPoolExecutor(1, "scstore-read") as reader,
-        BackgroundWriter("scstore-write") as writer,
-    ):
-        track.resume_at(done)
-        for shard, rows, ranked in prefetch(read(), reader, depth=PREFETCHED):
-            views, halved = model.read(ranked, track)
-            if halved:
-                progress.warn(
-                    "batches did not fit the device's memory and were run in halves; a smaller tokens_per_batch= "
-                    "avoids the detour"
-                )
-            writer.submit(write, shard, rows, ranked, views)
+    total = done + sum(stop - start for start, stop in map(shape.bounds, todo))
+    counted = _CountingTrack()
+    try:
+        with (
+            progress.track("extracting", total, "cells") as counted.inner,
+            ThreadPoolExecutor(1, "scstore-read") as reader,
+            BackgroundWriter("scstore-write") as writer,
+        ):
+            counted.inner.resume_at(done)
+            for shard, rows, ranked in prefetch(read(), reader, depth=PREFETCHED):
+                views, halved = reader_of_cells.read(ranked, counted)
+                if halved:
+                    progress.warn(
+                        "batches did not fit the device's memory and were run in halves; a smaller tokens_per_batch= "
+                        "avoids the detour"
+                    )
+                writer.submit(write, shard, rows, ranked, views)
+    except BaseException as error:
+        if not isinstance(error, ScstoreError):  # those say themselves what to do
+            _say_what_is_kept(target, shape, set(todo), counted.done, plan.options, progress)
+        raise
+
+
+class _CountingTrack(Track):
+    """Counts what it passes on."""
+
+    def __init__(self) -> None:
+        self.inner, self.done = Track(), 0
+
+    def advance(self, n: int = 1) -> None:
+        self.done += n
+        self.inner.advance(n)
+
+
+def _say_what_is_kept(
+    target: Path, shape: StorePlan, todo: set[int], read: int, options: ExtractOptions, progress: Reporter
+) -> None:
+    """Say how many cells a run that was stopped has committed, and what of its work is lost."""
+    committed = [bounds for bounds, done in zip(shape.shards(), committed_shards(target, shape), strict=True) if done]
+    kept = sum(stop - start for _, start, stop in committed)
+    lost = max(0, read - sum(stop - start for shard, start, stop in committed if shard in todo))
+    again = "Run the same command again" + (", without overwrite=True," if options.overwrite else "")
+    progress.note(
+        f"{target}: {kept:,} of {shape.n_obs:,} cells are kept; {lost:,} more were read, whose shard was not finished. "
+        f"{again} to go on."
+    )
 
 
 def companions_of(plan: ExtractionPlan) -> dict[str, NDArray[np.float32]]:
@@ -249,16 +350,16 @@ def companion_rows(
 
 
 def _unfinished(
-    target: Path, plan: ExtractionPlan, part: Part, ids: list[str], progress: Reporter
+    target: Path, shape: StorePlan, part: Part, ids: list[str], progress: Reporter
 ) -> tuple[list[int], int]:
     """The shards of this part that must be extracted, and how many cells of it were before."""
-    mine = [bounds for bounds in plan.shape.shards() if part.owns(bounds[0])]
-    reasons = {shard: check_shard(target, shard, ids=ids_digest(ids[start:stop])) for shard, start, stop in mine}
+    mine = [bounds for bounds in shape.shards() if part.owns(bounds[0])]
+    reasons = {shard: check_shard(target, shape, shard, ids=ids[start:stop]) for shard, start, stop in mine}
     todo = [shard for shard, reason in reasons.items() if reason is not None]
     done = sum(stop - start for shard, start, stop in mine if reasons[shard] is None)
     if done:
-        progress.note(f"{done:,} of {plan.shape.n_obs:,} cells were extracted before")
-    if damaged := [reason for reason in reasons.values() if reason and ("digest" in reason or "missing" in reason)]:
+        progress.note(f"{done:,} of {shape.n_obs:,} cells were extracted before")
+    if damaged := [reason for reason in reasons.values() if reason not in (None, NOT_YET)]:
         progress.warn(f"redoing damaged shards: {damaged[0]}; {len(damaged):,} in all")
     return todo, done
 

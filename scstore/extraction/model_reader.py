@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +15,8 @@ from scstore.extraction.sequence_plan import SequencePlan
 from scstore.model.loading import Backbone, load_backbone, pick_device
 from scstore.model.projector import project
 from scstore.progress import Reporter, Track
-from scstore.tokens.batches import assemble, plan_batches
-from scstore.tokens.ranking import RankedCells, reordered
+from scstore.tokens.batches import assemble, batch_unit, plan_batches
+from scstore.tokens.ranking import RankedCells, reordered, take_cells
 
 if TYPE_CHECKING:
     from scstore.model.readout import Readout
@@ -47,7 +50,9 @@ class CellReader:
         ordered = ranked if self.plan.places is None else reordered(ranked, self.plan.places)
         lengths = np.where(ordered.lengths > 0, ordered.lengths + frame.overhead, 0)
         gathered = readout.gather(len(ordered), len(poolings))
-        for cells in plan_batches(lengths, tokens=sequences.run.tokens):
+        tokens = sequences.run.tokens
+        unit = batch_unit(sequences.top_genes + frame.overhead, tokens)
+        for cells in plan_batches(lengths, tokens=tokens, unit=unit):
             gathered.add(cells, lambda some: assemble(ordered, some, frame=frame, poolings=poolings))
             track.advance(len(cells))
         hidden = gathered.rows()
@@ -64,6 +69,23 @@ def load_reader(plan: ExtractionPlan, progress: Reporter) -> CellReader:
     readout = None if plan.sequences.readout is None else _load_readout(plan, progress)
     sentences = _load_sentence_encoder(plan, readout, progress) if plan.options.writes_sentences else None
     return CellReader(plan, readout, sentences)
+
+
+def cells_per_second(
+    reader: CellReader, ranked: RankedCells, *, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Measure the speed on more and more of some cells, until they take a second; infinite where there is none."""
+    chosen, rate, n = np.flatnonzero(ranked.lengths), inf, 1
+    while len(chosen):
+        begun = clock()
+        reader.read(take_cells(ranked, chosen[:n]), Track())
+        took = max(clock() - begun, 1e-9)
+        rate = min(n, len(chosen)) / took
+        # the first pass also warms up, so only a long one counts
+        if took > (1 if n > 1 else 10) or n >= len(chosen):
+            break
+        n *= 2
+    return rate
 
 
 def load_model(plan: SequencePlan, progress: Reporter, *, random_seed: int | None = None) -> Backbone:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
@@ -18,9 +18,12 @@ from scstore.cells.options import (
 )  # fmt: skip
 from scstore.errors import FeatureSpaceError, OptionError
 from scstore.extraction.presets import PRESETS
+from scstore.genes.table import load_gene_table
 from scstore.model.projector import PROJECTORS
+from scstore.model.projector_file import load_projector
 from scstore.model.sequence_frame import INSTRUCTION
 from scstore.options import Option, Overwrite, Progress, did_you_mean
+from scstore.panels.panel import load_panel
 from scstore.store.reader import open_store
 
 AUTO_PANEL, ALL_GENES = "auto", "all"
@@ -51,6 +54,11 @@ READOUT_ONLY = ("projector", "seed", "instruction", "readout_token", "layers", "
 
 # Options that may name a file; a store's record has them relative to its folder.
 FILES = ("genes", "panel", "projector", "orthologs")
+
+# What a store's record has the digests of, beside the model.
+LOADERS: dict[str, Callable[[str], Any]] = {
+    "genes": load_gene_table, "panel": load_panel, "projector": load_projector,
+}  # fmt: skip
 
 # Options of a single call: whichever process creates the store, its record is the same.
 NOT_RECORDED = ("device", "like", "overwrite", "progress", "shard")
@@ -299,6 +307,13 @@ def _options_like(reference: StrPath, options: ExtractOptions) -> ExtractOptions
             values[name] = os.path.normpath(Path(reference).parent / values[name])
             if not Path(values[name]).exists():
                 raise FeatureSpaceError(f"{reference}: its {name} file {values[name]} is missing. Put it back.")
+    for name, load in LOADERS.items():
+        recorded = record[name] or {}
+        if values.get(name) and recorded and load(values[name]).digest != recorded["digest"]:
+            raise FeatureSpaceError(
+                f"like={str(reference)!r}: {values[name]} was replaced since: it is not what {reference} was made with "
+                f"({name}). Put that one back, or extract the reference again."
+            )
     return replace(options, **values)
 
 

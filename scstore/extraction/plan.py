@@ -21,6 +21,7 @@ from scstore.extraction.options import (
     RANDOM_LLM,
     SHUFFLED_ORDER,
     ExtractOptions,
+    StrPath,
     options_record,
 )
 from scstore.extraction.presets import PRESETS
@@ -50,6 +51,11 @@ class ExtractionPlan:
     record: dict[str, Any]
     trained_on: Mapping[str, tuple[str, ...]]  # by the column of obs that marks these cells
 
+    def at_rate(self, rate: float) -> ExtractionPlan:
+        """The plan with shards that take about a minute at a rate, in cells/s."""
+        rows = default_shard_rows(self.shape.n_obs, self.shape.views, rate=rate)
+        return replace(self, shape=replace(self.shape, shard_rows=rows), record={**self.record, "shard_rows": rows})
+
 
 def make_plan(
     source: CellSource, cells: CellFile, target: Path, options: ExtractOptions, progress: Reporter
@@ -62,10 +68,11 @@ def make_plan(
     sequences = plan_sequences(source, cells, target, options, progress)
     if projector is not None and sequences.readout is not None:
         _check_projector(projector, options, sequences, progress)
+    if options.like is not None:
+        _check_model_like(options.like, sequences)
     views = view_specs(sequences, options, projector)
     n_obs = len(cells.obs)
-    default_rows = default_shard_rows(n_obs, [(view.width, view.dtype) for view in views])
-    shape = StorePlan(n_obs, min(options.shard_rows or default_rows, n_obs), views)
+    shape = StorePlan(n_obs, min(options.shard_rows or default_shard_rows(n_obs, views), n_obs), views)
     panel = sequences.genes.panel
     trained_on = {
         SEEN_BY_PANEL: () if panel is None else panel.trained_on,
@@ -83,6 +90,16 @@ def make_plan(
         record=_record(sequences, options, projector, shape, target.parent),
         trained_on={column: ids for column, ids in trained_on.items() if ids},
     )
+
+
+def _check_model_like(reference: StrPath, sequences: SequencePlan) -> None:
+    """Refuse another model of the same name than the reference store's; its files were compared before."""
+    before, now = (open_store(reference).record or {})["model"], sequences.model_record
+    if before is not None and now is not None and before["digest"] != now["digest"]:
+        raise FeatureSpaceError(
+            f"like={str(reference)!r}: the model {now['name']} has other files than when {reference} was made (digest "
+            f"{before['digest'][7:19]} then, {now['digest'][7:19]} now). Use those, or extract the reference again."
+        )
 
 
 def projector_fits(plan: SequencePlan) -> dict[str, Any]:

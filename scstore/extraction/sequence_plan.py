@@ -38,6 +38,7 @@ from scstore.model.loading import DEFAULT_MODEL, MINILM, ModelFiles, load_tokeni
 from scstore.model.sequence_frame import Layout, make_layout
 from scstore.panels.panel import Panel, load_panel
 from scstore.progress import Reporter
+from scstore.store.layout import file_beside
 from scstore.store.ledger import ids_digest
 from scstore.tokens.ranking import RankedCells, count_genes, rank_genes
 
@@ -279,7 +280,7 @@ def plan_sequences(
     encodes = genes.named is None and options.needs_vectors
     files = _find_model(options) if options.runs_model or encodes else None
     readout = _plan_readout(options, files, genes.n_panel) if files is not None and options.poolings else None
-    table_file = str(options.genes or target.with_suffix(".genes.h5ad"))
+    table_file = str(options.genes or file_beside(target, ".genes.h5ad"))
     table = genes.named
     if table is None:
         encoder = files if encodes else None

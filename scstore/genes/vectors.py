@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from scstore.errors import GenesError
 from scstore.progress import Reporter
@@ -99,7 +100,9 @@ def whitening(vectors: NDArray[np.float32], *, shrinkage: float = 1e-3) -> tuple
 
 def matrix_power(symmetric: Array64, power: float, shrinkage: float) -> Array64:
     """Return ``symmetric ** power`` of a positive semi-definite matrix, with shrinkage as in :func:`whitening`."""
-    values, axes = np.linalg.eigh(symmetric)
+    # the last digits would differ with the number of threads; beyond this width one thread takes minutes
+    with threadpool_limits(limits=1 if len(symmetric) <= 3072 else None, user_api="blas"):
+        values, axes = np.linalg.eigh(symmetric)
     floor = shrinkage * max(float(values.mean()), np.finfo(np.float64).tiny)
     powers: Array64 = (axes * (np.maximum(values, 0) + floor) ** power) @ axes.T
     return powers

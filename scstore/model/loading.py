@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scstore import fsio
-from scstore.errors import DamagedError, MissingExtraError, ModelError
+from scstore.errors import DamagedError, MissingExtraError, ModelError, show
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +40,9 @@ SIZES = (
 OPTIONAL_SIZES = ("num_key_value_heads", "head_dim")
 LARGEST = 10_000_000
 
+# What decides the tokens, where it is there.
+TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "added_tokens.json", "special_tokens_map.json", "*.model")
+INDEX = "model.safetensors.index.json"
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt"]
 
 
@@ -132,7 +135,7 @@ def locate_model(name: str, *, revision: str | None = None) -> ModelFiles:
     else:
         folder = _fetch(name, revision)
     config = _checked_config(name, folder)
-    return ModelFiles(name=name, folder=folder, digest=_weights_digest(name, folder), config=config)
+    return ModelFiles(name=name, folder=folder, digest=_digest(name, folder, config), config=config)
 
 
 def _embedded_model() -> Path:
@@ -181,7 +184,12 @@ def _checked_config(name: str, folder: Path) -> dict[str, Any]:
             f"{name}: the model brings its own code, which scstore never runs. Use a model that transformers itself "
             "knows."
         )
-    if not any(folder.glob("*.safetensors")):
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{folder}: an adapter (adapter_config.json), whose base model would be read from elsewhere. Merge the two "
+            "(peft's merge_and_unload) and save the whole model."
+        )
+    if not any(folder.glob("*.safetensors*")):
         raise ModelError(
             f"{name}: no safetensors weights in {folder}. Pickled weights (.bin, .pt) can run code and are not read: "
             "convert them with transformers' save_pretrained(safe_serialization=True)."
@@ -196,12 +204,42 @@ def _checked_config(name: str, folder: Path) -> dict[str, Any]:
     return config
 
 
-def _weights_digest(name: str, folder: Path) -> str:
-    """Digest of what decides the hidden states: configuration, weights, tokenizer."""
-    files = sorted([*folder.glob("*.safetensors"), folder / "config.json", *folder.glob("tokenizer.*")])
-    known = {folder / "model.safetensors": MINILM_DIGEST} if name == MINILM else {}  # just hashed
-    listing = "\n".join(f"{file.name} {known.get(file) or fsio.digest_file(file)}" for file in files)
+def _digest(name: str, folder: Path, config: dict[str, Any]) -> str:
+    """Digest of what decides the hidden states: configuration, the weights that are loaded, tokenizer."""
+    tokens = {file.name for pattern in TOKENIZER_FILES for file in folder.glob(pattern) if file.is_file()}
+    files = sorted({"config.json", *_weight_files(name, folder, config), *tokens})
+    for one in files:
+        _check_inside(name, folder, one)
+    known = {"model.safetensors": MINILM_DIGEST} if name == MINILM else {}  # just hashed
+    listing = "\n".join(f"{one} {known.get(one) or fsio.digest_file(folder / one)}" for one in files)
     return fsio.digest_bytes(listing.encode())
+
+
+def _weight_files(name: str, folder: Path, config: dict[str, Any]) -> set[str]:
+    """Names of the files that transformers reads weights from, in a model of several files their index too."""
+    first = config.get("transformers_weights") or "model.safetensors"
+    if first == "model.safetensors" and not (folder / first).is_file():
+        first = INDEX
+    if not str(first).endswith(".index.json"):
+        return {str(first)}
+    try:
+        shards = set(fsio.read_json(folder / first)["weight_map"].values())
+        whole = bool(shards) and all(one.endswith(".safetensors") for one in shards)
+    except (DamagedError, OSError, AttributeError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ModelError(f"{name}: {folder / first} names no safetensors files. Fetch the whole model again.")
+    return {str(first), *shards}
+
+
+def _check_inside(name: str, folder: Path, file: str) -> None:
+    """Refuse a file that is missing or lies outside the model's folder; the hub's links into its cache are inside."""
+    root, real = folder.resolve(), (folder / file).resolve()
+    cache = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
+    if Path(file).is_absolute() or ".." in Path(file).parts or not (real.is_relative_to(root) or real.parent == cache):
+        raise ModelError(f"{name}: {show(file)} is not inside {folder}, so it is not read. Copy it into the folder.")
+    if not real.is_file():
+        raise ModelError(f"{name}: {folder} lacks {show(file)}. Fetch the whole model again.")
 
 
 def pick_device(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:

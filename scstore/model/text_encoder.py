@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore.errors import FaultError, MissingExtraError
-from scstore.tokens.batches import plan_batches
+from scstore.tokens.batches import batch_unit, plan_batches
 from scstore.tokens.ranking import RankedCells
 from scstore.tokens.sentences import write_sentences
 
@@ -91,7 +91,8 @@ class SentenceEncoder:
             places=self.places,
         )
         rows = np.zeros((len(ranked), self.encoder.backbone.files.width), dtype=np.float32)
-        for cells in plan_batches(sentences.lengths, tokens=self.tokens_per_batch):
+        unit = batch_unit(self.encoder.max_tokens, self.tokens_per_batch)
+        for cells in plan_batches(sentences.lengths, tokens=self.tokens_per_batch, unit=unit):
             hidden = self._encoded([sentences.texts[cell] for cell in cells])
             rows[cells] = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
             if advance is not None:

@@ -20,6 +20,7 @@ from scstore.errors import CellsError, show_some
 from scstore.genes.matching import gene_names
 from scstore.genes.orthologs import RenamedGenes, Translation, rename_by_orthologs, translate_to_one
 from scstore.progress import Reporter
+from scstore.store.ledger import ids_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,8 @@ class PanelInput:
     @property
     def record(self) -> dict[str, Any]:
         """Its entry in the panel's record."""
-        sizes = {"n_cells": self.cells.n_cells, "n_genes": len(self.names)}
+        ids = ids_digest([str(name) for name in self.cells.obs.index])
+        sizes = {"n_cells": self.cells.n_cells, "n_genes": len(self.names), "ids": ids}
         translated = {} if self.translation is None else {"orthologs": dict(self.translation.record)}
         return {"name": self.name, **sizes, "slot": self.slot.slot, **translated}
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import zarr
 
 from scstore import fsio
 from scstore.errors import CellsError, DamagedError, NotAStoreError, ScstoreError, show_some
+from scstore.fsio import check_read
 from scstore.sealed import Space, fingerprint
-from scstore.untrusted.guards import FAILED_READS
 from scstore.untrusted.hdf5 import first_missing_filter, open_hdf5
 from scstore.untrusted.kinds import check_path, other_hdf5, what_else
 from scstore.untrusted.recognise import STORES, what_is
@@ -28,7 +29,11 @@ LEDGER = "_scstore"
 MANIFEST = f"{LEDGER}/manifest.json"
 # Expression that extraction works from, until the run ends, where it is not kept as ``X``.
 SCRATCH_EXPRESSION = f"{LEDGER}/expression"
+# In that folder: whose it is, and its files.
+SCRATCH_MANIFEST = "manifest.json"
 
+# Begins the names of all ``obs`` columns that scstore writes.
+PREFIX = "scstore_"
 STATUS = "scstore_status"
 STATUS_OK = "ok"
 # In ``obs``: a cell without any expressed gene of the table (and panel); its rows are zeros.
@@ -39,6 +44,8 @@ SEEN_BY_PANEL = "scstore_seen_by_panel"
 # saw this cell's label. `evaluate` does not score such cells unless asked.
 SEEN_BY_PROJECTOR = "scstore_seen_by_projector"
 
+# What a stopped run may lose.
+SHARD_SECONDS = 60
 SHARD_BYTES = 16 * 2**20
 MAX_SHARD_ROWS = 4096
 
@@ -62,11 +69,15 @@ class ViewSpec:
 
 @dataclass(frozen=True)
 class StorePlan:
-    """The fixed shape of a store: cells, rows of a shard (one chunk of every view, the unit of commit), views."""
+    """The fixed shape of a store: cells, rows of a shard (one chunk of every view, the unit of commit), views.
+
+    ``run`` is the digest of the record of the run that made it, which every shard's record repeats.
+    """
 
     n_obs: int
     shard_rows: int
     views: tuple[ViewSpec, ...]
+    run: str = ""
 
     @property
     def n_shards(self) -> int:
@@ -83,10 +94,14 @@ class StorePlan:
         yield from ((shard, *self.bounds(shard)) for shard in range(self.n_shards))
 
 
-def default_shard_rows(n_obs: int, views: list[tuple[int, str]]) -> int:
-    """Return the rows that make the largest view (``views``: width, dtype) about 16 MB; at most 4,096 and ``n_obs``."""
-    row_bytes = max(width * np.dtype(dtype).itemsize for width, dtype in views)
-    return max(1, min(MAX_SHARD_ROWS, SHARD_BYTES // row_bytes, n_obs))
+def default_shard_rows(n_obs: int, views: Iterable[ViewSpec], *, rate: float = inf) -> int:
+    """Return the rows that take about a minute at a rate (cells/s): a power of two, or all.
+
+    At most as many as make the largest view 16 MB, and 4,096.
+    """
+    row_bytes = max(view.width * np.dtype(view.dtype).itemsize for view in views)
+    most = int(max(1, min(MAX_SHARD_ROWS, SHARD_BYTES // row_bytes, SHARD_SECONDS * rate)))
+    return min(n_obs, 1 << most.bit_length() - 1)
 
 
 def view_specs(record: Mapping[str, Any]) -> dict[str, ViewSpec]:
@@ -112,6 +127,11 @@ def chunk_path(root: Path, view: str, shard: int) -> Path:
     return root / "obsm" / view / "c" / str(shard) / "0"
 
 
+def file_beside(root: Path, ending: str) -> Path:
+    """Return the file that is made for a store and lies beside it: ``ref.zarr`` has ``ref.genes.h5ad``."""
+    return root.with_name(root.name.removesuffix(".zarr") + ending)
+
+
 def record_path(root: Path, shard: int) -> Path:
     """Return the file of the record that commits a shard."""
     return root / LEDGER / "shards" / f"{shard:06d}.json"
@@ -128,8 +148,7 @@ def decoding(source: Path, name: str) -> Iterator[None]:
     except (ScstoreError, MemoryError, PermissionError):
         raise
     except Exception as error:  # codecs raise anything on damaged bytes, SystemError among them
-        if isinstance(error, OSError) and error.errno in FAILED_READS:
-            raise  # nothing is known to be damaged
+        check_read(error, f"{source}: {name}")
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         msg = f"{source}: {name} cannot be read ({reason}). It is damaged: `scstore verify {source}` says where."
         raise DamagedError(msg) from error
@@ -177,5 +196,6 @@ def _open_folder(path: Path) -> zarr.Group:
     except (PermissionError, CellsError):
         raise
     except Exception as error:  # damaged metadata makes Zarr raise anything
+        check_read(error, str(path))
         reason = " ".join(str(error).split())[:200]
         raise NotAStoreError(f"{path} cannot be opened ({reason}). {KNOWN}") from error

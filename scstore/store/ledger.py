@@ -13,12 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from anndata.io import read_elem
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import WrapperStore
 
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError, OptionError
 from scstore.sealed import FORMAT, canonical_json, check_format, read_sealed_json, seal, unseal
-from scstore.store.layout import MANIFEST, StorePlan, chunk_path, is_inside, record_path
+from scstore.store.layout import (
+    LEDGER,
+    MANIFEST,
+    SCRATCH_EXPRESSION,
+    SCRATCH_MANIFEST,
+    StorePlan,
+    chunk_path,
+    is_inside,
+    record_path,
+)
 
 # Bytes of JSON, for which Python takes twenty times as much: 200,000 files, and the record of a run.
 MANIFEST_LIMIT = 1 << 25
@@ -27,6 +40,8 @@ RUN_LIMIT = 1 << 24
 RECORD_LIMIT = 1 << 20
 
 CURE = "Restore the store from a copy."
+# Why a shard without a record must be extracted.
+NOT_YET = "not extracted yet"
 REDO = "Run the same `scstore extract` again to redo this shard."
 
 
@@ -42,6 +57,7 @@ def read_run_record(path: Path, group: Any) -> dict[str, Any] | None:
         record = json.loads(text)
         found, body = record["format"], unseal(record)
     except Exception as error:  # damaged metadata makes a library raise anything
+        fsio.check_read(error, where)
         raise DamagedError(f"{where} cannot be read ({error}). {CURE}") from error
     check_format(path, found)
     if body is None:
@@ -51,13 +67,16 @@ def read_run_record(path: Path, group: Any) -> dict[str, Any] | None:
 
 def write_manifest(root: Path, names: Iterable[str]) -> None:
     """Write the size and digest of files, relative to the store, that never change again."""
-    files = {n: {"bytes": (root / n).stat().st_size, "digest": fsio.digest_file(root / n)} for n in sorted(names)}
-    fsio.write_json(root / MANIFEST, seal({"format": FORMAT, "files": files}))
+    fsio.write_json(root / MANIFEST, seal({"format": FORMAT, "files": _described(root, names)}))
 
 
-def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
+def _described(root: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    return {n: {"bytes": (root / n).stat().st_size, "digest": fsio.digest_file(root / n)} for n in sorted(names)}
+
+
+def read_manifest(root: Path, name: str = MANIFEST) -> dict[str, dict[str, Any]]:
     """Return ``{"bytes": size, "digest": sha256}`` of every file that never changes, by its name in the store."""
-    file = root / MANIFEST
+    file = root / name
     try:
         body = read_sealed_json(file, limit=MANIFEST_LIMIT, cure=CURE)
     except FileNotFoundError:
@@ -66,6 +85,23 @@ def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(files, dict) or not all(is_inside(name) and _is_file(value) for name, value in files.items()):
         raise DamagedError(f"{file} does not list files of the store. {CURE}")
     return files
+
+
+def seal_scratch(folder: Path, run: str) -> None:
+    """Write the digests of the expression that a run works from, and whose it is."""
+    body = {"format": FORMAT, "run": run, "files": _described(folder, fsio.files_below(folder))}
+    fsio.write_json(folder / SCRATCH_MANIFEST, seal(body))
+
+
+def scratch_is_whole(root: Path, run: str) -> bool:
+    """Return whether the expression that a run works from is there, its own, and as it was written."""
+    folder = root / SCRATCH_EXPRESSION
+    try:
+        files = read_manifest(folder, SCRATCH_MANIFEST)
+        mine = fsio.read_json(folder / SCRATCH_MANIFEST).get("run") == run
+    except DamagedError:
+        return False
+    return mine and all(file_problem(folder / name, expected) is None for name, expected in files.items())
 
 
 def _is_file(value: object) -> bool:
@@ -85,11 +121,57 @@ def file_problem(file: Path, expected: Mapping[str, Any], *, hashed: bool = True
     return None
 
 
-def check_fixed_files(root: Path, folder: str) -> None:
-    """Raise ``DamagedError`` unless the files of a folder of the store match the manifest; before they are decoded."""
+def check_fixed_files(root: Path) -> None:
+    """Raise ``DamagedError`` unless every file that never changes matches the manifest."""
     for name, expected in read_manifest(root).items():
-        if name.startswith(f"{folder}/") and (problem := file_problem(root / name, expected)) is not None:
-            raise DamagedError(f"{root / name} {problem[1]}. {CURE} `scstore verify {root}` lists all that is wrong.")
+        if (problem := file_problem(root / name, expected)) is not None:
+            raise _not_ours(root, name, problem[1])
+
+
+def _not_ours(root: Path, name: str, problem: str) -> DamagedError:
+    return DamagedError(f"{root / name} {problem}. {CURE} `scstore verify {root}` lists all that is wrong.")
+
+
+class ManifestStore(WrapperStore[Store]):
+    """A store's Zarr: each file that never changes is compared with the manifest before it is first decoded.
+
+    A file that the manifest lacks is refused as well: it would be read as a chunk that was left out.
+    """
+
+    _supports_sync_io = False  # newer Zarr would go past `get`
+
+    def __init__(self, store: Store, root: Path) -> None:
+        super().__init__(store)
+        self._root = root
+        self._files: dict[str, dict[str, Any]] | None = None
+        self._checked: set[str] = set()
+
+    def _with_store(self, store: Store) -> ManifestStore:
+        return ManifestStore(store, self._root)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Read one value whole, and compare it."""
+        value = await super().get(key, prototype, byte_range)
+        of_a_view = key.startswith("obsm/") and not key.endswith("zarr.json")
+        if key in self._checked or of_a_view or key.startswith(f"{LEDGER}/"):
+            return value
+        if self._files is None:
+            self._files = read_manifest(self._root)
+        whole = value if byte_range is None else await super().get(key, prototype)
+        if (problem := _value_problem(whole, self._files.get(key))) is not None:
+            raise _not_ours(self._root, key, problem)
+        self._checked.add(key)
+        return value
+
+
+def _value_problem(value: Buffer | None, expected: Mapping[str, Any] | None) -> str | None:
+    if value is None:
+        return None if expected is None else "is missing"
+    if expected is None:
+        return "is not a file of this store"
+    data = value.to_bytes()
+    same = len(data) == expected["bytes"] and fsio.digest_bytes(data) == expected["digest"]
+    return None if same else "does not match its digest"
 
 
 def ids_digest(ids: Sequence[str]) -> str:
@@ -97,10 +179,11 @@ def ids_digest(ids: Sequence[str]) -> str:
     return fsio.digest_bytes(canonical_json(list(ids)).encode())
 
 
-def write_record(root: Path, shard: int, *, start: int, stop: int, ids: str, views: dict[str, dict[str, Any]]) -> None:
-    """Commit a shard: its rows, the digest of its ids, the size and digest of each view's file, all of them on disk."""
-    record = {"shard": shard, "start": start, "stop": stop, "ids": ids, "views": views}
-    fsio.write_json(record_path(root, shard), seal(record))
+def write_record(root: Path, plan: StorePlan, shard: int, *, ids: Sequence[str], views: Mapping[str, Any]) -> None:
+    """Commit a shard: its rows, its run, the digest of its ids, the size and digest of each view's file on disk."""
+    start, stop = plan.bounds(shard)
+    own = {"shard": shard, "start": start, "stop": stop, "run": plan.run, "ids": ids_digest(ids), "views": dict(views)}
+    fsio.write_json(record_path(root, shard), seal(own))
 
 
 def read_record(root: Path, shard: int) -> dict[str, Any] | None:
@@ -113,31 +196,49 @@ def read_record(root: Path, shard: int) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     views: Any = body.get("views")
-    whole = isinstance(views, dict) and {"start", "stop", "ids"} <= body.keys() and body.get("shard") == shard
+    whole = isinstance(views, dict) and {"start", "stop", "run", "ids"} <= body.keys() and body.get("shard") == shard
     if not whole or not all("/" not in n and is_inside(n) and _is_file(value) for n, value in views.items()):
         raise DamagedError(f"{file} is not the record of this shard. {REDO}")
     return body
 
 
+def foreign_fields(record: Mapping[str, Any], plan: StorePlan, shard: int, ids: Sequence[str] | None) -> list[str]:
+    """Return in what a shard's record is that of another store or run; ``ids`` are those of the shard's cells."""
+    sizes = {view.name: plan.shard_rows * view.width * np.dtype(view.dtype).itemsize for view in plan.views}
+    same = {
+        "rows": (record["start"], record["stop"]) == plan.bounds(shard),
+        "run": record["run"] == plan.run,
+        "ids": ids is None or record["ids"] == ids_digest(ids),
+        "views": {view: expected["bytes"] for view, expected in record["views"].items()} == sizes,
+    }
+    return [name for name, holds in same.items() if not holds]
+
+
 def committed_shards(root: Path, plan: StorePlan) -> list[bool]:
     """Return for each shard whether it has a record that is not empty; the bytes are not read."""
-    files = (record_path(root, shard) for shard in range(plan.n_shards))
-    return [file.is_file() and file.stat().st_size > 0 for file in files]
+    return [_size(record_path(root, shard)) > 0 for shard in range(plan.n_shards)]
 
 
-def check_shard(root: Path, shard: int, *, ids: str | None = None) -> str | None:
-    """Return why a shard must be extracted again; ``None`` when it is committed and every byte matches.
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size  # a failed look is an error: that the file is not there is another thing
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
-    ``ids`` is the digest of the ids that its cells should have.
+
+def check_shard(root: Path, plan: StorePlan, shard: int, *, ids: Sequence[str] | None = None) -> str | None:
+    """Return why a shard must be extracted again; ``None`` when it is committed, this store's, and every byte matches.
+
+    ``ids`` are those that its cells should have.
     """
     try:
         record = read_record(root, shard)
     except DamagedError as error:
         return str(error)
     if record is None:
-        return "not extracted yet"
-    if ids is not None and record["ids"] != ids:
-        return "its record belongs to other cells"
+        return NOT_YET
+    if fields := foreign_fields(record, plan, shard, ids):
+        return f"{record_path(root, shard)} belongs to another store or run (other {', '.join(fields)})"
     for view, expected in record["views"].items():
         file = chunk_path(root, view, shard)
         if (problem := file_problem(file, expected)) is not None:

@@ -24,11 +24,12 @@ from scstore.cells.matrices import is_numeric
 from scstore.cells.mudata import is_mudata, rna_modality, with_shared_obs
 from scstore.cells.opening import CellFile, open_cells
 from scstore.cells.scales import TARGET_SUM
-from scstore.errors import CellsError, CellsWarning, IncompleteStoreError, InputError, show
+from scstore.errors import CellsError, CellsWarning, DamagedError, IncompleteStoreError, InputError, show
 from scstore.options import Option, did_you_mean, public
 from scstore.progress import Reporter
-from scstore.sealed import Space
+from scstore.sealed import Space, fingerprint
 from scstore.store.layout import (
+    LEDGER,
     SCRATCH_EXPRESSION,
     STATUS,
     STATUS_EMPTY,
@@ -38,7 +39,7 @@ from scstore.store.layout import (
     refuse_another,
     view_specs,
 )
-from scstore.store.ledger import check_fixed_files, committed_shards, read_run_record
+from scstore.store.ledger import CURE, ManifestStore, committed_shards, read_run_record
 from scstore.store.views import ArrayView, ExpressionView, ShardView, View, open_csr
 from scstore.untrusted.guards import Guard
 from scstore.untrusted.hdf5 import first_missing_filter
@@ -77,6 +78,9 @@ class Store:
         self.record = read_run_record(self.path, self._group)
         with decoding(self.path, "the run's record"):
             self._specs = {} if self.record is None else view_specs(self.record)
+            if self.is_sharded:
+                checked = ManifestStore(self._group.store, self.path)
+                self._group = zarr.open_group(checked, mode="r", use_consolidated=False)
         self._cells: CellFile | None = None
 
     def __repr__(self) -> str:
@@ -85,8 +89,6 @@ class Store:
     @cached_property
     def obs(self) -> pd.DataFrame:
         """Metadata of the cells, ``(n_obs, n_columns)``; the index holds their ids."""
-        if self.is_sharded:
-            check_fixed_files(self.path, "obs")
         frame = self._frame("obs")
         frame.index = frame.index.astype(str)
         return with_shared_obs(frame, self._frame("obs", root=self._root)) if self.is_modality else frame
@@ -119,7 +121,7 @@ class Store:
     @property
     def is_sharded(self) -> bool:
         """Whether this is a Zarr store that scstore wrote, with records of its shards."""
-        return self.record is not None and isinstance(self._group, zarr.Group)
+        return self.record is not None and isinstance(self._group, zarr.Group) and (self.path / LEDGER).is_dir()
 
     @property
     def is_modality(self) -> bool:
@@ -131,7 +133,8 @@ class Store:
         """Shards and views of a store that scstore wrote; ``None`` for other files."""
         if self.record is None or not self.is_sharded:
             return None
-        return StorePlan(self.n_obs, int(self.record["shard_rows"]), tuple(self._specs.values()))
+        views = tuple(self._specs.values())
+        return StorePlan(self.n_obs, int(self.record["shard_rows"]), views, run=fingerprint(self.record))
 
     @cached_property
     def views(self) -> tuple[str, ...]:
@@ -212,9 +215,12 @@ class Store:
         if name == "X":
             return self._expression
         if self.plan is not None and name in self._specs:
-            return ShardView(self.path, self.plan, self._specs[name])
+            return ShardView(self.path, self.plan, self._specs[name], self.obs.index)
         with decoding(self.path, name):
             array = self._group["obsm"][name]
+            is_ours = isinstance(array, zarr.Array) and array.dtype.kind == "f" and np.isnan(array.fill_value)
+        if is_ours and name in self._specs:
+            raise DamagedError(f"{self.path}: its folder {LEDGER}, which says what was extracted, is missing. {CURE}")
         if array.shape[0] != self.n_obs:
             why = f"obsm has {array.shape[0]:,} rows of {name} for {self.n_obs:,} cells"
             raise InputError(f"{self.path}: {why}. Write a matrix with one row a cell.")
@@ -247,7 +253,7 @@ class Store:
     @property
     def empty(self) -> NDArray[np.bool_]:
         """Mask ``(n_obs,)`` of the cells without any gene to read; their rows are zeros."""
-        if STATUS not in self.obs:
+        if self.record is None or STATUS not in self.obs:  # without its record it is an earlier run's
             return np.zeros(self.n_obs, dtype=bool)
         return np.asarray(self.obs[STATUS].astype(str) == STATUS_EMPTY)
 

@@ -18,11 +18,29 @@ from typing import Any, TypeVar
 import numpy as np
 
 from scstore import fsio
-from scstore.errors import DamagedError, InputError, NotAStoreError
+from scstore.errors import DamagedError, InputError, NotAStoreError, UnreadableError
 from scstore.progress import Reporter
 from scstore.sealed import fingerprint
-from scstore.store.layout import LEDGER, MANIFEST, SCRATCH_EXPRESSION, StorePlan, ViewSpec, chunk_path, record_path
-from scstore.store.ledger import Part, creation_lock, file_problem, ids_digest, part_lock, read_manifest, read_record
+from scstore.store.layout import (
+    LEDGER,
+    MANIFEST,
+    SCRATCH_EXPRESSION,
+    StorePlan,
+    ViewSpec,
+    chunk_path,
+    file_beside,
+    record_path,
+)
+from scstore.store.ledger import (
+    Part,
+    creation_lock,
+    file_problem,
+    foreign_fields,
+    ids_digest,
+    part_lock,
+    read_manifest,
+    read_record,
+)
 from scstore.store.reader import Store
 
 # Files that are read at once: SHA-256 runs outside Python's lock, so as many cores hash.
@@ -59,6 +77,15 @@ class Finding:
     problem: str
     message: str
     shard: int | None = None
+
+
+def finding_of(error: Exception, name: str) -> Finding:
+    """Return what an error says about a file: damage, or no more than that it could not be read."""
+    try:
+        fsio.check_read(error, name or "it")
+    except UnreadableError as failed:
+        return Finding(name, "unreadable", str(failed))
+    return Finding(name, "damaged", str(error).splitlines()[0] if str(error) else type(error).__name__)
 
 
 @dataclass(frozen=True)
@@ -99,6 +126,11 @@ class Verification:
         return not self.findings
 
     @property
+    def damaged(self) -> bool:
+        """Whether anything is wrong beside files that could not be read."""
+        return any(finding.problem != "unreadable" for finding in self.findings)
+
+    @property
     def damaged_shards(self) -> tuple[int, ...]:
         """Shards that `extract` has to redo."""
         return tuple(sorted({finding.shard for finding in self.findings if finding.shard is not None}))
@@ -127,7 +159,7 @@ def _compare(root: Path, name: str, expected: Mapping[str, Any], *, hashed: bool
     try:
         problem = file_problem(root / name, expected, hashed=hashed)
     except OSError as error:
-        return _Tally([Finding(name, "unreadable", f"cannot be read ({error.strerror})")])
+        return _Tally([finding_of(error, name)])
     findings = [] if problem is None else [Finding(name, *problem, shard)]
     return _Tally(findings, int(hashed), int(expected["bytes"]) if hashed else 0)
 
@@ -189,8 +221,8 @@ def _check_fixed_files(root: Path, tally: _Tally, *, deep: bool, progress: Repor
     """Compare the files that never change with the manifest; return their names."""
     try:
         files = read_manifest(root)
-    except DamagedError as error:
-        tally.findings.append(Finding(MANIFEST, "damaged", str(error)))
+    except (DamagedError, OSError) as error:
+        tally.findings.append(finding_of(error, MANIFEST))
         return {name for name in _files(root) if not name.startswith((f"{LEDGER}/", "obsm/"))}
 
     def compare(name: str) -> _Tally:
@@ -209,7 +241,7 @@ def _open(root: Path, tally: _Tally) -> Store | None:
     except Exception as error:  # any error of a library on a broken store is a finding
         if isinstance(error, InputError) and not isinstance(error, NotAStoreError):
             raise  # a newer format is not damage
-        tally.findings.append(Finding("", "damaged", f"the store cannot be opened: {str(error).splitlines()[0]}"))
+        tally.findings.append(finding_of(error, ""))
         return None
 
 
@@ -259,25 +291,17 @@ def _check_shard(root: Path, shard: int, plan: StorePlan | None, ids: list[str] 
     except DamagedError as error:
         return _Tally([Finding(name, "damaged", str(error), shard)])
     except OSError as error:
-        return _Tally([Finding(name, "unreadable", f"cannot be read ({error.strerror})")])
-    if plan is not None and ids is not None and (fields := _contradictions(record, shard, plan, ids)):
-        message = f"contradicts the store's shape or cells in: {', '.join(fields)}"
-        own.findings.append(Finding(name, "inconsistent", message, shard))
-        return own
+        return _Tally([finding_of(error, name)])
+    if plan is not None and ids is not None:
+        start, stop = plan.bounds(shard)
+        if fields := foreign_fields(record, plan, shard, ids[start:stop]):
+            message = f"belongs to another store or run (other {', '.join(fields)})"
+            own.findings.append(Finding(name, "inconsistent", message, shard))
+            return own
     for view, expected in record["views"].items():
         chunk = chunk_path(root, view, shard).relative_to(root).as_posix()
         own.add(_compare(root, chunk, expected, hashed=deep, shard=shard))
     return own
-
-
-def _contradictions(record: Mapping[str, Any], shard: int, plan: StorePlan, ids: list[str]) -> list[str]:
-    """Return the fields of a shard's record that contradict the store's shape and cells."""
-    start, stop = plan.bounds(shard)
-    sizes = {view.name: plan.shard_rows * view.width * np.dtype(view.dtype).itemsize for view in plan.views}
-    found = {view: expected["bytes"] for view, expected in record["views"].items()}
-    rows, same_ids = (record["start"], record["stop"]), record["ids"] == ids_digest(ids[start:stop])
-    same = {"rows": rows == (start, stop), "ids": same_ids, "views": found == sizes}
-    return [name for name, holds in same.items() if not holds]
 
 
 def rows_that_are_not_finite(rows: Any) -> int:
@@ -316,7 +340,7 @@ def _mark(root: Path, shards: list[int]) -> None:
 def _leftovers(root: Path, *, complete: bool, views: Iterable[ViewSpec], uncommitted: list[int]) -> list[str]:
     """Return names of what killed runs left in a store and, with ``../``, beside it, its creation lock included."""
     inside = _leftovers_inside(root, complete=complete, views=views, uncommitted=uncommitted)
-    made = [root.name, *(f"{root.stem}{ending}" for ending in MADE_BESIDE)]
+    made = [root.name, *(file_beside(root, ending).name for ending in MADE_BESIDE)]
     starts = tuple(f".{name}{fsio.PARTIAL}" for name in made)
     locks = (creation_lock(root).name, *(fsio.writing_lock(root.with_name(name)).name for name in made))
     beside = [file.name for file in root.parent.iterdir() if file.name.startswith(starts) or file.name in locks]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 from zarr.codecs import ZstdCodec
 
-from scstore.cells.anndata_files import missing_chunks
 from scstore.cells.matrices import open_compressed
 from scstore.errors import CellsError, DamagedError, IncompleteStoreError
 from scstore.sealed import Space, fingerprint
-from scstore.store.layout import StorePlan, ViewSpec, chunk_path, decoding
-from scstore.store.ledger import REDO, file_problem, read_record
+from scstore.store.layout import StorePlan, ViewSpec, chunk_path, decoding, record_path
+from scstore.store.ledger import REDO, file_problem, foreign_fields, read_record
 
 # Values in a chunk: 4 MB before compression.
 SPARSE_CHUNK = 1 << 20
@@ -94,9 +93,6 @@ def open_csr(
     """Return the shape of a CSR group, ``name`` in ``source``, and a function that reads a run of its rows."""
     with _damage(source, name):
         parts = {part: group[part] for part in ("indptr", "indices", "data")}
-        for part, array in parts.items():
-            if missing := missing_chunks(array):  # scstore writes chunks of zeros too
-                raise DamagedError(f"{source}: {len(missing):,} chunks of {name}/{part} are missing.")
         n_rows, n_columns = (int(n) for n in group.attrs["shape"])
         wanted = (shape[0], n_columns if shape[1] is None else shape[1])
         if (n_rows, n_columns) != wanted:
@@ -227,10 +223,11 @@ class ExpressionView(View):
 class ShardView(View):
     """Rows of a view that scstore wrote, from the shard files, each compared with its record when first touched."""
 
-    def __init__(self, root: Path, plan: StorePlan, spec: ViewSpec) -> None:
+    def __init__(self, root: Path, plan: StorePlan, spec: ViewSpec, ids: Sequence[str] | None = None) -> None:
         super().__init__(spec.name, (plan.n_obs, spec.width), np.dtype(spec.dtype), spec.space)
         self._root = root
         self._plan = plan
+        self._ids = ids
         self._verified: set[int] = set()
 
     def _shard(self, shard: int) -> NDArray[Any]:
@@ -245,9 +242,10 @@ class ShardView(View):
         if record is None:
             why = f"cells {start:,} to {stop - 1:,} are not extracted yet"
             raise IncompleteStoreError(f"{self._root}: {why}. Run `scstore extract` again, or set allow_partial=True.")
-        size = self._plan.shard_rows * self.shape[1] * self.dtype.itemsize
-        expected = {"digest": None, **record["views"].get(self.name, {}), "bytes": size}
-        if (problem := file_problem(file, expected)) is not None:
+        if fields := foreign_fields(record, self._plan, shard, None if self._ids is None else self._ids[start:stop]):
+            why = f"belongs to another store or run (other {', '.join(fields)}), cells {start:,} to {stop - 1:,}"
+            raise DamagedError(f"{record_path(self._root, shard)} {why}. {REDO}")
+        if (problem := file_problem(file, record["views"][self.name])) is not None:
             raise DamagedError(f"{file} {problem[1]} (cells {start:,} to {stop - 1:,}). {REDO}")
         self._verified.add(shard)
 

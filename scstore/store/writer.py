@@ -27,9 +27,9 @@ from zarr.storage import LocalStore
 from scstore import fsio
 from scstore.cells.frames import plain_frame
 from scstore.errors import DamagedError, LockedError, NumericsError
-from scstore.sealed import FORMAT, seal
+from scstore.sealed import FORMAT, fingerprint, seal
 from scstore.store.layout import LEDGER, SCRATCH_EXPRESSION, StorePlan, ViewSpec, chunk_path, record_path
-from scstore.store.ledger import check_shard, ids_digest, read_record, write_manifest, write_record
+from scstore.store.ledger import check_shard, read_record, seal_scratch, write_manifest, write_record
 from scstore.store.views import ARRAY, write_csr
 
 # What lies in a store's folder.
@@ -68,17 +68,19 @@ class StoreBuilder:
         self.root = root
         self._zarr = DiskStore(root)
         self._group = zarr.open_group(self._zarr, mode="w", zarr_format=3)
+        self._run = ""
 
     def write_expression(self, blocks: Iterable[csr_matrix], *, n_genes: int, keep: bool) -> None:
         """Write log-normalised expression: as the AnnData's ``X`` with ``keep``, else until the run ends."""
         if keep:
             write_csr(self._group.create_group("X"), blocks, n_genes)
         else:
-            write_scratch_expression(self.root, blocks, n_genes=n_genes)
+            write_scratch_expression(self.root, blocks, n_genes=n_genes, run=None)
 
     def write_frames(self, obs: pd.DataFrame, var: pd.DataFrame, record: Mapping[str, Any]) -> None:
         """Write the metadata of cells and genes, and the run's record under ``uns["scstore"]``."""
         self._group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        self._run = fingerprint(record)
         uns = {"scstore": {"format": FORMAT, "record": json.dumps(seal(record), ensure_ascii=False)}}
         elements: dict[str, Any] = {"obs": plain_frame(obs), "var": plain_frame(var), "uns": uns}
         elements |= {name: {} for name in ("obsm", "varm", "obsp", "varp", "layers")}
@@ -99,8 +101,10 @@ class StoreBuilder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # zarr: consolidated metadata is not in the v3 specification yet
             zarr.consolidate_metadata(self._zarr)
-        names = [file.relative_to(self.root).as_posix() for file in self.root.rglob("*") if file.is_file()]
+        names = fsio.files_below(self.root)
         write_manifest(self.root, (name for name in names if not name.startswith(f"{SCRATCH_EXPRESSION}/")))
+        if (self.root / SCRATCH_EXPRESSION).exists():
+            seal_scratch(self.root / SCRATCH_EXPRESSION, self._run)
 
 
 def store_problem(path: Path) -> str | None:
@@ -117,10 +121,13 @@ def build_store(path: Path, *, overwrite: bool = False) -> Iterator[StoreBuilder
         builder.seal()
 
 
-def write_scratch_expression(root: Path, blocks: Iterable[csr_matrix], *, n_genes: int) -> None:
-    """Write the expression that extraction works from; it is deleted when the run ends."""
+def write_scratch_expression(root: Path, blocks: Iterable[csr_matrix], *, n_genes: int, run: str | None) -> None:
+    """Write the expression that extraction works from, sealed as a run's; it is deleted when that ends."""
+    fsio.disk.delete(root / SCRATCH_EXPRESSION)
     with fsio.atomic_folder(root / SCRATCH_EXPRESSION) as folder:
         write_csr(zarr.open_group(DiskStore(folder), mode="w", zarr_format=3), blocks, n_genes)
+        if run is not None:
+            seal_scratch(folder, run)
 
 
 def commit_shard(
@@ -131,12 +138,11 @@ def commit_shard(
     ``NumericsError``, before anything is written, for values that are not finite or do not fit the view's precision;
     ``LockedError`` if another process has committed other bytes meanwhile: the first record wins.
     """
-    start, stop = plan.bounds(shard)
     chunks = {view.name: _chunk(_cast(views[view.name], view, ids), plan.shard_rows) for view in plan.views}
     written = {name: {"bytes": data.nbytes, "digest": fsio.digest_bytes(data)} for name, data in chunks.items()}
     # no other process writes this shard, unless locks do not lock, as on some network file systems
     before = _record(root, shard)
-    if before is not None and check_shard(root, shard) is None:
+    if before is not None and check_shard(root, plan, shard, ids=ids) is None:
         _same_or_refuse(root, shard, before, written)
         return
     for name, data in chunks.items():
@@ -149,7 +155,7 @@ def commit_shard(
             fsio.fsync_dir(folder.parent)
     if (meanwhile := _record(root, shard)) is not None and meanwhile != before:
         _same_or_refuse(root, shard, meanwhile, written)
-    write_record(root, shard, start=start, stop=stop, ids=ids_digest(ids), views=written)
+    write_record(root, plan, shard, ids=ids, views=written)
 
 
 def _chunk(rows: NDArray[Any], shard_rows: int) -> memoryview:
@@ -175,6 +181,7 @@ def _same_or_refuse(root: Path, shard: int, record: Mapping[str, Any], written: 
 def _cast(rows: NDArray[np.float32], view: ViewSpec, ids: list[str]) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         cast = rows.astype(np.dtype(view.dtype).newbyteorder("<"))
+    cast += 0  # makes -0 a plain zero: the sign of what underflows depends on the number of threads
     if (finite := np.isfinite(cast).all(axis=1)).all():
         return cast
     cell = int(finite.argmin())

@@ -70,12 +70,25 @@ class Batch:
     pooling: NDArray[np.float32]
 
 
-def plan_batches(lengths: NDArray[np.int64], *, tokens: int) -> list[NDArray[np.int64]]:
+def batch_unit(longest: int, tokens: int) -> int:
+    """Return the run of cells that batches are formed in, a power of two: 32 batches of the ``longest`` cells.
+
+    Which cells share a batch moves the last digits of their rows, so it may not depend on how a store is cut.
+    """
+    return 1 << min(12, (max(1, 32 * (tokens // longest))).bit_length() - 1)
+
+
+def plan_batches(lengths: NDArray[np.int64], *, tokens: int, unit: int | None = None) -> list[NDArray[np.int64]]:
     """Group cells of similar length into batches of at most ``tokens`` padded positions: row numbers ``(B,) int64``.
 
-    Longest cells first. A cell longer than ``tokens`` gets a batch of its own, a cell of length 0 none. The same
-    lengths give the same batches.
+    Longest cells first, of each ``unit`` cells on their own if it is given. A cell longer than ``tokens`` gets a batch
+    of its own, a cell of length 0 none. The same lengths give the same batches.
     """
+    if unit is not None:
+        starts = range(0, len(lengths), unit)
+        return [
+            start + cells for start in starts for cells in plan_batches(lengths[start : start + unit], tokens=tokens)
+        ]
     order = np.lexsort((np.arange(len(lengths)), -lengths))
     order = order[lengths[order] > 0]
     batches = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import warnings
@@ -15,6 +14,7 @@ import h5py
 import zarr
 
 from scstore.errors import CellsError, ScstoreError
+from scstore.fsio import check_read
 from scstore.untrusted.filters import filters_of, missing_filter
 
 EXHAUSTS = "It is damaged or made to exhaust memory: get it again from where it came from."
@@ -72,12 +72,6 @@ def damaged(source: str, problem: str) -> CellsError:
     return CellsError(f"{source}: {problem} The file is damaged or incomplete: copy or download it again.")
 
 
-# What the system says of a disk, a network or a limit, and not of the file.
-FAILED_READS = frozenset(
-    {errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT}
-)
-
-
 def unread(error: OSError) -> str:
     """Return what to do about a read that the system refused or failed: that is no damage of the file."""
     reason = os.strerror(error.errno or 0)
@@ -94,8 +88,7 @@ def reading(source: str, name: str) -> Iterator[None]:
     except PermissionError as error:
         raise CellsError(f"{source}: {name} may not be read (permission denied). Ask its owner.") from error
     except Exception as error:  # codecs raise anything on damaged bytes, SystemError among them
-        if isinstance(error, OSError) and error.errno in FAILED_READS:
-            raise CellsError(f"{source}: {name} cannot be read: {unread(error)}") from error
+        check_read(error, f"{source}: {name}")
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise damaged(source, f"{name} cannot be read ({reason}).") from error
 

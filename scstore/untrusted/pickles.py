@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore.errors import GenesError
+from scstore.fsio import check_read
 
 # NumPy's codes for real numbers.
 CODES = {kind + size for kind in "fiu" for size in "1248"} - {"f1"}
@@ -157,6 +158,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
             "NumPy arrays of numbers are read; nothing of it was run. Write the vectors as .npz or .parquet."
         ) from error
     except Exception as error:  # damaged bytes raise anything
+        check_read(error, str(file))
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise GenesError(f"{file}: not a whole pickle ({type(error).__name__}: {reason}). Fetch it again.") from error
     if not isinstance(content, dict):

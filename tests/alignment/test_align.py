@@ -369,6 +369,6 @@ def test_the_command(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     words = ["align", "cells.h5ad", "--label", "cell_type", "-o", "projectors/p", "--model", str(llama)]
     said = run(*words, "--epochs", "1", "--pool", "last")
     assert "held-out loss" in said
-    assert "next: scstore extract CELLS -o STORE --projector projectors/p" in said
+    assert "next: scstore extract cells.h5ad -o STORE --projector projectors/p" in said
     found = json.loads(run("--json", *words, "--overwrite", "--recipe", "papers", "--epochs", "1"))
     assert [row["epoch"] for row in found["curve"]] == [0, 1]

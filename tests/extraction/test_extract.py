@@ -198,6 +198,47 @@ def test_like_takes_the_whole_feature_space(llama: Path, tmp_path: Path) -> None
         scstore.extract(fewer, tmp_path / "c.zarr", like=tmp_path / "a.zarr")
 
 
+@pytest.mark.parametrize("what", ["genes", "panel", "model"])
+def test_like_notices_what_was_replaced(llama: Path, tmp_path: Path, what: str) -> None:
+    """RELIABILITY 54: the digests of the record are compared with what lies there."""
+    model = Path(shutil.copytree(llama, tmp_path / "model"))
+    scstore.panel(make_cells(), tmp_path / "panel.h5ad", label="cell_type", n_genes=12)
+    extract(make_cells(), tmp_path / "a.zarr", model, panel=str(tmp_path / "panel.h5ad"))
+    if what == "genes":
+        extract(make_cells(n_genes=30), tmp_path / "other" / "a.zarr", model)
+        shutil.copy(tmp_path / "other" / "a.genes.h5ad", tmp_path / "a.genes.h5ad")
+    elif what == "panel":
+        scstore.panel(make_cells(), tmp_path / "panel.h5ad", label="donor", n_genes=12, overwrite=True)
+    else:
+        config = (model / "tokenizer_config.json").read_text()
+        (model / "tokenizer_config.json").write_text(config + " ")
+    with pytest.raises(FeatureSpaceError):
+        scstore.extract(make_cells(5), tmp_path / "b.zarr", like=tmp_path / "a.zarr")
+    assert not (tmp_path / "b.zarr").exists()
+
+
+def test_stores_with_dots_in_their_names_share_nothing(llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 54."""
+    first = extract(make_cells(), tmp_path / "pbmc.v1", llama)
+    extract(make_cells(n_genes=30), tmp_path / "pbmc.v2", llama)
+    new = scstore.extract(make_cells(5), tmp_path / "new.zarr", like=tmp_path / "pbmc.v1")
+    assert new.view("readout").fingerprint == first.view("readout").fingerprint
+    with pytest.raises(OutputError, match=r"pbmc\.v1\.genes\.h5ad"):
+        extract(make_cells(n_genes=30), tmp_path / "pbmc.v1.zarr", llama)
+
+
+def test_columns_of_an_earlier_run_are_left_out(llama: Path, tmp_path: Path) -> None:
+    """An annotated file as cells again: its marks and labels are not this run's."""
+    cells, notes = make_cells(), Notes()
+    cells.obs["scstore_seen_by_panel"] = True
+    cells.obs["scstore_label"] = "type 0"
+    cells.obs["scstore_status"] = "empty"
+    store = extract(cells, tmp_path / "s.zarr", llama, progress=notes)
+    assert list(store.obs) == ["cell_type", "donor", "scstore_n_genes", "scstore_status"]
+    assert not store.empty.any()
+    assert sum("scstore_label" in said for said in notes.said) == 1
+
+
 def test_store_and_gene_table_can_be_moved_together(llama: Path, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     extract(make_cells(), tmp_path / "old" / "a.zarr", llama)

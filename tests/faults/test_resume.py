@@ -16,10 +16,11 @@ import scstore
 from scstore import fsio
 from scstore.errors import (
     CellsError,
+    DamagedError,
     FeatureSpaceError,
     LockedError,
 )
-from scstore.store.layout import chunk_path, record_path
+from scstore.store.layout import SCRATCH_EXPRESSION, chunk_path, record_path
 
 VIEWS = ("readout_wmean_l3", "readout_last_l3", "genept", "genept_random", "X")
 
@@ -177,6 +178,64 @@ def test_a_damaged_store_without_expression_is_mended_from_the_cells(
     chunk_path(root, "genept", 1).unlink()
     extract(cells_file, root, llama, keep_expression=False, shard_rows=16)
     assert whole == fsio.digest_tree(root)
+
+
+def test_a_shard_of_another_store_is_redone(source: Path, llama: Path, root: Path, tmp_path: Path) -> None:
+    """RELIABILITY 59: chunks and record of a store of the same shape, every digest right."""
+    whole = fsio.digest_tree(root)
+    other = extract(make_cells(seed=1), tmp_path / "other" / "s.zarr", llama, shard_rows=16).path
+    files = [record_path(root, 1), *(chunk_path(root, view, 1) for view in scstore.open(root).views[:-1])]
+    for file in files:
+        shutil.copy(other / file.relative_to(root), file)
+    extract(source, root, llama, shard_rows=16)
+    assert fsio.digest_tree(root) == whole
+
+
+@pytest.mark.parametrize("name", ["X", "obs", "var"])
+def test_an_unfinished_store_is_not_gone_on_with_from_other_expression(
+    source: Path, llama: Path, root: Path, tmp_path: Path, name: str
+) -> None:
+    """RELIABILITY 59: X, cells or genes of another version, whole and with right checksums."""
+    record_path(root, 1).unlink()
+    renamed = make_cells(n_genes=44, seed=1)[:, 4:].copy()
+    renamed.obs["donor"] = "d"
+    other = extract(renamed, tmp_path / "other" / "s.zarr", llama, shard_rows=16).path
+    shutil.rmtree(root / name)
+    shutil.copytree(other / name, root / name)
+    with pytest.raises(DamagedError):
+        extract(source, root, llama, shard_rows=16)
+    assert not record_path(root, 1).exists()
+
+
+@pytest.mark.parametrize("change", ["chunk", "store", "manifest"])
+def test_kept_expression_of_another_run_is_made_anew(
+    source: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """RELIABILITY 59: the expression that a run without X works from is its own, or read from the cells again."""
+    import scstore.extraction.extract as workflow
+
+    roots = {seed: tmp_path / str(seed) / "s.zarr" for seed in (0, 1)}
+    options: dict[str, Any] = {"keep_expression": False, "shard_rows": 16}
+    whole = fsio.digest_tree(extract(source, tmp_path / "whole" / "s.zarr", llama, **options).path)
+    with monkeypatch.context() as patched:
+        patched.setattr(workflow, "commit_shard", stop_here)
+        for seed, root in roots.items():
+            make_cells(seed=seed).write_h5ad(tmp_path / "cells.h5ad")
+            with pytest.raises(Killed):
+                extract(source if seed == 0 else tmp_path / "cells.h5ad", root, llama, **options)
+    theirs, mine = (roots[seed] / SCRATCH_EXPRESSION for seed in (1, 0))
+    if change == "store":
+        shutil.rmtree(mine)
+        shutil.copytree(theirs, mine)
+    elif change == "chunk":
+        shutil.copy(theirs / "data" / "c" / "0", mine / "data" / "c" / "0")
+    else:
+        (mine / "manifest.json").unlink()
+    assert fsio.digest_tree(extract(source, roots[0], llama, **options).path) == whole
+
+
+def stop_here(*_: object, **__: object) -> None:
+    raise Killed
 
 
 def test_a_second_writer_is_refused(cells_file: Path, llama: Path, tmp_path: Path) -> None:

@@ -63,6 +63,6 @@ def test_a_record_that_appears_while_the_bytes_are_written_is_kept(root: Path, m
     assert record["views"]["v"]["digest"] == fsio.digest_bytes(THEIRS.tobytes())
     with pytest.raises(DamagedError):
         ShardView(root, PLAN, PLAN.views[0])[0:2]
-    assert "does not match" in str(check_shard(root, 0))
+    assert "does not match" in str(check_shard(root, PLAN, 0))
     commit_shard(root, PLAN, 0, {"v": MINE}, ids=IDS)  # what extract does about it
-    assert check_shard(root, 0) is None
+    assert check_shard(root, PLAN, 0) is None

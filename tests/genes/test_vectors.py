@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import ortho_group
+from threadpoolctl import threadpool_limits
 
 from scstore.errors import GenesError
 from scstore.genes.vectors import RandomEncoder, encode_texts, matrix_power, whiten
@@ -85,3 +86,14 @@ def test_powers_multiply() -> None:
     matrix = half @ half.T
     root = matrix_power(matrix, 0.5, 0.0)
     np.testing.assert_allclose(root @ root, matrix, atol=1e-9)
+
+
+def test_the_number_of_threads_decides_no_digit() -> None:
+    """RELIABILITY 70: of directions that hold nothing but noise least of all."""
+    vectors = RandomEncoder(384).encode([f"g{i}" for i in range(24)])
+    vectors[:, :5] = vectors[:, 5:10]
+    found = set()
+    for threads in (1, 2, 3):
+        with threadpool_limits(threads):
+            found.add(whiten(vectors).tobytes())
+    assert len(found) == 1

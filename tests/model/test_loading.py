@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support import write_model
 
 from scstore.errors import DamagedError, ModelError
@@ -40,6 +41,77 @@ def test_the_digest_names_weights_configuration_and_tokenizer(llama: Path, tmp_p
         (folder / name).write_bytes(kept)
     other = write_model(tmp_path / "other", seed=1)
     assert locate_model(str(other)).digest != first
+
+
+def sharded(folder: Path, name: str = "model-2.safetensors") -> Path:
+    """The folder with its weights in one file of any name, and an index that says so."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "model-2.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.mark.parametrize("inside", ["model-2.safetensors", "sub/model.safetensors"])
+def test_the_digest_names_every_file_of_weights_that_is_loaded(llama: Path, tmp_path: Path, inside: str) -> None:
+    """RELIABILITY 60."""
+    folder = sharded(copy(llama, tmp_path), inside)
+    (folder / inside).parent.mkdir(exist_ok=True)
+    (folder / "model-2.safetensors").rename(folder / inside)
+    first = locate_model(str(folder))
+    assert load_backbone(first, device=CPU, dtype=torch.float32).files.digest == first.digest
+    shutil.copy(write_model(tmp_path / "other", seed=1) / "model.safetensors", folder / inside)
+    assert locate_model(str(folder)).digest != first.digest
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt"])
+def test_the_digest_names_all_that_decides_the_tokens(llama: Path, tmp_path: Path, name: str) -> None:
+    folder = copy(llama, tmp_path)
+    (folder / name).write_text("{}")
+    first = locate_model(str(folder)).digest
+    (folder / name).write_text('{"do_lower_case": true}')
+    assert locate_model(str(folder)).digest != first
+
+
+@pytest.mark.parametrize("way", ["above", "absolute", "link", "linked folder", "pickle", "missing", "linked weights"])
+def test_weights_outside_the_folder_are_refused(llama: Path, tmp_path: Path, way: str) -> None:
+    """RELIABILITY 60."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    shutil.copy(llama / "model.safetensors", outside / "model-2.safetensors")
+    names = {"above": "../outside/model-2.safetensors", "absolute": str(outside / "model-2.safetensors")}
+    names |= {"linked folder": "sub/model-2.safetensors", "pickle": "model-2.bin", "missing": "model-3.safetensors"}
+    folder = sharded(copy(llama, tmp_path), names.get(way, "model-2.safetensors"))
+    if way == "link":
+        (folder / "model-2.safetensors").unlink()
+        (folder / "model-2.safetensors").symlink_to(outside / "model-2.safetensors")
+    elif way == "linked folder":
+        (folder / "sub").symlink_to(outside)
+    elif way == "linked weights":
+        (folder / "model.safetensors").symlink_to(outside / "model-2.safetensors")
+    with pytest.raises(ModelError):
+        locate_model(str(folder))
+
+
+def test_a_snapshot_of_the_hub_is_read_through_its_links(llama: Path, tmp_path: Path) -> None:
+    """RELIABILITY 60: the hub keeps the bytes of its snapshots beside them."""
+    blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "0a1b"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for file in llama.iterdir():
+        shutil.copy(file, blobs / f"hash-of-{file.name}")
+        (snapshot / file.name).symlink_to(Path("..") / ".." / "blobs" / f"hash-of-{file.name}")
+    found = locate_model(str(snapshot))
+    assert found.digest == locate_model(str(llama)).digest
+    load_backbone(found, device=CPU, dtype=torch.float32)
+
+
+def test_an_adapter_is_refused(llama: Path, tmp_path: Path) -> None:
+    """Its base model would be read from wherever the adapter says."""
+    folder = copy(llama, tmp_path)
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/elsewhere"}))
+    with pytest.raises(ModelError):
+        locate_model(str(folder))
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "bert"])

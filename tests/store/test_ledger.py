@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import failing
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scstore.errors import DamagedError, LockedError, OptionError
 from scstore.store.layout import StorePlan, ViewSpec, chunk_path, record_path
-from scstore.store.ledger import Part, check_shard, committed_shards, ids_digest, part_lock, read_record
+from scstore.store.ledger import NOT_YET, Part, check_shard, committed_shards, ids_digest, part_lock, read_record
+from scstore.store.views import ShardView
 from scstore.store.writer import commit_shard
 
 COUNTS = st.integers(1, 12)
@@ -87,18 +92,45 @@ def root(tmp_path: Path) -> Path:
 
 def test_a_committed_shard_is_sound(root: Path) -> None:
     assert committed_shards(root, PLAN) == [True, False]
-    assert check_shard(root, 0, ids=ids_digest(["a", "b"])) is None
-    assert check_shard(root, 1) == "not extracted yet"
+    assert check_shard(root, PLAN, 0, ids=["a", "b"]) is None
+    assert check_shard(root, PLAN, 1) == "not extracted yet"
 
 
 def test_what_is_wrong_with_a_shard_is_said(root: Path) -> None:
     """RELIABILITY 30 and 31."""
-    assert check_shard(root, 0, ids=ids_digest(["b", "a"])) not in (None, "not extracted yet")
+    assert check_shard(root, PLAN, 0, ids=["b", "a"]) not in (None, "not extracted yet")
     file = chunk_path(root, "v", 0)
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    assert "does not match its digest" in str(check_shard(root, 0))
+    assert "does not match its digest" in str(check_shard(root, PLAN, 0))
     file.unlink()
-    assert "is missing" in str(check_shard(root, 0))
+    assert "is missing" in str(check_shard(root, PLAN, 0))
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        replace(PLAN, run="sha256:other"),
+        replace(PLAN, shard_rows=1),
+        replace(PLAN, views=(ViewSpec("v", 3, "float32", {}),)),
+        replace(PLAN, views=(ViewSpec("w", 3, "float16", {}),)),
+    ],
+)
+def test_a_shard_of_another_run_does_not_count(root: Path, plan: StorePlan) -> None:
+    """RELIABILITY 59."""
+    assert check_shard(root, plan, 0, ids=["a", "b"]) not in (None, NOT_YET)
+    with pytest.raises(DamagedError):
+        ShardView(root, plan, plan.views[0], ["a", "b", "c", "d"])[:1]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE, errno.EMFILE])
+@pytest.mark.parametrize("call", ["open", "stat"])
+def test_a_failed_read_says_nothing_about_a_shard(root: Path, number: int, call: str) -> None:
+    """RELIABILITY 58: not that it is damaged, nor that it is not there."""
+    for file in (record_path(root, 0), chunk_path(root, "v", 0)):
+        with failing(file, number, call=call), pytest.raises(OSError, match=os.strerror(number)):
+            check_shard(root, PLAN, 0)
+    with failing(record_path(root, 0), number, call="stat"), pytest.raises(OSError, match=os.strerror(number)):
+        committed_shards(root, PLAN)
 
 
 def test_an_empty_record_is_none(root: Path) -> None:
@@ -106,7 +138,7 @@ def test_an_empty_record_is_none(root: Path) -> None:
     record_path(root, 0).write_bytes(b"")
     assert read_record(root, 0) is None
     assert committed_shards(root, PLAN) == [False, False]
-    assert check_shard(root, 0) == "not extracted yet"
+    assert check_shard(root, PLAN, 0) == "not extracted yet"
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "null", '{"shard": 0}', "{"])
@@ -115,7 +147,7 @@ def test_a_broken_record_does_not_count(root: Path, content: str) -> None:
     record_path(root, 0).write_text(content)
     with pytest.raises(DamagedError):
         read_record(root, 0)
-    assert check_shard(root, 0) is not None
+    assert check_shard(root, PLAN, 0) is not None
 
 
 def test_the_record_of_another_shard_does_not_count(root: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import warnings
@@ -11,12 +12,22 @@ import numpy as np
 import pytest
 import zarr
 from anndata.io import write_elem
+from damage import failing
 from scipy.sparse import csr_matrix
-from support import extract, make_cells
+from support import extract, make_cells, make_store
 
 import scstore
-from scstore.errors import DamagedError, IncompleteStoreError, InputError, NewerFormatError, NotAStoreError, OutputError
+from scstore.errors import (
+    DamagedError,
+    IncompleteStoreError,
+    InputError,
+    NewerFormatError,
+    NotAStoreError,
+    OutputError,
+    UnreadableError,
+)
 from scstore.store.layout import record_path
+from scstore.store.ledger import write_manifest
 from scstore.store.reader import EXPRESSION_SPACE, Store
 
 
@@ -193,7 +204,7 @@ def test_damaged_metadata_is_one_plain_error(llama: Path, tmp_path: Path) -> Non
     store = extract(make_cells(20, 12), tmp_path / "s.zarr", llama)
     (chunk,) = (store.path / "var" / "symbol" / "c").iterdir()
     chunk.write_bytes(b"1")
-    with pytest.raises(DamagedError, match="var cannot be read"):
+    with pytest.raises(DamagedError, match="var/symbol/c/0"):
         _ = scstore.open(store.path).var
 
 
@@ -207,3 +218,98 @@ def test_metadata_with_another_byte_is_an_error_and_never_other_labels(llama: Pa
     attributes.unlink()
     with pytest.raises(DamagedError, match=r"obs/cell_type/zarr\.json is missing"):
         _ = scstore.open(store.path).obs
+
+
+@pytest.fixture(scope="module")
+def two(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Finished stores of the same shape and ids, of other counts, metadata and genes. Not to be written to."""
+    folder = tmp_path_factory.mktemp("two")
+    roots = (folder / "a" / "s.zarr", folder / "b" / "s.zarr")
+    others = make_cells(36, 28, seed=1)[:, 4:].copy()
+    others.obs["donor"] = "d"
+    for cells, root in zip((make_cells(36, 24), others), roots, strict=True):
+        make_store(cells, root, llama, shard_rows=16)
+    return roots
+
+
+def taken(source: Path, target: Path, *names: str) -> None:
+    """Put files or folders of one store in the place of another's."""
+    for name in names:
+        if (source / name).is_dir():
+            shutil.rmtree(target / name)
+            shutil.copytree(source / name, target / name)
+        else:
+            shutil.copy(source / name, target / name)
+
+
+READERS = {
+    "fit": lambda store, folder, view: scstore.fit(
+        store, folder / "h", label="cell_type", views=(view,), head="linear"
+    ),
+    "query": lambda store, folder, view: scstore.query(store, store, k=2, view=view),
+    "export": lambda store, folder, view: scstore.export(store, folder / "s.h5ad", views=(view,)),
+    "rows": lambda store, folder, view: scstore.open(store).view(view)[[20, 3]],
+}
+
+
+@pytest.mark.parametrize("reader", list(READERS))
+def test_a_shard_of_another_store_is_not_served(two: tuple[Path, Path], tmp_path: Path, reader: str) -> None:
+    """RELIABILITY 59: chunks and record of a store of the same shape, every digest right."""
+    root = copy(two[0], tmp_path)
+    views = [name for name in scstore.open(root).views if name != "X"]
+    taken(two[1], root, "_scstore/shards/000001.json", *(f"obsm/{name}/c/1/0" for name in views))
+    with pytest.raises(DamagedError, match="000001"):
+        READERS[reader](root, tmp_path, "readout")
+    found = scstore.verify(root, deep=True)
+    assert {(finding.problem, finding.shard) for finding in found.findings} == {("inconsistent", 1)}
+
+
+@pytest.mark.parametrize(("name", "reads"), [("X", "X"), ("obs", "obs"), ("var", "var"), ("X/data/c/0", "X")])
+def test_fixed_files_of_another_store_are_not_served(
+    two: tuple[Path, Path], tmp_path: Path, name: str, reads: str
+) -> None:
+    """RELIABILITY 59: expression, cells or genes of another version."""
+    root = copy(two[0], tmp_path)
+    taken(two[1], root, name)
+    store = scstore.open(root)
+    with pytest.raises(DamagedError, match="does not match|not a file of"):
+        store.view("X")[:] if reads == "X" else getattr(store, reads)
+
+
+def test_a_chunk_that_was_left_out_is_not_made_up(path: Path, tmp_path: Path) -> None:
+    root = copy(path, tmp_path)
+    (root / "X" / "indices" / "c" / "0").unlink()
+    with pytest.raises(DamagedError, match="missing"):
+        scstore.open(root).view("X")[:]
+
+
+@pytest.mark.parametrize("name", ["X/data/c/0", "obs/donor/zarr.json", "uns/scstore/record/c"])
+def test_a_failed_read_is_no_damage(path: Path, tmp_path: Path, name: str) -> None:
+    """RELIABILITY 58."""
+    root = copy(path, tmp_path)
+    (file,) = [
+        file for file in root.rglob("*") if file.is_file() and file.relative_to(root).as_posix().startswith(name)
+    ]
+    with failing(file, errno.EIO), pytest.raises(UnreadableError):
+        store = scstore.open(root)
+        store.view("X")[:], store.obs
+
+
+@pytest.mark.parametrize("reader", ["fit", "export", "rows"])
+@pytest.mark.parametrize("what", ["column", "negative column", "descends", "short", "columns"])
+def test_expression_that_leads_out_of_the_matrix_is_refused(path: Path, tmp_path: Path, what: str, reader: str) -> None:
+    """RELIABILITY 61: before SciPy's compiled code sees it. Every digest matches."""
+    root = copy(path, tmp_path)
+    group = zarr.open_group(root, mode="r+", use_consolidated=False)["X"]
+    if what in ("column", "negative column"):
+        group["indices"][100] = 10**6 if what == "column" else -5
+    elif what == "descends":
+        group["indptr"][9] = group["indptr"][20]
+    elif what == "short":
+        group["data"].resize(10)
+    else:
+        group.attrs["shape"] = [50, 3]
+    files = [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
+    write_manifest(root, [name for name in files if not name.startswith(("_scstore", "obsm")) or "zarr.json" in name])
+    with pytest.raises(DamagedError):
+        READERS[reader](root, tmp_path, "X")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 import zarr
 from anndata.io import write_elem
-from support import extract, make_cells
+from damage import failing
+from support import Run, extract, make_cells
 
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError, NewerFormatError
@@ -118,6 +120,38 @@ def test_a_newer_manifest_is_no_damage(root: Path) -> None:
     fsio.write_json(root / MANIFEST, {"format": "2.0", "anything": []})
     with pytest.raises(NewerFormatError, match="manifest"):
         verify_store(root)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE, errno.EMFILE])
+@pytest.mark.parametrize(
+    "name", ["obsm/genept/c/1/0", "_scstore/shards/000001.json", "X/data/c/0", "obs/donor/zarr.json", MANIFEST]
+)
+def test_what_cannot_be_read_is_not_called_damaged(root: Path, name: str, number: int) -> None:
+    """RELIABILITY 58: nor is anything deleted for it."""
+    whole = fsio.digest_tree(root)
+    with failing(root / name, number):
+        found = verify_store(root, deep=True, repair=True)
+    assert {(finding.file, finding.problem, finding.shard) for finding in found.findings} >= {
+        (name, "unreadable", None)
+    }
+    assert (found.ok, found.damaged, found.marked) == (False, False, ())
+    assert fsio.digest_tree(root) == whole
+    assert verify_store(root, deep=True).ok
+
+
+def test_damage_beside_what_cannot_be_read_is_repaired_alone(root: Path) -> None:
+    flip(chunk_path(root, "genept", 0))
+    with failing(chunk_path(root, "genept", 1), errno.EIO):
+        found = verify_store(root, deep=True, repair=True)
+    assert (found.damaged, found.marked) == (True, (0,))
+
+
+def test_the_exit_code_tells_damage_from_a_failed_read(root: Path, scstore_command: Run) -> None:
+    with failing(chunk_path(root, "genept", 1), errno.EIO):
+        scstore_command("verify", root, "--deep", "--repair", code=1)
+    assert open_store(root).is_complete
+    flip(chunk_path(root, "genept", 1))
+    scstore_command("verify", root, "--deep", code=3)
 
 
 def test_an_unfinished_store_is_not_damaged(root: Path) -> None:

@@ -139,6 +139,17 @@ def test_obs_columns_that_anndata_has_no_form_for_become_text(tmp_path: Path) ->
     assert read["loose"].isna().tolist() == [False, True, False, False, False]
 
 
+@pytest.mark.parametrize("value", [-0.0, -1e-9])
+def test_zeros_have_no_sign(tmp_path: Path, value: float) -> None:
+    """RELIABILITY 70: the sign of what underflows differs with the number of threads."""
+    (tmp_path / "_scstore" / "shards").mkdir(parents=True)
+    negative = {"a": np.full((2, 3), value, np.float32), "b": np.full((2, 2), -0.0, np.float32)}
+    commit_shard(tmp_path, PLAN, 0, negative, ids=IDS[:2])
+    for view in ("a", "b"):
+        assert set(chunk_path(tmp_path, view, 0).read_bytes()) == {0}
+    assert np.signbit(negative["b"]).all()  # the caller's rows are as they were
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_rows_that_are_not_finite_are_not_written(tmp_path: Path, value: float) -> None:
     """RELIABILITY 18: NaN or Inf in a hidden state."""

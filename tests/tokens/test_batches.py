@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from scstore.tokens.batches import POOLINGS, Frame, assemble, plan_batches
+from scstore.tokens.batches import POOLINGS, Frame, assemble, batch_unit, plan_batches
 from scstore.tokens.ranking import rank_genes
 
 LENGTHS = st.lists(st.integers(0, 50), max_size=60).map(lambda values: np.array(values, dtype=np.int64))
@@ -23,6 +23,24 @@ def test_every_cell_with_genes_is_in_exactly_one_batch(lengths: np.ndarray, toke
 def test_no_batch_is_larger_than_allowed_unless_it_is_one_cell(lengths: np.ndarray, tokens: int) -> None:
     for batch in plan_batches(lengths, tokens=tokens):
         assert len(batch) == 1 or len(batch) * lengths[batch].max() <= tokens
+
+
+@given(LENGTHS, st.integers(1, 200), st.sampled_from([1, 2, 4, 8]))
+def test_in_units_cells_have_the_same_neighbours_however_they_are_cut(
+    lengths: np.ndarray, tokens: int, unit: int
+) -> None:
+    """RELIABILITY 70."""
+    whole = [batch.tolist() for batch in plan_batches(lengths, tokens=tokens, unit=unit)]
+    for rows in (8, 16):
+        starts = range(0, len(lengths), rows)
+        parts = [plan_batches(lengths[i : i + rows], tokens=tokens, unit=unit) for i in starts]
+        cut = [(start + batch).tolist() for start, batches in zip(starts, parts, strict=True) for batch in batches]
+        assert cut == whole
+
+
+@pytest.mark.parametrize(("longest", "tokens", "unit"), [(215, 4096, 512), (2063, 32768, 256), (9000, 4096, 1)])
+def test_a_unit_is_a_power_of_two(longest: int, tokens: int, unit: int) -> None:
+    assert batch_unit(longest, tokens) == unit
 
 
 def test_neighbours_in_a_batch_are_of_similar_length() -> None:
