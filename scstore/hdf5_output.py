@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -27,57 +28,85 @@ def open_to_read(path: Path) -> h5py.File:
     return h5py.File(path, "r", locking=False)
 
 
+class OutputFile(h5py.File):  # type: ignore[misc]  # h5py has no types
+    """An HDF5 file that is written."""
+
+    def __init__(self, written: Written, mode: str) -> None:
+        super().__init__(written, mode)
+        self._written = written
+
+    def check(self) -> None:
+        """Raise what went wrong so far; to be called between blocks."""
+        if self._written.error is not None:
+            raise self._written.error
+
+
 @contextmanager
-def hdf5_output(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[h5py.File]:
-    """Open a hidden HDF5 file for writing, and raise what HDF5 keeps to itself: chunks that it could not write.
+def hdf5_output(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[OutputFile]:
+    """Open a hidden HDF5 file for writing, and raise what could not be written, at the end at the latest.
 
     When the block ends without an error, every byte was accepted by the system, and every chunk is there.
     """
     with path.open("w+b" if mode == "w" else "r+b", buffering=0) as opened:
-        written = _Written(opened)
-        try:
-            with h5py.File(written, mode) as file:
-                before = set(_incomplete(file))  # of a copy: what its owner never wrote
-                yield file
-        finally:
-            if written.error is not None:
-                raise written.error
+        written = Written(opened)
+        with OutputFile(written, mode) as file:
+            before = set(_incomplete(file))  # of a copy: what its owner never wrote
+            yield file
+        if written.error is not None:
+            raise written.error
     with open_to_read(path) as file:
         if missing := [name for name in _incomplete(file) if name not in before]:
-            raise OSError(
-                errno.EIO, f"not every value of {missing[0]} was written. Run the same command again", str(path)
-            )
+            msg = f"not every value of {missing[0]} was written. Run the same command again"
+            raise OSError(errno.EIO, msg, str(path))
 
 
-class _Written:
-    """A file for HDF5, which ignores errors when it closes a data set: the first one is kept, nothing follows it."""
+class Written:
+    """A file for libhdf5, which loses chunks or crashes when a write fails: it never hears of it.
+
+    ``error`` is the first one. What comes after it is kept in memory, in order, and read from there.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.error: OSError | None = None
-        self._file = file
-        self.seek, self.tell, self.readinto = file.seek, file.tell, file.readinto  # type: ignore[attr-defined]
+        self.error: BaseException | None = None
+        self._file, self._at = file, 0
+        self._kept: list[tuple[int, bytes]] = []
+        self.tell, self.flush = file.tell, file.flush
 
-    def read(self, size: int = -1) -> bytes:
-        return self._file.read(size)
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = self._file.seek(offset, whence)
+        return self._at
 
     def write(self, data: memoryview) -> int:
-        if self.error is None:
-            try:
-                fsio.disk.write(self._file, data)
-            except OSError as error:
-                self.error = error
+        self._keep_error(lambda: fsio.disk.write(self._file, data))
+        if self.error is not None:
+            self._kept.append((self._at, bytes(data)))
         return len(data)
 
     def truncate(self, size: int) -> int:
-        if self.error is None:
-            try:
-                self._file.truncate(size)
-            except OSError as error:
-                self.error = error
+        self._keep_error(lambda: self._file.truncate(size))
         return size
 
-    def flush(self) -> None:
-        """Nothing waits."""
+    def readinto(self, buffer: memoryview) -> int:
+        size = len(buffer)
+        found = bytearray()
+        while len(found) < size and (part := self._file.read(size - len(found))):  # at most 2 GB at a time
+            found += part
+        found = found.ljust(size, b"\0")
+        for at, data in self._kept:
+            first, last = max(at, self._at), min(at + len(data), self._at + size)
+            if first < last:
+                found[first - self._at : last - self._at] = data[first - at : last - at]
+        buffer[:] = found
+        return size
+
+    read = readinto
+
+    def _keep_error(self, work: Callable[[], object]) -> None:
+        if self.error is None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001  # Ctrl-C too: it must not reach libhdf5
+                self.error = error
 
 
 def _incomplete(file: h5py.File) -> list[str]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 from anndata.io import write_elem
@@ -15,7 +14,7 @@ from scstore import fsio, tables
 from scstore.annotation.majority import HETEROGENEOUS
 from scstore.annotation.prediction_frames import COARSE, UNASSIGNED
 from scstore.errors import OutputError
-from scstore.hdf5_output import hdf5_output
+from scstore.hdf5_output import OutputFile, hdf5_output
 from scstore.store.export import check_h5ad_output, write_h5ad
 from scstore.store.reader import Store
 
@@ -60,7 +59,7 @@ def open_predictions_file(
 class AnnotatedCells:
     """``n`` cells in an ``.h5ad``, with predictions in ``obs`` and probabilities, if any, in ``obsm``."""
 
-    def __init__(self, file: h5py.File, n: int, labels: Sequence[str]) -> None:
+    def __init__(self, file: OutputFile, n: int, labels: Sequence[str]) -> None:
         self._n, self._file = n, file
         self._labels = [*dict.fromkeys((*labels, UNASSIGNED, HETEROGENEOUS))]
         self._columns: dict[str, list[pd.Series]] = {}
@@ -69,6 +68,7 @@ class AnnotatedCells:
 
     def write(self, frame: pd.DataFrame) -> None:
         """Append a block; every block has the same columns."""
+        self._file.check()
         part = slice(self._done, self._done + len(frame))
         probabilities = [name for name in frame.columns if name.startswith("p(")]
         for name in frame.columns.drop(probabilities):

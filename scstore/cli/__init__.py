@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from scstore.errors import ScstoreError, ScstoreWarning
 
 # What asks a program to end: Ctrl-C, kill, a terminal that is closed.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+# Seconds after a first one in which others are the same wish: a launcher passes on what its processes got already.
+GRACE = 1.0
+_asked: list[float] = []
 
 
 def _version(value: bool) -> None:  # noqa: FBT001  # typer's signature
@@ -52,17 +56,13 @@ class _Stopped(BaseException):
         self.exit_code = 128 + number
 
 
-def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    for one in SIGNALS:
-        if signal.getsignal(one) is _stop:
-            signal.signal(one, _stop_at_once)
-    raise _Stopped(number)
-
-
-def _stop_at_once(number: int, _frame: FrameType | None) -> NoReturn:
-    """End without tidying up: the next run does that."""
-    os.write(2, b"stopped at once.\n")
-    os._exit(128 + number)
+def _stop(number: int, _frame: FrameType | None) -> None:
+    _asked.append(time.monotonic())
+    if len(_asked) == 1:
+        raise _Stopped(number)
+    if _asked[-1] - _asked[0] > GRACE:  # without tidying up, which the next run does
+        os.write(2, b"stopped at once.\n")
+        os._exit(128 + number)
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def main() -> NoReturn:
             signal.signal(number, _stop)
     code = run()
     for number in SIGNALS:
-        if signal.getsignal(number) in (_stop, _stop_at_once):
+        if signal.getsignal(number) is _stop:
             signal.signal(number, signal.SIG_DFL)
     try:
         sys.stdout.flush()

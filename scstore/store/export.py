@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from scstore import fsio
 from scstore.cells.frames import fitting_names, plain_frame
-from scstore.hdf5_output import hdf5_output
+from scstore.hdf5_output import OutputFile, hdf5_output
 from scstore.options import Option, Overwrite, public
 from scstore.sealed import FORMAT
 from scstore.store.reader import Store, open_store
@@ -104,12 +104,11 @@ def write_h5ad(
         for name in names:
             view = store.view(name)
             if name != "X":
-                _write_dense(file.require_group("obsm"), view, chosen)
+                _write_dense(file, view, chosen)
                 continue
             if "X" in file:
                 del file["X"]
-            blocks = (view[chosen[start : start + SPARSE_ROWS]] for start in range(0, len(chosen), SPARSE_ROWS))
-            write_csr(file.create_group("X"), blocks, view.shape[1])
+            write_csr(file.create_group("X"), _blocks(file, view, chosen), view.shape[1])
 
 
 def _write_anndata(adata: anndata.AnnData, path: Path) -> None:
@@ -134,10 +133,17 @@ def _writable(frame: pd.DataFrame) -> pd.DataFrame:
     return plain.set_axis(fitting_names(plain.columns), axis="columns")
 
 
-def _write_dense(group: Any, view: View, rows: NDArray[np.int64]) -> None:
+def _blocks(file: OutputFile, view: View, rows: NDArray[np.int64]) -> Iterator[Any]:
+    for start in range(0, len(rows), SPARSE_ROWS):
+        file.check()
+        yield view[rows[start : start + SPARSE_ROWS]]
+
+
+def _write_dense(file: OutputFile, view: View, rows: NDArray[np.int64]) -> None:
     step = max(1, BLOCK_BYTES // (view.dtype.itemsize * max(1, view.shape[1])))
-    array = group.create_dataset(view.name, shape=(len(rows), view.shape[1]), dtype=view.dtype)
+    array = file.require_group("obsm").create_dataset(view.name, shape=(len(rows), view.shape[1]), dtype=view.dtype)
     array.attrs.update(ARRAY)
     for start in range(0, len(rows), step):
+        file.check()
         part = rows[start : start + step]
         array[start : start + len(part)] = np.asarray(view[part])
