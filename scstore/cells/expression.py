@@ -146,7 +146,7 @@ def _cure(looks: dict[str, _Look], others: dict[str, _Look], expression: str) ->
             return "Leave out expression='lognorm' to start from the counts."
         if "other" in by_kind:
             return "Genes were removed, so it cannot be rescaled: give all genes, the counts, or natural logarithms."
-        return "Name the slot that holds them with slot=, or start from the counts."
+        return "Name the slot that holds them with slot=, or start from counts (corrected: allow_fractional=True)."
     if counts := [name for name, look in others.items() if look.kind == "counts"]:
         choices = " or ".join(f"slot='{name}'" for name in counts)
         return f"There are counts in {', '.join(counts)}: if they are the raw counts, set {choices}."
@@ -204,7 +204,7 @@ def _look_at(cells: CellFile, slot: str, *, sample_rows: int) -> _Look:
     if found is not None or largest > LARGEST_LOG:
         return _Look("fractional", words)
     if sums_above_target(rows):
-        return _Look("fractional", f"{words}, and no logarithms of counts per 10,000, which they exceed")
+        return _Look("fractional", f"{words}; as logarithms they would be of more than 10,000 a cell")
     return _Look("unclear", words)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -232,7 +233,7 @@ class Store:
     def why_not(self, name: str) -> str:
         """Why something that is in the file is no view, as the end of a sentence; empty where nothing is known."""
         if name == "X" and self.record is None and self._no_expression:
-            return f": {self._no_expression} Or extract these cells, where such options are"
+            return f": {self._no_expression.rstrip('.')} (in scstore.extract)"
         if name not in self._obsm or self.is_sharded:
             return ""
         return ": in obsm it is text, a table or sparse. Write it as a dense matrix of numbers"
@@ -349,7 +350,7 @@ class Store:
             self._group.store.check_whole()
         elif (problem := first_missing_filter(self._group)) is not None:
             raise CellsError(f"{self.path}: {problem}")
-        with decoding(self.path, "the AnnData"):
+        with decoding(self.path, "the AnnData"), _as_encoded(self.path):
             whole: anndata.AnnData
             if isinstance(self._group, zarr.Group):
                 whole = anndata.io.read_zarr(self._group)
@@ -409,13 +410,13 @@ class Store:
         try:
             self._cells = open_cells(self.path)
         except CellsError as error:
-            self._no_expression = str(error)
+            self._no_expression = str(error).removeprefix(f"{self.path}: ")
             return None
         for kind in ("counts", "lognorm"):
             try:
                 found = find_expression(self._cells, expression=kind, declared=False)
             except CellsError as error:
-                self._no_expression = self._no_expression or str(error)
+                self._no_expression = self._no_expression or str(error).removeprefix(f"{self.path}: ")
                 continue
             return found
         return None
@@ -433,6 +434,18 @@ class Store:
         if slot.remark:
             Reporter().warn(f"{self.path}: {slot.slot} {slot.remark}", CellsWarning)
         return ExpressionView(partial(lognorm_block, cells, slot), cells.slots[slot.slot].shape, EXPRESSION_SPACE)
+
+
+@contextmanager
+def _as_encoded(path: Path) -> Iterator[None]:
+    """Say what helps against text in another encoding than declared, which only whole files must not have."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        cure = "Write a table (.csv, .parquet), or write the file again with anndata."
+        raise CellsError(
+            f"{path}: it has text in another encoding than it declares ({error.reason}). {cure}"
+        ) from error
 
 
 @public

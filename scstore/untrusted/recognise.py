@@ -21,7 +21,7 @@ FOLDERS = {
 FILES = {"panel": "a panel of genes", "genes": "a gene table", "record": "a store as one file"}
 
 # What has cells in it, or may have.
-STORES = ("", FOLDERS["_scstore"], FILES["record"])
+STORES = ("", "an AnnData", FOLDERS["_scstore"], FILES["record"])
 
 
 def what_is(thing: Any) -> str:
@@ -38,11 +38,17 @@ def what_is(thing: Any) -> str:
 def _header(path: Path) -> str:
     try:
         with open_to_read(path) as file:
-            own: Any = file
+            own, words = file, "an AnnData" if _holds(file, "obs") else ""
             for name in ("uns", "scstore"):
-                if not isinstance(own.get(name, getlink=True), h5py.HardLink):  # no link is followed
-                    return ""
+                if not _holds(own, name):
+                    return words
                 own = own[name]
-            return next((words for key, words in FILES.items() if key in own), "")
+            return next((said for key, said in FILES.items() if _holds(own, key)), words)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError):
         return ""
+
+
+def _holds(group: Any, name: str) -> bool:
+    """Whether a group has a member of its own; no link is followed."""
+    links, key = group.id.links, name.encode()
+    return bool(links.exists(key) and links.get_info(key).type == h5py.h5l.TYPE_HARD)
