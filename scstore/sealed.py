@@ -25,7 +25,7 @@ from safetensors.numpy import save
 
 from scstore import fsio
 from scstore.errors import DamagedError, GenesError, NewerFormatError, NotAStoreError, OptionError
-from scstore.hdf5_output import hdf5_output
+from scstore.hdf5_output import hdf5_output, open_to_read
 from scstore.untrusted.hdf5 import open_hdf5
 from scstore.untrusted.kinds import what_else
 from scstore.untrusted.recognise import what_is
@@ -153,7 +153,7 @@ class FileKind:
 
     def problem(self, path: Path) -> str | None:
         """Return why a path is not such a file; ``None`` if it may be replaced by one."""
-        with suppress(Exception), h5py.File(path, "r") as file:  # HDF5 raises anything
+        with suppress(Exception), open_to_read(path) as file:  # HDF5 raises anything
             if self.key in file["uns/scstore"]:
                 return None
         return f"is not a {self.name} of scstore's"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from scstore import fsio
 from scstore.cells.frames import fitting_names, plain_frame
-from scstore.hdf5_output import OutputFile, hdf5_output
+from scstore.hdf5_output import OutputFile, hdf5_output, open_to_read
 from scstore.options import Option, Overwrite, public
 from scstore.sealed import FORMAT
 from scstore.store.reader import Store, open_store
@@ -70,7 +70,7 @@ def check_h5ad_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
 
 
 def _problem(path: Path) -> str | None:
-    with suppress(Exception), h5py.File(path, "r") as file:  # HDF5 raises anything
+    with suppress(Exception), open_to_read(path) as file:  # HDF5 raises anything
         if MADE_HERE in file.attrs:
             return None
     return "is not a file of cells that scstore wrote, or another program has changed it"
@@ -124,7 +124,7 @@ def _write_anndata(adata: anndata.AnnData, path: Path) -> None:
 
 def _is_legacy(path: Path) -> bool:
     """Whether anndata before 0.7 wrote a file: nothing can be added to its obs."""
-    with h5py.File(path, "r") as file:
+    with open_to_read(path) as file:
         return isinstance(file["obs"], h5py.Dataset)
 
 

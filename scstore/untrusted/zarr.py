@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -201,6 +202,15 @@ class BoundedStore(LocalStore):
             if packing.is_checked:
                 file.seek(offset)
                 self._check_chunk(key, file.read(length), packing, folder)
+
+
+def lacks_some_chunks(array: Any) -> bool:
+    """Whether some chunks (or shards) of an array have files and others have none: zeros, or lost."""
+    if not (isinstance(array, zarr.Array) and isinstance(array.store, BoundedStore)):
+        return False
+    names = (name for _, _, names in os.walk(Path(array.store.root, array.path)) for name in names)
+    grid = zip(array.shape, array.shards or array.chunks, strict=True)
+    return 0 < sum(name[0].isdigit() for name in names) < math.prod(-(-length // size) for length, size in grid)
 
 
 def _part_of(name: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 import zarr
 from scipy import sparse
 
+import scstore
 from scstore.cells.expression import find_expression
 from scstore.cells.opening import open_cells
 from scstore.errors import CellsError
@@ -204,3 +205,19 @@ def test_expression_is_found_beside_a_slot_that_is_lost(lost, adata, write_zarr)
         assert find_expression(cells).slot == other
         with pytest.raises(CellsError, match=f"{lost}/indices"):
             find_expression(cells, slot=lost)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_view_of_which_a_chunk_is_lost(version, adata, write_zarr):
+    """RELIABILITY 30: features of another's file are no silent zeros."""
+    adata.obsm["X_pca"] = np.arange(1, 75, dtype="f4").reshape(37, 2)
+    path = write_zarr(adata, version=version)
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    attributes = dict(group["obsm/X_pca"].attrs)
+    array = group["obsm"].create_array("X_pca", shape=(37, 2), chunks=(10, 1), dtype="f4", overwrite=True)
+    array[:] = adata.obsm["X_pca"]
+    array.attrs.update(attributes)
+    np.testing.assert_array_equal(scstore.open(path).view("X_pca")[:], adata.obsm["X_pca"])
+    (path / "obsm" / "X_pca" / ("1.0" if version == 2 else "c/1/0")).unlink()
+    with pytest.raises(CellsError, match="obsm/X_pca"):
+        scstore.open(path).view("X_pca")
