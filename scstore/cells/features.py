@@ -57,9 +57,9 @@ DEPRECATED_PROBE = "DEPRECATED_"
 
 # Genomes by the start of their name or the letters of their Ensembl ids.
 SPECIES = {
-    "human": re.compile(r"grch|hg\d|human|homo|chm13|(ncbitaxon:)?9606$|ensg"),
-    "mouse": re.compile(r"grcm|mm\d|mouse|mus|(ncbitaxon:)?10090$|ensmusg"),
-    "rat": re.compile(r"rn\d|rat|mratbn|grcr|(ncbitaxon:)?10116$|ensrnog"),
+    "human": re.compile(r"grch|hg\d|human|homo|chm13|(ncbitaxon:)?9606$|ensg$"),
+    "mouse": re.compile(r"grcm|mm\d|mouse|mus|(ncbitaxon:)?10090$|ensmusg$"),
+    "rat": re.compile(r"rn\d|rat|mratbn|grcr|(ncbitaxon:)?10116$|ensrnog$"),
 }
 ENSEMBL_SPECIES = re.compile(r"ENS[A-Z]*?G(?=\d{6,})")
 # Genes of another genome that are a virus, a reporter or a transgene, not a species: of no known one, of a known one.

@@ -184,6 +184,7 @@ BARNYARDS = {
     "prefixes": var([*(f"GRCh38_{name}" for name in SYMBOLS), *(f"mm10___{name}" for name in MOUSE)]),
     "ids": var([*IDS, *(name.replace("ENSG", "ENSMUSG") for name in IDS)]),
     "symbols": var([*SYMBOLS, *MOUSE]),
+    "human and chicken": var([f"{kind}{i:011d}" for kind in ("ENSG", "ENSGALG") for i in range(201)]),
     "genomes": var([*SYMBOLS, "a", "b", "c"], genome=["GRCh38"] * 10 + ["mm10"] * 3),
     "taxa": var(
         [*SYMBOLS, *(f"x{i}y" for i in IDS)], feature_reference=["NCBITaxon:9606"] * 10 + ["NCBITaxon:10090"] * 10
