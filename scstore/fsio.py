@@ -292,7 +292,9 @@ def check_output(
     target = Path(path)
     _refuse_existing(target, overwrite=overwrite)
     if os.path.lexists(target) and not (target.is_file() and not target.stat().st_size):
-        why = problem(target) if problem is not None else None if target.is_file() else "is not a file"
+        why: str | None = "is not a file or folder"  # a pipe, a device, a link to nothing
+        if target.is_file() or (target.is_dir() and problem is not None):
+            why = None if problem is None else problem(target)
         if why is not None:
             raise OutputError(f"{target} {why}, so it is not replaced. Choose another name, or move it away.")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("fit", "extract"):
         (folder / "several" / name).symlink_to(folder / name)
     (folder / "link").symlink_to("nowhere")
+    for ending in ("", ".csv", ".parquet", ".h5ad"):
+        os.mkfifo(folder / f"pipe{ending}")
     return folder
 
 
