@@ -303,7 +303,8 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, model: CellReader | Non
                 writer.submit(write, shard, rows, ranked, views)
     except BaseException as error:
         if not isinstance(error, ScstoreError):  # those say themselves what to do
-            _say_what_is_kept(target, shape, set(todo), counted.done, plan.options, progress)
+            with suppress(OSError):  # the disk itself may be what failed
+                _say_what_is_kept(target, shape, set(todo), counted.done, plan.options, progress)
         raise
 
 
