@@ -27,6 +27,9 @@ SAME = 0.005
 # Slots of so many genes lack none that matters to a cell's sum.
 ALL_GENES = 10_000
 
+# Values that are looked at: seven arrays of them are held.
+MOST_VALUES = 2_000_000
+
 # Quotients between these tell whole numbers from others; so many are needed.
 TELLING, ENOUGH = (1.5, 200.0), 20
 
@@ -90,21 +93,22 @@ class Recognised:
 
 def recognise(rows: sparse.csr_matrix) -> Recognised | None:
     """Recognise the scale of positive values of some cells ``(n, n_genes)``, which must not be counts themselves."""
-    with np.errstate(over="ignore"):
+    rows = rows[:: rows.nnz // MOST_VALUES + 1]
+    with np.errstate(all="ignore"):
         is_half = bool((rows.data == rows.data.astype(np.float16)).all())
-    telling = 50.0 if is_half else 50_000.0
-    rows = rows[np.diff(rows.indptr) > 0].astype(np.float64)
-    scales = [scale for scale in SCALES.values() if rows.nnz and rows.data.max() <= scale.limit]
-    undone = [scale.undo(rows.data) for scale in scales]
-    smallest = [np.minimum.reduceat(values, rows.indptr[:-1]) for values in undone]
-    with np.errstate(over="ignore", invalid="ignore"):
-        sums = [_same_total(np.add.reduceat(values, rows.indptr[:-1])) for values in undone]
-    if any(sums):  # small values are nearly their own logarithms: the closest sums decide
-        best = min((i for i, found in enumerate(sums) if found), key=lambda i: (sums[i] or (0, 0))[1])
-        return Recognised(scales[best], (sums[best] or (0, 0))[0], smallest[best], telling)
-    for scale, values, least in zip(scales, undone, smallest, strict=True):
-        if _are_whole(values / np.repeat(least, np.diff(rows.indptr))):
-            return Recognised(scale, None, least, telling)
+        telling = 50.0 if is_half else 50_000.0
+        rows = rows[np.diff(rows.indptr) > 0].astype(np.float64)
+        starts, lengths = rows.indptr[:-1], np.diff(rows.indptr)
+        scales = [scale for scale in SCALES.values() if rows.nnz and rows.data.max() <= scale.limit]
+        undone = [scale.undo(rows.data) for scale in scales]
+        smallest = [np.minimum.reduceat(values, starts) for values in undone]
+        totals = [_same_total(np.add.reduceat(values, starts)) for values in undone]
+        if same := [(*found, i) for i, found in enumerate(totals) if found is not None]:
+            _, total, best = min(same)  # small values are nearly their own logarithms: the closest sums decide
+            return Recognised(scales[best], total, smallest[best], telling)
+        for scale, values, least in zip(scales, undone, smallest, strict=True):
+            if _are_whole(values / np.repeat(least, lengths)):
+                return Recognised(scale, None, least, telling)
     return None
 
 
@@ -115,11 +119,11 @@ def sums_above_target(rows: sparse.csr_matrix) -> bool:
 
 
 def _same_total(totals: Array) -> tuple[float, float] | None:
-    """Return the sum that all cells have, and how far most are from it at the most."""
+    """Return how far most cells' sums are from the middle one at the most, and that one, if they are the same."""
     middle = float(np.median(totals))
     spread = float(np.quantile(np.abs(totals / middle - 1), 0.95))
     usual = any(abs(middle / total - 1) <= SAME for total in (TARGET_SUM, 1e6))
-    return (middle, spread) if spread <= SAME and (len(totals) > 2 or usual) else None
+    return (spread, middle) if spread <= SAME and (len(totals) > 2 or usual) else None
 
 
 def _are_whole(quotients: Array) -> bool:

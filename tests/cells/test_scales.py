@@ -11,6 +11,7 @@ import pytest
 from scipy import sparse
 
 import scstore
+from scstore.cells import scales
 from scstore.cells.expression import find_expression, lognorm_block
 from scstore.cells.opening import open_cells
 from scstore.errors import CellsError, CellsWarning, InputError
@@ -199,3 +200,17 @@ def test_repeated_genes_are_summed_on_every_scale() -> None:
         slot = find_expression(cells, expression="lognorm")
         found = lognorm_block(cells, slot, 0, N_CELLS, groups=groups).toarray()
     np.testing.assert_allclose(found, np.log1p(joined / TOTALS * 1e4), rtol=2e-5)
+
+
+def test_absurd_values_are_no_scale() -> None:
+    """Numbers at the ends of what a float holds neither overflow nor divide by zero."""
+    for value in (1e-320, 1e-200, 600.5, 1e30 + 0.0):
+        values = np.where(COUNTS > 0, value, 0) * RNG.uniform(0.5, 1, COUNTS.shape)
+        with open_cells(adata(values, "float64")) as cells, pytest.raises(CellsError):
+            find_expression(cells, expression="lognorm" if value > 1 else "counts")
+
+
+def test_a_large_dense_sample_is_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scales, "MOST_VALUES", 3000)
+    found, _ = read(SCALED["log2 of CPM"], expression="lognorm")
+    np.testing.assert_allclose(found, RIGHT, rtol=2e-5)
