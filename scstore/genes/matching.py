@@ -205,8 +205,10 @@ def _group_duplicates(
         return None
     if not sum_duplicates:
         shared = list(dict.fromkeys(per_gene[column][0] for column in repeated.tolist()))
+        probes = "If they are probes, give filtered_feature_bc_matrix.h5 of the same run. "
         raise GenesError(
             f"{source}: gene names occur more than once: {show_some(shared)} ({len(shared):,} in all). "
+            f"{probes if 3 * len(repeated) > len(groups) else ''}"
             "Make them unique, or add up their counts with sum_duplicate_genes=True."
         )
     return groups
@@ -288,7 +290,8 @@ def _refusal(
     theirs = guess_organism(name for names in columns.values() for name in names)
     ours = organism_of_table(table)
     if theirs and ours and theirs != ours:
-        other = f"Give a table for {theirs} as genes=, or extract the cells as their {ours} orthologs with orthologs=."
+        table_too = f"Give a table for {theirs} as genes=, or extract" if cure == OTHER_TABLE else "Extract"
+        other = f"{table_too} the cells as their {ours} orthologs with orthologs=."
         return f"{begin} The cells look like {theirs} and the table like {ours}. {other}"
     for column in var.columns:
         if f"var column {str(column)!r}" in columns or not _holds_text(var[column]):

@@ -229,6 +229,9 @@ def test_mouse_against_human(table):
         assert word in message
     with pytest.raises(GenesError, match="look like mouse"):
         match_genes(var("ENSMUSG00000032094", "ENSMUSG00000024673"), table.drop(columns="organism"))
+    with pytest.raises(GenesError, match="orthologs=") as caught:
+        match_genes(genes, table, cure="Not with another table")
+    assert "genes=" not in str(caught.value)
 
 
 def test_names_in_a_column_of_another_title(table):
