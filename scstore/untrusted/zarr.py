@@ -169,6 +169,11 @@ class BoundedStore(LocalStore):
         data: bytes | None = None
         for packing in self._arrays[folder]:
             if not packing.per_shard:
+                size, room = os.fstat(file.fileno()).st_size, 2 * packing.n_values * packing.itemsize + FLOOR
+                if packing.itemsize and size > room:  # a file may have holes
+                    raise CellsError(
+                        f"{self.root}: chunk {key} has {size:,} bytes, where {room:,} are possible. {EXHAUSTS}"
+                    )
                 data = file.read() if data is None else data
                 self._check_chunk(key, data, packing, folder)
             elif key not in self._shards:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import json
 import lzma
@@ -203,3 +204,28 @@ def test_packed_twice(tmp_path: Path) -> None:
     group.create_array("a", shape=(10,), dtype="u1", filters=[numcodecs.BZ2()], compressors=numcodecs.Zlib())
     with pytest.raises(CellsError, match="a is packed twice"):
         BoundedStore(tmp_path / "a.zarr")
+
+
+def test_a_chunk_longer_than_its_array(tmp_path: Path) -> None:
+    """RELIABILITY 63: a file with holes takes no room on the disk."""
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
+    array = group.create_array("a", shape=(10,), dtype="u1", compressors=None)
+    array[:] = 1
+    with (tmp_path / "a.zarr" / "a" / "c" / "0").open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(CellsError, match="1,099,511,627,776 bytes"):
+        open_zarr(tmp_path / "a.zarr")["a"][:]
+
+
+@pytest.mark.parametrize("size", [10, 4000])
+@pytest.mark.filterwarnings("ignore")  # zarr's, of the two
+def test_two_descriptions_of_one_array(size: int, tmp_path: Path) -> None:
+    """A chunk is held against the metadata of v2 and of v3 where a folder has both, as one that was migrated has."""
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
+    array = group.create_array("a", shape=(4000,), chunks=(4000,), dtype="u1", compressors=zarr.codecs.ZstdCodec())
+    array[:] = np.arange(4000) % 7
+    old = {"zarr_format": 2, "shape": [size], "chunks": [size], "dtype": "|u1", "fill_value": 0, "order": "C"}
+    old |= {"compressor": {"id": "zstd", "level": 0}, "filters": None}
+    (tmp_path / "a.zarr" / "a" / ".zarray").write_text(json.dumps(old))
+    with contextlib.nullcontext() if size == 4000 else pytest.raises(CellsError, match="unpacks to 4,000"):
+        assert open_zarr(tmp_path / "a.zarr")["a"][:].max() == 6
