@@ -285,7 +285,8 @@ def read_sealed_file(
     _check_path(path, kind)
     file = Path(path)
     if not file.is_file():
-        raise GenesError(f"{file}: there is no such {kind.name}. Make one with `{kind.command}`.")
+        what = f"this is {what}, and no" if (what := what_is(file)) else "there is no such"
+        raise GenesError(f"{file}: {what} {kind.name}. Make one with `{kind.command}`.")
     cure = f"Restore it from a copy, or make it again with `{kind.command}`."
     if not h5py.is_hdf5(file):
         what = what_is(file) or what_else(file)

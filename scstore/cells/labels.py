@@ -64,19 +64,21 @@ def check_column(obs: pd.DataFrame, column: str, *, option: str, source: str) ->
 
 
 def read_labels(
-    obs: pd.DataFrame, column: str, *, missing: Sequence[str] = MISSING_LABELS, source: str
+    obs: pd.DataFrame, column: str, *, missing: Sequence[str] = MISSING_LABELS, learned: bool = True, source: str
 ) -> list[str | None]:
     """Return a label column as strings, ``None`` for a cell without a label.
 
-    A :class:`LabelsError` if no cell has one, or the column holds measurements, dates or a name for each cell.
+    A :class:`LabelsError` if no cell has one, or, of labels that are learned, the column holds measurements, dates or a
+    name for each cell.
     """
     if column not in obs:
         raise LabelsError(f"{source} has no obs column {column!r}.{_has(obs, column)}")
     absent = missing_labels(obs[column].to_numpy(dtype=object), missing)
     if absent.all():
         words = ", ".join(sorted({repr(str(value)) for value in obs[column].dropna()})[:5])
-        raise LabelsError(f"{source}: no cell has a {column!r}{f': all are {words}' if words else ''}.")
-    if (why := _why_no_labels(obs[column][~absent])) is not None:
+        why = f": all are {words} (missing_labels= names such words)" if words else ""
+        raise LabelsError(f"{source}: no cell has a {column!r}{why}.")
+    if learned and (why := _why_no_labels(obs[column][~absent])) is not None:
         likely = _likely_columns(obs.drop(columns=column))
         hint = f" Columns that look like labels: {', '.join(likely)}." if likely else ""
         raise LabelsError(f"{source}: {column!r} {why}, so these are no labels to learn.{hint}")

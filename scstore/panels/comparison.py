@@ -61,7 +61,7 @@ def compare(
         obs, source = one.cells.obs, one.cells.source
         labels = groups = None
         if group is not None and (group in obs or no_groups):
-            groups = read_labels(obs, group, missing=MISSING_VALUES, source=source)
+            groups = read_labels(obs, group, missing=MISSING_VALUES, learned=False, source=source)
         elif group is not None:
             progress.note(f"{one.name} has no obs column {group!r}: it counts as one group")
         if label is not None:

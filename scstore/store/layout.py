@@ -158,7 +158,8 @@ def refuse_another(thing: Any) -> None:
     """Raise ``NotAStoreError`` for a head, a panel, a table, … where cells with features are wanted."""
     if (what := what_is(thing)) not in STORES:
         name = f"{thing}: this" if isinstance(thing, str | os.PathLike) else "This"
-        raise NotAStoreError(f"{name} is {what}, where a store or an AnnData on disk is wanted. Swapped with another?")
+        wanted = "the path of a store or an AnnData, or an open store, is wanted"
+        raise NotAStoreError(f"{name} is {what}, where {wanted}. Swapped with another?")
 
 
 def open_group(path: Path) -> Any:

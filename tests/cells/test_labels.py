@@ -91,6 +91,7 @@ def test_measurements_names_and_dates_are_no_labels(name: str) -> None:
     obs = pd.DataFrame({"x": MANY[name], "donor": ["d1", "d2"] * 200, "cell_type": ["T", "B"] * 200, "n": 1})
     with pytest.raises(LabelsError, match=r"cell_type, donor\.$"):
         read_labels(obs, "x", source="s")
+    assert None not in read_labels(obs, "x", learned=False, source="s")  # such as days of batches
 
 
 @pytest.mark.parametrize(
