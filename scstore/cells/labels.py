@@ -76,8 +76,8 @@ def read_labels(
     absent = missing_labels(obs[column].to_numpy(dtype=object), missing)
     if absent.all():
         words = ", ".join(sorted({repr(str(value)) for value in obs[column].dropna()})[:5])
-        why = f": all are {words} (missing_labels= names such words)" if words else ""
-        raise LabelsError(f"{source}: no cell has a {column!r}{why}.")
+        said = f": all are {words} (missing_labels= names such words)" if words else ""
+        raise LabelsError(f"{source}: no cell has a {column!r}{said}.")
     if learned and (why := _why_no_labels(obs[column][~absent])) is not None:
         likely = _likely_columns(obs.drop(columns=column))
         hint = f" Columns that look like labels: {', '.join(likely)}." if likely else ""
