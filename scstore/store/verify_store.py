@@ -82,7 +82,7 @@ class Finding:
 def finding_of(error: Exception, name: str) -> Finding:
     """Return what an error says about a file: damage, or no more than that it could not be read."""
     try:
-        fsio.check_read(error, name or "it")
+        fsio.check_read(error, "it")
     except UnreadableError as failed:
         return Finding(name, "unreadable", str(failed))
     return Finding(name, "damaged", str(error).splitlines()[0] if str(error) else type(error).__name__)

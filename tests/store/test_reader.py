@@ -313,3 +313,15 @@ def test_expression_that_leads_out_of_the_matrix_is_refused(path: Path, tmp_path
     write_manifest(root, [name for name in files if not name.startswith(("_scstore", "obsm")) or "zarr.json" in name])
     with pytest.raises(DamagedError):
         READERS[reader](root, tmp_path, "X")
+
+
+def test_marks_of_an_earlier_run_are_not_this_files(tmp_path: Path) -> None:
+    """An annotated file that another program has written again: no record, and columns of scstore's."""
+    cells = make_cells(6)
+    cells.obsm["X_pca"] = np.ones((6, 2), np.float32)
+    cells.obs["scstore_status"] = "empty"
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    store = scstore.open(tmp_path / "a.h5ad")
+    assert not store.empty.any()
+    assert len(store.usable_rows()) == 6
+    assert "scstore_status" in store.obs  # it is the user's all the same
