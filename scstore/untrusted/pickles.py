@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import warnings
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from scstore.errors import GenesError
 from scstore.fsio import check_read
+from scstore.untrusted.guards import FLOOR
 
 # NumPy's codes for real numbers.
 CODES = {kind + size for kind in "fiu" for size in "1248"} - {"f1"}
@@ -31,6 +33,20 @@ class _ForbiddenError(Exception):
 
 def _forbid(what: str) -> NoReturn:
     raise _ForbiddenError(what)
+
+
+# Bytes of an entry of a mapping.
+ENTRY = 100
+
+# What the pickle that is being read may still have its functions make: one argument may stand in many calls.
+_room: ContextVar[list[int]] = ContextVar("_room")
+
+
+def _take(n: int) -> None:
+    room = _room.get([1 << 20])
+    room[0] -= n
+    if room[0] < 0:
+        _forbid("far more bytes than it has")
 
 
 class _Dtype:
@@ -65,7 +81,10 @@ class _Function:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __call__(self, first: Any, *others: Any) -> Any:
+    def __call__(self, first: Any = (), *others: Any) -> Any:
+        if self._name == "OrderedDict" and isinstance(first, (list, tuple)) and not others:
+            _take(ENTRY * len(first))
+            return dict(first)
         if self._name == "_reconstruct" and first is _Array:
             return _Array()
         if self._name == "_frombuffer":
@@ -75,6 +94,7 @@ class _Function:
         if self._name == "scalar" and others:
             return float(_build(others[0], first, (1,))[0])
         if self._name == "encode" and isinstance(first, str) and others in ((), ("latin1",), ("latin-1",)):
+            _take(len(first))
             return first.encode("latin1")  # how old protocols write bytes
         _forbid(f"{self._name} with {str((first, *others))[:60]}")
 
@@ -89,12 +109,13 @@ def _build(data: Any, dtype: Any, shape: Any, order: Any = "C") -> NDArray[Any]:
     lengths = tuple(int(n) for n in shape)
     if min(lengths, default=0) < 0 or math.prod(lengths) * dtype.dtype.itemsize != len(data):
         raise ValueError("an array whose bytes do not fit its shape")
+    _take(len(data))
     # copied: an array over a bytearray would keep looking at a buffer that the pickle still holds
     return np.frombuffer(bytes(data), dtype=dtype.dtype).reshape(lengths, order="F" if order == "F" else "C")
 
 
 ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): dict,
+    ("collections", "OrderedDict"): _Function("OrderedDict"),
     ("_codecs", "encode"): _Function("encode"),
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
@@ -151,6 +172,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
             warnings.simplefilter("ignore")  # about the spelling of strings in old protocols
             with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 _check_places(data)
+                _room.set([max(FLOOR, 2 * ENTRY * len(data))])
             content = _Reader(handle, encoding="latin1").load()
     except _ForbiddenError as error:
         raise GenesError(
