@@ -66,6 +66,9 @@ TITLE = re.compile(
     re.IGNORECASE,
 )
 
+# Anything but plain printed characters: blanks, quotes, marks.
+UNCLEAN = re.compile("[^!#-&(-_a-~\\t\\r\\n]")
+
 # Bytes of the shortest line of a Matrix Market file: ``1 1 1`` and its end.
 SHORTEST_ENTRY = 6
 FIELDS = 3
@@ -168,6 +171,8 @@ def _read_table(path: Path, shape: tuple[int, int]) -> Table:
     text = content.decode("utf-16" if wide else "utf-8-sig", errors="replace")
     lines = [line for line in re.split("\r\n?|\n", text) if line.strip()]
     separator = next((mark for mark in "\t," if lines and mark in lines[0]), "\t")
+    if not UNCLEAN.search(text):  # millions of barcodes
+        return Table(path, [line.split(separator) for line in lines])
     quoted = '"' in text
     split = (next(csv.reader([line], delimiter=separator)) if quoted else line.split(separator) for line in lines)
     return Table(path, [clean_texts(fields) for fields in split])
