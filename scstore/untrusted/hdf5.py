@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from scstore.untrusted.filters import missing_filter, unpacks_too_far
 from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, declared_bytes, too_large, unread
 from scstore.untrusted.kinds import check_path
 
-# Deeper groups or more objects than an AnnData has: links that run in circles.
-DEPTH, OBJECTS = 64, 200_000
+# Deeper groups, more objects, or more ways to one group than an AnnData has: links that run in circles.
+DEPTH, OBJECTS, VISITS = 64, 200_000, 1000
 
 # Follow one soft link at most, so that none leads through an external link.
 ONE_LINK = h5py.h5p.create(h5py.h5p.LINK_ACCESS)
@@ -63,13 +64,14 @@ def _find_problem(file: h5py.File, path: Path) -> str | None:
     """Return what is wrong with the first such link or data set; only metadata are read."""
     stored = path.stat().st_size
     waiting: list[tuple[h5py.Group, str]] = [(file, "")]
-    n_objects = declared = 0
+    n_objects = declared = most = 0
+    visits: Counter[int] = Counter()  # of a group, by its place in the file
     while waiting:
         group, place = waiting.pop()
         for name in _names(group):
             below = f"{place}/{name if isinstance(name, str) else repr(name)}".lstrip("/")
             n_objects += 1
-            if n_objects > OBJECTS or place.count("/") > DEPTH:
+            if n_objects > OBJECTS or place.count("/") > DEPTH or most > VISITS:
                 return f"groups below {place[:100]} are nested without end. The file is damaged."
             try:
                 node = _follow(group, name)
@@ -81,10 +83,12 @@ def _find_problem(file: h5py.File, path: Path) -> str | None:
                         return f"the values of {below} lie in other files, which are not followed. {OWN_DATA}"
                     if (problem := too_large(node, stored) or unpacks_too_far(node, path)) is not None:
                         return problem
+                if isinstance(node, h5py.Group):
+                    visits[address := h5py.h5o.get_info(node.id).addr] += 1
+                    most = max(most, visits[address])
+                    waiting.append((node, below))
             except (KeyError, OSError, RuntimeError, TypeError, ValueError):
                 continue  # HDF5 cannot read it, and nor can a reader
-            if isinstance(node, h5py.Group):
-                waiting.append((node, below))
     if declared > max(4 * FLOOR, RATIO * stored):
         return f"its arrays declare {declared:,} bytes together, but the whole file has {stored:,}. {EXHAUSTS}"
     return None
