@@ -67,6 +67,34 @@ def stratified_folds(codes: Array, *, n_folds: int, rng: np.random.Generator) ->
     return [fold for fold in folds if len(fold)]
 
 
+def encode_groups(groups: Any, n_rows: int) -> Array:
+    """Number the groups of cells, ``(n,) int64``; :class:`LabelsError` where a cell has none or there is only one."""
+    values = _check_labels(groups, n_rows)
+    names, codes = np.unique(values.astype(str), return_inverse=True)
+    if len(names) < 2:
+        raise LabelsError(
+            f"groups: all cells are of {names[0]!r}. Leave the groups out, or give cells of at least two."
+        )
+    return codes.astype(np.int64)
+
+
+def group_folds(codes: Array, groups: Array, *, n_folds: int, rng: np.random.Generator) -> list[Array]:
+    """Return the held-out rows of each fold, sorted: whole groups, the folds of about equal size.
+
+    There are at most ``n_folds`` folds and as many as groups. Groups are dealt largest first, ties in random order.
+    """
+    sizes = np.bincount(groups)
+    order = rng.permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    dealt = np.zeros(len(sizes), dtype=np.int64)
+    totals = np.zeros(min(n_folds, len(sizes)), dtype=np.int64)
+    for group in order.tolist():
+        dealt[group] = totals.argmin()
+        totals[dealt[group]] += sizes[group]
+    folds = dealt[groups]
+    return [np.flatnonzero(folds == fold) for fold in range(len(totals))]
+
+
 def stratified_part(codes: Array, *, size: int, rng: np.random.Generator) -> Array:
     """Return about ``size`` rows to hold out, sorted, in proportion; every class keeps a cell for training."""
     share = size / max(1, len(codes))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -12,23 +13,38 @@ from scstore.errors import CellsError, FeatureSpaceError, GenesError, OptionErro
 from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.base import JSON, RowClassifier, State, check_choice, check_positive, loading, require
 from scstore.heads.calibration import Fusion, fit_fusion
-from scstore.heads.class_numbers import encode_labels, stratified_folds, stratified_part
+from scstore.heads.class_numbers import encode_groups, encode_labels, group_folds, stratified_folds, stratified_part
 from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
 from scstore.heads.linear import LinearHead
 from scstore.heads.member import EXPRESSION, Member, Views
+from scstore.heads.missing_genes import (
+    HeldOutCase,
+    MissingCase,
+    MissingGenes,
+    gene_importance,
+    measured_cases,
+    share_known,
+)
 from scstore.heads.mlp import MLPHead
-from scstore.heads.preprocessing import ExpressionReducer
-from scstore.heads.rejection import Rejection, fit_distances, fit_rejection
-from scstore.heads.rows import Array, Rows, RowSubset, as_rows, read
+from scstore.heads.preprocessing import ExpressionReducer, GeneEstimate
+from scstore.heads.rejection import Distances, Rejection, fit_distances, fit_rejection
+from scstore.heads.rows import Array, MappedRows, Rows, RowSubset, as_rows, materialise, read
 from scstore.heads.scores import held_out_scores
 from scstore.options import did_you_mean
 
 HEADS: dict[str, type[RowClassifier]] = {"knn": KNNHead, "linear": LinearHead, "mlp": MLPHead}
+# Genes that a head of each kind reads, and their principal components; 0 for the genes themselves.
+EXPRESSION_INPUT = {"knn": (200, 20), "linear": (500, 0), "mlp": (200, 20)}
+# Parameters that are not the caller's.
+NOT_PARAMS = {"random_state", "standardize"}
 
 # Cells above which one held-out part does in place of folds: it saves fitting each head once per fold.
 MANY_ROWS = 50_000
 PART_ROWS = 10_000
+
+# Log-probability of a class that the other groups do not have.
+NOT_LEARNED = -30.0
 
 
 @dataclass(eq=False, repr=False)
@@ -37,8 +53,9 @@ class FusedHead:
 
     Each view has a head of its own. Their log-probabilities are averaged and calibrated on out-of-fold predictions
     [1]_, [2]_. The head of a view is the same with and without the others. The view named ``X`` is expression; the
-    genes that tell the classes apart are chosen and reduced by PCA first. All of it is fitted inside each fold as well,
-    so that the temperatures and ``held_out_`` come from cells from which nothing was learned.
+    genes that tell the classes apart are chosen first. All of it is fitted inside each fold as well, so that the
+    temperatures and ``held_out_`` come from cells from which nothing was learned. With groups of cells, such as
+    donors, each fold is of whole groups: what is measured then holds for another donor.
 
     Parameters
     ----------
@@ -49,7 +66,8 @@ class FusedHead:
     n_folds
         Folds of the out-of-fold predictions, at least 2. Above 50,000 cells one part of 10,000 is held out instead.
     n_genes, n_components
-        Genes selected from ``X``, and their principal components.
+        Genes selected from ``X``, and the principal components of them that the head reads, 0 for the genes as they
+        are. By default 500 and 0 for a linear head, 200 and 20 for the others.
     prior_adjustment
         Logit adjustment [2]_, 0 to 1: 0 keeps training frequencies, 1 assumes equal ones. A rare type of the reference
         need not be rare among new cells.
@@ -77,7 +95,9 @@ class FusedHead:
         temperature, ``(m, n_classes) float64``; and their calibrated probabilities, of the same shape. They exist
         after :meth:`fit` only; a saved head does not keep them.
     rejection_
-        Thresholds and reference cells; None without ``keep``, or where no held-out cell was labelled correctly.
+        Thresholds and the classes' means; None without ``keep``, or where no held-out cell was labelled correctly.
+    missing_
+        What held-out cells showed where genes are missing; None without ``X`` and ``keep``.
     hierarchy_
         Coarser levels of the labels; None unless the caller sets some.
     record_
@@ -93,14 +113,14 @@ class FusedHead:
     _: KW_ONLY
     params: Mapping[str, Any] = field(default_factory=dict)
     n_folds: int = 5
-    n_genes: int = 200
-    n_components: int = 20
+    n_genes: int | None = None
+    n_components: int | None = None
     prior_adjustment: float = PRIOR_ADJUSTMENT
     random_state: int = 0
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, HEADS)
-        known = sorted(set(HEADS[self.kind]().get_params()) - {"random_state"})
+        known = sorted(set(HEADS[self.kind]().get_params()) - NOT_PARAMS)
         self.params = dict(self.params or {})
         if unknown := sorted(set(self.params) - set(known)):
             suggestion = did_you_mean(unknown[0], known)
@@ -109,14 +129,26 @@ class FusedHead:
             raise OptionError(f"n_folds={self.n_folds!r}: must be at least 2.")
         if not 0 <= self.prior_adjustment <= 1:
             raise OptionError(f"prior_adjustment={self.prior_adjustment!r}: must be between 0 and 1.")
-        check_positive(n_genes=self.n_genes, n_components=self.n_components)
+        if self.n_genes is None:
+            self.n_genes = EXPRESSION_INPUT[self.kind][0]
+        if self.n_components is None:
+            self.n_components = EXPRESSION_INPUT[self.kind][1]
+        check_positive(n_genes=self.n_genes)
 
     @property
     def views_(self) -> tuple[str, ...]:
         """Names of the views that a prediction needs, sorted."""
         return tuple(self.members_)
 
-    def fit(self, views: Views, y: Any, *, gene_names: Sequence[str] | None = None, keep: float | None = None) -> Self:
+    def fit(
+        self,
+        views: Views,
+        y: Any,
+        *,
+        gene_names: Sequence[str] | None = None,
+        keep: float | None = None,
+        groups: Any = None,
+    ) -> Self:
         """Learn from views of the same cells.
 
         Parameters
@@ -130,11 +162,13 @@ class FusedHead:
         keep
             Fraction of the correctly labelled held-out cells that keep their label; without it no thresholds are
             fitted.
+        groups
+            ``(n,)`` names of the groups, such as donors, that are held out whole.
 
         Raises
         ------
         LabelsError
-            If labels are missing, of another number than the rows, or of fewer than two cells or classes.
+            If labels or groups are missing, of another number than the rows, or of fewer than two cells or classes.
         CellsError
             If views differ in their rows, or a value is not finite.
         GenesError
@@ -147,20 +181,25 @@ class FusedHead:
         codes = place[encoded.codes]
         names = _check_gene_names(rows, gene_names)
 
-        truth, log_probas, distances = self._hold_out(rows, codes, with_distances=keep is not None)
-        self.members_ = self._fit_members(rows, codes)
+        batches = None if groups is None else encode_groups(groups, len(codes))
+        held = self._hold_out(rows, codes, self._folds(codes, batches), with_distances=keep is not None)
+        self.members_ = self._fit_members(rows, codes, batches)
         shares = np.bincount(codes, minlength=len(self.classes_)) / len(codes)
-        every = list(log_probas.values())
-        self.fusion_ = fit_fusion(every, truth, shares=shares, prior_adjustment=self.prior_adjustment)
-        self.held_out_codes_, self.held_out_log_probas_ = truth, log_probas
+        every = list(held.log_probas.values())
+        self.fusion_ = fit_fusion(every, held.truth, shares=shares, prior_adjustment=self.prior_adjustment)
+        self.held_out_codes_, self.held_out_log_probas_ = held.truth, held.log_probas
         self.held_out_proba_ = proba = self.fusion_.proba(every)
-        self.held_out_ = held_out_scores(truth, proba)
+        self.held_out_ = held_out_scores(held.truth, proba)
         self.rejection_: Rejection | None = None
+        self.missing_: MissingGenes | None = None
         if keep is not None:
             seed = self.random_state
             self.rejection_ = fit_rejection(
-                self.members_, rows, codes, proba=proba, truth=truth, measured=distances, keep=keep, seed=seed
+                self.members_, rows, codes, proba=proba, truth=held.truth, measured=held.distances, keep=keep, seed=seed
             )
+        if self.rejection_ is not None and held.cases:
+            fusion = replace(self.fusion_, temperatures=(self.fusion_.temperatures[self.views_.index(EXPRESSION)],))
+            self.missing_ = MissingGenes.fit(held.cases, held.truth, fusion, units=self.rejection_.units)
         reducer = self._reducer
         self.genes_ = None if reducer is None else [names[column] for column in reducer.selected]
         self.hierarchy_: Hierarchy | None = None
@@ -177,43 +216,53 @@ class FusedHead:
     def _reducer(self) -> ExpressionReducer | None:
         return self.members_[EXPRESSION].reducer if EXPRESSION in self.members_ else None
 
-    def _fit_members(self, views: Views, codes: Array) -> dict[str, Member]:
+    def _fit_members(self, views: Views, codes: Array, groups: Array | None) -> dict[str, Member]:
         # As objects: a fixed-width text array would take the longest name's bytes for every cell.
         labels = self.classes_.astype(object)[codes]
         members = {}
         for view, rows in views.items():
-            reducer = None
+            reducer, options = None, {**self.params, "random_state": self.random_state}
             if view == EXPRESSION:
+                assert self.n_genes is not None and self.n_components is not None  # noqa: S101  # set on creation
                 reducer = ExpressionReducer.fit(rows, labels, n_genes=self.n_genes, n_components=self.n_components)
-            members[view] = Member(HEADS[self.kind](**self.params, random_state=self.random_state), reducer)
-            members[view].head.fit(members[view].rows(rows, selected=False), labels)
+                options |= {"standardize": False} if self.kind == "linear" and not self.n_components else {}
+            head, given = HEADS[self.kind](**options), reducer.over(rows, selected=False) if reducer else rows
+            members[view] = Member(
+                head.fit(given, labels, groups) if self.kind == "linear" else head.fit(given, labels), reducer
+            )
         return members
 
-    def _hold_out(self, rows: Views, codes: Array, *, with_distances: bool) -> tuple[Array, dict[str, Array], Array]:
-        """Fit on the rows outside each fold, everything included, and predict the rows inside.
-
-        Returns the held-out cells' true classes ``(m,)``, log-probabilities by view, and distances ``(m, 2)``.
-        """
-        rng = np.random.default_rng(self.random_state)
-        if len(codes) > MANY_ROWS:
-            folds = [stratified_part(codes, size=PART_ROWS, rng=rng)]
+    def _folds(self, codes: Array, groups: Array | None) -> list[tuple[Array, Array]]:
+        """Return the rows to learn from and those held out, for each fold."""
+        rng, every = np.random.default_rng(self.random_state), np.arange(len(codes))
+        many = len(codes) > MANY_ROWS
+        if groups is not None:
+            whole = group_folds(codes, groups, n_folds=self.n_folds, rng=rng)[: 1 if many else None]
+            inside = [rng.permutation(fold)[:PART_ROWS] if many else fold for fold in whole]
         else:
-            folds = stratified_folds(codes, n_folds=self.n_folds, rng=rng)
-        index = [np.zeros(0, dtype=np.int64), *folds]
-        log_probas = {name: [np.empty((0, len(self.classes_)))] for name in rows}
-        distances = [np.empty((0, 2))]
-        for inside in folds:
-            outside = np.setdiff1d(np.arange(len(codes)), inside)
+            parts = [stratified_part(codes, size=PART_ROWS, rng=rng)] if many else None
+            inside = whole = parts or stratified_folds(codes, n_folds=self.n_folds, rng=rng)
+        return [(np.setdiff1d(every, w), np.sort(i)) for w, i in zip(whole, inside, strict=True)]
+
+    def _hold_out(
+        self, rows: Views, codes: Array, folds: Sequence[tuple[Array, Array]], *, with_distances: bool
+    ) -> _HeldOut:
+        """Fit on the rows outside each fold, everything included, and predict the rows inside."""
+        found = _HeldOut(len(self.classes_), rows)
+        for outside, inside in folds:
+            learned = np.unique(codes[outside])
+            inside = inside[np.isin(codes[inside], learned)]  # what no other group has cannot be right
+            if len(learned) < 2 or not len(inside):
+                continue
             known, left = ({name: RowSubset(view, part) for name, view in rows.items()} for part in (outside, inside))
-            members = self._fit_members(known, codes[outside])
-            for name, member in members.items():
-                log_probas[name].append(member.log_proba(left[name], selected=False))
+            members = self._fit_members(known, codes[outside], None)
+            truth = np.searchsorted(learned, codes[inside])
+            distances = None
             if with_distances:
                 rng = np.random.default_rng(self.random_state)
-                fitted = fit_distances(members, known, codes[outside], rng=rng)
-                distances.append(fitted.measure(members, left, codes[inside], selected=False))
-        joined = {name: np.concatenate(parts) for name, parts in log_probas.items()}
-        return codes[np.concatenate(index)], joined, np.concatenate(distances)
+                distances = fit_distances(members, known, np.searchsorted(learned, codes[outside]), rng=rng)
+            found.add(members, left, learned, truth, distances, seed=self.random_state)
+        return found
 
     def predict_proba(self, views: Views) -> Array:
         """Return calibrated probabilities ``(n, n_classes) float64``; each row sums to 1.
@@ -249,6 +298,33 @@ class FusedHead:
             if self.rejection_ is not None:
                 novelty = self.rejection_.novelty_of(self.members_, block, self._choose(proba))
             yield start, proba, novelty
+
+    def for_genes(self, measured: Array) -> tuple[Self, GeneEstimate | None, MissingCase | None]:
+        """Return the head for cells of which only the genes ``measured`` ``(g,) bool`` of ``genes_`` are known.
+
+        It reads expression alone, with the temperature and the thresholds of held-out cells that lacked as much. Also
+        returns the estimate of the missing genes, to complete expression with, and the case. Where all genes are
+        measured, or the head was fitted without ``keep``, it is the head itself.
+        """
+        reducer = self._reducer
+        if reducer is None or measured.all():
+            return self, None, None
+        estimate = reducer.estimate(measured)
+        if self.missing_ is None or self.rejection_ is None:
+            return self, estimate, None
+        case = self.missing_.at(share_known(reducer, self.gene_importance(), measured))
+        head, place = copy(self), self.views_.index(EXPRESSION)
+        head.members_ = {EXPRESSION: self.members_[EXPRESSION]}
+        temperatures = (self.fusion_.temperatures[place],)
+        head.fusion_ = replace(self.fusion_, temperatures=temperatures, temperature=case.temperature)
+        head.rejection_ = replace(self.rejection_, confidence=case.confidence, novelty=case.novelty)
+        return head, estimate, case
+
+    def gene_importance(self) -> Array:
+        """Return how much labels depend on each gene of ``genes_``, ``(g,) float64``."""
+        member = self.members_[EXPRESSION]
+        assert member.reducer is not None  # noqa: S101  # expression has one
+        return gene_importance(member)
 
     def iter_log_probas(self, views: Views, *, block_rows: int = 4096) -> Iterator[tuple[int, list[Array]]]:
         """Yield first row, and each member's log-probabilities ``(b, n_classes)`` before any temperature.
@@ -296,6 +372,7 @@ class FusedHead:
             "genes": self.genes_,
             "held_out": self.held_out_,
             "rejection": None if rejection is None else rejection.to_state(),
+            "missing": None if self.missing_ is None else self.missing_.to_state(),
             "hierarchy": None if hierarchy is None else hierarchy.to_state(self.classes_),
         }
 
@@ -316,6 +393,8 @@ class FusedHead:
         head.held_out_, head.record_ = dict(state["held_out"]), {}
         saved, above, classes = state["rejection"], state["hierarchy"], head.classes_
         head.rejection_ = None if saved is None else Rejection.from_state(saved, n_classes=len(classes))
+        missing = state["missing"]
+        head.missing_ = None if missing is None else MissingGenes.from_state(missing)
         head.hierarchy_ = None if above is None else Hierarchy.from_state(above, classes=classes)
         head._check_whole()
         return head
@@ -331,6 +410,75 @@ class FusedHead:
         require(len(shares) == len(self.classes_) and all(0 < share <= 1 for share in shares), "Its shares are wrong.")
         n_genes = 0 if reducer is None else len(reducer.selected)
         require(len(self.genes_ or ()) == n_genes, f"It names other genes than the {n_genes} that it reads.")
+
+
+class _HeldOut:
+    """Gathers what held-out cells show: true classes, log-probabilities by view, distances, and missing genes."""
+
+    def __init__(self, n_classes: int, views: Iterable[str]) -> None:
+        self._n_classes = n_classes
+        self._truth = [np.zeros(0, dtype=np.int64)]
+        self._log_probas = {name: [np.empty((0, n_classes))] for name in views}
+        self._distances = [np.empty(0)]
+        self._cases: list[list[HeldOutCase]] = []
+
+    def add(
+        self,
+        members: Mapping[str, Member],
+        views: Views,
+        learned: Array,
+        truth: Array,
+        distances: Distances | None,
+        *,
+        seed: int,
+    ) -> None:
+        """Predict held-out rows of the classes ``learned[truth]`` with members that learned the classes ``learned``."""
+        self._truth.append(learned[truth])
+        for name, member in members.items():
+            self._log_probas[name].append(self._widened(member.log_proba(views[name], selected=False), learned))
+        if distances is None:
+            return
+        self._distances.append(distances.measure(members, views, truth, selected=False))
+        if EXPRESSION not in members:
+            return
+        member = members[EXPRESSION]
+        reducer = member.reducer
+        assert reducer is not None  # noqa: S101  # expression has one
+        genes = MappedRows(views[EXPRESSION], reducer.columns, width=len(reducer.selected))
+        values, importance = materialise(genes), gene_importance(member)
+        cases = []
+        for measured in measured_cases(reducer.mean, np.random.default_rng(seed)):
+            rows = reducer.estimate(measured).over(values)
+            log_proba = self._widened(member.log_proba(rows, selected=True), learned)
+            far = distances.measure(members, {EXPRESSION: rows}, truth, selected=True)
+            cases.append(HeldOutCase(share_known(reducer, importance, measured), log_proba, far))
+        self._cases.append(cases)
+
+    def _widened(self, log_proba: Array, learned: Array) -> Array:
+        """Give classes that were not learned next to no probability."""
+        wide = np.full((len(log_proba), self._n_classes), NOT_LEARNED)
+        wide[:, learned] = log_proba
+        return wide
+
+    @property
+    def truth(self) -> Array:
+        """True classes ``(m,)``."""
+        return np.concatenate(self._truth)
+
+    @property
+    def log_probas(self) -> dict[str, Array]:
+        """By view, log-probabilities ``(m, n_classes)`` before any temperature."""
+        return {name: np.concatenate(parts) for name, parts in self._log_probas.items()}
+
+    @property
+    def distances(self) -> Array:
+        """Distances ``(m,)`` from the means of the true classes."""
+        return np.concatenate(self._distances)
+
+    @property
+    def cases(self) -> list[HeldOutCase]:
+        """Every case, over all folds."""
+        return [HeldOutCase.join(parts) for parts in zip(*self._cases, strict=True)]
 
 
 def _count_cells(rows: Mapping[str, Rows]) -> int:

@@ -19,8 +19,8 @@ from scstore.heads.base import (
     seeded,
     take_arrays,
 )
-from scstore.heads.class_numbers import Labels, stratified_part, stratified_sample
-from scstore.heads.preprocessing import fit_scaling
+from scstore.heads.class_numbers import Labels, encode_groups, group_folds, stratified_part, stratified_sample
+from scstore.heads.preprocessing import fit_scaling, no_scaling
 from scstore.heads.rows import MEMORY_LIMIT, Array, Rows, RowSubset, fits, materialise
 from scstore.heads.scores import negative_log_likelihood
 from scstore.heads.training import (
@@ -103,9 +103,10 @@ class LinearHead(RowClassifier):
     epochs: int = 5
     memory_limit: int = MEMORY_LIMIT
     random_state: Any = 0
+    standardize: bool = True
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Learn from rows ``(n, d)`` and labels ``(n,)``.
+    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+        """Learn from rows ``(n, d)`` and labels ``(n,)``; for ``C="auto"`` whole ``groups`` ``(n,)`` are held out.
 
         Raises
         ------
@@ -115,13 +116,13 @@ class LinearHead(RowClassifier):
         self._check_options()
         rows, labels = self._begin(X, y)
         weights = class_weights(self.class_weight, labels)
-        scaling = fit_scaling(rows, memory_limit=self.memory_limit)
+        scaling = fit_scaling(rows, memory_limit=self.memory_limit) if self.standardize else no_scaling(rows)
         scaled: Rows = scaling.over(rows)
         fitting = "exact" if fits(rows, self.memory_limit) else "stream"
         self.solver_ = fitting if self.solver == "auto" else self.solver
         with one_blas_thread():
             scaled = materialise(scaled) if self.solver_ == "exact" else scaled
-            self.C_ = self._choose_c(scaled, labels, weights)
+            self.C_ = self._choose_c(scaled, labels, weights, groups)
             penalty = 1 / (self.C_ * weights.sum())
             if isinstance(scaled, np.ndarray):
                 theta, self.n_iter_ = _fit_exact(scaled, labels, weights, penalty=penalty)
@@ -145,14 +146,18 @@ class LinearHead(RowClassifier):
             check_positive(C=self.C)
         check_choice("solver", self.solver, SOLVERS)
 
-    def _choose_c(self, rows: Rows, labels: Labels, weights: Array) -> float:
+    def _choose_c(self, rows: Rows, labels: Labels, weights: Array, groups: Any) -> float:
         """Return ``C``, or for ``"auto"`` the best of the path on cells held out from a sample of scaled rows."""
         if not isinstance(self.C, str):
             return float(self.C)
         rng = seeded(self.random_state)
         room = max(1, min(PATH_ROWS, self.memory_limit // (4 * rows.shape[1])))
         sample = stratified_sample(labels.codes, size=min(room, rows.shape[0]), rng=rng)
-        held_out = stratified_part(labels.codes[sample], size=round(len(sample) * PATH_HELD_OUT), rng=rng)
+        if groups is None:
+            held_out = stratified_part(labels.codes[sample], size=round(len(sample) * PATH_HELD_OUT), rng=rng)
+        else:
+            batches = encode_groups(groups, len(labels.codes))[sample]
+            held_out = group_folds(labels.codes[sample], batches, n_folds=round(1 / PATH_HELD_OUT), rng=rng)[0]
         if not len(held_out):
             return DEFAULT_C
         values = materialise(RowSubset(rows, sample))

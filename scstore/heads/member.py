@@ -26,6 +26,10 @@ class Member:
         """Return what the head reads; with ``selected`` the rows have the reducer's genes alone, in its order."""
         return rows if self.reducer is None else self.reducer.over(rows, selected=selected)
 
+    def places(self, rows: Rows, *, selected: bool) -> Rows:
+        """Return where the cells lie: principal components of expression, or the rows of another view."""
+        return rows if self.reducer is None else self.reducer.components(rows, selected=selected)
+
     def log_proba(self, rows: Rows, *, selected: bool) -> Array:
         """Return log-probabilities ``(n, n_classes) float64`` before any temperature."""
         return self.head.predict_log_proba(self.rows(rows, selected=selected))
@@ -39,14 +43,14 @@ class Member:
         """Return the member; :class:`DamagedError` where its parts do not fit together."""
         head = kind.from_state(state["head"])
         reducer = ExpressionReducer.from_state(state["reducer"]) if reduced else None
-        fits = reducer is None or len(reducer.components) == head.n_features_in_
-        require(fits, f"reducer: another number of components than the {head.n_features_in_} that its head reads.")
+        fits = reducer is None or reducer.width == head.n_features_in_
+        require(fits, f"reducer: another number of columns than the {head.n_features_in_} that its head reads.")
         return cls(head, reducer)
 
 
 Members = Mapping[str, Member]
 
 
-def concat_views(members: Members, views: Views, names: Sequence[str], *, selected: bool) -> ConcatRows:
-    """Return what the members on the named views read, side by side in the order of the names."""
-    return ConcatRows([members[name].rows(views[name], selected=selected) for name in names])
+def place_views(members: Members, views: Views, names: Sequence[str], *, selected: bool) -> ConcatRows:
+    """Return the named views side by side, of ``X`` its principal components."""
+    return ConcatRows([members[name].places(views[name], selected=selected) for name in names])

@@ -29,6 +29,13 @@ from scstore.heads.training import one_blas_thread
 # Bytes of a block of expression as if it were dense; it is sparse and takes about a tenth.
 EXPRESSION_BLOCK_BYTES = 1 << 27
 
+# Markers among the genes of a head, at least, and for each class.
+MARKERS, MARKERS_A_CLASS = 100, 5
+
+# Axes along which genes vary together, at most, and the least share of a gene's variance that is its own.
+FACTORS = 20
+LEAST_NOISE = 0.05
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -67,6 +74,11 @@ def fit_scaling(rows: Rows, *, memory_limit: int = MEMORY_LIMIT) -> Scaling:
     return Scaling(mean.astype(np.float32).astype(np.float64), scale.astype(np.float32).astype(np.float64))
 
 
+def no_scaling(rows: Rows) -> Scaling:
+    """Leave rows as they are."""
+    return Scaling(np.zeros(rows.shape[1]), np.ones(rows.shape[1]))
+
+
 def column_moments(rows: Rows, *, block_bytes: int = BLOCK_BYTES) -> tuple[Array, Array]:
     """Return the mean and population variance of each column, ``(d,) float64`` each, in one pass."""
     return _moments(rows, lambda values: np.einsum("ij,ij->j", values, values), block_bytes)
@@ -97,21 +109,30 @@ def _moments(rows: Rows, product: Callable[[Array], Array], block_bytes: int) ->
 
 @dataclass(frozen=True, eq=False)
 class ExpressionReducer:
-    """The genes of highest ANOVA F on the training cells, standardised, and their first principal components.
+    """The genes that tell cells apart, and how they vary together in the training cells.
 
     ``selected`` ``(g,) int64`` are columns of the ``n_features_in`` genes, best first; ``mean`` and ``scale`` are
-    ``(g,)``, ``components`` ``(n_components, g)``. Nothing is random: the components are eigenvectors of the genes'
-    correlation matrix, each with its largest loading positive.
+    ``(g,)``; ``axes`` ``(k, g)`` are the leading eigenvectors of the genes' correlation matrix and ``spread`` ``(k,)``
+    their eigenvalues. Nothing is random: each axis has its largest loading positive. A head reads the first
+    ``n_components`` principal components, or with 0 the genes themselves, each cell divided by its length: that takes
+    out its depth.
+
+    The first genes are markers (:meth:`ClassSums.markers`), the others those of largest dispersion, for which no label
+    is needed: a head that knows few labels then still reads what tells cells apart.
+
+    The axes are also a factor model of the genes, from which those that were not measured are estimated.
     """
 
     selected: Array
     mean: Array
     scale: Array
-    components: Array
+    axes: Array
+    spread: Array
+    n_components: int
     n_features_in: int
 
     @classmethod
-    def fit(cls, rows: Rows, y: Any, *, n_genes: int = 200, n_components: int = 20) -> Self:
+    def fit(cls, rows: Rows, y: Any, *, n_genes: int, n_components: int) -> Self:
         """Learn from log-normalised expression ``(n, genes)`` and labels ``(n,)``, in two passes and bounded memory.
 
         :class:`LabelsError` if the labels cannot be learned from, :class:`CellsError` if a value is not finite, or no
@@ -122,12 +143,7 @@ class ExpressionReducer:
         sums = ClassSums(len(labels.classes), n_features_in)
         for start, block in iter_raw_blocks(rows, block_bytes=EXPRESSION_BLOCK_BYTES):
             sums.add(block, labels.codes[start : start + block.shape[0]])
-        # A gene that only the one cell of a class expresses would have an infinite F, so such classes do not count.
-        score = sums.f_values(min_cells=2)
-        if not score.any():
-            score = sums.variances()
-        best = top_genes(score, n_genes)
-        selected = best[score[best] > 0]
+        selected = _informative(sums, n_genes)
         if not len(selected):
             raise CellsError("X: no gene varies among the training cells. Leave out the view X.")
         chosen = MappedRows(rows, lambda block: _columns(block, selected), width=len(selected))
@@ -136,26 +152,49 @@ class ExpressionReducer:
             scale = usable_scale(mean, np.diag(covariance))
             spread, axes = np.linalg.eigh(covariance / np.outer(scale, scale))
         spanned = int((spread > 1e-9 * spread[-1]).sum())
-        axes = axes[:, ::-1][:, : max(1, min(n_components, spanned))].T
+        spread, axes = spread[::-1], axes[:, ::-1][:, : max(1, min(FACTORS, spanned))].T
         largest = axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)]
-        components = np.ascontiguousarray(axes * np.where(largest < 0, -1.0, 1.0)[:, None])
-        return cls(selected, mean, scale, components, n_features_in)
+        axes = np.ascontiguousarray(axes * np.where(largest < 0, -1.0, 1.0)[:, None])
+        n_components = min(n_components, len(axes))
+        return cls(selected, mean, scale, axes, spread[: len(axes)].copy(), n_components, n_features_in)
+
+    @property
+    def width(self) -> int:
+        """Columns that a head reads."""
+        return self.n_components or len(self.selected)
 
     def over(self, rows: Rows, *, selected: bool) -> MappedRows:
-        """Return the components ``(n, n_components) float32``, computed when asked for.
+        """Return what a head reads, ``(n, width) float32``, computed when asked for.
 
         ``rows`` have all genes of the fit, or with ``selected`` the genes ``selected`` alone, in that order.
         """
+        return self._mapped(rows, self.n_components, selected=selected)
+
+    def components(self, rows: Rows, *, selected: bool) -> MappedRows:
+        """Return all principal components ``(n, k) float32``; rows as for :meth:`over`."""
+        return self._mapped(rows, len(self.axes), selected=selected)
+
+    def columns(self, block: Any) -> Array:
+        """Return the genes ``selected`` of a block of all genes."""
+        return _columns(block, self.selected)
+
+    def _mapped(self, rows: Rows, n_components: int, *, selected: bool) -> MappedRows:
         width = len(self.selected) if selected else self.n_features_in
         if rows.shape[1] != width:
             raise FeatureSpaceError(f"X: {rows.shape[1]:,} genes in place of {width:,}. Give the head's, in its order.")
 
         def project(block: Any) -> Array:
             # Row by row in float64: a cell has the same components alone or among a million.
-            values = to_dense(block) if selected else _columns(block, self.selected)
-            return (((values - self.mean) / self.scale) @ self.components.T).astype(np.float32)
+            values = to_dense(block) if selected else self.columns(block)
+            if not n_components:
+                return unit_length(values)
+            return (((values - self.mean) / self.scale) @ self.axes[:n_components].T).astype(np.float32)
 
-        return MappedRows(rows, project, width=len(self.components))
+        return MappedRows(rows, project, width=n_components or len(self.selected))
+
+    def estimate(self, measured: Array) -> GeneEstimate:
+        """Return how the genes that are not in ``measured`` ``(g,) bool`` follow from those that are."""
+        return GeneEstimate.fit(self, measured)
 
     def to_state(self) -> State:
         """Return what was learned as JSON values and arrays; :meth:`from_state` takes it back."""
@@ -165,13 +204,70 @@ class ExpressionReducer:
     @loading()
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """Return the fitted reducer; :class:`DamagedError` where its parts do not fit together."""
-        shapes = {"selected": "g", "mean": "g", "scale": "g", "components": "pg"}
-        reducer = cls(**take_arrays(state, shapes, integers=("selected",)), n_features_in=int(state["n_features_in"]))
+        shapes = {"selected": "g", "mean": "g", "scale": "g", "axes": "kg", "spread": "k"}
+        numbers = {name: int(state[name]) for name in ("n_components", "n_features_in")}
+        reducer = cls(**take_arrays(state, shapes, integers=("selected",)), **numbers)
         selected = reducer.selected
         in_range = selected.size and selected.min() >= 0 and selected.max() < reducer.n_features_in
-        require(in_range and len(reducer.components), "reducer: its genes or components are missing or out of range.")
-        require((reducer.scale > 0).all(), "reducer: its scales are not positive.")
+        fits = 0 <= reducer.n_components <= len(reducer.axes) and len(reducer.axes)
+        require(in_range and fits, "reducer: its genes or components are missing or out of range.")
+        require((reducer.scale > 0).all() and (reducer.spread > 0).all(), "reducer: its scales are not positive.")
         return reducer
+
+
+@dataclass(frozen=True, eq=False)
+class GeneEstimate:
+    """The conditional mean of unmeasured genes, given the measured ones of the same cell.
+
+    A factor model (Tipping and Bishop 1999, with a noise variance for each gene) of the standardised genes z:
+    z = W f + e. ``measured`` ``(g,) bool``; ``weights`` ``(g measured, g unmeasured)`` lead from measured to estimated
+    values of z; ``explained`` ``(g unmeasured,)`` is the share of each gene's variance that the measured ones explain.
+    """
+
+    reducer: ExpressionReducer
+    measured: Array
+    weights: Array
+    explained: Array
+
+    @classmethod
+    def fit(cls, reducer: ExpressionReducer, measured: Array) -> Self:
+        """Condition the model on the measured genes."""
+        loadings = reducer.axes.T * np.sqrt(reducer.spread)
+        noise = np.maximum(1 - (loadings**2).sum(axis=1), LEAST_NOISE)
+        seen, unseen = loadings[measured], loadings[~measured]
+        weighted = seen / noise[measured][:, None]
+        information = seen.T @ weighted
+        posterior = np.linalg.solve(np.eye(len(information)) + information, np.eye(len(information)))
+        explained = np.einsum("gk,kl,gl->g", unseen, np.eye(len(posterior)) - posterior, unseen)
+        return cls(reducer, measured, weighted @ posterior @ unseen.T, np.clip(explained, 0, 1))
+
+    def complete(self, values: Array) -> Array:
+        """Return expression ``(b, g)`` with its unmeasured genes estimated, never below 0, as ``float32``."""
+        mean, scale, seen = self.reducer.mean, self.reducer.scale, self.measured
+        completed = np.array(values, dtype=np.float64)
+        z = (completed[:, seen] - mean[seen]) / scale[seen]
+        completed[:, ~seen] = np.maximum(mean[~seen] + (z @ self.weights) * scale[~seen], 0)
+        return completed.astype(np.float32)
+
+    def over(self, rows: Rows) -> Rows:
+        """Return rows with their unmeasured genes estimated, when read."""
+        return (
+            rows if self.measured.all() else MappedRows(rows, lambda b: self.complete(to_dense(b)), width=rows.shape[1])
+        )
+
+
+def _informative(sums: ClassSums, n_genes: int) -> Array:
+    """Return markers of the classes, then genes of large dispersion, ``n_genes`` at most, without repeats."""
+    n_markers = max(MARKERS, MARKERS_A_CLASS * len(sums.counts))
+    markers, dispersed = sums.markers(min(n_genes, n_markers)), top_genes(sums.dispersions(), n_genes)
+    both = np.concatenate([markers, dispersed[sums.dispersions()[dispersed] > 0]])
+    return np.asarray(both[np.sort(np.unique(both, return_index=True)[1])][:n_genes])
+
+
+def unit_length(values: Array) -> Array:
+    """Return rows ``(b, d) float32`` divided by their lengths; rows of zeros as they are."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
+    return (values / np.where(lengths > 0, lengths, 1.0)[:, None]).astype(np.float32)
 
 
 def _columns(block: Any, columns: Array) -> Array:

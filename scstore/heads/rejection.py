@@ -1,4 +1,4 @@
-"""When not to answer: distances from reference cells, and thresholds on confidence and novelty."""
+"""When not to answer: distances from the classes' means, and thresholds on confidence and novelty."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from scstore.errors import OptionError
 from scstore.heads.base import State, check_choice, require, take_arrays
-from scstore.heads.member import EXPRESSION, Members, Views, concat_views
+from scstore.heads.member import EXPRESSION, Members, Views, place_views
 from scstore.heads.preprocessing import usable_scale
 from scstore.heads.rows import Array, iter_blocks, read, widest
 from scstore.heads.training import one_blas_thread
@@ -21,73 +21,63 @@ RULES = ("none", "confidence", "distance", "both")  # reasons that turn a label 
 KEEP = 0.95  # fraction of correctly labelled held-out cells that keep their label by default
 UNIT = 0.95  # quantile of a class's held-out distances that is a novelty of 1
 SHRINK = 20  # held-out cells of a class at which its own quantile weighs as much as that of all classes
-NEAREST = 5  # neighbours whose mean distance counts
 COMPONENTS = 200  # principal components of joined views in which the discriminant axes are sought, at most
 CELLS_PER_COMPONENT = 4  # reference cells for each of them, at least: fewer do not show the spread inside classes
 RIDGE = 0.1  # share of the mean variance inside classes that is added to that of every direction
-REFERENCE_CELLS = 10_000  # training cells kept, at most: as many of a rare class as of a common one
-SAMPLE_BYTES = 1 << 27  # bytes of float32 that they may take before the components are known
+SAMPLE_CELLS = 10_000  # training cells that the space is fitted on, at most
+FEWEST_CELLS = 5  # of each class, where there are so many
+SAMPLE_BYTES = 1 << 27  # bytes of float32 that they may take
 
 
 @dataclass(frozen=True, eq=False)
 class Distances:
-    """Reference cells among the training cells, and the space in which distances from them are measured.
+    """The classes' means, and the space in which distances from them are measured. No training cell is kept.
 
-    Where the head reads expression, the space is that of its selected genes' principal components, standardised:
-    chosen to tell classes apart, they are where an unseen class differs most. Otherwise the views are standardised and
-    joined, and the space is that of Fisher's discriminant axes: the directions in which the classes' means differ,
-    after whitening by the spread inside classes. Both were chosen on sorted blood cells, one class left out in turn.
+    Where the head reads expression, the space is that of its genes' principal components: chosen to tell classes
+    apart, they are where an unseen class differs most. Otherwise the views are standardised and joined, and the space
+    is that of Fisher's discriminant axes: the directions in which the classes' means differ. Both are whitened by the
+    spread inside classes, so that distances are Mahalanobis distances.
 
-    ``mean`` ``(d,)`` and ``axes`` ``(d, k)`` lead from the joined columns of ``views`` to the space; ``points``
-    ``(m, k) float32`` are the reference cells, class by class, and ``counts`` ``(n_classes,)`` their numbers.
+    ``mean`` ``(d,)`` and ``axes`` ``(d, k)`` lead from the joined columns of ``views`` to the space; ``centres``
+    ``(n_classes, k)`` are the classes' means there.
     """
 
     views: tuple[str, ...]
     mean: Array
     axes: Array
-    points: Array
-    counts: Array
+    centres: Array
 
     def measure(self, members: Members, views: Views, codes: Array, *, selected: bool) -> Array:
-        """Return two distances ``(n, 2) float64`` of each cell from the class in ``codes`` ``(n,)``.
+        """Return the distance ``(n,) float64`` of each cell from the mean of the class in ``codes`` ``(n,)``.
 
-        They are the mean distance to the 5 nearest reference cells of the class, and the distance to their mean.
         ``selected`` is as for :meth:`Member.rows`.
         """
-        rows = concat_views(members, views, self.views, selected=selected)
-        found = np.empty((len(codes), 2))
-        ends = np.cumsum(self.counts)
+        rows = place_views(members, views, self.views, selected=selected)
+        found = np.empty(len(codes))
         with one_blas_thread():
             for start, block in iter_blocks(rows):
-                placed, mine = (block - self.mean) @ self.axes, codes[start : start + len(block)]
-                for code in np.unique(mine).tolist():
-                    here = np.flatnonzero(mine == code)
-                    cells = self.points[ends[code] - self.counts[code] : ends[code]].astype(np.float64)
-                    found[start + here] = _distances_from(placed[here], cells)
+                own = slice(start, start + len(block))
+                found[own] = np.linalg.norm((block - self.mean) @ self.axes - self.centres[codes[own]], axis=1)
         return found
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], *, n_classes: int) -> Self:
         """Return the distances; :class:`DamagedError` where the parts do not fit together."""
-        shapes = {"mean": "d", "axes": "dk", "points": "mk", "counts": "c"}
-        arrays = take_arrays(state, shapes, integers=("counts",), c=n_classes)
-        counts, n = arrays["counts"], len(arrays["points"])
-        split = counts.min() >= 1 and counts.sum() == n
-        require(split, f"counts: {n} reference cells do not split into {n_classes} classes.")
+        arrays = take_arrays(state, {"mean": "d", "axes": "dk", "centres": "ck"}, c=n_classes)
         return cls(tuple(map(str, state["views"])), **arrays)
 
 
 def fit_distances(members: Members, views: Views, codes: Array, *, rng: np.random.Generator) -> Distances:
-    """Choose reference cells among the training cells of fitted members, and the space from the reference cells.
+    """Fit the space on a sample of the training cells of fitted members, as many of a rare class as of a common one.
 
     ``views`` have all genes; ``codes`` ``(n,)`` are class numbers, each of 0 … n_classes - 1 at least once. ``rng``
     draws the cells, and the start of the search for the components.
     """
     names = [EXPRESSION] if EXPRESSION in members else sorted(members)
-    rows = concat_views(members, views, names, selected=False)
+    rows = place_views(members, views, names, selected=False)
     n_classes = int(codes.max()) + 1
-    room = min(REFERENCE_CELLS, SAMPLE_BYTES // (4 * widest(rows)))
-    each = max(NEAREST, room // n_classes)
+    room = min(SAMPLE_CELLS, SAMPLE_BYTES // (4 * widest(rows)))
+    each = max(FEWEST_CELLS, room // n_classes)
     chosen = [np.sort(rng.permutation(np.flatnonzero(codes == code))[:each]) for code in range(n_classes)]
     values = read(rows, np.concatenate(chosen)).astype(np.float64)
     mean = values.mean(axis=0)
@@ -96,36 +86,34 @@ def fit_distances(members: Members, views: Views, codes: Array, *, rng: np.rando
     widths = [part.shape[1] for part in rows.below]
     scale *= np.sqrt(np.repeat(widths, widths))  # each view weighs the same, whatever its width
     counts = np.array([len(part) for part in chosen])
-    axes = np.diag(1 / scale)
-    if names != [EXPRESSION]:
-        axes = axes @ _discriminant(values / scale, counts, seed=int(rng.integers(2**31)))
-    return Distances(tuple(names), mean, axes, (values @ axes).astype(np.float32), counts)
+    axes = _whitened(values / scale, counts, seed=int(rng.integers(2**31)), discriminant=names != [EXPRESSION])
+    axes = axes / scale[:, None]
+    return Distances(tuple(names), mean, axes, _centres(values @ axes, counts))
 
 
-def _discriminant(values: Array, counts: Array, *, seed: int) -> Array:
-    """Return Fisher's discriminant axes ``(d, k)`` of centred cells ``(m, d)``, sorted by class."""
+def _centres(values: Array, counts: Array) -> Array:
+    return np.asarray(np.add.reduceat(values, np.cumsum(counts) - counts) / counts[:, None])
+
+
+def _whitened(values: Array, counts: Array, *, seed: int, discriminant: bool) -> Array:
+    """Return axes ``(d, k)`` of centred cells ``(m, d)``, sorted by class, along which the spread inside classes is 1.
+
+    ``discriminant`` axes are those alone in which the means differ.
+    """
     size = max(2, min(COMPONENTS, values.shape[1], len(values) // CELLS_PER_COMPONENT))
     with one_blas_thread():  # small products: threads would wait for each other
         *_, components = randomized_svd(values, min(size, *values.shape), random_state=seed)
     reduced = values @ components.T
-    starts = np.cumsum(counts) - counts
-    centres = np.add.reduceat(reduced, starts) / counts[:, None]
+    centres = _centres(reduced, counts)
     inside = reduced - np.repeat(centres, counts, axis=0)
     spread, turn = np.linalg.eigh(inside.T @ inside / len(inside))
     ridge = max(RIDGE * float(spread.mean()), float(np.finfo(np.float32).tiny))
     whiten = turn / np.sqrt(np.maximum(spread, 0) + ridge)
+    if not discriminant:
+        return np.asarray(components.T @ whiten)
     between = centres @ whiten
     *_, directions = np.linalg.svd(between - between.mean(axis=0), full_matrices=False)
     return np.asarray(components.T @ whiten @ directions[: max(1, len(counts) - 1)].T)
-
-
-def _distances_from(placed: Array, cells: Array) -> Array:
-    """Return the mean distance to the nearest of some cells and the distance to their mean, ``(n, 2)``."""
-    squares = np.einsum("ij,ij->i", placed, placed)[:, None] + np.einsum("ij,ij->i", cells, cells)
-    distances = np.sqrt(np.maximum(squares - 2 * placed @ cells.T, 0))
-    k = min(NEAREST, len(cells))
-    nearest = np.partition(distances, k - 1, axis=1)[:, :k].mean(axis=1)
-    return np.column_stack([nearest, np.linalg.norm(placed - cells.mean(axis=0), axis=1)])
 
 
 @dataclass(frozen=True)
@@ -138,14 +126,12 @@ class Thresholds:
 
 @dataclass(frozen=True, eq=False)
 class Rejection:
-    """Thresholds of a head, and the reference cells from which novelty is measured.
+    """Thresholds of a head, and the means from which novelty is measured.
 
-    Novelty is the distance of a cell from the training cells of its label, where 1 is the 95 % quantile of the
-    held-out cells: of all labels together where the space was whitened by the spread inside labels, else of that
-    label (drawn towards that of all where its cells are few). It is the mean of two such ratios: distance to the 5
-    nearest reference cells of the label, and to the mean of all.
+    Novelty is the distance of a cell from the mean of the training cells of its label, where 1 is the 95 % quantile of
+    the held-out cells of that label (drawn towards that of all where its cells are few).
 
-    ``units`` ``(n_classes, 2)`` are the distances that count as 1. The thresholds are quantiles of ``confidence`` and
+    ``units`` ``(n_classes,)`` are the distances that count as 1. The thresholds are quantiles of ``confidence`` and
     ``novelty`` ``(m,)`` of the correctly labelled held-out cells; the fraction ``keep`` keeps its label by default.
     """
 
@@ -158,7 +144,7 @@ class Rejection:
     def novelty_of(self, members: Members, views: Views, codes: Array, *, selected: bool = True) -> Array:
         """Return the novelty ``(n,) float64`` of cells that got the labels ``codes``; views as for ``measure``."""
         measured = self.distances.measure(members, views, codes, selected=selected)
-        return np.asarray((measured / self.units[codes]).mean(axis=1))
+        return np.asarray(measured / self.units[codes])
 
     def thresholds(self, rule: str, keep: float | None = None) -> Thresholds:
         """Return thresholds that the fraction ``keep`` of the correctly labelled held-out cells passes.
@@ -199,7 +185,7 @@ class Rejection:
     def from_state(cls, state: Mapping[str, Any], *, n_classes: int) -> Self:
         """Return the thresholds; :class:`DamagedError` where the parts do not fit together."""
         distances = Distances.from_state(state["distances"], n_classes=n_classes)
-        arrays = take_arrays(state, {"units": "cu", "confidence": "m", "novelty": "m"}, c=n_classes, u=2)
+        arrays = take_arrays(state, {"units": "c", "confidence": "m", "novelty": "m"}, c=n_classes)
         sound = len(arrays["confidence"]) and (arrays["units"] > 0).all()
         require(sound, "rejection: no held-out cells, or units that are not positive.")
         return cls(distances, **arrays, keep=check_keep(state["keep"]))
@@ -223,32 +209,31 @@ def fit_rejection(
     """Fit thresholds on held-out cells; None where none of them was labelled correctly.
 
     ``members``, ``views`` and ``codes`` are as for :func:`fit_distances`. Of the held-out cells, ``proba``
-    ``(m, n_classes)`` are calibrated, ``truth`` ``(m,)`` are the true classes, and ``measured`` ``(m, 2)`` the
-    distances from the training cells of these by members that had not seen them.
+    ``(m, n_classes)`` are calibrated, ``truth`` ``(m,)`` are the true classes, and ``measured`` ``(m,)`` the
+    distances from the means of these by members that had not seen them.
     """
     right = proba.argmax(axis=1) == truth
     if not right.any():
         return None
     classes, distances, rng = truth[right], measured[right], np.random.default_rng(seed)
     final = fit_distances(members, views, codes, rng=rng)
-    pooled = final.views != (EXPRESSION,)  # the spread inside classes is divided out: all distances are comparable
 
     def units(chosen: Array) -> Array:
-        return _units(distances[chosen], classes[chosen], n_classes=proba.shape[1], pooled=pooled)
+        return _units(distances[chosen], classes[chosen], n_classes=proba.shape[1])
 
     # The units of one half serve the other: a quantile never lies among the cells from which it was computed.
     halves = np.array_split(rng.permutation(len(classes)), 2)
     novelty = np.empty(len(classes))
     for mine, others in (halves, halves[::-1]):
-        novelty[mine] = (distances[mine] / units(others if len(others) else mine)[classes[mine]]).mean(axis=1)
+        novelty[mine] = distances[mine] / units(others if len(others) else mine)[classes[mine]]
     return Rejection(final, units(np.arange(len(classes))), proba[right].max(axis=1), novelty, check_keep(keep))
 
 
-def _units(distances: Array, classes: Array, *, n_classes: int, pooled: bool) -> Array:
-    """Return the distances ``(n_classes, 2)`` that count as 1."""
-    units: Array = np.tile(np.quantile(distances, UNIT, axis=0), (n_classes, 1))
-    for code in np.unique(classes).tolist() if not pooled else ():
+def _units(distances: Array, classes: Array, *, n_classes: int) -> Array:
+    """Return the distances ``(n_classes,)`` that count as 1."""
+    units: Array = np.full(n_classes, np.quantile(distances, UNIT))
+    for code in np.unique(classes).tolist():
         mine = distances[classes == code]
         weight = len(mine) / (len(mine) + SHRINK)
-        units[code] = weight * np.quantile(mine, UNIT, axis=0) + (1 - weight) * units[code]
+        units[code] = weight * np.quantile(mine, UNIT) + (1 - weight) * units[code]
     return np.maximum(units, np.finfo(np.float32).tiny)
