@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from scstore.annotation.head_inputs import fit_across_genes
 from scstore.annotation.label_columns import LabelColumns, read_label_columns
-from scstore.cells.labels import MISSING_LABELS, MissingLabels
-from scstore.errors import OptionError
+from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels
+from scstore.errors import LabelsError, OptionError
 from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.across_genes import KIND
 from scstore.heads.artifact import HEAD, AnyHead, save_head
@@ -34,16 +34,20 @@ from scstore.store.reader import Store, open_store
 # Packages whose versions a head records.
 PACKAGES = ("scstore", "numpy", "scipy", "scikit-learn", "faiss-cpu")
 
+# Share of labelled cells below which genes and their covariance are learned from the others too.
+FEW_LABELLED = 0.5
+
 StoreLike = str | os.PathLike[str] | Store
 PriorAdjustment = Annotated[float, fraction("0 keeps the label frequencies of training, 1 assumes equal ones.")]
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingCells:
-    """Labelled cells of a store: rows ``(n,)`` and labels ``(n,)``."""
+    """Labelled cells of a store: rows ``(n,)`` and labels ``(n,)``; ``usable`` rows ``(m,)`` have features."""
 
     store: Store
     columns: LabelColumns
+    usable: NDArray[np.int64]
     rows: NDArray[np.int64]
     labels: NDArray[np.object_]
 
@@ -58,6 +62,10 @@ def fit(
     head: Annotated[Literal["linear", "mlp", "knn", "across-genes"], Option("Kind of classifier.")] = "linear",
     views: Annotated[Sequence[str] | None, Option("Views, the default ones by default.", flags=("--view",))] = None,
     params: Annotated[Mapping[str, Any] | None, Option("Of the classifier: {'C': 0.1}.", in_python_only=True)] = None,
+    group: Annotated[
+        str | None,
+        Option("Column of obs, such as donor: whole groups are held out to calibrate and to set thresholds."),
+    ] = None,
     prior_adjustment: PriorAdjustment = PRIOR_ADJUSTMENT,
     keep: Annotated[float, fraction("Fraction of correct held-out cells that keep their label.")] = KEEP,
     seed: Seed = 0,
@@ -68,7 +76,9 @@ def fit(
     """Train a head on features that are already on disk. No model, no torch, no GPU.
 
     Cells without a label, and empty cells, are left out. The calibrated log-probabilities of the views' classifiers are
-    averaged; by default the views are the store's readout, genept and X.
+    averaged. By default the views are X (expression), and of the store's readout and genept those that make held-out
+    cells more likely beside it. Name a ``group`` column where there is one: cells of another donor or laboratory are
+    what a head is used on.
 
     ``head="across-genes"`` is for new cells that were measured on other genes.
 
@@ -95,12 +105,14 @@ def fit(
     progress = progress or Reporter()
     if head == KIND:
         adjusted = None if prior_adjustment == PRIOR_ADJUSTMENT else prior_adjustment
-        _check_across_genes(label, {"views": views, "params": params, "prior_adjustment": adjusted})
+        unused = {"views": views, "params": params, "group": group, "prior_adjustment": adjusted}
+        _check_across_genes(label, unused)
     opened = open_store(store)
     for line in opened.notes:
         progress.note(line)
     cells = _training_cells(opened, label, missing_labels, allow_partial=allow_partial, progress=progress)
     names = ["X"] if head == KIND else [opened.view(name).name for name in (views or opened.default_views)]
+    optional = [] if views or "X" not in names else [name for name in names if name != "X"]
     what = f"{len(cells.rows):,} cells, {len(set(cells.labels)):,} labels of {cells.columns.finest!r}"
     progress.note(f"fitting {head} on {', '.join(names)}: {what}")
     trained: AnyHead
@@ -108,7 +120,11 @@ def fit(
         trained, record = fit_across_genes(opened, cells.rows, cells.labels, keep=keep, seed=seed)
     else:
         unfitted = FusedHead(head, params=params or {}, prior_adjustment=prior_adjustment, random_state=seed)
-        trained, record = _fit_views(unfitted, cells, names, keep=keep, progress=progress)
+        groups = None if group is None else _groups(cells, group)
+        trained, record = _fit_views(
+            unfitted, cells, names, optional=optional, groups=groups, keep=keep, progress=progress
+        )
+        record["group"] = group
     if trained.rejection_ is None:
         progress.warn("No held-out cell was labelled correctly: without thresholds predict labels every cell.")
     record |= _training_record(trained, cells) | {"missing_labels": list(missing_labels), "seed": seed}
@@ -133,13 +149,36 @@ def _training_cells(
     columns = read_label_columns(store, label, missing=missing, progress=progress)
     usable = store.usable_rows(allow_partial=allow_partial)
     rows = usable[[columns.labels[row] is not None for row in usable]]
-    return TrainingCells(store, columns, rows, np.array([columns.labels[row] for row in rows], dtype=object))
+    labels = np.array([columns.labels[row] for row in rows], dtype=object)
+    return TrainingCells(store, columns, usable, rows, labels)
+
+
+def _groups(cells: TrainingCells, group: str) -> NDArray[np.object_]:
+    """Return the group of each training cell; refuse a column that does not name at least two, or not for each cell."""
+    found = read_labels(cells.store.obs, group, source=str(cells.store.path), missing=("",))
+    groups = [found[row] for row in cells.rows]
+    if absent := groups.count(None):
+        raise LabelsError(
+            f"{cells.store.path}: {absent:,} labelled cells have no {group!r}. Fill it, or leave out group=."
+        )
+    if len(set(groups)) < 2:
+        raise LabelsError(
+            f"{cells.store.path}: {group!r} has one value, {groups[0]!r}: nothing to hold out. Leave out group=."
+        )
+    return np.array(groups, dtype=object)
 
 
 def _fit_views(
-    head: FusedHead, cells: TrainingCells, names: Sequence[str], *, keep: float, progress: Reporter
+    head: FusedHead,
+    cells: TrainingCells,
+    names: Sequence[str],
+    *,
+    optional: Sequence[str],
+    groups: NDArray[np.object_] | None,
+    keep: float,
+    progress: Reporter,
 ) -> tuple[FusedHead, dict[str, Any]]:
-    """Fit a head on views, and return it with the record of the views."""
+    """Fit a head on views, of which the optional ones must earn their place; return it with the record of the views."""
     if len(set(names)) < len(names):
         raise OptionError(f"views={list(names)}: name each view once.")
     matrices = {name: cells.store.view(name) for name in names}
@@ -148,7 +187,19 @@ def _fit_views(
             progress.note(f"{view.name} is not scstore's own: predict cannot check that other cells are in its space")
     features: dict[str, Rows] = {name: RowSubset(view, cells.rows) for name, view in matrices.items()}
     genes = cells.store.expression_genes if "X" in names else None
-    head.fit(features, cells.labels, gene_names=None if genes is None else list(genes.index), keep=keep)
+    unlabelled = "X" in names and len(cells.rows) < FEW_LABELLED * len(cells.usable)
+    head.fit(
+        features,
+        cells.labels,
+        gene_names=None if genes is None else list(genes.index),
+        keep=keep,
+        groups=groups,
+        optional=optional,
+        background=RowSubset(matrices["X"], cells.usable) if unlabelled else None,
+    )
+    if dropped := [name for name in names if name not in head.members_]:
+        progress.note(f"{', '.join(dropped)}: left out, adds nothing to {', '.join(head.views_)} on held-out cells")
+    matrices = {name: matrices[name] for name in head.views_}
     notes = {name: member.head.training_note() for name, member in head.members_.items()}
     for name, note in notes.items():
         progress.note(f"{name}: {note}")
@@ -156,6 +207,7 @@ def _fit_views(
         "views": {name: {"space": dict(v.space), "fingerprint": v.fingerprint} for name, v in matrices.items()},
         "genes": None,
         "training": notes,
+        "left_out_views": dropped,
     }
     if genes is not None and head.genes_ is not None:
         record["genes"] = genes.loc[list(head.genes_), ["symbol", "ensembl_id"]].astype(str).to_dict("list")

@@ -13,14 +13,23 @@ from scstore.genes.matching import match_columns
 from scstore.genes.table import GeneTable, expression_genes
 from scstore.heads.across_genes import KIND, AcrossGenesHead
 from scstore.heads.fusion import FusedHead
+from scstore.heads.missing_genes import MissingCase
 from scstore.heads.rows import MappedRows, Rows, RowSubset
 from scstore.progress import Reporter
 from scstore.sealed import differences
 from scstore.store.reader import Store
 
+# Missing genes named in a message.
+SHOWN = 5
 
-def head_features(store: Store, head: FusedHead, name: str, progress: Reporter) -> dict[str, Rows]:
-    """Return the views that the head ``name`` reads, by name, and warn of genes that were not measured."""
+
+def head_features(
+    store: Store, head: FusedHead, name: str, progress: Reporter, *, min_accuracy: float
+) -> tuple[FusedHead, dict[str, Rows]]:
+    """Return the head as it labels these cells, and the views that it reads, by name.
+
+    Where genes were not measured they are estimated, and the head reads expression alone.
+    """
     record = head.record_
     cure = f"Extract these cells like the store that the head was trained on: like={record['trained_on']['name']!r}."
     if missing := [view for view in head.views_ if view not in store.views]:
@@ -36,26 +45,59 @@ def head_features(store: Store, head: FusedHead, name: str, progress: Reporter) 
             f"{store.path} lives in another feature space than {name} was trained in. What differs (head → store):\n"
             f"  {listed}\n{cure}"
         )
-    features: dict[str, Rows] = {**views}
-    if "X" in features:
-        features["X"] = _aligned(store, features["X"], record["genes"], name, progress)
-    return features
+    if "X" not in views:
+        return head, {**views}
+    rows, measured = _aligned(store, views["X"], record["genes"], name)
+    able, estimate, case = head.for_genes(measured)
+    features: dict[str, Rows] = {**views, "X": rows if estimate is None else estimate.over(rows)}
+    if estimate is not None:
+        _report_missing(store, head, name, measured, case, progress, min_accuracy=min_accuracy)
+    return able, {view: features[view] for view in able.views_}
 
 
-def _aligned(store: Store, view: Rows, genes: Mapping[str, list[str]], name: str, progress: Reporter) -> Rows:
-    """Return the expression of the head's genes, in its order; a gene that was not measured is zero."""
+def _aligned(store: Store, view: Rows, genes: Mapping[str, list[str]], name: str) -> tuple[Rows, NDArray[np.bool_]]:
+    """Return the expression of the head's genes, in its order, and which of them were measured ``(g,)``."""
     symbols = genes["symbol"]
     try:
         match = match_columns(store.expression_genes, genes, source=str(store.path))
     except GenesError as error:
         raise GenesError(f"{store.path} has none of the {len(symbols)} genes that {name} reads.") from error
-    if missing := np.setdiff1d(np.arange(len(symbols)), match.genes).tolist():
-        progress.warn(
-            f"{len(missing)} of the {len(symbols)} genes whose expression the head reads are not in {store.path} "
-            f"({', '.join(symbols[i] for i in missing[:5])}): taken as not expressed, which makes labels less sure.",
-            GeneMatchWarning,
+    measured = np.zeros(len(symbols), dtype=bool)
+    measured[match.genes] = True
+    return MappedRows(view, lambda block: match.align(block).toarray(), width=len(symbols)), measured
+
+
+def _report_missing(
+    store: Store,
+    head: FusedHead,
+    name: str,
+    measured: NDArray[np.bool_],
+    case: MissingCase | None,
+    progress: Reporter,
+    *,
+    min_accuracy: float,
+) -> None:
+    """Warn of genes that were not measured, or refuse where too little is known without them."""
+    symbols, absent = head.record_["genes"]["symbol"], np.flatnonzero(~measured)
+    most = absent[np.argsort(-head.gene_importance()[absent], kind="stable")]
+    listed = ", ".join(symbols[i] for i in most[:SHOWN])
+    what = f"{len(absent)} of the {len(symbols)} genes that {name} reads are not in {store.path}"
+    if case is None:
+        progress.warn(f"{what} (most important: {listed}). They are estimated from the others.", GeneMatchWarning)
+        return
+    told = f"{case.accuracy:.0%} of held-out training cells that lacked as much got the right label"
+    if case.accuracy < min_accuracy:
+        raise GenesError(
+            f"{what}, most important {listed}: too little is known without them ({told}; min_accuracy={min_accuracy:g}"
+            "). Fit a head on cells that have the same genes, or label all the same with min_accuracy=0."
         )
-    return MappedRows(view, lambda block: match.align(block).toarray(), width=len(symbols))
+    other = [view for view in head.views_ if view != "X"]
+    alone = f" {' and '.join(other)} cannot be completed and are not used." if other else ""
+    progress.warn(
+        f"{what} (most important: {listed}). They are estimated from the others, which hold {case.known:.0%} of what "
+        f"labels depend on; {told} (an estimate).{alone}",
+        GeneMatchWarning,
+    )
 
 
 def fit_across_genes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from scstore.annotation.head_inputs import head_features, predict_across_genes
 from scstore.annotation.majority import read_clusters, with_majority
@@ -20,14 +21,17 @@ from scstore.annotation.prediction_frames import LabelRule, prediction_frames
 from scstore.errors import FarFromReferenceWarning, OptionError
 from scstore.heads.across_genes import AcrossGenesHead
 from scstore.heads.artifact import AnyHead, load_head
+from scstore.heads.fusion import FusedHead
 from scstore.heads.rejection import Thresholds
-from scstore.heads.rows import RowSubset
+from scstore.heads.rows import Rows, RowSubset
 from scstore.options import AllowPartial, Option, Overwrite, Progress, fraction, with_options
 from scstore.progress import Reporter
 from scstore.store.reader import Store, open_store
 
 # Share of far cells above which the whole data set is unlike the training cells.
 MANY_FAR = 0.5
+# Cells looked at to see that, at most.
+SAMPLE = 2048
 
 Cells = Annotated[
     str | os.PathLike[str] | Store,
@@ -46,11 +50,18 @@ class PredictOptions:
     _: KW_ONLY
     unassigned: Annotated[
         Literal["confidence", "distance", "both", "none"] | None,
-        Option("A low probability, a large distance, or either makes a label unassigned. confidence by default."),
+        Option(
+            "A low probability, a large distance, or either makes a label unassigned. confidence by default; both "
+            "where most cells are far from the training cells."
+        ),
     ] = None
     keep: Annotated[float | None, fraction("Fraction of correct held-out cells to keep. Fit's by default.")] = None
     proba: Annotated[bool, Option("Add the probability of every class.")] = False
     majority: Annotated[str | None, Option("obs column of clusters, each of which votes for a label.")] = None
+    min_accuracy: Annotated[
+        float,
+        fraction("Refuse cells whose missing genes leave less held-out accuracy than this; 0 labels all the same."),
+    ] = 0.8
     min_share: Annotated[float, fraction("Share of votes that a majority needs, or it is heterogeneous.")] = 0.0
     allow_partial: AllowPartial = False
     overwrite: Overwrite = False
@@ -112,7 +123,7 @@ def predict(store: Cells, head: TrainedHead, options: PredictOptions) -> pd.Data
     FeatureSpaceError
         If a view is missing or lives in another feature space; the message lists the fields that differ.
     GenesError
-        If the head uses expression and none of its genes is there.
+        If the head uses expression and none of its genes is there, or too few for ``min_accuracy``.
     OptionError
         If the head lacks the thresholds asked for, or there is no such column of clusters.
     OutputError
@@ -152,16 +163,15 @@ def _predictions(store: Cells, head: TrainedHead, options: PredictOptions) -> It
     for line in opened.notes:
         progress.note(line)
     trained, name = (head, "the head") if isinstance(head, AnyHead) else (load_head(head)[0], str(head))
-    rule = _label_rule(trained, name, options, progress)
     usable = opened.usable_rows(allow_partial=options.allow_partial)
     clusters = None if options.majority is None else read_clusters(opened, options.majority)
     if isinstance(trained, AcrossGenesHead):
-        found = predict_across_genes(opened, trained, name, usable, progress)
+        found, unlike = predict_across_genes(opened, trained, name, usable, progress), False
     else:
-        views = head_features(opened, trained, name, progress)
+        trained, views = head_features(opened, trained, name, progress, min_accuracy=options.min_accuracy)
+        unlike = _mostly_far(trained, views, usable, options, progress)
         found = trained.iter_predictions({view: RowSubset(rows, usable) for view, rows in views.items()})
-    rejection = trained.rejection_
-    n_far, far = 0, np.inf if rejection is None else rejection.thresholds("both", options.keep).novelty
+    rule = _label_rule(trained, name, options, progress, unlike=unlike)
     with (
         progress.track("predicting", len(usable), "cells") as track,
         nullcontext()
@@ -175,18 +185,36 @@ def _predictions(store: Cells, head: TrainedHead, options: PredictOptions) -> It
         for frame in frames:
             if writer is not None:
                 writer.write(frame)
-            n_far += int((frame["novelty"] > far).sum())
             yield frame
-    if n_far > MANY_FAR * len(usable):
-        progress.warn(
-            f"{n_far:,} of {len(usable):,} cells lie far from the training cells of their label (novelty above "
-            f"{far:.2f}): another technology, tissue, species, or new cell types. Confidence means less here.",
-            FarFromReferenceWarning,
-        )
 
 
-def _label_rule(head: AnyHead, name: str, options: PredictOptions, progress: Reporter) -> LabelRule:
-    """Choose the thresholds of a head."""
+def _mostly_far(
+    head: FusedHead, views: Mapping[str, Rows], usable: NDArray[np.int64], options: PredictOptions, progress: Reporter
+) -> bool:
+    """Return whether most cells lie far from the training cells, by an even sample of them, and warn of it."""
+    if head.rejection_ is None or not len(usable):
+        return False
+    sample = usable[np.unique(np.linspace(0, len(usable) - 1, SAMPLE).astype(np.int64))]
+    found = head.iter_predictions({view: RowSubset(rows, sample) for view, rows in views.items()})
+    novelty = np.concatenate([np.empty(0) if far is None else far for _, _, far in found])
+    limit = head.rejection_.thresholds("both", options.keep).novelty
+    share = float((novelty > limit).mean()) if len(novelty) else 0.0
+    if share <= MANY_FAR:
+        return False
+    kept = "They stay unassigned; unassigned='confidence' labels them all the same."
+    progress.warn(
+        f"{share:.0%} of {len(sample):,} cells looked at lie far from the training cells of their label (novelty above "
+        f"{limit:.2f}): another technology, tissue, species, or new cell types. Their accuracy is not known. "
+        f"{kept if options.unassigned is None else ''}".rstrip(),
+        FarFromReferenceWarning,
+    )
+    return True
+
+
+def _label_rule(
+    head: AnyHead, name: str, options: PredictOptions, progress: Reporter, *, unlike: bool = False
+) -> LabelRule:
+    """Choose the thresholds of a head; where the cells are unlike its training cells, distance counts too."""
     rejection = head.rejection_
     hierarchy = None if isinstance(head, AcrossGenesHead) else head.hierarchy_
     levels = () if hierarchy is None else hierarchy.levels
@@ -199,7 +227,8 @@ def _label_rule(head: AnyHead, name: str, options: PredictOptions, progress: Rep
         if options.unassigned is None:
             progress.note(f"{name} has no thresholds: every cell but the empty ones gets a label")
         return LabelRule(head.classes_, Thresholds(), hierarchy, coarse, options.proba)
-    thresholds = rejection.thresholds(options.unassigned or "confidence", options.keep)
+    rule = options.unassigned or ("both" if unlike else "confidence")
+    thresholds = rejection.thresholds(rule, options.keep)
     if thresholds.confidence > 0:
         keep = rejection.keep if options.keep is None else options.keep
         coarse = tuple(level.threshold(keep) for level in levels)

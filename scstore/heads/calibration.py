@@ -1,8 +1,8 @@
-"""Temperature scaling, and the fusion of several members' probabilities into one calibrated probability per class."""
+"""Temperature scaling, the fusion of members into one calibrated probability per class, and which members earn it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,3 +65,31 @@ def fit_fusion(held_out: Sequence[Array], truth: Array, *, shares: Array, prior_
     uncalibrated = Fusion(shares, prior_adjustment, temperatures, 1.0)
     temperature = fit_temperature(np.log(uncalibrated.proba(held_out)), truth)
     return Fusion(shares, prior_adjustment, temperatures, temperature)
+
+
+def earning_members(
+    held_out: Mapping[str, Array], truth: Array, *, optional: Sequence[str], shares: Array, prior_adjustment: float
+) -> tuple[str, ...]:
+    """Return the members that stay: those that are not optional, and optional ones that make the fusion better.
+
+    Greedily, the optional member that raises the likelihood of the held-out cells most is added, as long as the gain is
+    more than one standard error. ``held_out`` has log-probabilities ``(m, n_classes)`` by name.
+    """
+
+    def losses(names: Sequence[str]) -> Array:
+        parts = [held_out[name] for name in names]
+        proba = fit_fusion(parts, truth, shares=shares, prior_adjustment=prior_adjustment).proba(parts)
+        return np.asarray(-np.log(np.maximum(proba[np.arange(len(truth)), truth], np.finfo(np.float64).tiny)))
+
+    chosen = [name for name in held_out if name not in optional]
+    if not chosen or not len(truth):
+        return tuple(held_out)
+    now = losses(chosen)
+    while left := [name for name in held_out if name not in chosen]:
+        tried = {name: losses([*chosen, name]) for name in left}
+        best = min(left, key=lambda name: tried[name].mean())
+        gain = now - tried[best]
+        if gain.mean() <= gain.std() / np.sqrt(len(gain)):
+            break
+        chosen, now = [*chosen, best], tried[best]
+    return tuple(name for name in held_out if name in chosen)

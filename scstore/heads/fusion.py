@@ -12,7 +12,7 @@ import numpy as np
 from scstore.errors import CellsError, FeatureSpaceError, GenesError, OptionError
 from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.base import JSON, RowClassifier, State, check_choice, check_positive, loading, require
-from scstore.heads.calibration import Fusion, fit_fusion
+from scstore.heads.calibration import Fusion, earning_members, fit_fusion
 from scstore.heads.class_numbers import encode_groups, encode_labels, group_folds, stratified_folds, stratified_part
 from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
@@ -148,6 +148,8 @@ class FusedHead:
         gene_names: Sequence[str] | None = None,
         keep: float | None = None,
         groups: Any = None,
+        optional: Sequence[str] = (),
+        background: Rows | None = None,
     ) -> Self:
         """Learn from views of the same cells.
 
@@ -164,6 +166,11 @@ class FusedHead:
             fitted.
         groups
             ``(n,)`` names of the groups, such as donors, that are held out whole.
+        optional
+            Views that stay only if they make held-out cells more likely.
+        background
+            Expression ``(m, genes)`` of cells with and without labels, for what needs no label: which genes vary, and
+            how they do so together. By default that of the labelled cells.
 
         Raises
         ------
@@ -182,12 +189,15 @@ class FusedHead:
         names = _check_gene_names(rows, gene_names)
 
         batches = None if groups is None else encode_groups(groups, len(codes))
-        held = self._hold_out(rows, codes, self._folds(codes, batches), with_distances=keep is not None)
-        self.members_ = self._fit_members(rows, codes, batches)
-        shares = np.bincount(codes, minlength=len(self.classes_)) / len(codes)
-        every = list(held.log_probas.values())
+        folds, shares = self._folds(codes, batches), np.bincount(codes, minlength=len(self.classes_)) / len(codes)
+        held = self._hold_out(rows, codes, folds, background, with_distances=keep is not None)
+        prior = self.prior_adjustment
+        chosen = earning_members(held.log_probas, held.truth, optional=optional, shares=shares, prior_adjustment=prior)
+        rows, log_probas = {name: rows[name] for name in chosen}, {name: held.log_probas[name] for name in chosen}
+        self.members_ = self._fit_members(rows, codes, batches, background)
+        every = list(log_probas.values())
         self.fusion_ = fit_fusion(every, held.truth, shares=shares, prior_adjustment=self.prior_adjustment)
-        self.held_out_codes_, self.held_out_log_probas_ = held.truth, held.log_probas
+        self.held_out_codes_, self.held_out_log_probas_ = held.truth, log_probas
         self.held_out_proba_ = proba = self.fusion_.proba(every)
         self.held_out_ = held_out_scores(held.truth, proba)
         self.rejection_: Rejection | None = None
@@ -216,20 +226,25 @@ class FusedHead:
     def _reducer(self) -> ExpressionReducer | None:
         return self.members_[EXPRESSION].reducer if EXPRESSION in self.members_ else None
 
-    def _fit_members(self, views: Views, codes: Array, groups: Array | None) -> dict[str, Member]:
+    def _fit_members(
+        self, views: Views, codes: Array, groups: Array | None, background: Rows | None
+    ) -> dict[str, Member]:
         # As objects: a fixed-width text array would take the longest name's bytes for every cell.
         labels = self.classes_.astype(object)[codes]
-        members = {}
+        members: dict[str, Member] = {}
         for view, rows in views.items():
             reducer, options = None, {**self.params, "random_state": self.random_state}
             if view == EXPRESSION:
                 assert self.n_genes is not None and self.n_components is not None  # noqa: S101  # set on creation
-                reducer = ExpressionReducer.fit(rows, labels, n_genes=self.n_genes, n_components=self.n_components)
+                sizes = {"n_genes": self.n_genes, "n_components": self.n_components}
+                reducer = ExpressionReducer.fit(rows, labels, **sizes, background=background)
                 options |= {"standardize": False} if self.kind == "linear" and not self.n_components else {}
             head, given = HEADS[self.kind](**options), reducer.over(rows, selected=False) if reducer else rows
-            members[view] = Member(
-                head.fit(given, labels, groups) if self.kind == "linear" else head.fit(given, labels), reducer
-            )
+            if isinstance(head, LinearHead):
+                head.fit(given, labels, groups)
+            else:
+                head.fit(given, labels)
+            members[view] = Member(head, reducer)
         return members
 
     def _folds(self, codes: Array, groups: Array | None) -> list[tuple[Array, Array]]:
@@ -245,7 +260,13 @@ class FusedHead:
         return [(np.setdiff1d(every, w), np.sort(i)) for w, i in zip(whole, inside, strict=True)]
 
     def _hold_out(
-        self, rows: Views, codes: Array, folds: Sequence[tuple[Array, Array]], *, with_distances: bool
+        self,
+        rows: Views,
+        codes: Array,
+        folds: Sequence[tuple[Array, Array]],
+        background: Rows | None,
+        *,
+        with_distances: bool,
     ) -> _HeldOut:
         """Fit on the rows outside each fold, everything included, and predict the rows inside."""
         found = _HeldOut(len(self.classes_), rows)
@@ -255,7 +276,7 @@ class FusedHead:
             if len(learned) < 2 or not len(inside):
                 continue
             known, left = ({name: RowSubset(view, part) for name, view in rows.items()} for part in (outside, inside))
-            members = self._fit_members(known, codes[outside], None)
+            members = self._fit_members(known, codes[outside], None, background)
             truth = np.searchsorted(learned, codes[inside])
             distances = None
             if with_distances:

@@ -20,6 +20,9 @@ SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 N_CASES = 1 + 2 * len(SHARES)
 # Correctly labelled held-out cells that a case keeps for its thresholds, at most.
 KEPT = 256
+# Share of the labels that stand which is to be right where genes are missing.
+TRUSTED = 0.95
+FIELDS = ("known", "accuracy", "temperature", "confidence", "novelty")
 TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -33,6 +36,14 @@ def measured_cases(mean: Array, rng: np.random.Generator) -> Iterator[Array]:
             measured = np.ones(n, dtype=bool)
             measured[order[:taken]] = False
             yield measured
+
+
+def _trusted_from(confidence: Array, right: Array) -> float:
+    """Return the least confidence from which enough labels of held-out cells are right; 1 where none is enough."""
+    order = np.argsort(-confidence, kind="stable")
+    share = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    enough = np.flatnonzero(share >= TRUSTED)
+    return float(confidence[order[enough[-1]]]) if len(enough) else 1.0
 
 
 def gene_importance(member: Member) -> Array:
@@ -99,8 +110,8 @@ class MissingGenes:
     def at(self, known: float) -> MissingCase:
         """Return the case of the largest share that is not above ``known``, or the first."""
         row = max(0, int(np.searchsorted(self.known, known + 1e-9, side="right")) - 1)
-        values = (self.accuracy[row], self.temperature[row])
-        return MissingCase(known, *map(float, values), self.confidence[row], self.novelty[row])
+        accuracy, temperature = float(self.accuracy[row]), float(self.temperature[row])
+        return MissingCase(known, accuracy, temperature, self.confidence[row], self.novelty[row])
 
     @classmethod
     def fit(cls, cases: Sequence[HeldOutCase], truth: Array, fusion: Fusion, *, units: Array) -> Self | None:
@@ -114,19 +125,22 @@ class MissingGenes:
             uncalibrated = replace(fusion, temperature=1.0).proba([case.log_proba])
             temperature = fit_temperature(np.log(np.maximum(uncalibrated, TINY)), truth)
             proba = replace(fusion, temperature=temperature).proba([case.log_proba])
-            right = np.flatnonzero(proba.argmax(axis=1) == truth)
+            said = proba.argmax(axis=1) == truth
+            right = np.flatnonzero(said)
             if not len(right):
                 continue
             # the same number of each case, evenly spaced over the cells: quantiles stay about what they are
             kept = right[np.linspace(0, len(right) - 1, KEPT).round().astype(np.int64)]
+            confidence = np.maximum(proba[kept].max(axis=1), _trusted_from(proba.max(axis=1), said))
             novelty = case.distances[kept] / units[truth[kept]]
-            rows.append((case.known, len(right) / len(truth), temperature, proba[kept].max(axis=1), novelty))
+            rows.append((case.known, len(right) / len(truth), temperature, confidence, novelty))
         if not rows:
             return None
         rows.sort(key=lambda row: row[0])
-        known, accuracy, temperature, confidence, novelty = (np.array(part) for part in zip(*rows, strict=True))
+        parts = {name: np.array(part) for name, part in zip(FIELDS, zip(*rows, strict=True), strict=True)}
         # no better than where more is known: of two cases that know about as much, the worse counts
-        return cls(known, np.minimum.accumulate(accuracy[::-1])[::-1].copy(), temperature, confidence, novelty)
+        parts["accuracy"] = np.minimum.accumulate(parts["accuracy"][::-1])[::-1].copy()
+        return cls(**parts)
 
     def to_state(self) -> State:
         """Return the cases as arrays; :meth:`from_state` takes them back."""
@@ -135,7 +149,7 @@ class MissingGenes:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """Return the cases; :class:`DamagedError` where they do not fit together."""
-        shapes = {"known": "r", "accuracy": "r", "temperature": "r", "confidence": "rm", "novelty": "rm"}
+        shapes = dict(zip(FIELDS, ("r", "r", "r", "rm", "rm"), strict=True))
         cases = cls(**take_arrays(state, shapes))
         sound = len(cases.known) and (np.diff(cases.known) >= 0).all() and (cases.temperature > 0).all()
         require(sound, "missing: its cases are not in order.")

@@ -132,9 +132,10 @@ class ExpressionReducer:
     n_features_in: int
 
     @classmethod
-    def fit(cls, rows: Rows, y: Any, *, n_genes: int, n_components: int) -> Self:
+    def fit(cls, rows: Rows, y: Any, *, n_genes: int, n_components: int, background: Rows | None = None) -> Self:
         """Learn from log-normalised expression ``(n, genes)`` and labels ``(n,)``, in two passes and bounded memory.
 
+        ``background`` ``(m, genes)`` are the cells, labelled or not, from which all is learned that needs no label.
         :class:`LabelsError` if the labels cannot be learned from, :class:`CellsError` if a value is not finite, or no
         gene varies.
         """
@@ -143,10 +144,16 @@ class ExpressionReducer:
         sums = ClassSums(len(labels.classes), n_features_in)
         for start, block in iter_raw_blocks(rows, block_bytes=EXPRESSION_BLOCK_BYTES):
             sums.add(block, labels.codes[start : start + block.shape[0]])
-        selected = _informative(sums, n_genes)
+        every = sums
+        if background is not None:
+            every = ClassSums(1, n_features_in)
+            for _, block in iter_raw_blocks(background, block_bytes=EXPRESSION_BLOCK_BYTES):
+                every.add(block, np.zeros(block.shape[0], dtype=np.int64))
+        selected = _informative(sums, every.dispersions(), n_genes)
         if not len(selected):
             raise CellsError("X: no gene varies among the training cells. Leave out the view X.")
-        chosen = MappedRows(rows, lambda block: _columns(block, selected), width=len(selected))
+        varied = rows if background is None else background
+        chosen = MappedRows(varied, lambda block: _columns(block, selected), width=len(selected))
         with one_blas_thread():
             mean, covariance = _moments(chosen, lambda values: values.T @ values, EXPRESSION_BLOCK_BYTES)
             scale = usable_scale(mean, np.diag(covariance))
@@ -205,8 +212,9 @@ class ExpressionReducer:
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """Return the fitted reducer; :class:`DamagedError` where its parts do not fit together."""
         shapes = {"selected": "g", "mean": "g", "scale": "g", "axes": "kg", "spread": "k"}
-        numbers = {name: int(state[name]) for name in ("n_components", "n_features_in")}
-        reducer = cls(**take_arrays(state, shapes, integers=("selected",)), **numbers)
+        numbers: dict[str, Any] = {name: int(state[name]) for name in ("n_components", "n_features_in")}
+        parts: dict[str, Any] = take_arrays(state, shapes, integers=("selected",))
+        reducer = cls(**parts, **numbers)
         selected = reducer.selected
         in_range = selected.size and selected.min() >= 0 and selected.max() < reducer.n_features_in
         fits = 0 <= reducer.n_components <= len(reducer.axes) and len(reducer.axes)
@@ -256,11 +264,11 @@ class GeneEstimate:
         )
 
 
-def _informative(sums: ClassSums, n_genes: int) -> Array:
+def _informative(sums: ClassSums, dispersion: Array, n_genes: int) -> Array:
     """Return markers of the classes, then genes of large dispersion, ``n_genes`` at most, without repeats."""
     n_markers = max(MARKERS, MARKERS_A_CLASS * len(sums.counts))
-    markers, dispersed = sums.markers(min(n_genes, n_markers)), top_genes(sums.dispersions(), n_genes)
-    both = np.concatenate([markers, dispersed[sums.dispersions()[dispersed] > 0]])
+    markers, dispersed = sums.markers(min(n_genes, n_markers)), top_genes(dispersion, n_genes)
+    both = np.concatenate([markers, dispersed[dispersion[dispersed] > 0]])
     return np.asarray(both[np.sort(np.unique(both, return_index=True)[1])][:n_genes])
 
 

@@ -19,6 +19,7 @@ from scstore.heads.training import one_blas_thread
 
 RULES = ("none", "confidence", "distance", "both")  # reasons that turn a label into ``unassigned``
 KEEP = 0.95  # fraction of correctly labelled held-out cells that keep their label by default
+SURE = 0.9  # confidence that no threshold asks for more than: nine in ten such labels are right
 UNIT = 0.95  # quantile of a class's held-out distances that is a novelty of 1
 SHRINK = 20  # held-out cells of a class at which its own quantile weighs as much as that of all classes
 COMPONENTS = 200  # principal components of joined views in which the discriminant axes are sought, at most
@@ -159,7 +160,8 @@ class Rejection:
         check_choice("unassigned", rule, RULES)
         keep = self.keep if keep is None else check_keep(keep)
         allowed = max_rejected(len(self.confidence), keep)
-        confidence, novelty = np.sort(self.confidence), np.sort(self.novelty)[::-1]
+        # a cell more confident than that is kept, however sure the held-out cells were
+        confidence, novelty = np.minimum(np.sort(self.confidence), SURE), np.sort(self.novelty)[::-1]
         if rule == "none":
             return Thresholds()
         if rule == "confidence":
