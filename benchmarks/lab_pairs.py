@@ -176,4 +176,4 @@ def few(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
 def mean_over(values: Sequence[Sequence[float]]) -> list[float]:
     """Mean of each column, over the rows that have a number there; NaN where none has."""
     columns = np.array(values, dtype=float).T
-    return [float(one[~np.isnan(one)].mean()) if not np.isnan(one).all() else np.nan for one in columns]
+    return [np.nan if np.isnan(one).all() else float(one[~np.isnan(one)].mean()) for one in columns]

@@ -133,11 +133,11 @@ class Findings:
 
     def at_least(self, name: str, value: float, bound: float, *, check: bool = True) -> None:
         """Note a goal that wants a large value."""
-        self.goals.append(Goal(name, f">= {bound:g}", value, value >= bound if check else None))
+        self.goals.append(Goal(name, f">= {bound:g}", value, bool(value >= bound) if check else None))
 
     def at_most(self, name: str, value: float, bound: float, *, check: bool = True) -> None:
         """Note a goal that wants a small value; NaN never passes."""
-        self.goals.append(Goal(name, f"<= {bound:g}", value, value <= bound if check else None))
+        self.goals.append(Goal(name, f"<= {bound:g}", value, bool(value <= bound) if check else None))
 
     def finish(self, json_file: Path | None, *, unchecked: str = "not checked") -> int:
         """Print the goals and the closing line, write the JSON, and give the exit code."""

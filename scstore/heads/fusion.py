@@ -338,7 +338,7 @@ class FusedHead:
         head.members_ = {EXPRESSION: self.members_[EXPRESSION]}
         temperatures = (self.fusion_.temperatures[place],)
         head.fusion_ = replace(self.fusion_, temperatures=temperatures, temperature=case.temperature)
-        head.rejection_ = replace(self.rejection_, confidence=case.confidence, novelty=case.novelty)
+        head.rejection_ = replace(self.rejection_, confidence=case.confidence, novelty=case.novelty, sure=1.0)
         return head, estimate, case
 
     def gene_importance(self) -> Array:

@@ -133,7 +133,8 @@ class Rejection:
     the held-out cells of that label (drawn towards that of all where its cells are few).
 
     ``units`` ``(n_classes,)`` are the distances that count as 1. The thresholds are quantiles of ``confidence`` and
-    ``novelty`` ``(m,)`` of the correctly labelled held-out cells; the fraction ``keep`` keeps its label by default.
+    ``novelty`` ``(m,)`` of the correctly labelled held-out cells; the fraction ``keep`` keeps its label by default. A
+    cell of the confidence ``sure`` keeps its label however sure the held-out cells were.
     """
 
     distances: Distances
@@ -141,6 +142,7 @@ class Rejection:
     confidence: Array
     novelty: Array
     keep: float
+    sure: float = SURE
 
     def novelty_of(self, members: Members, views: Views, codes: Array, *, selected: bool = True) -> Array:
         """Return the novelty ``(n,) float64`` of cells that got the labels ``codes``; views as for ``measure``."""
@@ -160,8 +162,7 @@ class Rejection:
         check_choice("unassigned", rule, RULES)
         keep = self.keep if keep is None else check_keep(keep)
         allowed = max_rejected(len(self.confidence), keep)
-        # a cell more confident than that is kept, however sure the held-out cells were
-        confidence, novelty = np.minimum(np.sort(self.confidence), SURE), np.sort(self.novelty)[::-1]
+        confidence, novelty = np.minimum(np.sort(self.confidence), self.sure), np.sort(self.novelty)[::-1]
         if rule == "none":
             return Thresholds()
         if rule == "confidence":
@@ -190,7 +191,7 @@ class Rejection:
         arrays = take_arrays(state, {"units": "c", "confidence": "m", "novelty": "m"}, c=n_classes)
         sound = len(arrays["confidence"]) and (arrays["units"] > 0).all()
         require(sound, "rejection: no held-out cells, or units that are not positive.")
-        return cls(distances, **arrays, keep=check_keep(state["keep"]))
+        return cls(distances, **arrays, keep=check_keep(state["keep"]), sure=float(state["sure"]))
 
 
 def check_keep(keep: float) -> float:
