@@ -36,6 +36,8 @@ from scstore.options import did_you_mean
 HEADS: dict[str, type[RowClassifier]] = {"knn": KNNHead, "linear": LinearHead, "mlp": MLPHead}
 # Genes that a head of each kind reads, and their principal components; 0 for the genes themselves.
 EXPRESSION_INPUT = {"knn": (200, 20), "linear": (500, 0), "mlp": (200, 20)}
+# C of linear heads of expression: between 3 and 100 it makes little difference to another laboratory's cells.
+EXPRESSION_C = 30.0
 # Parameters that are not the caller's.
 NOT_PARAMS = {"random_state", "standardize"}
 
@@ -69,8 +71,9 @@ class FusedHead:
         Genes selected from ``X``, and the principal components of them that the head reads, 0 for the genes as they
         are. By default 500 and 0 for a linear head, 200 and 20 for the others.
     prior_adjustment
-        Logit adjustment [2]_, 0 to 1: 0 keeps training frequencies, 1 assumes equal ones. A rare type of the reference
-        need not be rare among new cells.
+        How far equal frequencies of the classes are assumed, 0 (those of training) to 1: by weights of the classes in
+        linear heads that are given none, by logit adjustment [2]_ in others. A rare type of the reference need not be
+        rare among new cells.
     random_state
         Seed of the folds and of the heads.
 
@@ -191,12 +194,12 @@ class FusedHead:
         batches = None if groups is None else encode_groups(groups, len(codes))
         folds, shares = self._folds(codes, batches), np.bincount(codes, minlength=len(self.classes_)) / len(codes)
         held = self._hold_out(rows, codes, folds, background, with_distances=keep is not None)
-        prior = self.prior_adjustment
+        prior = self.logit_adjustment
         chosen = earning_members(held.log_probas, held.truth, optional=optional, shares=shares, prior_adjustment=prior)
         rows, log_probas = {name: rows[name] for name in chosen}, {name: held.log_probas[name] for name in chosen}
         self.members_ = self._fit_members(rows, codes, batches, background)
         every = list(log_probas.values())
-        self.fusion_ = fit_fusion(every, held.truth, shares=shares, prior_adjustment=self.prior_adjustment)
+        self.fusion_ = fit_fusion(every, held.truth, shares=shares, prior_adjustment=prior)
         self.held_out_codes_, self.held_out_log_probas_ = held.truth, log_probas
         self.held_out_proba_ = proba = self.fusion_.proba(every)
         self.held_out_ = held_out_scores(held.truth, proba)
@@ -217,6 +220,11 @@ class FusedHead:
         return self
 
     @property
+    def logit_adjustment(self) -> float:
+        """Share of the log-frequencies that the fusion takes off: none where the classes are weighted in training."""
+        return 0.0 if self.kind == "linear" and "class_weight" not in self.params else self.prior_adjustment
+
+    @property
     def widths_(self) -> dict[str, int]:
         """Columns of each view at prediction."""
         genes = {} if self.genes_ is None else {EXPRESSION: len(self.genes_)}
@@ -231,14 +239,19 @@ class FusedHead:
     ) -> dict[str, Member]:
         # As objects: a fixed-width text array would take the longest name's bytes for every cell.
         labels = self.classes_.astype(object)[codes]
+        counts = np.bincount(codes, minlength=len(self.classes_))
+        weights = (counts.mean() / np.maximum(counts, 1)) ** self.prior_adjustment
+        by_class = dict(zip(self.classes_.tolist(), weights.tolist(), strict=True))
+        weighted = {"class_weight": by_class} if self.kind == "linear" else {}
         members: dict[str, Member] = {}
         for view, rows in views.items():
-            reducer, options = None, {**self.params, "random_state": self.random_state}
+            reducer, options = None, {**weighted, **self.params, "random_state": self.random_state}
             if view == EXPRESSION:
                 assert self.n_genes is not None and self.n_components is not None  # noqa: S101  # set on creation
                 sizes = {"n_genes": self.n_genes, "n_components": self.n_components}
                 reducer = ExpressionReducer.fit(rows, labels, **sizes, background=background)
-                options |= {"standardize": False} if self.kind == "linear" and not self.n_components else {}
+                if self.kind == "linear" and not self.n_components:
+                    options = {"C": EXPRESSION_C, **options, "standardize": False}
             head, given = HEADS[self.kind](**options), reducer.over(rows, selected=False) if reducer else rows
             if isinstance(head, LinearHead):
                 head.fit(given, labels, groups)
@@ -409,7 +422,7 @@ class FusedHead:
         }
         shares = np.array([float(share) for share in state["shares"]])
         temperatures = tuple(float(state["temperatures"][view]) for view in head.members_)
-        head.fusion_ = Fusion(shares, head.prior_adjustment, temperatures, float(state["temperature"]))
+        head.fusion_ = Fusion(shares, head.logit_adjustment, temperatures, float(state["temperature"]))
         head.genes_ = None if state["genes"] is None else [str(gene) for gene in state["genes"]]
         head.held_out_, head.record_ = dict(state["held_out"]), {}
         saved, above, classes = state["rejection"], state["hierarchy"], head.classes_
