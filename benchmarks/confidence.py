@@ -29,7 +29,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is fetched
 
 import numpy as np
-from feature_stores import LABEL, Pair, Stores
+from feature_stores import DEFAULT, LABEL, Pair, Stores
 from measuring import Findings, parser, table
 from projector import PAIRS, gene_table
 from sklearn.metrics import roc_auc_score
@@ -105,9 +105,7 @@ def calibration(options: argparse.Namespace, stores: Stores, pairs: list[Pair]) 
         name = f"{pair.name}-confidence"
         store = stores.extract(pair, name, panel=panel, layers=stores.layers, pool=("wmean",))
         words = f"{pair.file.name}:{pair.column}:{pair.value}"
-        found[words] = {
-            head: calibration_of(store, pair, stores.default, head, options.seeds) for head in options.heads
-        }
+        found[words] = {head: calibration_of(store, pair, DEFAULT, head, options.seeds) for head in options.heads}
         stores.tell(f"calibration, {words} held out")
     rows = [
         [words.partition(":")[2], head, one["n"], *(f"{one[k]:.3f}" for k in ("accuracy", "confidence")),
@@ -116,7 +114,7 @@ def calibration(options: argparse.Namespace, stores: Stores, pairs: list[Pair]) 
         for words, heads in found.items()
         for head, one in heads.items()
     ]  # fmt: skip
-    print(f"\ncalibration on held-out cells, {stores.default}, means over {len(options.seeds)} seeds")
+    print(f"\ncalibration on held-out cells, the default head, means over {len(options.seeds)} seeds")
     table(["held out", "head", "cells", "accuracy", "confidence", "ECE", "by seed", "by chance", ""], rows)
     for words, heads in found.items():
         first = next(iter(heads))
@@ -153,6 +151,7 @@ def left_out(store: Path, name: str, views: list[str], seed: int) -> dict[str, A
             labels[train],
             gene_names=genes if "X" in views else None,
             keep=KEEP,
+            optional=[view for view in views if view != "X"] if "X" in views else (),
         )
         index = np.concatenate([tested, unknown])
         test = {
@@ -193,7 +192,7 @@ def rejection(options: argparse.Namespace, stores: Stores) -> dict[str, Any]:
     stores.tell("sorted cells extracted")
     types = options.promised if options.quick else [str(name) for name in np.unique(cells.labels)]
     figures: dict[str, Any] = {}
-    for title, views in (("default", stores.default), ("without X", f"{stores.readout}+genept")):
+    for title, views in ((DEFAULT, f"{stores.readout}+genept+X"), ("without X", f"{stores.readout}+genept")):
         figures[title] = {}
         for name in types:
             runs = [left_out(store, name, views.split("+"), seed) for seed in options.seeds]

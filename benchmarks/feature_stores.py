@@ -19,6 +19,8 @@ PANEL_GENES = 100
 """What an inner cross-validation chose for the blood donors (2026-11-21); for the pancreas it was 50."""
 CONTROLS = {"random genes": "random-genes", "random model": "random-llm", "shuffled order": "shuffled-order"}
 """Names in the tables, and what ``scstore extract --control`` calls them."""
+DEFAULT, REGRESSION = "default", "regression"
+"""Rows of :func:`scstore.evaluate`: what ``scstore fit`` makes, and what needs neither model nor texts."""
 LABEL_FREE = "label-free panel: "
 """Before the names of the rows whose panel saw no label."""
 
@@ -102,11 +104,6 @@ class Stores:
         """The default view, chosen beforehand."""
         return f"readout_wmean_l{self.layers[0]}"
 
-    @property
-    def default(self) -> str:
-        """What ``scstore fit`` takes."""
-        return f"{self.readout}+genept+X"
-
     def panel(self, pair: Pair, name: str, **how: Any) -> str:
         """A panel fitted on the training cells; of ``panel_genes``, unless ``n_genes`` says otherwise."""
         path = self.work / f"{pair.name}-{name}.h5ad"
@@ -140,8 +137,8 @@ class Stores:
         }
         alone = [f"readout_{pool}_l{layer}" for pool in poolings for layer in self.layers]
         together = [f"{readout}+genept", f"{readout}+X", "genept+X"]
-        without = ["genept_random", "X", "genept_random+X"]
-        return Source("", store, (self.default, *alone, "genept", *together, *without), controls)
+        without = ["genept_random", "X", "genept_random+X", REGRESSION]
+        return Source("", store, (DEFAULT, *alone, "genept", *together, *without), controls)
 
     def label_free(self, pair: Pair) -> Source:
         """The panel that saw no label, and the controls that fewer labels ask for."""
@@ -152,7 +149,7 @@ class Stores:
             name: [self.extract(pair, f"{pair.name}-label-free-{CONTROLS[name]}", control=CONTROLS[name], **shallow)]
             for name in ("random genes", "random model")
         }
-        views = (self.default, self.readout, "genept", "genept+X", "genept_random", "X", "genept_random+X")
+        views = (DEFAULT, self.readout, "genept", "genept+X", "genept_random", "X", "genept_random+X", REGRESSION)
         return Source(LABEL_FREE, store, views, controls)
 
     def whole(self, pair: Pair) -> list[Source]:

@@ -26,7 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is fetched
 import numpy as np
 from feature_rivals import rivals
 from feature_scores import Answers, Gain, gain, mean_f1
-from feature_stores import LABEL, LABEL_FREE, PANEL_GENES, Pair, Source, Stores
+from feature_stores import DEFAULT, LABEL, LABEL_FREE, PANEL_GENES, REGRESSION, Pair, Source, Stores
 from measuring import Findings, parser, table
 from projector import PAIRS, gene_table
 
@@ -41,8 +41,6 @@ DEALS = 3
 SHARE = 0.5
 DISJOINT = "across-genes"
 """The row of ``evaluate --hold-out-genes`` that its goal is about."""
-NO_MODEL = "genept_random+X"
-"""Neither model nor texts, chosen beforehand."""
 DEFAULT_GOAL, READOUT_GOAL, DISJOINT_GOAL = 0.88, 0.85, 0.55
 USES = ("model", "gene texts", "nothing", "control")
 Table = dict[str, list[Answers]]
@@ -129,11 +127,11 @@ def comparisons(regime: str, rows: Table, stores: Stores) -> dict[str, tuple[str
         chosen = {"gene texts": (DISJOINT, "genept_random")}
     else:
         prefix = "" if regime == ALL else LABEL_FREE
-        default, readout = prefix + stores.default, prefix + stores.readout
+        default, readout = prefix + DEFAULT, prefix + stores.readout
         chosen = {
-            "default over no model": (default, prefix + NO_MODEL),
+            "default over no model": (default, prefix + REGRESSION),
             "default over texts and expression": (default, prefix + "genept+X"),
-            "default over a random model": (default, f"{prefix}random model: {stores.default}"),
+            "default over a random model": (default, f"{prefix}random model: {DEFAULT}"),
             "readout over random genes": (readout, f"{prefix}random genes: {stores.readout}"),
             "readout over a random model": (readout, f"{prefix}random model: {stores.readout}"),
         }
@@ -271,7 +269,7 @@ def check_goals(findings: Findings, figures: dict[str, Any], stores: Stores, *, 
             for name, row in scored.items()
             if row["uses"] in ("nothing", "control") and row["baseline_less_this"]["high"] < 0
         ]
-        findings.at_least("default, macro-F1", scored[stores.default]["macro_f1"], DEFAULT_GOAL, check=check)
+        findings.at_least("default, macro-F1", scored[DEFAULT]["macro_f1"], DEFAULT_GOAL, check=check)
         findings.at_least("readout alone, macro-F1", scored[stores.readout]["macro_f1"], READOUT_GOAL, check=check)
         findings.at_most("controls above the default beyond the interval", float(len(better)), 0, check=check)
     if DISJOINT in figures.get(GENES, {"rows": {}})["rows"]:

@@ -37,6 +37,7 @@ def test_the_demo_gives_and_leaves_what_it_promises(tmp_path: Path, monkeypatch:
         module.RANDOM_READOUT,
         module.NO_MODEL,
         module.DEFAULT,
+        module.REGRESSION,
     ]
     assert any("scstore fit stores/ref.zarr" in line for line in result.lines())
     annotated = anndata.read_h5ad(result.files["annotated cells"])
@@ -44,6 +45,7 @@ def test_the_demo_gives_and_leaves_what_it_promises(tmp_path: Path, monkeypatch:
     agreement = np.mean(annotated.obs["scstore_label"].astype(str) == annotated.obs["bulk_labels"].astype(str))
     assert agreement == pytest.approx(result.scores[module.DEFAULT]["linear"]["accuracy"])
     assert agreement > 0.6
+    assert result.scores[module.REGRESSION]["linear"]["accuracy"] > 0.6
     for name in ("UMAP", "confusion matrix"):
         assert min(matplotlib.image.imread(result.files[name]).shape[:2]) > 300
     neighbours = pd.read_parquet(result.files["nearest reference cells"])

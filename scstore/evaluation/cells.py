@@ -39,6 +39,11 @@ class EvaluationCells:
         """``(n,)`` names of the classes of the cells."""
         return np.array(self.classes, dtype=object)[self.codes]
 
+    def groups_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return the group numbers of training cells; ``None`` where they are not of two groups at least."""
+        found = None if self.groups is None else self.groups[rows]
+        return found if found is not None and len(np.unique(found)) > 1 else None
+
     @property
     def tested(self) -> NDArray[np.bool_]:
         """``(n,) bool``: cells that may be tested on."""

@@ -42,7 +42,7 @@ def evaluate(
     missing_labels: MissingLabels = MISSING_LABELS,
     head: Annotated[Literal["linear", "mlp", "knn"], Option("Kind of classifier.")] = "linear",
     prior_adjustment: PriorAdjustment = PRIOR_ADJUSTMENT,
-    views: Annotated[Sequence[str] | None, Option("Rows of the table: VIEW or VIEW+VIEW.", flags=("--view",))] = None,
+    views: Annotated[Sequence[str] | None, Option("Rows: VIEW, VIEW+VIEW, regression, …", flags=("--view",))] = None,
     controls: Annotated[Controls, Option("NAME=STORE of the same cells, for comparison.", flags=("--control",))] = None,
     folds: Annotated[int, Option("Number of folds.", minimum=2)] = 5,
     repeats: Annotated[int, Option("How often to deal the folds (and genes) anew.", minimum=1, advanced=True)] = 1,
@@ -63,9 +63,12 @@ def evaluate(
 
     All fitting happens within the training cells of each fold: gene selection, PCA, scaling, head, calibration.
 
-    By default the rows are each view alone, the default views together, random vectors with expression, and
-    CellTypist if it is installed. A control adds its default view, and its default views together; with a test
-    store it is two stores under one name. With groups, intervals draw whole groups too. With ``hold_out_genes``
+    By default the rows are each view alone; ``default``, the head that ``fit`` would make: expression with those of
+    readout and genept that earn their place on held-out training cells; random vectors with expression;
+    ``regression``, a class-balanced logistic regression on expression, with which the rows are compared; and
+    CellTypist if it is installed. A control adds its default view, and its default; with a test store it is two
+    stores under one name. With groups, whole groups are held out within the training cells as well, and intervals
+    draw whole groups; of fewer than five there is no interval. With ``hold_out_genes``
     heads are trained on the other genes. ``leave_one_class_out`` measures whether confidence and novelty tell cells
     of a class that no head was trained on. With ``allow_seen`` the result says how many labels were seen. Of
     ``COLUMN=VALUE``, values of one column add up, and several columns must all be met.

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scstore.evaluation.table_rows import EvaluationRow, ViewSource
-from scstore.heads.calibration import fit_fusion
+from scstore.heads.calibration import earning_members, fit_fusion
 from scstore.heads.fusion import FusedHead
 from scstore.heads.member import EXPRESSION
-from scstore.heads.rows import MappedRows, Rows
+from scstore.heads.rows import Array, MappedRows, Rows
 from scstore.progress import Track
 
 # Folds within the training cells of a split, for the temperatures. `fit` takes 5; three cost less.
@@ -37,6 +38,7 @@ class RowPredictions:
     classes: tuple[str, ...]
     proba: NDArray[np.float64]  # (n_test, n_classes)
     seconds: float  # of fitting, calibration and prediction, as if the row were alone
+    kept: tuple[str, ...] = ()  # the views that were fused
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +61,9 @@ def predict_rows(
     gene_names: Sequence[str],
     heads: HeadOptions,
     track: Track,
+    groups: Array | None = None,
 ) -> Iterator[tuple[EvaluationRow, RowPredictions]]:
-    """Train every row on the same cells, with ``labels`` ``(n,)``, and predict the test cells.
+    """Train every row on the same cells, with ``labels`` and ``groups`` ``(n,)``, and predict the test cells.
 
     ``sides`` gives a view of the training cells and of the test cells. The numbers are those of a
     :class:`~scstore.heads.fusion.FusedHead` on each row's views: late fusion fits each view by itself, so a view that
@@ -72,9 +75,10 @@ def predict_rows(
         for source in row.sources:
             if source not in fitted:
                 train, test = sides(source)
-                fitted[source] = _predict_view(source.view, train, labels, test, gene_names=gene_names, heads=heads)
+                how: dict[str, Any] = {"gene_names": gene_names, "heads": heads, "groups": groups}
+                fitted[source] = _predict_view(source.view, train, labels, test, **how)
                 track.advance()
-        yield row, _fuse([fitted[source] for source in sorted(row.sources)], heads)
+        yield row, _fuse({source.view: fitted[source] for source in sorted(row.sources)}, row.optional, heads)
         uses.subtract(row.sources)
         for source in row.sources:
             if not uses[source]:  # predictions of many cells are large
@@ -82,11 +86,18 @@ def predict_rows(
 
 
 def _predict_view(
-    view: str, train: Rows, labels: NDArray[np.object_], test: Rows, *, gene_names: Sequence[str], heads: HeadOptions
+    view: str,
+    train: Rows,
+    labels: NDArray[np.object_],
+    test: Rows,
+    *,
+    gene_names: Sequence[str],
+    heads: HeadOptions,
+    groups: Array | None,
 ) -> _ViewPredictions:
     begun = time.monotonic()
     head = FusedHead(heads.kind, n_folds=INNER_FOLDS, random_state=heads.seed)
-    head.fit({view: train}, labels, gene_names=gene_names if view == EXPRESSION else None)
+    head.fit({view: train}, labels, gene_names=gene_names if view == EXPRESSION else None, groups=groups)
     blocks = head.iter_log_probas({view: with_genes(test, head, gene_names)})
     return _ViewPredictions(
         classes=tuple(str(name) for name in head.classes_),
@@ -107,9 +118,13 @@ def with_genes(rows: Rows, head: FusedHead, gene_names: Sequence[str]) -> Rows:
     return MappedRows(rows, lambda block: block[:, columns], width=len(columns))
 
 
-def _fuse(parts: Sequence[_ViewPredictions], heads: HeadOptions) -> RowPredictions:
-    begun = time.monotonic()
-    held_out, first = [part.held_out for part in parts], parts[0]
-    fusion = fit_fusion(held_out, first.codes, shares=first.shares, prior_adjustment=heads.prior_adjustment)
-    proba = fusion.proba([part.test for part in parts])
-    return RowPredictions(first.classes, proba, sum(part.seconds for part in parts) + time.monotonic() - begun)
+def _fuse(parts: Mapping[str, _ViewPredictions], optional: Sequence[str], heads: HeadOptions) -> RowPredictions:
+    begun, first = time.monotonic(), next(iter(parts.values()))
+    shares, prior = first.shares, heads.prior_adjustment
+    held_out, kept = {view: part.held_out for view, part in parts.items()}, tuple(parts)
+    if optional:
+        kept = earning_members(held_out, first.codes, optional=optional, shares=shares, prior_adjustment=prior)
+    fusion = fit_fusion([held_out[view] for view in kept], first.codes, shares=shares, prior_adjustment=prior)
+    proba = fusion.proba([parts[view].test for view in kept])
+    seconds = sum(part.seconds for part in parts.values()) + time.monotonic() - begun
+    return RowPredictions(first.classes, proba, seconds, kept)

@@ -83,6 +83,8 @@ def _tell_apart(
         features.cells.labels[known.train],
         gene_names=features.gene_names if EXPRESSION in views else None,
         keep=KEEP,
+        groups=features.cells.groups_of(known.train),
+        optional=row.optional,
     )
     index = np.concatenate([known.test, unknown])
     test: dict[str, Rows] = {name: RowSubset(rows, index) for name, rows in views.items()}

@@ -17,8 +17,9 @@ from scipy import sparse, stats
 
 from scstore.heads.rows import Array
 
-# An interval over fewer groups than that gives no verdict.
+# An interval over fewer groups than that is not shown, and gives no verdict.
 MIN_GROUPS = 5
+TOO_SMALL = 0.01  # a difference of macro-F1 that means nothing
 
 N_RESAMPLES = 2000
 # Weights of drawn units held at a time.
@@ -46,19 +47,34 @@ class Difference:
     n_groups: int | None
 
     @property
+    def too_few_groups(self) -> bool:
+        """Whether there are groups, but fewer than an interval or a verdict needs."""
+        return self.n_groups is not None and self.n_groups < MIN_GROUPS
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the interval contains zero; without one, whether the difference is below a hundredth."""
+        return abs(self.mean) < TOO_SMALL if self.too_few_groups else self.low <= 0 <= self.high
+
+    @property
+    def is_gain(self) -> bool:
+        """Whether it is more than nothing."""
+        return self.mean > 0 and not self.is_nothing
+
+    @property
     def words(self) -> str:
-        """``+0.012 [−0.004, +0.028]``."""
+        """``+0.012 [−0.004, +0.028]``; of too few groups ``+0.012``."""
         mean, low, high = (f"{value:+.3f}".replace("-", "−") for value in (self.mean, self.low, self.high))
-        return f"{mean} [{low}, {high}]"
+        return mean if self.too_few_groups else f"{mean} [{low}, {high}]"
 
     @property
     def verdict(self) -> str:
         """Whether these cells show a difference."""
-        if self.n_groups is not None and self.n_groups < MIN_GROUPS:
+        if self.too_few_groups:
             return f"no verdict, since {self.n_groups} group(s) are too few; {MIN_GROUPS} are needed"
-        if self.low > 0:
-            return "a gain that these cells show"
-        return "a loss that these cells show" if self.high < 0 else "nothing that these cells can show"
+        if self.is_nothing:
+            return "nothing that these cells can show"
+        return "a gain that these cells show" if self.is_gain else "a loss that these cells show"
 
 
 def paired_difference(

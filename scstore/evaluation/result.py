@@ -12,12 +12,16 @@ import pandas as pd
 
 from scstore.evaluation.cells import EvaluationCells
 from scstore.evaluation.features import StoredFeatures
-from scstore.evaluation.paired_bootstrap import Difference, paired_difference
+from scstore.evaluation.paired_bootstrap import TOO_SMALL, Difference, paired_difference
 from scstore.evaluation.runs import Scored
-from scstore.evaluation.table_rows import EvaluationRow
+from scstore.evaluation.table_rows import ACROSS_RANDOM, DEFAULT, REGRESSION, EvaluationRow
+from scstore.heads.across_genes import KIND
 from scstore.heads.scores import METRICS, scores_by_class
 
 FORMAT = "1.0"
+
+# Rows of gene texts, and the same with random vectors.
+OF_RANDOM = {"genept": "genept_random", "genept+X": "genept_random+X", KIND: ACROSS_RANDOM}
 
 HEADINGS = {
     "accuracy": "accuracy",
@@ -44,8 +48,9 @@ class RowComparison:
     row, baseline
         Their names.
     why
-        ``no model`` (against the best row that uses neither model nor gene texts), ``default`` (the default fusion
-        against the no-model fusion) or ``control`` (a row against its counterpart in ``controls=``).
+        ``no model`` (against the baseline, which uses neither model nor gene texts), ``default`` (the default head
+        against its expression alone), ``random vectors`` (gene texts against them) or ``control`` (a row against its
+        counterpart in ``controls=``).
     difference
         Of macro-F1 over all held-out cells together.
     """
@@ -71,9 +76,9 @@ class Regime:
     scored
         Scores by fold and predictions by cell.
     comparisons
-        Every row against the best without model or texts, and the other pairs worth a sentence.
+        Every row against the baseline, and the other pairs worth a sentence; all chosen before looking.
     says
-        Sentences; the last says what the model added.
+        Sentences; the last says what difference the model makes.
     """
 
     name: str
@@ -97,7 +102,8 @@ class Regime:
             figures = [_figure(*self.mean_and_sd(row.name, name)) for name in HEADINGS]
             seconds, _ = self.mean_and_sd(row.name, "seconds")
             rows.append([row.marked, *figures, f"{seconds:.1f}", *([words.get(row.name, "")] if base else [])])
-        return ["features", *HEADINGS.values(), "s", *(f"F1 − {name} [95 %]" for name in base)], rows
+        interval = "" if any(c.difference.too_few_groups for c in against.values()) else " [95 %]"
+        return ["features", *HEADINGS.values(), "s", *(f"F1 − {name}{interval}" for name in base)], rows
 
     def as_json(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return everything but the predictions."""
@@ -120,7 +126,7 @@ class Regime:
             "notes": list(self.notes),
             "classes_not_trained_on": dict(scored.absent),
             "rows": rows,
-            "comparisons": [{**asdict(c), "verdict": c.difference.verdict} for c in self.comparisons],
+            "comparisons": [_comparison(c) for c in self.comparisons],
             "says": list(self.says),
         }
 
@@ -236,19 +242,15 @@ def make_regime(
     name: str, title: str, scored: Scored, cells: EvaluationCells, *, notes: Sequence[str], seed: int
 ) -> Regime:
     """Compare the rows and describe the comparisons; ``seed`` is the bootstrap's."""
-    rows = {row.name: row for row in scored.rows}
-    best = best_rows(scored)
-    pairs: list[tuple[str, str, str]] = []
-    if nothing := best.get("nothing"):
-        pairs += [(other, nothing, "no model") for other in rows if other != nothing]
-    default = ("+".join(cells.stores[0].default_views) if cells.stores[0].record else "", "genept_random+X")
-    if set(default) <= set(rows) and default != (best.get("model"), nothing):
-        pairs.append((*default, "default"))
+    rows, baseline = {row.name: row for row in scored.rows}, baseline_row(scored.rows)
+    pairs = [(other, baseline, "no model") for other in rows if baseline not in (None, other)]
+    named = [(DEFAULT, "X", "default"), *((*pair, "random vectors") for pair in OF_RANDOM.items())]
+    pairs += [(row, other, why) for row, other, why in named if {row, other} <= set(rows) and other != baseline]
     pairs += [
         (own.name, row.name, "control")
         for row in scored.rows
         for own in scored.rows
-        if row.control and not own.control and own.views == row.views
+        if row.control and not own.control and (own.views, own.optional) == (row.views, row.optional)
     ]
     groups = None if cells.groups is None else cells.groups[np.unique(scored.predictions["cell"])]
     comparisons = []
@@ -256,7 +258,7 @@ def make_regime(
         predicted = (scored.codes(name, "predicted") for name in (row, baseline))
         difference = paired_difference(scored.codes(row, "code"), *predicted, groups=groups, seed=seed)
         comparisons.append(RowComparison(row, baseline, why, difference))
-    says = _sentences(rows, comparisons, best)
+    says = _sentences(scored, comparisons, of_scstore=cells.stores[0].record is not None)
     if scored.absent:
         listed = ", ".join(f"{name} {n:,}" for name, n in scored.absent.items())
         n_absent = f"{sum(scored.absent.values()):,} test cells ({listed})"
@@ -264,32 +266,63 @@ def make_regime(
     return Regime(name, title, (*notes, *scored.notes), scored, tuple(comparisons), tuple(says))
 
 
-def best_rows(scored: Scored) -> dict[str, str]:
-    """Return the name of the row with the highest mean macro-F1 among those that use the same, by what they use."""
+def baseline_row(rows: Iterable[EvaluationRow]) -> str | None:
+    """Return the row that the others are compared with: the regression, else expression, else the first control."""
+    nothing = [row.name for row in rows if row.uses == "nothing"]
+    return next((name for name in (REGRESSION, "X", *nothing) if name in nothing), None)
+
+
+def main_row(scored: Scored, uses: str) -> str | None:
+    """Return the default row if it uses that, else the row of the highest mean macro-F1 among those that do."""
     means = scored.scores.groupby("row")["macro_f1"].mean()
-    best: dict[str, str] = {}
-    for row in sorted(scored.rows, key=lambda row: means[row.name], reverse=True):
-        best.setdefault(row.uses, row.name)
-    return best
+    mine = [row.name for row in scored.rows if row.uses == uses]
+    return DEFAULT if DEFAULT in mine else max(mine, key=lambda name: means[name], default=None)
 
 
-def _sentences(
-    rows: Mapping[str, EvaluationRow], comparisons: Sequence[RowComparison], best: Mapping[str, str]
-) -> list[str]:
-    """Return a sentence for each pair chosen before looking, for the gene texts and, last, for the model."""
-    says = []
-    for c in comparisons:
-        if c.why != "no model":
-            chosen = ", chosen before looking" if c.why == "default" else ""
-            pair = f"{rows[c.row].words} against {rows[c.baseline].words}{chosen}"
-            says.append(f"{pair}: {c.difference.words}: {c.difference.verdict}")
-    against = {c.row: c for c in comparisons if c.why == "no model"}
-    for subject in ("gene texts", "model"):
-        found = against.get(best.get(subject, ""))
-        if found is not None:
-            pair, difference = f"{rows[found.row].words} over {rows[found.baseline].words}", found.difference
-            says.append(f"the {subject} added {difference.words} macro-F1 ({pair}): {difference.verdict}")
-    if "nothing" not in best or not {"gene texts", "model"} & set(best):
-        missing = "with the model" if "nothing" in best else "without the model"
+def _comparison(c: RowComparison) -> dict[str, Any]:
+    """Return JSON values, without an interval where there are too few groups for one."""
+    found = {**asdict(c), "verdict": c.difference.verdict}
+    if c.difference.too_few_groups:
+        found["difference"] |= {"low": None, "high": None}
+    return found
+
+
+def _sentences(scored: Scored, comparisons: Sequence[RowComparison], *, of_scstore: bool) -> list[str]:
+    """Return a sentence for each pair, for the gene texts and, last, for the model."""
+    rows = {row.name: row.words for row in scored.rows}
+    says = [
+        f"{rows[c.row]} against {rows[c.baseline]}: {c.difference.words}: {c.difference.verdict}"
+        for c in comparisons
+        if c.why != "no model"
+    ]
+    against = {(c.row, c.why): c for c in comparisons}
+    model = "the language model" if of_scstore else "the embedding"
+    subjects = {"gene texts": "what the gene texts say", "model": model}
+    found = {uses: against.get((main_row(scored, uses) or "", "no model")) for uses in subjects}
+    for uses, c in found.items():
+        if c is None:
+            continue
+        own = against.get((c.row, "default"), c)
+        # a gain that the default's own expression has as well is the head's
+        told = own if c.difference.is_gain and not own.difference.is_gain else c
+        says.append(_in_words(told, scored, subjects[uses]))
+    if not any(found.values()):
+        missing = "without the model" if baseline_row(scored.rows) is None else "with the model"
         says.append(f"this table has no row {missing}, so it does not say what the model added")
     return says
+
+
+def _in_words(c: RowComparison, scored: Scored, name: str) -> str:
+    """Return what difference a row makes: in plain words, then with its interval."""
+    means, words = scored.scores.groupby("row")["macro_f1"].mean(), {row.name: row.words for row in scored.rows}
+    d = c.difference
+    if d.is_nothing:
+        effect = f"{name} makes no difference{'' if abs(d.mean) < TOO_SMALL else ' that they can show'}"
+    elif d.too_few_groups:
+        effect = f"F1 is {'higher' if d.mean > 0 else 'lower'} with {name}"
+    else:
+        effect = f"{name} {'raises F1' if d.is_gain else 'does not help'}"
+    first, second = (f"{means[row]:.3f}".removeprefix("0") for row in (c.row, c.baseline))
+    groups = "" if d.n_groups is None else f"; {d.n_groups} group(s)"
+    pair = f"{words[c.row]} over {words[c.baseline]}"
+    return f"On these cells {effect} (F1 {first} with it, {second} without{groups}); {pair}: {d.words}: {d.verdict}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,11 +60,14 @@ def score_rows(table: Table, cells: EvaluationCells, *, heads: HeadOptions, prog
     scores: dict[str, list[dict[str, Any]]] = {row.name: [] for row in rows}
     predictions: dict[str, list[pd.DataFrame]] = {row.name: [] for row in rows}
     failed: dict[str, str] = {}
+    kept = {row.name: Counter[str](dict.fromkeys(sorted(row.views), 0)) for row in rows if row.optional}
     n_fits = len({source for row in rows for source in row.sources}) + sum(not row.views for row in rows)
     with progress.track(f"evaluating {table.name}", n_fits * len(usable), "fits") as track:
         for split in usable:
             truth = cells.codes[split.test]
             for row, found in _predict(table, split, cells, heads=heads, track=track, failed=failed):
+                if row.optional:
+                    kept[row.name].update(found.kept)
                 proba = widen(found.proba, found.classes, cells.classes)
                 about = {"row": row.name, "run": split.run, "fold": split.fold}
                 sizes = {"n_train": len(split.train), "n_test": len(split.test)}
@@ -73,6 +77,10 @@ def score_rows(table: Table, cells: EvaluationCells, *, heads: HeadOptions, prog
                 predictions[row.name].append(pd.DataFrame(about | columns | {"confidence": confidence}))
     for message in failed.values():
         progress.warn(message)
+    trained = f"{len(usable)} {'folds' if table.name == 'folds' else 'trainings'}"
+    for name, counts in kept.items():
+        listed = ", ".join(f"{view} in {n}" for view, n in counts.most_common())
+        notes.append(f"{name}, views kept, of {trained}: {listed}")
     ran = tuple(row for row in rows if row.name not in failed)
     if not ran:
         raise LabelsError(f"No row of the table could be scored. {' '.join(failed.values())}")
@@ -94,7 +102,8 @@ def _predict(
     features, labels = table.features, cells.labels[split.train]
     sides = partial(features.sides, split=split)
     with_views = [row for row in table.rows if row.views]
-    yield from predict_rows(with_views, labels, sides, gene_names=features.gene_names, heads=heads, track=track)
+    how: dict[str, Any] = {"gene_names": features.gene_names, "heads": heads, "track": track}
+    yield from predict_rows(with_views, labels, sides, groups=cells.groups_of(split.train), **how)
     for row in table.rows:
         if row.views or row.name in failed:
             continue

@@ -11,7 +11,7 @@ from scstore.errors import OptionError
 from scstore.heads.across_genes import KIND
 from scstore.store.reader import Store
 
-CELLTYPIST = "celltypist"
+DEFAULT, REGRESSION, CELLTYPIST = "default", "regression", "celltypist"
 # The across-genes head with random gene vectors.
 ACROSS_RANDOM = f"{KIND}_random"
 
@@ -22,6 +22,8 @@ WORDS = {
     "genept_w": "GenePT-w as published",
     "genept_s": "GenePT-s",
     "X": "expression",
+    DEFAULT: "the default head",
+    REGRESSION: "a class-balanced logistic regression on expression",
     CELLTYPIST: "CellTypist",
     KIND: "the across-genes head",
     ACROSS_RANDOM: "the across-genes head with random vectors",
@@ -44,9 +46,10 @@ class EvaluationRow:
     """
 
     name: str  # as in the table and in views=
-    views: tuple[str, ...]  # none for methods that choose their expression themselves: CellTypist, across-genes
+    views: tuple[str, ...]  # none for methods that choose their expression themselves: regression, CellTypist, …
     uses: str
     control: str = ""  # name of the control's store
+    optional: tuple[str, ...] = ()  # views that have to earn their place on held-out training cells, as in `fit`
 
     @property
     def marked(self) -> str:
@@ -61,9 +64,9 @@ class EvaluationRow:
     @property
     def words(self) -> str:
         """What it reads, for a sentence."""
-        if not self.views:
-            return WORDS[self.name]
         named = " + ".join(WORDS.get(view, view) for view in self.views)
+        if not self.views or self.optional:
+            named = WORDS[self.name.removeprefix(f"{self.control}: ")]
         return f"{named} of {self.control}" if self.control else named
 
 
@@ -80,25 +83,29 @@ def kind_of_view(store: Store, view: str) -> str:
 def choose_rows(
     store: Store, *, views: Sequence[str] | None, controls: Mapping[str, Sequence[Store]]
 ) -> list[EvaluationRow]:
-    """Return the rows that ``views`` names, or every view alone and the default together; then the controls.
+    """Return the rows that ``views`` names, or every view alone, the default and the regression; then the controls.
 
-    ``readout`` stands for the default view, ``celltypist`` for CellTypist, and ``+`` combines views. Each control adds
-    its default view, and its default views together.
+    ``readout`` stands for the default view, ``default`` for what `fit` makes, ``regression`` and ``celltypist`` for
+    those, and ``+`` combines views. Each control adds its default view, and its default views together: as its default
+    where the table has one, else all of them fused.
     """
     if views is None:
         wanted = _default_names(store)
-        if "X" in store.views and importlib.util.find_spec(CELLTYPIST) is not None:
-            wanted.append((CELLTYPIST,))
+        if "X" in store.views:
+            wanted += [(REGRESSION,)] if REGRESSION not in store.views else []
+            wanted += [(CELLTYPIST,)] if importlib.util.find_spec(CELLTYPIST) is not None else []
     else:
         wanted = [tuple(part.strip() for part in text.split("+")) for text in views]
     rows = [_row(store, names) for names in wanted]
+    gated = any(row.optional for row in rows)
     for name, counterparts in controls.items():
         other = counterparts[0]
         together = tuple(view for view in other.default_views if view != "X" or "X" in store.views)
-        rows += [
-            EvaluationRow(f"{name}: {'+'.join(chosen)}", chosen, "control", control=name)
-            for chosen in dict.fromkeys([(other.default_view,), together])
-        ]
+        rows.append(EvaluationRow(f"{name}: {other.default_view}", (other.default_view,), "control", control=name))
+        if optional := _optional(together) if gated else ():
+            rows.append(EvaluationRow(f"{name}: {DEFAULT}", together, "control", control=name, optional=optional))
+        elif together != (other.default_view,):
+            rows.append(EvaluationRow(f"{name}: {'+'.join(together)}", together, "control", control=name))
     named = [row.name for row in rows]
     if repeated := [name for name in dict.fromkeys(named) if named.count(name) > 1]:
         raise OptionError(f"views='{repeated[0]}': this row is named twice. Name each row once.")
@@ -113,10 +120,16 @@ def _default_names(store: Store) -> list[tuple[str, ...]]:
         return alone
     by_kind = {kind: view for view, kind in kinds.items()}
     n_model = sum(kind in (MODEL, GENE_TEXTS) for kind in kinds.values())
-    wanted = [*alone[:n_model], store.default_views, *alone[n_model:]]
+    default = [(DEFAULT,)] if len(store.default_views) > 1 else []
+    wanted = [*alone[:n_model], *default, *alone[n_model:]]
     if RANDOM in by_kind and EXPRESSION in by_kind:
         wanted.append((by_kind[RANDOM], by_kind[EXPRESSION]))
     return list(dict.fromkeys(wanted))
+
+
+def _optional(views: Sequence[str]) -> tuple[str, ...]:
+    """Return the default views that `fit` keeps only where they earn their place: all beside expression."""
+    return tuple(view for view in views if view != "X") if "X" in views else ()
 
 
 def _row(store: Store, names: Sequence[str]) -> EvaluationRow:
@@ -125,9 +138,15 @@ def _row(store: Store, names: Sequence[str]) -> EvaluationRow:
             raise OptionError("views='celltypist': not installed. Install it with: pip install celltypist")
         store.view("X")  # refuses a store without expression
         return EvaluationRow(CELLTYPIST, (), "nothing")
-    resolved = tuple(store.view(name).name for name in names)
+    if tuple(names) == (REGRESSION,) and REGRESSION not in store.views:
+        store.view("X")
+        return EvaluationRow(REGRESSION, (), "nothing")
+    is_default = tuple(names) == (DEFAULT,) and store.record is not None
+    resolved = store.default_views if is_default else tuple(store.view(name).name for name in names)
     if len(set(resolved)) < len(resolved):
         raise OptionError(f"views='{'+'.join(names)}': name each view of a row once.")
     kinds = {kind_of_view(store, view) for view in resolved}
     uses = next((kind for kind in (MODEL, GENE_TEXTS) if kind in kinds), "nothing")
+    if is_default:
+        return EvaluationRow(DEFAULT, resolved, uses, optional=_optional(resolved))
     return EvaluationRow("+".join(resolved), resolved, uses)

@@ -11,7 +11,7 @@ import numpy as np
 
 from scstore import fsio, tables
 from scstore.errors import MissingExtraError
-from scstore.evaluation.result import Evaluation, best_rows
+from scstore.evaluation.result import Evaluation, baseline_row, main_row
 from scstore.evaluation.table_rows import ViewSource
 from scstore.heads.class_numbers import stratified_sample
 from scstore.heads.rows import Array, RowSubset, materialise
@@ -93,7 +93,7 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
         parts += ["## left-out classes", f"{escaped(left_out.title)}.", as_table(*left_out.table())]
     parts.append(
         "Rows with `-` use neither the model nor gene texts. Differences are of macro-F1 over all held-out cells "
-        "together, with a 95 % paired bootstrap interval."
+        "together, with a 95 % paired bootstrap interval where there are enough groups."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -128,12 +128,11 @@ def _draw(evaluation: Evaluation, folder: Path) -> None:
 
 
 def _rows_to_confuse(evaluation: Evaluation) -> list[str]:
-    """Return the best row without model or texts, the gene texts, and the default or best row, as far as there."""
-    scored, store = evaluation.regimes[0].scored, evaluation.cells.stores[0]
-    best, names = best_rows(scored), [row.name for row in scored.rows]
-    default = "" if store.record is None else "+".join(store.default_views)
-    texts = "genept" if "genept" in names else best.get("gene texts")
-    wanted = [best.get("nothing"), texts, default if default in names else best.get("model")]
+    """Return the baseline, the gene texts, and the default or the best row with the model, as far as there."""
+    scored = evaluation.regimes[0].scored
+    names = [row.name for row in scored.rows]
+    texts = "genept" if "genept" in names else main_row(scored, "gene texts")
+    wanted = [baseline_row(scored.rows), texts, main_row(scored, "model")]
     return [name for name in dict.fromkeys(wanted) if name] or names[:1]
 
 

@@ -22,11 +22,12 @@ from scstore.errors import (
 from scstore.evaluation.evaluate import DRAWS
 from scstore.evaluation.fits import INNER_FOLDS
 from scstore.evaluation.result import Evaluation
+from scstore.evaluation.table_rows import choose_rows
 from scstore.heads.fusion import FusedHead
 from scstore.store.layout import SEEN_BY_PANEL, record_path
 
 READOUT = "readout_wmean_l3"
-DEFAULT = f"{READOUT}+genept+X"
+DEFAULT = "default"
 NO_MODEL = "genept_random+X"
 
 
@@ -51,11 +52,12 @@ def test_every_view_the_default_and_the_controls_are_in_one_table(evaluation: Ev
         "genept_random": "nothing",
         "X": "nothing",
         NO_MODEL: "nothing",
+        "regression": "nothing",
     }
     headings, rows = regime.table()
-    assert [row[0] for row in rows[-3:]] == ["- genept_random", "- X", f"- {NO_MODEL}"]
+    assert [row[0] for row in rows[-4:]] == ["- genept_random", "- X", f"- {NO_MODEL}", "- regression"]
     assert all(len(row) == len(headings) for row in rows)
-    assert [row[-1] for row in rows].count("baseline") == 1
+    assert [row[0] for row in rows if row[-1] == "baseline"] == ["- regression"]
     assert "stratified 3-fold" in regime.title
     assert "125 cells scored" in regime.title  # the empty cell is not one
     means = evaluation.scores.query("row == @DEFAULT and metric == 'macro_f1'")["value"]
@@ -63,23 +65,26 @@ def test_every_view_the_default_and_the_controls_are_in_one_table(evaluation: Ev
     assert means.mean() > 0.9
 
 
-def test_the_last_sentence_says_what_the_model_added(evaluation: Evaluation) -> None:
+def test_the_last_sentence_says_what_difference_the_model_makes(evaluation: Evaluation) -> None:
     regime = evaluation.regimes[0]
     said = regime.says[-1]
-    assert said.startswith("the model added ")
+    assert said.startswith("On these cells the language model ")
     against = [c for c in regime.comparisons if c.why == "no model"]
     assert len(against) == len(regime.scored.rows) - 1
-    assert len({c.baseline for c in against}) == 1
-    ends = [(c.difference.low, c.difference.high) for c in against]
-    expected = {"nothing" if low <= 0 <= high else "a gain" if low > 0 else "a loss" for low, high in ends}
-    assert any(word in said for word in expected)
+    assert {c.baseline for c in against} == {"regression"}
+    default = next(c.difference for c in against if c.row == DEFAULT)
+    assert default.words in said
+    assert {(c.row, c.baseline) for c in regime.comparisons if c.why == "default"} == {(DEFAULT, "X")}
+    assert {(c.row, c.baseline) for c in regime.comparisons if c.why == "random vectors"} == {
+        ("genept", "genept_random")
+    }
 
 
 def test_every_cell_is_predicted_once_by_every_row_from_cells_of_other_folds(evaluation: Evaluation) -> None:
     frame = evaluation.predictions
     assert list(frame.columns) == ["regime", "row", "run", "fold", "cell_id", "label", "predicted", "confidence"]
     assert (frame.groupby("row", observed=True)["cell_id"].nunique() == 125).all()
-    assert len(frame) == 7 * 125
+    assert len(frame) == 8 * 125
     one = frame[frame["row"] == DEFAULT]
     accuracy = evaluation.scores.query("row == @DEFAULT and metric == 'accuracy'")
     sizes = one.groupby("fold", observed=True).size().to_numpy()
@@ -112,6 +117,52 @@ def test_groups_are_held_out_whole(evaluation_store: Path) -> None:
     assert list(alone.regimes[0].scored.scores["fold"].unique()) == [f"p{i}" for i in range(7)]
     assert "one patient at a time (7)" in alone.regimes[0].title
     assert any("one way to split" in note for note in alone.regimes[0].notes)
+
+
+def test_the_default_is_the_head_that_fit_makes(evaluation_store: Path) -> None:
+    """With groups, what earns its place is decided on whole held-out groups of the training cells."""
+    store = scstore.open(evaluation_store)
+    mouse = (store.obs["species"] == "mouse").to_numpy()
+    views = ["default", "regression"]
+    how: dict[str, Any] = {"label": "cell_type", "test_on": ["species=mouse"], "group": "patient"}
+    found = scstore.evaluate(store, views=views, **how)
+    cells = store.usable_rows(allow_partial=False)
+    train, test = cells[~mouse[cells]], cells[mouse[cells]]
+    names, genes = store.default_views, [str(name) for name in store.expression_genes.index]
+    head = FusedHead(n_folds=INNER_FOLDS).fit(
+        {name: store.view(name)[train] for name in names},
+        store.obs["cell_type"].astype(str).to_numpy()[train],
+        gene_names=genes,
+        groups=store.obs["patient"].astype(str).to_numpy()[train],
+        optional=[name for name in names if name != "X"],
+    )
+    given: dict[str, Any] = {name: store.view(name)[test] for name in head.views_}
+    given["X"] = given["X"][:, [genes.index(gene) for gene in head.genes_ or ()]]
+    confidence = found.predictions.query("row == 'default'")["confidence"]
+    np.testing.assert_array_equal(confidence, head.predict_proba(given).max(axis=1).astype(np.float32))
+    (note,) = [note for note in found.regimes[0].notes if note.startswith("default")]
+    assert all(f"{name} in {int(name in head.views_)}" in note for name in names)
+
+
+def test_a_control_has_a_default_where_the_table_has_one(evaluation_store: Path) -> None:
+    store = scstore.open(evaluation_store)
+    rows = choose_rows(store, views=["default"], controls={"same": [store]})
+    assert [row.name for row in rows] == ["default", f"same: {READOUT}", "same: default"]
+    assert rows[0].optional == rows[2].optional == (READOUT, "genept")
+    assert [row.uses for row in rows] == ["model", "control", "control"]
+
+
+def test_fewer_than_five_groups_have_no_interval(evaluation_store: Path) -> None:
+    how: dict[str, Any] = {"label": "cell_type", "views": ["readout", "X", "regression"]}
+    found = scstore.evaluate(evaluation_store, group="species", **how)
+    (c, *_) = found.as_json()["regimes"][0]["comparisons"]
+    assert (c["difference"]["low"], c["difference"]["high"], c["difference"]["n_groups"]) == (None, None, 2)
+    assert c["baseline"] == "regression"
+    assert "2 group(s)" in found.regimes[0].says[-1]
+    headings, rows = found.regimes[0].table()
+    assert not any("[" in text for text in (found.regimes[0].says[-1], headings[-1], rows[0][-1]))
+    more = scstore.evaluate(evaluation_store, group="patient", **how)
+    assert "[" in more.regimes[0].says[-1]
 
 
 def test_one_part_of_a_store_against_another(evaluation_store: Path) -> None:
@@ -153,7 +204,7 @@ def test_one_store_against_another_with_controls_of_both(evaluation_store: Path,
     )
     regime = found.regimes[0]
     names = [row.marked for row in regime.scored.rows]
-    assert names == [READOUT, "- X", f"- random model: {READOUT}", f"- random model: {DEFAULT}"]
+    assert names == [READOUT, "- X", f"- random model: {READOUT}", f"- random model: {READOUT}+genept+X"]
     assert found.predictions["cell_id"].str.startswith("new").all()
     scores = found.scores.query("metric == 'accuracy'").set_index("row")["value"].astype(float)
     assert scores["X"] > 0.9  # the genes are matched by name
@@ -234,7 +285,7 @@ def test_few_shot_trains_on_so_many_cells_a_class(evaluation_store: Path) -> Non
         folds = regime.scored.scores.query("row == 'X'")
         assert len(folds) == 2 * DRAWS
         assert set(folds["n_train"]) == {3 * n}
-        assert regime.says[-1].startswith("the gene texts added")
+        assert "the gene texts" in regime.says[-1]
 
 
 def test_other_genes_on_either_side(evaluation_store: Path) -> None:
@@ -247,7 +298,8 @@ def test_other_genes_on_either_side(evaluation_store: Path) -> None:
     assert (regime.scored.scores["row"] == "genept").sum() == 6
     chance = regime.scored.scores.query("row == 'genept_random'")["accuracy"].mean()
     assert chance < 0.7  # what tells the types apart in one half is not in the other
-    assert regime.says[-1].startswith("the gene texts added")
+    assert "the gene texts" in regime.says[-1]
+    assert {c.baseline for c in regime.comparisons} == {"genept_random"}
 
 
 def test_rejection_of_classes_left_out(evaluation_store: Path) -> None:
@@ -308,8 +360,10 @@ def test_any_file_with_embeddings(tmp_path: Path) -> None:
     cells.write_h5ad(tmp_path / "any.h5ad")
     found = scstore.evaluate(tmp_path / "any.h5ad", label="cell_type", folds=3)
     regime = found.regimes[0]
-    assert {row.name: row.uses for row in regime.scored.rows} == {"X_good": "model", "X_noise": "model", "X": "nothing"}
-    assert "(X_good over expression)" in regime.says[-1]
+    uses = {"X_good": "model", "X_noise": "model", "X": "nothing", "regression": "nothing"}
+    assert {row.name: row.uses for row in regime.scored.rows} == uses
+    assert "the embedding" in regime.says[-1]
+    assert "X_good over" in regime.says[-1]
     noise = next(c for c in regime.comparisons if c.row == "X_noise")
     assert noise.difference.high < 0
     assert "loss" in noise.difference.verdict
@@ -330,14 +384,15 @@ def test_the_prior_adjustment_is_that_of_fit_and_recorded(evaluation_store: Path
     cells = store.usable_rows(allow_partial=False)
     mouse = (store.obs["species"] == "mouse").to_numpy()[cells]
     train, test = cells[~mouse], cells[mouse]
-    found = scstore.evaluate(store, label="cell_type", views=[DEFAULT], test_on=["species=mouse"], prior_adjustment=1.0)
+    views = f"{READOUT}+genept+X"
+    found = scstore.evaluate(store, label="cell_type", views=[views], test_on=["species=mouse"], prior_adjustment=1.0)
     assert found.as_json()["prior_adjustment"] == 1
     genes = [str(name) for name in store.expression_genes.index]
     labels = store.obs["cell_type"].astype(str).to_numpy()
     confidences = []
     for amount in (1.0, 0.0):
         head = FusedHead(n_folds=INNER_FOLDS, prior_adjustment=amount)
-        head.fit({name: store.view(name)[train] for name in DEFAULT.split("+")}, labels[train], gene_names=genes)
+        head.fit({name: store.view(name)[train] for name in views.split("+")}, labels[train], gene_names=genes)
         given: dict[str, Any] = {name: store.view(name)[test] for name in head.views_}
         given["X"] = given["X"][:, [genes.index(gene) for gene in head.genes_ or ()]]
         confidences.append(head.predict_proba(given).max(axis=1).astype(np.float32))

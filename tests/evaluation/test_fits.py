@@ -19,6 +19,7 @@ ROWS = [
     EvaluationRow("readout+genept+X", ("readout", "genept", "X"), "model"),
     EvaluationRow("X", ("X",), "nothing"),
     EvaluationRow("other: readout+X", ("readout", "X"), "control", control="other"),
+    EvaluationRow("default", ("readout", "genept", "X"), "model", optional=("readout", "genept")),
 ]
 
 
@@ -36,18 +37,19 @@ def made() -> tuple[dict[ViewSource, Any], np.ndarray]:
     codes = rng.integers(0, 3, N)
     views: dict[ViewSource, Any] = {
         ViewSource(name, control): (np.eye(5)[codes] + rng.normal(0, spread, (N, 5))).astype(np.float32)
-        for name, control, spread in (("readout", "", 0.5), ("genept", "", 0.7), ("readout", "other", 0.9))
+        for name, control, spread in (("readout", "", 0.5), ("genept", "", 9.0), ("readout", "other", 0.9))
     }
     rates = rng.gamma(1, 1, 30) * np.exp(rng.normal(0, 0.6, (3, 30)))
     views[ViewSource("X", "")] = sparse.csr_matrix(np.log1p(rng.poisson(rates[codes])).astype(np.float32))
     return views, np.array(["a", "b", "c"], dtype=object)[codes]
 
 
-@pytest.mark.parametrize("kind", ["linear", "mlp", "knn"])
+@pytest.mark.parametrize(("kind", "grouped"), [("linear", False), ("linear", True), ("mlp", False), ("knn", True)])
 def test_every_row_has_the_numbers_of_a_head_of_its_own(
-    kind: str, made: tuple[dict[ViewSource, Any], np.ndarray]
+    kind: str, grouped: bool, made: tuple[dict[ViewSource, Any], np.ndarray]
 ) -> None:
     views, labels = made
+    groups = np.arange(TRAIN) % 4 if grouped else None
     asked: list[ViewSource] = []
 
     def sides(source: ViewSource) -> tuple[Rows, Rows]:
@@ -55,18 +57,22 @@ def test_every_row_has_the_numbers_of_a_head_of_its_own(
         return views[source][:TRAIN], views[source][TRAIN:]
 
     track, heads = Counted(), HeadOptions(kind, 0.3, 5)
-    found = dict(predict_rows(ROWS, labels[:TRAIN], sides, gene_names=GENES, heads=heads, track=track))
-    # expression is the cells' own, whatever the control: four views for eight members of rows
+    how: dict[str, Any] = {"gene_names": GENES, "heads": heads, "track": track, "groups": groups}
+    found = dict(predict_rows(ROWS, labels[:TRAIN], sides, **how))
+    # expression is the cells' own, whatever the control: four views for eleven members of rows
     assert sorted(asked) == sorted(views)
     assert track.n == 4
     for row, said in found.items():
         head = FusedHead(kind, n_folds=INNER_FOLDS, prior_adjustment=0.3, random_state=5)
         train = {source.view: views[source][:TRAIN] for source in row.sources}
-        head.fit(train, labels[:TRAIN], gene_names=GENES if "X" in train else None)
+        names = GENES if "X" in train else None
+        head.fit(train, labels[:TRAIN], gene_names=names, groups=groups, optional=row.optional)
         test = {source.view: views[source][TRAIN:] for source in row.sources}
         if head.genes_ is not None:
             test["X"] = test["X"][:, [GENES.index(gene) for gene in head.genes_]]
         assert said.classes == tuple(head.classes_)
+        assert said.kept == head.views_
+        assert ("genept" in said.kept) == ("genept" in row.views and not row.optional)  # it knows nothing
         np.testing.assert_array_equal(said.proba, head.predict_proba(test))
         assert said.seconds > 0
 
@@ -84,4 +90,4 @@ def test_views_are_fitted_as_rows_need_them(made: tuple[dict[ViewSource, Any], n
         track=track,
     )
     counts = [(row.name, track.n) for row, _ in rows]
-    assert counts == [("readout", 1), ("readout+genept+X", 3), ("X", 3), ("other: readout+X", 4)]
+    assert counts == [("readout", 1), ("readout+genept+X", 3), ("X", 3), ("other: readout+X", 4), ("default", 4)]

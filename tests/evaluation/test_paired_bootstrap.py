@@ -110,6 +110,7 @@ def test_fewer_than_five_groups_give_no_verdict(low: float, high: float, n_group
     found = Difference((low + high) / 2, low, high, 100, n_groups)
     assert [word for word in ("gain", "loss", "nothing", "no verdict") if word in found.verdict] == [expected]
     assert Difference(-0.012, -0.028, 0.004, 9, None).words == "−0.012 [−0.028, +0.004]"
+    assert Difference(-0.012, -0.028, 0.004, 9, 4).words == "−0.012"
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

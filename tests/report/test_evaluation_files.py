@@ -19,7 +19,7 @@ from scstore.report.evaluation_files import evaluation_markdown, save_evaluation
 
 @pytest.fixture(scope="module")
 def evaluation(evaluation_store: Path) -> Evaluation:
-    views = ["readout", "readout+genept+X", "genept", "X", "genept_random+X"]
+    views = ["readout", "default", "genept", "X", "genept_random+X", "regression"]
     return scstore.evaluate(
         evaluation_store, label="cell_type", views=views, folds=2, few_shot=[3], leave_one_class_out=True
     )
@@ -53,7 +53,8 @@ def test_the_table_is_markdown(folder: Path) -> None:
     text = (folder / "evaluation.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert sum("readout_wmean_l3 |" in line for line in rows) == 3  # folds, few-shot, left-out classes
-    assert "the model added" in text
+    assert "On these cells the language model" in text
+    assert "default, views kept, of 2 folds: X in 2" in text
     assert "- genept_random+X" in text
 
 
@@ -66,7 +67,8 @@ def test_the_figures_are_text_and_the_same_every_time(evaluation: Evaluation, fo
         svg = (folder / f"{name}.svg").read_text()
         assert "<text" in svg
         assert "<dc:date>" not in svg
-    assert "readout_wmean_l3+genept+X" in (folder / "metrics.svg").read_text()
+    assert "default" in (folder / "metrics.svg").read_text()
+    assert "- regression" in (folder / "confusion.svg").read_text()
     umap = (folder / "umap.svg").read_text()
     for title in ("initialisation: random gene vectors", "GenePT-w", "scstore: readout_wmean_l3", "type 2"):
         assert title in umap
