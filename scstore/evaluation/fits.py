@@ -47,6 +47,7 @@ class _ViewPredictions:
 
     classes: tuple[str, ...]
     shares: NDArray[np.float64]
+    prior_adjustment: float  # of the fusion: none where the head weighs the classes
     codes: NDArray[np.int64]
     held_out: NDArray[np.float64]
     test: NDArray[np.float64]
@@ -78,7 +79,7 @@ def predict_rows(
                 how: dict[str, Any] = {"gene_names": gene_names, "heads": heads, "groups": groups}
                 fitted[source] = _predict_view(source.view, train, labels, test, **how)
                 track.advance()
-        yield row, _fuse({source.view: fitted[source] for source in sorted(row.sources)}, row.optional, heads)
+        yield row, _fuse({source.view: fitted[source] for source in sorted(row.sources)}, row.optional)
         uses.subtract(row.sources)
         for source in row.sources:
             if not uses[source]:  # predictions of many cells are large
@@ -96,12 +97,14 @@ def _predict_view(
     groups: Array | None,
 ) -> _ViewPredictions:
     begun = time.monotonic()
-    head = FusedHead(heads.kind, n_folds=INNER_FOLDS, random_state=heads.seed)
+    how: dict[str, Any] = {"prior_adjustment": heads.prior_adjustment, "random_state": heads.seed}
+    head = FusedHead(heads.kind, n_folds=INNER_FOLDS, **how)
     head.fit({view: train}, labels, gene_names=gene_names if view == EXPRESSION else None, groups=groups)
     blocks = head.iter_log_probas({view: with_genes(test, head, gene_names)})
     return _ViewPredictions(
         classes=tuple(str(name) for name in head.classes_),
         shares=head.fusion_.shares,
+        prior_adjustment=head.fusion_.prior_adjustment,
         codes=head.held_out_codes_,
         held_out=head.held_out_log_probas_[view],
         test=np.concatenate([log_probas[0] for _, log_probas in blocks]),
@@ -118,9 +121,9 @@ def with_genes(rows: Rows, head: FusedHead, gene_names: Sequence[str]) -> Rows:
     return MappedRows(rows, lambda block: block[:, columns], width=len(columns))
 
 
-def _fuse(parts: Mapping[str, _ViewPredictions], optional: Sequence[str], heads: HeadOptions) -> RowPredictions:
+def _fuse(parts: Mapping[str, _ViewPredictions], optional: Sequence[str]) -> RowPredictions:
     begun, first = time.monotonic(), next(iter(parts.values()))
-    shares, prior = first.shares, heads.prior_adjustment
+    shares, prior = first.shares, first.prior_adjustment
     held_out, kept = {view: part.held_out for view, part in parts.items()}, tuple(parts)
     if optional:
         kept = earning_members(held_out, first.codes, optional=optional, shares=shares, prior_adjustment=prior)
