@@ -22,6 +22,7 @@ from scstore.errors import FarFromReferenceWarning, OptionError
 from scstore.heads.across_genes import AcrossGenesHead
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead
+from scstore.heads.missing_genes import MIN_ACCURACY
 from scstore.heads.rejection import Thresholds
 from scstore.heads.rows import Rows, RowSubset
 from scstore.options import AllowPartial, Option, Overwrite, Progress, fraction, with_options
@@ -61,7 +62,7 @@ class PredictOptions:
     min_accuracy: Annotated[
         float,
         fraction("Refuse cells whose missing genes leave less held-out accuracy than this; 0 labels all the same."),
-    ] = 0.8
+    ] = MIN_ACCURACY
     min_share: Annotated[float, fraction("Share of votes that a majority needs, or it is heterogeneous.")] = 0.0
     allow_partial: AllowPartial = False
     overwrite: Overwrite = False

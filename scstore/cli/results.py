@@ -180,7 +180,8 @@ def held_out_line(held_out: Mapping[str, Any]) -> str:
     if not held_out["n"]:
         return "No label has enough cells to hold any out; no accuracy is reported."
     scores = f"accuracy {held_out['accuracy']:.3f}, macro-F1 {held_out['macro_f1']:.3f}"
-    return f"on {held_out['n']:,} cells held out in turn: {scores}, calibration error {held_out['ece']:.3f}"
+    rest = f"calibration error {held_out['ece']:.3f}, coverage at 95 % right {held_out['coverage_95']:.2f}"
+    return f"on {held_out['n']:,} cells held out in turn: {scores}, {rest}"
 
 
 def show_predict_to_file(counts: PredictionCounts, given: Mapping[str, Any]) -> None:

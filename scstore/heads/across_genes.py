@@ -88,8 +88,8 @@ class AcrossGenesHead:
     temperature_
         Calibrates the probabilities; fitted on cells held out *and* on genes held out.
     held_out_
-        ``n``, ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``nll`` and ``ece`` of cells on genes that the
-        training side did not have: half of the cells and half of the genes on either side, in turn.
+        ``n``, ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``nll``, ``ece`` and ``coverage_95`` of cells on genes
+        that the training side did not have: half of the cells and half of the genes on either side, in turn.
     confidence_
         ``(m,)`` calibrated probabilities of the held-out cells that were labelled correctly, ascending.
     held_out_codes_, held_out_proba_

@@ -13,6 +13,7 @@ from scstore.heads.rows import Array
 from scstore.heads.training import log_softmax
 
 HOTTEST = 50.0  # temperatures are sought from 1/50 to 50
+LEAST_GAIN = 0.01  # share of the loss by which a member has to lower it: noise shifts a loss a little, and evenly
 
 
 def fit_temperature(logits: Array, truth: Array) -> float:
@@ -72,8 +73,9 @@ def earning_members(
 ) -> tuple[str, ...]:
     """Return the members that stay: those that are not optional, and optional ones that make the fusion better.
 
-    Greedily, the optional member that raises the likelihood of the held-out cells most is added, as long as the gain is
-    more than one standard error. ``held_out`` has log-probabilities ``(m, n_classes)`` by name.
+    Greedily, the optional member that lowers the negative log-likelihood of the held-out cells most is added, as long
+    as the gain is more than one standard error, and than a hundredth of what there is to gain. ``held_out`` has
+    log-probabilities ``(m, n_classes)`` by name.
     """
 
     def losses(names: Sequence[str]) -> Array:
@@ -89,7 +91,7 @@ def earning_members(
         tried = {name: losses([*chosen, name]) for name in left}
         best = min(left, key=lambda name: tried[name].mean())
         gain = now - tried[best]
-        if gain.mean() <= gain.std() / np.sqrt(len(gain)):
+        if gain.mean() <= max(gain.std() / np.sqrt(len(gain)), LEAST_GAIN * now.mean()):
             break
         chosen, now = [*chosen, best], tried[best]
     return tuple(name for name in held_out if name in chosen)

@@ -41,15 +41,17 @@ def encode_labels(y: Any, n_rows: int) -> Labels:
     return Labels(classes, codes.astype(np.int64))
 
 
-def _check_labels(y: Any, n_rows: int) -> Array:
+def _check_labels(y: Any, n_rows: int, *, name: str = "y", what: str = "label") -> Array:
     if y is None:
         raise LabelsError("fit requires y to be passed, but the target y is None: give one label per cell.")
     values: Array = column_or_1d(y, warn=True)
     if len(values) != n_rows:
-        raise LabelsError(f"y: {len(values):,} labels for {n_rows:,} cells. Give exactly one label per cell.")
+        raise LabelsError(f"{name}: {len(values):,} {what}s for {n_rows:,} cells. Give exactly one {what} per cell.")
     if (missing := missing_labels(values)).any():
         n, first = int(missing.sum()), int(np.argmax(missing))
-        raise LabelsError(f"y: {n:,} of {n_rows:,} labels are missing (first: row {first:,}). Leave those cells out.")
+        raise LabelsError(
+            f"{name}: {n:,} of {n_rows:,} {what}s are missing (first: row {first:,}). Leave those cells out."
+        )
     return values
 
 
@@ -69,7 +71,7 @@ def stratified_folds(codes: Array, *, n_folds: int, rng: np.random.Generator) ->
 
 def encode_groups(groups: Any, n_rows: int) -> Array:
     """Number the groups of cells, ``(n,) int64``; :class:`LabelsError` where a cell has none or there is only one."""
-    values = _check_labels(groups, n_rows)
+    values = _check_labels(groups, n_rows, name="groups", what="group")
     names, codes = np.unique(values.astype(str), return_inverse=True)
     if len(names) < 2:
         raise LabelsError(

@@ -92,7 +92,8 @@ class FusedHead:
     fusion_
         Shares of the classes among the training cells, temperature of each member, and of the fused log-probabilities.
     held_out_
-        ``n``, ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``nll`` and ``ece`` of the out-of-fold predictions.
+        ``n``, ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``nll``, ``ece`` and ``coverage_95`` (the largest
+        share of the cells, most confident first, of which 95 % are right) of the out-of-fold predictions.
     held_out_codes_, held_out_log_probas_, held_out_proba_
         Of the held-out cells: columns of their true classes ``(m,)``; by view their log-probabilities before any
         temperature, ``(m, n_classes) float64``; and their calibrated probabilities, of the same shape. They exist
@@ -197,6 +198,8 @@ class FusedHead:
         prior = self.logit_adjustment
         chosen = earning_members(held.log_probas, held.truth, optional=optional, shares=shares, prior_adjustment=prior)
         rows, log_probas = {name: rows[name] for name in chosen}, {name: held.log_probas[name] for name in chosen}
+        if keep is not None and len(chosen) < len(views) and EXPRESSION not in chosen:  # their space is another one
+            held = self._hold_out(rows, codes, folds, background, with_distances=True)
         self.members_ = self._fit_members(rows, codes, batches, background)
         every = list(log_probas.values())
         self.fusion_ = fit_fusion(every, held.truth, shares=shares, prior_adjustment=prior)
@@ -442,6 +445,13 @@ class FusedHead:
         require(positive, "Its temperatures are not positive.")
         shares = fusion.shares.tolist()
         require(len(shares) == len(self.classes_) and all(0 < share <= 1 for share in shares), "Its shares are wrong.")
+        if self.rejection_ is not None:
+            distances = self.rejection_.distances
+            places = {name: member.n_places for name, member in self.members_.items()}
+            fits = set(distances.views) <= set(places) and len(distances.mean) == sum(
+                places[v] for v in distances.views
+            )
+            require(fits, "Its distances are of other views than it reads.")
         n_genes = 0 if reducer is None else len(reducer.selected)
         require(len(self.genes_ or ()) == n_genes, f"It names other genes than the {n_genes} that it reads.")
 

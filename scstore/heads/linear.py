@@ -48,7 +48,7 @@ PATH_HELD_OUT = 0.2
 
 @dataclass(eq=False, repr=False)
 class LinearHead(RowClassifier):
-    r"""Multinomial logistic regression on standardised columns.
+    r"""Multinomial logistic regression on standardised columns, or on columns as they are.
 
     Minimises :math:`\sum_i w_i \, \mathrm{CE}_i + \lVert W \rVert^2 / 2C` with the softmax, for two classes as
     well; the intercept is not penalised. Columns are standardised and divided by √d, so that rows have a norm of
@@ -71,6 +71,8 @@ class LinearHead(RowClassifier):
         Bytes of float32 rows that training may hold; a bound for ``"exact"`` only where the solver is ``"auto"``.
     random_state
         Seed of the streamed order and of the cells held out for ``C="auto"``; the exact fit has no randomness.
+    standardize
+        Whether columns are standardised. Rows that have a length of one already are better left as they are.
 
     Attributes
     ----------

@@ -30,6 +30,11 @@ class Member:
         """Return where the cells lie: principal components of expression, or the rows of another view."""
         return rows if self.reducer is None else self.reducer.components(rows, selected=selected)
 
+    @property
+    def n_places(self) -> int:
+        """Columns of :meth:`places`."""
+        return self.head.n_features_in_ if self.reducer is None else len(self.reducer.axes)
+
     def log_proba(self, rows: Rows, *, selected: bool) -> Array:
         """Return log-probabilities ``(n, n_classes) float64`` before any temperature."""
         return self.head.predict_log_proba(self.rows(rows, selected=selected))

@@ -15,13 +15,15 @@ from scstore.heads.member import Member
 from scstore.heads.preprocessing import ExpressionReducer
 from scstore.heads.rows import Array
 
-# Shares of the genes taken away, each at random and from the lowest expressed, which are the specific ones.
-SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-N_CASES = 1 + 2 * len(SHARES)
+# Shares of the genes taken away, each at random and from the lowest expressed, which are the specific ones; at last all
+# genes but one, so that no file knows less than what was measured.
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 1.0)
 # Correctly labelled held-out cells that a case keeps for its thresholds, at most.
 KEPT = 256
 # Share of the labels that stand which is to be right where genes are missing.
 TRUSTED = 0.98
+# Accuracy of held-out cells below which cells that lack as much are refused by default.
+MIN_ACCURACY = 0.8
 FIELDS = ("known", "accuracy", "temperature", "confidence", "novelty")
 TINY = float(np.finfo(np.float64).tiny)
 
@@ -152,5 +154,6 @@ class MissingGenes:
         shapes = dict(zip(FIELDS, ("r", "r", "r", "rm", "rm"), strict=True))
         cases = cls(**take_arrays(state, shapes))
         sound = len(cases.known) and (np.diff(cases.known) >= 0).all() and (cases.temperature > 0).all()
+        sound = sound and cases.known[-1] <= 1 and ((cases.accuracy >= 0) & (cases.accuracy <= 1)).all()
         require(sound, "missing: its cases are not in order.")
         return cases

@@ -43,15 +43,30 @@ def prediction_scores(truth: Array, proba: Array) -> dict[str, float | None]:
 def held_out_scores(truth: Array, proba: Array) -> dict[str, float | int | None]:
     """Return what a head remembers of its held-out cells: their number ``n``, and figures that are None without any.
 
-    ``nll`` is the negative log-likelihood in nats; the others as for :func:`prediction_scores`.
+    ``nll`` is the negative log-likelihood in nats, ``coverage_95`` that of :func:`coverage`; the others as for
+    :func:`prediction_scores`.
     """
     names = ("accuracy", "balanced_accuracy", "macro_f1")
     if not len(truth):
-        return {"n": 0, **dict.fromkeys((*names, "nll", "ece"))}
+        return {"n": 0, **dict.fromkeys((*names, "nll", "ece", "coverage_95"))}
     figures = label_scores(truth, proba.argmax(axis=1))
     kept = {name: figures[name] for name in names}
     nll, ece = negative_log_likelihood(truth, proba), expected_calibration_error(truth, proba)
-    return {"n": len(truth), **kept, "nll": nll, "ece": ece}
+    return {"n": len(truth), **kept, "nll": nll, "ece": ece, "coverage_95": coverage(truth, proba)}
+
+
+def coverage(truth: Array, proba: Array, *, right: float = 0.95) -> float:
+    """Return the largest share of the cells, most confident first, of which the share ``right`` is right; 0 if none.
+
+    Cells of equal confidence are taken together.
+    """
+    confidence = proba.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    n = np.arange(1, len(truth) + 1)
+    share = np.cumsum((proba.argmax(axis=1) == truth)[order]) / n
+    last = np.append(np.diff(confidence[order]) < 0, True)  # of those of its confidence
+    enough = np.flatnonzero(last & (share >= right))
+    return float(n[enough[-1]] / len(truth)) if len(enough) else 0.0
 
 
 def scores_by_class(truth: Array, predicted: Array, classes: Sequence[str]) -> dict[str, dict[str, float | int]]:

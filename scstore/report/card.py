@@ -10,6 +10,8 @@ from typing import Any
 from scstore import fsio
 from scstore.heads.across_genes import AcrossGenesHead, ConfidenceRejection
 from scstore.heads.artifact import AnyHead
+from scstore.heads.member import EXPRESSION
+from scstore.heads.missing_genes import MIN_ACCURACY
 from scstore.heads.rejection import RULES
 from scstore.report.markdown import as_table, escaped
 
@@ -19,6 +21,7 @@ METRICS = {
     "macro_f1": "macro-F1",
     "nll": "negative log-likelihood, nats",
     "ece": "expected calibration error, 15 bins",
+    "coverage_95": "largest share of the cells, most confident first, of which 95 % are right",
 }
 WHY = {
     "confidence": "confidence below {confidence:.3f}",
@@ -52,10 +55,12 @@ def model_card(head: AnyHead, *, name: str) -> str:
         _training(head, record),
         _held_out(head, record),
         _rejection(head),
+        _missing_genes(head),
         _feature_space(head, record),
+        _privacy(head),
         f"## Versions\n\n{escaped(versions)}",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _training(head: AnyHead, record: Mapping[str, Any]) -> str:
@@ -90,10 +95,20 @@ def _held_out(head: AnyHead, record: Mapping[str, Any]) -> str:
         of_class = [f"{seen[key]:.3f}" for key in ("precision", "recall", "f1")] if seen else ["–"] * 3
         rows.append((name, f"{n:,}", *of_class))
     if isinstance(head, AcrossGenesHead):
-        how = "predictions: each cell twice, by heads that had seen neither it nor any of the genes it was measured on"
+        how = (
+            "predictions: each cell twice, by heads that had seen neither it nor any of the genes it was measured on. "
+            "Expect less for cells of other donors or laboratories."
+        )
         temperatures = f"One temperature, fitted on these predictions: {head.temperature_:.2f}."
     else:
-        how = "cells, each predicted by heads that had not seen it"
+        group = record.get("group")
+        how = (
+            "cells, held out at random, each predicted by heads that had not seen it. Expect less for cells of other "
+            "donors or laboratories."
+            if group is None
+            else f"cells, whole groups of {escaped(group)} held out, each predicted by heads that had not seen any "
+            "cell of its group. Cells of a class that no other group has are not counted."
+        )
         by_view = zip(head.views_, head.fusion_.temperatures, strict=True)
         listed = ", ".join(f"{escaped(view)} {value:.2f}" for view, value in by_view)
         temperatures = f"Temperatures, fitted on these cells: {listed}; of all together {head.fusion_.temperature:.2f}."
@@ -102,7 +117,7 @@ def _held_out(head: AnyHead, record: Mapping[str, Any]) -> str:
     ]
     parts = [
         "## Held-out cells",
-        f"{found['n']:,} {how}. Expect less for cells of other donors.",
+        f"{found['n']:,} {how}",
         as_table(TWO_COLUMNS, figures),
         as_table(["class", "training cells", "precision", "recall", "F1"], rows),
         "## Calibration",
@@ -124,7 +139,7 @@ def _rejection(head: AnyHead) -> str:
     if not isinstance(rejection, ConfidenceRejection):
         rules = tuple(rule for rule in RULES if rule != "none")
         words += (
-            " Novelty is the distance to the training cells of the label, measured in "
+            " Novelty is the distance to the mean of the training cells of the label, measured in "
             f"{escaped(', '.join(rejection.distances.views))}; 1 is the 95 % quantile of held-out cells."
         )
     why = [(f"unassigned={rule}", WHY[rule].format(**vars(rejection.thresholds(rule)))) for rule in rules]
@@ -133,6 +148,43 @@ def _rejection(head: AnyHead) -> str:
         return text
     levels = (f"{level.column} from {level.threshold(rejection.keep):.3f}" for level in head.hierarchy_.levels[::-1])
     return f"{text}\n\nBelow that, a coarser label is given if it is sure enough: {escaped(', '.join(levels))}."
+
+
+def _missing_genes(head: AnyHead) -> str:
+    """Say what held-out cells showed where genes are missing; nothing for a head that does not read expression."""
+    if isinstance(head, AcrossGenesHead) or head.genes_ is None:
+        return ""
+    title = "## When genes are missing"
+    other = [view for view in head.views_ if view != EXPRESSION]
+    alone = f" The head then reads expression alone, without {escaped(', '.join(other))}." if other else ""
+    words = (
+        f"Of the {len(head.genes_):,} genes that the head reads, those that new cells were not measured on are "
+        f"estimated from the others, by how genes vary together in the training cells.{alone}"
+    )
+    if head.missing_ is None:
+        return f"{title}\n\n{words} How well that works could not be measured: no held-out cell was labelled correctly."
+    seen = head.missing_
+    rows = [
+        (f"{known:.0%}", f"{accuracy:.3f}", f"{temperature:.2f}")
+        for known, accuracy, temperature in zip(seen.known, seen.accuracy, seen.temperature, strict=True)
+    ][::-1]
+    words += (
+        " Held-out cells with genes taken away, at random and lowest expressed first, got the right label as often as "
+        "the table says. `predict` looks up the row of the genes at hand, takes its temperature and thresholds, and "
+        f"refuses cells below an accuracy of {MIN_ACCURACY:.0%} (`min_accuracy`)."
+    )
+    header = ["what labels depend on, measured or explained by measured genes", "accuracy", "temperature"]
+    return f"{title}\n\n{words}\n\n" + as_table(header, rows)
+
+
+def _privacy(head: AnyHead) -> str:
+    title = "## What the head keeps of its training cells"
+    if head.kind == "knn":
+        return f"{title}\n\nThe head is its training cells, or a sample of them: their features and their labels."
+    return (
+        f"{title}\n\nNo cell: weights, means and spreads over many cells (the mean of a class of one cell is that "
+        "cell), the confidence of held-out cells, and a digest of the cells' ids."
+    )
 
 
 def _feature_space(head: AnyHead, record: Mapping[str, Any]) -> str:
@@ -147,4 +199,5 @@ def _feature_space(head: AnyHead, record: Mapping[str, Any]) -> str:
     text = "## Feature space\n\n" + as_table(["view", "width", "fingerprint"], rows)
     if head.genes_ is None:
         return text
-    return f"{text}\n\nGenes that the head reads the expression of: {escaped(', '.join(record['genes']['symbol']))}."
+    listed = escaped(", ".join(record["genes"]["symbol"]))
+    return f"{text}\n\nThe {len(head.genes_):,} genes that the head reads the expression of, best first: {listed}."

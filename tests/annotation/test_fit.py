@@ -20,6 +20,9 @@ def path(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cells.obs["partly"] = cells.obs["cell_type"].astype(str).where(np.arange(90) % 2 == 0)
     cells.obs["constant"] = "a"
     cells.obs["nothing"] = np.nan
+    cells.obs["hole"] = cells.obs["donor"].where(np.arange(90) != 7)
+    cells.obs["few"] = cells.obs["cell_type"].astype(str).where(np.arange(90) < 20)
+    cells.obs["lab"] = np.arange(90) % 3
     make_store(cells, path, llama, shard_rows=30)
     return path
 
@@ -27,7 +30,11 @@ def path(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("head", "views"), [("linear", None), ("mlp", ["genept"]), ("knn", ["genept"])])
 def test_every_head_learns(path: Path, tmp_path: Path, head: str, views: list[str] | None) -> None:
     trained = scstore.fit(path, tmp_path / "head", label="cell_type", head=head, views=views)
-    assert set(trained.views_) == {*(views or ("readout_wmean_l3", "genept", "X"))}
+    if views is None:  # expression is always read, other views where they add something
+        assert "X" in trained.views_
+        assert {*trained.views_, *trained.record_["left_out_views"]} == {"readout_wmean_l3", "genept", "X"}
+    else:
+        assert list(trained.views_) == views
     assert trained.held_out_["accuracy"] > 0.9
     loaded, record = scstore.load_head(tmp_path / "head")
     assert record["trained_on"]["n_cells"] == 89  # the empty cell is left out
@@ -95,3 +102,38 @@ def test_parameters_reach_the_estimator(path: Path) -> None:
     assert weights[0] < 0.1 * weights[1]
     with pytest.raises(InputError, match="gamma"):
         scstore.fit(path, label="cell_type", views=["genept"], params={"gamma": 1})
+
+
+def test_whole_groups_are_held_out_and_recorded(path: Path, tmp_path: Path) -> None:
+    head = scstore.fit(path, tmp_path / "head", label="cell_type", views=["X"], group="lab")
+    plain = scstore.fit(path, label="cell_type", views=["X"])
+    assert head.record_["group"] == "lab"
+    assert scstore.load_head(tmp_path / "head")[1]["group"] == "lab"
+    assert plain.record_["group"] is None
+    assert head.held_out_["n"] == 89
+    assert not np.array_equal(head.held_out_proba_, plain.held_out_proba_)
+
+
+@pytest.mark.parametrize(
+    ("group", "word"),
+    [("hole", "1 labelled cell"), ("constant", "one value"), ("doner", "donor"), ("nothing", "nothing")],
+)
+def test_groups_that_cannot_be_held_out_are_refused(path: Path, tmp_path: Path, group: str, word: str) -> None:
+    with pytest.raises(LabelsError, match=word):
+        scstore.fit(path, tmp_path / "head", label="cell_type", views=["X"], group=group)
+    assert not (tmp_path / "head").exists()
+
+
+def test_across_genes_has_no_groups(path: Path) -> None:
+    with pytest.raises(OptionError, match="group="):
+        scstore.fit(path, label="cell_type", head="across-genes", group="donor")
+
+
+@pytest.mark.parametrize(("label", "all_cells"), [("few", True), ("partly", False)])
+def test_few_labels_learn_the_genes_from_all_cells(path: Path, label: str, all_cells: bool) -> None:
+    store = scstore.open(path)
+    reducer = scstore.fit(path, label=label, views=["X"]).members_["X"].reducer  # type: ignore[union-attr]
+    assert reducer is not None
+    rows = np.arange(90) != 3 if all_cells else np.arange(90) % 2 == 0
+    X = store.view("X")[:].toarray()[rows]
+    np.testing.assert_allclose(reducer.mean, X[:, reducer.selected].mean(axis=0), rtol=1e-4)

@@ -7,10 +7,19 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 from support import make_cells, write_model
 
 import scstore
-from scstore.errors import FeatureSpaceError, GenesError, OutputError, ScstoreWarning
+from scstore.errors import (
+    FarFromReferenceWarning,
+    FeatureSpaceError,
+    GeneMatchWarning,
+    GenesError,
+    OptionError,
+    OutputError,
+    ScstoreWarning,
+)
 from scstore.progress import Reporter
 from scstore.store.layout import record_path
 
@@ -80,22 +89,30 @@ def test_formulas_and_markup_stay_text(folder: Path, tmp_path: Path) -> None:
     assert set(pd.read_csv(tmp_path / "out.csv")["label"]) == set(names.values())
 
 
-def test_a_head_of_another_feature_space_is_refused_field_by_field(folder: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def of_views(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head that reads all views: by default one that adds nothing is left out."""
+    path, views = tmp_path_factory.mktemp("views") / "head", ["readout", "genept", "X"]
+    scstore.fit(folder / "ref.zarr", path, label="cell_type", views=views)
+    return path
+
+
+def test_a_head_of_another_feature_space_is_refused_field_by_field(of_views: Path, tmp_path: Path) -> None:
     """RELIABILITY 35."""
     other = write_model(tmp_path / "other", seed=9)
     scstore.extract(make_cells(20), tmp_path / "s.zarr", model=str(other), instruction="cell?")
     with pytest.raises(FeatureSpaceError) as caught:
-        scstore.predict(tmp_path / "s.zarr", folder / "head")
+        scstore.predict(tmp_path / "s.zarr", of_views)
     for field in ("the model", "layout.instruction", "the gene table"):
         assert field in str(caught.value)
     assert "sha256" not in str(caught.value)
 
 
-def test_a_missing_view_is_refused(folder: Path, llama: Path, tmp_path: Path) -> None:
+def test_a_missing_view_is_refused(of_views: Path, llama: Path, tmp_path: Path) -> None:
     """RELIABILITY 35: view missing."""
     scstore.extract(make_cells(20), tmp_path / "s.zarr", model=str(llama), layers=(1,))
     with pytest.raises(FeatureSpaceError, match="readout_wmean_l3"):
-        scstore.predict(tmp_path / "s.zarr", folder / "head")
+        scstore.predict(tmp_path / "s.zarr", of_views)
 
 
 def test_an_expression_head_reads_genes_by_name(folder: Path, llama: Path, tmp_path: Path) -> None:
@@ -108,19 +125,67 @@ def test_an_expression_head_reads_genes_by_name(folder: Path, llama: Path, tmp_p
     pd.testing.assert_frame_equal(first, second, rtol=1e-4)
 
 
-def test_genes_that_are_not_measured_are_said(folder: Path, tmp_path: Path) -> None:
-    head = scstore.fit(folder / "ref.zarr", label="cell_type", views=["X"])
-    fewer = make_cells(20, seed=1)[:, 3:].copy()
-    fewer.write_h5ad(tmp_path / "fewer.h5ad")
-    warnings = Warnings()
-    frame = scstore.predict(tmp_path / "fewer.h5ad", head, progress=warnings)
-    assert any("genes whose expression the head reads are not in" in said for said in warnings.said)
-    assert len(frame) == 20
+@pytest.fixture(scope="module")
+def by_expression(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scstore.fit(folder / "ref.zarr", path := tmp_path_factory.mktemp("x") / "head", label="cell_type", views=["X"])
+    return path
+
+
+def lacking(path: Path, genes: list[str], *, n: int = 60) -> Path:
+    cells = make_cells(n, seed=1)
+    cells[:, ~cells.var_names.isin(genes)].copy().write_h5ad(path)
+    return path
+
+
+def test_a_few_genes_that_are_not_measured_are_estimated_and_said(by_expression: Path, tmp_path: Path) -> None:
+    fewer = lacking(tmp_path / "fewer.h5ad", ["GENE0", "GENE6", "GENE30"])
+    head, _ = scstore.load_head(by_expression)
+    symbols = head.record_["genes"]["symbol"]
+    importance = dict(zip(symbols, head.gene_importance(), strict=True))
+    with pytest.warns(GeneMatchWarning, match="3 of the 40 genes") as seen:
+        frame = scstore.predict(fewer, by_expression, unassigned="none")
+    first = str(seen[0].message).split("most important: ")[1].split(",")[0]
+    assert first == max(("GENE0", "GENE6", "GENE30"), key=importance.__getitem__)
+    truth = make_cells(60, seed=1).obs["cell_type"].astype(str)
+    assert (frame["label"].to_numpy() == truth.to_numpy()).mean() > 0.9
+
+
+def test_too_many_missing_genes_are_refused_unless_told(by_expression: Path, tmp_path: Path) -> None:
+    bare = lacking(tmp_path / "bare.h5ad", [f"GENE{i}" for i in range(15)])
+    with pytest.raises(GenesError, match="GENE") as caught:
+        scstore.predict(bare, by_expression)
+    assert "min_accuracy=0.8" in str(caught.value)
+    with pytest.warns(GeneMatchWarning):
+        frame = scstore.predict(bare, by_expression, min_accuracy=0)
+    assert len(frame) == 60
+    whole = scstore.predict(lacking(tmp_path / "whole.h5ad", []), by_expression)
+    assert frame["confidence"].mean() < whole["confidence"].mean() - 0.05
+    assert (frame["label"] == "unassigned").mean() > (whole["label"] == "unassigned").mean() + 0.2
+    for wrong in (-0.1, 1.5):
+        with pytest.raises(OptionError):
+            scstore.predict(bare, by_expression, min_accuracy=wrong)
+
+
+def test_none_of_the_genes_is_refused_whatever_is_said(by_expression: Path, tmp_path: Path) -> None:
     none = make_cells(20, seed=1)
     none.var_names = [f"OTHER{i}" for i in range(40)]
     none.write_h5ad(tmp_path / "none.h5ad")
     with pytest.raises(GenesError, match="none"):
-        scstore.predict(tmp_path / "none.h5ad", head)
+        scstore.predict(tmp_path / "none.h5ad", by_expression, min_accuracy=0)
+
+
+def test_where_most_cells_are_far_they_stay_unassigned(by_expression: Path, tmp_path: Path) -> None:
+    cells = make_cells(60, seed=1)
+    cells.X = csr_matrix(np.random.default_rng(0).poisson(8.0, cells.shape).astype(np.float32))  # nobody's profile
+    cells.write_h5ad(tmp_path / "far.h5ad")
+    with pytest.warns(FarFromReferenceWarning):
+        frame = scstore.predict(tmp_path / "far.h5ad", by_expression)
+    assert (frame["status"] == "far").mean() > 0.5
+    assert (frame.loc[frame["status"] == "far", "label"] == "unassigned").all()
+    with pytest.warns(FarFromReferenceWarning):
+        told = scstore.predict(tmp_path / "far.h5ad", by_expression, unassigned="confidence")
+    assert "far" not in set(told["status"])
+    pd.testing.assert_series_equal(told["novelty"], frame["novelty"])
 
 
 def test_cells_that_are_not_extracted_are_left_out_when_allowed(folder: Path, tmp_path: Path) -> None:

@@ -194,3 +194,74 @@ def test_dropout_does_not_depend_on_the_number_of_cells() -> None:
     first = excess_dropout(once.mean(0), once.variance(0), once.detection(0))
     second = excess_dropout(twice.mean(0), twice.variance(0), twice.detection(0))
     np.testing.assert_allclose(first, second, rtol=0.02)
+
+
+def test_markers_are_chosen_by_turns() -> None:
+    """F over all classes would name the three genes of the first class before any of another."""
+    codes = np.repeat(np.arange(8), 20)
+    values = np.random.default_rng(0).uniform(0, 0.4, (160, 14))
+    owners = [0, 0, 0, 1, 2, 3, 4, 5, 6, 7]
+    for gene, owner in enumerate(owners):
+        values[:, gene] += (3 - 0.1 * gene if owner == 0 else 1) * (codes == owner)
+    sums = streamed(values, codes, step=50, as_csr=False)
+    assert set(top_genes(sums.f_values(), 3)) == {0, 1, 2}
+    assert set(sums.markers(8).tolist()) == {0, 3, 4, 5, 6, 7, 8, 9}
+    assert sums.markers(1).tolist() == [0]
+    assert sums.markers(99).dtype == np.int64
+    assert sorted(sums.markers(99).tolist()) == list(range(14))
+
+
+def test_markers_equal_a_direct_computation() -> None:
+    values, codes = counts(7, n=150)
+    exact = values.astype(np.float64)
+    present = [codes == code for code in range(4)]
+    within = sum(((exact[own] - exact[own].mean(axis=0)) ** 2).sum(axis=0) for own in present) / (150 - 4)
+    within = np.maximum(within, 1e-3)
+    t = np.array(
+        [
+            np.abs(exact[own].mean(axis=0) - exact[~own].mean(axis=0))
+            / np.sqrt(within * (1 / own.sum() + 1 / (~own).sum()))
+            for own in present
+        ]
+    )
+    turns = np.argsort(-t, axis=1, kind="stable")
+    sums = streamed(values, codes, step=40, as_csr=True)
+    for n_turns in (1, 2, 4):
+        wanted = set(turns[:, :n_turns].ravel().tolist())
+        assert set(sums.markers(len(wanted)).tolist()) == wanted
+    assert sums.markers(1)[0] == t.max(axis=0).argmax()
+
+
+def test_classes_of_one_cell_have_no_marker_and_constant_genes_are_none() -> None:
+    values, codes = counts(3)
+    values[:, 4] = 2.5
+    lonely = np.zeros((1, 30), dtype=np.float32)
+    lonely[0, 4] = 50
+    plain = streamed(values, codes, step=40, as_csr=True).markers(10)
+    more = streamed(np.vstack([values, lonely]), np.append(codes, 4), step=40, as_csr=True).markers(10)
+    np.testing.assert_array_equal(more, plain)
+    assert 4 not in streamed(values, codes, step=40, as_csr=True).markers(30)
+
+
+def test_without_two_classes_of_two_cells_markers_are_the_genes_that_vary_most() -> None:
+    values, _ = counts(1, n=12)
+    sums = streamed(values, np.arange(12), step=5, as_csr=False)
+    np.testing.assert_array_equal(sums.markers(5), np.argsort(-values.astype(float).var(axis=0), kind="stable")[:5])
+    nothing = streamed(np.ones((12, 3)), np.arange(12), step=5, as_csr=False)
+    assert len(nothing.markers(3)) == 0
+
+
+def test_many_classes_each_get_their_own_marker() -> None:
+    codes = np.repeat(np.arange(60), 4)
+    values = np.random.default_rng(2).uniform(0, 0.1, (240, 200))
+    values[np.arange(240), codes] += 1 + codes / 10
+    assert set(streamed(values, codes, step=100, as_csr=True).markers(60).tolist()) == set(range(60))
+
+
+def test_dispersion_is_variance_over_a_mean_that_is_not_tiny() -> None:
+    values, codes = counts(5)
+    values[:, 0] = 0
+    exact = values.astype(np.float64)
+    found = streamed(values, codes, step=33, as_csr=True).dispersions()
+    np.testing.assert_allclose(found, exact.var(axis=0) / (exact.mean(axis=0) + 0.1), rtol=1e-9)
+    assert found[0] == 0

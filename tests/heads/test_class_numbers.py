@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from scstore.cells.labels import missing_labels
 from scstore.errors import LabelsError
-from scstore.heads.class_numbers import encode_labels, stratified_folds, stratified_part, stratified_sample
+from scstore.heads.class_numbers import (
+    encode_groups,
+    encode_labels,
+    group_folds,
+    stratified_folds,
+    stratified_part,
+    stratified_sample,
+)
 
 
 @pytest.mark.parametrize(
@@ -105,3 +112,22 @@ def test_the_same_seed_gives_the_same_folds() -> None:
     codes = np.arange(50) % 4
     first, second = (stratified_folds(codes, n_folds=5, rng=np.random.default_rng(3)) for _ in range(2))
     assert all((a == b).all() for a, b in zip(first, second, strict=True))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(groups=CODES, n_folds=st.integers(2, 8), seed=st.integers(0, 99))
+def test_a_group_lies_in_one_fold_whole(groups: np.ndarray, n_folds: int, seed: int) -> None:
+    groups = np.unique(groups, return_inverse=True)[1]
+    folds = group_folds(np.zeros_like(groups), groups, n_folds=n_folds, rng=np.random.default_rng(seed))
+    np.testing.assert_array_equal(np.sort(np.concatenate(folds)), np.arange(len(groups)))
+    assert len(folds) == min(n_folds, groups.max() + 1)
+    assert all(len(fold) for fold in folds)
+    inside = [set(groups[fold]) for fold in folds]
+    assert sum(map(len, inside)) == len(set(groups))
+
+
+@pytest.mark.parametrize("groups", [["d"] * 4, ["a", None, "b", "b"], ["a", "b"], None])
+def test_groups_that_cannot_be_held_out_are_refused(groups: object) -> None:
+    with pytest.raises(LabelsError):
+        encode_groups(groups, 4)
+    assert encode_groups([7, 3, 7, 7], 4).tolist() == [1, 0, 1, 1]

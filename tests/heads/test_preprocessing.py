@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.decomposition import PCA
-from sklearn.feature_selection import f_classif
 
+from scstore.cells.gene_statistics import ClassSums
 from scstore.errors import CellsError, DamagedError, FeatureSpaceError, LabelsError
 from scstore.heads import preprocessing
 from scstore.heads.preprocessing import ExpressionReducer, column_moments, fit_scaling, usable_scale
@@ -76,15 +76,87 @@ def test_it_is_selection_scaling_and_pca() -> None:
     X, y = expressed()
     reducer = ExpressionReducer.fit(X, y, n_genes=30, n_components=6)
     dense = X.toarray().astype(np.float64)
-    f, _ = f_classif(dense[:, dense.std(axis=0) > 0], y)
-    assert set(reducer.selected) == set(np.flatnonzero(dense.std(axis=0) > 0)[np.argsort(-f)[:30]])
     chosen = dense[:, reducer.selected]
     scaled = (chosen - chosen.mean(axis=0)) / chosen.std(axis=0)
     wanted = PCA(6, svd_solver="full").fit_transform(scaled)
     found = components(reducer, X)
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.abs(found), np.abs(wanted), atol=1e-4)
-    assert (reducer.components[np.arange(6), np.abs(reducer.components).argmax(axis=1)] > 0).all()
+    assert (reducer.axes[np.arange(20), np.abs(reducer.axes).argmax(axis=1)] > 0).all()
+    everything = materialise(reducer.components(X, selected=False))
+    np.testing.assert_array_equal(everything[:, :6], found)
+    np.testing.assert_allclose(everything.var(axis=0), reducer.spread, rtol=1e-4)
+
+
+def test_genes_as_they_are_have_length_one_whatever_the_depth() -> None:
+    X, y = expressed()
+    reducer = ExpressionReducer.fit(X, y, n_genes=30, n_components=0)
+    found, chosen = components(reducer, X), X[:, reducer.selected].toarray()
+    lengths = np.linalg.norm(chosen, axis=1)
+    np.testing.assert_allclose(found, chosen / np.where(lengths > 0, lengths, 1)[:, None], rtol=1e-6)
+    np.testing.assert_allclose(components(reducer, X * 3), found, rtol=1e-5)
+    assert reducer.width == found.shape[1] == 30
+
+
+def test_markers_come_first_and_then_dispersed_genes_of_the_background() -> None:
+    X, y = expressed(genes=300)
+    few = ExpressionReducer.fit(X, y, n_genes=150, n_components=0)
+    sums = ClassSums(4, 300)
+    sums.add(X, np.unique(y, return_inverse=True)[1])
+    np.testing.assert_array_equal(few.selected[:100], sums.markers(100))
+    by_dispersion = np.argsort(-sums.dispersions(), kind="stable")
+    assert few.selected[100:].tolist() == [g for g in by_dispersion if g not in few.selected[:100]][:50]
+    loud = X.tolil()
+    loud[:, 7] = 0
+    quiet, other = loud.tocsr(), loud.copy()
+    other[::2, 7] = 9
+    assert 7 not in ExpressionReducer.fit(quiet, y, n_genes=150, n_components=0).selected
+    seen = ExpressionReducer.fit(quiet, y, n_genes=150, n_components=0, background=other.tocsr())
+    assert 7 in seen.selected
+    assert seen.mean[seen.selected.tolist().index(7)] == pytest.approx(4.5)
+
+
+def factors(reducer: ExpressionReducer) -> tuple[np.ndarray, np.ndarray]:
+    """Loadings and the covariance W W^T + noise of the standardised genes."""
+    loadings = reducer.axes.T * np.sqrt(reducer.spread)
+    noise = np.maximum(1 - (loadings**2).sum(axis=1), preprocessing.LEAST_NOISE)
+    return loadings, loadings @ loadings.T + np.diag(noise)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_missing_genes_get_their_conditional_mean(share: float) -> None:
+    X, y = expressed()
+    reducer = ExpressionReducer.fit(X, y, n_genes=40, n_components=0)
+    measured = np.random.default_rng(1).random(40) >= share
+    values, (_, covariance) = X[:, reducer.selected].toarray(), factors(reducer)
+    z = (values[:, measured] - reducer.mean[measured]) / reducer.scale[measured]
+    across = covariance[np.ix_(~measured, measured)]
+    wanted = z @ np.linalg.solve(covariance[np.ix_(measured, measured)], across.T)
+    wanted = np.maximum(reducer.mean[~measured] + wanted * reducer.scale[~measured], 0)
+    unknown = values.copy()
+    unknown[:, ~measured] = np.nan  # what is there in their place is never looked at
+    estimate = reducer.estimate(measured)
+    found = estimate.complete(unknown)
+    np.testing.assert_allclose(found[:, ~measured], wanted, atol=1e-5)
+    np.testing.assert_array_equal(found[:, measured], values[:, measured])
+    assert found.min() >= 0
+    assert (wanted == 0).any() or share < 0.5
+    explained = np.diag(across @ np.linalg.solve(covariance[np.ix_(measured, measured)], across.T))
+    np.testing.assert_allclose(estimate.explained, explained, atol=1e-9)
+    assert ((estimate.explained >= 0) & (estimate.explained <= 1)).all()
+
+
+def test_where_all_genes_are_measured_nothing_changes() -> None:
+    X, y = expressed()
+    reducer = ExpressionReducer.fit(X, y, n_genes=40, n_components=0)
+    rows = X[:, reducer.selected]
+    estimate = reducer.estimate(np.ones(40, dtype=bool))
+    assert estimate.over(rows) is rows
+    assert estimate.explained.shape == (0,)
+    np.testing.assert_array_equal(estimate.complete(rows.toarray()), rows.toarray())
+    none = reducer.estimate(np.zeros(40, dtype=bool))
+    np.testing.assert_allclose(none.complete(rows.toarray()), np.tile(reducer.mean, (300, 1)), rtol=1e-6)
+    assert not none.explained.any()
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)
@@ -96,14 +168,16 @@ def test_the_size_of_the_blocks_does_not_matter(seed: int, block_bytes: int) -> 
         patch.setattr(preprocessing, "EXPRESSION_BLOCK_BYTES", block_bytes)
         parts = ExpressionReducer.fit(X, y, n_genes=20, n_components=4)
     np.testing.assert_array_equal(parts.selected, whole.selected)
-    np.testing.assert_allclose(parts.components, whole.components, atol=1e-6)
+    np.testing.assert_allclose(parts.axes, whole.axes, atol=1e-6)
+    np.testing.assert_allclose(parts.spread, whole.spread, rtol=1e-6)
 
 
 def test_rows_on_disk_dense_or_sparse_give_the_same(disk_rows: Any) -> None:
     X, y = expressed()
-    wanted = components(ExpressionReducer.fit(X, y), X)
+    wanted = components(ExpressionReducer.fit(X, y, n_genes=30, n_components=6), X)
     for rows in (X.toarray(), disk_rows(X), disk_rows(X.toarray().astype(np.float64))):
-        np.testing.assert_allclose(components(ExpressionReducer.fit(rows, y), rows), wanted, atol=1e-5)
+        found = components(ExpressionReducer.fit(rows, y, n_genes=30, n_components=6), rows)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_the_selected_genes_alone_are_enough() -> None:
@@ -125,7 +199,7 @@ def test_genes_of_the_only_cell_of_a_class_do_not_take_over() -> None:
     lonely = np.zeros((1, 90), dtype=np.float32)
     lonely[0, 60:] = 3
     wide = sparse.vstack([sparse.hstack([X, sparse.csr_matrix((300, 30), dtype=np.float32)]), lonely]).tocsr()
-    reducer = ExpressionReducer.fit(wide, np.append(y, "rare"), n_genes=20)
+    reducer = ExpressionReducer.fit(wide, np.append(y, "rare"), n_genes=20, n_components=5)
     assert reducer.selected.max() < 60
 
 
@@ -137,22 +211,27 @@ def test_a_class_for_every_cell_falls_back_on_variance() -> None:
 
 def test_fewer_genes_cells_or_directions_than_asked_for() -> None:
     X, y = expressed(40, genes=5)
-    assert ExpressionReducer.fit(X, y).components.shape == (5, 5)
+    sizes = {"n_genes": 200, "n_components": 20}
+    assert ExpressionReducer.fit(X, y, **sizes).axes.shape == (5, 5)
     few = X[[0, 1, 2, 3]]
-    assert len(ExpressionReducer.fit(few, ["a", "a", "b", "b"]).components) <= 3
+    assert len(ExpressionReducer.fit(few, ["a", "a", "b", "b"], **sizes).axes) <= 3
     twice = sparse.hstack([X[:, :1], X[:, :1]]).tocsr()
-    assert ExpressionReducer.fit(twice, y).components.shape == (1, 2)
+    reducer = ExpressionReducer.fit(twice, y, **sizes)
+    assert reducer.axes.shape == (1, 2)
+    assert reducer.n_components == 1
+    left = reducer.estimate(np.array([True, False])).complete(twice.toarray())
+    np.testing.assert_allclose(left, twice.toarray(), atol=0.15)  # a twin tells nearly all
 
 
 def test_what_cannot_be_learned_from_is_refused() -> None:
     X, y = expressed()
     with pytest.raises(CellsError):
-        ExpressionReducer.fit(sparse.csr_matrix((300, 9), dtype=np.float32), y)
+        ExpressionReducer.fit(sparse.csr_matrix((300, 9), dtype=np.float32), y, n_genes=9, n_components=0)
     with pytest.raises(LabelsError):
-        ExpressionReducer.fit(X, ["a"] * 300)
+        ExpressionReducer.fit(X, ["a"] * 300, n_genes=9, n_components=0)
     X.data[5] = np.nan
     with pytest.raises(CellsError):
-        ExpressionReducer.fit(X, y)
+        ExpressionReducer.fit(X, y, n_genes=9, n_components=0)
 
 
 def test_it_comes_back_from_its_arrays() -> None:
@@ -165,8 +244,11 @@ def test_it_comes_back_from_its_arrays() -> None:
         {"selected": arrays["selected"] - 80},
         {"scale": arrays["scale"] * 0},
         {"mean": arrays["mean"][:-1]},
-        {"components": arrays["components"][:0]},
-        {name: arrays[name][..., :0] for name in ("selected", "mean", "scale", "components")},
+        {"axes": arrays["axes"][:0], "spread": arrays["spread"][:0]},
+        {"axes": arrays["axes"][:, :-1]},
+        {"spread": -arrays["spread"]},
+        {"n_components": 99},
+        {name: arrays[name][..., :0] for name in ("selected", "mean", "scale", "axes")},
     ):
         with pytest.raises(DamagedError):
             ExpressionReducer.from_state({**arrays, **change})

@@ -8,6 +8,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, 
 
 from scstore.heads.scores import (
     METRICS,
+    coverage,
     expected_calibration_error,
     held_out_scores,
     negative_log_likelihood,
@@ -98,3 +99,13 @@ def test_what_a_head_remembers_of_its_held_out_cells() -> None:
     assert all(type(value) in (int, float) for value in figures.values())
     nobody = held_out_scores(np.zeros(0, dtype=np.int64), np.empty((0, 2)))
     assert nobody == {**dict.fromkeys(figures), "n": 0}
+
+
+def test_coverage_is_the_largest_share_that_is_right_enough() -> None:
+    confidence = np.array([0.99, 0.98, 0.97, 0.9, 0.8, 0.7, 0.7, 0.6])
+    proba = np.column_stack([confidence, 1 - confidence])
+    assert coverage(np.array([0, 0, 0, 0, 1, 0, 0, 0]), proba) == 4 / 8
+    assert coverage(np.array([0, 0, 0, 0, 1, 0, 0, 0]), proba, right=0.8) == 1
+    assert coverage(np.array([0, 0, 0, 0, 0, 0, 1, 1]), proba) == 5 / 8  # equal ones go together
+    assert coverage(np.array([1, 0, 0, 0, 0, 0, 0, 0]), proba) == 0
+    assert coverage(np.zeros(8, dtype=int), proba) == 1

@@ -34,7 +34,13 @@ def test_it_says_all_that_the_head_says(head: FusedHead) -> None:
     assert head.rejection_ is not None
     assert f"confidence below {head.rejection_.thresholds('both').confidence:.3f}, or novelty" in card
     assert head.record_["views"]["X_new"]["fingerprint"] in card
-    assert "Genes that the head reads the expression of: " in card
+    assert f"The {len(head.genes_ or ())} genes that the head reads the expression of" in card
+    assert f"{head.held_out_['coverage_95']:.3f} |" in card
+    assert head.missing_ is not None
+    for known, accuracy in zip(head.missing_.known, head.missing_.accuracy, strict=True):
+        assert f"| {known:.0%} | {accuracy:.3f} |" in card
+    assert "held out at random" in card
+    assert "No cell: weights" in card
     assert "scikit-learn" in card.split("## Versions")[1]
     for name, n in head.record_["trained_on"]["classes"].items():
         recall = head.record_["held_out_by_class"][name]["recall"]
@@ -73,3 +79,12 @@ def test_a_card_that_exists_is_kept(head: FusedHead, tmp_path: Path) -> None:
     assert written.read_text(encoding="utf-8") == model_card(head, name="blood")
     with pytest.raises(OutputError):
         save_model_card(head, tmp_path / "card.md", name="blood")
+
+
+def test_it_says_which_groups_were_held_out_and_that_knn_keeps_cells(tmp_path: Path) -> None:
+    make_cells(90).write_h5ad(tmp_path / "cells.h5ad")
+    head = scstore.fit(tmp_path / "cells.h5ad", label="cell_type", views=["X"], head="knn", group="donor")
+    card = model_card(head, name="knn")
+    assert "whole groups of donor held out" in card
+    assert "held out at random" not in card
+    assert "The head is its training cells" in card
