@@ -173,7 +173,14 @@ def seeded(random_state: Any) -> np.random.Generator:
 
 def class_weights(class_weight: Any, labels: Labels) -> Array:
     """Return each row's weight ``(n,) float64`` from ``None``, ``"balanced"`` or a mapping of label to weight."""
-    by_class = compute_class_weight(class_weight, classes=labels.classes, y=labels.classes[labels.codes])
+    if isinstance(class_weight, Mapping):  # by the labels' text: scikit-learn takes the label "0" for the number 0
+        given, names = {str(label): float(weight) for label, weight in class_weight.items()}, labels.classes.astype(str)
+        by_class = np.array([given.get(name, 1.0) for name in names])
+        absent, unused = sorted({*names} - {*given}), sorted({*given} - {*names})
+        if absent and unused:
+            raise OptionError(f"class_weight: no label is named {unused[0]!r}. Labels without a weight: {absent[0]!r}.")
+    else:
+        by_class = compute_class_weight(class_weight, classes=labels.classes, y=labels.classes[labels.codes])
     return np.asarray(by_class, dtype=np.float64)[labels.codes]
 
 
