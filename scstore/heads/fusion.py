@@ -14,6 +14,7 @@ from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.base import JSON, RowClassifier, State, check_choice, check_positive, loading, require
 from scstore.heads.calibration import Fusion, earning_members, fit_fusion
 from scstore.heads.class_numbers import encode_groups, encode_labels, group_folds, stratified_folds, stratified_part
+from scstore.heads.expression import ExpressionHead
 from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
 from scstore.heads.linear import LinearHead
@@ -36,8 +37,6 @@ from scstore.options import did_you_mean
 HEADS: dict[str, type[RowClassifier]] = {"knn": KNNHead, "linear": LinearHead, "mlp": MLPHead}
 # Genes that a head of each kind reads, and their principal components; 0 for the genes themselves.
 EXPRESSION_INPUT = {"knn": (200, 20), "linear": (500, 0), "mlp": (200, 20)}
-# C of linear heads of expression: between 3 and 100 it makes little difference to another laboratory's cells.
-EXPRESSION_C = 30.0
 # Parameters that are not the caller's.
 NOT_PARAMS = {"random_state", "standardize"}
 
@@ -253,15 +252,17 @@ class FusedHead:
                 assert self.n_genes is not None and self.n_components is not None  # noqa: S101  # set on creation
                 sizes = {"n_genes": self.n_genes, "n_components": self.n_components}
                 reducer = ExpressionReducer.fit(rows, labels, **sizes, background=background)
-                if self.kind == "linear" and not self.n_components:
-                    options = {"C": EXPRESSION_C, **options, "standardize": False}
-            head, given = HEADS[self.kind](**options), reducer.over(rows, selected=False) if reducer else rows
-            if isinstance(head, LinearHead):
+            head, given = self._kind_of(view)(**options), reducer.over(rows, selected=False) if reducer else rows
+            if isinstance(head, LinearHead | ExpressionHead):
                 head.fit(given, labels, groups)
             else:
                 head.fit(given, labels)
             members[view] = Member(head, reducer)
         return members
+
+    def _kind_of(self, view: str) -> type[RowClassifier]:
+        of_genes = view == EXPRESSION and self.kind == "linear" and not self.n_components
+        return ExpressionHead if of_genes else HEADS[self.kind]
 
     def _folds(self, codes: Array, groups: Array | None) -> list[tuple[Array, Array]]:
         """Return the rows to learn from and those held out, for each fold."""
@@ -420,7 +421,7 @@ class FusedHead:
         head = cls(**{option.name: state[option.name] for option in fields(cls)})
         head.classes_ = np.array([str(label) for label in state["classes"]])
         head.members_ = {
-            view: Member.from_state(member, kind=HEADS[head.kind], reduced=view == EXPRESSION)
+            view: Member.from_state(member, kind=head._kind_of(view), reduced=view == EXPRESSION)
             for view, member in sorted(state["members"].items())
         }
         shares = np.array([float(share) for share in state["shares"]])

@@ -10,7 +10,7 @@ import numpy as np
 
 from scstore.heads.base import State, require, take_arrays
 from scstore.heads.calibration import Fusion, fit_temperature
-from scstore.heads.linear import LinearHead
+from scstore.heads.expression import ExpressionHead
 from scstore.heads.member import Member
 from scstore.heads.preprocessing import ExpressionReducer
 from scstore.heads.rows import Array
@@ -51,13 +51,13 @@ def _trusted_from(confidence: Array, right: Array) -> float:
 def gene_importance(member: Member) -> Array:
     """Return how much the labels of a member on expression depend on each of its genes, ``(g,) float64``.
 
-    For a regression the mean absolute weight over the classes times the gene's spread; for other heads the share of
+    For regressions the mean absolute weights over the classes times the gene's spread; for other heads the share of
     its variance that the components hold.
     """
     reducer, head = member.reducer, member.head
     assert reducer is not None  # noqa: S101  # expression has one
-    if isinstance(head, LinearHead) and not reducer.n_components:
-        return np.asarray(np.abs(head.coef_).mean(axis=0) * reducer.scale)
+    if isinstance(head, ExpressionHead):
+        return head.importance(reducer.scale)
     return np.asarray((reducer.axes.T**2 @ reducer.spread).clip(TINY))
 
 

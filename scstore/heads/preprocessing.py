@@ -114,8 +114,7 @@ class ExpressionReducer:
     ``selected`` ``(g,) int64`` are columns of the ``n_features_in`` genes, best first; ``mean`` and ``scale`` are
     ``(g,)``; ``axes`` ``(k, g)`` are the leading eigenvectors of the genes' correlation matrix and ``spread`` ``(k,)``
     their eigenvalues. Nothing is random: each axis has its largest loading positive. A head reads the first
-    ``n_components`` principal components, or with 0 the genes themselves, each cell divided by its length: that takes
-    out its depth.
+    ``n_components`` principal components, or with 0 the genes themselves.
 
     The first genes are markers (:meth:`ClassSums.markers`), the others those of largest dispersion, for which no label
     is needed: a head that knows few labels then still reads what tells cells apart.
@@ -194,7 +193,7 @@ class ExpressionReducer:
             # Row by row in float64: a cell has the same components alone or among a million.
             values = to_dense(block) if selected else self.columns(block)
             if not n_components:
-                return unit_length(values)
+                return values
             return (((values - self.mean) / self.scale) @ self.axes[:n_components].T).astype(np.float32)
 
         return MappedRows(rows, project, width=n_components or len(self.selected))
@@ -264,18 +263,17 @@ class GeneEstimate:
         )
 
 
+def marker_count(n_classes: int) -> int:
+    """Return how many of the genes of a head are markers."""
+    return max(MARKERS, MARKERS_A_CLASS * n_classes)
+
+
 def _informative(sums: ClassSums, dispersion: Array, n_genes: int) -> Array:
     """Return markers of the classes, then genes of large dispersion, ``n_genes`` at most, without repeats."""
-    n_markers = max(MARKERS, MARKERS_A_CLASS * len(sums.counts))
-    markers, dispersed = sums.markers(min(n_genes, n_markers)), top_genes(dispersion, n_genes)
+    markers = sums.markers(min(n_genes, marker_count(len(sums.counts))))
+    dispersed = top_genes(dispersion, n_genes)
     both = np.concatenate([markers, dispersed[dispersion[dispersed] > 0]])
     return np.asarray(both[np.sort(np.unique(both, return_index=True)[1])][:n_genes])
-
-
-def unit_length(values: Array) -> Array:
-    """Return rows ``(b, d) float32`` divided by their lengths; rows of zeros as they are."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
-    return (values / np.where(lengths > 0, lengths, 1.0)[:, None]).astype(np.float32)
 
 
 def _columns(block: Any, columns: Array) -> Array:
