@@ -79,7 +79,7 @@ class ExpressionHead(RowClassifier):
         return log_softmax((1 - MARKER_WEIGHT) * every + MARKER_WEIGHT * markers)
 
     def importance(self, scale: Array) -> Array:
-        """Return how much labels depend on each gene of the spread ``scale``, ``(d,)``, from the mean absolute weights."""
+        """Return how much labels depend on each gene of the spread ``scale`` ``(d,)``, by mean absolute weights."""
         total = np.zeros(self.n_features_in_)
         for weight, head in ((1 - MARKER_WEIGHT, self.all_), (MARKER_WEIGHT, self.markers_)):
             mean = np.abs(head.coef_).mean(axis=0) * scale[: head.n_features_in_]
