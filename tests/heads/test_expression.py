@@ -1,0 +1,91 @@
+"""The linear head of expression: two regressions on unlike forms of the same genes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scstore.errors import DamagedError, OptionError
+from scstore.heads.artifact import join_arrays, split_arrays
+from scstore.heads.expression import MARKER_C, MARKER_WEIGHT, ExpressionHead, unit_length
+from scstore.heads.linear import LinearHead
+from scstore.heads.preprocessing import marker_count
+from scstore.heads.training import log_softmax
+
+N, GENES = 240, 130
+
+
+@pytest.fixture(scope="module")
+def cells() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    codes = np.arange(N) % 3
+    rates = rng.gamma(0.4, 2, (3, GENES))
+    return np.log1p(rng.poisson(rates[codes])).astype(np.float32), np.array([f"t{code}" for code in codes])
+
+
+@pytest.fixture(scope="module")
+def fitted(cells: tuple[np.ndarray, np.ndarray]) -> ExpressionHead:
+    return ExpressionHead().fit(*cells)
+
+
+def test_it_is_two_regressions_averaged(fitted: ExpressionHead, cells: tuple[np.ndarray, np.ndarray]) -> None:
+    X, y = cells
+    length = np.linalg.norm(X, axis=1, keepdims=True)
+    every = LinearHead(fitted.C, standardize=False).fit(X / np.where(length > 0, length, 1), y)
+    markers = LinearHead(float(fitted.C) * MARKER_C).fit(X[:, :100], y)
+    assert marker_count(3) == 100
+    logs = every.predict_log_proba(unit_length(X)), markers.predict_log_proba(X[:, :100])
+    wanted = log_softmax((1 - MARKER_WEIGHT) * logs[0] + MARKER_WEIGHT * logs[1])
+    np.testing.assert_allclose(fitted.predict_log_proba(X), wanted, atol=1e-4)
+    assert (fitted.predict(X) == y).mean() > 0.95
+
+
+def test_unit_length_takes_out_the_depth() -> None:
+    rows = np.random.default_rng(0).gamma(1, 1, (7, 5)).astype(np.float32)
+    rows[3] = 0
+    found = unit_length(rows)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), np.arange(7) != 3, rtol=1e-6)
+    np.testing.assert_allclose(unit_length(3 * rows), found, rtol=1e-6)
+
+
+def test_importance_is_that_of_both(fitted: ExpressionHead) -> None:
+    scale = np.linspace(0.5, 2, GENES)
+    found = fitted.importance(scale)
+    assert found.shape == (GENES,)
+    assert found.sum() == pytest.approx(1)
+    every = np.abs(fitted.all_.coef_).mean(axis=0) * scale
+    np.testing.assert_allclose(found[100:], (1 - MARKER_WEIGHT) * every[100:] / every.sum())
+    assert (found[:100] > (1 - MARKER_WEIGHT) * every[:100] / every.sum()).any()
+
+
+def test_it_comes_back_from_its_state(fitted: ExpressionHead, cells: tuple[np.ndarray, np.ndarray]) -> None:
+    arrays, state = split_arrays(fitted.to_state())
+    loaded = ExpressionHead.from_state(join_arrays(arrays, state))
+    np.testing.assert_array_equal(loaded.predict_proba(cells[0]), fitted.predict_proba(cells[0]))
+    assert loaded.training_note() == fitted.training_note()
+
+
+def test_regressions_that_do_not_fit_are_damage(cells: tuple[np.ndarray, np.ndarray]) -> None:
+    X, y = cells
+
+    def state(**parts: Any) -> dict[str, Any]:
+        return {**ExpressionHead().fit(X, y).to_state(), **parts}
+
+    narrow, other = LinearHead().fit(X[:, :99], y), LinearHead().fit(X[:, :100], np.char.add(y, "x"))
+    for parts in ({"markers": narrow.to_state()}, {"markers": other.to_state()}, {"all": narrow.to_state()}):
+        with pytest.raises(DamagedError):
+            ExpressionHead.from_state(state(**parts))
+
+
+def test_groups_and_options_reach_both(cells: tuple[np.ndarray, np.ndarray]) -> None:
+    X, y = cells
+    head = ExpressionHead("auto").fit(X, y, np.arange(N) % 4)
+    assert head.all_.C_ in (0.1, 1, 10, 100)
+    heavy = ExpressionHead(class_weight={"t0": 100.0, "t1": 1.0, "t2": 1.0}, C=0.01).fit(X, y)
+    assert (heavy.predict(X) == "t0").mean() > (ExpressionHead(C=0.01).fit(X, y).predict(X) == "t0").mean()
+    for wrong in ({"C": -1.0}, {"C": "often"}, {"solver": "slow"}):
+        with pytest.raises(OptionError):
+            ExpressionHead(**wrong).fit(X, y)
