@@ -79,11 +79,7 @@ class ExpressionHead(RowClassifier):
         return log_softmax((1 - MARKER_WEIGHT) * every + MARKER_WEIGHT * markers)
 
     def importance(self, scale: Array) -> Array:
-<<<<<<< HEAD
-        """Return how much labels depend on each gene of the spread ``scale`` ``(d,)``, by mean absolute weights."""
-=======
         """Return how much labels depend on each gene, ``(d,)``: mean absolute weights times the spread ``scale``."""
->>>>>>> ca5c59f (Tests of the linear head of expression; golden heads and docs after it)
         total = np.zeros(self.n_features_in_)
         for weight, head in ((1 - MARKER_WEIGHT, self.all_), (MARKER_WEIGHT, self.markers_)):
             mean = np.abs(head.coef_).mean(axis=0) * scale[: head.n_features_in_]
