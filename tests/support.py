@@ -28,6 +28,14 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 """The command line in a process of its own: words, then `code=` and `env=`."""
 
 ROOT = Path(__file__).parent.parent
+
+# Before a script that is sent signals: a shell's background job, and so its children, ignores some of them.
+DEFAULT_SIGNALS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+"""
 WORDS = "what is the cell type of this given embedding ? gene protein blood a b c d e f".split()
 
 

@@ -44,6 +44,9 @@ NOT_PARAMS = {"random_state", "standardize"}
 MANY_ROWS = 50_000
 PART_ROWS = 10_000
 
+# Share of the log-frequencies that logit adjustment takes off: all of them cost perceptrons and neighbours accuracy.
+LOGIT_SHARE = 0.5
+
 # Log-probability of a class that the other groups do not have.
 NOT_LEARNED = -30.0
 
@@ -71,8 +74,8 @@ class FusedHead:
         are. By default 500 and 0 for a linear head, 200 and 20 for the others.
     prior_adjustment
         How far equal frequencies of the classes are assumed, 0 (those of training) to 1: by weights of the classes in
-        linear heads that are given none, by logit adjustment [2]_ in others. A rare type of the reference need not be
-        rare among new cells.
+        linear heads that are given none, by logit adjustment [2]_ in others, which takes off half of it. A rare type of
+        the reference need not be rare among new cells.
     random_state
         Seed of the folds and of the heads.
 
@@ -224,7 +227,8 @@ class FusedHead:
     @property
     def logit_adjustment(self) -> float:
         """Share of the log-frequencies that the fusion takes off: none where the classes are weighted in training."""
-        return 0.0 if self.kind == "linear" and "class_weight" not in self.params else self.prior_adjustment
+        weighted = self.kind == "linear" and "class_weight" not in self.params
+        return 0.0 if weighted else LOGIT_SHARE * self.prior_adjustment
 
     @property
     def widths_(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import anndata
 import pandas as pd
 import pytest
-from support import ROOT, Run, make_cells, write_model
+from support import DEFAULT_SIGNALS, ROOT, Run, make_cells, write_model
 
 from scstore.errors import NotAStoreError
 
@@ -224,7 +224,7 @@ sys.argv = ["scstore", "extract", "cells.h5ad", "-o", "s.zarr", "--model", "./mo
 main()
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", DEFAULT_SIGNALS + script],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from support import DEFAULT_SIGNALS, ROOT
 
 from scstore import cli
 
@@ -36,7 +36,7 @@ def start(script: str, **how: object) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(("first", "second"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGINT"), ("SIGHUP", "SIGTERM")])
 def test_a_second_signal_ends_it_at_once(first: str, second: str) -> None:
     """RELIABILITY 66."""
-    process = start(BUSY)
+    process = start(DEFAULT_SIGNALS + BUSY)
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     process.send_signal(getattr(signal, first))
