@@ -14,10 +14,9 @@ from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.base import JSON, RowClassifier, State, check_choice, check_positive, loading, require
 from scstore.heads.calibration import Fusion, earning_members, fit_fusion
 from scstore.heads.class_numbers import encode_groups, encode_labels, group_folds, stratified_folds, stratified_part
-from scstore.heads.expression import ExpressionHead
 from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
-from scstore.heads.linear import LinearHead
+from scstore.heads.linear import ExpressionHead, LinearHead
 from scstore.heads.member import EXPRESSION, Member, Views
 from scstore.heads.missing_genes import (
     HeldOutCase,

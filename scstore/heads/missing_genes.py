@@ -10,7 +10,7 @@ import numpy as np
 
 from scstore.heads.base import State, require, take_arrays
 from scstore.heads.calibration import Fusion, fit_temperature
-from scstore.heads.expression import ExpressionHead
+from scstore.heads.linear import ExpressionHead
 from scstore.heads.member import Member
 from scstore.heads.preprocessing import ExpressionReducer
 from scstore.heads.rows import Array

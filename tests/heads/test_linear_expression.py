@@ -9,8 +9,7 @@ import pytest
 
 from scstore.errors import DamagedError, OptionError
 from scstore.heads.artifact import join_arrays, split_arrays
-from scstore.heads.expression import MARKER_C, MARKER_WEIGHT, ExpressionHead, unit_length
-from scstore.heads.linear import LinearHead
+from scstore.heads.linear import MARKER_C, MARKER_WEIGHT, ExpressionHead, LinearHead, unit_length
 from scstore.heads.preprocessing import marker_count
 from scstore.heads.training import log_softmax
 
