@@ -323,9 +323,6 @@ ATTACKS: dict[str, Attack] = {
     "shards of eight thousand million rows": Attack(
         "store", "endless.zarr", run_record(shard_rows=1 << 33), "store", DamagedError, "other rows, run"
     ),
-    "a run's record of a hundred megabytes": Attack(
-        "store", "long.zarr", run_record(words="x" * (1 << 24)), "store", DamagedError, "characters"
-    ),
     "a store's record that is a pipe": Attack(
         "store", "pipe.zarr", pipe("_scstore/shards/000000.json"), "store", CellsError, "pipe, device or socket"
     ),

@@ -74,6 +74,13 @@ def test_to_anndata(path: Path) -> None:
     assert scstore.open(path).to_anndata(["genept"]).X is None
 
 
+def test_a_run_record_beyond_its_limit_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RELIABILITY 63."""
+    monkeypatch.setattr("scstore.store.ledger.RUN_LIMIT", 100)
+    with pytest.raises(DamagedError, match="characters"):
+        scstore.open(path).record  # noqa: B018
+
+
 def test_an_unknown_view_is_named(path: Path) -> None:
     with pytest.raises(InputError, match="no view 'scvi'.*readout_wmean_l3"):
         scstore.open(path).view("scvi")
