@@ -19,7 +19,7 @@ from scstore.evaluation.regression import regression_proba
 from scstore.evaluation.splits import Split
 from scstore.evaluation.table_rows import REGRESSION, EvaluationRow, ViewSource
 from scstore.genes.matching import match_columns
-from scstore.heads.member import EXPRESSION
+from scstore.heads.preprocessing import EXPRESSION
 from scstore.heads.rows import MappedRows, Rows, RowSubset, StackedRows, fetch
 from scstore.sealed import differences
 from scstore.store.layout import SEEN_BY_PANEL, SEEN_BY_PROJECTOR

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scstore.evaluation.table_rows import EvaluationRow, ViewSource
 from scstore.heads.calibration import earning_members, fit_fusion
 from scstore.heads.fusion import FusedHead
-from scstore.heads.member import EXPRESSION
+from scstore.heads.preprocessing import EXPRESSION
 from scstore.heads.rows import Array, MappedRows, Rows
 from scstore.progress import Track
 

@@ -15,7 +15,7 @@ from scstore.evaluation.result import LeftOutClasses
 from scstore.evaluation.splits import Split
 from scstore.evaluation.table_rows import EvaluationRow
 from scstore.heads.fusion import FusedHead
-from scstore.heads.member import EXPRESSION
+from scstore.heads.preprocessing import EXPRESSION
 from scstore.heads.rows import Rows, RowSubset
 from scstore.progress import Reporter
 

@@ -13,6 +13,10 @@ from scstore.cells.labels import missing_labels
 from scstore.errors import LabelsError
 from scstore.heads.rows import Array
 
+# Cells above which one held-out part does in place of folds: it saves fitting each head once per fold.
+MANY_ROWS = 50_000
+PART_ROWS = 10_000
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -53,6 +57,19 @@ def _check_labels(y: Any, n_rows: int, *, name: str = "y", what: str = "label") 
             f"{name}: {n:,} of {n_rows:,} {what}s are missing (first: row {first:,}). Leave those cells out."
         )
     return values
+
+
+def held_out_folds(codes: Array, groups: Array | None, *, n_folds: int, seed: int) -> list[tuple[Array, Array]]:
+    """Return the rows to learn from and those held out, for each fold; of many rows one part is held out once."""
+    rng, every = np.random.default_rng(seed), np.arange(len(codes))
+    many = len(codes) > MANY_ROWS
+    if groups is not None:
+        whole = group_folds(codes, groups, n_folds=n_folds, rng=rng)[: 1 if many else None]
+        inside = [rng.permutation(fold)[:PART_ROWS] if many else fold for fold in whole]
+    else:
+        parts = [stratified_part(codes, size=PART_ROWS, rng=rng)] if many else None
+        inside = whole = parts or stratified_folds(codes, n_folds=n_folds, rng=rng)
+    return [(np.setdiff1d(every, w), np.sort(i)) for w, i in zip(whole, inside, strict=True)]
 
 
 def stratified_folds(codes: Array, *, n_folds: int, rng: np.random.Generator) -> list[Array]:

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
 
-from scstore.errors import CellsError, FeatureSpaceError, GenesError, OptionError
+from scstore.errors import FeatureSpaceError, GenesError, OptionError
 from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.base import JSON, RowClassifier, State, check_choice, check_positive, loading, require
 from scstore.heads.calibration import Fusion, earning_members, fit_fusion
-from scstore.heads.class_numbers import encode_groups, encode_labels, group_folds, stratified_folds, stratified_part
+from scstore.heads.class_numbers import encode_groups, encode_labels, held_out_folds
 from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
-from scstore.heads.linear import ExpressionHead, LinearHead
-from scstore.heads.member import EXPRESSION, Member, Views
+from scstore.heads.linear import ExpressionHead, LinearHead, Regression
 from scstore.heads.missing_genes import (
-    HeldOutCase,
+    HeldOut,
     MissingCase,
     MissingGenes,
     gene_importance,
-    measured_cases,
     share_known,
 )
 from scstore.heads.mlp import MLPHead
-from scstore.heads.preprocessing import ExpressionReducer, GeneEstimate
-from scstore.heads.rejection import Distances, Rejection, fit_distances, fit_rejection
-from scstore.heads.rows import Array, MappedRows, Rows, RowSubset, as_rows, materialise, read
+from scstore.heads.preprocessing import EXPRESSION, ExpressionReducer, GeneEstimate, Member, Views
+from scstore.heads.rejection import Rejection, fit_distances, fit_rejection
+from scstore.heads.rows import Array, Rows, RowSubset, as_rows, count_cells, read
 from scstore.heads.scores import held_out_scores
 from scstore.options import did_you_mean
 
@@ -39,15 +37,8 @@ EXPRESSION_INPUT = {"knn": (200, 20), "linear": (500, 0), "mlp": (200, 20)}
 # Parameters that are not the caller's.
 NOT_PARAMS = {"random_state", "standardize"}
 
-# Cells above which one held-out part does in place of folds: it saves fitting each head once per fold.
-MANY_ROWS = 50_000
-PART_ROWS = 10_000
-
 # Share of the log-frequencies that logit adjustment takes off: all of them cost perceptrons and neighbours accuracy.
 LOGIT_SHARE = 0.5
-
-# Log-probability of a class that the other groups do not have.
-NOT_LEARNED = -30.0
 
 
 @dataclass(eq=False, repr=False)
@@ -187,14 +178,15 @@ class FusedHead:
             If there is an ``X`` without distinct names for its columns.
         """
         rows = {name: as_rows(view, name) for name, view in sorted(views.items())}
-        encoded = encode_labels(y, _count_cells(rows))
+        encoded = encode_labels(y, count_cells(rows))
         texts = np.array([str(label) for label in encoded.classes.tolist()])
         self.classes_, place = np.unique(texts, return_inverse=True)
         codes = place[encoded.codes]
         names = _check_gene_names(rows, gene_names)
 
         batches = None if groups is None else encode_groups(groups, len(codes))
-        folds, shares = self._folds(codes, batches), np.bincount(codes, minlength=len(self.classes_)) / len(codes)
+        shares = np.bincount(codes, minlength=len(self.classes_)) / len(codes)
+        folds = held_out_folds(codes, batches, n_folds=self.n_folds, seed=self.random_state)
         held = self._hold_out(rows, codes, folds, background, with_distances=keep is not None)
         prior = self.logit_adjustment
         chosen = earning_members(held.log_probas, held.truth, optional=optional, shares=shares, prior_adjustment=prior)
@@ -252,11 +244,10 @@ class FusedHead:
         for view, rows in views.items():
             reducer, options = None, {**weighted, **self.params, "random_state": self.random_state}
             if view == EXPRESSION:
-                assert self.n_genes is not None and self.n_components is not None  # noqa: S101  # set on creation
-                sizes = {"n_genes": self.n_genes, "n_components": self.n_components}
+                sizes = {"n_genes": self.n_genes or 0, "n_components": self.n_components or 0}
                 reducer = ExpressionReducer.fit(rows, labels, **sizes, background=background)
             head, given = self._kind_of(view)(**options), reducer.over(rows, selected=False) if reducer else rows
-            if isinstance(head, LinearHead | ExpressionHead):
+            if isinstance(head, Regression):
                 head.fit(given, labels, groups)
             else:
                 head.fit(given, labels)
@@ -267,18 +258,6 @@ class FusedHead:
         of_genes = view == EXPRESSION and self.kind == "linear" and not self.n_components
         return ExpressionHead if of_genes else HEADS[self.kind]
 
-    def _folds(self, codes: Array, groups: Array | None) -> list[tuple[Array, Array]]:
-        """Return the rows to learn from and those held out, for each fold."""
-        rng, every = np.random.default_rng(self.random_state), np.arange(len(codes))
-        many = len(codes) > MANY_ROWS
-        if groups is not None:
-            whole = group_folds(codes, groups, n_folds=self.n_folds, rng=rng)[: 1 if many else None]
-            inside = [rng.permutation(fold)[:PART_ROWS] if many else fold for fold in whole]
-        else:
-            parts = [stratified_part(codes, size=PART_ROWS, rng=rng)] if many else None
-            inside = whole = parts or stratified_folds(codes, n_folds=self.n_folds, rng=rng)
-        return [(np.setdiff1d(every, w), np.sort(i)) for w, i in zip(whole, inside, strict=True)]
-
     def _hold_out(
         self,
         rows: Views,
@@ -287,9 +266,9 @@ class FusedHead:
         background: Rows | None,
         *,
         with_distances: bool,
-    ) -> _HeldOut:
+    ) -> HeldOut:
         """Fit on the rows outside each fold, everything included, and predict the rows inside."""
-        found = _HeldOut(len(self.classes_), rows)
+        found = HeldOut(len(self.classes_), rows)
         for outside, inside in folds:
             learned = np.unique(codes[outside])
             inside = inside[np.isin(codes[inside], learned)]  # what no other group has cannot be right
@@ -381,7 +360,7 @@ class FusedHead:
     def _iter_blocks(self, views: Views, block_rows: int) -> Iterator[tuple[int, dict[str, Array]]]:
         check_positive(block_rows=block_rows)
         rows = self._check_views(views)
-        n = _count_cells(rows)
+        n = count_cells(rows)
         for start in range(0, n, block_rows):
             yield start, {name: read(view, slice(start, min(n, start + block_rows))) for name, view in rows.items()}
 
@@ -452,92 +431,11 @@ class FusedHead:
         if self.rejection_ is not None:
             distances = self.rejection_.distances
             places = {name: member.n_places for name, member in self.members_.items()}
-            fits = set(distances.views) <= set(places) and len(distances.mean) == sum(
-                places[v] for v in distances.views
-            )
+            known = set(distances.views) <= set(places)
+            fits = known and len(distances.mean) == sum(places[view] for view in distances.views)
             require(fits, "Its distances are of other views than it reads.")
         n_genes = 0 if reducer is None else len(reducer.selected)
         require(len(self.genes_ or ()) == n_genes, f"It names other genes than the {n_genes} that it reads.")
-
-
-class _HeldOut:
-    """Gathers what held-out cells show: true classes, log-probabilities by view, distances, and missing genes."""
-
-    def __init__(self, n_classes: int, views: Iterable[str]) -> None:
-        self._n_classes = n_classes
-        self._truth = [np.zeros(0, dtype=np.int64)]
-        self._log_probas = {name: [np.empty((0, n_classes))] for name in views}
-        self._distances = [np.empty(0)]
-        self._cases: list[list[HeldOutCase]] = []
-
-    def add(
-        self,
-        members: Mapping[str, Member],
-        views: Views,
-        learned: Array,
-        truth: Array,
-        distances: Distances | None,
-        *,
-        seed: int,
-    ) -> None:
-        """Predict held-out rows of the classes ``learned[truth]`` with members that learned the classes ``learned``."""
-        self._truth.append(learned[truth])
-        for name, member in members.items():
-            self._log_probas[name].append(self._widened(member.log_proba(views[name], selected=False), learned))
-        if distances is None:
-            return
-        self._distances.append(distances.measure(members, views, truth, selected=False))
-        if EXPRESSION not in members:
-            return
-        member = members[EXPRESSION]
-        reducer = member.reducer
-        assert reducer is not None  # noqa: S101  # expression has one
-        genes = MappedRows(views[EXPRESSION], reducer.columns, width=len(reducer.selected))
-        values, importance = materialise(genes), gene_importance(member)
-        cases = []
-        for measured in measured_cases(reducer.mean, np.random.default_rng(seed)):
-            rows = reducer.estimate(measured).over(values)
-            log_proba = self._widened(member.log_proba(rows, selected=True), learned)
-            far = distances.measure(members, {EXPRESSION: rows}, truth, selected=True)
-            cases.append(HeldOutCase(share_known(reducer, importance, measured), log_proba, far))
-        self._cases.append(cases)
-
-    def _widened(self, log_proba: Array, learned: Array) -> Array:
-        """Give classes that were not learned next to no probability."""
-        wide = np.full((len(log_proba), self._n_classes), NOT_LEARNED)
-        wide[:, learned] = log_proba
-        return wide
-
-    @property
-    def truth(self) -> Array:
-        """True classes ``(m,)``."""
-        return np.concatenate(self._truth)
-
-    @property
-    def log_probas(self) -> dict[str, Array]:
-        """By view, log-probabilities ``(m, n_classes)`` before any temperature."""
-        return {name: np.concatenate(parts) for name, parts in self._log_probas.items()}
-
-    @property
-    def distances(self) -> Array:
-        """Distances ``(m,)`` from the means of the true classes."""
-        return np.concatenate(self._distances)
-
-    @property
-    def cases(self) -> list[HeldOutCase]:
-        """Every case, over all folds."""
-        return [HeldOutCase.join(parts) for parts in zip(*self._cases, strict=True)]
-
-
-def _count_cells(rows: Mapping[str, Rows]) -> int:
-    """Return the number of cells; refuse views that differ in it."""
-    lengths = {name: view.shape[0] for name, view in rows.items()}
-    if not lengths:
-        raise OptionError("views: none given. Name at least one view to learn from.")
-    if len(set(lengths.values())) > 1:
-        counts = ", ".join(f"{name} {length:,}" for name, length in lengths.items())
-        raise CellsError(f"The views differ in their number of cells ({counts}). Give the same cells in all views.")
-    return next(iter(lengths.values()))
 
 
 def _check_gene_names(rows: Mapping[str, Rows], gene_names: Sequence[str] | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
@@ -52,8 +53,23 @@ MARKER_C = 1 / 6
 MARKER_WEIGHT = 1 / 3
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
+class Regression(RowClassifier):
+    """What both heads of this module are told; their docstrings say what it means."""
+
+    class_weight: Any = None
+    solver: str = "auto"
+    epochs: int = 5
+    memory_limit: int = MEMORY_LIMIT
+    random_state: Any = 0
+
+    @abstractmethod
+    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+        """Learn from rows ``(n, d)``, labels and groups ``(n,)``."""
+
+
 @dataclass(eq=False, repr=False)
-class LinearHead(RowClassifier):
+class LinearHead(Regression):
     r"""Multinomial logistic regression on standardised columns, or on columns as they are.
 
     Minimises :math:`\sum_i w_i \, \mathrm{CE}_i + \lVert W \rVert^2 / 2C` with the softmax, for two classes as
@@ -106,11 +122,6 @@ class LinearHead(RowClassifier):
 
     C: float | str = DEFAULT_C
     _: KW_ONLY
-    class_weight: Any = None
-    solver: str = "auto"
-    epochs: int = 5
-    memory_limit: int = MEMORY_LIMIT
-    random_state: Any = 0
     standardize: bool = True
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
@@ -251,7 +262,7 @@ def _fit_exact(
 
 
 @dataclass(eq=False, repr=False)
-class ExpressionHead(RowClassifier):
+class ExpressionHead(Regression):
     """Logistic regression on all genes of each cell at unit length, and on the standardised markers, averaged.
 
     They err on different cells. Unit length takes out a cell's depth; standardising lends weight to the markers of
@@ -262,7 +273,7 @@ class ExpressionHead(RowClassifier):
     C
         Inverse strength of the penalty of the first; a sixth of it is that of the second. Or ``"auto"`` for both.
     class_weight, solver, epochs, memory_limit, random_state
-        As for :class:`~scstore.heads.linear.LinearHead`.
+        As for :class:`LinearHead`.
 
     Attributes
     ----------
@@ -273,12 +284,6 @@ class ExpressionHead(RowClassifier):
     """
 
     C: float | str = EXPRESSION_C
-    _: KW_ONLY
-    class_weight: Any = None
-    solver: str = "auto"
-    epochs: int = 5
-    memory_limit: int = MEMORY_LIMIT
-    random_state: Any = 0
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Learn from log-normalised expression ``(n, d)`` and labels ``(n,)``; ``groups`` as for a linear head."""

@@ -1,8 +1,8 @@
-"""What a head can still tell where genes are missing, measured on its held-out training cells."""
+"""What held-out training cells show of a head, with all genes and where some are missing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -11,9 +11,9 @@ import numpy as np
 from scstore.heads.base import State, require, take_arrays
 from scstore.heads.calibration import Fusion, fit_temperature
 from scstore.heads.linear import ExpressionHead
-from scstore.heads.member import Member
-from scstore.heads.preprocessing import ExpressionReducer
-from scstore.heads.rows import Array
+from scstore.heads.preprocessing import EXPRESSION, ExpressionReducer, Member, Views
+from scstore.heads.rejection import Distances
+from scstore.heads.rows import Array, MappedRows, materialise
 
 # Shares of the genes taken away, each at random and from the lowest expressed, which are the specific ones; at last all
 # genes but one, so that no file knows less than what was measured.
@@ -27,6 +27,8 @@ TRUSTED, TRUSTED_UNKNOWN = 0.95, 0.08
 MIN_ACCURACY = 0.8
 FIELDS = ("known", "accuracy", "temperature", "confidence", "novelty")
 TINY = float(np.finfo(np.float64).tiny)
+# Log-probability of a class that the other groups do not have.
+NOT_LEARNED = -30.0
 
 
 def measured_cases(mean: Array, rng: np.random.Generator) -> Iterator[Array]:
@@ -84,6 +86,75 @@ class HeldOutCase:
         sizes = [len(part.distances) for part in parts]
         known = float(np.average([part.known for part in parts], weights=sizes))
         return cls(known, np.concatenate([p.log_proba for p in parts]), np.concatenate([p.distances for p in parts]))
+
+
+class HeldOut:
+    """Gathers what held-out cells show: true classes, log-probabilities by view, distances, and missing genes."""
+
+    def __init__(self, n_classes: int, views: Iterable[str]) -> None:
+        self._n_classes = n_classes
+        self._truth = [np.zeros(0, dtype=np.int64)]
+        self._log_probas = {name: [np.empty((0, n_classes))] for name in views}
+        self._distances = [np.empty(0)]
+        self._cases: list[list[HeldOutCase]] = []
+
+    def add(
+        self,
+        members: Mapping[str, Member],
+        views: Views,
+        learned: Array,
+        truth: Array,
+        distances: Distances | None,
+        *,
+        seed: int,
+    ) -> None:
+        """Predict held-out rows of the classes ``learned[truth]`` with members that learned the classes ``learned``."""
+        self._truth.append(learned[truth])
+        for name, member in members.items():
+            self._log_probas[name].append(self._widened(member.log_proba(views[name], selected=False), learned))
+        if distances is None:
+            return
+        self._distances.append(distances.measure(members, views, truth, selected=False))
+        if EXPRESSION not in members:
+            return
+        member = members[EXPRESSION]
+        reducer = member.reducer
+        assert reducer is not None  # noqa: S101  # expression has one
+        genes = MappedRows(views[EXPRESSION], reducer.columns, width=len(reducer.selected))
+        values, importance = materialise(genes), gene_importance(member)
+        cases = []
+        for measured in measured_cases(reducer.mean, np.random.default_rng(seed)):
+            rows = reducer.estimate(measured).over(values)
+            log_proba = self._widened(member.log_proba(rows, selected=True), learned)
+            far = distances.measure(members, {EXPRESSION: rows}, truth, selected=True)
+            cases.append(HeldOutCase(share_known(reducer, importance, measured), log_proba, far))
+        self._cases.append(cases)
+
+    def _widened(self, log_proba: Array, learned: Array) -> Array:
+        """Give classes that were not learned next to no probability."""
+        wide = np.full((len(log_proba), self._n_classes), NOT_LEARNED)
+        wide[:, learned] = log_proba
+        return wide
+
+    @property
+    def truth(self) -> Array:
+        """True classes ``(m,)``."""
+        return np.concatenate(self._truth)
+
+    @property
+    def log_probas(self) -> dict[str, Array]:
+        """By view, log-probabilities ``(m, n_classes)`` before any temperature."""
+        return {name: np.concatenate(parts) for name, parts in self._log_probas.items()}
+
+    @property
+    def distances(self) -> Array:
+        """Distances ``(m,)`` from the means of the true classes."""
+        return np.concatenate(self._distances)
+
+    @property
+    def cases(self) -> list[HeldOutCase]:
+        """Every case, over all folds."""
+        return [HeldOutCase.join(parts) for parts in zip(*self._cases, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

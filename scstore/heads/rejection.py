@@ -12,8 +12,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from scstore.errors import OptionError
 from scstore.heads.base import State, check_choice, require, take_arrays
-from scstore.heads.member import EXPRESSION, Members, Views, place_views
-from scstore.heads.preprocessing import usable_scale
+from scstore.heads.preprocessing import EXPRESSION, Members, Views, place_views, usable_scale
 from scstore.heads.rows import Array, iter_blocks, read, widest
 from scstore.heads.training import one_blas_thread
 

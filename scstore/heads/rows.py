@@ -6,7 +6,7 @@ Zarr and HDF5 arrays and the store's lazy views all provide them, so none has to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -196,3 +196,14 @@ class StackedRows:
         blocks = [fetch(part, wanted[owner == i] - starts[i]) for i, part in enumerate(self.parts)]
         joined = sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.concatenate(blocks)
         return joined[np.argsort(np.argsort(owner, kind="stable"))]
+
+
+def count_cells(rows: Mapping[str, Rows]) -> int:
+    """Return the number of cells; refuse views that differ in it."""
+    lengths = {name: view.shape[0] for name, view in rows.items()}
+    if not lengths:
+        raise OptionError("views: none given. Name at least one view to learn from.")
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{name} {length:,}" for name, length in lengths.items())
+        raise CellsError(f"The views differ in their number of cells ({counts}). Give the same cells in all views.")
+    return next(iter(lengths.values()))

@@ -10,8 +10,8 @@ from typing import Any
 from scstore import fsio
 from scstore.heads.across_genes import AcrossGenesHead, ConfidenceRejection
 from scstore.heads.artifact import AnyHead
-from scstore.heads.member import EXPRESSION
 from scstore.heads.missing_genes import MIN_ACCURACY
+from scstore.heads.preprocessing import EXPRESSION
 from scstore.heads.rejection import RULES
 from scstore.report.markdown import as_table, escaped
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from scstore.errors import CellsError, FeatureSpaceError, GenesError, LabelsError, OptionError
-from scstore.heads import fusion as fusion_module
+from scstore.heads import class_numbers
 from scstore.heads.artifact import split_arrays
 from scstore.heads.calibration import fit_fusion
 from scstore.heads.fusion import FusedHead
@@ -189,8 +189,8 @@ def test_rows_on_disk_are_read_in_blocks(views: dict[str, Any], fitted: FusedHea
 
 
 def test_many_cells_use_one_held_out_part(views: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fusion_module, "MANY_ROWS", 300)
-    monkeypatch.setattr(fusion_module, "PART_ROWS", 90)
+    monkeypatch.setattr(class_numbers, "MANY_ROWS", 300)
+    monkeypatch.setattr(class_numbers, "PART_ROWS", 90)
     head = FusedHead().fit(part(views, slice(0, TRAIN), names="ab"), views["y"][:TRAIN])
     assert abs(head.held_out_["n"] - 90) < 4
 
