@@ -76,7 +76,8 @@ class AlignOptions(SequenceOptions):
     ] = "default"
     epochs: Annotated[int | None, Option("Passes over the cells, at most. By default 8.", minimum=1)] = None
     learning_rate: Annotated[
-        float | None, Option("Highest learning rate. By default 0.01 (papers: 5e-5).", minimum=1e-9, maximum=10)
+        float | None,
+        Option("Highest learning rate. By default 0.01 (papers: 5e-5).", minimum=1e-9, maximum=10, advanced=True),
     ] = None
     batch_size: Annotated[int | None, Option("Cells of a step. By default 16.", minimum=1, advanced=True)] = None
     gene_dropout: Annotated[

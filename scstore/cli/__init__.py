@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from scstore.cli.builder import in_flags, state
+from scstore.cli.builder import EPILOGUE, AsJson, Debug, Quiet, in_flags, state
 from scstore.cli.commands import app
 from scstore.console import Output
 from scstore.errors import ScstoreError, ScstoreWarning
@@ -34,18 +34,18 @@ def _version(value: bool) -> None:  # noqa: FBT001  # typer's signature
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog=EPILOGUE)
 def _common(
     *,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
-    show_trace: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print version.")
     ] = False,
 ) -> None:
-    state.output = Output(quiet=quiet, as_json=as_json)
-    state.debug = show_trace
+    state.output, state.debug = Output(), False
+    state.switch(quiet=quiet, as_json=as_json, debug=debug)
 
 
 class _Stopped(BaseException):
@@ -83,10 +83,7 @@ def _warnings_as_lines() -> Iterator[None]:
 
 
 def run(words: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code.
-
-    Exit codes: 0 done, 1 a fault, 2 the user can mend it, 3 ``verify`` found damage, 130 and 143 stopped.
-    """
+    """Run the command line and return the exit code (``EXIT_CODES``)."""
     state.parameters = ()
     code: int | str | None = 0
     try:

@@ -35,10 +35,27 @@ class State:
         """Where notes, warnings and progress go."""
         return FlagReporter(self.output.reporter)
 
+    def switch(self, *, quiet: bool = False, as_json: bool = False, debug: bool = False) -> None:
+        """Turn on what is asked for; what was asked for before the command stays."""
+        if quiet or as_json:
+            self.output = Output(quiet=quiet or self.output.quiet, as_json=as_json or self.output.as_json)
+        self.debug = self.debug or debug
+
 
 state = State()
 
 HELP = {"help_option_names": ["-h", "--help"]}
+EXIT_CODES = "0 done, 1 a fault, 2 yours to mend, 3 damage found (verify), 130 or 143 stopped"
+# At the end of every help.
+EPILOGUE = f"Everywhere, before or after the command: --json, -q, --debug. Exit codes: {EXIT_CODES}."
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+# Before a command and, hidden, after it.
+SWITCHES = {"quiet": Quiet, "as_json": AsJson, "debug": Debug}
+# Heading of the advanced options.
+MORE = "More options"
+METAVARS = {bool: None, int: "<int>", float: "<float>", str: "<str>", Path: "<path>"}
 # Settings of every typer application.
 LOOK: Any = {"rich_markup_mode": "markdown", "pretty_exceptions_enable": False, "context_settings": HELP}
 
@@ -78,6 +95,21 @@ class Command:
     required: tuple[str, ...] = ()
 
 
+class _Plain:
+    """Shows switches without a type in the help."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        found: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of a command or a group
+        for one in found:
+            if getattr(one, "is_flag", False):
+                one.metavar = ""
+        return found
+
+
+class PlainCommand(_Plain, TyperCommand):
+    """A command of the command line."""
+
+
 class LazyCommand(TyperCommand):
     """A command that imports its function only when it runs or prints its own help."""
 
@@ -93,7 +125,7 @@ class LazyCommand(TyperCommand):
 def group_of(commands: Sequence[Command]) -> type[TyperGroup]:
     """Return the class of a group of lazy commands, for ``typer.Typer(cls=…)``."""
 
-    class LazyGroup(TyperGroup):
+    class LazyGroup(_Plain, TyperGroup):
         def __init__(self, **attributes: Any) -> None:
             super().__init__(**attributes)
             self.commands = {**{one.name: LazyCommand(one) for one in commands}, **self.commands}
@@ -117,6 +149,7 @@ def _build(command: Command) -> TyperCommand:
     options = {**own, **extra}
 
     def run(context: typer.Context, **words: Any) -> None:
+        state.switch(**{name: words[name] for name in SWITCHES})
         typed = {name: words[name] for name in options if _was_typed(context, name)}
         state.parameters = tuple(options.values())
         values = {name: _value(options[name], word) for name, word in typed.items()}
@@ -131,13 +164,17 @@ def _build(command: Command) -> TyperCommand:
     signature = [_typer_parameter(options[name]) for name in sorted(options, key=lambda name: name not in needed)]
     if n_hidden := sum(one.option.advanced for one in options.values()):
         signature.append(_help_all(n_hidden))
+    signature += [_keyword(name, kind, default=False) for name, kind in SWITCHES.items()]
     context = _keyword("context", typer.Context)
     run.__signature__ = inspect.Signature([context, *signature])  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in (context, *signature)}
     app = typer.Typer(add_completion=False, **LOOK)
-    app.command(command.name, help=_help(command, function))(run)
+    app.command(command.name, cls=PlainCommand, help=_help(command, function), epilog=EPILOGUE)(run)
     built = get_command(app)
     assert isinstance(built, TyperCommand)  # noqa: S101  # one command is no group
+    for one in built.params:
+        if one.name in SWITCHES:
+            one.hidden, one.rich_help_panel = True, MORE  # type: ignore[attr-defined]
     return built
 
 
@@ -150,11 +187,15 @@ def _typer_parameter(parameter: Parameter) -> inspect.Parameter:
     option, required = parameter.option, parameter.default is inspect.Parameter.empty
     kind, default = _typed(parameter)
     common: dict[str, Any] = {"help": option.help, "show_default": not required and default not in (None, [], ())}
-    if parameter.choices:
-        common["metavar"] = "|".join(map(str, parameter.choices))
-    said = typer.Argument(**common) if option.argument else typer.Option(
-        *_flags(parameter), hidden=option.advanced, **common
-    )  # fmt: skip
+    if option.argument:
+        said = typer.Argument(**common)
+    else:
+        element = (get_args(kind) or (kind,))[0]
+        metavar = "|".join(map(str, parameter.choices)) if parameter.choices else METAVARS[element]
+        panel = MORE if option.advanced else None
+        said = typer.Option(
+            *_flags(parameter), metavar=metavar, hidden=option.advanced, rich_help_panel=panel, **common
+        )
     annotation: Any = Annotated[kind if required or default is not None else kind | None, said]
     return _keyword(parameter.name, annotation, inspect.Parameter.empty if required else default)
 
@@ -244,7 +285,8 @@ def _help_all(n_hidden: int) -> inspect.Parameter:
             typer.echo(context.get_help())
             raise typer.Exit
 
-    option = typer.Option("--help-all", is_eager=True, callback=show, help=f"Show {n_hidden} more options.")
+    help_text = f"Show {n_hidden} more options."
+    option = typer.Option("--help-all", is_eager=True, callback=show, help=help_text)
     return _keyword("help_all", Annotated[bool, option], default=False)
 
 

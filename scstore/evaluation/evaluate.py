@@ -40,20 +40,26 @@ def evaluate(
     *,
     label: Annotated[str, Option("Column of obs with the classes; cells without a label are left out.")],
     missing_labels: MissingLabels = MISSING_LABELS,
-    head: Annotated[Literal["linear", "mlp", "knn"], Option("Kind of classifier.")] = "linear",
+    head: Annotated[Literal["linear", "mlp", "knn"], Option("Kind of classifier.", advanced=True)] = "linear",
     prior_adjustment: PriorAdjustment = PRIOR_ADJUSTMENT,
     views: Annotated[Sequence[str] | None, Option("Rows: VIEW, VIEW+VIEW, regression, …", flags=("--view",))] = None,
     controls: Annotated[Controls, Option("NAME=STORE of the same cells, for comparison.", flags=("--control",))] = None,
-    folds: Annotated[int, Option("Number of folds.", minimum=2)] = 5,
+    folds: Annotated[int, Option("Number of folds.", minimum=2, advanced=True)] = 5,
     repeats: Annotated[int, Option("How often to deal the folds (and genes) anew.", minimum=1, advanced=True)] = 1,
     group: Annotated[str | None, Option("Column of obs, such as donor: folds hold out whole groups.")] = None,
     test_store: Annotated[StoreLike | None, Option("Train on the whole store, and test on this one.")] = None,
     train_on: Annotated[Sequence[str], Option("COLUMN=VALUE of the cells to train on, or else the rest.")] = (),
     test_on: Annotated[Sequence[str], Option("COLUMN=VALUE of the cells to test on, such as species=mouse.")] = (),
     min_cells: Annotated[int, Option("Leave out classes with fewer cells.", minimum=1, advanced=True)] = 10,
-    few_shot: Annotated[Sequence[int], Option("Also train on so many cells a class: 2,5,20.", separator=",")] = (),
-    hold_out_genes: Annotated[float | None, Option("Also test on this share of the genes, such as 0.5.")] = None,
-    leave_one_class_out: Annotated[bool, Option("Also see whether cells of a left-out class stand out.")] = False,
+    few_shot: Annotated[
+        Sequence[int], Option("Also train on so many cells a class: 2,5,20.", separator=",", advanced=True)
+    ] = (),
+    hold_out_genes: Annotated[
+        float | None, Option("Also test on this share of the genes, such as 0.5.", advanced=True)
+    ] = None,
+    leave_one_class_out: Annotated[
+        bool, Option("Also see whether cells of a left-out class stand out.", advanced=True)
+    ] = False,
     seed: Seed = 0,
     allow_seen: Annotated[bool, Option("Score cells that a panel or projector has seen.", advanced=True)] = False,
     allow_partial: AllowPartial = False,

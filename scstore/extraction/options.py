@@ -91,14 +91,20 @@ class SequenceOptions:
         StrPath | None, Option("Genes that may enter: a panel file; auto: 200, chosen here without labels; or all.")
     ] = None
     top_genes: Annotated[
-        int | None, Option("Most expressed genes of a cell. By default 2048, or what the model holds.", minimum=1)
+        int | None,
+        Option("Most expressed genes of a cell. By default 2048, or what the model holds.", minimum=1, advanced=True),
     ] = None
     layers: Annotated[
-        Sequence[int] | None, Option("Layers to read; -1, the default, is the last (minilm: 1,6).", separator=",")
+        Sequence[int] | None,
+        Option("Layers to read; -1, the default, is the last (minilm: 1,6).", separator=",", advanced=True),
     ] = None
     pool: Annotated[
         Sequence[Pooling] | None,
-        Option("Readouts: last, mean, wmean (weighted by expression); or none. By default wmean,last.", separator=","),
+        Option(
+            "Readouts: last, mean, wmean (weighted by expression); or none. By default wmean,last.",
+            separator=",",
+            advanced=True,
+        ),
     ] = None
     expression_scaling: Annotated[
         Literal["none", "multiply"] | None, Option("multiply: scale gene vectors by expression.", advanced=True)
@@ -119,12 +125,15 @@ class SequenceOptions:
         str | None, Option("human or mouse. By default guessed from the cells' symbols.", advanced=True)
     ] = None
     orthologs: Annotated[
-        StrPath | None, Option("Orthologs of human and mouse: read mouse cells as human ones, or back.")
+        StrPath | None, Option("Orthologs of human and mouse: read mouse cells as human ones, or back.", advanced=True)
     ] = None
     min_match: Annotated[
-        float, Option("Smallest fraction of the cells' genes that is in the gene table.", minimum=0, maximum=1)
+        float,
+        Option("Smallest fraction of the cells' genes that is in the gene table.", minimum=0, maximum=1, advanced=True),
     ] = 0.3
-    device: Annotated[str | None, Option("cuda, cpu or mps. By default the GPU where there is one.")] = None
+    device: Annotated[str | None, Option("cuda, cpu or mps. By default the GPU where there is one.", advanced=True)] = (
+        None
+    )
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
         Option("Precision of the model. By default bfloat16 on a GPU, float32 on the CPU.", advanced=True),
@@ -201,17 +210,21 @@ class ExtractOptions(SequenceOptions):
     like: Annotated[StrPath | None, Option("Take the whole feature space of another store.")] = None
     control: Annotated[
         Literal["random-genes", "random-llm", "shuffled-order"] | None,
-        Option("Make one thing meaningless, for a comparison: gene vectors, weights, or order of genes."),
+        Option(
+            "Make one thing meaningless, for a comparison: gene vectors, weights, or order of genes.", advanced=True
+        ),
     ] = None
     companions: Annotated[
         Sequence[Companion] | None,
-        Option("Views without a readout, or none. By default genept,genept_random.", separator=","),
+        Option("Views without a readout, or none. By default genept,genept_random.", separator=",", advanced=True),
     ] = None
     projector: Annotated[
-        StrPath, Option("From gene vectors into the model: aligned, native, random, or what align trained.")
+        StrPath,
+        Option("From gene vectors into the model: aligned, native, random, or what align trained.", advanced=True),
     ] = "aligned"
     keep_expression: Annotated[
-        bool, Option("Keep the expression as the store's X.", flags=("--keep-expression/--no-expression",))
+        bool,
+        Option("Keep the expression as the store's X.", flags=("--keep-expression/--no-expression",), advanced=True),
     ] = True
     store_dtype: Annotated[Literal["float16", "float32"], Option("Precision of the views.", advanced=True)] = "float16"
     shard_rows: Annotated[

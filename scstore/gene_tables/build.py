@@ -48,12 +48,15 @@ def build_genes(
     orthologs: Annotated[
         File | None, Option("NCBI's gene_orthologs, or a CSV of human and mouse genes, for missing summaries.")
     ] = None,
-    ortholog_gene_info: Annotated[File | None, Option("The other organism's gene_info file.")] = None,
+    ortholog_gene_info: Annotated[File | None, Option("The other organism's gene_info file.", advanced=True)] = None,
     vectors: Annotated[File | None, Option("Published vectors: a pickle, .npz, .parquet or .h5ad.")] = None,
     only_genes_of: Annotated[
-        Sequence[File] | None, Option("Cells: only their genes are encoded, and no others are known to later steps.")
+        Sequence[File] | None,
+        Option("Cells: only their genes are encoded, and no others are known to later steps.", advanced=True),
     ] = None,
-    template: Annotated[str | None, Option('A gene\'s text, such as "{symbol}: {name}.[ {summary}]".')] = None,
+    template: Annotated[
+        str | None, Option('A gene\'s text, such as "{symbol}: {name}.[ {summary}]".', advanced=True)
+    ] = None,
     organism: Annotated[str | None, Option("human or mouse; needed with NCBI's files, else guessed.")] = None,
     encoder: Annotated[
         str | None, Option("minilm (the default), a model folder or hub name, openai:MODEL (endpoint) or random:WIDTH.")

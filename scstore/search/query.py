@@ -50,7 +50,7 @@ class QueryOptions:
     summarise: Annotated[str | None, Option("obs column: give the shares of its labels among the neighbours.")] = None
     by: Annotated[str | None, Option("With summarise: obs column of the cells; one row for each value.")] = None
     missing_labels: MissingLabels = MISSING_LABELS
-    exact: Annotated[bool, Option("Compare all cells, however large the reference is.")] = False
+    exact: Annotated[bool, Option("Compare all cells, however large the reference is.", advanced=True)] = False
     allow_partial: AllowPartial = False
     overwrite: Overwrite = False
     progress: Progress = None

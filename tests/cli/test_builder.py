@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).parent))
 import sample
 
-from scstore.cli.builder import Command, group_of, in_flags
+from scstore.cli.builder import Command, LazyCommand, group_of, in_flags, state
+from scstore.cli.commands import COMMANDS, GENES
+from scstore.console import Output
 from scstore.errors import OptionError
 from scstore.options import parameters_of
 
@@ -66,8 +68,24 @@ def test_the_help_is_the_signature_s() -> None:
     ):
         assert word in said
     assert "--seed" not in said
-    assert "--seed" in run("--help-all")[0].output
+    everything = run("--help-all")[0].output
+    assert "--seed" in everything.split("More options")[1]
+    assert "bool" not in everything
+    assert "Exit codes" in said
     assert "progress" not in said
+
+
+def test_switches_are_read_behind_the_command_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "output", Output())
+    assert run("s.zarr", "--label", "a", "--json", "-q")[1]["label"] == ["a"]
+    assert (state.output.as_json, state.output.quiet) == (True, True)
+
+
+def test_every_command_shows_its_everyday_options_alone() -> None:
+    for command in (*COMMANDS, *GENES):
+        built = LazyCommand(command).make_context(command.name, [], resilient_parsing=True).command
+        shown = [one.name for one in built.params if not getattr(one, "hidden", False)]
+        assert len(shown) <= 12, command.name
 
 
 @pytest.mark.parametrize(

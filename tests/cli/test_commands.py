@@ -282,7 +282,7 @@ def test_the_clock_is_not_part_of_a_store(folder: Path, scstore_command: Run) ->
 
 def test_a_wrong_option_is_json_too(scstore_command: Run) -> None:
     """What typer finds, before and after the command's name."""
-    for words in (["--json", "fit", "x.zarr", "--nope"], ["--json", "nope"], ["--json", "fit"]):
+    for words in (["fit", "x.zarr", "--nope", "--json"], ["--json", "nope"], ["--json", "fit"]):
         error = json.loads(scstore_command(*words, code=2).stdout)["error"]
         assert error["kind"] == "usage"
         assert error["message"]
