@@ -103,7 +103,11 @@ class Store:
 
     @property
     def notes(self) -> list[str]:
-        """Lines about a file that scstore did not make: what in it is not read as cells and genes."""
+        """Lines about a file: what in it is not read as cells and genes, or that it is a paper's recipe."""
+        if paper := self._paper:
+            return [
+                f"preset {paper}: by default {self.default_view} alone is read, the paper's own; views= names others"
+            ]
         slot = self._expression_slot if self.record is None else None
         if slot is None or self._cells is None:
             return [self._about] if self._about else []
@@ -185,9 +189,18 @@ class Store:
         raise InputError(f"{self.path} has no default view. It has: {', '.join(self.views) or 'none'}. {cure}.")
 
     @property
+    def _paper(self) -> str:
+        """The preset of a paper that the store was extracted by, if it was."""
+        preset = (self.record or {}).get("options", {}).get("preset")
+        return "" if preset in (None, "default") else str(preset)
+
+    @property
     def default_views(self) -> tuple[str, ...]:
-        """The views that a head is trained on where none is named: the default view, ``genept``, ``X``, if present."""
-        companions = ("genept", "X") if self.record is not None else ()
+        """The views that a head is trained on where none is named: the default view, ``genept``, ``X``, if present.
+
+        Of a store that was extracted by the preset of a paper it is that paper's own view alone.
+        """
+        companions = ("genept", "X") if self.record is not None and not self._paper else ()
         return tuple(dict.fromkeys([self.default_view, *(name for name in companions if name in self.views)]))
 
     def view(self, name: str) -> View:

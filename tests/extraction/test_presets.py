@@ -82,7 +82,7 @@ def test_genept_w_by_hand(few: anndata.AnnData, llama: Path, tmp_path: Path) -> 
     assert (store.views, store.default_view, store.default_views) == (
         ("genept_w", "X"),
         "genept_w",
-        ("genept_w", "X"),
+        ("genept_w",),
     )
     vectors = vectors_of(tmp_path / "s.genes.h5ad")
     for row, genes in enumerate(LOGNORM):
@@ -124,7 +124,7 @@ def test_genept_s_by_hand(kind: str, few: anndata.AnnData, tmp_path: Path, reque
     )
     encoded = encoder.encode(["B2M CD3E MS4A1", "NKG7 CD3E MS4A1"])
     expected = encoded / np.linalg.norm(encoded, axis=1, keepdims=True)
-    assert (store.views, store.default_views) == (("genept_s", "X"), ("genept_s", "X"))
+    assert (store.views, store.default_views) == (("genept_s", "X"), ("genept_s",))
     np.testing.assert_allclose(store.view("genept_s")[[0, 2]], expected, rtol=1e-4, atol=1e-6)
     assert not store.view("genept_s")[1:2].any()
     assert load_gene_table(tmp_path / "s.genes.h5ad").width == 0  # no gene was encoded
@@ -150,6 +150,17 @@ def test_an_untrained_projector_is_said(few: anndata.AnnData, llama: Path, tmp_p
     notes = Notes()
     extract(few, tmp_path / "s.zarr", llama, preset="scinterpreter", progress=notes)
     assert any("--recipe papers" in note and "'aligned'" in note for note in notes.said)
+
+
+def test_a_paper_s_own_view_is_fitted_alone(llama: Path, tmp_path: Path) -> None:
+    store = extract(make_cells(), tmp_path / "s.zarr", llama, preset="scinterpreter")
+    assert store.default_views == ("readout_last_l3",)
+    notes = Notes()
+    assert scstore.fit(store, label="cell_type", progress=notes).views_ == ("readout_last_l3",)
+    assert sum("the paper's own" in line for line in notes.said) == 1
+    assert scstore.fit(store, label="cell_type", views=["readout", "X"]).views_ == ("X", "readout_last_l3")
+    found = scstore.evaluate(store, label="cell_type", folds=2, views=["readout", "regression"])
+    assert found.regimes[0].comparisons[0].row == "readout_last_l3"
 
 
 def test_a_preset_with_like_is_refused(few: anndata.AnnData, llama: Path, tmp_path: Path) -> None:
