@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scstore.cli.builder import state
+from scstore.cli.builder import in_flags, state
 from scstore.console import Output
+from scstore.errors import OptionError
+from scstore.model.shapes import Gpu
 from scstore.options import Option, Overwrite
 from scstore.store.layout import PREFIX
 
@@ -42,7 +44,8 @@ REASONS = {"unsure": "confidence too low", "far": "too far from the training cel
 def adapt_extract(
     given: dict[str, Any],
     *,
-    dry_run: Annotated[bool, Option("Print cells, tokens, FLOP, time and sizes; extract nothing.")] = False,
+    dry_run: Annotated[bool, Option("Estimate GPU-hours, memory and sizes, and print a job array.")] = False,
+    gpu: Gpu = None,
 ) -> dict[str, Any]:
     """Print an estimate in place of the extraction, and let one of a launcher's processes speak for all."""
     from scstore.extraction.estimate import estimate
@@ -51,9 +54,16 @@ def adapt_extract(
     if this_process(given.get("shard")).is_silent:
         state.output = Output(quiet=True)
     if dry_run:
-        found = estimate(given.pop("cells"), given.pop("output"), **given, progress=state.reporter)
-        state.output.result(found.as_json(), *found.lines())
+        cells, output = given.pop("cells"), given.pop("output")
+        found = estimate(cells, output, **given, gpu=gpu, progress=state.reporter)
+        words = {"output": str(output), **{name: v for name, v in given.items() if name not in ("shard", "overwrite")}}
+        typed = in_flags(" ".join(f"{name}={value!r}" for name, value in words.items()), state.parameters)
+        line = f"scstore extract {shlex.quote(str(cells))} {typed} --shard $SLURM_ARRAY_TASK_ID/{found.jobs}"
+        script = [found.sbatch, line] if found.tokens else []
+        state.output.result({**found.as_json(), "script": script}, *found.lines(), *script)
         raise typer.Exit
+    if gpu is not None:
+        raise OptionError(f"gpu={gpu!r} has an effect with dry_run=True only.")
     return given
 
 

@@ -1,48 +1,81 @@
-"""What an extraction would take: cells, tokens, arithmetic, time, space. Nothing is written."""
+"""What an extraction would take, from a sample of the cells and the model's shape: no GPU, no weights, no torch."""
 
 from __future__ import annotations
 
+import math
 import tempfile
-import time
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import anndata
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
+from scstore.cells.expression import lognorm_block
 from scstore.cells.opening import open_cells
-from scstore.extraction.extract import companion_rows, companions_of
-from scstore.extraction.model_reader import load_reader
-from scstore.extraction.options import Cells, ExtractOptions, Output, complete_options
-from scstore.extraction.plan import ExtractionPlan, make_plan
-from scstore.model.flops import cell_flop, weight_bytes
-from scstore.model.loading import load_tokenizer, pick_device
+from scstore.extraction.auto_panel import kept_panel
+from scstore.extraction.options import AUTO_PANEL, Cells, ExtractOptions, Output, complete_options
+from scstore.extraction.sequence_plan import (
+    CellInput,
+    MatchedGenes,
+    fewest_genes,
+    find_cells,
+    find_genes,
+    layers_to_read,
+)
+from scstore.model.flops import cell_flop, pass_bytes, weight_bytes
+from scstore.model.loading import DEFAULT_MODEL, MINILM, ModelFiles
+from scstore.model.shapes import GPUS, DeviceKind, Gpu, device_of, model_shape
 from scstore.options import with_options
-from scstore.progress import Reporter, Track
-from scstore.tokens.sentences import write_sentences
+from scstore.progress import Reporter
+from scstore.store.layout import file_beside
+from scstore.tokens.ranking import count_genes
 
-# Cells that are run to measure the speed.
-SAMPLE = 64
+# Cells that are read: so many runs, spread evenly, of so many cells.
+RUNS, RUN_CELLS = 8, 256
 
-# FLOP of the sample above which a CPU is not asked: it would take minutes.
-MEASURABLE = 2e12
+# Estimated, as the embedded model's tokenizer splits human symbols (1.47) and English (3.8).
+CHARACTERS_OF_A_SYMBOLS_TOKEN, CHARACTERS_OF_A_TOKEN = 1.5, 4
+
+# Bytes of a value of ``X`` on disk: 2.2 to 2.5 on real cells.
+VALUE_BYTES = 2.5
+
+# Hours of one job of the array, and the most jobs of one, as Slurm has it.
+JOB_HOURS, MOST_JOBS = 1.0, 1000
+
+# Bytes that a GPU's driver takes.
+DRIVER_BYTES = 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateOptions(ExtractOptions):
+    """Options of estimate."""
+
+    gpu: Gpu = None
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an extraction would take."""
+    """What an extraction would take; all but the number of cells, the views' size and the weights is estimated."""
 
     n_cells: int
+    n_sampled: int  # cells that were read
     n_empty: int  # cells without a gene to read
-    tokens: int  # over all cells, padding not counted; of sentences estimated on a sample
+    tokens: int  # over all cells, padding not counted
     flop: float  # floating-point operations of the forward pass over them
-    store_bytes: int  # of the views; the expression comes on top
+    store_bytes: int
     weight_bytes: int  # of the layers that are loaded
-    cells_per_second: float | None  # measured on a sample; None where the device is a CPU and the model large
-    seconds: float | None
-    device: str
+    memory_bytes: int  # with the smallest batch
+    gpu: str
+    fits: bool
+    fitting: tuple[str, ...]  # GPUs that hold it
+    gpu_hours: float
+    rests_on: str  # the hours
+    jobs: int
+    sbatch: str  # the line of a job array
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -51,101 +84,145 @@ class Estimate:
     def lines(self) -> list[str]:
         """The same for a person."""
         n_read = max(1, self.n_cells - self.n_empty)
-        if self.seconds is None or self.cells_per_second is None:
-            took = f"not measured on {self.device}; on a GPU at 600 TFLOP/s {self.flop / 6e14 / 3600:,.3g} h"
-        else:
-            speed = f"{self.cells_per_second:,.1f} cells/s measured on {SAMPLE} cells"
-            took = f"{self.seconds / 3600:,.3g} h on {self.device}, at {speed}"
+        cells = f"cells: {self.n_cells:,}, about {self.n_empty:,} of them empty; estimated on {self.n_sampled:,}"
+        store = f"store: about {self.store_bytes / 1e9:,.3g} GB"
+        if not self.tokens:
+            return [cells, store, "no model reads the cells: no GPU is needed"]
+        others = f"it fits on {', '.join(self.fitting)}" if self.fitting else "spread=True takes several GPUs"
+        fits = "fits" if self.fits else f"does not fit; {others}"
+        hours = f"about {self.gpu_hours:,.3g} on one {self.gpu} ({60 * self.gpu_hours:,.3g} minutes)"
         return [
-            f"cells: {self.n_cells:,}, of which {self.n_empty:,} empty",
-            f"tokens: {self.tokens:,}, {self.tokens / n_read:,.0f} a cell",
-            f"arithmetic: {self.flop:.3g} FLOP, {self.flop / n_read:.3g} a cell",
-            f"store: {self.store_bytes / 1e9:,.3f} GB of views; weights in memory: {self.weight_bytes / 1e9:,.2f} GB",
-            f"time: {took}",
+            cells,
+            f"tokens: about {self.tokens:,}, {self.tokens / n_read:,.0f} a cell",
+            f"arithmetic: about {self.flop:.3g} FLOP, {self.flop / n_read:.3g} a cell",
+            store,
+            f"memory: about {self.memory_bytes / 1e9:,.3g} GB, {self.weight_bytes / 1e9:,.3g} of them weights: {fits}",
+            f"{'hours' if self.gpu == 'cpu' else 'GPU-hours'}: {hours}, loading and reading not counted",
+            f"estimated: {self.gpu} at {self.rests_on}",
         ]
 
 
-@with_options(ExtractOptions)
-def estimate(cells: Cells, output: Output, options: ExtractOptions) -> Estimate:
+@with_options(EstimateOptions)
+def estimate(cells: Cells, output: Output, options: EstimateOptions) -> Estimate:
     """Estimate what :func:`scstore.extract` would take with the same arguments; nothing is written to ``output``.
 
-    Reads the cells once, as extraction does, and runs 64 of them through the model to measure its speed, unless that
-    alone would take minutes.
+    Reads up to 2,048 cells, spread over the input, and the shape of the model; neither GPU nor weights need be there.
+
+    Raises
+    ------
+    CellsError, GenesError, OptionError, FeatureSpaceError
+        As extraction would, as far as it does not take the model to find out.
+    ModelError
+        If the model's shape is not known here.
     """
     progress = options.progress or Reporter()
     settings = complete_options(options)
     with tempfile.TemporaryDirectory() as scratch, open_cells(cells, id_prefix_from=settings.id_prefix_from) as opened:
-        # a gene table made from symbols, or a panel fitted, is kept beside the store: here, in the scratch folder
-        plan = make_plan(cells, opened, Path(scratch) / Path(output).name, settings, progress)
-        n_genes, sample = _genes_and_sample(plan, progress)
-        n_read = int((n_genes > 0).sum())
-        tokens, flop, weights = _model_cost(plan, n_genes, sample)
-        on_gpu = plan.sequences.run.device not in (None, "cpu")
-        measurable = on_gpu or flop / max(1, n_read) * sample.shape[0] < MEASURABLE
-        rate = _measured_rate(plan, sample, progress) if measurable else None
-    views = plan.shape.views
+        found = find_cells(cells, opened, settings, progress)
+        if settings.panel == AUTO_PANEL:
+            settings = replace(settings, panel=str(_likely_panel(found, Path(output), Path(scratch), settings)))
+        genes = find_genes(found, Path(output), settings, progress)
+        match, slot = genes.match, found.slot
+        runs = (lognorm_block(opened, slot, *run, groups=match.groups) for run in sampled_runs(opened.n_cells))
+        sample = csr_matrix(vstack([match.apply(rows) for rows in runs], format="csr"))
+    usual: DeviceKind = "cpu" if settings.device == "cpu" or settings.model == MINILM else "h100"
+    return _estimated(settings, options.gpu or usual, genes, sample, n_cells=opened.n_cells)
+
+
+def sampled_runs(n_cells: int) -> list[tuple[int, int]]:
+    """First cell and the cell after the last of each run that is read."""
+    if n_cells <= RUNS * RUN_CELLS:
+        return [(0, n_cells)]
+    return [(int(start), int(start) + RUN_CELLS) for start in np.linspace(0, n_cells - RUN_CELLS, RUNS)]
+
+
+def _likely_panel(found: CellInput, target: Path, scratch: Path, options: ExtractOptions) -> Path:
+    """The panel that is kept beside the store, else one chosen on the sample."""
+    if (kept := file_beside(target, ".panel.h5ad")).exists():
+        return kept
+    cells, name = found.cells, found.slot.slot
+    runs = sampled_runs(cells.n_cells)
+    rows = csr_matrix(vstack([cells.matrix(name).rows(*run) for run in runs], format="csr"))
+    obs = cells.obs.iloc[np.concatenate([np.arange(*run) for run in runs])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that repeat
+        sample = anndata.AnnData(rows, obs=obs[[]], var=found.var)
+        plain = replace(options, slot=None, id_prefix_from=None)
+        return kept_panel(sample, scratch / target.name, plain, cells, Reporter())
+
+
+def _estimated(
+    options: ExtractOptions, gpu: DeviceKind, genes: MatchedGenes, sample: csr_matrix, *, n_cells: int
+) -> Estimate:
+    encodes = genes.named is None and options.needs_vectors
+    files = None
+    if options.runs_model or encodes:
+        files = model_shape(options.model or DEFAULT_MODEL, revision=options.revision)
+    overhead = 2 + math.ceil(len(options.instruction) / CHARACTERS_OF_A_TOKEN) if options.poolings else 2
+    room = files.context - overhead if files is not None and options.runs_model else None
+    top = fewest_genes(options, room, genes.n_panel)[0]
+    lengths = count_genes(sample, top_genes=top, admitted=genes.admitted)
+    scale = n_cells / max(1, len(lengths))
+    passes = [] if files is None else _passes(options, files, genes, lengths[lengths > 0], overhead)
+    flop, weights, memory = 0.0, 0, 0.0
+    if files is not None:
+        flop = scale * sum(float(cell_flop(files.config, read, depth=depth).sum()) for read, depth in passes)
+        # symbols are encoded by the whole model
+        depth = files.n_layers if encodes else max(depth for _, depth in passes)
+        itemsize = 4 if options.dtype == "float32" or (options.dtype is None and gpu == "cpu") else 2
+        weights = weight_bytes(files.config, depth=depth, itemsize=itemsize)
+        batch = pass_bytes(files.config, -(-(top + overhead) // 1024) * 1024, depth=depth, itemsize=itemsize)
+        memory = weights + batch + len(genes.match.genes) * files.width * itemsize + DRIVER_BYTES
+    device = device_of(gpu)
+    hours = flop / device.speed / 3600
+    jobs = max(1, min(MOST_JOBS, n_cells, math.ceil(hours / JOB_HOURS)))
+    expression = VALUE_BYTES * sample.nnz * scale if options.keep_expression else 0
     return Estimate(
-        n_cells=plan.shape.n_obs,
-        n_empty=len(n_genes) - n_read,
-        tokens=tokens,
+        n_cells=n_cells,
+        n_sampled=len(lengths),
+        n_empty=round(int((lengths == 0).sum()) * scale),
+        tokens=round(scale * sum(int(read.sum()) for read, _ in passes)),
         flop=flop,
-        store_bytes=sum(plan.shape.n_obs * view.width * np.dtype(view.dtype).itemsize for view in views),
+        store_bytes=round(n_cells * _row_bytes(options, files, genes) + expression),
         weight_bytes=weights,
-        cells_per_second=rate,
-        seconds=None if rate is None else n_read / rate,
-        device=settings.device or plan.sequences.run.device or "cpu",
+        memory_bytes=round(memory),
+        gpu=gpu,
+        fits=device.memory is None or memory <= device.memory,
+        fitting=tuple(kind for kind, (_, size) in GPUS.items() if memory <= size * 1e9),
+        gpu_hours=hours,
+        rests_on=device.rests_on,
+        jobs=jobs,
+        sbatch=_sbatch(jobs, hours, weights, gpu),
     )
 
 
-def _genes_and_sample(plan: ExtractionPlan, progress: Reporter) -> tuple[NDArray[np.int64], csr_matrix]:
-    """Return how many genes each cell has, and the expression of a sample of cells."""
-    lengths: list[NDArray[np.int64]] = []
-    sample: list[csr_matrix] = []
-    wanted = np.unique(np.linspace(0, plan.shape.n_obs - 1, min(SAMPLE, plan.shape.n_obs)).astype(int))
-    start = 0
-    for block in plan.sequences.expression_blocks(progress, lengths):
-        sample.append(block[wanted[(wanted >= start) & (wanted < start + block.shape[0])] - start])
-        start += block.shape[0]
-    return np.concatenate(lengths), csr_matrix(vstack(sample, format="csr"))
+def _passes(
+    options: ExtractOptions, files: ModelFiles, genes: MatchedGenes, lengths: NDArray[np.int64], overhead: int
+) -> list[tuple[NDArray[np.int64], int]]:
+    """Positions of cells with so many genes, and layers that read them, for each pass of the model."""
+    passes = []
+    if options.poolings:
+        passes.append((lengths + overhead, max(layers_to_read(options, files))))
+    if options.writes_sentences:
+        tokens = np.mean([len(symbol) for symbol in genes.symbols]) / CHARACTERS_OF_A_SYMBOLS_TOKEN
+        written = np.minimum(files.context, np.ceil(2 + lengths * tokens)).astype(np.int64)
+        passes.append((written, files.n_layers))
+    return passes
 
 
-def _model_cost(plan: ExtractionPlan, n_genes: NDArray[np.int64], sample: csr_matrix) -> tuple[int, float, int]:
-    """Return positions, FLOP and bytes of weights: exact for readouts, from the sample's tokens for sentences."""
-    files = plan.sequences.files
-    if files is None:
-        return 0, 0.0, 0
-    read = n_genes[n_genes > 0]
-    tokens, flop, depth = 0, 0.0, 0
-    if (readout := plan.sequences.readout) is not None:
-        depth = max(readout.layers)
-        lengths = read + readout.layout.frame.overhead
-        tokens, flop = int(lengths.sum()), float(cell_flop(files.config, lengths, depth=depth).sum())
-    if plan.options.writes_sentences:
-        depth = files.n_layers
-        written = write_sentences(
-            plan.sequences.rank(sample),
-            plan.sequences.genes.symbols,
-            tokenizer=load_tokenizer(files),
-            max_tokens=files.context,
-        ).lengths
-        written = written[written > 0]
-        if len(written):
-            tokens += round(float(written.mean()) * len(read))
-            flop += float(cell_flop(files.config, written, depth=depth).mean()) * len(read)
-    itemsize = pick_device(plan.options.device, plan.options.dtype)[1].itemsize
-    return tokens, flop, weight_bytes(files.config, depth=depth, itemsize=itemsize)
+def _row_bytes(options: ExtractOptions, files: ModelFiles | None, genes: MatchedGenes) -> int:
+    """Bytes of a cell in all views."""
+    model = 0 if files is None else files.width
+    vectors = model if genes.named is None else genes.named.width
+    width = sum(model if name == "genept_s" else vectors for name in options.companion_views)
+    if options.poolings and files is not None:
+        width += len(layers_to_read(options, files)) * len(options.poolings) * model
+    return width * np.dtype(options.store_dtype).itemsize
 
 
-def _measured_rate(plan: ExtractionPlan, sample: csr_matrix, progress: Reporter) -> float | None:
-    """Cells per second on a sample; ``None`` where it has no gene to read."""
-    ranked = plan.sequences.rank(sample)
-    n_read = int((ranked.lengths > 0).sum())
-    if not n_read:
-        return None
-    model, vectors = load_reader(plan, progress), companions_of(plan)
-    for _ in range(2):  # the first pass warms up
-        begun = time.perf_counter()
-        model.read(ranked, Track())
-        if not plan.options.runs_model:  # beside a model these cost nothing
-            companion_rows(plan, vectors, sample, ranked)
-    return n_read / (time.perf_counter() - begun)
+def _sbatch(jobs: int, hours: float, weights: int, gpu: str) -> str:
+    """The line of a job array: twice the time, and half an hour to read the cells and load the model."""
+    minutes = math.ceil(60 * (2 * hours / jobs + 0.5))
+    memory = f"--mem={math.ceil(weights / 1e9) + 8}G"
+    where = "--cpus-per-task=2" if gpu == "cpu" else "--gpus=1 --cpus-per-task=4"
+    return f"#SBATCH --array=0-{jobs - 1} {where} {memory} --time={minutes // 60:02d}:{minutes % 60:02d}:00"

@@ -89,7 +89,7 @@ class CellInput:
             raise CellsError(f"{self.cells.source} changed while it was read. Run again once nobody writes to it.")
 
 
-def _find_cells(source: CellSource, cells: CellFile, options: SequenceOptions, progress: Reporter) -> CellInput:
+def find_cells(source: CellSource, cells: CellFile, options: SequenceOptions, progress: Reporter) -> CellInput:
     """Find the slot that holds the expression."""
     slot = find_expression(
         cells, expression=options.expression, slot=options.slot, allow_fractional=options.allow_fractional
@@ -127,7 +127,7 @@ class MatchedGenes:
         return None if self.panel is None else len(self.panel)
 
 
-def _find_genes(source: CellInput, target: Path, options: SequenceOptions, progress: Reporter) -> MatchedGenes:
+def find_genes(source: CellInput, target: Path, options: SequenceOptions, progress: Reporter) -> MatchedGenes:
     """Match the cells' genes with the gene table, or describe them by their symbols; no model is looked for."""
     named = load_gene_table(options.genes) if options.genes else None
     if options.organism:
@@ -275,8 +275,8 @@ def plan_sequences(
     source: CellSource, cells: CellFile, target: Path, options: SequenceOptions, progress: Reporter
 ) -> SequencePlan:
     """Find the cells, their genes and their reader; a model is loaded only to encode symbols, without a gene table."""
-    found = _find_cells(source, cells, options, progress)
-    genes = _find_genes(found, target, options, progress)
+    found = find_cells(source, cells, options, progress)
+    genes = find_genes(found, target, options, progress)
     encodes = genes.named is None and options.needs_vectors
     files = _find_model(options) if options.runs_model or encodes else None
     readout = _plan_readout(options, files, genes.n_panel) if files is not None and options.poolings else None
@@ -334,11 +334,11 @@ def _plan_readout(options: SequenceOptions, files: ModelFiles, n_panel: int | No
             f"top_genes={options.top_genes}: {files.name} has {files.context} positions and the instruction takes "
             f"{layout.frame.overhead}. At most {room} genes fit."
         )
-    top_genes, limited_by = _fewest_genes(options, room, n_panel)
-    return ReadoutPlan(files, layout, _layers(options, files), top_genes, limited_by)
+    top_genes, limited_by = fewest_genes(options, room, n_panel)
+    return ReadoutPlan(files, layout, layers_to_read(options, files), top_genes, limited_by)
 
 
-def _layers(options: SequenceOptions, files: ModelFiles) -> tuple[int, ...]:
+def layers_to_read(options: SequenceOptions, files: ModelFiles) -> tuple[int, ...]:
     last = files.n_layers
     named = tuple(options.layers or ((1, last) if files.name == MINILM else (last,)))
     layers = tuple(last if layer == -1 else layer for layer in named)
@@ -347,7 +347,7 @@ def _layers(options: SequenceOptions, files: ModelFiles) -> tuple[int, ...]:
     return layers
 
 
-def _fewest_genes(options: SequenceOptions, room: int | None, n_panel: int | None) -> tuple[int, str]:
+def fewest_genes(options: SequenceOptions, room: int | None, n_panel: int | None) -> tuple[int, str]:
     """Return the smallest limit on the genes of a cell, and what set it; ``room`` is that of the model's context."""
     given = options.top_genes
     limits = [(given, f"top_genes={given}")] if given else [(DEFAULT_TOP_GENES, "the default")]
@@ -369,7 +369,7 @@ def _ranked_genes(
     room = None
     if files is not None:  # a symbol is one token or more
         room = files.context - int(load_tokenizer(files).num_special_tokens_to_add(pair=False))
-    return _fewest_genes(options, room, genes.n_panel)[0]
+    return fewest_genes(options, room, genes.n_panel)[0]
 
 
 def run_settings(

@@ -47,18 +47,22 @@ def kept_bytes(config: Mapping[str, Any], tokens: int, *, depth: int, itemsize: 
     return tokens * depth * itemsize * (8 * width + 4 * inner)
 
 
-def tokens_that_fit(
-    config: Mapping[str, Any], free: int, *, depth: int, itemsize: int, most: int, backward: bool = False
-) -> int:
-    """Positions of a batch that fits ``free`` bytes beside the weights: a multiple of 1,024 up to ``most``.
+def pass_bytes(config: Mapping[str, Any], tokens: int, *, depth: int, itemsize: int, backward: bool = False) -> int:
+    """Bytes alive at once in a pass over a batch of so many positions, beside the weights.
 
     With ``backward`` the pass also goes back, with the blocks computed again one by one.
     """
-    # alive at once: the residual stream and its norm, queries, keys, values, the MLP's gate, projection and product,
-    # and the float32 copy that is pooled
+    # the residual stream and its norm, queries, keys, values, the MLP's gate, projection and product, and the float32
+    # copy that is pooled
     width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
     per_token = itemsize * (6 * width + 3 * inner) + 4 * width
-    if backward:
-        per_token = 2 * per_token + itemsize * depth * width
+    return tokens * (2 * per_token + itemsize * depth * width if backward else per_token)
+
+
+def tokens_that_fit(
+    config: Mapping[str, Any], free: int, *, depth: int, itemsize: int, most: int, backward: bool = False
+) -> int:
+    """Positions of a batch that fits ``free`` bytes beside the weights: a multiple of 1,024 up to ``most``."""
+    per_token = pass_bytes(config, 1, depth=depth, itemsize=itemsize, backward=backward)
     room = max(0, free - weight_bytes(config, depth=depth, itemsize=itemsize)) // 2
     return int(max(1024, min(most, room // per_token) // 1024 * 1024))

@@ -134,7 +134,7 @@ def locate_model(name: str, *, revision: str | None = None) -> ModelFiles:
         raise ModelError(f"{name}: no such folder. Give one, a hub name such as {DEFAULT_MODEL}, or {MINILM}.")
     else:
         folder = _fetch(name, revision)
-    config = _checked_config(name, folder)
+    config = checked_config(name, folder)
     return ModelFiles(name=name, folder=folder, digest=_digest(name, folder, config), config=config)
 
 
@@ -170,7 +170,8 @@ def _fetch(name: str, revision: str | None) -> Path:
         ) from error
 
 
-def _checked_config(name: str, folder: Path) -> dict[str, Any]:
+def checked_config(name: str, folder: Path, *, weights: bool = True) -> dict[str, Any]:
+    """Return the contents of a model's ``config.json``; ModelError if it is not of a model that can be run."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -189,7 +190,7 @@ def _checked_config(name: str, folder: Path) -> dict[str, Any]:
             f"{folder}: an adapter (adapter_config.json), whose base model would be read from elsewhere. Merge the two "
             "(peft's merge_and_unload) and save the whole model."
         )
-    if not any(folder.glob("*.safetensors*")):
+    if weights and not any(folder.glob("*.safetensors*")):
         raise ModelError(
             f"{name}: no safetensors weights in {folder}. Pickled weights (.bin, .pt) can run code and are not read: "
             "convert them with transformers' save_pretrained(safe_serialization=True)."

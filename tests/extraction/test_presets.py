@@ -182,8 +182,7 @@ def test_stores_without_a_readout_go_the_whole_way(name: str, llama: Path, tmp_p
     rows = {row.name: row.uses for row in choose_rows(scstore.open(ref), views=None, controls={})}
     assert rows[view] == {"genept_w": "gene texts", "genept_s": "model"}[view]
     found = estimate(make_cells(60), tmp_path / "e.zarr", model=str(llama), preset=name)
-    assert (found.flop > 0, found.tokens > 0, found.weight_bytes > 0) == (name == "genept-s",) * 3
-    assert found.cells_per_second is not None
+    assert (found.flop > 0, found.tokens > 0) == (name == "genept-s",) * 2
 
 
 @pytest.mark.parametrize(

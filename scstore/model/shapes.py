@@ -1,0 +1,81 @@
+"""Shapes of models and speeds of devices that need not be at hand: for estimates, on a machine with neither."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from scstore.errors import ModelError
+from scstore.model.loading import DEFAULT_MODEL, MINILM, ModelFiles, checked_config
+from scstore.options import Option
+
+# What an estimate takes of ``config.json``, of models that are named and not fetched yet.
+KNOWN_SHAPES: Mapping[str, dict[str, Any]] = {
+    DEFAULT_MODEL: {
+        "model_type": "llama", "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40,
+        "num_attention_heads": 40, "vocab_size": 32000, "max_position_embeddings": 4096,
+    },
+    MINILM: {
+        "model_type": "bert", "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6,
+        "num_attention_heads": 12, "vocab_size": 30522, "max_position_embeddings": 512,
+    },
+}  # fmt: skip
+
+DeviceKind = Literal["h100", "h200", "b200", "a100", "a100-40gb", "a40", "l40s", "l4", "a10", "rtx4090", "cpu"]
+Gpu = Annotated[
+    DeviceKind | None, Option("With --dry-run: the GPU to plan for, or cpu (two cores). By default h100; minilm: cpu.")
+]
+
+# Share of the peak that a pass is taken to reach; no GPU has been measured yet.
+UTILISATION = 0.5
+
+
+class Device(NamedTuple):
+    """Operations a second that a pass is taken to reach, memory in bytes if limited, and what the first rests on."""
+
+    speed: float
+    memory: float | None
+    rests_on: str
+
+
+def device_of(kind: DeviceKind) -> Device:
+    """Return a device by name: GPUs by their makers' dense bfloat16 peak, two cores of a CPU as measured."""
+    if kind == "cpu":
+        return Device(0.13e12, None, "0.13 TFLOP/s, measured on two cores (benchmarks/extract_cpu.py)")
+    peak, memory = GPUS[kind]
+    how = f"{UTILISATION:.0%} of its {peak:,} TFLOP/s in bfloat16, assumed and not measured"
+    return Device(UTILISATION * peak * 1e12, memory * 1e9, how)
+
+
+# Peak in TFLOP/s, memory in GB.
+GPUS: Mapping[str, tuple[int, int]] = {
+    "h100": (989, 80), "h200": (989, 141), "b200": (2250, 180), "a100": (312, 80), "a100-40gb": (312, 40),
+    "a40": (150, 48), "l40s": (362, 48), "l4": (121, 24), "a10": (125, 24), "rtx4090": (165, 24),
+}  # fmt: skip
+
+
+def model_shape(name: str, *, revision: str | None = None) -> ModelFiles:
+    """Find a model's ``config.json`` in its folder or the hub's cache, or take what is known; nothing is fetched.
+
+    The digest is empty: weights need not be there. ModelError where the shape is not known.
+    """
+    if name in KNOWN_SHAPES:
+        return ModelFiles(name, Path(name), "", dict(KNOWN_SHAPES[name]))
+    file: Path | None = Path(name) / "config.json" if Path(name).is_dir() else None
+    if file is None and importlib.util.find_spec("huggingface_hub") is not None:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        except HFValidationError:
+            cached = None
+        file = Path(cached) if isinstance(cached, str) else None
+    if file is None:
+        raise ModelError(
+            f"{name}: its shape is not known here. Name a folder with its config.json, or fetch that file alone where "
+            f"there is a network: hf download {name} config.json."
+        )
+    return ModelFiles(name, file.parent, "", checked_config(name, file.parent, weights=False))
