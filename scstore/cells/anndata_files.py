@@ -13,14 +13,13 @@ import h5py
 import numpy as np
 import pandas as pd
 import zarr
-from numpy.typing import NDArray
 from scipy import sparse
 
 from scstore.cells.frames import decoded, plain_frame
 from scstore.cells.matrices import Opened, RowMatrix, dense_rows, is_numeric, open_compressed
 from scstore.errors import CellsError, NewerFormatError, show
 from scstore.untrusted.guards import Guard, damaged, reading
-from scstore.untrusted.zarr import BoundedStore
+from scstore.untrusted.zarr import lost_chunks
 
 # Newest version of each AnnData encoding that is read here.
 UNDERSTOOD = dict.fromkeys(("anndata", "raw", "dict", "null", "csr_matrix", "csc_matrix"), "0.1.0")
@@ -127,39 +126,24 @@ class _Doubtful:
         raise self.error
 
 
-def missing_chunks(array: Any) -> list[int]:
-    """Return the chunks without a file of an array of one dimension: in Zarr they read as zeros, without an error."""
-    return array.store.missing_chunks(array) if isinstance(getattr(array, "store", None), BoundedStore) else []
-
-
 def doubtful_chunks(parts: Mapping[str, Any], name: str) -> str | None:
     """Return which chunks of a sparse matrix were lost, or may have been.
 
     Zarr writes no file for a chunk of zeros. Values may all be zeros, a layer's too; zeros beside others are rare, and
     as likely lost. Indices are zeros only where the runs have one entry each, pointers only before the first value.
     """
-    missing = {part: missing_chunks(array) for part, array in parts.items()}
-    if not any(missing.values()) or not (n_values := int(parts["data"].shape[0])):
+    lost = {part: lost_chunks(array) for part, array in parts.items()}
+    if not any(n for n, _ in lost.values()) or not parts["data"].shape[0]:
         return None
-    pointer = np.asarray(parts["indptr"][:]).astype(np.int64)
-    size = (getattr(parts["indices"], "shards", None) or parts["indices"].chunks)[0]
-    for part, several in (("indptr", True), ("indices", _any_two(pointer, missing["indices"], size))):
-        if missing[part] and several:
-            what = f"chunk {missing[part][0]:,} of {name}/{part} is missing ({len(missing[part]):,} in all)"
-            return f"{what}. Copy or download the folder again."
-    data = parts["data"]
-    n_chunks = -(-n_values // (data.shards or data.chunks)[0])
-    if 0 < len(missing["data"]) < n_chunks:
-        what = f"{len(missing['data']):,} of {n_chunks:,} chunks of {name}/data have no file: stored zeros, or lost"
+    longest = int(np.diff(parts["indptr"][:].astype(np.int64)).max(initial=0))
+    for part, is_lost in (("indptr", True), ("indices", longest > 1)):
+        if lost[part][0] and is_lost:
+            return f"{lost[part][0]:,} chunks of {name}/{part} are missing. Copy or download the folder again."
+    n_lost, n_chunks = lost["data"]
+    if 0 < n_lost < n_chunks:
+        what = f"{n_lost:,} of {n_chunks:,} chunks of {name}/data have no file: stored zeros, or lost"
         return f"{what}. Copy the folder again, or write {name} without stored zeros (eliminate_zeros)."
     return None
-
-
-def _any_two(pointer: NDArray[np.int64], chunks: list[int], size: int) -> bool:
-    """Return whether two entries of one run lie in one of these chunks."""
-    starts = (chunk * size for chunk in chunks)
-    within = (np.minimum(pointer[1:], start + size) - np.maximum(pointer[:-1], start) for start in starts)
-    return any(int(entries.max(initial=0)) > 1 for entries in within)
 
 
 def _check_encoding(node: Any, source: str, name: str) -> str:

@@ -26,7 +26,7 @@ from scstore.cells.scales import (
     recognise,
     sums_above_target,
 )
-from scstore.errors import CellsError, CellsWarning, GeneMatchWarning, show
+from scstore.errors import CellsError, CellsWarning, show
 from scstore.progress import Reporter
 
 # Log-normalised values are smaller: log1p of half a billion counts.
@@ -35,8 +35,8 @@ LARGEST_LOG = 20.0
 # Where raw counts are looked for, in this order.
 SEARCHED = ("X", "layers/counts", "raw")
 
-# A sample is so many runs of neighbouring rows: few reads, yet from everywhere.
-RUNS = 16
+# A sample is so many runs of so many neighbouring rows: few reads, yet from everywhere.
+RUNS, RUN_ROWS = 16, 32
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,6 @@ class ExpressionSlot:
         progress.note(f"cells: {name}: {size}, {self.kind} from {self.slot}")
         for line in cells.notes(self.slot):
             progress.note(line)
-        for line in cells.genes[self.slot].warnings:
-            progress.warn(f"{name}: {line}", GeneMatchWarning)
         if self.remark:
             progress.warn(f"{name}: {self.slot} {self.remark}", CellsWarning)
 
@@ -99,7 +97,6 @@ def find_expression(
     slot: str | None = None,
     allow_fractional: bool = False,
     declared: bool = True,
-    sample_rows: int = 512,
 ) -> ExpressionSlot:
     """Find the slot that holds counts (or ``"lognorm"`` values), by looking at rows spread over the file.
 
@@ -113,7 +110,7 @@ def find_expression(
         cells.matrix(slot)
         order = (slot,)
     present = [name for name in order if name in cells.slots and cells.slots[name].shape[1]]
-    looks = {name: _look_at(cells, name, sample_rows=sample_rows) for name in present}
+    looks = {name: _look_at(cells, name) for name in present}
     fractional = expression == "counts" and allow_fractional
     if expression == "lognorm" and slot is None and "X" in looks and looks["X"].kind == "counts":
         cure = "Leave out expression='lognorm', or name the slot with slot=."
@@ -127,7 +124,7 @@ def find_expression(
                 undone = (look.scale, look.remark) if expression == "lognorm" else (None, "")
                 return ExpressionSlot(name, expression, fractional, *undone)
     # a sample without a single value is taken where there is nothing else: reading checks what it turns out to be
-    others = {name: _look_at(cells, name, sample_rows=sample_rows) for name in cells.slots if name not in looks}
+    others = {name: _look_at(cells, name) for name in cells.slots if name not in looks}
     seen = looks if slot is not None else looks | others
     if looks and all(look.kind == "zeros" for look in seen.values()):
         return ExpressionSlot(next(iter(looks)), expression, fractional)
@@ -164,23 +161,18 @@ def _cure(looks: dict[str, _Look], others: dict[str, _Look], expression: str) ->
     return "Give a file with raw counts; log-normalised values (not scaled ones) are read with expression='lognorm'."
 
 
-def _sample(cells: CellFile, slot: str, sample_rows: int) -> list[tuple[int, sparse.csr_matrix]]:
+def _sample(cells: CellFile, slot: str) -> list[tuple[int, sparse.csr_matrix]]:
     """Return first row and values of the first rows, the last, and runs between them."""
-    matrix = cells.matrix(slot)
-    n_cells = matrix.shape[0]
-    run = max(1, -(-sample_rows // RUNS))
-    starts = [round((n_cells - run) * i / (RUNS - 1)) for i in range(RUNS)] if n_cells > run * RUNS else [0]
-    length = run if n_cells > run * RUNS else n_cells
-    return [(start, matrix.rows(start, start + length)) for start in sorted(set(starts))]
+    matrix, last = cells.matrix(slot), cells.n_cells - RUN_ROWS
+    starts = [0] if cells.n_cells <= RUNS * RUN_ROWS else np.linspace(0, last, RUNS).round().astype(int).tolist()
+    size = cells.n_cells if len(starts) == 1 else RUN_ROWS
+    return [(start, matrix.rows(start, start + size)) for start in starts]
 
 
-def _look_at(cells: CellFile, slot: str, *, sample_rows: int) -> _Look:
-    """Look at a sample of a slot.
-
-    Single values that are NaN, infinite or negative among counts do not change the kind: reading names them.
-    """
+def _look_at(cells: CellFile, slot: str) -> _Look:
+    """Look at a sample of a slot; single values that are NaN, infinite or negative do not change the kind."""
     try:
-        blocks = _sample(cells, slot, sample_rows)
+        blocks = _sample(cells, slot)
     except CellsError as error:  # a slot that is not used does not decide
         return _Look("unread", str(error))
     rows = sparse.vstack([block for _, block in blocks], format="csr")

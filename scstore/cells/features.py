@@ -75,19 +75,17 @@ class Genes:
     """The genes among the features of a slot.
 
     ``var`` has their names (see :func:`find_names`); ``keep`` are their columns, ``None`` for all. ``notes`` are lines
-    to print, ``warnings`` those to warn of; ``problem`` says why they cannot be used.
+    to print; ``problem`` says why they cannot be used.
     """
 
     var: pd.DataFrame
     keep: NDArray[np.int64] | None = None
     notes: tuple[str, ...] = ()
     problem: str | None = None
-    warnings: tuple[str, ...] = ()
 
     def of(self, matrix: RowMatrix, *, source: str, name: str) -> RowMatrix:
         """Return the columns of a matrix that are genes."""
-        keep = self.keep
-        if keep is None:
+        if (keep := self.keep) is None:
             return matrix
         shape = (matrix.shape[0], len(keep))
         return SlicedRows(shape, lambda start, stop: matrix.rows(start, stop)[:, keep], source, name)
@@ -114,18 +112,15 @@ def find_genes(var: pd.DataFrame, beside: pd.DataFrame | None = None) -> Genes:
         notes.append(f"gene names: the prefix of the genome ({show_some(taken)}) is taken off")
     own = [strings(found[by_key[key]]) for key in GENOME_KEYS if key in by_key]
     if several := _several_species(found, [*genomes, *own], notes):
-        why = (
-            f"it holds {len(several)} genomes ({show_some(several, limit=6)}). Write the cells and genes of one to a "
-            "file of their own."
-        )
-        return Genes(found, keep, problem=why)
+        those = f"{len(several)} genomes ({show_some(several, limit=6)})"
+        return Genes(found, keep, problem=f"it holds {those}. Write the cells and genes of one to a file of their own.")
     if apart := _spliced_apart(found):
         return Genes(found, keep, problem=apart)
-    warnings: tuple[str, ...] = ()
     if dates := [name for name in found.index if DATE.fullmatch(name)]:
-        what = f"{len(dates):,} gene names were turned into dates by a spreadsheet ({show_some(dates)})"
-        warnings = (f"{what}: these genes are lost. Take the names from the original file.",)
-    return Genes(found, keep, tuple(notes), _nameless(found), warnings)
+        notes.append(
+            f"gene names: a spreadsheet made dates of {len(dates):,} ({show_some(dates)}); these genes are lost"
+        )
+    return Genes(found, keep, tuple(notes), _nameless(found))
 
 
 def _joined(var: pd.DataFrame, beside: pd.DataFrame | None) -> pd.DataFrame:
@@ -197,10 +192,8 @@ def _of_probes(features: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     for title in name_columns(features).values():
         values = [PROBE.sub("", name) for name in strings(features[title])]
         features[title] = pd.Series(values, index=features.index, dtype=object)
-    notes.append(
-        f"features: {n_probes:,} are probes, several of one gene. Give filtered_feature_bc_matrix.h5 of the same run, "
-        "or add them up with sum_duplicate_genes=True."
-    )
+    cure = "Give filtered_feature_bc_matrix.h5 of the same run, or add them up with sum_duplicate_genes=True."
+    notes.append(f"features: {n_probes:,} are probes, several of one gene. {cure}")
     return features
 
 

@@ -54,11 +54,6 @@ FEWEST_WITH_PREFIX = 5
 NUMBER = re.compile(r"\d+(\.0)?")
 PLACEHOLDER = re.compile(r"\d+(\.0)?|gene[ _.-]?\d+|Gene\d+|V\d+|(?i:feature|var|col|column|unnamed)[ _.:-]*\d+")
 
-# Names that went through R's make.names: HLA.DRA, MT.CO1, NKX2.1, RP11.206L10.2; clones keep their version.
-MADE_BY_R = re.compile(r"(HLA|H2|MT|mt)\.\w.*")
-CLONE = re.compile(r"[A-Z]{1,2}\d{5,6}\.\d+|(?P<library>(?:RP|CH|CT|XX|KB|LA|GS)[A-Z]*\d*)\.(?P<rest>\w+(\.\d+)?)")
-
-
 # TBCE-1, TBCE.1; but IGHV1-69-2 is a gene beside IGHV1-69.
 MADE_UNIQUE = re.compile(r"((?!IG[HKL]|TR[ABDG]).+)[.-]\d{1,2}")
 
@@ -139,22 +134,6 @@ def _take_apart(name: str) -> tuple[str, str]:
     return found["id"], "" if NUMBER.fullmatch(rest or "") else rest or ""  # a version of a version: ENSG….5_2
 
 
-def undo_make_names(names: Sequence[str]) -> list[str]:
-    """Turn the dots of R's ``make.names`` back into hyphens, where all of a file's names went through it."""
-    if any("-" in name for name in names) or not any(MADE_BY_R.fullmatch(name) for name in names):
-        return list(names)
-    return [_undo(name) if "." in name or name[:1] == "X" else name for name in names]
-
-
-def _undo(name: str) -> str:
-    if ENSEMBL_ID.fullmatch(name):
-        return name
-    name = re.sub(r"^X(?=\d)", "", name)
-    if clone := CLONE.fullmatch(name):
-        return f"{clone['library']}-{clone['rest']}" if clone["library"] else name
-    return name.replace(".", "-")
-
-
 def _once(names: Sequence[str]) -> list[str]:
     """Return symbols without the number that makes a repeated one unique (``TBCE-1`` and ``TBCE.1`` beside TBCE)."""
     known = set(names)
@@ -174,7 +153,6 @@ def find_names(var: pd.DataFrame) -> tuple[pd.DataFrame, list[list[str]]]:
     for key, names in columns.items():
         columns[key], taken = split_genome(names)
         genomes.append(taken)
-    columns[""] = undo_make_names(columns[""])
     parts = {key: [_take_apart(name) for name in names] for key, names in columns.items()}
     order = [key for key in SYMBOL_KEYS if key in parts] + [""] + [key for key in VAGUE_KEYS if key in parts]
     own_symbols = _once([symbol for _, symbol in parts[""]])

@@ -6,21 +6,20 @@ import csv
 import functools
 import io
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import pandas as pd
-import scipy.io
+import pyarrow as pa
+import pyarrow.csv
 from scipy import sparse
 
 from scstore.cells.gene_names import NAME_KEYS, clean_texts, column_key
 from scstore.cells.matrices import Opened, SlicedRows
 from scstore.errors import CellsError, show, show_some
-from scstore.untrusted.guards import damaged, reading
-from scstore.untrusted.text import largest_text, open_unpacked, read_unpacked
+from scstore.untrusted.guards import reading
+from scstore.untrusted.text import open_unpacked, read_unpacked
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Layout:
 
 
 TABLES = (
-    ("features.tsv", "genes.tsv", "features.csv", "genes.csv", "features.txt", "genes.txt", "mtx_rows"),
-    ("barcodes.tsv", "barcodes.csv", "barcodes.txt", "cells.tsv", "cells.csv", "cells.txt", "mtx_cols"),
+    ("features.tsv", "genes.tsv", "features.csv", "genes.csv", "features.txt", "genes.txt"),
+    ("barcodes.tsv", "barcodes.csv", "barcodes.txt", "cells.tsv", "cells.csv", "cells.txt"),
 )
 PARSE = (("all_genes.csv", "genes.csv"), ("cell_metadata.csv",))
 KB = (("cells_x_genes.genes.txt",), ("cells_x_genes.barcodes.txt",))
@@ -65,13 +64,6 @@ TITLE = re.compile(
     r"id|name|short_name|barcode)s?)*",
     re.IGNORECASE,
 )
-
-# Anything but plain printed characters: blanks, quotes, marks.
-UNCLEAN = re.compile("[^!#-&(-_a-~\\t\\r\\n]")
-
-# Bytes of the shortest line of a Matrix Market file: ``1 1 1`` and its end.
-SHORTEST_ENTRY = 6
-FIELDS = 3
 
 
 def _stem(path: Path) -> str:
@@ -103,11 +95,10 @@ def read_mtx_folder(folder: Path) -> Opened:
         raise CellsError(f"{folder}: there are {listed}. Keep one matrix with its features and barcodes in a folder.")
     fitting = [layout for layout in LAYOUTS if _stem(path).endswith(layout.matrix)]
     layout = next((one for one in fitting if _partner(path, one, one.features)), fitting[-1])
-    shape = _read_header(path)
-    features, cells = (_read_table(_needed(path, layout, names), shape) for names in (layout.features, layout.cells))
-    var, obs, transposed = _fitted(features, cells, shape, layout, path)
+    features, cells = (_read_table(_needed(path, layout, names)) for names in (layout.features, layout.cells))
+    var, obs, transposed = _fitted(features, cells, _shape(path), layout, path)
     if symbols := _partner(path, layout, (KB_SYMBOLS,)):
-        names = _read_table(symbols, shape)
+        names = _read_table(symbols)
         if len(names.lines) == len(var):
             var["symbol"] = [line[0] for line in names.lines]
     whole = functools.cache(functools.partial(_read_mtx, path, transposed=transposed))  # when a row is asked for
@@ -161,20 +152,12 @@ class Table:
         return pd.DataFrame(made, index=pd.Index(columns[first], dtype=object), dtype=object)
 
 
-def _read_table(path: Path, shape: tuple[int, int]) -> Table:
+def _read_table(path: Path) -> Table:
     with reading(str(path), "the file"):
-        content = read_unpacked(path, error=CellsError)
-    if content.count(b"\n") > max(shape) + 1000:
-        n = content.count(b"\n")
-        raise CellsError(f"{path}: it has {n:,} lines, and the matrix is {shape[0]:,} × {shape[1]:,}.")
-    wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")  # Excel's «Unicode text»
-    text = content.decode("utf-16" if wide else "utf-8-sig", errors="replace")
+        text = read_unpacked(path, error=CellsError).decode("utf-8-sig", errors="replace")
     lines = [line for line in re.split("\r\n?|\n", text) if line.strip()]
     separator = next((mark for mark in "\t," if lines and mark in lines[0]), "\t")
-    if not UNCLEAN.search(text):  # millions of barcodes
-        return Table(path, [line.split(separator) for line in lines])
-    quoted = '"' in text
-    split = (next(csv.reader([line], delimiter=separator)) if quoted else line.split(separator) for line in lines)
+    split = csv.reader(lines, delimiter=separator) if '"' in text else (line.split(separator) for line in lines)
     return Table(path, [clean_texts(fields) for fields in split])
 
 
@@ -187,8 +170,7 @@ def _fitted(
     order = (False, True) if layout.by_cell else (True, False)
     for n, m, transposed in ((n, m, t) for n in n_features for m in n_cells for t in order):
         if shape == ((n, m) if transposed else (m, n)):
-            obs = cells.frame(m, plain=()).apply(_numbers)
-            return features.frame(n, plain=("symbol", "feature_types")), obs, transposed
+            return features.frame(n, plain=("symbol", "feature_types")), cells.frame(m, plain=()), transposed
     raise CellsError(
         f"{path}: the matrix is {shape[0]:,} × {shape[1]:,}, but {n_features[0]:,} features × {n_cells[0]:,} barcodes "
         f"are beside it ({features.path.name} begins with {show(' '.join(features.lines[0]) if features.lines else '')}"
@@ -196,78 +178,41 @@ def _fitted(
     )
 
 
-def _numbers(column: pd.Series) -> pd.Series:
-    try:
-        return pd.to_numeric(column)
-    except ValueError:
-        return column
+def _read_header(path: Path, file: io.BufferedReader) -> tuple[int, int, int]:
+    """Read what stands before the entries: the numbers of rows, columns and entries."""
+    line = file.readline(1000)
+    kind = line.decode(errors="replace").casefold().split()
+    while line.startswith(b"%"):
+        line = file.readline(100_000)
+    if kind[:2] != ["%%matrixmarket", "matrix"]:
+        raise ValueError("it does not begin with %%MatrixMarket matrix")
+    if kind[2:3] != ["coordinate"] or kind[3] not in ("integer", "real", "double") or kind[4:] != ["general"]:
+        raise CellsError(f"{path}: it is {' '.join(kind[2:])}, not coordinate integer or real general.")
+    n_rows, n_columns, n_values = map(int, line.split())
+    return n_rows, n_columns, n_values
 
 
-def _read_header(path: Path) -> tuple[int, int]:
-    """Return rows and columns; refuse what is no matrix of counts, or announces more values than the file can hold."""
+def _shape(path: Path) -> tuple[int, int]:
     with reading(str(path), "the header"), open_unpacked(path, error=CellsError) as file:
-        first = line = file.readline(1000)
-        while line.startswith(b"%"):
-            line = file.readline(100_000)
-        # only these lines: scipy seeks in a stream that it does not read to its end, and crashes where it cannot
-        n_rows, n_columns, n_values, layout, values, symmetry = scipy.io.mminfo(io.BytesIO(first + line))
-        fields = len(file.readline(1000).split())
-    if (layout, symmetry) != ("coordinate", "general") or values not in ("integer", "real", "double"):
-        raise CellsError(f"{path}: it is {layout} {values} {symmetry}, not coordinate integer or real general.")
-    if fields and fields != FIELDS:
-        five = "STARsolo's Velocyto wrote five once, with unspliced counts: give Gene/filtered of the same run."
-        raise CellsError(f"{path}: its lines have {fields} fields, not row, column and count. {five}")
-    if n_values * SHORTEST_ENTRY > largest_text(path):
-        raise damaged(str(path), f"The header announces {n_values:,} values, more than the file can hold.")
-    return int(n_rows), int(n_columns)
-
-
-class _AsReal:
-    """A Matrix Market file that scipy reads as ``real``, without what scipy crashes on.
-
-    As integers, values would lose fractions. scipy crashes on a NUL byte, and on an unfinished last line. It passes
-    over what follows a third field: blanks and lines are counted.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        file.readline()
-        line = file.readline()
-        while line.startswith(b"%"):
-            line = file.readline()
-        self._file = file
-        self._before = b"%%MatrixMarket matrix coordinate real general\n" + line
-        self._last = b"\n"
-        self.blanks = self.lines = 0
-
-    def read(self, size: int = -1) -> bytes:
-        if text := self._before:
-            self._before = b""
-            return text
-        text = self._file.read(size)
-        if b"\0" in text:
-            raise ValueError("it holds a NUL byte")
-        if not text and self._last != b"\n":
-            text = b"\n"
-        self._last = text[-1:] or b"\n"
-        self.blanks += text.count(b" ") + text.count(b"\t")
-        self.lines += text.count(b"\n")
-        return text
+        return _read_header(path, file)[:2]
 
 
 def _read_mtx(path: Path, *, transposed: bool) -> sparse.csr_matrix:
-    with reading(str(path), "the matrix"), open_unpacked(path, error=CellsError) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # scipy 1.18: about the kind of matrix, which is made here
-        text = _AsReal(file)
-        matrix = scipy.io.mmread(text)
-    if text.blanks != (FIELDS - 1) * text.lines:
-        _check_fields(path)
-    return sparse.csr_matrix(matrix.T if transposed else matrix)
-
-
-def _check_fields(path: Path) -> None:
-    """Refuse a matrix of which a line has another number of fields."""
+    """Read the entries: three fields a line, as real numbers, since a header may call fractions integers."""
     with reading(str(path), "the matrix"), open_unpacked(path, error=CellsError) as file:
-        lines = (line for line in enumerate(file, 1) if not line[1].startswith(b"%"))
-        odd = next((i for i, line in lines if len(line.split()) not in (0, FIELDS)), None)
-    if odd is not None:
-        raise damaged(str(path), f"Line {odd:,} has not three fields (row, column, count).")
+        n_rows, n_columns, n_values = _read_header(path, file)
+        if not n_values:
+            return sparse.csr_matrix((n_columns, n_rows) if transposed else (n_rows, n_columns))
+        mark = "\t" if b"\t" in file.peek(100)[:100] else " "
+        types = {"row": pa.int32(), "column": pa.int32(), "value": pa.float64()}
+        entries = pa.csv.read_csv(
+            file,
+            pa.csv.ReadOptions(column_names=list(types)),
+            pa.csv.ParseOptions(delimiter=mark, quote_char=False),
+            pa.csv.ConvertOptions(column_types=types, null_values=[]),
+        )
+        if len(entries) != n_values:
+            raise ValueError(f"its header announces {n_values:,} values, and it has {len(entries):,}")
+        rows, columns, values = (entries[name].to_numpy() for name in types)
+        matrix = sparse.coo_matrix((values, (rows - 1, columns - 1)), shape=(n_rows, n_columns))
+    return sparse.csr_matrix(matrix.T if transposed else matrix)

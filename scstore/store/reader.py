@@ -44,7 +44,7 @@ from scstore.store.ledger import CURE, ManifestStore, committed_shards, read_run
 from scstore.store.views import ArrayView, ExpressionView, ShardView, View, open_csr
 from scstore.untrusted.guards import Guard
 from scstore.untrusted.hdf5 import first_missing_filter
-from scstore.untrusted.zarr import BoundedStore, lacks_some_chunks
+from scstore.untrusted.zarr import BoundedStore, lost_chunks
 
 # Feature space of log-normalised expression, the same for every data set: genes are matched by name.
 EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM, "log1p": True}}
@@ -238,7 +238,8 @@ class Store:
         if array.shape[0] != self.n_obs:
             why = f"obsm has {array.shape[0]:,} rows of {name} for {self.n_obs:,} cells"
             raise InputError(f"{self.path}: {why}. Write a matrix with one row a cell.")
-        if lacks_some_chunks(array):
+        n_lost, n_chunks = lost_chunks(array)
+        if 0 < n_lost < n_chunks:
             why = f"chunks of obsm/{name} have no file: they are zeros, which Zarr leaves out, or were lost"
             raise CellsError(f"{self.path}: {why}. Copy the folder again; if they are zeros, write it as .h5ad.")
         space: Space = {"view": name, "source": "not extracted by scstore", "width": int(array.shape[1])}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 from pathlib import Path
-from typing import BinaryIO
 
 from scstore.errors import GenesError, ScstoreError
 from scstore.untrusted.guards import EXHAUSTS
@@ -41,7 +40,7 @@ def read_unpacked(file: Path, *, error: type[ScstoreError] = GenesError) -> byte
     return content
 
 
-def open_unpacked(file: Path, *, error: type[ScstoreError] = GenesError) -> BinaryIO:
+def open_unpacked(file: Path, *, error: type[ScstoreError] = GenesError) -> io.BufferedReader:
     """Open a file for reading its text, unpacked where its first bytes are gzip's; ``error`` past the largest size."""
     check_path(file, error=error)
     if not _is_gzip(file):

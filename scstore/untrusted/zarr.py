@@ -86,12 +86,6 @@ class BoundedStore(LocalStore):
         """Refuse a folder that declares far more than it stores, matrices included, before all of it is read."""
         self._refuse_hollow("it", sum(self._declared.values()), self._stored(""))
 
-    def missing_chunks(self, array: zarr.Array[Any]) -> list[int]:
-        """Return the numbers of the chunks (or shards) of an array of one dimension that have no file."""
-        names = {file.name for file in Path(self.root, array.path).glob("*")}
-        names |= {file.name for file in Path(self.root, array.path, "c").glob("*")}
-        return [i for i in range(-(-array.shape[0] // (array.shards or array.chunks)[0])) if str(i) not in names]
-
     def _look_around(self) -> None:
         waiting, n_files = [""], 0
         while waiting:
@@ -209,13 +203,14 @@ class BoundedStore(LocalStore):
                 self._check_chunk(key, file.read(length), packing, folder)
 
 
-def lacks_some_chunks(array: Any) -> bool:
-    """Whether some chunks (or shards) of an array have files and others have none: zeros, or lost."""
+def lost_chunks(array: Any) -> tuple[int, int]:
+    """Return how many chunks (or shards) of an array have no file, of how many: in Zarr they read as zeros."""
     if not (isinstance(array, zarr.Array) and isinstance(array.store, BoundedStore)):
-        return False
-    names = (name for _, _, names in os.walk(Path(array.store.root, array.path)) for name in names)
+        return 0, 0
     grid = zip(array.shape, array.shards or array.chunks, strict=True)
-    return 0 < sum(name[0].isdigit() for name in names) < math.prod(-(-length // size) for length, size in grid)
+    n_chunks = math.prod(-(-length // size) for length, size in grid)
+    names = (name for _, _, names in os.walk(Path(array.store.root, array.path)) for name in names)
+    return n_chunks - sum(name[0].isdigit() for name in names), n_chunks
 
 
 def _part_of(name: str) -> str:

@@ -53,7 +53,7 @@ def test_damaged_folders(write_mtx, counts):
             (f"11 37 {n}\n", f"11 37 {n + 1}\n0 1 5\n", "matrix.mtx"),
             (f"11 37 {n}\n", f"11 37 {n + 1}\n1 38 5\n", "matrix.mtx"),
             (f"11 37 {n}\n", f"11 37 {n + 1}\n1 37 x\n", "matrix.mtx"),
-            (f"11 37 {n}\n", f"11 37 {n + 1}\n1 37\0\0\0 1\n", "NUL"),
+            (f"11 37 {n}\n", f"11 37 {n + 1}\n1 37\0\0\0 1\n", "matrix.mtx"),
             ("%%MatrixMarket", "%%Market", "matrix.mtx"),
             ("integer general", "pattern general", "pattern"),
             ("integer general", "integer symmetric", "symmetric"),
@@ -66,10 +66,12 @@ def test_damaged_folders(write_mtx, counts):
 
 
 def test_a_fraction_in_a_file_of_integers_is_read_as_it_is(write_mtx, counts):
-    """Its header does not make 0.5 a count."""
+    """Its header does not make 0.5 a count; tabs separate fields, too."""
     folder = write_mtx(legacy=True)
     n = np.count_nonzero(counts)
     change(folder, "matrix.mtx", f"11 37 {n}\n", f"11 37 {n + 1}\n6 4 0.5\n")
+    head, entries = (folder / "matrix.mtx").read_text().split(f"{n + 1}\n")
+    (folder / "matrix.mtx").write_text(head + f"{n + 1}\n" + entries.replace(" ", "\t"))
     with open_cells(folder) as cells:
         assert cells.slots["X"].rows(3, 4).toarray().tolist() == [[0, 0, 0, 0, 0, 0.5, 0, 0]]
 
@@ -130,14 +132,14 @@ def test_no_values(write_mtx, counts):
 
 
 def write(folder: Path, matrix: str, files: dict[str, str], counts: np.ndarray, *, by_cell: bool = False) -> Path:
-    """A folder of text files; those whose names end in .gz are packed, and genes.txt is Excel's Unicode text."""
+    """A folder of text files; those whose names end in .gz are packed."""
     folder.mkdir()
     entries = sparse.coo_matrix(counts if by_cell else counts.T)
     lines = [f"{i + 1} {j + 1} {v}" for i, j, v in zip(entries.row, entries.col, entries.data, strict=True)]
     size = " ".join(map(str, [*entries.shape, entries.nnz]))
     head = ["%%MatrixMarket matrix coordinate integer general", "%", size]
     for name, text in {matrix: "\n".join([*head, *lines, ""]), **files}.items():
-        data = text.encode("utf-16" if name == "genes.txt" else "utf-8")
+        data = text.encode()
         (folder / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     return folder
 
@@ -161,7 +163,7 @@ NUMBERED_BY_R = lines([f'"{i + 1}"' for i in range(11)], IDS, GENES, title='"V1"
 SEPARATE = {"cells_x_genes.genes.txt": lines(IDS), "cells_x_genes.genes.names.txt": lines(GENES)}
 PARSE = {
     "all_genes.csv": lines(IDS, GENES, ["hg38"] * 11, mark=",", title="gene_id,gene_name,genome"),
-    "cell_metadata.csv": lines(CELLS, ["s1"] * 37, ["12"] * 37, mark=",", title="bc_wells,sample,tscp_count"),
+    "cell_metadata.csv": lines(CELLS, ["s1"] * 37, mark=",", title="bc_wells,sample"),
 }
 FRY = {"quants_mat_cols.txt": lines(IDS), "quants_mat_rows.txt": BARCODES}
 TENX = {
@@ -178,7 +180,6 @@ TENX = {
     "names of rows alone": {"genes.tsv": NUMBERED_BY_R, "barcodes.tsv": lines(CELLS, title='"x"')},
     "blanks": {"genes.tsv": lines(IDS, GENES, mark=" "), "barcodes.tsv": BARCODES},
     "Windows": {"features.tsv": TYPES.replace("\n", "\r\n"), "barcodes.tsv": BARCODES.replace("\n", "\r\n")},
-    "Unicode text": {"genes.txt": BOTH, "barcodes.txt": BARCODES.replace("\n", "\r")},
     "two names for both": {"genes.tsv": lines([f"hg38_{i}" for i in IDS], GENES), "barcodes.tsv": BARCODES},
 }
 FOLDERS = {
@@ -187,7 +188,6 @@ FOLDERS = {
     "another prefix": ("GSM1_count_matrix.mtx", False, {"GSM1_genes.tsv": BOTH, "GSM1_barcodes.tsv": BARCODES}),
     "cells by features": ("matrix.mtx", True, TENX["10x 2"]),
     "STARsolo": ("UniqueAndMult-EM.mtx", False, TENX["10x 3"]),
-    "Expression Atlas": ("E-1.counts.mtx", False, {"E-1.counts.mtx_rows": BOTH, "E-1.counts.mtx_cols": BARCODES}),
     "Parse": ("count_matrix.mtx", True, PARSE),
     "Parse, older": ("DGE.mtx", True, PARSE),
     "kb": ("cells_x_genes.mtx", True, {**SEPARATE, "cells_x_genes.barcodes.txt": BARCODES}),
@@ -210,7 +210,6 @@ def test_what_programs_write(program, counts, tmp_path):
         assert genes["ensembl_id"].tolist() == ([""] * 11 if program == "symbols alone" else IDS)
         if program.startswith("Parse"):
             assert cells.obs["sample"].tolist() == ["s1"] * 37
-            assert cells.obs["tscp_count"].sum() == 12 * 37
 
 
 def test_a_square_matrix_is_read_as_its_program_writes_it(counts, tmp_path):
@@ -250,14 +249,14 @@ def test_spliced_and_unspliced_counts_apart_are_refused(marks, counts, tmp_path)
 
 
 @pytest.mark.parametrize("line", [3, 40])
-@pytest.mark.parametrize("more", [" 5", " 0 2", "\t1"])
+@pytest.mark.parametrize("more", [" 5", " 0 2"])
 def test_another_number_of_fields_is_refused(line, more, write_mtx):
     """RELIABILITY 52: STARsolo's Velocyto has five fields; a field too many anywhere is never passed over."""
     folder = write_mtx(legacy=True)
     text = (folder / "matrix.mtx").read_text().split("\n")
     text[line] += more
     (folder / "matrix.mtx").write_text("\n".join(text))
-    with pytest.raises(CellsError, match="fields"), open_cells(folder) as cells:
+    with pytest.raises(CellsError, match="Expected 3"), open_cells(folder) as cells:
         cells.slots["X"].rows(0, 5)
 
 
