@@ -26,6 +26,7 @@ from safetensors.numpy import save
 from scstore import fsio
 from scstore.errors import DamagedError, GenesError, NewerFormatError, NotAStoreError, OptionError
 from scstore.hdf5_output import hdf5_output, open_to_read
+from scstore.untrusted.guards import reading
 from scstore.untrusted.hdf5 import open_hdf5
 from scstore.untrusted.kinds import what_else
 from scstore.untrusted.recognise import what_is
@@ -303,15 +304,9 @@ def read_sealed_file(
             msg = f"{file}: a {kind.name} is wanted here, and this is {what}. Make one with `{kind.command}`."
             raise GenesError(msg) from error
         check_format(file, found)
-        try:
+        with reading(file, f"this {kind.name}", error=DamagedError, cure=cure):
             content = build(anndata.io.read_elem(opened), header)
             intact = content.digest == header["digest"]
-        except (PermissionError, MemoryError):
-            raise
-        except Exception as error:  # so does anndata
-            fsio.check_read(error, str(file))
-            reason = " ".join(str(error).split())[:200]
-            raise DamagedError(f"{file}: this {kind.name} is damaged ({reason}). {cure}") from error
     if not intact:
         raise DamagedError(f"{file}: the content does not match its digest. {cure}")
     return content

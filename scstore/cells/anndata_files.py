@@ -19,6 +19,7 @@ from scstore.cells.frames import decoded, plain_frame
 from scstore.cells.matrices import Opened, RowMatrix, dense_rows, is_numeric, open_compressed
 from scstore.errors import CellsError, NewerFormatError, show
 from scstore.untrusted.guards import Guard, damaged, reading
+from scstore.untrusted.hdf5 import first_missing_filter
 from scstore.untrusted.zarr import lost_chunks
 
 # Newest version of each AnnData encoding that is read here.
@@ -185,7 +186,8 @@ def _read_frame(node: Any, name: str, *, guard: Guard) -> pd.DataFrame:
     if not isinstance(node, (h5py.Group, zarr.Group)):
         raise damaged(guard.source, f"{name} is not a data frame.")
     _check_encoding(node, guard.source, name)
-    guard.tree(node)
+    if isinstance(node, h5py.Group) and (problem := first_missing_filter(node)) is not None:
+        raise CellsError(f"{guard.source}: {problem}")
     # a file of anndata 0.7 is read all the same; nothing for the user to do
     with warnings.catch_warnings(action="ignore", category=anndata.OldFormatWarning), reading(guard.source, name):
         try:

@@ -11,7 +11,6 @@ from typing import Any
 
 import h5py
 import pandas as pd
-import zarr
 from anndata import AnnData
 
 from scstore.cells.anndata_files import read_anndata, read_frame
@@ -198,7 +197,7 @@ def _open_folder(path: Path) -> Opened:
     names = {p.name for p in path.iterdir()}
     if names & {"zarr.json", ".zgroup", ".zarray"}:
         root = open_zarr(path)
-        if isinstance(root, zarr.Group) and "obs" in root:
+        if "obs" in root:
             return _read_modality(root, guard=Guard(str(path)))
         only = show_some(sorted(names), limit=6)
         raise CellsError(f"{path}: it is Zarr without obs, only {only}. Of a SpatialData folder give tables/NAME.")

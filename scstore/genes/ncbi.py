@@ -15,7 +15,8 @@ import pandas as pd
 
 from scstore.errors import GenesError
 from scstore.genes.table import COLUMNS, unique_names
-from scstore.genes.texts import DescribedGenes, check_template, fill_template, reading
+from scstore.genes.texts import DescribedGenes, check_template, fill_template
+from scstore.untrusted.guards import reading
 from scstore.untrusted.text import open_unpacked
 
 TAXA = {"human": 9606, "mouse": 10090}
@@ -123,12 +124,12 @@ def read_columns(
     """Read columns of one of NCBI's files as strings; only the rows of these taxa are kept in memory."""
     file = Path(path)
     plain: dict[str, Any] = {"sep": "\t", "dtype": str, "keep_default_na": False, "quoting": 3}
+    plain["usecols"] = lambda name: name in columns or name in optional
+    what, cure = f"NCBI's file with the columns {', '.join(columns)}", "Fetch it again from NCBI's gene/DATA."
     with (
-        reading(file, f"NCBI's file with the columns {', '.join(columns)}", "Fetch it again from NCBI's gene/DATA."),
+        reading(file, what, error=GenesError, cure=cure),
         open_unpacked(file) as handle,
-        pd.read_csv(
-            handle, usecols=lambda name: name in columns or name in optional, chunksize=CHUNK_ROWS, **plain
-        ) as chunks,
+        pd.read_csv(handle, chunksize=CHUNK_ROWS, **plain) as chunks,
     ):
         kept = []
         for chunk in chunks:

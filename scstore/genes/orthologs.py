@@ -19,9 +19,10 @@ from scstore.errors import GenesError, OptionError, show, show_some
 from scstore.genes.matching import OTHER_TABLE, GeneMatch, gene_names, match_genes
 from scstore.genes.ncbi import TAXA, read_columns, read_gene_info
 from scstore.genes.species import common_name, guess_organism, organism_of_table
-from scstore.genes.texts import DescribedGenes, describe_by_symbol, reading
+from scstore.genes.texts import DescribedGenes, describe_by_symbol
 from scstore.progress import Reporter
 from scstore.sealed import canonical_json
+from scstore.untrusted.guards import reading
 from scstore.untrusted.text import open_unpacked, read_unpacked
 
 COLUMNS = ("human_symbol", "human_ensembl_id", "mouse_symbol", "mouse_ensembl_id")
@@ -72,7 +73,7 @@ def read_orthologs(path: str | os.PathLike[str], *, gene_info: Mapping[str, pd.D
     ``gene_orthologs`` do. Genes with several orthologs are left out.
     """
     file = Path(path)
-    with reading(file, "a table of orthologs", f"Known are {KNOWN}."):
+    with reading(file, "the table of orthologs", error=GenesError, cure=f"Known are {KNOWN}."):
         with open_unpacked(file) as handle:
             is_ncbi = handle.read(7) == b"#tax_id"
         found = _from_ncbi(file, gene_info) if is_ncbi else _from_two_columns(file)

@@ -21,8 +21,7 @@ from scstore.cells.gene_names import ENSEMBL_ID
 from scstore.errors import GenesError
 from scstore.genes.matching import match_genes
 from scstore.genes.table import COLUMNS, GeneTable, unique_names
-from scstore.genes.texts import reading
-from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, Guard
+from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, Guard, reading
 from scstore.untrusted.hdf5 import open_hdf5
 from scstore.untrusted.kinds import check_path
 from scstore.untrusted.pickles import read_pickle
@@ -88,7 +87,7 @@ def _add_names(obs: pd.DataFrame, gene_info: pd.DataFrame) -> None:
 def _read(file: Path) -> tuple[list[str], Any]:
     """Return names, and a matrix or one sequence for each."""
     check_path(file, error=GenesError)
-    with reading(file, "published vectors", f"Give {FORMS}."), file.open("rb") as handle:
+    with reading(file, "it", error=GenesError, cure=f"Give {FORMS}."), file.open("rb") as handle:
         head = handle.read(8)
     if head.startswith(b"\x80") or file.suffix in (".pickle", ".pkl"):
         return _from_mapping(file, read_pickle(file))
@@ -98,7 +97,7 @@ def _read(file: Path) -> tuple[list[str], Any]:
         (b"\x89HDF", ".h5ad of genes × dimensions", _from_h5ad),
     ):
         if head.startswith(magic):
-            with reading(file, form, "Make it anew."):
+            with reading(file, form, error=GenesError, cure="Make it anew."):
                 return read(file)
     unpack = ": unpack it first (gunzip)" if head.startswith(b"\x1f\x8b") else ""
     raise GenesError(f"{file}: is none of {FORMS}{unpack}.")

@@ -7,10 +7,7 @@ import json
 import os
 import re
 import string
-import zipfile
-import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,18 +16,13 @@ import pandas as pd
 from scstore.errors import GenesError
 from scstore.genes.table import COLUMNS, unique_names
 from scstore.options import did_you_mean
+from scstore.untrusted.guards import reading
 from scstore.untrusted.text import read_unpacked
 
 COLUMNS_OF_JSON = 1000
 
 SYMBOL_TEMPLATE = "{symbol}"
 TEXT_TEMPLATE = "{text}"
-
-# Errors of the parsers on damaged files.
-READ_ERRORS = (
-    OSError, ValueError, EOFError, LookupError, TypeError, AttributeError, RecursionError, zlib.error,
-    zipfile.BadZipFile,
-)  # fmt: skip
 
 # A part in square brackets with a field in it: left out if one of its fields is empty.
 OPTIONAL = re.compile(r"\[([^\[\]]*\{[^\[\]]*)\]")
@@ -79,20 +71,8 @@ def read_descriptions(
     return _described(frame, template, organism)
 
 
-@contextmanager
-def reading(file: Path, what: str, cure: str) -> Iterator[None]:
-    """Raise GenesError, naming the file, for whatever goes wrong while it is read."""
-    try:
-        yield
-    except GenesError:
-        raise
-    except READ_ERRORS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise GenesError(f"{file}: cannot be read as {what} ({reason}). {cure}") from error
-
-
 def _read_frame(file: Path) -> pd.DataFrame:
-    with reading(file, "gene texts", "Give a TSV with a header, or JSON."):
+    with reading(file, "gene texts", error=GenesError, cure="Give a TSV with a header, or JSON."):
         if file.suffix == ".json":
             content: Any = json.loads(read_unpacked(file))
             if isinstance(content, Mapping):

@@ -10,13 +10,14 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scstore import fsio
 from scstore.errors import DamagedError, MissingExtraError, ModelError, show
+from scstore.untrusted.guards import reading
 
 if TYPE_CHECKING:
     import torch
@@ -269,11 +270,8 @@ def load_tokenizer(files: ModelFiles) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warns once the process forks
     from transformers import AutoTokenizer
 
-    try:
+    with _refusing(files):
         return AutoTokenizer.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        msg = f"{files.name}: the tokenizer in {files.folder} cannot be loaded ({str(error).splitlines()[0]})."
-        raise ModelError(msg) from error
 
 
 def load_backbone(
@@ -320,19 +318,9 @@ def load_backbone(
     return Backbone(files=files, model=model.eval(), tokenizer=load_tokenizer(files), device=device, dtype=dtype)
 
 
-@contextmanager
-def _refusing(files: ModelFiles) -> Iterator[None]:
+def _refusing(files: ModelFiles) -> AbstractContextManager[None]:
     """Turn what transformers raises, which is anything on odd values or damaged weights, into a ``ModelError``."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        msg = (
-            f"{files.name}: {files.folder} cannot be loaded ({type(error).__name__}: {reason}). Fetch the model again."
-        )
-        raise ModelError(msg) from error
+    return reading(files.name, str(files.folder), error=ModelError, cure="Fetch the model again.")
 
 
 def _trained_model(files: ModelFiles, config: Any, **options: Any) -> tuple[Any, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -15,13 +15,13 @@ import numpy as np
 import zarr
 
 from scstore import fsio
-from scstore.errors import CellsError, DamagedError, NotAStoreError, ScstoreError, show_some
-from scstore.fsio import check_read
+from scstore.errors import CellsError, DamagedError, NotAStoreError, show_some
 from scstore.sealed import Space, fingerprint
+from scstore.untrusted.guards import reading
 from scstore.untrusted.hdf5 import first_missing_filter, open_hdf5
 from scstore.untrusted.kinds import check_path, other_hdf5, what_else
 from scstore.untrusted.recognise import STORES, what_is
-from scstore.untrusted.zarr import BoundedStore
+from scstore.untrusted.zarr import open_zarr
 
 # Folder of scstore's own JSON beside the Zarr nodes.
 LEDGER = "_scstore"
@@ -140,18 +140,9 @@ def record_path(root: Path, shard: int) -> Path:
 KNOWN = "Known here are stores, and AnnData (.h5ad, Zarr folder)."
 
 
-@contextmanager
-def decoding(source: Path, name: str) -> Iterator[None]:
+def decoding(source: Path, name: str) -> AbstractContextManager[None]:
     """Turn any error of a library that decodes a part of ``source`` into :class:`DamagedError`."""
-    try:
-        yield
-    except (ScstoreError, MemoryError, PermissionError):
-        raise
-    except Exception as error:  # codecs raise anything on damaged bytes, SystemError among them
-        check_read(error, f"{source}: {name}")
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        msg = f"{source}: {name} cannot be read ({reason}). It is damaged: `scstore verify {source}` says where."
-        raise DamagedError(msg) from error
+    return reading(source, name, error=DamagedError, cure=f"It is damaged: `scstore verify {source}` says where.")
 
 
 def refuse_another(thing: Any) -> None:
@@ -191,12 +182,4 @@ def _open_folder(path: Path) -> zarr.Group:
     if not files & {"zarr.json", ".zgroup", ".zarray"}:
         inside = show_some(sorted(files), limit=6) or "nothing"
         raise NotAStoreError(f"{path}: it is a folder with {inside}, not Zarr. {KNOWN}")
-    try:
-        # each array's own metadata, not the consolidated copy, which is stale where somebody changed one
-        return zarr.open_group(BoundedStore(path), mode="r", use_consolidated=False)
-    except (PermissionError, CellsError):
-        raise
-    except Exception as error:  # damaged metadata makes Zarr raise anything
-        check_read(error, str(path))
-        reason = " ".join(str(error).split())[:200]
-        raise NotAStoreError(f"{path} cannot be opened ({reason}). {KNOWN}") from error
+    return open_zarr(path, error=NotAStoreError, cure=KNOWN)

@@ -32,6 +32,7 @@ from scstore.store.layout import (
     is_inside,
     record_path,
 )
+from scstore.untrusted.guards import reading
 
 # Bytes of JSON, for which Python takes twenty times as much: 200,000 files, and the record of a run.
 MANIFEST_LIMIT = 1 << 25
@@ -47,8 +48,8 @@ REDO = "Run the same `scstore extract` again to redo this shard."
 
 def read_run_record(path: Path, group: Any) -> dict[str, Any] | None:
     """Return the record of the run that made a store; ``None`` where scstore did not make it."""
-    where = f"{path}: the run's record (uns/scstore/record)"
-    try:
+    where = "the run's record (uns/scstore/record)"
+    with reading(path, where, error=DamagedError, cure=CURE):
         if "uns" not in group or "scstore" not in group["uns"] or "record" not in group["uns/scstore"]:
             return None
         text = str(read_elem(group["uns/scstore/record"]))
@@ -56,12 +57,9 @@ def read_run_record(path: Path, group: Any) -> dict[str, Any] | None:
             raise ValueError(f"it has {len(text):,} characters")
         record = json.loads(text)
         found, body = record["format"], unseal(record)
-    except Exception as error:  # damaged metadata makes a library raise anything
-        fsio.check_read(error, where)
-        raise DamagedError(f"{where} cannot be read ({error}). {CURE}") from error
     check_format(path, found)
     if body is None:
-        raise DamagedError(f"{where} does not match its digest. {CURE}")
+        raise DamagedError(f"{path}: {where} does not match its digest. {CURE}")
     return body
 
 

@@ -44,7 +44,7 @@ from scstore.store.ledger import CURE, ManifestStore, committed_shards, read_run
 from scstore.store.views import ArrayView, ExpressionView, ShardView, View, open_csr
 from scstore.untrusted.guards import Guard
 from scstore.untrusted.hdf5 import first_missing_filter
-from scstore.untrusted.zarr import BoundedStore, lost_chunks
+from scstore.untrusted.zarr import BoundedStore, lost_chunks, open_zarr
 
 # Feature space of log-normalised expression, the same for every data set: genes are matched by name.
 EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM, "log1p": True}}
@@ -417,9 +417,8 @@ class Store:
         folder = self.path / SCRATCH_EXPRESSION
         if not folder.exists():
             return None
-        group = zarr.open_group(BoundedStore(folder), mode="r", use_consolidated=False)
         n_genes = len(self.var) or None  # not kept where X is not
-        return open_csr(group, SCRATCH_EXPRESSION, source=self.path, shape=(self.n_obs, n_genes))[1]
+        return open_csr(open_zarr(folder), SCRATCH_EXPRESSION, source=self.path, shape=(self.n_obs, n_genes))[1]
 
     @cached_property
     def _expression_slot(self) -> ExpressionSlot | None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import h5py
-import zarr
 
-from scstore.errors import CellsError, ScstoreError
+from scstore.errors import CellsError, InputError, ScstoreError
 from scstore.fsio import check_read
 from scstore.untrusted.filters import filters_of, missing_filter
 
@@ -63,34 +61,30 @@ def _own_bytes(dataset: h5py.Dataset) -> int | None:
     return int(dataset.id.get_storage_size())
 
 
-# Groups nested deeper than this belong to no data frame.
-DEPTH = 8
+AGAIN = "The file is damaged or incomplete: copy or download it again."
 
 
 def damaged(source: str, problem: str) -> CellsError:
     """Return the error for a file of cells that contradicts itself; the problem is a whole sentence."""
-    return CellsError(f"{source}: {problem} The file is damaged or incomplete: copy or download it again.")
-
-
-def unread(error: OSError) -> str:
-    """Return what to do about a read that the system refused or failed: that is no damage of the file."""
-    reason = os.strerror(error.errno or 0)
-    return f"{reason} (error {error.errno} of the system). Try again, or copy it to another disk."
+    return CellsError(f"{source}: {problem} {AGAIN}")
 
 
 @contextlib.contextmanager
-def reading(source: str, name: str) -> Iterator[None]:
-    """Turn whatever a storage library raises while it decodes into one plain :class:`CellsError`."""
+def reading(source: object, name: str, *, error: type[ScstoreError] = CellsError, cure: str = AGAIN) -> Iterator[None]:
+    """Turn whatever a library raises while it decodes a part of ``source`` into one plain error.
+
+    What the system fails to read is an ``UnreadableError``, for it may be whole.
+    """
     try:
         yield
     except (ScstoreError, MemoryError):
         raise
-    except PermissionError as error:
-        raise CellsError(f"{source}: {name} may not be read (permission denied). Ask its owner.") from error
-    except Exception as error:  # codecs raise anything on damaged bytes, SystemError among them
-        check_read(error, f"{source}: {name}")
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise damaged(source, f"{name} cannot be read ({reason}).") from error
+    except Exception as fault:  # codecs raise anything on damaged bytes, SystemError among them
+        if isinstance(fault, PermissionError) and issubclass(error, InputError):
+            raise error(f"{source}: {name} may not be read (permission denied). Ask its owner.") from fault
+        check_read(fault, f"{source}: {name}")
+        reason = " ".join(str(fault).split())[:200] or type(fault).__name__
+        raise error(f"{source}: {name} cannot be read ({reason}). {cure}") from fault
 
 
 @dataclass(frozen=True)
@@ -118,12 +112,3 @@ class Guard:
             # Zarr warns of files that are not its own (.DS_Store)
             warnings.simplefilter("ignore")
             return sorted(group.keys())
-
-    def tree(self, group: Any, *, depth: int = DEPTH) -> None:
-        """Check every array below a group before any of them is read."""
-        if depth == 0:
-            raise damaged(self.source, f"Groups below {str(group.name).strip('/')[:100]} are nested without end.")
-        for name in self.names(group):
-            node = self.member(group, name)
-            if isinstance(node, (h5py.Group, zarr.Group)):
-                self.tree(node, depth=depth - 1)

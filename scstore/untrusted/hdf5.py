@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import h5py
 from scstore.errors import CellsError, ScstoreError
 from scstore.hdf5_output import NO_LOCKS, open_to_read
 from scstore.untrusted.filters import missing_filter, unpacks_too_far
-from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, declared_bytes, too_large, unread
+from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, declared_bytes, too_large
 from scstore.untrusted.kinds import check_path
 
 # Deeper groups, more objects, or more ways to one group than an AnnData has: links that run in circles.
@@ -56,7 +57,8 @@ def _why_not_open(fault: OSError) -> str:
     if "lock" in said:
         return f"another program has it open for writing ({said}). Close it there, or copy the file."
     if fault.errno is not None:
-        return f"it cannot be opened: {unread(fault)}"
+        reason = f"{os.strerror(fault.errno)} (error {fault.errno} of the system)"
+        return f"it cannot be opened: {reason}. Try again, or copy it to another disk."
     return f"not readable as HDF5 ({said}). The file is damaged: copy or download it again."
 
 
@@ -94,7 +96,7 @@ def _find_problem(file: h5py.File, path: Path) -> str | None:
     return None
 
 
-def first_missing_filter(file: h5py.File, *, besides: tuple[str, ...] = ()) -> str | None:
+def first_missing_filter(file: h5py.Group, *, besides: tuple[str, ...] = ()) -> str | None:
     """Return what to do about the first data set, below other names than these, whose filter is not installed."""
 
     def look(name: str, node: Any) -> str | None:

@@ -19,15 +19,14 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore.errors import GenesError
-from scstore.fsio import check_read
-from scstore.untrusted.guards import FLOOR
+from scstore.errors import GenesError, ScstoreError
+from scstore.untrusted.guards import FLOOR, reading
 
 # NumPy's codes for real numbers.
 CODES = {kind + size for kind in "fiu" for size in "1248"} - {"f1"}
 
 
-class _ForbiddenError(Exception):
+class _ForbiddenError(ScstoreError):
     """A pickle asks for something that is not allowed."""
 
 
@@ -168,7 +167,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     """Return a pickled mapping; a :class:`GenesError` names anything but containers, numbers, strings and arrays."""
     file = Path(path)
     try:
-        with file.open("rb") as handle, warnings.catch_warnings():
+        with reading(file, "the pickle", error=GenesError), file.open("rb") as handle, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the spelling of strings in old protocols
             with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 _check_places(data)
@@ -179,10 +178,6 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
             f"{file}: this pickle asks for {error}. A pickle can run code, so only containers, numbers, strings and "
             "NumPy arrays of numbers are read; nothing of it was run. Write the vectors as .npz or .parquet."
         ) from error
-    except Exception as error:  # damaged bytes raise anything
-        check_read(error, str(file))
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise GenesError(f"{file}: not a whole pickle ({type(error).__name__}: {reason}). Fetch it again.") from error
     if not isinstance(content, dict):
         raise GenesError(f"{file}: holds a {type(content).__name__}; expected a mapping of gene symbols to vectors.")
     return {name: value.values if isinstance(value, _Array) else value for name, value in content.items()}

@@ -19,8 +19,8 @@ from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import LocalStore
 
-from scstore.errors import CellsError, show
-from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, reading
+from scstore.errors import CellsError, ScstoreError, show
+from scstore.untrusted.guards import AGAIN, EXHAUSTS, FLOOR, RATIO, reading
 from scstore.untrusted.kinds import check_path
 from scstore.untrusted.packing import ABSENT, CHECKSUMS, Packing, RefusedError, chunk_problem, packing_of
 
@@ -237,11 +237,11 @@ def _part(file: BinaryIO, byte_range: ByteRequest | None) -> bytes:
     return file.read(max(0, bounds.stop - bounds.start))
 
 
-def open_zarr(path: Path) -> zarr.Group | zarr.Array[Any]:
-    """Open a local Zarr group or array (v2 or v3) for reading; a :class:`CellsError` if its metadata cannot be read."""
-    with reading(str(path), "the Zarr folder"):
+def open_zarr(path: Path, *, error: type[ScstoreError] = CellsError, cure: str = AGAIN) -> zarr.Group:
+    """Open a local Zarr group (v2 or v3) for reading; ``error`` if its metadata cannot be read."""
+    with reading(path, "the Zarr folder", error=error, cure=cure):
         # each array's own metadata, not the consolidated copy, which is stale where somebody changed one
-        return zarr.open(BoundedStore(path), mode="r", use_consolidated=False)
+        return zarr.open_group(BoundedStore(path), mode="r", use_consolidated=False)
 
 
 def folder_bytes(path: Path) -> int:

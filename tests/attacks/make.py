@@ -349,10 +349,10 @@ ATTACKS: dict[str, Attack] = {
         )
     },
     "deep JSON of texts": Attack(
-        "", "deep.json", text("[" * 200_000), "texts", GenesError, "cannot be read as gene texts"
+        "", "deep.json", text("[" * 200_000), "texts", GenesError, "gene texts cannot be read"
     ),
     "texts that are no UTF-8": Attack(
-        "", "latin.tsv", text(b"symbol\ttext\nA\t\xff\xfe\n"), "texts", GenesError, "cannot be read as gene texts"
+        "", "latin.tsv", text(b"symbol\ttext\nA\t\xff\xfe\n"), "texts", GenesError, "gene texts cannot be read"
     ),
     "a gzip bomb of summaries": Attack("", "gene_summary.gz", gzip_bomb, "summaries", GenesError, "unpacks to more"),
     "a gzip bomb of texts": Attack("", "bomb.tsv.gz", gzip_bomb, "texts", GenesError, "unpacks to more"),

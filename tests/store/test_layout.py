@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scstore.errors import DamagedError, InputError
+from scstore.errors import DamagedError, InputError, UnreadableError
 from scstore.store.layout import (
     MAX_SHARD_ROWS,
     StorePlan,
@@ -27,7 +27,7 @@ def test_what_a_library_raises_is_one_plain_error(error: Exception) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("error", [InputError("mine"), PermissionError("no"), MemoryError()])
+@pytest.mark.parametrize("error", [InputError("mine"), UnreadableError("no"), MemoryError()])
 def test_what_is_no_damage_passes(error: Exception) -> None:
     with pytest.raises(type(error)), decoding(Path("s.zarr"), "obs"):
         raise error

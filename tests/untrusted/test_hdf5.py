@@ -141,8 +141,7 @@ def test_names_that_are_not_text(adata, write_h5ad):
     with h5py.File(path, "r+") as file:
         file.id.links.create_hard(b"obs/\xff\xfe", file.id, b"obs/n")
     open_hdf5(path).close()
-    with pytest.raises(CellsError):
-        open_cells(path)
+    open_cells(path).close()
 
 
 def behind_a_filter(path: Path, name: str, number: int, head: bytes) -> None:
