@@ -78,8 +78,6 @@ def flatten(space: Space, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def differences(old: Space, new: Space) -> list[str]:
     """Return a line ``field: old → new`` for every field in which two feature spaces differ.
 
-    Examples
-    --------
     >>> differences({"layer": 6, "model": {"name": "a"}}, {"layer": 3, "model": {"name": "a"}})
     ['layer: 6 → 3']
     """

@@ -23,14 +23,7 @@ OWN_COLUMNS = ({"confidence", "best_label"}, {"cell_id", "rank", "distance"}, {"
 
 
 def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Check that a table can be written, before the work for it starts.
-
-    Raises
-    ------
-    OutputError
-        If its ending names no format, or it exists and ``overwrite`` is not set or it is no table of scstore's, or its
-        folder cannot be written to.
-    """
+    """Refuse a table whose ending names no format, that may not be replaced, or that cannot be written there."""
     target = Path(path)
     if target.suffix not in FORMATS:
         raise OutputError(f"{target}: the name must end in one of {', '.join(FORMATS)}.")

@@ -86,13 +86,7 @@ def save_training(
 
 
 def load_training(folder: Path) -> tuple[dict[str, Any], TrainingState, dict[str, NDArray[Any]]] | None:
-    """Return the settings, state and arrays of the latest state; ``None`` if there is none.
-
-    Raises
-    ------
-    DamagedError
-        If a file differs from what was written.
-    """
+    """Return the settings, state and arrays of the latest state; ``None`` if there is none."""
     states = sorted(folder.glob("[0-9]*"))
     if not states:
         return None
@@ -169,15 +163,7 @@ class Training:
         self._end_epoch(None)
 
     def run(self, progress: Reporter, *, save: Callable[[], None], save_every: int) -> None:
-        """Train to the end; ``save`` is called after every epoch and every ``save_every`` steps.
-
-        Raises
-        ------
-        NumericsError
-            If the loss is not finite.
-        FaultError
-            If a pass does not fit the device's memory.
-        """
+        """Train to the end; ``save`` is called after every epoch and every ``save_every`` steps."""
         while not self.is_over:
             self._epoch(progress, save, save_every)
             save()

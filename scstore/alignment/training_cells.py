@@ -43,15 +43,7 @@ class LabelledCells:
 def read_training_cells(
     plan: SequencePlan, labels: Sequence[str | None], *, label: str, hold_out: float, progress: Reporter
 ) -> LabelledCells:
-    """Rank the cells of a plan that have a label and a gene to read; only their ranked genes are kept.
-
-    Every label keeps one cell to train on.
-
-    Raises
-    ------
-    LabelsError
-        If fewer than two labels have cells, or there are too few to hold any out.
-    """
+    """Rank the cells of a plan that have a label and a gene to read; every label keeps one cell to train on."""
     source = plan.source.cells.source
     parts: list[RankedCells] = []
     kept: list[int] = []

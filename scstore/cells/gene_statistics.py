@@ -25,17 +25,8 @@ LEAST_VARIANCE = 1e-3
 
 
 class ClassSums:
-    """Sums and sums of squares per class and gene, added block by block in float64.
+    """Cells, sums and sums of squares ``(n_classes, n_genes)`` per class and gene, added block by block in float64.
 
-    Attributes
-    ----------
-    counts
-        ``(n_classes,) int64`` cells added.
-    sums, squares
-        ``(n_classes, n_genes) float64`` sums of the values and of their squares.
-
-    Examples
-    --------
     >>> sums = ClassSums(2, 2).add(np.array([[1.0, 3], [2, 3], [5, 3], [6, 3]]), np.array([0, 0, 1, 1]))
     >>> sums.f_values().tolist()
     [32.0, 0.0]
@@ -87,13 +78,9 @@ class ClassSums:
 
         Each group gives the numbers of its classes, pairs of group and label, two or more. Within each group: the mean
         square between its labels over the mean square within them, the latter moderated towards that of all groups
-        with 4 degrees of freedom, as a group of few cells would otherwise have F without bound by chance [1]_. Then
-        the mean over the groups of log(1 + F), and back. What differs between groups alone is in none of the F. For one
-        group it is the plain F.
-
-        References
-        ----------
-        .. [1] G. K. Smyth, Statistical Applications in Genetics and Molecular Biology 3 (2004), article 3.
+        with 4 degrees of freedom, as a group of few cells would otherwise have F without bound by chance (G. K. Smyth,
+        Statistical Applications in Genetics and Molecular Biology 3 (2004), article 3). Then the mean over the groups
+        of log(1 + F), and back. What differs between groups alone is in none of the F. For one group it is the plain F.
         """
         splits = [split for group in groups if (split := self._split(group)) is not None]
         if not splits:
@@ -214,13 +201,10 @@ def excess_dropout(mean: Array, variance: Array, detection: Array) -> Array:
 
     A gene that all cells share at its mean S is missing in a share P = K / (K + S) of them, with one K for all genes
     (Michaelis-Menten; fitted by least squares). A gene of its own K = S P / (1 - P) above that is high in some cells
-    and absent from others. As M3Drop tests it [1]_: the difference of the logarithms over its standard error,
-    :math:`\sqrt{1 / P (1 - P) + \mathrm{Var} / S^2}`; without the number of cells, so that groups of any size
-    compare. NaN for a gene that is in no cell or in all. Mean and variance are of expression before the logarithm.
-
-    References
-    ----------
-    .. [1] T. S. Andrews and M. Hemberg, Bioinformatics 35 (2019) 2865-2867.
+    and absent from others. As M3Drop tests it (T. S. Andrews and M. Hemberg, Bioinformatics 35 (2019) 2865-2867): the
+    difference of the logarithms over its standard error, :math:`\sqrt{1 / P (1 - P) + \mathrm{Var} / S^2}`; without the
+    number of cells, so that groups of any size compare. NaN for a gene that is in no cell or in all. Mean and variance
+    are of expression before the logarithm.
     """
     result = np.full(len(mean), np.nan)
     usable = (detection > 0) & (detection < 1)

@@ -33,18 +33,9 @@ from scstore.untrusted.zarr import open_zarr
 class CellFile:
     """An input of cells whose matrices are read by runs of rows; close it, or use it in a ``with`` statement.
 
-    Attributes
-    ----------
-    source
-        The path, or ``"AnnData in memory"``; every message begins with it.
-    obs
-        ``(n_cells, …)`` metadata; the index is the cell ids, unique strings.
-    slots
-        The matrices ``"X"``, ``"layers/NAME"`` and ``"raw"`` that there are, each ``(n_cells, n_genes of the slot)``.
-    genes
-        The genes of each slot; ``"raw"`` has its own.
-    opened_notes
-        Lines to print about the input as a whole.
+    ``source`` is the path, or ``"AnnData in memory"``; every message begins with it. The index of ``obs`` is the cell
+    ids, unique strings. ``slots`` has the matrices ``"X"``, ``"layers/NAME"`` and ``"raw"`` that there are,
+    ``(n_cells, n_genes of the slot)``, ``genes`` the genes of each, ``opened_notes`` lines to print about the whole.
     """
 
     source: str

@@ -106,11 +106,6 @@ def match_genes(
     or of the table's if it is smaller, must match. Input genes of the same name are refused, or added up with
     ``sum_duplicates``. If the table has several organisms, only the input's (``organism``, by default guessed) counts.
     ``cure`` is what the error advises where too few match.
-
-    Raises
-    ------
-    GenesError
-        If names repeat, too few genes match (with the likely reason), or the organism is unclear.
     """
     columns = _identifier_columns(var)
     groups = _group_duplicates(columns, sum_duplicates=sum_duplicates, source=source)

@@ -21,8 +21,6 @@ def guess_organism(names: Iterable[str]) -> str | None:
 
     Ensembl ids decide, else the capitals of symbols (CD3D, Cd3d); so rat is told from mouse by Ensembl ids only.
 
-    Examples
-    --------
     >>> guess_organism(["Cd3d", "Ms4a1", "Nkg7"])
     'mouse'
     """

@@ -30,18 +30,9 @@ COLUMNS = ("symbol", "ensembl_id", "gene_id", "synonyms", "organism", "text", "t
 
 @dataclass(frozen=True)
 class GeneTable:
-    """Genes with the vectors of their texts.
+    """Genes with the vectors ``(n_genes, width)`` of their texts.
 
-    Attributes
-    ----------
-    obs
-        ``(n_genes,)`` rows with :data:`COLUMNS` and unique names in the index.
-    vectors
-        ``(n_genes, width) float32``.
-    encoder
-        Identity of the encoder of the texts.
-    template
-        Template of the texts.
+    ``obs`` has :data:`COLUMNS` and unique names in the index; ``encoder`` is the identity of the texts' encoder.
     """
 
     obs: pd.DataFrame

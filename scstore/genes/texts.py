@@ -53,11 +53,6 @@ def read_descriptions(
     The column ``symbol`` must be there; ``ensembl_id``, ``gene_id``, ``synonyms``, ``organism`` are kept, and the
     template may use all columns. It is by default the column ``text``, or the symbol if there is no such column. A gene
     with an empty text is described by its symbol, and ``text_source`` says so.
-
-    Raises
-    ------
-    GenesError
-        If the file cannot be read, has no symbols, or the template names a column that is not there.
     """
     file = Path(path)
     frame = _read_frame(file)
@@ -116,8 +111,6 @@ def check_template(template: str, known: Collection[str], *, source: str) -> Non
 def fill_template(template: str, row: Mapping[str, str]) -> str:
     """Return the text of one gene.
 
-    Examples
-    --------
     >>> fill_template("{symbol}.[ Also known as {synonyms}.]", {"symbol": "CD3D", "synonyms": ""})
     'CD3D.'
     """

@@ -115,15 +115,8 @@ class Backbone:
 def locate_model(name: str, *, revision: str | None = None) -> ModelFiles:
     """Find a model's files, fetching them from the hub when they are not on this machine.
 
-    ``name`` is ``minilm``, a folder in Hugging Face layout, or a hub name.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be found or fetched, is of an unsupported family, has no safetensors weights, or brings its own
-        code.
-    MissingExtraError
-        If torch or transformers are not installed.
+    ``name`` is ``minilm``, a folder in Hugging Face layout, or a hub name. ``ModelError`` if it cannot be found or
+    fetched, is of an unsupported family, has no safetensors weights, or brings its own code.
     """
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
         raise MissingExtraError(f"Running the model {name}", "demo" if name == MINILM else "extract")
@@ -287,11 +280,6 @@ def load_backbone(
 
     ``spread`` spreads the layers over all GPUs (accelerate's ``device_map="auto"``); ``random_seed`` draws the weights
     at random instead of reading them, as a control, and does not go with ``spread``.
-
-    Raises
-    ------
-    ModelError
-        If files are missing or damaged.
     """
     from transformers import AutoConfig
 

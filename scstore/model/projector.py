@@ -34,14 +34,8 @@ PROJECTORS = ("aligned", "native", "random")
 class AlignedMap:
     """The ``aligned`` projector as numbers: ``(v - centre) @ whitening @ weight + bias``, scaled to ``norm``.
 
-    Attributes
-    ----------
-    centre, whitening
-        ``(d,)`` and ``(d, d) float64``: of the gene vectors it was made for.
-    weight, bias
-        ``(d, width)`` and ``(width,) float64``: rotation and colouring, and the mean of the token embeddings.
-    norm
-        Length of every projected vector.
+    ``centre (d,)`` and ``whitening (d, d)`` are of the gene vectors it was made for; ``weight (d, width)`` rotates and
+    colours, ``bias (width,)`` is the mean of the token embeddings.
     """
 
     centre: NDArray[np.float64]
@@ -66,11 +60,6 @@ def project(
 
     ``token_embeddings`` ``(vocabulary, width)`` are the model's own; ``seed`` is that of ``random``, and of the
     rotation where the widths differ.
-
-    Raises
-    ------
-    OptionError
-        If ``native`` is asked for and the widths differ.
     """
     width = token_embeddings.shape[1]
     if kind == "native":

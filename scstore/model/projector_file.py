@@ -33,20 +33,10 @@ PROJECTOR = FolderKind("projector", "projector.json", "projector.safetensors", "
 class ProjectorFile:
     """A projector that was trained, with where it fits and what it saw.
 
-    Attributes
-    ----------
-    shape
-        ``width_in``, ``width_out``, ``blocks`` and ``start`` of
-        :class:`~scstore.model.trained_projector.TrainedProjector`.
-    arrays
-        Its weights.
-    fits
-        What an extraction must have in common with the training: model, encoder of the gene vectors, layout,
-        expression scaling.
-    trained_on, held_out
-        Ids of the cells it was trained on and stopped by, sorted: it has seen the labels of both.
-    training
-        The rest of its history, as JSON: label, classes, panel, layers, recipe, learning curve, versions, ….
+    ``shape`` and ``arrays`` make a :class:`~scstore.model.trained_projector.TrainedProjector`. ``fits`` is what an
+    extraction must have in common with the training: model, encoder of the gene vectors, layout, expression scaling.
+    ``trained_on`` and ``held_out`` are ids of the cells it was trained on and stopped by, sorted: it saw the labels of
+    both. ``training`` is the rest of its history: label, classes, panel, layers, recipe, learning curve, versions, ….
     """
 
     shape: Mapping[str, Any]
@@ -107,17 +97,7 @@ def save_projector(projector: ProjectorFile, path: str | os.PathLike[str], *, ov
 
 
 def load_projector(path: str | os.PathLike[str]) -> ProjectorFile:
-    """Read a projector that :func:`save_projector` wrote.
-
-    Raises
-    ------
-    NotAStoreError
-        If ``path`` holds no projector.
-    NewerFormatError
-        If a newer scstore wrote it.
-    DamagedError
-        If anything in it is not as it was written.
-    """
+    """Read a projector that :func:`save_projector` wrote (NotAStoreError, NewerFormatError, DamagedError)."""
     document, arrays = read_sealed_folder(path, PROJECTOR)
     try:
         projector = ProjectorFile(

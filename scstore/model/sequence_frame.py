@@ -42,11 +42,6 @@ def make_layout(
     Decoders read ``[BOS] genes instruction readout``, encoders ``[CLS] genes instruction [SEP]`` with the readout at
     ``[CLS]``. A decoder's readout token is by default its end-of-sequence token, at which causal attention has seen
     the whole sequence.
-
-    Raises
-    ------
-    OptionError
-        If the readout token is not one token of the model, or is given for an encoder.
     """
     words = tuple(tokenizer(instruction, add_special_tokens=False)["input_ids"]) if instruction else ()
     if files.is_decoder:

@@ -48,13 +48,7 @@ class Design:
 def compare(
     inputs: Sequence[PanelInput], *, label: str | None, missing: Sequence[str], group: str | None, progress: Reporter
 ) -> list[Design]:
-    """Read the label column (``None`` for a panel without labels) and the group column of every input.
-
-    Raises
-    ------
-    LabelsError
-        If an input lacks the label column or has nothing to compare, or no input has the group column.
-    """
+    """Read the label column (``None`` for a panel without labels) and the group column of every input."""
     designs = []
     no_groups = not any(group in one.cells.obs for one in inputs)
     for one in inputs:
@@ -87,12 +81,8 @@ def cells_seen(inputs: Sequence[PanelInput], designs: Sequence[Design]) -> tuple
 def design(labels: Column | None, groups: Column | None = None, *, n_cells: int, source: str) -> Design:
     """Compare the labels of cells within each group; without labels, let each group count by itself.
 
-    A cell is left out if its label or its group is ``None``; ``groups=None`` makes one group of all.
-
-    Raises
-    ------
-    LabelsError
-        If no group has two labels of two cells each; without labels, if none has ten cells.
+    A cell is left out if its label or its group is ``None``; ``groups=None`` makes one group of all. ``LabelsError``
+    if no group has two labels of two cells each; without labels, if none has ten cells.
     """
     by_labels = labels is not None
     of_group, of_label = ([""] * n_cells if column is None else column for column in (groups, labels))

@@ -68,13 +68,7 @@ def name_genes(
     organism: str | None,
     progress: Reporter,
 ) -> list[PanelInput]:
-    """Name the genes of every input as those of one species.
-
-    Raises
-    ------
-    GenesError
-        If gene names repeat, or the species of an input is unclear where orthologs are given.
-    """
+    """Name the genes of every input as those of one species."""
     vars_ = [cells.var(found.slot) for cells, found in zip(opened, slots, strict=True)]
     translations: Sequence[Translation | None] = [None] * len(opened)
     if orthologs is not None:
@@ -97,13 +91,7 @@ def name_genes(
 
 
 def check_ids(inputs: Sequence[PanelInput]) -> None:
-    """Refuse inputs that share cell ids: a panel marks by their ids the cells whose labels it saw.
-
-    Raises
-    ------
-    CellsError
-        With examples.
-    """
+    """Refuse inputs that share cell ids: a panel marks by their ids the cells whose labels it saw."""
     counts = Counter(str(name) for one in inputs for name in one.cells.obs.index)
     if repeated := [name for name, n in counts.items() if n > 1]:
         raise CellsError(

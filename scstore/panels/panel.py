@@ -25,22 +25,12 @@ COLUMNS = ("symbol", "ensembl_id")
 
 @dataclass(frozen=True)
 class Panel:
-    """Genes that may enter a sequence.
+    """Genes that may enter a sequence, rows of ``obs``, best first.
 
-    Attributes
-    ----------
-    obs
-        ``(n_genes,)`` rows, best first: ``symbol`` and ``ensembl_id`` (empty where unknown). Fitted panels also have
-        ``n_inputs`` (data sets that measured the gene), and ``rank:INPUT`` and ``score:INPUT`` for each input (the F
-        where there were labels). The index holds unique names.
-    label
-        Label column it was fitted for; empty for a panel without labels.
-    trained_on
-        Ids of the cells with labels that it saw, sorted; none for a panel without labels.
-    source
-        Files they came from.
-    record
-        How it was fitted, as JSON: label column, inputs, groups, rule.
+    ``obs`` has unique names in the index, ``symbol`` and ``ensembl_id`` (empty where unknown); of fitted panels also
+    ``n_inputs`` (data sets that measured the gene), and ``rank:INPUT`` and ``score:INPUT`` for each input (the F where
+    there were labels). ``trained_on`` are ids of the cells whose labels, in the column ``label``, it saw, sorted; both
+    are empty for a panel without labels. ``source`` names the files, ``record`` says how it was fitted.
     """
 
     obs: pd.DataFrame
@@ -68,17 +58,7 @@ def save_panel(panel: Panel, path: str | os.PathLike[str], *, overwrite: bool = 
 
 
 def load_panel(path: str | os.PathLike[str]) -> Panel:
-    """Read a panel and compare it with its digest.
-
-    Raises
-    ------
-    GenesError
-        If the file does not exist or is not a panel.
-    NewerFormatError
-        If a newer scstore wrote it.
-    DamagedError
-        If its content does not match its digest.
-    """
+    """Read a panel and compare it with its digest (GenesError, NewerFormatError, DamagedError)."""
 
     def build(adata: anndata.AnnData, header: Mapping[str, Any]) -> Panel:
         ids = tuple(str(name) for name in adata.uns["scstore"]["trained_on"])

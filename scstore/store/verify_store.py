@@ -58,19 +58,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """One thing that is wrong with a file, named relative to what was verified, or (empty) with the whole.
 
-    Attributes
-    ----------
-    file
-        Relative to what was verified; empty where it concerns the whole.
-    problem
-        ``missing``, ``damaged``, ``unexpected``, ``inconsistent``, ``not finite`` (of files without a digest of their
-        bytes), or ``unreadable`` where the system refused to read the file, which may be whole.
-    message
-        In words.
-    shard
-        The shard it belongs to, which `extract` can redo; ``None`` for what `extract` cannot mend.
+    ``problem`` is ``missing``, ``damaged``, ``unexpected``, ``inconsistent``, ``not finite`` (of files without a digest
+    of their bytes), or ``unreadable`` where the system refused to read the file, which may be whole. ``shard`` is the
+    one it belongs to, which `extract` can redo; ``None`` for what `extract` cannot mend.
     """
 
     file: str
@@ -90,35 +82,17 @@ def finding_of(error: Exception, name: str) -> Finding:
 
 @dataclass(frozen=True)
 class Verification:
-    """Result of a verification.
-
-    Attributes
-    ----------
-    path, kind
-        What was verified: a ``store``, ``exported store``, ``head``, ``projector``, ``gene table`` or ``panel``.
-    deep
-        Whether every byte was read.
-    findings
-        All that is wrong; empty where nothing is.
-    notes
-        Worth knowing and not wrong: shards that are not extracted yet, leftovers of killed runs.
-    n_files, n_bytes
-        Files that were compared with digests.
-    removed
-        Leftovers that were deleted.
-    marked
-        Damaged shards that count as not extracted from now on.
-    """
+    """Result of a verification."""
 
     path: Path
-    kind: str
-    deep: bool
-    findings: tuple[Finding, ...] = ()
-    notes: tuple[str, ...] = ()
-    n_files: int = 0
+    kind: str  # a store, exported store, head, projector, gene table or panel
+    deep: bool  # whether every byte was read
+    findings: tuple[Finding, ...] = ()  # all that is wrong
+    notes: tuple[str, ...] = ()  # not wrong: shards that are not extracted yet, leftovers of killed runs
+    n_files: int = 0  # that were compared with digests
     n_bytes: int = 0
-    removed: tuple[str, ...] = ()
-    marked: tuple[int, ...] = ()
+    removed: tuple[str, ...] = ()  # leftovers that were deleted
+    marked: tuple[int, ...] = ()  # damaged shards that count as not extracted from now on
 
     @property
     def ok(self) -> bool:

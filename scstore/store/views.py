@@ -122,20 +122,10 @@ BLOCK = 4096
 
 
 class View:
-    """Rows of one feature matrix, read on demand.
+    """Rows of one feature matrix ``(n_obs, width)``, read on demand.
 
     ``view[10:20]``, ``view[[5, 3, 3]]`` and ``view[:]`` give rows as NumPy arrays; of the view ``X`` as CSR matrices.
-
-    Attributes
-    ----------
-    name
-        Key in ``obsm``, or ``X``.
-    shape
-        ``(n_obs, width)``.
-    dtype
-        Type of the values.
-    space
-        Feature space of the rows; little is known of a matrix that scstore did not make.
+    ``space`` is their feature space; little is known of a matrix that scstore did not make.
     """
 
     def __init__(self, name: str, shape: tuple[int, int], dtype: np.dtype[Any], space: Space) -> None:

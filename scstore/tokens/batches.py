@@ -20,15 +20,7 @@ POOLINGS = ("last", "mean", "wmean")
 
 @dataclass(frozen=True)
 class Frame:
-    """Positions around the genes in every sequence.
-
-    Attributes
-    ----------
-    n_prefix, n_suffix
-        Number of positions before and after the genes.
-    readout_at_end
-        Whether the readout token is the last of the suffix (decoders) or the first of the prefix (encoders).
-    """
+    """Numbers of positions around the genes, and whether the readout is the last (decoders) or the first (encoders)."""
 
     n_prefix: int
     n_suffix: int
@@ -47,27 +39,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences of equal padded length.
+    """Sequences of equal padded length."""
 
-    Attributes
-    ----------
-    cells
-        ``(B,) int64``: row of each cell in the run of cells it was assembled from.
-    slots
-        ``(B, T) int64``: slot of the table of input vectors at each position; 0 is padding.
-    lengths
-        ``(B,) int64``: positions that are not padding.
-    scale
-        ``(B, T) float32``: log-normalised expression at the gene positions, 0 elsewhere.
-    pooling
-        ``(B, P, T) float32``: weights over the positions, one row for each pooling asked for, each summing to one.
-    """
-
-    cells: NDArray[np.int64]
-    slots: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    scale: NDArray[np.float32]
-    pooling: NDArray[np.float32]
+    cells: NDArray[np.int64]  # (B,): row of each cell in the run of cells it was assembled from
+    slots: NDArray[np.int64]  # (B, T): slot of the table of input vectors at each position; 0 is padding
+    lengths: NDArray[np.int64]  # (B,): positions that are not padding
+    scale: NDArray[np.float32]  # (B, T): log-normalised expression at the gene positions, 0 elsewhere
+    pooling: NDArray[np.float32]  # (B, P, T): weights over the positions, a row a pooling, each summing to one
 
 
 def batch_unit(longest: int, tokens: int) -> int:

@@ -17,21 +17,11 @@ from scipy.sparse import csr_matrix
 
 @dataclass(frozen=True)
 class RankedCells:
-    """Genes of a run of cells, each cell's in descending order.
+    """Genes of a run of cells, each cell's in descending order."""
 
-    Attributes
-    ----------
-    offsets
-        ``(n_cells + 1,) int64``: cell ``i`` owns entries ``offsets[i]:offsets[i + 1]``.
-    genes
-        ``(n_entries,) int64``: column of the expression matrix.
-    values
-        ``(n_entries,) float32``: log-normalised expression, always above zero.
-    """
-
-    offsets: NDArray[np.int64]
-    genes: NDArray[np.int64]
-    values: NDArray[np.float32]
+    offsets: NDArray[np.int64]  # (n_cells + 1,): cell i owns entries offsets[i]:offsets[i + 1]
+    genes: NDArray[np.int64]  # (n_entries,): column of the expression matrix
+    values: NDArray[np.float32]  # (n_entries,): log-normalised expression, always above zero
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -43,18 +33,10 @@ class RankedCells:
 
 
 def rank_genes(rows: csr_matrix, *, top_genes: int, admitted: NDArray[np.bool_] | None = None) -> RankedCells:
-    """Rank each cell's expressed genes and keep the first ``top_genes``.
+    """Rank each cell's expressed genes in ``(n_cells, n_genes)`` and keep the first ``top_genes``.
 
-    Descending by value, ties in gene-table order; genes that are not expressed never enter.
-
-    Parameters
-    ----------
-    rows
-        ``(n_cells, n_genes)`` log-normalised expression, columns in gene-table order.
-    top_genes
-        How many genes a cell may keep.
-    admitted
-        ``(n_genes,) bool``: the genes of the panel; all when ``None``.
+    Descending by value, ties in gene-table order; genes that are not expressed never enter. ``admitted`` ``(n_genes,)``
+    are the genes of the panel; all when ``None``.
     """
     every = expressed_genes(rows, admitted=admitted)
     top = np.arange(len(every.values)) - np.repeat(every.offsets[:-1], every.lengths) < top_genes

@@ -49,22 +49,11 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Packing:
-    """How the chunks of an array are packed.
+    """How the chunks of an array are packed: its codecs in numcodecs' words, the outermost first.
 
-    Attributes
-    ----------
-    codecs
-        In numcodecs' words, the outermost first.
-    n_values
-        Of a chunk; of a chunk inside a shard.
-    itemsize
-        Bytes of a packed value; 0 for texts, and where it is not known.
-    declared
-        Bytes of the whole array, as far as they are known.
-    per_shard
-        Chunks in a shard; 0 where there are no shards.
-    index_bytes, index_first, index_dtype
-        Of the index of a shard: its length, whether it comes first, the type of its numbers.
+    ``n_values`` are those of a chunk (inside a shard, if there are shards); ``itemsize`` the bytes of a packed value, 0
+    for texts and where it is not known; ``declared`` the bytes of the whole array. ``per_shard`` counts the chunks of a
+    shard, 0 without shards; the rest is about a shard's index.
     """
 
     codecs: tuple[Mapping[str, Any], ...]

@@ -26,10 +26,7 @@ DTYPES = {"F64", "F32", "F16", "I64"}
 def read_weights(path: Path, *, digest: str, limit: int = WEIGHTS_LIMIT) -> dict[str, NDArray[Any]]:
     """Return the arrays of a weights file by name.
 
-    Raises
-    ------
-    DamagedError
-        If it is too large, malformed, has another digest than ``sha256:<hex>``, or holds NaN or infinity.
+    ``DamagedError`` if it is too large, malformed, has another digest than ``sha256:<hex>``, or holds NaN or infinity.
     """
     check_layout(path, limit=limit)
     if (found := digest_file(path)) != digest:
@@ -44,12 +41,8 @@ def read_weights(path: Path, *, digest: str, limit: int = WEIGHTS_LIMIT) -> dict
 def check_layout(path: Path, *, limit: int = WEIGHTS_LIMIT) -> None:
     """Check the header of a safetensors file against its size; no array is read.
 
-    The library refuses arrays that overlap, leave holes, or do not fill the file.
-
-    Raises
-    ------
-    DamagedError
-        If the file or its header is too large or malformed, or a dtype is not one that scstore writes.
+    ``DamagedError`` if one is too large or malformed, or a dtype is not one that scstore writes. The library refuses
+    arrays that overlap, leave holes, or do not fill the file.
     """
     size = path.stat().st_size
     if size > limit:
