@@ -103,11 +103,9 @@ def _train(cells: Cells, target: Path, begun_in: Path, options: AlignOptions, pr
         )
         history = _history(plan, data, options)
         if begun is not None and (found := differences(begun[0], history)):
-            raise FeatureSpaceError(
-                f"{begun_in} holds a training that was begun with other cells or options; what differs:\n  "
-                + "\n  ".join(found)
-                + "\nGive those again to go on, choose another output, or pass overwrite=True to begin anew."
-            )
+            why = f"{begun_in} holds a training that was begun with other cells or options; what differs:"
+            cure = "Give those again to go on, choose another output, or pass overwrite=True to begin anew."
+            raise FeatureSpaceError("\n".join([why, *(f"  {one}" for one in found), cure]))
         training = _load(plan, data, options, progress)
 
         def save() -> None:
@@ -152,7 +150,7 @@ def _load(plan: SequencePlan, cells: LabelledCells, options: AlignOptions, progr
     if recipe.start == "aligned":
         start = aligned_map(table.vectors, backbone.token_embeddings, seed=options.seed)
     no_genes = np.zeros((0, files.width), dtype=np.float32)  # projected anew at every step
-    itemsize = 4 if plan.run.dtype == "float32" else 2
+    itemsize = backbone.dtype.itemsize
     kept = kept_bytes(files.config, plan.run.tokens, depth=max(wanted.layers), itemsize=itemsize)
     return Training(
         Readout(backbone, wanted.layout, no_genes, layers=wanted.layers, multiply=plan.options.multiplies),
@@ -170,21 +168,14 @@ def _load(plan: SequencePlan, cells: LabelledCells, options: AlignOptions, progr
 
 def _finished(history: Mapping[str, Any], training: Training) -> ProjectorFile:
     projector, cells = training.projector, training.cells
+    shape: dict[str, Any] = {"width_in": projector.width_in, "width_out": projector.width_out}
+    shape |= {"blocks": len(projector.layers) - 1, "start": training.recipe.start}
+    learned = {"curve": training.state.curve, "best_epoch": training.state.best_epoch, "versions": installed_versions()}
     return ProjectorFile(
-        shape={
-            "width_in": projector.width_in,
-            "width_out": projector.width_out,
-            "blocks": len(projector.layers) - 1,
-            "start": training.recipe.start,
-        },
+        shape=shape,
         arrays=projector.to_arrays(),
         fits=history["fits"],
         trained_on=cells.ids_of(cells.training),
         held_out=cells.ids_of(cells.held_out),
-        training={
-            **{name: value for name, value in history.items() if name != "fits"},
-            "curve": training.state.curve,
-            "best_epoch": training.state.best_epoch,
-            "versions": installed_versions(),
-        },
+        training={name: value for name, value in history.items() if name != "fits"} | learned,
     )

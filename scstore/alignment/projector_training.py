@@ -167,10 +167,8 @@ class Training:
         while not self.is_over:
             self._epoch(progress, save, save_every)
             save()
-            row = self.state.curve[-1]
-            progress.note(
-                f"epoch {row['epoch']}: train loss {row['train_loss']:.3f}, held-out loss {row['held_out_loss']:.3f}"
-            )
+            epoch, train, held_out = (self.state.curve[-1][key] for key in ("epoch", "train_loss", "held_out_loss"))
+            progress.note(f"epoch {epoch}: train loss {train:.3f}, held-out loss {held_out:.3f}")
         self.projector.layers.load_state_dict(self._best)
 
     def _epoch(self, progress: Reporter, save: Callable[[], None], save_every: int) -> None:
@@ -199,10 +197,9 @@ class Training:
         try:
             loss = self._backward(cells)
         except torch.OutOfMemoryError as error:
-            raise FaultError(
-                f"The device's memory does not hold {self.tokens_per_batch:,} positions with their gradients. Run "
-                "again with overwrite=True and a smaller tokens_per_batch=, top_genes= or panel=, or fewer layers=."
-            ) from error
+            cure = "Give overwrite=True and a smaller tokens_per_batch=, top_genes= or panel=, or fewer layers=."
+            n = self.tokens_per_batch
+            raise FaultError(f"The device's memory does not hold {n:,} positions with gradients. {cure}") from error
         self._check_finite(loss, f"epoch {state.epoch + 1}, step {state.step + 1}: the loss")
         if self.heads.is_linear:
             self.scaler.scale(self.heads.penalty(len(self.cells.training))).backward()  # type: ignore[no-untyped-call]
@@ -268,10 +265,8 @@ class Training:
         truth = self.cells.codes[rows]
         found = self.heads(pooled).argmax(dim=2).cpu().numpy()
         names = [f"{pool}_l{layer}" for layer in self.readout.layers for pool in self.poolings]
-        scores = {}
-        for name, view in zip(names, found, strict=True):
-            figures = label_scores(truth, view)
-            scores[name] = {figure: figures[figure] for figure in ("accuracy", "macro_f1")}
+        figures = {name: label_scores(truth, view) for name, view in zip(names, found, strict=True)}
+        scores = {name: {key: own[key] for key in ("accuracy", "macro_f1")} for name, own in figures.items()}
         row = {"epoch": state.epoch, "train_loss": train_loss, "held_out_loss": loss, "held_out": scores}
         state.curve.append(row)
         if loss < min((row["held_out_loss"] for row in state.curve[:-1]), default=math.inf):

@@ -58,22 +58,16 @@ def read_training_cells(
     names = [str(labels[row]) for row in kept]
     classes, codes = np.unique(names, return_inverse=True)
     if len(classes) < 2:
-        raise LabelsError(
-            f"{source}: column {label!r} has {len(classes)} label(s) among the cells with a gene to read. A projector "
-            "is trained on at least two."
-        )
+        held = f"column {label!r} has {len(classes)} label(s) among the cells with a gene to read"
+        raise LabelsError(f"{source}: {held}. A projector is trained on at least two.")
     size = max(1, round(hold_out * len(codes)))
     held_out = stratified_part(codes, size=size, rng=np.random.default_rng(plan.options.seed))
     if not len(held_out):
-        raise LabelsError(
-            f"{source}: {len(codes):,} cells of {len(classes)} labels in column {label!r} are too few to hold out "
-            f"{hold_out:.0%} of each label's. Give more cells, or a larger hold_out=."
-        )
+        held = f"{len(codes):,} cells of {len(classes)} labels in column {label!r}"
+        raise LabelsError(f"{source}: {held} are too few to hold {hold_out:.0%} out. Give more, or a larger hold_out=.")
     training = np.setdiff1d(np.arange(len(codes)), held_out)
-    progress.note(
-        f"labels: {len(classes)} of {label!r}; {len(training):,} cells to train on, {len(held_out):,} held out, "
-        f"{len(labels) - len(kept):,} left out (no label, or no gene that may enter)"
-    )
+    counts = f"{len(training):,} cells to train on, {len(held_out):,} held out, {len(labels) - len(kept):,} left out"
+    progress.note(f"labels: {len(classes)} of {label!r}; {counts} (no label, or no gene that may enter)")
     return LabelledCells(
         ranked=join_cells(parts),
         codes=codes.astype(np.int64),

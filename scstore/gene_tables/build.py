@@ -49,7 +49,7 @@ def build_genes(
         File | None, Option("NCBI's gene_orthologs, or a CSV of human and mouse genes, for missing summaries.")
     ] = None,
     ortholog_gene_info: Annotated[File | None, Option("The other organism's gene_info file.", advanced=True)] = None,
-    vectors: Annotated[File | None, Option("Published vectors: a pickle, .npz, .parquet or .h5ad.")] = None,
+    vectors: Annotated[File | None, Option("Published vectors: a pickle, .parquet or .h5ad.")] = None,
     only_genes_of: Annotated[
         Sequence[File] | None,
         Option("Cells: only their genes are encoded, and no others are known to later steps.", advanced=True),

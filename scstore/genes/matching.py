@@ -155,9 +155,8 @@ def _of_one_organism(
         return rows, None
     ours = common_name(organism) if organism else guess_organism(names)
     if ours not in held:
-        these = (
-            f"{' and '.join(held)}, and the genes here are {f'of {show(ours)}' if ours else 'not clearly of either'}"
-        )
+        here = f"of {show(ours)}" if ours else "not clearly of either"
+        these = f"{' and '.join(held)}, and the genes here are {here}"
         raise GenesError(f"{source}: the gene table has genes of {these}. Set organism=, or use another table.")
     return rows[(theirs == ours) | (theirs == "")], ours
 
@@ -200,12 +199,11 @@ def _group_duplicates(
         return None
     if not sum_duplicates:
         shared = list(dict.fromkeys(per_gene[column][0] for column in repeated.tolist()))
-        probes = "If they are probes, give filtered_feature_bc_matrix.h5 of the same run. "
-        raise GenesError(
-            f"{source}: gene names occur more than once: {show_some(shared)} ({len(shared):,} in all). "
-            f"{probes if 3 * len(repeated) > len(groups) else ''}"
-            "Make them unique, or add up their counts with sum_duplicate_genes=True."
-        )
+        cure = "Make them unique, or add up their counts with sum_duplicate_genes=True."
+        if 3 * len(repeated) > len(groups):
+            cure = f"If they are probes, give filtered_feature_bc_matrix.h5 of the same run. {cure}"
+        found = f"{show_some(shared)} ({len(shared):,} in all)"
+        raise GenesError(f"{source}: gene names occur more than once: {found}. {cure}")
     return groups
 
 
@@ -277,11 +275,10 @@ def _refusal(
 ) -> str:
     """Report that too few genes match, and the likely reason; ``known`` are the names in the table by kind."""
     n_input, index = len(var), next(iter(columns.values()))
-    begin = (
-        f"{n_matched:,} of {n_input:,} genes ({n_matched / max(1, n_input):.1%}) match the gene table's "
-        f"{len(table):,}; wanted are {min_match:.0%} of the smaller. Names here: {show_some(index, limit=EXAMPLES)}; "
-        f"in the table: {show_some(table['symbol'].astype(str), limit=EXAMPLES)}."
-    )
+    matched = f"{n_matched:,} of {n_input:,} genes ({n_matched / max(1, n_input):.1%})"
+    here, there = (show_some(names, limit=EXAMPLES) for names in (index, table["symbol"].astype(str)))
+    begin = f"{matched} match the gene table's {len(table):,}; wanted are {min_match:.0%} of the smaller."
+    begin += f" Names here: {here}; in the table: {there}."
     theirs = guess_organism(name for names in columns.values() for name in names)
     ours = organism_of_table(table)
     if theirs and ours and theirs != ours:
@@ -289,7 +286,7 @@ def _refusal(
         other = f"{table_too} the cells as their {ours} orthologs with orthologs=."
         return f"{begin} The cells look like {theirs} and the table like {ours}. {other}"
     for column in var.columns:
-        if f"var column {str(column)!r}" in columns or not _holds_text(var[column]):
+        if f"var column {str(column)!r}" in columns or pd.api.types.is_numeric_dtype(var[column]):
             continue
         hits = int((_find({"": strings(var[column])}, known)["row"] >= 0).sum())
         if hits > n_matched and hits >= min_match * min(n_input, len(table)):
@@ -301,7 +298,3 @@ def _refusal(
     looked = [name for name, names in columns.items() if any(names)]
     lower = f", or let these in with min_match={share:g}" if share else ""
     return f"{begin} Names are looked for in {', '.join(looked)}. {cure}{lower}."
-
-
-def _holds_text(column: pd.Series) -> bool:
-    return column.dtype == object or isinstance(column.dtype, (pd.CategoricalDtype, pd.StringDtype))

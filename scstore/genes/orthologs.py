@@ -182,9 +182,7 @@ def rename_by_orthologs(var: pd.DataFrame, translation: Translation, *, source: 
     found = pd.DataFrame(pairs, columns=["symbol", "gene_ids"])
     columns = np.flatnonzero((found != "").any(axis=1))
     if not len(columns):
-        none = (
-            f"none of its {len(var):,} genes ({show_some(names['name'])}) is among the {organism} genes of orthologs="
-        )
+        none = f"none of {len(var):,} genes ({show_some(names['name'])}) is among the {organism} genes of orthologs="
         raise GenesError(f"{source}: {none}. Check organism=, or give a table with the names that the cells have.")
     found = found.iloc[columns]
     symbols = found["symbol"].where(found["symbol"] != "", found["gene_ids"])
@@ -216,8 +214,8 @@ def needed_translation(
     held = [organism_of_table(genes) for genes in (table, panel) if genes is not None]
     target = next(filter(None, held), None)
     if target not in TAXA:
-        like = f"the gene table and panel {f'are of {show(target)}' if target else 'look like neither'}"
-        raise GenesError(f"orthologs= gives human or mouse genes, but {like}. Give a table that names its organism.")
+        like = f"are of {show(target)}" if target else "look like neither"
+        raise GenesError(f"orthologs= gives human or mouse genes, and those of genes= or panel= {like}.")
     return translate_to_one(path, [var], organism=target, own=organism, sources=[source], progress=progress)[0]
 
 
@@ -288,11 +286,9 @@ def describe_cells(
     names = gene_names(var, sum_duplicates=True)[0].drop_duplicates("symbol")
     unknown = [name for name in names["symbol"] if ENSEMBL_ID.fullmatch(name) or PLACEHOLDER.fullmatch(name)]
     if 2 * len(unknown) > len(names):
-        raise GenesError(
-            f"{source}: {len(unknown):,} of {len(names):,} genes have no symbol, only names like {show(unknown[0])}, "
-            "which tell a language model nothing. Put symbols into a column 'gene_symbols' of var, or give a table "
-            "that knows the ids (genes=; made by scstore genes build --gene-info …)."
-        )
+        why = f"{len(unknown):,} of {len(names):,} genes have no symbol, only names like {show(unknown[0])}"
+        cure = "Put symbols into a column 'gene_symbols' of var, or give a table that knows the ids (genes=)."
+        raise GenesError(f"{source}: {why}, which tell a language model nothing. {cure}")
     return describe_by_symbol(
         names["symbol"], ensembl_ids=names["ensembl_id"], organism=organism or guess_organism(names["symbol"]) or ""
     )
@@ -303,8 +299,7 @@ def _organism_of(var: pd.DataFrame, organism: str | None, *, source: str) -> str
     names = gene_names(var, sum_duplicates=True)[0].to_numpy().ravel()
     found = common_name(organism) if organism else guess_organism(names)
     if found not in TAXA:
-        like = (
-            f"translates human and mouse genes, and these {f'are of {show(found)}' if found else 'look like neither'}"
-        )
-        raise GenesError(f"{source}: orthologs= {like}. Name them by symbols or Ensembl ids, or set organism=.")
+        like = f"are of {show(found)}" if found else "look like neither"
+        cure = "Name them by symbols or Ensembl ids, or set organism=."
+        raise GenesError(f"{source}: orthologs= translates human and mouse genes, and these {like}. {cure}")
     return str(found)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +27,7 @@ from scstore.untrusted.pickles import read_pickle
 # ``text_source`` of genes with unknown texts, and the kind of their encoder.
 PUBLISHED = "published"
 
-FORMS = "a pickle of {symbol: vector}, .npz, .parquet or .h5ad"
-# Times its packed size that an .npz may have: vectors hardly pack, so a larger one is a bomb.
-LARGEST_UNPACKED = 100
+FORMS = "a pickle of {symbol: vector}, .parquet or .h5ad"
 
 
 def read_published(
@@ -39,9 +35,8 @@ def read_published(
 ) -> GeneTable:
     """Read published gene vectors as a gene table, in the order of the file; its first bytes decide the form.
 
-    A pickle of ``{symbol: list or array}`` (nothing in it is run); an ``.npz`` with ``genes`` and ``vectors``, or one
-    array a gene; a ``.parquet`` whose index, column ``gene`` or first column names the genes; an ``.h5ad``, genes ×
-    dimensions. ``gene_info`` (:func:`scstore.genes.ncbi.read_gene_info`) adds the other names.
+    A pickle of ``{symbol: list or array}`` (nothing in it is run); a ``.parquet`` whose index, column ``gene`` or first
+    column names the genes; an ``.h5ad``, genes × dimensions. ``gene_info`` adds the other names.
     """
     file = Path(path)
     names, rows = _read(file)
@@ -90,53 +85,16 @@ def _read(file: Path) -> tuple[list[str], Any]:
     with reading(file, "it", error=GenesError, cure=f"Give {FORMS}."), file.open("rb") as handle:
         head = handle.read(8)
     if head.startswith(b"\x80") or file.suffix in (".pickle", ".pkl"):
-        return _from_mapping(file, read_pickle(file))
-    for magic, form, read in (
-        (b"PK", ".npz of `genes` (strings, not objects) and `vectors` (genes × dimensions)", _from_npz),
-        (b"PAR1", "Parquet", _from_parquet),
-        (b"\x89HDF", ".h5ad of genes × dimensions", _from_h5ad),
-    ):
+        vectors = read_pickle(file)
+        if other := [name for name in vectors if not isinstance(name, str)]:
+            raise GenesError(f"{file}: the key {other[0]!r:.60} is not a gene name.")
+        return list(vectors), list(vectors.values())
+    for magic, read in ((b"PAR1", _from_parquet), (b"\x89HDF", _from_h5ad)):
         if head.startswith(magic):
-            with reading(file, form, error=GenesError, cure="Make it anew."):
+            with reading(file, "it", error=GenesError, cure="Make it anew."):
                 return read(file)
     unpack = ": unpack it first (gunzip)" if head.startswith(b"\x1f\x8b") else ""
     raise GenesError(f"{file}: is none of {FORMS}{unpack}.")
-
-
-def _from_mapping(file: Path, vectors: Mapping[Any, Any]) -> tuple[list[str], Any]:
-    if other := [name for name in vectors if not isinstance(name, str)]:
-        raise GenesError(f"{file}: the key {other[0]!r:.60} is not a gene name.")
-    return list(vectors), list(vectors.values())
-
-
-def _from_npz(file: Path) -> tuple[list[str], Any]:
-    with zipfile.ZipFile(file) as archive:
-        entries, packed = archive.infolist(), file.stat().st_size
-        unpacked = sum(entry.file_size for entry in entries)
-        if unpacked > LARGEST_UNPACKED * packed:
-            raise GenesError(f"{file}: would unpack to {unpacked:,} bytes, {unpacked // packed:,} times its size.")
-        for entry in entries:
-            _check_npy(archive, entry)
-    with np.load(file, allow_pickle=False) as arrays:
-        if "vectors" not in arrays.files:
-            return _from_mapping(file, {name: arrays[name] for name in arrays.files})
-        genes, vectors = arrays["genes"], arrays["vectors"]
-    if genes.ndim != 1 or genes.dtype.kind not in "US" or vectors.ndim != 2 or len(genes) != len(vectors):
-        raise ValueError(f"`genes` is {genes.shape} of {genes.dtype} and `vectors` {vectors.shape}")
-    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in genes], vectors
-
-
-def _check_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
-    """Refuse an array that declares more than its entry holds: NumPy would allocate it before it reads."""
-    with archive.open(entry) as member:
-        version = np.lib.format.read_magic(member)
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in readers:
-            raise ValueError(f"{entry.filename} is in version {version} of NumPy's format")
-        shape, _, dtype = readers[version](member)
-    declared = math.prod(shape) * dtype.itemsize
-    if declared > entry.file_size and not dtype.hasobject:
-        raise ValueError(f"{entry.filename} declares {declared:,} bytes (shape {shape}), but has {entry.file_size:,}")
 
 
 def _from_parquet(file: Path) -> tuple[list[str], Any]:
@@ -151,13 +109,7 @@ def _from_parquet(file: Path) -> tuple[list[str], Any]:
         frame = frame.set_index("gene")
     elif isinstance(frame.index, pd.RangeIndex) and frame.shape[1]:
         frame = frame.set_index(frame.columns[0])
-    names = list(map(str, frame.index))
-    if frame.shape[1] == 1 and pd.api.types.is_object_dtype(frame.dtypes.iloc[0]):  # one column of lists
-        return names, list(frame.iloc[:, 0])
-    for column, dtype in frame.dtypes.items():
-        if not pd.api.types.is_numeric_dtype(dtype):
-            raise ValueError(f"column {column!r} does not hold numbers (and is not the column `gene`)")
-    return names, frame.to_numpy(dtype=np.float64)
+    return list(map(str, frame.index)), frame.to_numpy(dtype=np.float64)
 
 
 def _from_h5ad(file: Path) -> tuple[list[str], Any]:

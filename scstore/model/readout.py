@@ -138,10 +138,8 @@ class Gathered:
             pooled = self._readout.run(assemble(cells))
         except torch.OutOfMemoryError as error:
             if len(cells) == 1:
-                raise FaultError(
-                    "The device's memory does not hold a single cell's pass. Use fewer genes (top_genes=, panel=), "
-                    "fewer layers (layers=), or a device with more memory."
-                ) from error
+                cure = "Use fewer genes (top_genes=, panel=), fewer layers=, or a device with more memory."
+                raise FaultError(f"The device's memory does not hold a single cell's pass. {cure}") from error
             pooled = None
         if pooled is None:  # outside the handler, which would keep the failed pass's tensors alive
             torch.cuda.empty_cache()

@@ -23,9 +23,8 @@ except ImportError as error:
     raise MissingExtraError("Training a projector", "extract") from error
 
 
-# ``aligned``: the closed form plus a learned correction, norm matched; ``none``: the learned layers alone, on the
-# gene vectors as they are, which is the papers'.
-STARTS = ("aligned", "none")
+# Gene vectors that are projected at once.
+ROWS = 4096
 
 
 class TrainedProjector(nn.Module):
@@ -80,11 +79,10 @@ class TrainedProjector(nn.Module):
         return hidden
 
     @torch.inference_mode()
-    def project(self, vectors: NDArray[np.float32], *, rows: int = 4096) -> NDArray[np.float32]:
-        """``(n, width_out) float32`` of gene vectors ``(n, width_in)``, so many rows at a time."""
-        blocks = [self(self.prepare(vectors[i : i + rows])).cpu().numpy() for i in range(0, len(vectors), rows)]
-        joined: NDArray[np.float32] = np.concatenate([np.zeros((0, self.width_out), dtype=np.float32), *blocks])
-        return joined
+    def project(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``(n, width_out) float32`` of gene vectors ``(n, width_in)``, some rows at a time."""
+        blocks = [self(self.prepare(vectors[i : i + ROWS])).cpu().numpy() for i in range(0, len(vectors), ROWS)]
+        return np.concatenate([np.zeros((0, self.width_out), dtype=np.float32), *blocks])
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """Everything learned and everything it started at, as ``float32`` arrays by name."""

@@ -115,7 +115,6 @@ def panel(
 
 
 def _note_shared(genes: JoinedGenes, inputs: Sequence[PanelInput], progress: Reporter) -> None:
-    """Note how many genes the inputs share."""
     if len(inputs) == 1:
         return
     shared = int((genes.n_inputs == len(inputs)).sum())

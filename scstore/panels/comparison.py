@@ -65,9 +65,8 @@ def compare(
         if found.left_out:
             why = "fewer than two labels of two cells" if found.by_labels else f"fewer than {MIN_GROUP_CELLS} cells"
             n_all = len(found.left_out) + len(found.classes)
-            progress.note(
-                f"{one.name}: {len(found.left_out):,} of {n_all:,} groups left out ({why}): {show_some(found.left_out)}"
-            )
+            left = f"{len(found.left_out):,} of {n_all:,} groups left out"
+            progress.note(f"{one.name}: {left} ({why}): {show_some(found.left_out)}")
         designs.append(found)
     return designs
 

@@ -94,7 +94,6 @@ def check_ids(inputs: Sequence[PanelInput]) -> None:
     """Refuse inputs that share cell ids: a panel marks by their ids the cells whose labels it saw."""
     counts = Counter(str(name) for one in inputs for name in one.cells.obs.index)
     if repeated := [name for name, n in counts.items() if n > 1]:
-        raise CellsError(
-            f"{', '.join(one.name for one in inputs)}: cell ids occur in more than one of them: "
-            f"{show_some(repeated)} ({len(repeated):,} in all). Make them unique, or pass id_prefix_from= everywhere."
-        )
+        what = f"cell ids occur in more than one of them: {show_some(repeated)} ({len(repeated):,} in all)"
+        cure = "Make them unique, or pass id_prefix_from= everywhere."
+        raise CellsError(f"{', '.join(one.name for one in inputs)}: {what}. {cure}")

@@ -176,7 +176,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     except _ForbiddenError as error:
         raise GenesError(
             f"{file}: this pickle asks for {error}. A pickle can run code, so only containers, numbers, strings and "
-            "NumPy arrays of numbers are read; nothing of it was run. Write the vectors as .npz or .parquet."
+            "NumPy arrays of numbers are read; nothing of it was run. Write the vectors as .parquet."
         ) from error
     if not isinstance(content, dict):
         raise GenesError(f"{file}: holds a {type(content).__name__}; expected a mapping of gene symbols to vectors.")

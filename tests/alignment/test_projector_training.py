@@ -78,7 +78,7 @@ def test_it_starts_at_the_aligned_projector(width: int, blocks: int, vectors: np
     start = aligned_map(vectors, tokens, seed=3)
     projector = TrainedProjector(WIDTH_IN, width, blocks=blocks, start=start)
     expected = project(vectors, tokens, seed=3)
-    np.testing.assert_allclose(projector.project(vectors, rows=7), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(projector.project(vectors), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_without_a_start_it_is_seeded_and_on_the_vectors_as_they_are(vectors: np.ndarray) -> None:

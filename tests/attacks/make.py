@@ -10,9 +10,7 @@ import gzip
 import json
 import os
 import shutil
-import struct
 import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,15 +248,6 @@ def gzip_bomb(path: Path) -> None:
             file.write(bytes(MEGABYTE))
 
 
-def vectors_of_nothing(path: Path) -> None:
-    """An .npz whose array says that it is of terabytes."""
-    header = {"descr": "<f8", "fortran_order": False, "shape": (1_000_000_000, 1000)}
-    words = repr(header).encode().ljust(117) + b"\n"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("vectors.npy", b"\x93NUMPY\x01\0" + struct.pack("<H", len(words)) + words)
-        archive.writestr("genes.npy", b"\x93NUMPY\x01\0" + struct.pack("<H", len(words)) + words)
-
-
 ENDLESS = "nested without end"
 ELSEWHERE = "a link into another file, which is not followed"
 
@@ -360,7 +349,6 @@ ATTACKS: dict[str, Attack] = {
     "gene_info that is no UTF-8": Attack(
         "", "latin_info", text((HEADER + ROWS).encode() + b"9606\t\xff\n"), "gene_info", GenesError, "cannot be read"
     ),
-    "vectors of terabytes": Attack("", "huge.npz", vectors_of_nothing, "published", GenesError, "declares"),
 }
 """By what they are. All of them are smaller than two megabytes."""
 

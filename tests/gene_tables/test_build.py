@@ -122,7 +122,7 @@ def test_only_the_genes_of_some_cells_are_encoded(text: Path, llama: Path, tmp_p
     renamed.write_h5ad(tmp_path / "other.h5ad")
     with pytest.raises(GenesError, match="other.h5ad"):
         scstore.build_genes(tmp_path / "none.h5ad", only_genes_of=tmp_path / "other.h5ad", **how)
-    for source in ({"vectors": "v.npz"}, {"cells": tmp_path / "a.h5ad", "encoder": "random:4"}):
+    for source in ({"vectors": "v.pkl"}, {"cells": tmp_path / "a.h5ad", "encoder": "random:4"}):
         with pytest.raises(OptionError, match="only_genes_of="):
             scstore.build_genes(tmp_path / "none.h5ad", only_genes_of=both, **source)
     assert not (tmp_path / "none.h5ad").exists()

@@ -10,6 +10,7 @@ from scipy.stats import ortho_group
 from threadpoolctl import threadpool_limits
 
 from scstore.errors import GenesError
+from scstore.genes import vectors as vectors_module
 from scstore.genes.vectors import RandomEncoder, encode_texts, matrix_power, whiten
 
 
@@ -29,9 +30,10 @@ class LengthEncoder:
         return np.array([[np.nan if text == self.bad else len(text)] for text in texts], dtype=np.float32)
 
 
-def test_texts_are_encoded_once_longest_first_and_given_back_in_order() -> None:
+def test_texts_are_encoded_once_longest_first_and_given_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = LengthEncoder()
-    vectors = encode_texts(encoder, ["bb", "a", "cccc", "a", "ddd"], batch_size=2)
+    monkeypatch.setattr(vectors_module, "BATCH", 2)
+    vectors = encode_texts(encoder, ["bb", "a", "cccc", "a", "ddd"])
     assert encoder.batches == [["cccc", "ddd"], ["bb", "a"]]
     assert vectors.ravel().tolist() == [2, 1, 4, 1, 3]
 
@@ -60,10 +62,11 @@ def test_random_vectors_are_standard_normal() -> None:
     assert abs(vectors.std() - 1) < 0.02
 
 
-def test_whitened_vectors_have_unit_covariance() -> None:
+def test_whitened_vectors_have_unit_covariance(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     vectors = (rng.standard_normal((500, 6)) @ rng.standard_normal((6, 6)) + 3).astype(np.float32)
-    white = whiten(vectors, shrinkage=0)
+    monkeypatch.setattr(vectors_module, "SHRINKAGE", 0)
+    white = whiten(vectors)
     np.testing.assert_allclose(np.cov(white.T), np.eye(6), atol=1e-3)
     np.testing.assert_allclose(white.mean(0), 0, atol=1e-5)
 
