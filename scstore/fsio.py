@@ -77,6 +77,18 @@ def check_read(error: BaseException, what: str) -> None:
         raise UnreadableError(msg) from error
 
 
+def cache_folder() -> Path:
+    """Return where things are kept for this user: ``SCSTORE_CACHE``, else ``scstore`` in the usual cache folder."""
+    if own := os.environ.get("SCSTORE_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scstore"
+
+
+def is_own(file: Path) -> bool:
+    """Whether a file is there and belongs to this user."""
+    return file.is_file() and (not hasattr(os, "getuid") or file.stat().st_uid == os.getuid())
+
+
 def digest_bytes(data: bytes | memoryview) -> str:
     """Return the SHA-256 of a buffer, as ``sha256:<hex>``."""
     return "sha256:" + hashlib.sha256(data).hexdigest()

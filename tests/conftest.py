@@ -38,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if "SCSTORE_TEST_STORES" not in os.environ:
         os.environ["SCSTORE_TEST_STORES"] = tempfile.mkdtemp(prefix="scstore-test-stores-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ["SCSTORE_TEST_STORES"], ignore_errors=True))
+    os.environ["SCSTORE_CACHE"] = str(Path(os.environ["SCSTORE_TEST_STORES"]) / "cache")
 
 
 @contextlib.contextmanager

@@ -427,3 +427,14 @@ def test_a_failed_read_is_told_from_damage(error: Exception, is_failed_read: boo
         raised.__cause__ = error
     with pytest.raises(UnreadableError) if is_failed_read else contextlib.nullcontext():
         fsio.check_read(raised, "x")
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("SCSTORE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert fsio.cache_folder() == tmp_path / ".cache" / "scstore"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert fsio.cache_folder() == tmp_path / "x" / "scstore"
+    monkeypatch.setenv("SCSTORE_CACHE", str(tmp_path / "own"))
+    assert fsio.cache_folder() == tmp_path / "own"

@@ -148,7 +148,7 @@ def _load(plan: SequencePlan, cells: LabelledCells, options: AlignOptions, progr
     files = wanted.files
     start = None
     if recipe.start == "aligned":
-        start = aligned_map(table.vectors, backbone.token_embeddings, seed=options.seed)
+        start = aligned_map(table.vectors[table.encoded], backbone.token_embeddings, seed=options.seed)
     no_genes = np.zeros((0, files.width), dtype=np.float32)  # projected anew at every step
     itemsize = backbone.dtype.itemsize
     kept = kept_bytes(files.config, plan.run.tokens, depth=max(wanted.layers), itemsize=itemsize)

@@ -106,7 +106,7 @@ def fit_across_genes(
     """Fit a head on labelled cells ``(n,)`` of a store, and return it with the record of its genes and their texts."""
     table, columns = expression_genes(store, purpose=f"head={KIND!r}")
     head = AcrossGenesHead(keep=keep, random_state=seed)
-    head.fit(RowSubset(store.view("X"), rows), y, vectors=table.vectors[columns], centre=table.vectors.mean(axis=0))
+    head.fit(RowSubset(store.view("X"), rows), y, vectors=table.vectors[columns], centre=table.centre)
     genes = store.expression_genes[["symbol", "ensembl_id"]].astype(str)
     return head, {"gene_texts": _texts(table), "genes": genes.to_dict("list")}
 

@@ -114,10 +114,11 @@ class GeneSplitFeatures:
         vectors = table.vectors
         if row.name == ACROSS_RANDOM:
             vectors = companion_vectors(table, np.arange(len(table)), names=("genept_random",))["genept_random"]
-        train, test = self._expression[split.train][:, ~on_test_side], self._expression[split.test][:, on_test_side]
+        on_train_side, on_test_side = ~on_test_side & table.encoded, on_test_side & table.encoded
+        train, test = self._expression[split.train][:, on_train_side], self._expression[split.test][:, on_test_side]
         head = AcrossGenesHead(random_state=seed)
-        labels, centre = self.cells.labels[split.train], vectors.mean(axis=0)
-        head.fit(train, labels, vectors=vectors[~on_test_side], centre=centre)
+        labels, centre = self.cells.labels[split.train], vectors[table.encoded].mean(axis=0)
+        head.fit(train, labels, vectors=vectors[on_train_side], centre=centre)
         proba = head.predict_proba(test, vectors=vectors[on_test_side])
         return tuple(str(name) for name in head.classes_), proba
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -116,13 +117,16 @@ def _load_readout(plan: ExtractionPlan, progress: Reporter) -> Readout:
     """Load the model, and project the gene vectors for it."""
     from scstore.model.readout import Readout
 
-    options, vectors, genes = plan.options, plan.table.vectors, plan.sequences.genes.match.genes
+    options, genes = plan.options, plan.sequences.genes.match.genes
     readout = plan.sequences.needed_readout
     backbone = load_model(plan.sequences, progress, random_seed=plan.random_seed)
     if plan.projector is None:
-        inputs = project(vectors, backbone.token_embeddings, kind=str(options.projector), seed=options.seed)[genes]
+        to_input = partial(
+            project, token_embeddings=backbone.token_embeddings, kind=str(options.projector), seed=options.seed
+        )
+        inputs = plan.table.changed(to_input)[genes]
     else:
-        inputs = plan.projector.build().project(vectors[genes])
+        inputs = plan.projector.build().project(plan.table.vectors[genes])
     return Readout(backbone, readout.layout, inputs, layers=readout.layers, multiply=options.multiplies)
 
 

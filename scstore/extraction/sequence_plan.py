@@ -31,8 +31,8 @@ from scstore.genes.matching import OTHER_TABLE, GeneMatch, match_genes
 from scstore.genes.ncbi import TAXA
 from scstore.genes.orthologs import Translation, describe_cells, match_cells, needed_translation
 from scstore.genes.species import common_name
-from scstore.genes.table import GeneTable, load_gene_table
-from scstore.genes.texts import DescribedGenes
+from scstore.genes.table import GeneTable, load_gene_table, unique_names
+from scstore.genes.texts import DescribedGenes, describe_by_symbol
 from scstore.model.flops import tokens_that_fit
 from scstore.model.loading import DEFAULT_MODEL, MINILM, ModelFiles, load_tokenizer, locate_model, pick_device
 from scstore.model.sequence_frame import Layout, make_layout
@@ -113,9 +113,14 @@ class MatchedGenes:
     match: GeneMatch
     panel: Panel | None
     panel_file: str | None
-    admitted: NDArray[np.bool_] | None  # (n_matched,); all where there is no panel
+    enter: NDArray[np.bool_] | None  # (n_described,): the genes that may enter a sequence; all if None
     translation: Translation | None
     named: GeneTable | None
+
+    @property
+    def admitted(self) -> NDArray[np.bool_] | None:
+        """``(n_matched,)``: which of the matched genes may enter; all if ``None``."""
+        return None if self.enter is None else self.enter[self.match.genes]
 
     @property
     def symbols(self) -> list[str]:
@@ -150,6 +155,7 @@ def find_genes(source: CellInput, target: Path, options: SequenceOptions, progre
     )
     if named is None:
         described = describe_cells(source.var, translation, organism=options.organism, source=source.cells.source)
+        described = described if panel is None else _with_panel(described, panel)
         if n := int(described.obs["symbol"].str.fullmatch(ENSEMBL_ID.pattern).sum()):
             progress.note(
                 f"{n:,} genes have no symbol and are called by their id, which tells a language model nothing"
@@ -166,24 +172,48 @@ def find_genes(source: CellInput, target: Path, options: SequenceOptions, progre
         source=source.cells.source,
         cure=LIKE_CURE if getattr(options, "like", None) else OTHER_TABLE,
     )
-    admitted = None if panel is None else _admitted(panel, str(panel_file), described.obs, match, progress)
+    enter = named.encoded if named is not None and options.needs_vectors and not named.encoded.all() else None
+    if panel is not None:
+        enter = _of_panel(panel, str(panel_file), described.obs, enter, match, progress)
     progress.note(match.report)
     if panel is None:
         progress.note(
             "genes that may enter: all. A panel makes sequences 10 to 30 times shorter and did better in every test."
         )
-    return MatchedGenes(described, match, panel, panel_file, admitted, translation, named)
+    return MatchedGenes(described, match, panel, panel_file, enter, translation, named)
 
 
-def _admitted(panel: Panel, path: str, obs: pd.DataFrame, match: GeneMatch, progress: Reporter) -> NDArray[np.bool_]:
-    """Return which of the matched genes are in the panel."""
-    in_table = match_genes(panel.obs, obs, min_match=0.0, source="the panel", organism=match.organism)
-    admitted = np.isin(match.genes, in_table.table_rows)
-    progress.note(f"genes that may enter: the panel's, {int(admitted.sum()):,} of its {len(panel):,} are measured here")
-    if not admitted.any():
+def _with_panel(described: DescribedGenes, panel: Panel) -> DescribedGenes:
+    """The cells' genes, and behind them the panel's that they lack: cells like these may have measured them."""
+    here = match_genes(panel.obs, described.obs, min_match=0.0, source="the panel").table_rows
+    rest = panel.obs[(here < 0) & (panel.obs["symbol"] != "")]
+    own = describe_by_symbol(
+        rest["symbol"], ensembl_ids=rest["ensembl_id"], organism=str(described.obs["organism"].iloc[0])
+    )
+    obs = pd.concat([described.obs, own.obs])
+    return described._replace(obs=obs.set_axis(unique_names(obs["symbol"])))
+
+
+def _of_panel(
+    panel: Panel,
+    path: str,
+    obs: pd.DataFrame,
+    encoded: NDArray[np.bool_] | None,
+    match: GeneMatch,
+    progress: Reporter,
+) -> NDArray[np.bool_]:
+    """Return which genes of the table are in the panel, and have a vector if others have none."""
+    enter = np.zeros(len(obs), dtype=bool)
+    enter[match_genes(panel.obs, obs, min_match=0.0, source="the panel", organism=match.organism).genes] = True
+    measured = f"{int(enter[match.genes].sum()):,} of its {len(panel):,} are measured here"
+    if encoded is not None:
+        enter &= encoded
+        measured += f", {int(enter[match.genes].sum()):,} of these have a vector"
+    progress.note(f"genes that may enter: the panel's, {measured}")
+    if not enter[match.genes].any():
         msg = f"{path}: none of the panel's genes is among the cells' genes. Fit a panel on such cells."
         raise FeatureSpaceError(msg)
-    return admitted
+    return enter
 
 
 @dataclass(frozen=True)
@@ -285,7 +315,13 @@ def plan_sequences(
     if table is None:
         encoder = files if encodes else None
         table = cached_table(
-            Path(table_file), genes.described, encoder, device=options.device, dtype=options.dtype, progress=progress
+            Path(table_file),
+            genes.described,
+            encoder,
+            enter=genes.enter,
+            device=options.device,
+            dtype=options.dtype,
+            progress=progress,
         )
     if options.needs_vectors and not table.width:
         raise OptionError(f"genes={table_file!r}: it holds symbols without vectors. Name another.")

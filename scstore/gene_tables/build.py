@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scstore.cells.opening import open_cells
 from scstore.errors import OptionError
@@ -20,8 +21,11 @@ from scstore.genes.species import guess_organism
 from scstore.genes.table import KIND, GeneTable, coverage, save_gene_table
 from scstore.genes.texts import DescribedGenes, read_descriptions
 from scstore.options import Option, Overwrite, Progress, public
+from scstore.panels.panel import KIND as PANEL
+from scstore.panels.panel import load_panel
 from scstore.progress import Reporter
 from scstore.sealed import check_sealed_output
+from scstore.untrusted.recognise import FILES, what_is
 
 File = str | os.PathLike[str]
 
@@ -83,7 +87,7 @@ def build_genes(
     GenesError
         If the texts cannot be read, or too few genes of the cells are among them.
     NetworkError
-        If the endpoint does not answer as it should. Finished vectors are kept; the same call goes on.
+        If the endpoint does not answer as it should. Finished vectors are kept for all later calls.
     """
     _check(locals())  # all options, before anything else has a name here
     progress = progress or Reporter()
@@ -105,13 +109,13 @@ def build_genes(
     else:
         files = {str(organism): gene_info, other_organism(str(organism)): ortholog_gene_info}
         genes = _from_ncbi(files, gene_summary, orthologs, organism=str(organism), template=template or NCBI_TEMPLATE)
-    if only:
-        whole, genes = len(genes.obs), _restricted(genes, only)
-        progress.note(f"genes: of {whole:,} the {len(genes.obs):,} that are genes of {', '.join(map(str, only))}")
     progress.note(f"genes: {len(genes.obs):,}, their texts rest on: {coverage(genes.obs)}")
+    enter = _genes_of(only, genes) if only else None
+    if enter is not None:
+        progress.note(f"genes: {enter.sum():,} of {len(enter):,} are genes of {', '.join(map(str, only))}")
     how: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype, "progress": progress}
-    with open_encoder(encoder or "minilm", genes, target, **how) as made:
-        table = encode_table(genes, made, progress=progress)
+    with open_encoder(encoder or "minilm", **how) as (made, kept):
+        table = encode_table(genes, made, kept=kept, enter=enter, progress=progress)
         save_gene_table(table, target, overwrite=overwrite)
     return table
 
@@ -141,14 +145,17 @@ def _check(options: Mapping[str, Any]) -> None:
         raise OptionError(f"{local[0]}={given[local[0]]!r} has no effect with an endpoint. Leave it out.")
 
 
-def _restricted(genes: DescribedGenes, inputs: Sequence[File]) -> DescribedGenes:
-    """Return the genes that extraction would find for any of these inputs, in their order."""
-    rows: list[int] = []
-    for cells in inputs:
-        with open_cells(cells) as opened:
-            var = opened.var(next(iter(opened.slots)))
-        rows += match_genes(var, genes.obs, sum_duplicates=True, source=opened.source).genes.tolist()
-    return genes._replace(obs=genes.obs.iloc[np.unique(rows)])
+def _genes_of(inputs: Sequence[File], genes: DescribedGenes) -> NDArray[np.bool_]:
+    """Return which genes extraction would find for any of these cells or panels, ``(n_genes,)``."""
+    found = np.zeros(len(genes.obs), dtype=bool)
+    for one in inputs:
+        if what_is(one) == FILES[PANEL.key]:
+            var = load_panel(one).obs
+        else:
+            with open_cells(one) as opened:
+                var = opened.var(next(iter(opened.slots)))
+        found[match_genes(var, genes.obs, sum_duplicates=True, source=str(one)).genes] = True
+    return found
 
 
 def _published(vectors: File, gene_info: File | None, organism: str | None) -> GeneTable:

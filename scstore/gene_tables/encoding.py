@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scstore import fsio
 from scstore.errors import OptionError, ScstoreError
+from scstore.genes.kept_vectors import KeptVectors
 from scstore.genes.table import GeneTable, load_gene_table, save_gene_table
 from scstore.genes.texts import DescribedGenes
 from scstore.genes.vectors import RandomEncoder, TextEncoder, encode_texts
@@ -28,46 +31,69 @@ RANDOM = "random:"
 NO_ENCODER = {"kind": "none"}
 
 
+# Genes whose texts are encoded at least, in widths of a vector: whitening and projector are fitted on them.
+SPREAD = 4
+# Width taken where it shows only in the first vector: that of most endpoints.
+USUAL_WIDTH = 1536
+
+
 @contextmanager
 def open_encoder(
-    name: str,
-    genes: DescribedGenes,
-    output: Path,
-    *,
-    revision: str | None,
-    device: str | None,
-    dtype: str | None,
-    progress: Reporter,
-) -> Iterator[TextEncoder]:
-    """Open an encoder by name, for a table that is saved at ``output`` before the block ends."""
+    name: str, *, revision: str | None, device: str | None, dtype: str | None, progress: Reporter
+) -> Iterator[tuple[TextEncoder, KeptVectors | None]]:
+    """Open an encoder by name, with what is kept of its vectors."""
     if name.startswith(ENDPOINT):
         from scstore.gene_tables.endpoint import endpoint_encoder  # needs scstore[endpoint]
 
-        with endpoint_encoder(name.removeprefix(ENDPOINT), output, list(genes.obs["text"]), progress) as encoder:
-            yield encoder
+        with endpoint_encoder(name.removeprefix(ENDPOINT), progress) as encoder:
+            yield encoder, KeptVectors(encoder.identity)
     elif name.startswith(RANDOM):
         width = name.removeprefix(RANDOM)
         if not width.isdecimal() or not 1 <= int(width) <= 65536:
             raise OptionError(f"encoder={name!r} needs the width of the vectors, such as random:384.")
-        yield RandomEncoder(int(width))
+        yield RandomEncoder(int(width)), None
     else:
         from scstore.model.loading import locate_model
 
         yield _huggingface(locate_model(name, revision=revision), device=device, dtype=dtype)
 
 
-def _huggingface(files: ModelFiles, *, device: str | None, dtype: str | None) -> TextEncoder:
+def _huggingface(files: ModelFiles, *, device: str | None, dtype: str | None) -> tuple[TextEncoder, KeptVectors]:
     from scstore.model.loading import load_backbone, pick_device
     from scstore.model.text_encoder import HuggingFaceEncoder
 
     where, precision = pick_device(device, dtype)
-    return HuggingFaceEncoder(load_backbone(files, device=where, dtype=precision))
+    encoder = HuggingFaceEncoder(load_backbone(files, device=where, dtype=precision))
+    return encoder, KeptVectors({**encoder.identity, "dtype": str(precision)})
 
 
-def encode_table(genes: DescribedGenes, encoder: TextEncoder, *, progress: Reporter | None = None) -> GeneTable:
-    """Return the gene table of described genes."""
-    vectors = encode_texts(encoder, list(genes.obs["text"]), progress=progress)
-    return GeneTable(genes.obs, vectors, encoder.identity, genes.template)
+def encode_table(
+    genes: DescribedGenes,
+    encoder: TextEncoder,
+    *,
+    kept: KeptVectors | None = None,
+    enter: NDArray[np.bool_] | None = None,
+    progress: Reporter | None = None,
+) -> GeneTable:
+    """Return the gene table of described genes.
+
+    With ``enter``, ``(n_genes,)``, only the texts of these genes are encoded, and of as many others as whitening takes.
+    """
+    rows = _rows_to_encode(genes, enter, encoder.width or USUAL_WIDTH)
+    encoded = encode_texts(encoder, list(genes.obs["text"].iloc[rows]), kept=kept, progress=progress)
+    vectors = np.zeros((len(genes.obs), encoded.shape[1]), dtype=np.float32)
+    vectors[rows] = encoded
+    identity = {name: vectors.shape[1] if name == "width" else value for name, value in encoder.identity.items()}
+    return GeneTable(genes.obs, vectors, identity, genes.template)
+
+
+def _rows_to_encode(genes: DescribedGenes, enter: NDArray[np.bool_] | None, width: int) -> NDArray[np.int64]:
+    """Rows of the genes that may enter, and others drawn by their text: the same ones in all tables that have them."""
+    if enter is None:
+        return np.arange(len(genes.obs))
+    drawn = {row: hashlib.sha256(genes.obs["text"].iloc[row].encode()).digest() for row in np.flatnonzero(~enter)}
+    others = sorted(drawn, key=drawn.__getitem__)[: max(0, SPREAD * width - int(enter.sum()))]
+    return np.sort(np.concatenate([np.flatnonzero(enter), np.array(others, dtype=np.int64)]))
 
 
 def cached_table(
@@ -75,13 +101,14 @@ def cached_table(
     genes: DescribedGenes,
     files: ModelFiles | None,
     *,
+    enter: NDArray[np.bool_] | None = None,
     device: str | None,
     dtype: str | None,
     progress: Reporter,
 ) -> GeneTable:
     """Read the gene table beside a store if it has these genes and vectors, else make it and write it.
 
-    Without ``files`` (the model that encodes) the table has no vectors.
+    Without ``files`` (the model that encodes) the table has no vectors; with ``enter`` as :func:`encode_table`.
     """
     if path.exists():
         try:
@@ -93,14 +120,16 @@ def cached_table(
         else:
             digest = None if files is None else files.digest
             same_texts = table.obs.equals(genes.obs) and table.template == genes.template
-            if same_texts and table.encoder.get("digest") == digest:
+            whole = files is None or table.encoded[slice(None) if enter is None else enter].all()
+            if same_texts and whole and table.encoder.get("digest") == digest:
                 if files is not None:
-                    progress.note(f"gene vectors: {path} ({len(table):,} symbols, encoded before)")
+                    progress.note(f"gene vectors: {path} ({table.encoded.sum():,} symbols, encoded before)")
                 return table
     if files is None:
         table = GeneTable(genes.obs, np.zeros((len(genes.obs), 0), dtype=np.float32), NO_ENCODER, genes.template)
     else:
-        table = encode_table(genes, _huggingface(files, device=device, dtype=dtype), progress=progress)
-        progress.note(f"gene vectors: {len(table):,} symbols encoded by {files.name}, kept in {path}")
+        encoder, kept = _huggingface(files, device=device, dtype=dtype)
+        table = encode_table(genes, encoder, kept=kept, enter=enter, progress=progress)
+        progress.note(f"gene vectors: {table.encoded.sum():,} symbols encoded by {files.name}, kept in {path}")
     save_gene_table(table, path, overwrite=True)
     return load_gene_table(path)

@@ -1,4 +1,4 @@
-"""Gene texts encoded by an OpenAI-compatible endpoint; each finished vector is kept on disk, so none is paid for twice.
+"""Gene texts encoded by an OpenAI-compatible endpoint.
 
 The key is read from ``OPENAI_API_KEY``, the address from ``OPENAI_BASE_URL``. The key is neither printed nor recorded.
 """
@@ -6,25 +6,20 @@ The key is read from ``OPENAI_API_KEY``, the address from ``OPENAI_BASE_URL``. T
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import os
 import re
-import sqlite3
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore import fsio
-from scstore.errors import GenesError, MissingExtraError, NetworkError, OptionError, OutputError, show_some
+from scstore.errors import MissingExtraError, NetworkError, OptionError, show_some
 from scstore.progress import Reporter
 
 try:
@@ -82,11 +77,6 @@ class Endpoint:
         """Host, port and path."""
         return self.base_url.split("://", 1)[-1]
 
-    def journal_beside(self, output: Path) -> Path:
-        """Return the file that keeps this model's vectors until the table is written."""
-        digest = hashlib.sha256(f"{self.server} {self.model}".encode()).hexdigest()[:8]
-        return output.with_name(f"{output.name}.{re.sub(r'[^A-Za-z0-9._-]', '_', self.model)[:60]}-{digest}.vectors")
-
 
 def read_environment(model: str, environment: Mapping[str, str] = os.environ) -> Endpoint:
     """Read address and key, and refuse what cannot work before anything is sent."""
@@ -105,53 +95,6 @@ def read_environment(model: str, environment: Mapping[str, str] = os.environ) ->
     else:
         return Endpoint(model.strip(), base, key)
     raise OptionError(msg)
-
-
-class VectorJournal:
-    """Finished vectors by text, in a SQLite file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._database = sqlite3.connect(path)
-        try:
-            self._database.execute("CREATE TABLE IF NOT EXISTS vectors (text BLOB PRIMARY KEY, vector BLOB, crc INT)")
-            self.find([""])
-        except sqlite3.DatabaseError as error:
-            self.close()
-            why = "this is not a file of finished vectors, or it is damaged"
-            raise GenesError(f"{path}: {why}. Move it away, or choose another output.") from error
-
-    def __len__(self) -> int:
-        return int(self._database.execute("SELECT count(*) FROM vectors").fetchone()[0])
-
-    @property
-    def width(self) -> int | None:
-        """Width of the vectors, if there is one."""
-        row = self._database.execute("SELECT length(vector) / 4 FROM vectors LIMIT 1").fetchone()
-        return None if row is None else int(row[0])
-
-    def find(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return those vectors, ``(width,) float32``, that are there and intact."""
-        found = {}
-        for text in texts:
-            row = self._database.execute("SELECT vector, crc FROM vectors WHERE text = ?", (_key(text),)).fetchone()
-            if row is not None and zlib.crc32(row[0]) == row[1]:
-                found[text] = np.frombuffer(row[0], dtype="<f4").astype(np.float32)
-        return found
-
-    def add(self, vectors: Mapping[str, NDArray[np.float32]]) -> None:
-        """Keep vectors; they are on disk when this returns."""
-        blobs = [(_key(text), vector.astype("<f4").tobytes()) for text, vector in vectors.items()]
-        rows = [(key, blob, zlib.crc32(blob)) for key, blob in blobs]
-        try:
-            with self._database:
-                self._database.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
-        except sqlite3.Error as error:
-            raise OutputError(f"{self.path}: vectors cannot be kept ({error}). Make room and run again.") from error
-
-    def close(self) -> None:
-        """Close the file; it stays."""
-        self._database.close()
 
 
 class TooLarge(BaseException):
@@ -175,13 +118,12 @@ class AnswerBound:
 
 
 class EndpointEncoder:
-    """Vectors from an endpoint, each kept as soon as it arrives."""
+    """Vectors from an endpoint."""
 
-    def __init__(self, endpoint: Endpoint, client: openai.OpenAI, bound: AnswerBound, journal: VectorJournal) -> None:
+    def __init__(self, endpoint: Endpoint, client: openai.OpenAI, bound: AnswerBound, progress: Reporter) -> None:
         self.endpoint = endpoint
-        self.journal = journal
-        self.width = journal.width
-        self._client, self._bound = client, bound
+        self.width: int | None = None
+        self._client, self._bound, self._progress = client, bound, progress
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -189,27 +131,24 @@ class EndpointEncoder:
         about = {"kind": "openai", "model": self.endpoint.model, "server": self.endpoint.server}
         return {**about, "width": self.width, "max_characters": MAX_CHARACTERS}
 
-    def estimate(self, texts: Sequence[str]) -> str:
-        """Return a line about what is still to be sent and what that costs."""
-        cut = {text[:MAX_CHARACTERS] for text in texts}
-        todo = cut - self.journal.find(sorted(cut)).keys()
-        tokens = sum(map(_estimated_tokens, todo))
+    def batches(self, texts: Sequence[str]) -> Iterable[Sequence[str]]:
+        """Requests of about :data:`REQUEST_TOKENS`, after a note of what all of them cost."""
+        if long := [text[:30] for text in texts if len(text) > MAX_CHARACTERS]:
+            self._progress.warn(f"{len(long):,} texts are cut to {MAX_CHARACTERS:,} characters: {show_some(long)}")
+        ends = np.cumsum([_estimated_tokens(text) for text in texts])
         price = PRICES.get(self.endpoint.model)
         cost = "their price is not known"
         if price is not None:
-            cost = f"about ${tokens / 1e6 * price:.2f} at ${price:.2f} per million (OpenAI's list of {PRICES_OF})"
-        counts = f"{len(todo):,} texts to send ({len(cut) - len(todo):,} were finished before)"
-        return f"{self.endpoint.model} at {self.endpoint.server}: {counts}, about {tokens:,} tokens (estimated): {cost}"
+            cost = f"about ${ends[-1] / 1e6 * price:.2f} at ${price:.2f} per million (OpenAI's list of {PRICES_OF})"
+        counts = f"{len(texts):,} texts to send, about {ends[-1]:,} tokens (estimated)"
+        self._progress.note(f"{self.endpoint.model} at {self.endpoint.server}: {counts}: {cost}")
+        numbers = (ends // REQUEST_TOKENS).tolist()
+        for _, group in groupby(zip(numbers, texts, strict=True), key=lambda pair: pair[0]):
+            yield [text for _, text in group]
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return ``(n_texts, width) float32``: from the journal, the others from the endpoint."""
-        cut = [text[:MAX_CHARACTERS] for text in texts]
-        known = self.journal.find(cut)
-        for request in _requests([text for text in dict.fromkeys(cut) if text not in known]):
-            found = dict(zip(request, self._ask(request), strict=True))
-            self.journal.add(found)
-            known |= found
-        return np.stack([known[text] for text in cut])
+        """Return ``(n_texts, width) float32``, by one request."""
+        return self._ask([text[:MAX_CHARACTERS] for text in texts])
 
     def _ask(self, texts: list[str]) -> NDArray[np.float32]:
         """Send one request, which the client repeats with growing waits, and check the answer."""
@@ -243,8 +182,8 @@ class EndpointEncoder:
 
     def _failed(self, why: str) -> NetworkError:
         return NetworkError(
-            f"{self.endpoint.server}: {why}. {len(self.journal):,} finished vectors are kept in {self.journal.path}: "
-            f"run the same command again, and it goes on. If that does not help, check {BASE_VARIABLE} and the model."
+            f"{self.endpoint.server}: {why}. Finished vectors are kept: run the same command again, and it goes on. If "
+            f"that does not help, check {BASE_VARIABLE} and the model."
         )
 
     def _refused(self, error: openai.APIStatusError, texts: Sequence[str]) -> NetworkError | OptionError:
@@ -264,11 +203,9 @@ class EndpointEncoder:
 
 
 @contextmanager
-def endpoint_encoder(model: str, output: Path, texts: Sequence[str], progress: Reporter) -> Iterator[EndpointEncoder]:
-    """Open the encoder for a table and tell what it will cost; the journal is deleted if the block succeeds."""
-    endpoint = read_environment(model)
-    path = endpoint.journal_beside(output)
-    bound = AnswerBound()
+def endpoint_encoder(model: str, progress: Reporter) -> Iterator[EndpointEncoder]:
+    """Open the encoder; it tells what it will cost."""
+    endpoint, bound = read_environment(model), AnswerBound()
     client = openai.OpenAI(
         base_url=endpoint.base_url,
         api_key=endpoint.key or "none",
@@ -277,14 +214,8 @@ def endpoint_encoder(model: str, output: Path, texts: Sequence[str], progress: R
         default_headers={"Accept-Encoding": "identity"},
         http_client=openai.DefaultHttpxClient(event_hooks={"response": [bound]}),
     )
-    with client, fsio.lock(path.with_name(f"{path.name}.lock")):
-        with closing(VectorJournal(path)) as journal:
-            encoder = EndpointEncoder(endpoint, client, bound, journal)
-            progress.note(encoder.estimate(texts))
-            if long := [text[:30] for text in texts if len(text) > MAX_CHARACTERS]:
-                progress.warn(f"{len(long):,} texts are cut to {MAX_CHARACTERS:,} characters: {show_some(long)}")
-            yield encoder
-        path.unlink(missing_ok=True)
+    with client:
+        yield EndpointEncoder(endpoint, client, bound, progress)
 
 
 def _shows(line: str, key: str) -> bool:
@@ -302,16 +233,5 @@ def _letters(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.casefold())
 
 
-def _key(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
-
-
 def _estimated_tokens(text: str) -> int:
-    return -(-len(text) // CHARACTERS_PER_TOKEN)
-
-
-def _requests(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Split texts into requests of about :data:`REQUEST_TOKENS`."""
-    numbers = np.cumsum([_estimated_tokens(text) for text in texts]) // REQUEST_TOKENS
-    for _, group in groupby(zip(numbers.tolist(), texts, strict=True), key=lambda pair: pair[0]):
-        yield [text for _, text in group]
+    return -(-min(len(text), MAX_CHARACTERS) // CHARACTERS_PER_TOKEN)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,8 @@ COLUMNS = ("symbol", "ensembl_id", "gene_id", "synonyms", "organism", "text", "t
 class GeneTable:
     """Genes with the vectors ``(n_genes, width)`` of their texts.
 
-    ``obs`` has :data:`COLUMNS` and unique names in the index; ``encoder`` is the identity of the texts' encoder.
+    ``obs`` has :data:`COLUMNS` and unique names in the index; ``encoder`` is the identity of the texts' encoder. Genes
+    that were not encoded have zeros, and enter no sequence.
     """
 
     obs: pd.DataFrame
@@ -47,6 +48,23 @@ class GeneTable:
     def width(self) -> int:
         """Dimensions of the vectors."""
         return int(self.vectors.shape[1])
+
+    @cached_property
+    def encoded(self) -> NDArray[np.bool_]:
+        """``(n_genes,)``: which genes have a vector."""
+        return np.asarray(self.vectors.any(axis=1))
+
+    @property
+    def centre(self) -> NDArray[np.float32]:
+        """Mean of the vectors that there are, ``(width,) float32``."""
+        return np.asarray(self.vectors[self.encoded].mean(axis=0))
+
+    def changed(self, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """What ``change`` makes of the vectors that there are, ``(n_genes, …) float32``; zeros for the other genes."""
+        made = change(self.vectors[self.encoded])
+        whole = np.zeros((len(self), made.shape[1]), dtype=np.float32)
+        whole[self.encoded] = made
+        return whole
 
     @cached_property
     def digest(self) -> str:
@@ -88,6 +106,7 @@ def describe_genes(path: Annotated[str | os.PathLike[str], Option("A gene table.
     table = load_gene_table(path)
     return {
         "n_genes": len(table),
+        "n_encoded": int(table.encoded.sum()),
         "width": table.width,
         "encoder": dict(table.encoder),
         "template": table.template,
@@ -120,4 +139,10 @@ def expression_genes(store: Store, *, purpose: str) -> tuple[GeneTable, NDArray[
     rows: NDArray[np.int64] = pd.Index(table.obs.index).get_indexer(pd.Index(store.var.index.astype(str)))
     if table.digest != record["genes"]["digest"] or (rows < 0).any():
         raise FeatureSpaceError(f"{purpose}: {store.path} was not extracted with {path}. Put its own table back.")
+    if lacking := int((~table.encoded[rows]).sum()):
+        raise FeatureSpaceError(
+            f"{purpose}: {lacking:,} of the {len(rows):,} genes of {store.path} have no vector, since only the panel's "
+            "texts were encoded. Build a table of all (scstore genes build --symbols-of CELLS, or from texts), and "
+            "extract the cells with it: genes=; with pool=() no model need read them."
+        )
     return table, rows

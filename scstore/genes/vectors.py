@@ -6,18 +6,23 @@ The Hugging Face encoder needs torch and is in scstore.model; any object with th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, Protocol
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from scstore.errors import GenesError
+from scstore.errors import GenesError, ScstoreError
+from scstore.genes.kept_vectors import KeptVectors
 from scstore.progress import Reporter
 
-# Texts that are encoded at once.
-BATCH = 64
+# By text.
+Vectors: TypeAlias = dict[str, NDArray[np.float32]]
+
+# Seconds of work that are lost where a process is killed outright.
+KEEP_SECONDS = 10.0
 
 
 class TextEncoder(Protocol):
@@ -25,7 +30,14 @@ class TextEncoder(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """JSON values that name the encoder and all that decides its vectors; complete after :meth:`encode`."""
+        """JSON values that name the encoder and all that decides its vectors."""
+
+    @property
+    def width(self) -> int | None:
+        """Width of the vectors; ``None`` if that shows only in the first one."""
+
+    def batches(self, texts: Sequence[str]) -> Iterable[Sequence[str]]:
+        """Split texts, the longest first, into what :meth:`encode` takes at a time."""
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return ``(n_texts, width) float32``; a text's vector does not depend on the others."""
@@ -46,6 +58,10 @@ class RandomEncoder:
         """Kind, width and seed."""
         return {"kind": "random", "width": self.width, "seed": self.seed}
 
+    def batches(self, texts: Sequence[str]) -> Iterable[Sequence[str]]:
+        """All at once."""
+        return [texts]
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return ``(n_texts, width) float32``."""
         vectors = np.empty((len(texts), self.width), dtype=np.float32)
@@ -56,25 +72,53 @@ class RandomEncoder:
 
 
 def encode_texts(
-    encoder: TextEncoder, texts: Sequence[str], *, progress: Reporter | None = None
+    encoder: TextEncoder, texts: Sequence[str], *, kept: KeptVectors | None = None, progress: Reporter | None = None
 ) -> NDArray[np.float32]:
-    """Encode texts in batches of similar length, each different text once; ``(n_texts, width) float32``, in order."""
+    """Encode texts, each different one once and those that are kept not at all; ``(n_texts, width) float32``.
+
+    What was encoded is kept every few seconds, and when the work ends in any way.
+    """
     if not texts:
         raise GenesError("There are no gene texts to encode.")
+    progress = progress or Reporter()
+    known: Vectors = {} if kept is None else kept.find(set(texts))
     # longest first: if memory does not suffice, that shows in the first batch
-    unique = sorted(set(texts), key=lambda text: (-len(text), text))
-    pieces = []
-    with (progress or Reporter()).track("encoding gene texts", len(unique), "texts") as track:
-        for start in range(0, len(unique), BATCH):
-            batch = unique[start : start + BATCH]
-            pieces.append(encoder.encode(batch))
-            track.advance(len(batch))
-    vectors = np.concatenate(pieces)
+    todo = sorted(set(texts) - known.keys(), key=lambda text: (-len(text), text))
+    if known:
+        progress.note(f"gene texts: {len(known):,} were encoded before, {len(todo):,} are left")
+    fresh: Vectors = {}
+    since = time.monotonic()
+    try:
+        with progress.track("encoding gene texts", len(todo), "texts") as track:
+            for batch in encoder.batches(todo) if todo else ():
+                vectors = encoder.encode(batch)
+                _check_finite(batch, vectors)
+                fresh.update(zip(batch, vectors, strict=True))
+                if time.monotonic() - since > KEEP_SECONDS:
+                    fresh, since = _keep(kept, fresh, known, progress), time.monotonic()
+                track.advance(len(batch))
+    finally:
+        _keep(kept, fresh, known, progress)
+    if kept is not None and len({len(vector) for vector in known.values()}) > 1:
+        raise GenesError(f"{kept.folder}: vectors there have another width than new ones. Delete that folder.")
+    return np.stack([known[text] for text in texts])
+
+
+def _check_finite(texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
     if not np.isfinite(vectors).all():
-        bad = unique[int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
+        bad = texts[int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
         raise GenesError(f"The vector of the gene text {bad[:60]!r} is not finite. Encode with dtype='float32'.")
-    position = {text: i for i, text in enumerate(unique)}
-    return vectors[[position[text] for text in texts]]
+
+
+def _keep(kept: KeptVectors | None, fresh: Vectors, known: Vectors, progress: Reporter) -> Vectors:
+    """Move vectors from ``fresh`` to ``known``, and keep them."""
+    known |= fresh
+    if kept is not None and fresh:
+        try:
+            kept.add(fresh)
+        except (OSError, ScstoreError) as error:
+            progress.warn(f"{kept.folder}: vectors cannot be kept there ({error}). Another run makes them again.")
+    return {}
 
 
 Array64 = NDArray[np.float64]

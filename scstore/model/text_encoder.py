@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,15 @@ class HuggingFaceEncoder:
             "pooling": "mean",
             "max_tokens": self.max_tokens,
         }
+
+    @property
+    def width(self) -> int:
+        """Width of the hidden states."""
+        return self.backbone.files.width
+
+    def batches(self, texts: Sequence[str]) -> Iterable[Sequence[str]]:
+        """64 at a time."""
+        return (texts[start : start + 64] for start in range(0, len(texts), 64))
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,19 +105,12 @@ def build_cosine_index(reference: Rows) -> CosineIndex:
     return CosineIndex(mean, build_index(unit_view(reference, mean), fetch=FETCH, target=RECALL))
 
 
-def cache_folder() -> Path:
-    """Return where indexes are kept: ``SCSTORE_CACHE``, else ``scstore`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    if own := os.environ.get("SCSTORE_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scstore"
-
-
 def cached_index(store: Store, matrix: View, rows: NDArray[np.int64], *, progress: Reporter) -> CosineIndex:
     """Return the index of some rows of a view, from the cache or built and kept there.
 
     A file that is damaged, of another owner or of other features is not read; the index is built again.
     """
-    file = cache_folder() / "indexes" / f"{_key(store, matrix, rows)}.index"
+    file = fsio.cache_folder() / "indexes" / f"{_key(store, matrix, rows)}.index"
     index = _read(file)
     if index is None:
         progress.note(f"building an index of {len(rows):,} cells of {matrix.name}, once; later queries reuse it")
@@ -137,7 +129,7 @@ def cached_index(store: Store, matrix: View, rows: NDArray[np.int64], *, progres
 def _read(file: Path) -> CosineIndex | None:
     """Return a kept index whose digest matches, if the file belongs to this user."""
     try:
-        if not file.is_file() or (hasattr(os, "getuid") and file.stat().st_uid != os.getuid()):
+        if not fsio.is_own(file):
             return None
         digest, _, raw = file.read_bytes().partition(b"\n")
     except OSError:

@@ -30,12 +30,12 @@ def companion_vectors(
 ) -> dict[str, NDArray[np.float32]]:
     """Return gene vectors ``(n_genes, width) float32`` of the views that need no model, by the view's name.
 
-    ``genes`` are rows of the table. ``genept``: whitened over the whole table; ``genept_random``: standard normal ones,
-    seeded by the genes' symbols, zero for genes that are not admitted; ``genept_w``: as they are in the table.
+    ``genes`` are rows of the table. ``genept``: whitened over all that there are; ``genept_random``: standard normal
+    ones, seeded by the genes' symbols, zero for genes that are not admitted; ``genept_w``: as they are in the table.
     """
     vectors = {}
     if "genept" in names:
-        vectors["genept"] = whiten(table.vectors)[genes]
+        vectors["genept"] = table.changed(whiten)[genes]
     if "genept_random" in names:
         symbols = table.obs["symbol"].iloc[genes].astype(str).to_numpy()
         enter = np.ones(len(genes), dtype=bool) if admitted is None else admitted

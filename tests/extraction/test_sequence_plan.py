@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 import scstore
 from scstore.cli import app
 from scstore.errors import FeatureSpaceError, GenesError, OptionError
+from scstore.gene_tables import encoding
+from scstore.genes.table import expression_genes, load_gene_table
 from scstore.panels.panel import load_panel
 
 N = 40
@@ -236,3 +238,45 @@ def test_the_commands_take_orthologs(
     words = ["align", "mouse.h5ad", "--label", "cell_type", "-o", "p", "--model", str(llama), "--genes", "h.h5ad"]
     said = run(*words, "--panel", "p.h5ad", "--orthologs", "orthologs.csv", "--epochs", "1")
     assert "--genes h.h5ad --panel p.h5ad --orthologs orthologs.csv" in said
+
+
+def test_only_the_panels_texts_are_encoded_and_cells_like_these_may_have_all_of_them(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference lacks a gene of its panel; its table has it all the same, for cells that measured it."""
+    monkeypatch.setattr(encoding, "SPREAD", 0)
+    cells = make_cells(30)
+    panel = scstore.panel(cells, tmp_path / "p.h5ad", label="cell_type", n_genes=12)
+    inside = [name for name in cells.var_names if name in panel.obs.index]
+    reference = cells[:, cells.var_names != inside[0]].copy()
+    store = extract(reference, tmp_path / "ref.zarr", llama, panel=str(tmp_path / "p.h5ad"))
+    table = load_gene_table(tmp_path / "ref.genes.h5ad")
+    assert set(table.obs["symbol"][table.encoded]) == set(inside)
+    assert set(store.expression_genes["symbol"]) == set(reference.var_names)
+    with pytest.raises(FeatureSpaceError, match="have no vector"):
+        expression_genes(store, purpose="a test")
+    new = scstore.extract(cells, tmp_path / "new.zarr", like=tmp_path / "ref.zarr")
+    assert set(new.expression_genes["symbol"]) == set(cells.var_names)
+    lacks = np.asarray(cells[:, inside[0]].X.todense()).ravel() == 0
+    assert 0 < lacks.sum() < 30
+    same = (new.view("genept")[:] == store.view("genept")[:]).all(axis=1)
+    np.testing.assert_array_equal(same, lacks)
+    assert new.view("genept").fingerprint == store.view("genept").fingerprint
+    assert (new.obs["scstore_n_genes"] - store.obs["scstore_n_genes"]).tolist() == (~lacks).astype(int).tolist()
+
+
+def test_genes_without_a_vector_never_enter(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "SPREAD", 0)
+    cells, notes = make_cells(30), Notes()
+    for name, some in (("c.h5ad", cells), ("few.h5ad", cells[:, :9].copy())):
+        some.write_h5ad(tmp_path / name)
+    (tmp_path / "t.tsv").write_text("symbol\n" + "".join(f"{name}\n" for name in cells.var_names))
+    scstore.build_genes(
+        tmp_path / "g.h5ad", text=tmp_path / "t.tsv", only_genes_of=tmp_path / "few.h5ad", encoder=str(llama)
+    )
+    store = extract(cells, tmp_path / "s.zarr", llama, genes=str(tmp_path / "g.h5ad"))
+    assert store.obs["scstore_n_genes"].tolist() == (cells[:, :9].X > 0).sum(axis=1).ravel().tolist()[0]
+    scstore.panel(cells[:, 5:].copy(), tmp_path / "p.h5ad", label="cell_type", n_genes=20)
+    options = {"genes": str(tmp_path / "g.h5ad"), "panel": str(tmp_path / "p.h5ad"), "progress": notes}
+    extract(cells, tmp_path / "p.zarr", llama, **options)
+    assert any("20 of its 20 are measured here, 4 of these have a vector" in said for said in notes.said)

@@ -14,7 +14,8 @@ from support import Notes, make_cells
 
 import scstore
 from scstore.errors import GenesError, MissingExtraError, ModelError, OptionError, OutputError
-from scstore.genes.table import load_gene_table
+from scstore.gene_tables import encoding
+from scstore.genes.table import describe_genes, load_gene_table
 
 
 @pytest.fixture
@@ -102,21 +103,27 @@ def test_ncbi_files_become_a_table(tmp_path: Path) -> None:
         scstore.build_genes(tmp_path / "h.h5ad", **files, organism="human", orthologs="o.csv", encoder="random:4")
 
 
-def test_only_the_genes_of_some_cells_are_encoded(text: Path, llama: Path, tmp_path: Path) -> None:
-    """Each gene has the vector it would have in the whole table, in its order; several inputs add up."""
-    cells = make_cells(3)
-    cells[:, [7, 3]].copy().write_h5ad(tmp_path / "a.h5ad")
-    cells[:, [3, 20]].copy().write_h5ad(tmp_path / "b.h5ad")
+def test_only_the_genes_of_some_cells_are_encoded(
+    text: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each gene has the vector it would have in the whole table; cells and panels add up; the others have names."""
+    monkeypatch.setattr(encoding, "SPREAD", 0)
+    cells = make_cells(30)
+    cells[:3, [7, 3]].copy().write_h5ad(tmp_path / "a.h5ad")
+    genes = scstore.panel(cells[:, [3, 20]].copy(), tmp_path / "b.h5ad", label_free=True, n_genes=2)
+    assert set(genes.obs.index) == {"GENE3", "GENE20"}
     notes = Notes()
     how = {"text": text, "encoder": str(llama)}
     whole = scstore.build_genes(tmp_path / "whole.h5ad", **how)
     both = [tmp_path / "a.h5ad", tmp_path / "b.h5ad"]
     some = scstore.build_genes(tmp_path / "some.h5ad", only_genes_of=both, progress=notes, **how)
-    assert list(some.obs["symbol"]) == ["GENE3", "GENE7", "GENE20"]
-    np.testing.assert_allclose(some.vectors, whole.vectors[[3, 7, 20]], atol=1e-5)
-    assert "genes: of 40 the 3 that are genes of" in notes.said[0]
+    assert list(some.obs["symbol"]) == list(whole.obs["symbol"])
+    assert np.flatnonzero(some.encoded).tolist() == [3, 7, 20]
+    np.testing.assert_allclose(some.vectors[[3, 7, 20]], whole.vectors[[3, 7, 20]], atol=1e-5)
+    assert "genes: 3 of 40 are genes of" in notes.said[1]
+    assert describe_genes(tmp_path / "some.h5ad")["n_encoded"] == 3
     one = scstore.build_genes(tmp_path / "one.h5ad", only_genes_of=tmp_path / "a.h5ad", **how)
-    assert list(one.obs["symbol"]) == ["GENE3", "GENE7"]
+    assert np.flatnonzero(one.encoded).tolist() == [3, 7]
     renamed = cells.copy()
     renamed.var_names = [f"OTHER{i}" for i in range(renamed.n_vars)]
     renamed.write_h5ad(tmp_path / "other.h5ad")

@@ -20,15 +20,17 @@ from loopback import Loopback, answer, serve
 from support import Notes
 
 import scstore
-from scstore.errors import GenesError, LockedError, NetworkError, OptionError
+from scstore.errors import NetworkError, OptionError
 from scstore.gene_tables import endpoint as module
-from scstore.gene_tables.endpoint import Endpoint, VectorJournal, endpoint_encoder, read_environment
+from scstore.gene_tables.endpoint import endpoint_encoder, read_environment
+from scstore.genes.kept_vectors import KeptVectors
 from scstore.genes.table import load_gene_table
+from scstore.genes.vectors import encode_texts
 from scstore.progress import Reporter
 
 Fault = Callable[[BaseHTTPRequestHandler, list[str]], None]
 KEY = "sk-secret-123"
-TEXTS = [f"gene{'x' * i}" for i in range(7)]
+TEXTS = [f"gene{'x' * i}" for i in reversed(range(7))]  # the longest first, as they are sent
 
 
 def vector(text: str) -> list[float]:
@@ -93,16 +95,13 @@ Encode = Callable[[list[str]], np.ndarray]
 
 
 @pytest.fixture
-def encode(tmp_path: Path) -> Encode:
-    """Encodes texts, and keeps their journal as a build that fails does."""
+def encode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Encode:
+    """Encodes texts, with a cache of its own."""
+    monkeypatch.setenv("SCSTORE_CACHE", str(tmp_path / "cache"))
 
     def run(texts: list[str]) -> np.ndarray:
-        try:
-            with endpoint_encoder("test", tmp_path / "g.h5ad", texts, Reporter()) as encoder:
-                vectors = encoder.encode(texts)
-                raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            return vectors
+        with endpoint_encoder("test", Reporter()) as encoder:
+            return encode_texts(encoder, texts, kept=KeptVectors(encoder.identity))
 
     return run
 
@@ -154,7 +153,7 @@ def test_after_a_fault_only_the_rest_is_sent(name: str, service: Service, encode
 def test_the_client_tries_again_by_itself(service: Service, encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETRIES", 2)
     service.faults = [say(b"", 503, retry_after="0.01"), say({"error": {}}, 429, retry_after="0.01")]
-    np.testing.assert_array_equal(encode(TEXTS[:2]), expected(TEXTS[:2]))
+    np.testing.assert_array_equal(encode(TEXTS[-2:]), expected(TEXTS[-2:]))
     assert len(service.asked) == 3
 
 
@@ -255,18 +254,19 @@ def test_an_answer_without_end_is_not_read(
         encode(TEXTS)
 
 
-def test_a_build_that_was_stopped_goes_on(service: Service, tmp_path: Path) -> None:
+def test_a_build_that_was_stopped_goes_on(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "genes.tsv").write_text("symbol\ttext\n" + "".join(f"GENE{i}\t{t}\n" for i, t in enumerate(TEXTS)))
     out, notes = tmp_path / "g.h5ad", Notes()
     build = {"text": tmp_path / "genes.tsv", "encoder": "openai:test", "progress": notes}
+    monkeypatch.setenv("SCSTORE_CACHE", str(tmp_path / "cache"))
     service.faults = [broken(lambda data: data), say(b"", 500)]
     with pytest.raises(NetworkError):
         scstore.build_genes(out, **build)
     assert not out.exists()
-    assert any("7 texts to send (0 " in said for said in notes.said)
+    assert any("7 texts to send" in said for said in notes.said)
     finished = len(service.asked[0])
     table = scstore.build_genes(out, **build)
-    assert any(f"{7 - finished} texts to send ({finished} " in said for said in notes.said)
+    assert f"gene texts: {finished} were encoded before, {7 - finished} are left" in notes.said
     np.testing.assert_array_equal(table.vectors, expected(TEXTS))
     assert load_gene_table(out).encoder == {
         "kind": "openai",
@@ -275,8 +275,10 @@ def test_a_build_that_was_stopped_goes_on(service: Service, tmp_path: Path) -> N
         "width": 4,
         "max_characters": 24_573,
     }
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["g.h5ad", "genes.tsv"]
-    for file in tmp_path.iterdir():
+    asked = len(service.asked)
+    assert scstore.build_genes(tmp_path / "again.h5ad", **build).digest == table.digest
+    assert len(service.asked) == asked
+    for file in filter(Path.is_file, tmp_path.rglob("*")):
         assert KEY.encode() not in file.read_bytes()
     assert not any(KEY in said for said in notes.said)
 
@@ -292,7 +294,7 @@ def test_texts_that_are_too_long_are_cut_and_named(service: Service, tmp_path: P
     assert any("24,573" in said and "titin" in said for said in notes.said)
 
 
-def test_address_and_key_come_from_the_environment(tmp_path: Path) -> None:
+def test_address_and_key_come_from_the_environment() -> None:
     default = read_environment("text-embedding-ada-002", {"OPENAI_API_KEY": KEY})
     assert (default.server, default.key) == ("api.openai.com/v1", KEY)
     assert KEY not in repr(default)
@@ -312,48 +314,16 @@ def test_address_and_key_come_from_the_environment(tmp_path: Path) -> None:
         with pytest.raises(OptionError) as caught:
             read_environment(model, environment)
         assert KEY not in str(caught.value)
-    places = {Endpoint(model, url).journal_beside(tmp_path / "g.h5ad") for model in "ab/" for url in ("u://1", "u://2")}
-    assert len(places) == 6
-    assert all(place.name.startswith("g.h5ad.") for place in places)
 
 
 @pytest.mark.parametrize(("model", "price"), [("text-embedding-ada-002", "$0.20"), ("mine", "not known")])
-def test_the_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, price: str) -> None:
+def test_the_estimate(monkeypatch: pytest.MonkeyPatch, model: str, price: str) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     texts, notes = [f"{i} " + "x" * 19_998 for i in range(400)], Notes()
-    with endpoint_encoder(model, tmp_path / "g.h5ad", [*texts, texts[0]], notes) as encoder:
-        encoder.journal.add({text: np.zeros(3, dtype=np.float32) for text in texts[:3]})
-        notes.note(encoder.estimate(texts))
-    assert "400 texts to send" in notes.said[0]
-    assert "2,000,390 tokens" in notes.said[0]
+    with endpoint_encoder(model, notes) as encoder:
+        requests = list(encoder.batches(texts))
+    assert [text for texts in requests for text in texts] == texts
+    assert {len(texts) for texts in requests[:-1]} == {19, 20}  # about 5,000 tokens each
+    assert "400 texts to send, about 2,000,390 tokens" in notes.said[0]
     assert price in notes.said[0]
-    assert "397 texts to send (3 " in notes.said[1]
-
-
-def test_a_journal_keeps_what_is_intact(tmp_path: Path) -> None:
-    journal = VectorJournal(tmp_path / "j")
-    journal.add({name: np.full(3, i, dtype=np.float32) for i, name in enumerate("abc")})
-    journal.close()
-    content = (tmp_path / "j").read_bytes()
-    stored = np.full(3, 1, dtype="<f4").tobytes()
-    assert content.count(stored) == 1
-    (tmp_path / "j").write_bytes(content.replace(stored, np.full(3, 7, dtype="<f4").tobytes()))
-    journal = VectorJournal(tmp_path / "j")
-    assert len(journal) == 3
-    assert {name: row.tolist() for name, row in journal.find("abcd").items()} == {"a": [0.0] * 3, "c": [2.0] * 3}
-    journal.close()
-    for content in (b"mine", b"SQLite format 3\0" + b"\xff" * 200):
-        (tmp_path / "other").write_bytes(content)
-        with pytest.raises(GenesError, match="other"):
-            VectorJournal(tmp_path / "other")
-        assert (tmp_path / "other").read_bytes() == content
-
-
-def test_one_process_at_a_time(service: Service, tmp_path: Path) -> None:
-    with (
-        endpoint_encoder("test", tmp_path / "g.h5ad", TEXTS, Reporter()),
-        pytest.raises(LockedError),
-        endpoint_encoder("test", tmp_path / "g.h5ad", TEXTS, Reporter()),
-    ):
-        pass

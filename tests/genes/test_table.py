@@ -32,6 +32,7 @@ def test_its_description(tmp_path: Path) -> None:
     save_gene_table(table(), tmp_path / "g.h5ad")
     assert describe_genes(tmp_path / "g.h5ad") == {
         "n_genes": 3,
+        "n_encoded": 3,
         "width": 4,
         "encoder": {"kind": "test"},
         "template": "{symbol}",

@@ -1,41 +1,80 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import ortho_group
+from support import Notes
 from threadpoolctl import threadpool_limits
 
 from scstore.errors import GenesError
 from scstore.genes import vectors as vectors_module
+from scstore.genes.kept_vectors import KeptVectors
 from scstore.genes.vectors import RandomEncoder, encode_texts, matrix_power, whiten
 
 
 class LengthEncoder:
-    """Vectors that show what was asked: the length of the text."""
+    """Vectors that show what was asked: the length of the text. It stops at one, and makes nonsense of another."""
 
-    def __init__(self, *, bad: str | None = None) -> None:
-        self.batches: list[list[str]] = []
-        self.bad = bad
+    width = 1
+
+    def __init__(self, *, bad: str | None = None, stop: str | None = None) -> None:
+        self.asked: list[list[str]] = []
+        self.bad, self.stop = bad, stop
 
     @property
     def identity(self) -> dict[str, Any]:
         return {"kind": "length"}
 
+    def batches(self, texts: Sequence[str]) -> Iterable[Sequence[str]]:
+        return [texts[start : start + 2] for start in range(0, len(texts), 2)]
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        self.batches.append(list(texts))
+        if self.stop in texts:
+            raise KeyboardInterrupt
+        self.asked.append(list(texts))
         return np.array([[np.nan if text == self.bad else len(text)] for text in texts], dtype=np.float32)
 
 
-def test_texts_are_encoded_once_longest_first_and_given_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_encoded_once_longest_first_and_given_back_in_order() -> None:
     encoder = LengthEncoder()
-    monkeypatch.setattr(vectors_module, "BATCH", 2)
     vectors = encode_texts(encoder, ["bb", "a", "cccc", "a", "ddd"])
-    assert encoder.batches == [["cccc", "ddd"], ["bb", "a"]]
+    assert encoder.asked == [["cccc", "ddd"], ["bb", "a"]]
     assert vectors.ravel().tolist() == [2, 1, 4, 1, 3]
+
+
+def test_what_was_encoded_before_it_was_stopped_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCSTORE_CACHE", str(tmp_path))
+    kept, again, notes = KeptVectors({"kind": "length"}), LengthEncoder(), Notes()
+    with pytest.raises(KeyboardInterrupt):
+        encode_texts(LengthEncoder(stop="a"), ["bb", "a", "cccc", "ddd"], kept=kept)
+    assert encode_texts(again, ["bb", "a", "cccc"], kept=kept, progress=notes).ravel().tolist() == [2, 1, 4]
+    assert again.asked == [["bb", "a"]]
+    assert notes.said == ["gene texts: 1 were encoded before, 2 are left"]
+    encode_texts(again, ["a", "ddd"], kept=kept)
+    assert len(again.asked) == 1
+
+
+def test_a_cache_that_cannot_be_written_to_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("SCSTORE_CACHE", str(tmp_path / "file"))
+    notes = Notes()
+    assert encode_texts(LengthEncoder(), ["a"], kept=KeptVectors({}), progress=notes).tolist() == [[1]]
+    assert any(str(tmp_path / "file") in said for said in notes.said)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_kept_vectors_of_another_width_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCSTORE_CACHE", str(tmp_path))
+    kept = KeptVectors({"kind": "length"})
+    kept.add({"a": np.zeros(3, dtype=np.float32)})
+    with pytest.raises(GenesError, match=re.escape(str(kept.folder))):
+        encode_texts(LengthEncoder(), ["a", "bb"], kept=kept)
 
 
 def test_a_vector_that_is_not_finite_names_its_text() -> None:

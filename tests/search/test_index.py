@@ -18,7 +18,7 @@ from scstore.errors import CellsError
 from scstore.heads.neighbour_search import nearest
 from scstore.search import index as index_module
 from scstore.search import query as query_module
-from scstore.search.index import CosineIndex, build_cosine_index, cache_folder, cached_index
+from scstore.search.index import CosineIndex, build_cosine_index, cached_index
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_file_of_another_user_is_not_read(
 ) -> None:
     scstore.query(reference, reference, k=2)
     assert stat.S_IMODE(kept(reference)[0].parent.stat().st_mode) == 0o700
-    monkeypatch.setattr(index_module.os, "getuid", lambda: -2)
+    monkeypatch.setattr(fsio.os, "getuid", lambda: -2)
     scstore.query(reference, reference, k=2)
     assert builds == [900, 900]
 
@@ -132,17 +132,6 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(reference: Path, tmp_path
     frame = scstore.query(reference, reference, k=1, progress=said)
     assert (frame["neighbour"] == frame["cell_id"]).mean() > 0.99
     assert any(str(tmp_path / "cache") in line for line in said.said)
-
-
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("SCSTORE_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "scstore"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert cache_folder() == tmp_path / "x" / "scstore"
-    monkeypatch.setenv("SCSTORE_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"
 
 
 def test_a_filter_is_kept_to_with_an_index_and_without(reference: Path, builds: list[int], values: np.ndarray) -> None:
