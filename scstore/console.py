@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from scstore.errors import UNPRINTABLE, ScstoreWarning, printable
 from scstore.progress import Reporter, Silent, Track
@@ -128,14 +128,7 @@ class Output:
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         """Print a table for a person."""
-        if self.as_json or self.quiet:
-            return
-        table = Table(title=_cell(title), title_justify="left")
-        for i, column in enumerate(columns):
-            table.add_column(_cell(column), justify="left" if i == 0 else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*map(_cell, row))
-        self.results.print(table)
+        self.lines(title, *text_table(columns, rows))
 
     def failure(self, message: str, *, kind: str) -> None:
         """Print an error, for a person or a machine."""
@@ -143,6 +136,13 @@ class Output:
         self.errors.print(f"[red]error:[/] {escape(printable(message))}", highlight=False, soft_wrap=True)
 
 
-def _cell(text: str) -> str:
-    """Text of a table: on one line, no markup, no control characters."""
-    return escape(printable(text).replace("\n", "\\n").replace("\t", "\\t"))
+def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return a table as lines: the first column to the left, the others to the right, no cell on two lines."""
+    cells = [[printable(one).replace("\n", "\\n").replace("\t", "\\t") for one in row] for row in (headings, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    pads = [[" " * (width - cell_len(one)) for one, width in zip(row, widths, strict=True)] for row in cells]
+    lines = [
+        "  ".join(f"{pad}{one}" if i else f"{one}{pad}" for i, (one, pad) in enumerate(zip(row, padding, strict=True)))
+        for row, padding in zip(cells, pads, strict=True)
+    ]
+    return [lines[0].rstrip(), "─" * cell_len(lines[0]), *(line.rstrip() for line in lines[1:])]

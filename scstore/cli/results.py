@@ -235,7 +235,8 @@ def adapt_evaluate(
     given: dict[str, Any],
     *,
     output: Annotated[Path | None, Option("Folder for all results.", flags=("--output", "-o"))] = None,
-    figures: Annotated[bool, Option("Draw the figures (with -o; needs scstore[plot]).")] = True,
+    wide: Annotated[bool, Option("Print every column, and every pair with its interval.")] = False,
+    figures: Annotated[bool, Option("Draw the figures (with -o; needs scstore[plot]).", advanced=True)] = True,
     overwrite: Overwrite = False,
 ) -> dict[str, Any]:
     """Refuse an output that cannot be written before anything is computed."""
@@ -247,20 +248,16 @@ def adapt_evaluate(
 
 
 def show_evaluate(found: Evaluation, given: Mapping[str, Any]) -> None:
-    """Print every table, the main one last, and write the files."""
+    """Print the conclusion and every table, and write the files."""
     from scstore.report.evaluation_files import save_evaluation
 
     if (output := given["output"]) is not None:
-        save_evaluation(found, output, figures=given["figures"], overwrite=given["overwrite"])
+        how = {"figures": given["figures"], "overwrite": given["overwrite"], "progress": state.reporter}
+        save_evaluation(found, output, **how)
         state.reporter.note(f"written to {output}")
-    if found.left_out_classes is not None:
-        state.output.table(found.left_out_classes.title, *found.left_out_classes.table())
-    for regime in found.regimes[1:]:
-        state.output.table(regime.title, *regime.table())
-        state.output.lines(*regime.notes, *regime.says)
-    first = found.regimes[0]
-    state.output.table(first.title, *first.table())
-    state.output.result(found.as_json(), *first.notes, *first.says)
+    state.output.result(
+        found.as_json(), *(in_flags(line, state.parameters) for line in found.lines(wide=given["wide"]))
+    )
 
 
 def show_export(written: Path, _given: Mapping[str, Any]) -> None:

@@ -15,11 +15,12 @@ from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels, rep
 from scstore.errors import OptionError
 from scstore.evaluation.cells import EvaluationCells, gather_cells
 from scstore.evaluation.disjoint_genes import GeneSplitFeatures, gene_split_rows
-from scstore.evaluation.features import StoredFeatures, check_not_seen, match_control
+from scstore.evaluation.features import StoredFeatures, match_control
 from scstore.evaluation.fits import HeadOptions
 from scstore.evaluation.left_out_classes import leave_classes_out
 from scstore.evaluation.result import Evaluation, Regime, make_regime
 from scstore.evaluation.runs import Table, score_rows
+from scstore.evaluation.seen_labels import without_seen_labels
 from scstore.evaluation.splits import Design, cross_validation, draw_few, named_sides
 from scstore.evaluation.table_rows import choose_rows
 from scstore.heads import PRIOR_ADJUSTMENT
@@ -61,7 +62,7 @@ def evaluate(
         bool, Option("Also see whether cells of a left-out class stand out.", advanced=True)
     ] = False,
     seed: Seed = 0,
-    allow_seen: Annotated[bool, Option("Score cells that a panel or projector has seen.", advanced=True)] = False,
+    allow_seen: Annotated[bool, Option("Score cells that a projector was trained on.", advanced=True)] = False,
     allow_partial: AllowPartial = False,
     progress: Progress = None,
 ) -> Evaluation:
@@ -76,8 +77,9 @@ def evaluate(
     stores under one name. With groups, whole groups are held out within the training cells as well, and intervals
     draw whole groups; of fewer than five there is no interval. With ``hold_out_genes``
     heads are trained on the other genes. ``leave_one_class_out`` measures whether confidence and novelty tell cells
-    of a class that no head was trained on. With ``allow_seen`` the result says how many labels were seen. Of
-    ``COLUMN=VALUE``, values of one column add up, and several columns must all be met.
+    of a class that no head was trained on. Of ``COLUMN=VALUE``, values of one column add up, and several columns must
+    all be met. Where the panel has seen the labels, means of gene vectors choose their genes again in each fold, and
+    rows that take the model are marked as optimistic and left out of the conclusion.
 
     Returns
     -------
@@ -87,7 +89,7 @@ def evaluate(
     Raises
     ------
     LabelsError
-        If fewer than two classes are left, or the panel or projector has seen labels of cells to be tested on.
+        If fewer than two classes are left, or a projector was trained on cells to be tested on.
     OptionError
         If options do not go together.
     FeatureSpaceError
@@ -96,7 +98,7 @@ def evaluate(
     Examples
     --------
     >>> found = scstore.evaluate("stores/ref.zarr", label="cell_type", group="donor")  # doctest: +SKIP
-    >>> print(found.regimes[0].says[-1])  # doctest: +SKIP
+    >>> print(found.conclusion)  # doctest: +SKIP
     """
     if any(n < 1 for n in few_shot) or len(set(few_shot)) < len(few_shot):
         raise OptionError(f"few_shot={list(few_shot)}: give different numbers of cells a class, each at least 1.")
@@ -120,23 +122,16 @@ def evaluate(
     labels = read_labels(obs, label, missing=missing_labels, source=names)
     report_labels(obs, label, labels, source=names, progress=progress)
     matched = {name: match_control(name, _opened(given), cells) for name, given in (controls or {}).items()}
-    features = StoredFeatures(cells, matched)
-    seen = check_not_seen(features, allow_seen=allow_seen)
-    counterparts = {name: control.stores for name, control in features.controls.items()}
+    counterparts = {name: control.stores for name, control in matched.items()}
     rows = choose_rows(cells.stores[0], views=views, controls=counterparts)
+    rows, features = without_seen_labels(rows, StoredFeatures(cells, matched), allow_seen=allow_seen)
     for source in (source for row in rows for source in row.sources):
         features.check_space(source)
     if cells.test is None:
         design = cross_validation(cells, group=group, folds=folds, repeats=repeats, seed=seed)
     else:
         design = named_sides(cells, train_on, test_on)
-    notes, warning = [], ""
-    if seen:
-        listed = ", ".join(f"{column} {n:,}" for column, n in seen.items())
-        warning = f"; SCORED THOUGH THEIR LABELS WERE SEEN ({listed} cells): these scores are too good"
-    if cells.too_few:
-        listed = ", ".join(f"{name} {n}" for name, n in cells.too_few.items())
-        notes.append(f"left out, classes with fewer than {min_cells} cells: {listed}")
+    notes = _notes(cells, features, group=group, min_cells=min_cells)
     if repeats > design.n_runs and hold_out_genes is None:
         notes.append(f"repeats={repeats}: there is one way to split these cells, so it was done once")
     heads = HeadOptions(head, prior_adjustment, seed)
@@ -153,7 +148,8 @@ def evaluate(
             scored = score_rows(table, cells, heads=heads, progress=progress)
             n_scored = scored.predictions["cell"].nunique()
             title = f"{about}, {n_scored:,} cells scored; {head} heads, means over classes; {table.words}"
-            regimes.append(make_regime(table.name, title + warning, scored, cells, notes=notes, seed=seed))
+            how: Any = {"notes": notes, "unit": group or "", "seed": seed, "progress": progress}
+            regimes.append(make_regime(table.name, title, scored, cells, **how))
         if leave_one_class_out:
             left_out = leave_classes_out(rows, design.splits, features, heads=heads, progress=progress)
     settings: dict[str, Any] = {"label": label, "missing_labels": list(missing_labels), "head": head}
@@ -163,8 +159,22 @@ def evaluate(
     settings |= {"train_on": list(train_on), "test_on": list(test_on), "min_cells": min_cells, "seed": seed}
     settings["n_cells"] = len(cells)
     settings["classes"] = dict(zip(cells.classes, np.bincount(cells.codes).tolist(), strict=True))
-    settings |= {"classes_with_too_few_cells": dict(cells.too_few), "scored_though_seen": seen}
+    settings |= {"classes_with_too_few_cells": dict(cells.too_few), "views": None if views is None else list(views)}
     return Evaluation(settings, tuple(regimes), left_out, features)
+
+
+def _notes(cells: EvaluationCells, features: StoredFeatures, *, group: str | None, min_cells: int) -> list[str]:
+    """Return what is to be known of every table."""
+    notes = []
+    if features.refitted:
+        again = ", ".join(dict.fromkeys(source.view for source in features.refitted))
+        notes.append(f"{again}: genes chosen again in each fold, since the store's panel has seen these labels")
+    if group is None and cells.test is None:
+        notes.append("cells of one donor may be on both sides: without group= scores are too good for the next donor")
+    if cells.too_few:
+        listed = ", ".join(f"{name} {n}" for name, n in cells.too_few.items())
+        notes.append(f"left out, classes with fewer than {min_cells} cells: {listed}")
+    return notes
 
 
 def _few_shot(n_cells: int, folds: Table, cells: EvaluationCells, *, seed: int) -> Table:

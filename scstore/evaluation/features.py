@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,17 +11,17 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scstore.errors import CellsError, FeatureSpaceError, InputError, LabelsError, OptionError
+from scstore.errors import CellsError, FeatureSpaceError, InputError, OptionError
 from scstore.evaluation.cells import EvaluationCells
 from scstore.evaluation.celltypist import celltypist_proba
+from scstore.evaluation.fold_genes import FoldMeans
 from scstore.evaluation.regression import regression_proba
 from scstore.evaluation.splits import Split
 from scstore.evaluation.table_rows import REGRESSION, EvaluationRow, ViewSource
 from scstore.genes.matching import match_columns
 from scstore.heads.preprocessing import EXPRESSION
-from scstore.heads.rows import MappedRows, Rows, RowSubset, StackedRows, fetch
+from scstore.heads.rows import Array, MappedRows, Rows, RowSubset, StackedRows, fetch
 from scstore.sealed import differences
-from scstore.store.layout import SEEN_BY_PANEL, SEEN_BY_PROJECTOR
 from scstore.store.reader import Store
 
 # Features of up to so many bytes stay in memory between the fits; others are read from disk each time.
@@ -43,6 +42,7 @@ class StoredFeatures:
 
     cells: EvaluationCells
     controls: Mapping[str, ControlStores]
+    refitted: Mapping[ViewSource, FoldMeans] = field(default_factory=dict)  # views made anew on the cells trained on
     _cache: dict[ViewSource, Rows] = field(default_factory=dict, repr=False)
 
     @property
@@ -50,8 +50,14 @@ class StoredFeatures:
         """Names of the columns of ``X``: the first store's genes."""
         return [str(name) for name in self.cells.stores[0].expression_genes.index]
 
-    def view(self, source: ViewSource) -> Rows:
-        """Return a view of the cells, ``(n, width)``; it is kept in memory where it is small."""
+    def view(self, source: ViewSource, train: Array | None = None) -> Rows:
+        """Return a view of the cells, ``(n, width)``, kept in memory where it is small.
+
+        With cells to train on, views whose panel has seen the labels are made with genes chosen on those alone.
+        """
+        if train is not None and source in self.refitted:
+            expression = self.view(ViewSource(EXPRESSION, source.control))
+            return self._kept(self.refitted[source].rows(expression, train, self.cells.codes[train]))
         if source not in self._cache:
             found = self.stores(source.control)
             parts: list[Rows] = []
@@ -65,7 +71,7 @@ class StoredFeatures:
 
     def sides(self, source: ViewSource, split: Split) -> tuple[Rows, Rows]:
         """Return a view of the training cells and of the test cells."""
-        rows = self.view(source)
+        rows = self.view(source, split.train)
         return RowSubset(rows, split.train), RowSubset(rows, split.test)
 
     def own_proba(self, row: EvaluationRow, split: Split, *, seed: int) -> tuple[tuple[str, ...], NDArray[np.float64]]:
@@ -134,24 +140,3 @@ def match_control(name: str, stores: Sequence[Store], cells: EvaluationCells) ->
         if not store.committed[index[here]].all():
             raise InputError(f"controls={name!r}: {store.path} is not finished. Run its `scstore extract` again.")
     return ControlStores(tuple(stores), index)
-
-
-def check_not_seen(features: StoredFeatures, *, allow_seen: bool) -> dict[str, int]:
-    """Count the test cells whose labels a panel or projector has seen, by ``obs`` column; refuse them by default."""
-    cells = features.cells
-    seen: Counter[str] = Counter()
-    for name in ("", *features.controls):
-        of = features.stores(name)
-        for number, store in enumerate(of.stores):
-            tested = of.rows[cells.tested & (cells.source == number)]
-            marks = {SEEN_BY_PANEL, SEEN_BY_PROJECTOR} if store.record is not None else set()
-            for column in marks & set(store.obs):
-                seen[f"{column} ({name})" if name else column] += int(store.obs[column].to_numpy(bool)[tested].sum())
-    found = {column: n for column, n in sorted(seen.items()) if n}
-    if found and not allow_seen:
-        listed = "; ".join(f"{n:,} of {int(cells.tested.sum()):,} are marked {column}" for column, n in found.items())
-        raise LabelsError(
-            f"{cells.stores[0].path}: the panel or projector has seen labels of cells to be tested on ({listed}), so "
-            "scores would be too good. Test on other cells (test_store=, test_on=), or score allow_seen=True."
-        )
-    return found

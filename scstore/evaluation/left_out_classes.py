@@ -76,7 +76,7 @@ def _tell_apart(
     row: EvaluationRow, known: Split, unknown: NDArray[np.int64], features: StoredFeatures, heads: HeadOptions
 ) -> dict[str, float | int]:
     """Return how well a head trained on the known classes tells their test cells from the unknown ones."""
-    views = {source.view: features.view(source) for source in row.sources}
+    views = {source.view: features.view(source, known.train) for source in row.sources}
     head = FusedHead(heads.kind, n_folds=INNER_FOLDS, prior_adjustment=heads.prior_adjustment, random_state=heads.seed)
     head.fit(
         {name: RowSubset(rows, known.train) for name, rows in views.items()},

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from scstore.console import text_table
 from scstore.evaluation.cells import EvaluationCells
+from scstore.evaluation.conclusion import RowComparison, conclude, pairs_to_compare
 from scstore.evaluation.features import StoredFeatures
-from scstore.evaluation.paired_bootstrap import TOO_SMALL, Difference, paired_difference
+from scstore.evaluation.paired_bootstrap import paired_difference
 from scstore.evaluation.runs import Scored
-from scstore.evaluation.table_rows import ACROSS_RANDOM, DEFAULT, REGRESSION, EvaluationRow
-from scstore.heads.across_genes import KIND
+from scstore.evaluation.table_rows import EvaluationRow
 from scstore.heads.scores import METRICS, scores_by_class
+from scstore.progress import Reporter
 
 FORMAT = "1.0"
 
-# Rows of gene texts, and the same with random vectors.
-OF_RANDOM = {"genept": "genept_random", "genept+X": "genept_random+X", KIND: ACROSS_RANDOM}
+WIDTH = 80
+# Longest name in a table of that width with intervals.
+LONG_NAME = 36
 
 HEADINGS = {
     "accuracy": "accuracy",
@@ -40,28 +45,6 @@ LEFT_OUT_HEADINGS = {
 
 
 @dataclass(frozen=True)
-class RowComparison:
-    """Two rows on the same cells.
-
-    Attributes
-    ----------
-    row, baseline
-        Their names.
-    why
-        ``no model`` (against the baseline, which uses neither model nor gene texts), ``default`` (the default head
-        against its expression alone), ``random vectors`` (gene texts against them) or ``control`` (a row against its
-        counterpart in ``controls=``).
-    difference
-        Of macro-F1 over all held-out cells together.
-    """
-
-    row: str
-    baseline: str
-    why: str
-    difference: Difference
-
-
-@dataclass(frozen=True)
 class Regime:
     """One table of an evaluation.
 
@@ -77,8 +60,10 @@ class Regime:
         Scores by fold and predictions by cell.
     comparisons
         Every row against the baseline, and the other pairs worth a sentence; all chosen before looking.
+    conclusion
+        What difference the model makes, in plain words.
     says
-        Sentences; the last says what difference the model makes.
+        A sentence with its interval for each pair behind the conclusion, and for the other pairs.
     """
 
     name: str
@@ -86,24 +71,42 @@ class Regime:
     notes: tuple[str, ...]
     scored: Scored
     comparisons: tuple[RowComparison, ...]
+    conclusion: str
     says: tuple[str, ...]
 
     def mean_and_sd(self, row: str, metric: str) -> tuple[float | None, float | None]:
         """Return mean and standard deviation of a metric over the folds."""
         return mean_and_sd(self.scored.scores.loc[self.scored.scores["row"] == row, metric])
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return headings and rows, as text."""
-        against = {c.row: c for c in self.comparisons if c.why == "no model"}
-        base = {c.baseline for c in against.values()}
-        words = {name: c.difference.words for name, c in against.items()} | dict.fromkeys(base, "baseline")
-        rows = []
-        for row in self.scored.rows:
-            figures = [_figure(*self.mean_and_sd(row.name, name)) for name in HEADINGS]
-            seconds, _ = self.mean_and_sd(row.name, "seconds")
-            rows.append([row.marked, *figures, f"{seconds:.1f}", *([words.get(row.name, "")] if base else [])])
-        interval = "" if any(c.difference.too_few_groups for c in against.values()) else " [95 %]"
-        return ["features", *HEADINGS.values(), "s", *(f"F1 − {name}{interval}" for name in base)], rows
+    def table(self, *, wide: bool = False) -> tuple[list[str], list[list[str]]]:
+        """Return headings and rows, as text: four columns that fit 80 characters, or all."""
+        against = {c.row: c.difference for c in self.comparisons if c.why == "no model"}
+        base = {c.baseline for c in self.comparisons if c.why == "no model"}
+        rows, metrics = self.scored.rows, HEADINGS if wide else ("macro_f1", "accuracy")
+        short = not wide and max(len(row.marked) for row in rows) > LONG_NAME
+        no_interval = short or any(one.too_few_groups for one in against.values())
+        words = {name: f"{one.mean:+.3f}".replace("-", "−") if short else one.words for name, one in against.items()}
+        words |= dict.fromkeys(base, "baseline")
+        lines = []
+        for row in rows:
+            figures = [self.mean_and_sd(row.name, name) for name in metrics]
+            shown = [_figure(mean, sd if wide else None) for mean, sd in figures]
+            lines.append([row.marked, *shown, *([words.get(row.name, "")] if base else [])])
+        last = [f"F1 − {name}{'' if no_interval else ' [95 %]'}" for name in base]
+        return ["features", *(HEADINGS[name] for name in metrics), *last], lines
+
+    def legend(self) -> list[str]:
+        """Return what the marks of the rows mean."""
+        rows = self.scored.rows
+        controls = any(row.marked.startswith("- ") for row in rows)
+        seen = dict.fromkeys(row.seen for row in rows if row.seen)
+        return [*(["- uses neither the model nor gene texts"] if controls else []), *(f"* {why}" for why in seen)]
+
+    def lines(self, *, wide: bool = False) -> list[str]:
+        """Return conclusion, table and notes as they are printed; with ``wide`` all columns and all pairs."""
+        notes = [*self.legend(), *self.notes, *(self.says if wide else ())]
+        table = text_table(*self.table(wide=wide))
+        return [*_wrapped(self.conclusion), "", *_wrapped(self.title), *table, *_wrapped(*notes, indent="  ")]
 
     def as_json(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return everything but the predictions."""
@@ -127,6 +130,7 @@ class Regime:
             "classes_not_trained_on": dict(scored.absent),
             "rows": rows,
             "comparisons": [_comparison(c) for c in self.comparisons],
+            "conclusion": self.conclusion,
             "says": list(self.says),
         }
 
@@ -173,7 +177,7 @@ class LeftOutClasses:
         return {"title": self.title, "rows": {name: dict(found) for name, found in self.by_class.items()}}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """The result of :func:`scstore.evaluate`.
 
@@ -193,6 +197,31 @@ class Evaluation:
     regimes: tuple[Regime, ...]
     left_out_classes: LeftOutClasses | None
     features: StoredFeatures
+
+    def __repr__(self) -> str:
+        first = self.regimes[0]
+        table = text_table(*first.table())
+        return "\n".join([*_wrapped(first.conclusion), "", *table, *_wrapped(*first.legend(), indent="  ")])
+
+    def _repr_html_(self) -> str:
+        first = self.regimes[0]
+        headings, rows = first.table()
+        table = pd.DataFrame(rows, columns=headings).to_html(index=False, border=0)
+        return f"<p><b>{escape(first.conclusion)}</b></p>{table}<p>{'<br>'.join(map(escape, first.legend()))}</p>"
+
+    @property
+    def conclusion(self) -> str:
+        """What difference the model makes, in plain words."""
+        return self.regimes[0].conclusion
+
+    def lines(self, *, wide: bool = False) -> list[str]:
+        """Return everything as it is printed: the conclusion first; with ``wide`` all columns and all pairs."""
+        lines = self.regimes[0].lines(wide=wide)
+        for regime in self.regimes[1:]:
+            lines += ["", *regime.lines(wide=wide)]
+        if self.left_out_classes is not None:
+            lines += ["", *_wrapped(self.left_out_classes.title), *text_table(*self.left_out_classes.table())]
+        return lines
 
     @property
     def cells(self) -> EvaluationCells:
@@ -238,45 +267,37 @@ def _figure(mean: float | None, sd: float | None) -> str:
     return f"{mean:.3f}" if sd is None else f"{mean:.3f} ±{f'{sd:.3f}'.removeprefix('0')}"
 
 
+def _wrapped(*lines: str, indent: str = "") -> list[str]:
+    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent=indent)]
+
+
 def make_regime(
-    name: str, title: str, scored: Scored, cells: EvaluationCells, *, notes: Sequence[str], seed: int
+    name: str,
+    title: str,
+    scored: Scored,
+    cells: EvaluationCells,
+    *,
+    notes: Sequence[str],
+    unit: str,
+    seed: int,
+    progress: Reporter,
 ) -> Regime:
-    """Compare the rows and describe the comparisons; ``seed`` is the bootstrap's."""
-    rows, baseline = {row.name: row for row in scored.rows}, baseline_row(scored.rows)
-    pairs = [(other, baseline, "no model") for other in rows if baseline not in (None, other)]
-    named = [(DEFAULT, "X", "default"), *((*pair, "random vectors") for pair in OF_RANDOM.items())]
-    pairs += [(row, other, why) for row, other, why in named if {row, other} <= set(rows) and other != baseline]
-    pairs += [
-        (own.name, row.name, "control")
-        for row in scored.rows
-        for own in scored.rows
-        if row.control and not own.control and (own.views, own.optional) == (row.views, row.optional)
-    ]
+    """Compare the rows and describe the comparisons; ``unit`` names the groups, ``seed`` is the bootstrap's."""
     groups = None if cells.groups is None else cells.groups[np.unique(scored.predictions["cell"])]
     comparisons = []
-    for row, baseline, why in pairs:
-        predicted = (scored.codes(name, "predicted") for name in (row, baseline))
-        difference = paired_difference(scored.codes(row, "code"), *predicted, groups=groups, seed=seed)
-        comparisons.append(RowComparison(row, baseline, why, difference))
-    says = _sentences(scored, comparisons, of_scstore=cells.stores[0].record is not None)
+    pairs = pairs_to_compare(scored.rows)
+    with progress.track(f"comparing {name}", len(pairs), "pairs") as track:
+        for row, baseline, why in pairs:
+            predicted = (scored.codes(name, "predicted") for name in (row, baseline))
+            difference = paired_difference(scored.codes(row, "code"), *predicted, groups=groups, seed=seed)
+            comparisons.append(RowComparison(row, baseline, why, difference))
+            track.advance()
+    conclusion, says = conclude(scored, comparisons, unit=unit)
     if scored.absent:
         listed = ", ".join(f"{name} {n:,}" for name, n in scored.absent.items())
         n_absent = f"{sum(scored.absent.values()):,} test cells ({listed})"
         notes = [*notes, f"not scored, because no training cell of the fold has their class: {n_absent}"]
-    return Regime(name, title, (*notes, *scored.notes), scored, tuple(comparisons), tuple(says))
-
-
-def baseline_row(rows: Iterable[EvaluationRow]) -> str | None:
-    """Return the row that the others are compared with: the regression, else expression, else the first control."""
-    nothing = [row.name for row in rows if row.uses == "nothing"]
-    return next((name for name in (REGRESSION, "X", *nothing) if name in nothing), None)
-
-
-def main_row(scored: Scored, uses: str) -> str | None:
-    """Return the default row if it uses that, else the row of the highest mean macro-F1 among those that do."""
-    means = scored.scores.groupby("row")["macro_f1"].mean()
-    mine = [row.name for row in scored.rows if row.uses == uses]
-    return DEFAULT if DEFAULT in mine else max(mine, key=lambda name: means[name], default=None)
+    return Regime(name, title, (*notes, *scored.notes), scored, tuple(comparisons), conclusion, says)
 
 
 def _comparison(c: RowComparison) -> dict[str, Any]:
@@ -285,44 +306,3 @@ def _comparison(c: RowComparison) -> dict[str, Any]:
     if c.difference.too_few_groups:
         found["difference"] |= {"low": None, "high": None}
     return found
-
-
-def _sentences(scored: Scored, comparisons: Sequence[RowComparison], *, of_scstore: bool) -> list[str]:
-    """Return a sentence for each pair, for the gene texts and, last, for the model."""
-    rows = {row.name: row.words for row in scored.rows}
-    says = [
-        f"{rows[c.row]} against {rows[c.baseline]}: {c.difference.words}: {c.difference.verdict}"
-        for c in comparisons
-        if c.why != "no model"
-    ]
-    against = {(c.row, c.why): c for c in comparisons}
-    model = "the language model" if of_scstore else "the embedding"
-    subjects = {"gene texts": "what the gene texts say", "model": model}
-    found = {uses: against.get((main_row(scored, uses) or "", "no model")) for uses in subjects}
-    for uses, c in found.items():
-        if c is None:
-            continue
-        own = against.get((c.row, "default"), c)
-        # a gain that the default's own expression has as well is the head's
-        told = own if c.difference.is_gain and not own.difference.is_gain else c
-        says.append(_in_words(told, scored, subjects[uses]))
-    if not any(found.values()):
-        missing = "without the model" if baseline_row(scored.rows) is None else "with the model"
-        says.append(f"this table has no row {missing}, so it does not say what the model added")
-    return says
-
-
-def _in_words(c: RowComparison, scored: Scored, name: str) -> str:
-    """Return what difference a row makes: in plain words, then with its interval."""
-    means, words = scored.scores.groupby("row")["macro_f1"].mean(), {row.name: row.words for row in scored.rows}
-    d = c.difference
-    if d.is_nothing:
-        effect = f"{name} makes no difference{'' if abs(d.mean) < TOO_SMALL else ' that they can show'}"
-    elif d.too_few_groups:
-        effect = f"F1 is {'higher' if d.mean > 0 else 'lower'} with {name}"
-    else:
-        effect = f"{name} {'raises F1' if d.is_gain else 'does not help'}"
-    first, second = (f"{means[row]:.3f}".removeprefix("0") for row in (c.row, c.baseline))
-    groups = "" if d.n_groups is None else f"; {d.n_groups} group(s)"
-    pair = f"{words[c.row]} over {words[c.baseline]}"
-    return f"On these cells {effect} (F1 {first} with it, {second} without{groups}); {pair}: {d.words}: {d.verdict}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,7 +16,11 @@ DEFAULT, REGRESSION, CELLTYPIST = "default", "regression", "celltypist"
 # The across-genes head with random gene vectors.
 ACROSS_RANDOM = f"{KIND}_random"
 
-MODEL, GENE_TEXTS, RANDOM, EXPRESSION = KINDS = ("model", "gene texts", "random vectors", "expression")
+KINDS = MODEL, EMBEDDING, GENE_TEXTS, RANDOM, EXPRESSION = (
+    "model", "embedding", "gene texts", "random vectors", "expression",
+)  # fmt: skip
+# Embeddings of a foreign file that are pictures: rows only where they are named.
+PICTURES = re.compile("umap|tsne|draw_graph|phate", re.IGNORECASE)
 WORDS = {
     "genept": "GenePT-w",
     "genept_random": "random vectors",
@@ -41,8 +46,8 @@ class ViewSource(NamedTuple):
 class EvaluationRow:
     """One classifier.
 
-    ``uses`` is ``model`` (a readout, or another embedding), ``gene texts`` (vectors of described genes, no readout),
-    ``nothing`` (neither), or ``control`` (a store given in ``controls=``).
+    ``uses`` is ``model`` (a readout), ``embedding`` (of a file that scstore did not make), ``gene texts`` (vectors of
+    described genes, no readout), ``nothing`` (none of them), or ``control`` (a store given in ``controls=``).
     """
 
     name: str  # as in the table and in views=
@@ -50,11 +55,12 @@ class EvaluationRow:
     uses: str
     control: str = ""  # name of the control's store
     optional: tuple[str, ...] = ()  # views that have to earn their place on held-out training cells, as in `fit`
+    seen: str = ""  # what has seen the labels of cells to be tested on: no part of the conclusion
 
     @property
     def marked(self) -> str:
-        """The name, with ``- `` before rows that use neither the model nor gene texts."""
-        return f"- {self.name}" if self.uses in ("nothing", "control") else self.name
+        """The name; ``- `` before rows that use neither the model nor gene texts, `` *`` behind optimistic ones."""
+        return f"{'- ' if self.uses in ('nothing', 'control') else ''}{self.name}{' *' if self.seen else ''}"
 
     @property
     def sources(self) -> tuple[ViewSource, ...]:
@@ -71,11 +77,13 @@ class EvaluationRow:
 
 
 def kind_of_view(store: Store, view: str) -> str:
-    """Return what made a view: ``model`` (a readout, or a foreign embedding), or another of the kinds."""
+    """Return which of the kinds a view is."""
     if view == "X":
         return EXPRESSION
     space = store.view(view).space
-    if "source" in space or space["view"] != "genept":
+    if "source" in space:
+        return EMBEDDING
+    if space["view"] != "genept":
         return MODEL
     return RANDOM if space["vectors"] == "random" else GENE_TEXTS
 
@@ -117,7 +125,7 @@ def _default_names(store: Store) -> list[tuple[str, ...]]:
     kinds = {view: kind_of_view(store, view) for view in store.views}
     alone: list[tuple[str, ...]] = [(view,) for view in sorted(kinds, key=lambda view: KINDS.index(kinds[view]))]
     if store.record is None:
-        return alone
+        return [names for names in alone if not PICTURES.search(names[0])] or alone
     by_kind = {kind: view for view, kind in kinds.items()}
     n_model = sum(kind in (MODEL, GENE_TEXTS) for kind in kinds.values())
     default = [(DEFAULT,)] if len(store.default_views) > 1 else []
@@ -146,7 +154,7 @@ def _row(store: Store, names: Sequence[str]) -> EvaluationRow:
     if len(set(resolved)) < len(resolved):
         raise OptionError(f"views='{'+'.join(names)}': name each view of a row once.")
     kinds = {kind_of_view(store, view) for view in resolved}
-    uses = next((kind for kind in (MODEL, GENE_TEXTS) if kind in kinds), "nothing")
+    uses = next((kind for kind in (MODEL, EMBEDDING, GENE_TEXTS) if kind in kinds), "nothing")
     if is_default:
         return EvaluationRow(DEFAULT, resolved, uses, optional=_optional(resolved))
     return EvaluationRow("+".join(resolved), resolved, uses)

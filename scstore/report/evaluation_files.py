@@ -11,13 +11,14 @@ import numpy as np
 
 from scstore import fsio, tables
 from scstore.errors import MissingExtraError
-from scstore.evaluation.result import Evaluation, baseline_row, main_row
-from scstore.evaluation.table_rows import ViewSource
+from scstore.evaluation.conclusion import baseline_row, main_row
+from scstore.evaluation.result import Evaluation
+from scstore.evaluation.table_rows import PICTURES, ViewSource
 from scstore.heads.class_numbers import stratified_sample
 from scstore.heads.rows import Array, RowSubset, materialise
-from scstore.options import Option, Overwrite, public
+from scstore.options import Option, Overwrite, Progress, public
+from scstore.progress import Reporter
 from scstore.report.markdown import as_table, escaped
-from scstore.store.reader import Store
 
 JSON_FILE = "evaluation.json"
 FIGURES = tuple(f"{name}.{suffix}" for name in ("metrics", "confusion", "umap") for suffix in ("svg", "png"))
@@ -28,6 +29,7 @@ UMAP_CELLS = 20_000
 BARS = {"accuracy": "accuracy", "macro_precision": "precision", "macro_recall": "recall", "macro_f1": "F1"}
 KINDS = {
     "model": "with the model",
+    "embedding": "an embedding of the file",
     "gene texts": "gene texts, no model pass",
     "nothing": "control: neither",
     "control": "control: another store",
@@ -41,6 +43,7 @@ def save_evaluation(
     *,
     figures: Annotated[bool, Option("Draw the figures; needs scstore[plot].")] = True,
     overwrite: Overwrite = False,
+    progress: Progress = None,
 ) -> Path:
     """Write an evaluation to a folder, whole or not at all.
 
@@ -67,7 +70,7 @@ def save_evaluation(
         fsio.write_bytes(partial / "evaluation.md", evaluation_markdown(evaluation).encode())
         tables.write_table(evaluation.predictions, partial / "predictions.parquet")
         if figures:
-            _draw(evaluation, partial)
+            _draw(evaluation, partial, progress or Reporter())
     return target
 
 
@@ -86,19 +89,20 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     """Return the tables, the notes and the sentences as Markdown."""
     parts = [f"# {escaped(evaluation.settings['label'])}: what each view of the cells is worth"]
     for regime in evaluation.regimes:
-        lines = "\n".join(f"- {escaped(line)}" for line in (*regime.notes, *regime.says))
-        parts += [f"## {regime.name}", f"{escaped(regime.title)}.", as_table(*regime.table()), lines]
+        lines = "\n".join(f"- {escaped(line)}" for line in (*regime.legend(), *regime.notes, *regime.says))
+        parts += [f"## {regime.name}", f"**{escaped(regime.conclusion)}**", f"{escaped(regime.title)}."]
+        parts += [as_table(*regime.table(wide=True)), lines]
     if evaluation.left_out_classes is not None:
         left_out = evaluation.left_out_classes
         parts += ["## left-out classes", f"{escaped(left_out.title)}.", as_table(*left_out.table())]
     parts.append(
-        "Rows with `-` use neither the model nor gene texts. Differences are of macro-F1 over all held-out cells "
+        "Differences are of macro-F1 over all held-out cells "
         "together, with a 95 % paired bootstrap interval where there are enough groups."
     )
     return "\n\n".join(parts) + "\n"
 
 
-def _draw(evaluation: Evaluation, folder: Path) -> None:
+def _draw(evaluation: Evaluation, folder: Path, progress: Reporter) -> None:
     from scstore.report.plots import confusion_figure, embed, metrics_figure, umap_figure
 
     def files(name: str) -> list[Path]:
@@ -118,11 +122,13 @@ def _draw(evaluation: Evaluation, folder: Path) -> None:
         title = f"{rows[name].marked} (F1 {bars[rows[name].marked]['F1'][0]:.3f})"
         results[title] = names[found["code"]].tolist(), names[found["predicted"]].tolist()
     confusion_figure(results, *files("confusion"))
-    which = _cells_to_lay_out(evaluation)
-    layouts = {
-        title: embed(materialise(RowSubset(evaluation.features.view(ViewSource(view, "")), which)), seed=seed)
-        for title, view in _views_to_lay_out(evaluation.cells.stores[0]).items()
-    }
+    which, views = _cells_to_lay_out(evaluation), _views_to_lay_out(evaluation)
+    layouts = {}
+    with progress.track("laying out", len(views), "views") as track:
+        for title, view in views.items():
+            features = materialise(RowSubset(evaluation.features.view(ViewSource(view, "")), which))
+            layouts[title] = embed(features, seed=seed)
+            track.advance()
     if layouts:
         umap_figure(layouts, names[cells.codes[which]].tolist(), *files("umap"))
 
@@ -132,20 +138,20 @@ def _rows_to_confuse(evaluation: Evaluation) -> list[str]:
     scored = evaluation.regimes[0].scored
     names = [row.name for row in scored.rows]
     texts = "genept" if "genept" in names else main_row(scored, "gene texts")
-    wanted = [baseline_row(scored.rows), texts, main_row(scored, "model")]
+    wanted = [baseline_row(scored.rows), texts, main_row(scored, "model"), main_row(scored, "embedding")]
     return [name for name in dict.fromkeys(wanted) if name] or names[:1]
 
 
-def _views_to_lay_out(store: Store) -> dict[str, str]:
-    """Return by title random vectors, gene texts and the readout; of a foreign file its first matrices."""
-    if store.record is None:
-        return {name: name for name in [view for view in store.views if view != "X"][:3]}
-    wanted = {
-        "initialisation: random gene vectors": "genept_random",
-        "GenePT-w": "genept",
-        f"scstore: {store.default_view}": store.default_view,
-    }
-    return {title: view for title, view in wanted.items() if view in store.views}
+def _views_to_lay_out(evaluation: Evaluation) -> dict[str, str]:
+    """Return by title the views that are rows by themselves: those named, else the main ones, three at most."""
+    store, rows = evaluation.cells.stores[0], evaluation.regimes[0].scored.rows
+    alone = [row.views[0] for row in rows if len(row.views) == 1 and not row.control and row.views[0] != "X"]
+    titles = {"genept_random": "initialisation: random gene vectors", "genept": "GenePT-w"}
+    if store.record is not None:
+        titles[store.default_view] = f"scstore: {store.default_view}"
+    if evaluation.settings["views"] is None:
+        alone = [view for view in titles if view in alone] or alone[:3]
+    return {titles.get(view, view): view for view in alone if not PICTURES.search(view)}
 
 
 def _cells_to_lay_out(evaluation: Evaluation) -> Array:

@@ -75,7 +75,8 @@ def test_evaluate_prints_the_table_and_what_the_model_added(folder: Path, scstor
     said = run(*asked, "--control", "same=s.zarr", "-o", "e", "--no-figures", "--few-shot", "2,4").stdout
     assert said.count("features") == 3
     assert "- same: readout_wmean_l3" in said
-    assert said.splitlines()[-1].startswith("On these cells the language model ")
+    assert said.startswith("On your cells the language model ")
+    assert "[95 %]" in run(*asked, "--wide").stdout
     assert sorted(path.name for path in (folder / "e").iterdir()) == [
         "evaluation.csv",
         "evaluation.json",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from scstore.errors import (
     LabelsError,
     OptionError,
 )
+from scstore.evaluation.conclusion import main_row
 from scstore.evaluation.evaluate import DRAWS
 from scstore.evaluation.fits import INNER_FOLDS
+from scstore.evaluation.fold_genes import fold_means
 from scstore.evaluation.result import Evaluation
-from scstore.evaluation.table_rows import choose_rows
+from scstore.evaluation.table_rows import ViewSource, choose_rows
 from scstore.heads.fusion import FusedHead
 from scstore.store.layout import SEEN_BY_PANEL, record_path
 
@@ -65,15 +68,25 @@ def test_every_view_the_default_and_the_controls_are_in_one_table(evaluation: Ev
     assert means.mean() > 0.9
 
 
-def test_the_last_sentence_says_what_difference_the_model_makes(evaluation: Evaluation) -> None:
+def test_the_conclusion_comes_first_and_the_table_fits(evaluation: Evaluation) -> None:
     regime = evaluation.regimes[0]
-    said = regime.says[-1]
-    assert said.startswith("On these cells the language model ")
+    assert evaluation.conclusion.startswith("On your cells the language model ")
+    assert evaluation.conclusion.endswith("125 cells.")
+    assert evaluation.lines()[: len(repr(evaluation).splitlines()[:2])] == repr(evaluation).splitlines()[:2]
+    assert all(len(line) <= 80 for line in evaluation.lines())
+    assert len(regime.table()[0]) == 4
+    assert len(regime.table(wide=True)[0]) == 8
+    assert any(line.startswith("readout_wmean_l3 ") for line in repr(evaluation).splitlines())
+    assert evaluation._repr_html_().count("<tr>") == len(regime.scored.rows)
+
+
+def test_every_row_is_compared_with_the_regression(evaluation: Evaluation) -> None:
+    regime = evaluation.regimes[0]
     against = [c for c in regime.comparisons if c.why == "no model"]
     assert len(against) == len(regime.scored.rows) - 1
     assert {c.baseline for c in against} == {"regression"}
     default = next(c.difference for c in against if c.row == DEFAULT)
-    assert default.words in said
+    assert any(default.words in line for line in regime.says)
     assert {(c.row, c.baseline) for c in regime.comparisons if c.why == "default"} == {(DEFAULT, "X")}
     assert {(c.row, c.baseline) for c in regime.comparisons if c.why == "random vectors"} == {
         ("genept", "genept_random")
@@ -285,7 +298,7 @@ def test_few_shot_trains_on_so_many_cells_a_class(evaluation_store: Path) -> Non
         folds = regime.scored.scores.query("row == 'X'")
         assert len(folds) == 2 * DRAWS
         assert set(folds["n_train"]) == {3 * n}
-        assert "the gene texts" in regime.says[-1]
+        assert "text about the genes" in regime.conclusion
 
 
 def test_other_genes_on_either_side(evaluation_store: Path) -> None:
@@ -298,7 +311,7 @@ def test_other_genes_on_either_side(evaluation_store: Path) -> None:
     assert (regime.scored.scores["row"] == "genept").sum() == 6
     chance = regime.scored.scores.query("row == 'genept_random'")["accuracy"].mean()
     assert chance < 0.7  # what tells the types apart in one half is not in the other
-    assert "the gene texts" in regime.says[-1]
+    assert "text about the genes" in regime.conclusion
     assert {c.baseline for c in regime.comparisons} == {"genept_random"}
 
 
@@ -340,15 +353,36 @@ def seen_store(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "ref.zarr"
 
 
-def test_cells_that_the_panel_saw_are_not_scored_unasked(seen_store: Path) -> None:
-    with pytest.raises(LabelsError, match=rf"83 of 125 are marked {SEEN_BY_PANEL}.*allow_seen=True"):
-        scstore.evaluate(seen_store, label="cell_type", folds=2)
-    honest = scstore.evaluate(seen_store, label="cell_type", test_on=["species=mouse"], views=["genept"])
-    assert honest.as_json()["scored_though_seen"] == {}
-    flattered = scstore.evaluate(seen_store, label="cell_type", folds=2, views=["genept"], allow_seen=True)
-    assert flattered.as_json()["scored_though_seen"] == {SEEN_BY_PANEL: 83}
-    assert "SCORED THOUGH" in flattered.regimes[0].title
-    assert "83" in flattered.regimes[0].title
+def test_what_the_panel_saw_is_chosen_again_or_left_out_of_the_conclusion(seen_store: Path) -> None:
+    found = scstore.evaluate(seen_store, label="cell_type", folds=2)
+    regime = found.regimes[0]
+    seen = {row.name for row in regime.scored.rows if row.seen}
+    assert seen == {READOUT, "readout_last_l3", DEFAULT}
+    assert "genept+X" in [row.name for row in regime.scored.rows]
+    assert set(found.features.refitted) == {ViewSource("genept", ""), ViewSource("genept_random", "")}
+    assert main_row(regime.scored, "model") is None
+    assert main_row(regime.scored, "gene texts") in ("genept", "genept+X")
+    assert [row["name"] for row in found.as_json()["regimes"][0]["rows"] if row["seen"]] == [
+        row.name for row in regime.scored.rows if row.seen
+    ]
+    scores = regime.scored.scores.groupby("row")["macro_f1"].mean()
+    assert scores["genept"] > 0.8
+    mouse = scstore.evaluate(seen_store, label="cell_type", test_on=["species=mouse"], views=["readout", "genept"])
+    assert not any(row.seen for row in mouse.regimes[0].scored.rows)
+    assert not mouse.features.refitted
+
+
+def test_genes_that_are_chosen_again_on_the_panel_s_own_cells_are_the_panel_s(seen_store: Path) -> None:
+    store = scstore.open(seen_store)
+    again = fold_means(store, "genept")
+    assert again is not None
+    human = np.flatnonzero((store.obs["species"] == "human").to_numpy())
+    codes = store.obs["cell_type"].cat.codes.to_numpy().astype(np.int64)
+    rows = again.rows(store.view("X"), human, codes[human])
+    np.testing.assert_allclose(rows[slice(0, 126)], store.view("genept")[:], atol=1e-3)
+    assert fold_means(store, READOUT) is None
+    without_table = scstore.open(shutil.copytree(seen_store, seen_store.parent / "elsewhere" / "ref.zarr"))
+    assert fold_means(without_table, "genept") is None
 
 
 def test_any_file_with_embeddings(tmp_path: Path) -> None:
@@ -357,19 +391,20 @@ def test_any_file_with_embeddings(tmp_path: Path) -> None:
     codes = cells.obs["cell_type"].cat.codes.to_numpy()
     cells.obsm["X_good"] = np.eye(3)[codes] + rng.normal(0, 0.2, (126, 3))
     cells.obsm["X_noise"] = rng.normal(0, 1, (126, 4))
+    cells.obsm["X_umap"] = cells.obsm["X_good"][:, :2]
     cells.write_h5ad(tmp_path / "any.h5ad")
     found = scstore.evaluate(tmp_path / "any.h5ad", label="cell_type", folds=3)
     regime = found.regimes[0]
-    uses = {"X_good": "model", "X_noise": "model", "X": "nothing", "regression": "nothing"}
+    uses = {"X_good": "embedding", "X_noise": "embedding", "X": "nothing", "regression": "nothing"}
     assert {row.name: row.uses for row in regime.scored.rows} == uses
-    assert "the embedding" in regime.says[-1]
-    assert "X_good over" in regime.says[-1]
+    assert "X_good makes no difference" in regime.conclusion
+    assert "model" not in regime.conclusion
     noise = next(c for c in regime.comparisons if c.row == "X_noise")
     assert noise.difference.high < 0
     assert "loss" in noise.difference.verdict
     anndata.AnnData(obs=cells.obs, obsm={"X_good": cells.obsm["X_good"]}).write_h5ad(tmp_path / "bare.h5ad")
     bare = scstore.evaluate(tmp_path / "bare.h5ad", label="cell_type", folds=2)
-    assert "without the model" in bare.regimes[0].says[-1]
+    assert "no row without the model" in bare.conclusion
 
 
 @pytest.mark.parametrize("head", ["mlp", "knn"])

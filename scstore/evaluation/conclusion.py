@@ -1,0 +1,121 @@
+"""What a table says, in plain words: which rows are compared, and the sentence that comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from scstore.evaluation.paired_bootstrap import TOO_SMALL, Difference
+from scstore.evaluation.runs import Scored
+from scstore.evaluation.table_rows import ACROSS_RANDOM, DEFAULT, REGRESSION, EvaluationRow
+from scstore.heads.across_genes import KIND
+
+# Rows of gene texts, and the same with random vectors.
+OF_RANDOM = {"genept": "genept_random", "genept+X": "genept_random+X", KIND: ACROSS_RANDOM}
+SUBJECTS = {"model": "the language model", "gene texts": "text about the genes"}
+NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+
+
+@dataclass(frozen=True)
+class RowComparison:
+    """Two rows on the same cells.
+
+    Attributes
+    ----------
+    row, baseline
+        Their names.
+    why
+        ``no model`` (against the baseline, which uses neither model nor gene texts), ``default`` (the default head
+        against its expression alone), ``random vectors`` (gene texts against them) or ``control`` (a row against its
+        counterpart in ``controls=``).
+    difference
+        Of macro-F1 over all held-out cells together.
+    """
+
+    row: str
+    baseline: str
+    why: str
+    difference: Difference
+
+
+def pairs_to_compare(rows: Sequence[EvaluationRow]) -> list[tuple[str, str, str]]:
+    """Return rows, baselines and reasons: what is compared is fixed before anybody looks."""
+    names, baseline = [row.name for row in rows], baseline_row(rows)
+    pairs = [(name, baseline, "no model") for name in names if baseline not in (None, name)]
+    named = [(DEFAULT, "X", "default"), *((*pair, "random vectors") for pair in OF_RANDOM.items())]
+    pairs += [(row, other, why) for row, other, why in named if {row, other} <= set(names) and other != baseline]
+    pairs += [
+        (own.name, row.name, "control")
+        for row in rows
+        for own in rows
+        if row.control and not own.control and (own.views, own.optional) == (row.views, row.optional)
+    ]
+    return pairs
+
+
+def baseline_row(rows: Iterable[EvaluationRow]) -> str | None:
+    """Return the row that the others are compared with: the regression, else expression, else the first control."""
+    nothing = [row.name for row in rows if row.uses == "nothing" and not row.seen]
+    return next((name for name in (REGRESSION, "X", *nothing) if name in nothing), None)
+
+
+def main_row(scored: Scored, uses: str) -> str | None:
+    """Return the default row if it uses that, else the best of those that do; no row that has seen the labels."""
+    means = scored.scores.groupby("row")["macro_f1"].mean()
+    mine = [row.name for row in scored.rows if row.uses == uses and not row.seen]
+    return DEFAULT if DEFAULT in mine else max(mine, key=lambda name: means[name], default=None)
+
+
+def conclude(scored: Scored, comparisons: Sequence[RowComparison], *, unit: str) -> tuple[str, tuple[str, ...]]:
+    """Return the conclusion, and a sentence with its interval for each pair behind it and each control.
+
+    ``unit`` is the name of the column of groups.
+    """
+    against = {(c.row, c.why): c for c in comparisons}
+    told: dict[str, RowComparison] = {}
+    for uses in ("model", "embedding", "gene texts"):
+        c = against.get((main_row(scored, uses) or "", "no model"))
+        if c is not None:
+            own = against.get((c.row, "default"), c)
+            # a gain that the default's own expression has as well is the head's
+            told[uses] = own if c.difference.is_gain and not own.difference.is_gain else c
+    words = {row.name: row.words for row in scored.rows}
+    pairs = dict.fromkeys((*told.values(), *(c for c in comparisons if c.why != "no model")))
+    says = [f"{words[c.row]} against {words[c.baseline]}: {c.difference.words}: {c.difference.verdict}" for c in pairs]
+    first = [_in_words(c, scored, SUBJECTS.get(uses, c.row), unit) for uses, c in told.items()][:1]
+    if "model" not in told and any(row.uses == "model" and row.seen for row in scored.rows):
+        first.insert(
+            0, "What the language model adds cannot be told from these cells, whose labels it was prepared with."
+        )
+    if not first:
+        missing = "without the model" if baseline_row(scored.rows) is None else "with the model"
+        first = [f"This table has no row {missing}, so it does not say what the model adds."]
+    return " ".join(first), tuple(says)
+
+
+def _in_words(c: RowComparison, scored: Scored, subject: str, unit: str) -> str:
+    """Return what difference a row makes, as one would say it."""
+    means, d = scored.scores.groupby("row")["macro_f1"].mean(), c.difference
+    values = [float(means[row]) for row in (c.row, c.baseline)]
+    digits = 2 if d.is_nothing or abs(values[0] - values[1]) >= TOO_SMALL else 3
+    first, second = (f"{value:.{digits}f}".removeprefix("0") for value in values)
+    f1, groups = f"F1 {first} with it, {second} without it", _counted(d.n_groups, unit)
+    if d.too_few_groups:
+        are = "is" if d.n_groups == 1 else "are"
+        return f"{groups[0].upper()}{groups[1:]} {are} too few to tell whether {subject} helps: {f1}."
+    if d.is_nothing:
+        small = abs(d.mean) < TOO_SMALL
+        effect = f"{subject} makes no difference" if small else f"no difference can be shown for {subject}"
+    else:
+        effect = f"{subject} {'helps' if d.is_gain else 'does not help'}"
+    return f"On your cells {effect}: {f1}; {groups or f'{d.n_cells:,} cells'}."
+
+
+def _counted(n: int | None, unit: str) -> str:
+    """Return ``three donors``, ``12 groups (donor_id)``; nothing without groups."""
+    if n is None:
+        return ""
+    number = NUMBERS[n] if n < len(NUMBERS) else f"{n:,}"
+    if not unit.isalpha():
+        return f"{number} group{'' if n == 1 else 's'} ({unit})"
+    return f"{number} {unit}{'' if n == 1 else 'es' if unit.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
