@@ -105,7 +105,7 @@ def fit(
     progress = progress or Reporter()
     if head == KIND:
         adjusted = None if prior_adjustment == PRIOR_ADJUSTMENT else prior_adjustment
-        unused = {"views": views, "params": params, "group": group, "prior_adjustment": adjusted}
+        unused = {"views": views, "params": params, "prior_adjustment": adjusted}
         _check_across_genes(label, unused)
     opened = open_store(store)
     for line in opened.notes:
@@ -115,19 +115,18 @@ def fit(
     optional = [] if views or "X" not in names else [name for name in names if name != "X"]
     what = f"{len(cells.rows):,} cells, {len(set(cells.labels)):,} labels of {cells.columns.finest!r}"
     progress.note(f"fitting {head} on {', '.join(names)}: {what}")
+    groups = None if group is None else _groups(cells, group)
     trained: AnyHead
     if head == KIND:
-        trained, record = fit_across_genes(opened, cells.rows, cells.labels, keep=keep, seed=seed)
+        trained, record = fit_across_genes(opened, cells.rows, cells.labels, groups=groups, keep=keep, seed=seed)
     else:
         unfitted = FusedHead(head, params=params or {}, prior_adjustment=prior_adjustment, random_state=seed)
-        groups = None if group is None else _groups(cells, group)
         trained, record = _fit_views(
             unfitted, cells, names, optional=optional, groups=groups, keep=keep, progress=progress
         )
-        record["group"] = group
     if trained.rejection_ is None:
         progress.warn("No held-out cell was labelled correctly: without thresholds predict labels every cell.")
-    record |= _training_record(trained, cells) | {"missing_labels": list(missing_labels), "seed": seed}
+    record |= _training_record(trained, cells) | {"group": group, "missing_labels": list(missing_labels), "seed": seed}
     trained.record_ = record
     if output is not None:
         save_head(trained, Path(output), record=record, overwrite=overwrite)

@@ -61,7 +61,9 @@ class PredictOptions:
     majority: Annotated[str | None, Option("obs column of clusters, each of which votes for a label.")] = None
     min_accuracy: Annotated[
         float,
-        fraction("Refuse cells whose missing genes leave less held-out accuracy than this; 0 labels all the same."),
+        fraction(
+            "Refuse cells whose genes allow less held-out accuracy than this; 0 labels what is sure all the same."
+        ),
     ] = MIN_ACCURACY
     min_share: Annotated[float, fraction("Share of votes that a majority needs, or it is heterogeneous.")] = 0.0
     allow_partial: AllowPartial = False
@@ -124,7 +126,7 @@ def predict(store: Cells, head: TrainedHead, options: PredictOptions) -> pd.Data
     FeatureSpaceError
         If a view is missing or lives in another feature space; the message lists the fields that differ.
     GenesError
-        If the head uses expression and none of its genes is there, or too few for ``min_accuracy``.
+        If the head uses expression and none of its genes is there, or the genes are too few for ``min_accuracy``.
     OptionError
         If the head lacks the thresholds asked for, or there is no such column of clusters.
     OutputError
@@ -167,7 +169,10 @@ def _predictions(store: Cells, head: TrainedHead, options: PredictOptions) -> It
     usable = opened.usable_rows(allow_partial=options.allow_partial)
     clusters = None if options.majority is None else read_clusters(opened, options.majority)
     if isinstance(trained, AcrossGenesHead):
-        found, unlike = predict_across_genes(opened, trained, name, usable, progress), False
+        trained, found = predict_across_genes(
+            opened, trained, name, usable, progress, min_accuracy=options.min_accuracy
+        )
+        unlike = False
     else:
         trained, views = head_features(opened, trained, name, progress, min_accuracy=options.min_accuracy)
         unlike = _mostly_far(trained, views, usable, options, progress)

@@ -119,7 +119,8 @@ class GeneSplitFeatures:
         head = AcrossGenesHead(random_state=seed)
         labels, centre = self.cells.labels[split.train], vectors[table.encoded].mean(axis=0)
         head.fit(train, labels, vectors=vectors[on_train_side], centre=centre)
-        proba = head.predict_proba(test, vectors=vectors[on_test_side])
+        able, _ = head.for_cells(test, vectors=vectors[on_test_side])
+        proba = able.predict_proba(test, vectors=vectors[on_test_side])
         return tuple(str(name) for name in head.classes_), proba
 
     @cached_property

@@ -10,6 +10,7 @@ groups in the texts' space *and* in the principal components of the new cells' e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,16 +22,25 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from scstore.errors import CellsError, LabelsError, OptionError
-from scstore.heads.base import JSON, State, check_choice, loading, require, take_arrays
-from scstore.heads.calibration import fit_temperature
-from scstore.heads.class_numbers import encode_labels, stratified_folds, stratified_sample
-from scstore.heads.rejection import KEEP, RULES, Thresholds, check_keep, max_rejected
+from scstore.heads.base import JSON, State, loading, require, take_arrays
+from scstore.heads.calibration import Fusion, fit_temperature
+from scstore.heads.class_numbers import encode_groups, encode_labels, group_folds, stratified_folds, stratified_sample
+from scstore.heads.missing_genes import HeldOutCase, MissingCase, MissingGenes, measured_cases, widened
+from scstore.heads.rejection import KEEP, ConfidenceRejection, check_keep
 from scstore.heads.rows import Array, Rows, fetch, iter_raw_blocks
 from scstore.heads.scores import held_out_scores
 from scstore.heads.training import log_softmax
 
 KIND = "across-genes"  # name of the head among the others
-SAMPLE = 20_000  # cells that the mixture is fitted to, and that are held out for calibration, at most
+SAMPLE = 20_000  # cells that the mixture is fitted to, at most
+HELD_OUT = 2_500  # cells that are held out, at most
+GROUP_FOLDS = 5  # parts that groups are held out in, at most
+# How often the genes are dealt to the two sides: by chance one deal does far better or worse than the next.
+DEALS = 3
+# Shares of the new side's genes that are taken away as well: new cells may have few.
+TAKEN = (0.5, 0.9, 0.97)
+AGREEING_CELLS, SPLITS = 1_000, 4  # cells that the halves of the genes are compared on, and how often these are drawn
+NOT_LEARNED = -1e4  # log-probability, before temperatures of up to 50, of a class that the other groups do not have
 MIN_CELLS = 50  # fewest new cells that can form groups
 # Shrinkage of the covariance within classes towards a sphere: two sets of genes differ in their strong directions.
 SHRINKAGE = 0.9
@@ -43,28 +53,6 @@ N_COMPONENTS = 20
 VARIABLE_GENES = 500
 COMPONENT_SHRINKAGE = 0.1
 TINY = 1e-30
-
-
-@dataclass(frozen=True)
-class ConfidenceRejection:
-    """Thresholds on confidence alone: distances from training cells mean nothing across genes.
-
-    ``confidence`` ``(m,)``, ascending, m ≥ 1, is that of the held-out cells that were labelled correctly; ``keep`` is
-    the fraction of them that keep their label by default.
-    """
-
-    confidence: Array
-    keep: float
-
-    def thresholds(self, rule: str, keep: float | None = None) -> Thresholds:
-        """Return thresholds as :meth:`scstore.heads.rejection.Rejection.thresholds`; ``both`` is confidence alone."""
-        if rule == "distance":
-            raise OptionError(f"unassigned='distance': a head={KIND!r} has no distance. Use 'confidence' or 'none'.")
-        check_choice("unassigned", rule, RULES)
-        keep = self.keep if keep is None else check_keep(keep)
-        if rule == "none":
-            return Thresholds()
-        return Thresholds(confidence=float(self.confidence[max_rejected(len(self.confidence), keep)]))
 
 
 class AcrossGenesHead:
@@ -89,11 +77,13 @@ class AcrossGenesHead:
         Calibrates the probabilities; fitted on cells held out *and* on genes held out.
     held_out_
         ``n``, ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``nll``, ``ece`` and ``coverage_95`` of cells on genes
-        that the training side did not have: half of the cells and half of the genes on either side, in turn.
+        that the training side did not have: half of the cells, or whole groups, and half of the genes in turn.
     confidence_
         ``(m,)`` calibrated probabilities of the held-out cells that were labelled correctly, ascending.
+    cases_
+        What held-out cells showed with ever fewer of these genes, by :func:`text_agreement`; None if none was right.
     held_out_codes_, held_out_proba_
-        ``(2n,)`` classes and ``(2n, n_classes)`` calibrated probabilities of the held-out cells; not saved.
+        ``(6n,)`` classes and ``(6n, n_classes)`` calibrated probabilities of the held-out cells; not saved.
 
     References
     ----------
@@ -114,7 +104,7 @@ class AcrossGenesHead:
         """Thresholds; None where no held-out cell was labelled correctly."""
         return ConfidenceRejection(self.confidence_, self.keep) if len(self.confidence_) else None
 
-    def fit(self, expression: Rows, y: Any, *, vectors: Array, centre: Array) -> Self:
+    def fit(self, expression: Rows, y: Any, *, vectors: Array, centre: Array, groups: Any = None) -> Self:
         """Learn from labelled cells.
 
         Parameters
@@ -127,19 +117,37 @@ class AcrossGenesHead:
             ``(n_genes, d) float32`` vectors of the genes' texts.
         centre
             ``(d,)`` mean of all vectors of the gene table.
+        groups
+            ``(n,)`` donors or laboratories, which are held out as a whole; random cells are without.
 
         Raises
         ------
         LabelsError
-            If there are fewer than two labels, or too few cells to hold some out.
+            If there are fewer than two labels or groups, or too few cells to hold some out.
         """
         labels = encode_labels(y, expression.shape[0])
+        numbers = None if groups is None else encode_groups(groups, expression.shape[0])
         self.classes_ = labels.classes
         self._centre = np.asarray(centre, dtype=np.float64)
         units = self._units(vectors)
-        self._profiles = self._learn(expression, labels.codes, units)
-        self._calibrate(expression, labels.codes, units)
+        self._profiles = _learn(expression, labels.codes, units)
+        self._calibrate(expression, labels.codes, units, numbers)
         return self
+
+    def for_cells(self, expression: Rows, *, vectors: Array) -> tuple[Self, MissingCase | None]:
+        """Return the head for new cells, and what held-out cells showed where gene texts agreed as little about them.
+
+        The head has their temperature and thresholds. Takes what :meth:`predict_proba` does. No case where no held-out
+        cell was labelled correctly.
+        """
+        if self.cases_ is None:
+            return self, None
+        units, rng = self._units(vectors, n_cells=expression.shape[0]), np.random.default_rng(self.random_state)
+        some = np.sort(rng.permutation(expression.shape[0])[:AGREEING_CELLS])
+        agreement = text_agreement(self._profiles, csr_matrix(fetch(expression, some)), units, rng)
+        case, head = self.cases_.at(agreement), copy(self)
+        head.temperature_, head.confidence_ = case.temperature, np.sort(case.confidence)
+        return head, case
 
     def predict_proba(self, expression: Rows, *, vectors: Array) -> Array:
         """Return probabilities ``(n, n_classes) float64`` of new cells, labelled together.
@@ -160,22 +168,19 @@ class AcrossGenesHead:
 
     def iter_proba(self, expression: Rows, *, vectors: Array) -> Iterator[tuple[int, Array]]:
         """Yield first row and probabilities of blocks of cells; takes and raises what :meth:`predict_proba` does."""
-        n = expression.shape[0]
-        if n < MIN_CELLS:
-            raise CellsError(f"{n} cells: head={KIND!r} labels groups of {MIN_CELLS} cells or more. Give all cells.")
-        units = self._units(vectors)
+        units = self._units(vectors, n_cells=expression.shape[0])
         log_proba = self._fit_mixture(self._profiles, expression, units)
         for start, block in iter_raw_blocks(expression):
             yield start, np.exp(log_softmax(log_proba(block) / self.temperature_))
 
-    def _units(self, vectors: Array) -> Array:
+    def _units(self, vectors: Array, *, n_cells: int = MIN_CELLS) -> Array:
+        """Return centred gene vectors of length one; refuse those of another encoder, and too few cells."""
+        if n_cells < MIN_CELLS:
+            few = f"{n_cells} cells: head={KIND!r} labels groups of {MIN_CELLS} cells or more."
+            raise CellsError(f"{few} Give all cells.")
         if vectors.shape[1] != len(self._centre):
             raise OptionError(f"vectors: {vectors.shape[1]} wide, not {len(self._centre)}. Use the same text encoder.")
         return np.asarray(normalize(vectors - self._centre.astype(np.float32)))
-
-    def _learn(self, expression: Rows, codes: Array, units: Array) -> ClassProfiles:
-        blocks = ((_means(b, units), codes[at : at + b.shape[0]]) for at, b in iter_raw_blocks(expression))
-        return ClassProfiles.fit(blocks, n_classes=len(self.classes_), width=units.shape[1])
 
     def _fit_mixture(self, profiles: ClassProfiles, expression: Rows, units: Array) -> Callable[[csr_matrix], Array]:
         """Fit the mixture to new cells; return the function from their expression to log-probabilities."""
@@ -187,36 +192,62 @@ class AcrossGenesHead:
         mixture = fit_mixture(profiles, _means(sample, units), components.of(sample))
         return lambda block: mixture(_means(block, units), components.of(block))
 
-    def _calibrate(self, expression: Rows, codes: Array, units: Array) -> None:
-        """Label half of the cells, on half of the genes, from the other halves; four times, so all cells twice."""
+    def _calibrate(self, expression: Rows, codes: Array, units: Array, groups: Array | None) -> None:
+        """Label held-out cells, on half of the genes and on ever fewer of these, from the other cells and genes.
+
+        The halves take turns. Cells are held out in two parts, or as whole groups.
+        """
         rng = np.random.default_rng(self.random_state)
-        some = stratified_sample(codes, size=SAMPLE, rng=rng) if len(codes) > SAMPLE else np.arange(len(codes))
+        some = stratified_sample(codes, size=HELD_OUT, rng=rng) if len(codes) > HELD_OUT else np.arange(len(codes))
         sample, truth = csr_matrix(fetch(expression, some)), codes[some]
-        halves = stratified_folds(truth, n_folds=2, rng=rng)
-        if len(halves) < 2 or min(map(len, halves)) < MIN_CELLS:
-            raise LabelsError(f"{len(codes)} labelled cells: give {2 * MIN_CELLS} or more, two of each label.")
-        dealt = rng.permutation(sample.shape[1])
-        sides = np.sort(dealt[::2]), np.sort(dealt[1::2])
+        if groups is None:
+            folds = stratified_folds(truth, n_folds=2, rng=rng)
+        else:
+            folds = group_folds(truth, groups[some], n_folds=GROUP_FOLDS, rng=rng)
+        deals = [rng.permutation(sample.shape[1]) for _ in range(DEALS)]
+        halves = [(np.sort(dealt[::2]), np.sort(dealt[1::2])) for dealt in deals]
         found, true = [], []
-        for inside in halves:
-            outside = np.setdiff1d(np.arange(len(truth)), inside)
-            for known, new in (sides, sides[::-1]):
-                profiles = self._learn(sample[outside][:, known], truth[outside], units[known])
-                left = sample[inside][:, new]
-                found.append(self._fit_mixture(profiles, left, units[new])(left))
+        for fold in folds:
+            outside = np.setdiff1d(np.arange(len(truth)), fold)
+            learned = np.unique(truth[outside])
+            inside = fold[np.isin(truth[fold], learned)]  # what no other group has cannot be right
+            if len(inside) < MIN_CELLS or len(learned) < 2:
+                continue
+            numbers = np.searchsorted(learned, truth[outside])
+            for known, new in (sides for pair in halves for sides in (pair, pair[::-1])):
+                profiles = _learn(sample[outside][:, known], numbers, units[known])
+                found.append(list(self._cases(profiles, sample[inside][:, new], units[new], learned, rng)))
                 true.append(truth[inside])
-        log_proba, codes = np.concatenate(found), np.concatenate(true)
-        self.temperature_ = fit_temperature(log_proba, codes)
-        proba = np.exp(log_softmax(log_proba / self.temperature_))
-        self.held_out_ = held_out_scores(codes, proba)
-        self.held_out_codes_, self.held_out_proba_ = codes, proba
-        self.confidence_ = np.sort(proba.max(axis=1)[proba.argmax(axis=1) == codes])
+        if len(found) < 4 * DEALS:  # two folds
+            few = f"{2 * MIN_CELLS} or more, two of each label, in two groups if there are groups"
+            raise LabelsError(f"{len(codes)} labelled cells are too few to hold some out: give {few}.")
+        cases, held_out = [HeldOutCase.join(parts) for parts in zip(*found, strict=True)], np.concatenate(true)
+        self.temperature_ = fit_temperature(cases[0].log_proba, held_out)
+        proba = np.exp(log_softmax(cases[0].log_proba / self.temperature_))
+        self.held_out_ = held_out_scores(held_out, proba)
+        self.held_out_codes_, self.held_out_proba_ = held_out, proba
+        self.confidence_ = np.sort(proba.max(axis=1)[proba.argmax(axis=1) == held_out])
+        n_classes = len(self.classes_)
+        plain = Fusion(np.ones(n_classes), prior_adjustment=0.0, temperatures=(1.0,), temperature=1.0)
+        self.cases_ = MissingGenes.fit(cases, held_out, plain, units=np.ones(n_classes))
+
+    def _cases(
+        self, profiles: ClassProfiles, cells: csr_matrix, units: Array, learned: Array, rng: np.random.Generator
+    ) -> Iterator[HeldOutCase]:
+        """Label held-out cells on all of their genes and on some; of distances nothing is known."""
+        for measured in measured_cases(np.asarray(cells.mean(axis=0)).ravel(), rng, TAKEN):
+            some, vectors = cells[:, measured], units[measured]
+            log_proba = self._fit_mixture(profiles, some, vectors)(some)
+            wide = widened(log_proba, learned, len(self.classes_), least=NOT_LEARNED)
+            few = some[np.sort(rng.permutation(some.shape[0])[:AGREEING_CELLS])]
+            yield HeldOutCase(text_agreement(profiles, few, vectors, rng), wide, np.zeros(some.shape[0]))
 
     def to_state(self) -> State:
         """Return the fitted head as nested JSON values and arrays; :meth:`from_state` takes them back."""
         profiles, classes = vars(self._profiles), self.classes_.tolist()
         state: State = {"kind": KIND, "classes": classes, "centre": self._centre, "profiles": profiles}
         state |= {"confidence": self.confidence_, "temperature": self.temperature_, "held_out": self.held_out_}
+        state["cases"] = None if self.cases_ is None else self.cases_.to_state()
         return state | {"keep": self.keep, "random_state": self.random_state}
 
     @classmethod
@@ -227,13 +258,36 @@ class AcrossGenesHead:
         head.classes_ = np.array([str(label) for label in state["classes"]])
         head.temperature_, head.held_out_ = float(state["temperature"]), dict(state["held_out"])
         head._centre, head.confidence_ = take_arrays(state, {"centre": "d", "confidence": "m"}).values()
-        saved = state["profiles"]
+        saved, cases = state["profiles"], state["cases"]
+        head.cases_ = None if cases is None else MissingGenes.from_state(cases)
         floor, power = float(saved["floor"]), float(saved["power"])
         require(floor > 0 and head.temperature_ > 0, f"floor={floor}, temperature={head.temperature_}.")
         shapes = {"means": "cd", "axes": "qd", "strengths": "q"}
         arrays = take_arrays(saved, shapes, c=len(head.classes_), d=len(head._centre))
         head._profiles = ClassProfiles(**arrays, floor=floor, power=power)
         return head
+
+
+def _learn(expression: Rows, codes: Array, units: Array) -> ClassProfiles:
+    blocks = ((_means(b, units), codes[at : at + b.shape[0]]) for at, b in iter_raw_blocks(expression))
+    return ClassProfiles.fit(blocks, n_classes=int(codes.max()) + 1, width=units.shape[1])
+
+
+def text_agreement(profiles: ClassProfiles, expression: csr_matrix, units: Array, rng: np.random.Generator) -> float:
+    """Return how far the texts of two halves of the genes say the same of cells ``(n, g)``, 0 to 1.
+
+    It is the correlation between the scores of the classes that a cell gets by either half, over cells and classes, the
+    mean over random halves. Few genes, or genes that all cells express alike, say next to nothing: halves disagree.
+    """
+    directions = profiles.whiten(profiles.means - profiles.means.mean(axis=0)).T
+    found = []
+    for _ in range(SPLITS):
+        order = rng.permutation(len(units))
+        halves = (np.sort(order[::2]), np.sort(order[1::2]))
+        one, other = (_means(expression[:, half], units[half]) @ directions for half in halves)
+        one, other = one - one.mean(axis=0), other - other.mean(axis=0)
+        found.append((one * other).sum() / max(np.sqrt((one**2).sum() * (other**2).sum()), TINY))
+    return max(0.0, float(np.mean(found)))
 
 
 def _means(expression: csr_matrix, units: Array) -> Array:
@@ -301,7 +355,8 @@ class ExpressionComponents:
         genes = np.sort(np.argsort(-variances, kind="stable")[:VARIABLE_GENES])
         dense = np.asarray(expression[:, genes].toarray(), dtype=np.float64)
         n_components = min(N_COMPONENTS, len(genes), len(dense) - 1)
-        found = PCA(n_components, svd_solver="covariance_eigh", random_state=seed).fit(dense)
+        with np.errstate(invalid="ignore"):  # genes that no cell expresses have no variance to explain
+            found = PCA(n_components, svd_solver="covariance_eigh", random_state=seed).fit(dense)
         scale = float(np.sqrt(found.explained_variance_.mean()))
         return cls(genes, found.mean_, found.components_, max(scale, TINY))
 

@@ -31,16 +31,23 @@ TINY = float(np.finfo(np.float64).tiny)
 NOT_LEARNED = -30.0
 
 
-def measured_cases(mean: Array, rng: np.random.Generator) -> Iterator[Array]:
+def measured_cases(mean: Array, rng: np.random.Generator, shares: Sequence[float] = SHARES) -> Iterator[Array]:
     """Yield which of the genes with these means are measured in each case, ``(g,) bool``; in the first all are."""
     n = len(mean)
     yield np.ones(n, dtype=bool)
-    for share in SHARES:
+    for share in shares:
         taken = min(round(share * n), n - 1)
         for order in (rng.permutation(n), np.argsort(mean, kind="stable")):
             measured = np.ones(n, dtype=bool)
             measured[order[:taken]] = False
             yield measured
+
+
+def widened(log_proba: Array, learned: Array, n_classes: int, *, least: float = NOT_LEARNED) -> Array:
+    """Return log-probabilities of all classes, from those of the ``learned``; the others have the ``least``."""
+    wide = np.full((len(log_proba), n_classes), least)
+    wide[:, learned] = log_proba
+    return wide
 
 
 def _trusted_from(confidence: Array, right: Array, known: float) -> float:
@@ -111,7 +118,9 @@ class HeldOut:
         """Predict held-out rows of the classes ``learned[truth]`` with members that learned the classes ``learned``."""
         self._truth.append(learned[truth])
         for name, member in members.items():
-            self._log_probas[name].append(self._widened(member.log_proba(views[name], selected=False), learned))
+            self._log_probas[name].append(
+                widened(member.log_proba(views[name], selected=False), learned, self._n_classes)
+            )
         if distances is None:
             return
         self._distances.append(distances.measure(members, views, truth, selected=False))
@@ -125,16 +134,10 @@ class HeldOut:
         cases = []
         for measured in measured_cases(reducer.mean, np.random.default_rng(seed)):
             rows = reducer.estimate(measured).over(values)
-            log_proba = self._widened(member.log_proba(rows, selected=True), learned)
+            log_proba = widened(member.log_proba(rows, selected=True), learned, self._n_classes)
             far = distances.measure(members, {EXPRESSION: rows}, truth, selected=True)
             cases.append(HeldOutCase(share_known(reducer, importance, measured), log_proba, far))
         self._cases.append(cases)
-
-    def _widened(self, log_proba: Array, learned: Array) -> Array:
-        """Give classes that were not learned next to no probability."""
-        wide = np.full((len(log_proba), self._n_classes), NOT_LEARNED)
-        wide[:, learned] = log_proba
-        return wide
 
     @property
     def truth(self) -> Array:

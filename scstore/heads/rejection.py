@@ -193,6 +193,30 @@ class Rejection:
         return cls(distances, **arrays, keep=check_keep(state["keep"]), sure=float(state["sure"]))
 
 
+@dataclass(frozen=True)
+class ConfidenceRejection:
+    """Thresholds on confidence alone: distances from training cells mean nothing across genes.
+
+    ``confidence`` ``(m,)``, ascending, m ≥ 1, is that of the held-out cells that were labelled correctly; ``keep`` is
+    the fraction of them that keep their label by default.
+    """
+
+    confidence: Array
+    keep: float
+
+    def thresholds(self, rule: str, keep: float | None = None) -> Thresholds:
+        """Return thresholds as :meth:`scstore.heads.rejection.Rejection.thresholds`; ``both`` is confidence alone."""
+        if rule == "distance":
+            raise OptionError(
+                "unassigned='distance': a head='across-genes' has no distance. Use 'confidence' or 'none'."
+            )
+        check_choice("unassigned", rule, RULES)
+        keep = self.keep if keep is None else check_keep(keep)
+        if rule == "none":
+            return Thresholds()
+        return Thresholds(confidence=float(self.confidence[max_rejected(len(self.confidence), keep)]))
+
+
 def check_keep(keep: float) -> float:
     """Return the fraction to keep as a float; refuse one that is not more than 0 and at most 1."""
     if not 0 < keep <= 1:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from scstore import fsio
-from scstore.heads.across_genes import AcrossGenesHead, ConfidenceRejection
+from scstore.heads.across_genes import AcrossGenesHead
 from scstore.heads.artifact import AnyHead
-from scstore.heads.missing_genes import MIN_ACCURACY
+from scstore.heads.missing_genes import MIN_ACCURACY, MissingGenes
 from scstore.heads.preprocessing import EXPRESSION
-from scstore.heads.rejection import RULES
+from scstore.heads.rejection import RULES, ConfidenceRejection
 from scstore.report.markdown import as_table, escaped
 
 METRICS = {
@@ -29,6 +29,10 @@ WHY = {
     "both": "confidence below {confidence:.3f}, or novelty above {novelty:.2f}",
 }
 TWO_COLUMNS = ("", "")
+LOOKED_UP = (
+    "`predict` looks up the row of the genes at hand, takes its temperature and thresholds, and refuses cells below an "
+    f"accuracy of {MIN_ACCURACY:.0%} (`min_accuracy`)."
+)
 CARD_HEADING = "## Training data and head"
 
 
@@ -94,21 +98,20 @@ def _held_out(head: AnyHead, record: Mapping[str, Any]) -> str:
         seen = record["held_out_by_class"].get(name)
         of_class = [f"{seen[key]:.3f}" for key in ("precision", "recall", "f1")] if seen else ["–"] * 3
         rows.append((name, f"{n:,}", *of_class))
+    if (group := record.get("group")) is None:
+        held_out, unseen = "held out at random", "it"
+        end = "Expect less for cells of other donors or laboratories."
+    else:
+        held_out, unseen = f"whole groups of {escaped(group)} held out", "any cell of its group"
+        end = "Cells of a class that no other group has are not counted."
     if isinstance(head, AcrossGenesHead):
         how = (
-            "predictions: each cell twice, by heads that had seen neither it nor any of the genes it was measured on. "
-            "Expect less for cells of other donors or laboratories."
+            f"predictions: each cell twice, {held_out}, by heads that had seen neither {unseen} nor any of the genes "
+            "it was measured on."
         )
         temperatures = f"One temperature, fitted on these predictions: {head.temperature_:.2f}."
     else:
-        group = record.get("group")
-        how = (
-            "cells, held out at random, each predicted by heads that had not seen it. Expect less for cells of other "
-            "donors or laboratories."
-            if group is None
-            else f"cells, whole groups of {escaped(group)} held out, each predicted by heads that had not seen any "
-            "cell of its group. Cells of a class that no other group has are not counted."
-        )
+        how = f"cells, {held_out}, each predicted by heads that had not seen {unseen}."
         by_view = zip(head.views_, head.fusion_.temperatures, strict=True)
         listed = ", ".join(f"{escaped(view)} {value:.2f}" for view, value in by_view)
         temperatures = f"Temperatures, fitted on these cells: {listed}; of all together {head.fusion_.temperature:.2f}."
@@ -117,7 +120,7 @@ def _held_out(head: AnyHead, record: Mapping[str, Any]) -> str:
     ]
     parts = [
         "## Held-out cells",
-        f"{found['n']:,} {how}",
+        f"{found['n']:,} {how} {end}",
         as_table(TWO_COLUMNS, figures),
         as_table(["class", "training cells", "precision", "recall", "F1"], rows),
         "## Calibration",
@@ -152,7 +155,15 @@ def _rejection(head: AnyHead) -> str:
 
 def _missing_genes(head: AnyHead) -> str:
     """Say what held-out cells showed where genes are missing; nothing for a head that does not read expression."""
-    if isinstance(head, AcrossGenesHead) or head.genes_ is None:
+    if isinstance(head, AcrossGenesHead):
+        words = (
+            "Held-out cells were labelled with ever fewer of their genes, and got the right label as often as the "
+            "table says. Two random halves of the genes agree as far as their texts say the same of the cells. "
+            f"{LOOKED_UP}"
+        )
+        title = "## When few genes are measured, or such as say little"
+        return "" if head.cases_ is None else _cases(title, words, head.cases_, "agreement of the halves")
+    if head.genes_ is None:
         return ""
     title = "## When genes are missing"
     other = [view for view in head.views_ if view != EXPRESSION]
@@ -163,18 +174,19 @@ def _missing_genes(head: AnyHead) -> str:
     )
     if head.missing_ is None:
         return f"{title}\n\n{words} How well that works could not be measured: no held-out cell was labelled correctly."
-    seen = head.missing_
-    rows = [
-        (f"{known:.0%}", f"{accuracy:.3f}", f"{temperature:.2f}")
-        for known, accuracy, temperature in zip(seen.known, seen.accuracy, seen.temperature, strict=True)
-    ][::-1]
     words += (
         " Held-out cells with genes taken away, at random and lowest expressed first, got the right label as often as "
-        "the table says. `predict` looks up the row of the genes at hand, takes its temperature and thresholds, and "
-        f"refuses cells below an accuracy of {MIN_ACCURACY:.0%} (`min_accuracy`)."
+        f"the table says. {LOOKED_UP}"
     )
-    header = ["what labels depend on, measured or explained by measured genes", "accuracy", "temperature"]
-    return f"{title}\n\n{words}\n\n" + as_table(header, rows)
+    return _cases(title, words, head.missing_, "what labels depend on, measured or explained by measured genes")
+
+
+def _cases(title: str, words: str, seen: MissingGenes, known: str) -> str:
+    rows = [
+        (f"{share:.0%}", f"{accuracy:.3f}", f"{temperature:.2f}")
+        for share, accuracy, temperature in zip(seen.known, seen.accuracy, seen.temperature, strict=True)
+    ]
+    return f"{title}\n\n{words}\n\n" + as_table([known, "accuracy", "temperature"], rows[::-1])
 
 
 def _privacy(head: AnyHead) -> str:

@@ -124,11 +124,6 @@ def test_groups_that_cannot_be_held_out_are_refused(path: Path, tmp_path: Path, 
     assert not (tmp_path / "head").exists()
 
 
-def test_across_genes_has_no_groups(path: Path) -> None:
-    with pytest.raises(OptionError, match="group="):
-        scstore.fit(path, label="cell_type", head="across-genes", group="donor")
-
-
 @pytest.mark.parametrize(("label", "all_cells"), [("few", True), ("partly", False)])
 def test_few_labels_learn_the_genes_from_all_cells(path: Path, label: str, all_cells: bool) -> None:
     store = scstore.open(path)

@@ -12,10 +12,10 @@ from scipy.sparse import csr_matrix
 from support import Notes
 
 import scstore
-from scstore.errors import CellsError, FeatureSpaceError, OptionError
+from scstore.errors import CellsError, FeatureSpaceError, GenesError, OptionError
 from scstore.genes.table import GeneTable, save_gene_table
 from scstore.genes.texts import describe_by_symbol
-from scstore.report.card import save_model_card
+from scstore.report.card import model_card, save_model_card
 
 N_GENES = 160
 SYMBOLS = [f"GENE{i}" for i in range(N_GENES)]
@@ -63,6 +63,33 @@ def test_cells_get_labels_though_no_gene_is_shared(folder: Path) -> None:
     told = "\n".join(notes.said)
     assert "0 of the 80 genes here were measured in training" in told
     assert "may change with the cells beside it" in told
+    assert "of the same data set" in told
+
+
+def test_genes_that_say_little_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Genes that all types express alike: what held-out cells showed with all their genes does not hold for them."""
+    cells = measured(150, slice(80, 160), seed=9)[:, OWNER[80:] == 3].copy()
+    store = store_of(cells, tmp_path / "everybody.zarr", folder / "genes.h5ad")
+    with pytest.raises(GenesError, match="min_accuracy=0"):
+        scstore.predict(store, folder / "head")
+    table = scstore.predict(store, folder / "head", min_accuracy=0)
+    every = scstore.predict(store, folder / "head", min_accuracy=0, unassigned="none")
+    right = (every["label"].to_numpy() == cells.obs["cell_type"].to_numpy()).mean()
+    assert right < 0.6
+    assert every["confidence"].mean() < right + 0.15
+    assert (table["label"] == "unassigned").mean() > 0.9
+
+
+def test_whole_groups_are_held_out(folder: Path, tmp_path: Path) -> None:
+    cells = measured(240, slice(0, 80), seed=1)
+    cells.obs["donor"] = np.repeat(["a", "b", "c"], 80)
+    store = store_of(cells, tmp_path / "ref.zarr", folder / "genes.h5ad")
+    head = scstore.fit(store, tmp_path / "head", label="cell_type", head="across-genes", group="donor")
+    assert head.record_["group"] == "donor"
+    notes = Notes()
+    scstore.predict(folder / "new.zarr", tmp_path / "head", progress=notes)
+    assert "of another 'donor'" in "\n".join(notes.said)
+    assert "whole groups of donor" in model_card(scstore.load_head(tmp_path / "head")[0], name="head")
 
 
 def test_genes_that_are_shared_are_counted(folder: Path, tmp_path: Path) -> None:
@@ -80,7 +107,7 @@ def test_a_head_in_memory_and_from_disk_say_the_same(folder: Path, tmp_path: Pat
     there = scstore.predict(folder / "new.zarr", folder / "head", tmp_path / "labels.parquet", proba=True)
     pd.testing.assert_frame_equal(here, there)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "labels.parquet"), there, check_dtype=False)
-    assert fitted.held_out_["n"] == 480
+    assert fitted.held_out_["n"] == 6 * 240
 
 
 def test_other_texts_are_refused_by_name(folder: Path, tmp_path: Path) -> None:
@@ -112,6 +139,9 @@ def test_its_card(folder: Path, tmp_path: Path) -> None:
     head, _ = scstore.load_head(folder / "head")
     card = save_model_card(head, tmp_path / "README.md", name="head").read_text()
     assert "across-genes" in card
+    assert head.cases_ is not None
+    rows = [f"{a:.3f} | {t:.2f}" for a, t in zip(head.cases_.accuracy, head.cases_.temperature, strict=True)]
+    assert all(row in card for row in rows)
 
 
 def test_evaluate_has_it_beside_its_control(folder: Path) -> None:

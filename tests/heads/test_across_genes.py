@@ -5,7 +5,14 @@ import pytest
 from scipy import sparse
 
 from scstore.errors import CellsError, DamagedError, LabelsError, OptionError
-from scstore.heads.across_genes import SHRINKAGE, AcrossGenesHead, ClassProfiles, ExpressionComponents, fit_mixture
+from scstore.heads.across_genes import (
+    SHRINKAGE,
+    AcrossGenesHead,
+    ClassProfiles,
+    ExpressionComponents,
+    fit_mixture,
+    text_agreement,
+)
 from scstore.heads.artifact import join_arrays, split_arrays
 from scstore.heads.rejection import Thresholds
 
@@ -39,14 +46,14 @@ def test_it_labels_cells_with_no_gene_in_common(fitted: AcrossGenesHead) -> None
     proba = fitted.predict_proba(expression, vectors=vectors)
     assert (fitted.classes_[proba.argmax(axis=1)] == truth).mean() > 0.95
     np.testing.assert_allclose(proba.sum(axis=1), 1)
-    assert fitted.held_out_["n"] == 600  # each cell twice
+    assert fitted.held_out_["n"] == 1800  # each cell twice, by each of three deals of the genes
     assert fitted.held_out_["accuracy"] > 0.9
 
 
 def test_vectors_that_mean_nothing_carry_nothing_over(fitted: AcrossGenesHead) -> None:
     expression, labels, vectors = world(200, seed=1, genes=KNOWN)
     controls = []
-    for seed in range(6):  # three groups can be named rightly by luck, but not six times
+    for seed in range(3):  # three groups can be named rightly by luck, but not each time
         shuffled = np.random.default_rng(seed).permutation(vectors)
         controls.append(AcrossGenesHead().fit(expression, labels, vectors=shuffled, centre=vectors.mean(axis=0)))
     assert np.mean([control.held_out_["accuracy"] for control in controls]) < 0.7
@@ -54,6 +61,64 @@ def test_vectors_that_mean_nothing_carry_nothing_over(fitted: AcrossGenesHead) -
     wrong = [control for control in controls if control.held_out_["accuracy"] < 0.5]
     assert wrong
     assert all(control.temperature_ > fitted.temperature_ for control in wrong)
+
+
+def test_fewer_genes_are_looked_up_among_held_out_cells_that_had_as_few(fitted: AcrossGenesHead) -> None:
+    assert fitted.cases_ is not None
+    assert fitted.cases_.accuracy[-1] > 0.9 > 0.6 > fitted.cases_.accuracy[0]
+    assert fitted.cases_.temperature[-1] < fitted.cases_.temperature[0]
+    found = []
+    for n_genes in (100, 8):
+        expression, truth, vectors = world(200, seed=7, genes=slice(100, 100 + n_genes))
+        able, case = fitted.for_cells(expression, vectors=vectors)
+        assert case is not None
+        assert able.temperature_ == case.temperature
+        assert (np.diff(able.confidence_) >= 0).all()
+        proba = able.predict_proba(expression, vectors=vectors)
+        right = (able.classes_[proba.argmax(axis=1)] == truth).mean()
+        found.append((case.known, case.accuracy, right, proba.max(axis=1).mean()))
+    (known, told, right, sure), (few_known, few_told, few_right, few_sure) = found
+    assert known > 0.4 > few_known
+    assert right > 0.95 > 0.8 > few_right
+    assert told > 0.9
+    assert few_told < 0.7
+    assert few_sure < few_right + 0.1  # not more confident than right
+    assert sure > 0.9
+    assert fitted.temperature_ != able.temperature_  # the head itself stays as it was
+
+
+def test_halves_agree_where_genes_tell_the_classes_apart(fitted: AcrossGenesHead) -> None:
+    expression, _, vectors = world(200, seed=8, genes=NEW)
+    units = (vectors - vectors.mean(axis=0)) / np.linalg.norm(vectors - vectors.mean(axis=0), axis=1)[:, None]
+
+    def agreement(cells: sparse.csr_matrix, units: np.ndarray) -> float:
+        return text_agreement(fitted._profiles, cells, units, np.random.default_rng(0))
+
+    assert agreement(expression, units) > 0.4
+    everybody = sparse.csr_matrix(np.random.default_rng(0).poisson(2, expression.shape).astype(np.float32))
+    assert agreement(everybody, units) < 0.1  # expressed by all types alike
+    assert agreement(sparse.csr_matrix(np.ones(expression.shape, np.float32)), units) < 1e-6
+    assert agreement(expression[:, :1], units[:1]) == 0  # the other half is empty
+
+
+def test_whole_groups_are_held_out(fitted: AcrossGenesHead) -> None:
+    """One donor's cells have the labels of other types: heads that learned from it are of no use for the others."""
+    expression, labels, vectors = world(300, seed=1, genes=KNOWN)
+    donors = np.arange(300) % 2
+    mixed = np.where(donors == 1, np.roll(CLASSES, 1)[np.searchsorted(CLASSES, labels)], labels)
+    options = {"vectors": vectors, "centre": vectors.mean(axis=0)}
+    head = AcrossGenesHead().fit(expression, mixed, groups=donors, **options)
+    assert head.held_out_["accuracy"] < 0.2
+    assert head.held_out_["n"] == 1800
+    assert head.cases_ is None or head.cases_.accuracy[-1] < 0.2
+    third = np.arange(300) % 3  # a type of one donor is learned, but never held out
+    labelled = AcrossGenesHead().fit(expression, np.where(third == 1, "epsilon", labels), groups=third > 0, **options)
+    assert labelled.classes_.tolist() == ["alpha", "beta", "delta", "epsilon"]
+    assert labelled.held_out_["n"] == 6 * 200
+    with pytest.raises(LabelsError):
+        AcrossGenesHead().fit(expression, labels, groups=np.zeros(300), **options)
+    with pytest.raises(LabelsError):  # the second group is too small to form groups of its own
+        AcrossGenesHead().fit(expression, labels, groups=np.arange(300) < 20, **options)
 
 
 def test_rows_in_pieces_are_judged_as_in_one(fitted: AcrossGenesHead, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +137,9 @@ def test_it_comes_back_from_its_state_bit_for_bit(fitted: AcrossGenesHead) -> No
     assert back.rejection_ is not None
     assert fitted.rejection_ is not None
     assert back.rejection_.thresholds("both") == fitted.rejection_.thresholds("both")
+    assert back.for_cells(expression, vectors=vectors)[0].temperature_ == (
+        fitted.for_cells(expression, vectors=vectors)[0].temperature_
+    )
 
 
 def test_damage_is_found(fitted: AcrossGenesHead) -> None:
