@@ -31,10 +31,11 @@ COLUMNS = ("chance", "right", "told_one_case", "sure_one_case", "told", "sure", 
 
 @dataclass(frozen=True)
 class Genes:
-    """Vectors of genes by symbol."""
+    """Vectors of genes by symbol, and the mean of all."""
 
     rows: dict[str, int]
     vectors: np.ndarray
+    centre: np.ndarray
 
     def of(self, names: list[str]) -> np.ndarray:
         """``(n, width)``."""
@@ -60,8 +61,7 @@ def measure(genes: Genes, train: Cells, test: Cells, groups: np.ndarray) -> dict
     known = np.isin(test.labels, train.labels)
     rows, truth = test.expression[known], test.labels[known]
     head = AcrossGenesHead()
-    centre = genes.vectors.mean(axis=0)
-    head.fit(train.expression, train.labels, vectors=genes.of(train.genes), centre=centre, groups=groups)
+    head.fit(train.expression, train.labels, vectors=genes.of(train.genes), centre=genes.centre, groups=groups)
     able, case = head.for_cells(rows, vectors=genes.of(test.genes))
     proba = able.predict_proba(rows, vectors=genes.of(test.genes))
     one_case = head.predict_proba(rows, vectors=genes.of(test.genes)).max(axis=1)
@@ -97,7 +97,9 @@ def main() -> int:
     made.add_argument("genes", type=Path, help="gene table")
     options: argparse.Namespace = made.parse_args()
     gene_table, findings = load_gene_table(options.genes), Findings("benchmarks/other_genes.py")
-    genes = Genes({name: row for row, name in enumerate(gene_table.obs["symbol"])}, gene_table.vectors)
+    genes = Genes(
+        {name: row for row, name in enumerate(gene_table.obs["symbol"])}, gene_table.vectors, gene_table.centre
+    )
     found: dict[str, dict[str, float]] = {}
     with one_blas_thread():
         blood, donors = cells(options.folder, BLOOD, genes, common=False)
