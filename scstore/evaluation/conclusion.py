@@ -84,9 +84,7 @@ def conclude(scored: Scored, comparisons: Sequence[RowComparison], *, unit: str)
     says = [f"{words[c.row]} against {words[c.baseline]}: {c.difference.words}: {c.difference.verdict}" for c in pairs]
     first = [_in_words(c, scored, SUBJECTS.get(uses, c.row), unit) for uses, c in told.items()][:1]
     if "model" not in told and any(row.uses == "model" and row.seen for row in scored.rows):
-        first.insert(
-            0, "What the language model adds cannot be told from these cells, whose labels it was prepared with."
-        )
+        first.insert(0, "What the language model adds cannot be told from these cells, whose labels chose its genes.")
     if not first:
         missing = "without the model" if baseline_row(scored.rows) is None else "with the model"
         first = [f"This table has no row {missing}, so it does not say what the model adds."]

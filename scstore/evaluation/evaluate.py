@@ -62,7 +62,6 @@ def evaluate(
         bool, Option("Also see whether cells of a left-out class stand out.", advanced=True)
     ] = False,
     seed: Seed = 0,
-    allow_seen: Annotated[bool, Option("Score cells that a projector was trained on.", advanced=True)] = False,
     allow_partial: AllowPartial = False,
     progress: Progress = None,
 ) -> Evaluation:
@@ -124,7 +123,7 @@ def evaluate(
     matched = {name: match_control(name, _opened(given), cells) for name, given in (controls or {}).items()}
     counterparts = {name: control.stores for name, control in matched.items()}
     rows = choose_rows(cells.stores[0], views=views, controls=counterparts)
-    rows, features = without_seen_labels(rows, StoredFeatures(cells, matched), allow_seen=allow_seen)
+    rows, features = without_seen_labels(rows, StoredFeatures(cells, matched))
     for source in (source for row in rows for source in row.sources):
         features.check_space(source)
     if cells.test is None:

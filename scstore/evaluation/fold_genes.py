@@ -18,7 +18,7 @@ from scstore.genes.table import expression_genes
 from scstore.heads.rows import Array, MappedRows, Rows, RowSubset, iter_raw_blocks
 from scstore.store.reader import Store
 from scstore.tokens.genept import companion_vectors, weighted_means
-from scstore.tokens.ranking import expressed_genes, rank_genes
+from scstore.tokens.ranking import rank_genes
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class FoldMeans:
 
     vectors: NDArray[np.float32]  # (n_genes, width), of the columns of X
     n_genes: int  # of the panel
-    top_genes: int | None  # that a cell may keep; None for all
+    top_genes: int  # that a cell may keep
 
     def rows(self, expression: Rows, train: Array, codes: Array) -> Rows:
         """Return the view of all cells, from the genes of largest F between the classes ``codes`` of some of them."""
@@ -39,10 +39,8 @@ class FoldMeans:
         admitted[top_genes(f if f.any() else sums.variances(), self.n_genes)] = True
 
         def means(block: Any) -> NDArray[np.float32]:
-            values = csr_matrix(block)
-            if self.top_genes is None:
-                return weighted_means(expressed_genes(values, admitted=admitted), self.vectors)
-            return weighted_means(rank_genes(values, top_genes=self.top_genes, admitted=admitted), self.vectors)
+            ranked = rank_genes(csr_matrix(block), top_genes=self.top_genes, admitted=admitted)
+            return weighted_means(ranked, self.vectors)
 
         return MappedRows(expression, means, width=self.vectors.shape[1])
 
@@ -56,6 +54,5 @@ def fold_means(store: Store, view: str) -> FoldMeans | None:
         table, genes = expression_genes(store, purpose=view)
     except FeatureSpaceError:
         return None
-    return FoldMeans(
-        companion_vectors(table, genes, names=(view,))[view], record["panel"]["n_genes"], space.get("top_genes")
-    )
+    vectors = companion_vectors(table, genes, names=(view,))[view]
+    return FoldMeans(vectors, record["panel"]["n_genes"], space.get("top_genes", len(genes)))

@@ -24,6 +24,11 @@ from scstore.progress import Reporter
 
 FORMAT = "1.0"
 
+SEEN = (
+    "* its genes were chosen with these cells' labels: optimistic, and left out of the conclusion; a panel of other "
+    "cells, or one without labels, would tell, or cells that it has not seen (test_store=, test_on=)"
+)
+
 WIDTH = 80
 # Longest name in a table of that width with intervals.
 LONG_NAME = 36
@@ -97,10 +102,11 @@ class Regime:
 
     def legend(self) -> list[str]:
         """Return what the marks of the rows mean."""
-        rows = self.scored.rows
-        controls = any(row.marked.startswith("- ") for row in rows)
-        seen = dict.fromkeys(row.seen for row in rows if row.seen)
-        return [*(["- uses neither the model nor gene texts"] if controls else []), *(f"* {why}" for why in seen)]
+        names = [row.marked for row in self.scored.rows]
+        return [
+            *(["- uses neither the model nor gene texts"] if any(name.startswith("- ") for name in names) else []),
+            *([SEEN] if any(name.endswith(" *") for name in names) else []),
+        ]
 
     def lines(self, *, wide: bool = False) -> list[str]:
         """Return conclusion, table and notes as they are printed; with ``wide`` all columns and all pairs."""
@@ -249,6 +255,7 @@ class Evaluation:
         return {
             "format": FORMAT,
             **self.settings,
+            "conclusion": self.conclusion,
             "regimes": [regime.as_json(self.cells.classes) for regime in self.regimes],
             "left_out_classes": None if self.left_out_classes is None else self.left_out_classes.as_json(),
         }

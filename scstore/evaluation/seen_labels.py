@@ -11,15 +11,9 @@ from scstore.evaluation.fold_genes import FoldMeans, fold_means
 from scstore.evaluation.table_rows import DEFAULT, EvaluationRow, ViewSource
 from scstore.store.layout import SEEN_BY_PANEL, SEEN_BY_PROJECTOR
 
-PANEL = (
-    "its genes were chosen with these cells' labels: optimistic, and left out of the conclusion; a panel of other "
-    "cells, or one without labels, would tell, or cells that it has not seen (test_store=, test_on=)"
-)
-PROJECTOR = "its projector was trained on these cells' labels: optimistic, and left out of the conclusion"
-
 
 def without_seen_labels(
-    rows: Sequence[EvaluationRow], features: StoredFeatures, *, allow_seen: bool
+    rows: Sequence[EvaluationRow], features: StoredFeatures
 ) -> tuple[list[EvaluationRow], StoredFeatures]:
     """Choose the genes of gene vectors again in every fold, and mark the rows that take the model for that.
 
@@ -28,29 +22,27 @@ def without_seen_labels(
     Raises
     ------
     LabelsError
-        If a projector was trained on cells to be tested on and ``allow_seen`` is not set.
+        If a projector was trained on cells to be tested on.
     """
-    why: dict[ViewSource, str] = {}
+    seen: set[ViewSource] = set()
     refitted: dict[ViewSource, FoldMeans] = {}
     for source in dict.fromkeys(source for row in rows for source in row.sources):
         store = features.stores(source.control).stores[0]
         space = store.view(source.view).space
         if space.get("projector", {}).get("kind") == "trained" and (n := _n_seen(features, source, SEEN_BY_PROJECTOR)):
-            if not allow_seen:
-                raise LabelsError(
-                    f"{store.path}: the projector of {source.view} was trained on the labels of {n:,} of "
-                    f"{int(features.cells.tested.sum()):,} cells to be tested on, so scores would be too good. Test on "
-                    "other cells (test_store=, test_on=), name rows without it (views=), or score allow_seen=True."
-                )
-            why[source] = PROJECTOR
-        elif space.get("panel", {}).get("digest") and _n_seen(features, source, SEEN_BY_PANEL):
+            raise LabelsError(
+                f"{store.path}: the projector of {source.view} was trained on the labels of {n:,} of "
+                f"{int(features.cells.tested.sum()):,} cells to be tested on, so scores would be too good. Test on "
+                "other cells (test_store=, test_on=), or name rows without it (views=)."
+            )
+        if space.get("panel", {}).get("digest") and _n_seen(features, source, SEEN_BY_PANEL):
             if (again := fold_means(store, source.view)) is None:
-                why[source] = PANEL
+                seen.add(source)
             else:
                 refitted[source] = again
-    marked = [replace(row, seen=next((why[one] for one in row.sources if one in why), "")) for row in rows]
+    marked = [replace(row, seen=not seen.isdisjoint(row.sources)) for row in rows]
     for place, row in enumerate(marked):
-        rest = tuple(one.view for one in row.sources if one not in why)
+        rest = tuple(one.view for one in row.sources if one not in seen)
         if row.name == DEFAULT and row.seen and len(rest) > 1 and "+".join(rest) not in [one.name for one in rows]:
             marked.insert(place, EvaluationRow("+".join(rest), rest, "gene texts"))
             break

@@ -55,7 +55,7 @@ class EvaluationRow:
     uses: str
     control: str = ""  # name of the control's store
     optional: tuple[str, ...] = ()  # views that have to earn their place on held-out training cells, as in `fit`
-    seen: str = ""  # what has seen the labels of cells to be tested on: no part of the conclusion
+    seen: bool = False  # its genes were chosen with labels of cells to be tested on: no part of the conclusion
 
     @property
     def marked(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -114,7 +115,7 @@ def _draw(evaluation: Evaluation, folder: Path, progress: Reporter) -> None:
         row.marked: {word: regime.mean_and_sd(name, key) for key, word in BARS.items()} for name, row in rows.items()
     }
     kinds = {row.marked: KINDS[row.uses] for row in rows.values()}
-    metrics_figure(bars, *files("metrics"), kinds=kinds, title=regime.title.split(";")[0])
+    metrics_figure(bars, *files("metrics"), kinds=kinds, title=textwrap.fill(regime.conclusion, 110))
     names = np.array(cells.classes, dtype=object)
     results = {}
     for name in _rows_to_confuse(evaluation):

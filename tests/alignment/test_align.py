@@ -29,7 +29,6 @@ from scstore.errors import (
     OptionError,
     OutputError,
 )
-from scstore.evaluation.seen_labels import PROJECTOR
 from scstore.model.projector_file import ProjectorFile, load_projector
 from scstore.store.layout import SEEN_BY_PROJECTOR
 
@@ -293,8 +292,6 @@ def test_a_store_names_its_projector_and_marks_the_cells_it_saw(
     with pytest.raises(LabelsError, match="30 of 60.*test_on="):
         scstore.evaluate(store, label="cell_type", folds=2)
     scstore.evaluate(store, label="cell_type", folds=2, views=["genept"])  # which takes no projector
-    allowed = scstore.evaluate(store, label="cell_type", folds=2, views=["readout"], allow_seen=True)
-    assert [row.seen for row in allowed.regimes[0].scored.rows] == [PROJECTOR]
     plain = extract(cells, tmp_path / "stores" / "plain.zarr", llama)
     assert SEEN_BY_PROJECTOR not in plain.obs
     assert not np.allclose(plain.view("readout_last_l3")[:], store.view("readout_last_l3")[:])

@@ -53,6 +53,6 @@ def test_the_sentence(scores: tuple[float, float], difference: dict[str, Any], e
 
 
 def test_a_row_that_has_seen_the_labels_concludes_nothing() -> None:
-    seen = (replace(ROWS[0], seen="its genes"), ROWS[1])
+    seen = (replace(ROWS[0], seen=True), ROWS[1])
     assert "F1" not in said(0.99, 0.9, rows=seen)
     assert "no row with the model" in said(0.99, 0.9, rows=(replace(ROWS[0], uses="nothing"), ROWS[1]))
