@@ -274,7 +274,8 @@ def _help(command: Command, function: Callable[..., Any]) -> str:
     text = inspect.getdoc(function) or ""
     body = re.split(r"\n[A-Z][a-z]+\n-+\n", text)[0].split("\n\n")[1:]
     examples = ["Examples:", *(f"    {line}" for line in command.examples)] if command.examples else []
-    return "\n\n".join([command.summary, *(part.replace("\n", " ") for part in body), *examples])
+    typed = [in_flags(part.replace("\n", " "), parameters_of(function)) for part in body]
+    return "\n\n".join([command.summary, *typed, *examples])
 
 
 def _help_all(n_hidden: int) -> inspect.Parameter:

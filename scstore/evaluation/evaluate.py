@@ -67,18 +67,9 @@ def evaluate(
 ) -> Evaluation:
     """Score every view, the default combination and the controls on cells that nothing was fitted on.
 
-    All fitting happens within the training cells of each fold: gene selection, PCA, scaling, head, calibration.
-
-    By default the rows are each view alone; ``default``, the head that ``fit`` would make: expression with those of
-    readout and genept that earn their place on held-out training cells; random vectors with expression;
-    ``regression``, a class-balanced logistic regression on expression, with which the rows are compared; and
-    CellTypist if it is installed. A control adds its default view, and its default; with a test store it is two
-    stores under one name. With groups, whole groups are held out within the training cells as well, and intervals
-    draw whole groups; of fewer than five there is no interval. With ``hold_out_genes``
-    heads are trained on the other genes. ``leave_one_class_out`` measures whether confidence and novelty tell cells
-    of a class that no head was trained on. Of ``COLUMN=VALUE``, values of one column add up, and several columns must
-    all be met. Where the panel has seen the labels, means of gene vectors choose their genes again in each fold, and
-    rows that take the model are marked as optimistic and left out of the conclusion.
+    All fitting happens within the training cells of each fold: gene selection, PCA, scaling, head, calibration. Give a
+    ``group`` such as donor where there is one. Of ``COLUMN=VALUE``, values of one column add up, and several columns
+    must all be met.
 
     Returns
     -------
@@ -93,6 +84,18 @@ def evaluate(
         If options do not go together.
     FeatureSpaceError
         If two stores differ in their feature spaces.
+
+    Notes
+    -----
+    By default the rows are each view alone; ``default``, the head that ``fit`` would make: expression with those of
+    readout and genept that earn their place on held-out training cells; random vectors with expression; ``regression``,
+    a class-balanced logistic regression on expression, with which the rows are compared; and CellTypist if it is
+    installed. A control adds its default view, and its default; with a test store it is two stores under one name. With
+    groups, whole groups are held out within the training cells as well, and intervals draw whole groups; of fewer than
+    five there is no interval. With ``hold_out_genes`` heads are trained on the other genes. ``leave_one_class_out``
+    measures whether confidence and novelty tell cells of a class that no head was trained on. Where the panel has seen
+    the labels, means of gene vectors choose their genes again in each fold, and rows that take the model are marked as
+    optimistic and left out of the conclusion.
 
     Examples
     --------
