@@ -131,7 +131,7 @@ def _history(plan: SequencePlan, data: LabelledCells, options: AlignOptions) -> 
         "model": plan.model_record,
         "genes": plan.table.digest,
         "panel": None if panel is None else panel.digest,
-        "top_genes": readout.top_genes,
+        "top_genes": plan.top_genes,
         "fits": projector_fits(plan),
         "layers": list(readout.layers),
         "pool": list(plan.options.poolings),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,7 +61,7 @@ def adapt_extract(
         typed = in_flags(" ".join(f"{name}={value!r}" for name, value in words.items()), state.parameters)
         line = f"scstore extract {shlex.quote(str(cells))} {typed} --shard $SLURM_ARRAY_TASK_ID/{found.jobs}"
         script = [found.sbatch, line] if found.tokens else []
-        state.output.result({**found.as_json(), "script": script}, *found.lines(), *script)
+        state.output.result({**asdict(found), "script": script}, *found.lines(), *script)
         raise typer.Exit
     if gpu is not None:
         raise OptionError(f"gpu={gpu!r} has an effect with dry_run=True only.")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import anndata
 import numpy as np
@@ -76,10 +75,6 @@ class Estimate:
     rests_on: str  # the hours
     jobs: int
     sbatch: str  # the line of a job array
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as JSON values."""
-        return asdict(self)
 
     def lines(self) -> list[str]:
         """The same for a person."""
@@ -160,7 +155,7 @@ def _estimated(
         files = model_shape(options.model or DEFAULT_MODEL, revision=options.revision)
     overhead = 2 + math.ceil(len(options.instruction) / CHARACTERS_OF_A_TOKEN) if options.poolings else 2
     room = files.context - overhead if files is not None and options.runs_model else None
-    top = fewest_genes(options, room, genes.n_panel)[0]
+    top = fewest_genes(options, room, genes.n_panel)
     lengths = count_genes(sample, top_genes=top, admitted=genes.admitted)
     scale = n_cells / max(1, len(lengths))
     passes = [] if files is None else _passes(options, files, genes, lengths[lengths > 0], overhead)

@@ -7,11 +7,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,7 +27,7 @@ from scstore.extraction.model_reader import CellReader, cells_per_second, load_r
 from scstore.extraction.options import AUTO_PANEL, Cells, ExtractOptions, Output, complete_options
 from scstore.extraction.plan import ExtractionPlan, check_same_run, make_plan
 from scstore.options import with_options
-from scstore.progress import Reporter, Track
+from scstore.progress import Reporter
 from scstore.store.layout import (
     PREFIX,
     SCRATCH_EXPRESSION,
@@ -285,52 +284,41 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, model: CellReader | Non
         commit_shard(target, shape, shard, found, ids=ids[start:stop])
 
     total = done + sum(stop - start for start, stop in map(shape.bounds, todo))
-    counted = _CountingTrack()
+    pending: deque[Future[None]] = deque()
+    with (
+        _saying_what_is_kept(target, shape, plan.options, progress),
+        progress.track("extracting", total, "cells") as track,
+        ThreadPoolExecutor(1, "scstore-read") as reader,
+        ThreadPoolExecutor(1, "scstore-write") as writer,
+    ):
+        track.resume_at(done)
+        for shard, rows, ranked in prefetch(read(), reader, depth=PREFETCHED):
+            views, halved = reader_of_cells.read(ranked, track)
+            if halved:
+                progress.warn(
+                    "batches did not fit the device's memory and were run in halves; a smaller tokens_per_batch= "
+                    "avoids the detour"
+                )
+            if len(pending) > 1:
+                pending.popleft().result()
+            pending.append(writer.submit(write, shard, rows, ranked, views))
+        for one in pending:
+            one.result()
+
+
+@contextmanager
+def _saying_what_is_kept(target: Path, shape: StorePlan, options: ExtractOptions, progress: Reporter) -> Iterator[None]:
+    """Where a run is stopped, say how many cells are committed."""
     try:
-        with (
-            progress.track("extracting", total, "cells") as counted.inner,
-            ThreadPoolExecutor(1, "scstore-read") as reader,
-            BackgroundWriter("scstore-write") as writer,
-        ):
-            counted.inner.resume_at(done)
-            for shard, rows, ranked in prefetch(read(), reader, depth=PREFETCHED):
-                views, halved = reader_of_cells.read(ranked, counted)
-                if halved:
-                    progress.warn(
-                        "batches did not fit the device's memory and were run in halves; a smaller tokens_per_batch= "
-                        "avoids the detour"
-                    )
-                writer.submit(write, shard, rows, ranked, views)
+        yield
     except BaseException as error:
         if not isinstance(error, ScstoreError):  # those say themselves what to do
             with suppress(OSError):  # the disk itself may be what failed
-                _say_what_is_kept(target, shape, set(todo), counted.done, plan.options, progress)
+                done = committed_shards(target, shape)
+                kept = sum(stop - start for shard, start, stop in shape.shards() if done[shard])
+                again = "Run the same command again" + (", without overwrite=True," if options.overwrite else "")
+                progress.note(f"{target}: {kept:,} of {shape.n_obs:,} cells are kept. {again} to go on.")
         raise
-
-
-class _CountingTrack(Track):
-    """Counts what it passes on."""
-
-    def __init__(self) -> None:
-        self.inner, self.done = Track(), 0
-
-    def advance(self, n: int = 1) -> None:
-        self.done += n
-        self.inner.advance(n)
-
-
-def _say_what_is_kept(
-    target: Path, shape: StorePlan, todo: set[int], read: int, options: ExtractOptions, progress: Reporter
-) -> None:
-    """Say how many cells a run that was stopped has committed, and what of its work is lost."""
-    committed = [bounds for bounds, done in zip(shape.shards(), committed_shards(target, shape), strict=True) if done]
-    kept = sum(stop - start for _, start, stop in committed)
-    lost = max(0, read - sum(stop - start for shard, start, stop in committed if shard in todo))
-    again = "Run the same command again" + (", without overwrite=True," if options.overwrite else "")
-    progress.note(
-        f"{target}: {kept:,} of {shape.n_obs:,} cells are kept; {lost:,} more were read, whose shard was not finished. "
-        f"{again} to go on."
-    )
 
 
 def companions_of(plan: ExtractionPlan) -> dict[str, NDArray[np.float32]]:
@@ -377,34 +365,3 @@ def prefetch(items: Iterator[T], executor: ThreadPoolExecutor, *, depth: int) ->
         yield item
     for future in waiting:
         future.cancel()
-
-
-class BackgroundWriter:
-    """Does work in another thread, in order, at most one piece waiting while one is done.
-
-    An error in it is raised by the next :meth:`submit`, or at the end of the ``with`` block; nothing is done after it.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._executor = ThreadPoolExecutor(1, name)
-        self._pending: deque[Future[Any]] = deque()
-
-    def submit(self, work: Callable[..., None], *words: Any) -> None:
-        """Hand over a piece of work; waits while two are pending."""
-        while len(self._pending) > 1:
-            self._pending.popleft().result()
-        self._pending.append(self._executor.submit(work, *words))
-
-    def __enter__(self) -> BackgroundWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is None:
-                while self._pending:
-                    self._pending.popleft().result()
-        finally:
-            # after an error, what was handed over and not begun is dropped; what was begun is finished
-            self._executor.shutdown(wait=True, cancel_futures=True)

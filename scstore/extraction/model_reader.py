@@ -104,7 +104,7 @@ def load_model(plan: SequencePlan, progress: Reporter, *, random_seed: int | Non
     layers = ", ".join(map(str, readout.layers))
     progress.note(
         f"model: {readout.files.name}{_weights(random_seed)}, layers {layers} of {readout.files.n_layers}, "
-        f"on {device} in {plan.run.dtype}; at most {readout.top_genes:,} genes a cell ({readout.top_genes_limited_by})"
+        f"on {device} in {plan.run.dtype}; at most {plan.top_genes:,} genes a cell"
     )
     return backbone
 

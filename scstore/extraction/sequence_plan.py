@@ -218,13 +218,11 @@ def _of_panel(
 
 @dataclass(frozen=True)
 class ReadoutPlan:
-    """Which layers (1 is the first) of which model are read, around how many genes of a cell."""
+    """Which layers (1 is the first) of which model are read, with what around the genes."""
 
     files: ModelFiles
     layout: Layout
     layers: tuple[int, ...]
-    top_genes: int
-    top_genes_limited_by: str
 
 
 @dataclass(frozen=True)
@@ -309,7 +307,7 @@ def plan_sequences(
     genes = find_genes(found, target, options, progress)
     encodes = genes.named is None and options.needs_vectors
     files = _find_model(options) if options.runs_model or encodes else None
-    readout = _plan_readout(options, files, genes.n_panel) if files is not None and options.poolings else None
+    readout = _plan_readout(options, files) if files is not None and options.poolings else None
     table_file = str(options.genes or file_beside(target, ".genes.h5ad"))
     table = genes.named
     if table is None:
@@ -358,7 +356,7 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _plan_readout(options: SequenceOptions, files: ModelFiles, n_panel: int | None) -> ReadoutPlan:
+def _plan_readout(options: SequenceOptions, files: ModelFiles) -> ReadoutPlan:
     """Choose what the options leave open, and check them against the model."""
     tokenizer, token = load_tokenizer(files), options.readout_token
     layout = make_layout(files, tokenizer, instruction=options.instruction, readout_token=token)
@@ -370,8 +368,7 @@ def _plan_readout(options: SequenceOptions, files: ModelFiles, n_panel: int | No
             f"top_genes={options.top_genes}: {files.name} has {files.context} positions and the instruction takes "
             f"{layout.frame.overhead}. At most {room} genes fit."
         )
-    top_genes, limited_by = fewest_genes(options, room, n_panel)
-    return ReadoutPlan(files, layout, layers_to_read(options, files), top_genes, limited_by)
+    return ReadoutPlan(files, layout, layers_to_read(options, files))
 
 
 def layers_to_read(options: SequenceOptions, files: ModelFiles) -> tuple[int, ...]:
@@ -383,29 +380,23 @@ def layers_to_read(options: SequenceOptions, files: ModelFiles) -> tuple[int, ..
     return layers
 
 
-def fewest_genes(options: SequenceOptions, room: int | None, n_panel: int | None) -> tuple[int, str]:
-    """Return the smallest limit on the genes of a cell, and what set it; ``room`` is that of the model's context."""
-    given = options.top_genes
-    limits = [(given, f"top_genes={given}")] if given else [(DEFAULT_TOP_GENES, "the default")]
-    if room is not None:
-        limits.append((room, "what the model's context holds"))
-    if n_panel is not None:
-        limits.append((n_panel, "the panel"))
-    return min(limits, key=lambda limit: limit[0])
+def fewest_genes(options: SequenceOptions, room: int | None, n_panel: int | None) -> int:
+    """Return how many genes of a cell enter; ``room`` is that of the model's context."""
+    return min(limit for limit in (options.top_genes or DEFAULT_TOP_GENES, room, n_panel) if limit is not None)
 
 
 def _ranked_genes(
     options: SequenceOptions, readout: ReadoutPlan | None, files: ModelFiles | None, genes: MatchedGenes
 ) -> int:
     """Return how many genes of a cell are ranked: what the model reads, or all where only weighted means are wanted."""
-    if readout is not None:
-        return readout.top_genes
-    if options.companion_views == (GENEPT_W,):
+    if readout is None and options.companion_views == (GENEPT_W,):
         return len(genes.match.genes)
     room = None
-    if files is not None:  # a symbol is one token or more
+    if readout is not None:
+        room = readout.files.context - readout.layout.frame.overhead
+    elif files is not None:  # a symbol is one token or more
         room = files.context - int(load_tokenizer(files).num_special_tokens_to_add(pair=False))
-    return fewest_genes(options, room, genes.n_panel)[0]
+    return fewest_genes(options, room, genes.n_panel)
 
 
 def run_settings(

@@ -59,10 +59,6 @@ CHARACTERS_PER_TOKEN = 4
 # Where texts are cut: 8,191 tokens, of at least three characters each in gene descriptions.
 MAX_CHARACTERS = 8191 * 3
 
-PRICES_OF = "January 2024"
-# OpenAI's list prices of :data:`PRICES_OF`, in US dollars per million tokens.
-PRICES = {"text-embedding-ada-002": 0.10, "text-embedding-3-small": 0.02, "text-embedding-3-large": 0.13}
-
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -132,16 +128,12 @@ class EndpointEncoder:
         return {**about, "width": self.width, "max_characters": MAX_CHARACTERS}
 
     def batches(self, texts: Sequence[str]) -> Iterable[Sequence[str]]:
-        """Requests of about :data:`REQUEST_TOKENS`, after a note of what all of them cost."""
+        """Requests of about :data:`REQUEST_TOKENS`, after a note of how much there is to pay for."""
         if long := [text[:30] for text in texts if len(text) > MAX_CHARACTERS]:
             self._progress.warn(f"{len(long):,} texts are cut to {MAX_CHARACTERS:,} characters: {show_some(long)}")
         ends = np.cumsum([_estimated_tokens(text) for text in texts])
-        price = PRICES.get(self.endpoint.model)
-        cost = "their price is not known"
-        if price is not None:
-            cost = f"about ${ends[-1] / 1e6 * price:.2f} at ${price:.2f} per million (OpenAI's list of {PRICES_OF})"
         counts = f"{len(texts):,} texts to send, about {ends[-1]:,} tokens (estimated)"
-        self._progress.note(f"{self.endpoint.model} at {self.endpoint.server}: {counts}: {cost}")
+        self._progress.note(f"{self.endpoint.model} at {self.endpoint.server}: {counts}")
         numbers = (ends // REQUEST_TOKENS).tolist()
         for _, group in groupby(zip(numbers, texts, strict=True), key=lambda pair: pair[0]):
             yield [text for _, text in group]
@@ -204,7 +196,7 @@ class EndpointEncoder:
 
 @contextmanager
 def endpoint_encoder(model: str, progress: Reporter) -> Iterator[EndpointEncoder]:
-    """Open the encoder; it tells what it will cost."""
+    """Open the encoder."""
     endpoint, bound = read_environment(model), AnswerBound()
     client = openai.OpenAI(
         base_url=endpoint.base_url,

@@ -25,7 +25,7 @@ from scstore.errors import (
     OptionError,
     OutputError,
 )
-from scstore.extraction.extract import BackgroundWriter, prefetch
+from scstore.extraction.extract import prefetch
 from scstore.model.readout import Readout
 from scstore.tokens.batches import Batch
 
@@ -390,40 +390,3 @@ def test_an_error_while_reading_comes_in_its_place() -> None:
         for item in prefetch(items(), executor, depth=2):
             seen.append(item)  # noqa: PERF402
     assert seen == [1]
-
-
-def test_work_is_done_in_order_and_finished_at_the_end() -> None:
-    done: list[int] = []
-    with BackgroundWriter("writer") as writer:
-        for i in range(10):
-            writer.submit(done.append, i)
-    assert done == list(range(10))
-
-
-def test_an_error_while_writing_is_raised_and_nothing_is_written_after_it() -> None:
-    done: list[int] = []
-
-    def write(i: int) -> None:
-        if i == 1:
-            msg = "no space"
-            raise OSError(msg)
-        done.append(i)
-
-    with pytest.raises(OSError, match="no space"), BackgroundWriter("writer") as writer:
-        for i in range(6):
-            writer.submit(write, i)
-    assert done == [0] or done == [0, 2]  # one more may have been handed over before the error was known
-
-
-def test_an_error_of_the_caller_waits_for_what_is_being_written() -> None:
-    begun, finished = threading.Event(), []
-
-    def write() -> None:
-        begun.set()
-        finished.append(1)
-
-    with pytest.raises(KeyError), BackgroundWriter("writer") as writer:
-        writer.submit(write)
-        begun.wait(10)
-        raise KeyError
-    assert finished == [1]

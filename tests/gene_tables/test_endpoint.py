@@ -316,14 +316,12 @@ def test_address_and_key_come_from_the_environment() -> None:
         assert KEY not in str(caught.value)
 
 
-@pytest.mark.parametrize(("model", "price"), [("text-embedding-ada-002", "$0.20"), ("mine", "not known")])
-def test_the_estimate(monkeypatch: pytest.MonkeyPatch, model: str, price: str) -> None:
+def test_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     texts, notes = [f"{i} " + "x" * 19_998 for i in range(400)], Notes()
-    with endpoint_encoder(model, notes) as encoder:
+    with endpoint_encoder("mine", notes) as encoder:
         requests = list(encoder.batches(texts))
     assert [text for texts in requests for text in texts] == texts
     assert {len(texts) for texts in requests[:-1]} == {19, 20}  # about 5,000 tokens each
     assert "400 texts to send, about 2,000,390 tokens" in notes.said[0]
-    assert price in notes.said[0]
