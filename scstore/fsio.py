@@ -1,8 +1,7 @@
 """File operations that survive a crash: atomic writes, digests, a lock.
 
 Every file goes to a temporary name beside the target, is flushed to disk (fsync), renamed, and its folder is flushed
-too. A reader sees the old file or the new one, never a part. What changes a file goes through one object,
-:data:`disk`, so that tests can break each operation in turn.
+too. A reader sees the old file or the new one, never a part.
 """
 
 from __future__ import annotations
@@ -172,32 +171,46 @@ def read_json(path: str | os.PathLike[str], *, limit: int = 1 << 28) -> Any:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
-    """Yield a hidden path beside ``path``; then flush it and rename it into place, or delete it after an error.
+    """Yield a hidden path beside ``path``; then flush what is there and rename it into place, or delete it on an error.
 
-    ``LockedError`` if another process writes the same output.
+    ``LockedError`` if another process writes the same output. Whoever holds it deletes what killed runs left.
     """
-    with _output(path, overwrite=overwrite) as (target, partial):
-        yield partial
-        with partial.open("rb+") as file:
-            disk.sync(file.fileno())
-        _put_in_place(partial, target, overwrite=overwrite)
+    given = Path(path)
+    target = given.resolve() if given.is_symlink() or given.name in ("", "..") else given
+    disk.make_folder(target.parent)
+    with _name_full_disk(target), lock(writing_lock(target), output=target):
+        _give_back(target)
+        for left in _left_of(target):
+            disk.delete(left)
+        _refuse_existing(target, overwrite=overwrite)
+        partial = _hidden(target, _unique())
+        try:
+            yield partial
+            _flush(partial)
+            _put_in_place(partial, target, overwrite=overwrite)
+        except BaseException:
+            _give_back(target)
+            disk.delete(partial)
+            raise
 
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a hidden folder beside ``path``; then flush every file in it and rename it into place.
-
-    With ``overwrite`` an existing folder at ``path`` stays, whole, until the new one is complete.
-    """
-    with _output(path, overwrite=overwrite) as (target, partial):
+    """Yield a hidden folder beside ``path``, as :func:`atomic_path`; an existing one stays until it is complete."""
+    with atomic_path(path, overwrite=overwrite) as partial:
         disk.make_folder(partial)
         yield partial
-        for folder, _, files in os.walk(partial):
-            for name in files:
-                with Path(folder, name).open("rb+") as file:
-                    disk.sync(file.fileno())
-            fsync_dir(folder)
-        _put_in_place(partial, target, overwrite=overwrite)
+
+
+def _flush(path: Path) -> None:
+    """Flush a file, or a folder with all that is in it."""
+    if path.is_dir():
+        for one in path.iterdir():
+            _flush(one)
+        fsync_dir(path)
+    else:
+        with path.open("rb+") as file:
+            disk.sync(file.fileno())
 
 
 def _hidden(target: Path, ending: str) -> Path:
@@ -212,26 +225,6 @@ def writing_lock(target: Path) -> Path:
 def _unique() -> str:
     """Return what no other process has, also where containers give one process id several times."""
     return f"{os.getpid()}-{token_hex(4)}"
-
-
-@contextmanager
-def _output(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[tuple[Path, Path]]:
-    """Hold an output for writing; yield it and its hidden name. Whoever holds it deletes what killed runs left."""
-    given = Path(path)
-    target = given.resolve() if given.is_symlink() or given.name in ("", "..") else given
-    disk.make_folder(target.parent)
-    with _name_full_disk(target), lock(writing_lock(target), output=target):
-        _give_back(target)
-        for left in _left_of(target):
-            disk.delete(left)
-        _refuse_existing(target, overwrite=overwrite)
-        partial = _hidden(target, _unique())
-        try:
-            yield target, partial
-        except BaseException:
-            _give_back(target)
-            disk.delete(partial)
-            raise
 
 
 def _left_of(target: Path) -> list[Path]:
@@ -423,19 +416,16 @@ def reclaim_if_dead(file: Path) -> bool:
     try:
         with file.open("rb+" if os.access(file, os.W_OK) else "rb") as handle:
             held = _hold(handle, wait=False)
-            if held is False or not _is_same(file, handle) or not _is_dead(file, freed=held is True):
+            if held is False or not _is_same(file, handle):
+                return False
+            owner, silent = _owner(file), time.time() - file.stat().st_mtime
+            # without a host, its writer died between creating and filling it
+            if not (silent > STARTING if owner.get("host") is None else is_dead(owner, freed=held is True)):
                 return False
             disk.delete(file)
     except FileNotFoundError:
         pass
     return True
-
-
-def _is_dead(file: Path, *, freed: bool) -> bool:
-    owner = _owner(file)
-    if owner.get("host") is None:  # its writer died between creating and filling it
-        return time.time() - file.stat().st_mtime > STARTING
-    return is_dead(owner, freed=freed)
 
 
 def _owner(file: Path) -> dict[str, Any]:

@@ -23,15 +23,11 @@ def is_dead(owner: Mapping[str, Any], *, freed: bool) -> bool:
     which sees none of another container. A process of another machine cannot be seen at all.
     """
     mine = this_process()
-    same_host = bool(owner.get("host") == mine["host"])
-    if owner.get("boot") is None or mine["boot"] is None:
-        is_here = same_host
-    elif owner["boot"] != mine["boot"]:
+    same_host, boots = owner.get("host") == mine["host"], {owner.get("boot"), mine["boot"]}
+    if None not in boots and len(boots) == 2:
         return freed and same_host  # this machine, before it was started again
-    else:
-        is_here = True
-    if freed or not is_here:
-        return is_here
+    if freed or (None in boots and not same_host):
+        return None not in boots or same_host
     pid = owner.get("pid")
     if owner.get("namespace", mine["namespace"]) != mine["namespace"] or not isinstance(pid, int):
         return False

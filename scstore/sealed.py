@@ -28,7 +28,7 @@ from scstore.errors import DamagedError, GenesError, NewerFormatError, NotAStore
 from scstore.hdf5_output import hdf5_output, open_to_read
 from scstore.untrusted.guards import reading
 from scstore.untrusted.hdf5 import open_hdf5
-from scstore.untrusted.kinds import what_else
+from scstore.untrusted.kinds import check_path, what_else
 from scstore.untrusted.recognise import what_is
 from scstore.untrusted.safetensors import WEIGHTS_LIMIT, read_weights
 
@@ -93,12 +93,9 @@ def differences(old: Space, new: Space) -> list[str]:
 
 # What fields that hold digests are about, by the last part of their name.
 DIGESTED = {
-    "genes": "the gene table",
-    "input": "the cells",
-    "ids": "the cells' ids",
-    "orthologs": "the table of orthologs",
+    "genes": "the gene table", "input": "the cells", "ids": "the cells' ids", "orthologs": "the table of orthologs",
     "encoder": "the encoder of the gene texts",
-}
+}  # fmt: skip
 
 
 def _difference(name: str, before: str, after: str) -> str:
@@ -106,12 +103,8 @@ def _difference(name: str, before: str, after: str) -> str:
     digests = [text.startswith('"sha256:') for text in (before, after)]
     if any(digests):
         part = name.removesuffix(".digest").rpartition(".")[2]
-        words = DIGESTED.get(part, f"the {part}")
-        return (
-            f"{words}: another one"
-            if all(digests)
-            else f"{words}: {'one' if digests[0] else 'none'} → {'one' if digests[1] else 'none'}"
-        )
+        old, new = ("one" if there else "none" for there in digests)
+        return f"{DIGESTED.get(part, f'the {part}')}: {'another one' if old == new else f'{old} → {new}'}"
     if name.endswith((".prefix", ".suffix")):
         return f"the words {'before' if name.endswith('.prefix') else 'after'} the genes: others"
     return f"{name}: another one" if len(before) + len(after) > LONGEST else f"{name}: {before} → {after}"
@@ -228,9 +221,8 @@ def write_sealed_folder(
 def _check_path(path: object, kind: FolderKind | FileKind) -> None:
     """Refuse an object in the place of a path."""
     if not isinstance(path, str | os.PathLike):
-        raise NotAStoreError(
-            f"This is {what_is(path)}, where the path of a {kind.name} is wanted. Swapped with another?"
-        )
+        wanted = f"the path of a {kind.name} is wanted"
+        raise NotAStoreError(f"This is {what_is(path)}, where {wanted}. Swapped with another?")
 
 
 def read_sealed_folder(
@@ -282,25 +274,16 @@ def read_sealed_file(
     decoded or does not match its digest.
     """
     _check_path(path, kind)
-    file = Path(path)
-    if not file.is_file():
-        what = f"this is {what}, and no" if (what := what_is(file)) else "there is no such"
-        raise GenesError(f"{file}: {what} {kind.name}. Make one with `{kind.command}`.")
-    cure = f"Restore it from a copy, or make it again with `{kind.command}`."
+    file, cure = Path(path), f"Restore it from a copy, or make it again with `{kind.command}`."
+    make = f"A {kind.name} is wanted here. Make one with `{kind.command}`."
+    check_path(file, error=GenesError)
     if not h5py.is_hdf5(file):
-        what = what_is(file) or what_else(file)
-        raise GenesError(f"{file}: a {kind.name} is wanted here, and this is {what}. Make one with `{kind.command}`.")
+        what = what_is(file) or ("a folder" if file.is_dir() else what_else(file))
+        raise GenesError(f"{file}: this is {what}. {make}")
     with open_hdf5(file, error=GenesError) as opened:
-        try:
+        with reading(file, "its header", error=GenesError, cure=f"It is {what_is(file) or 'damaged'}. {make}"):
             header = json.loads(opened["uns/scstore"][kind.key].asstr()[()])
             found = header["format"]
-        except (PermissionError, MemoryError):
-            raise
-        except Exception as error:  # HDF5 raises anything on damaged bytes
-            fsio.check_read(error, str(file))
-            what = what_is(file) or "not one of scstore's, or damaged"
-            msg = f"{file}: a {kind.name} is wanted here, and this is {what}. Make one with `{kind.command}`."
-            raise GenesError(msg) from error
         check_format(file, found)
         with reading(file, f"this {kind.name}", error=DamagedError, cure=cure):
             content = build(anndata.io.read_elem(opened), header)

@@ -68,6 +68,12 @@ def write_manifest(root: Path, names: Iterable[str]) -> None:
     fsio.write_json(root / MANIFEST, seal({"format": FORMAT, "files": _described(root, names)}))
 
 
+def seal_scratch(folder: Path, run: str) -> None:
+    """Write the digests of the expression that a run works from, and whose it is."""
+    body = {"format": FORMAT, "run": run, "files": _described(folder, fsio.files_below(folder))}
+    fsio.write_json(folder / SCRATCH_MANIFEST, seal(body))
+
+
 def _described(root: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {n: {"bytes": (root / n).stat().st_size, "digest": fsio.digest_file(root / n)} for n in sorted(names)}
 
@@ -83,12 +89,6 @@ def read_manifest(root: Path, name: str = MANIFEST) -> dict[str, dict[str, Any]]
     if not isinstance(files, dict) or not all(is_inside(name) and _is_file(value) for name, value in files.items()):
         raise DamagedError(f"{file} does not list files of the store. {CURE}")
     return files
-
-
-def seal_scratch(folder: Path, run: str) -> None:
-    """Write the digests of the expression that a run works from, and whose it is."""
-    body = {"format": FORMAT, "run": run, "files": _described(folder, fsio.files_below(folder))}
-    fsio.write_json(folder / SCRATCH_MANIFEST, seal(body))
 
 
 def scratch_is_whole(root: Path, run: str) -> bool:

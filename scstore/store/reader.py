@@ -158,11 +158,8 @@ class Store:
             if isinstance(obsm, h5py.Dataset):  # one array of records, as anndata before 0.7 wrote it
                 types = {name: obsm.dtype[name] for name in obsm.dtype.names or ()}
                 return {name: len(one.shape) == 1 and is_numeric(one.base) for name, one in types.items()}
-            arrays = {name: obsm[name] for name in sorted(obsm)}
-            return {
-                name: len(getattr(array, "shape", ())) == 2 and is_numeric(array.dtype)
-                for name, array in arrays.items()
-            }
+            arrays = ((name, obsm[name]) for name in sorted(obsm))
+            return {name: len(getattr(one, "shape", ())) == 2 and is_numeric(one.dtype) for name, one in arrays}
 
     @property
     def _has_expression(self) -> bool:
@@ -228,12 +225,13 @@ class Store:
             raise InputError(f"{self.path} has no view {show(name)}{self.why_not(name)}.{known}")
         if name == "X":
             return self._expression
-        if self.plan is not None and name in self._specs:
-            return ShardView(self.path, self.plan, self._specs[name], self.obs.index)
+        spec = self._specs.get(name)
+        if self.plan is not None and spec is not None:
+            return ShardView(self.path, self.plan, spec, self.obs.index)
         with decoding(self.path, name):
             array = self._group["obsm"][name]
             is_ours = isinstance(array, zarr.Array) and array.dtype.kind == "f" and np.isnan(array.fill_value)
-        if is_ours and name in self._specs:
+        if is_ours and spec is not None:
             raise DamagedError(f"{self.path}: its folder {LEDGER}, which says what was extracted, is missing. {CURE}")
         if array.shape[0] != self.n_obs:
             why = f"obsm has {array.shape[0]:,} rows of {name} for {self.n_obs:,} cells"
@@ -243,9 +241,7 @@ class Store:
             why = f"chunks of obsm/{name} have no file: they are zeros, which Zarr leaves out, or were lost"
             raise CellsError(f"{self.path}: {why}. Copy the folder again; if they are zeros, write it as .h5ad.")
         space: Space = {"view": name, "source": "not extracted by scstore", "width": int(array.shape[1])}
-        if name in self._specs:
-            space = self._specs[name].space
-        return ArrayView(name, array, space, source=self.path)
+        return ArrayView(name, array, space if spec is None else spec.space, source=self.path)
 
     def why_not(self, name: str) -> str:
         """Why something that is in the file is no view, as the end of a sentence; empty where nothing is known."""
@@ -304,10 +300,9 @@ class Store:
         """Description of the store as JSON values, as ``scstore info`` prints it."""
         record = self.record or {}
         views = {}
-        for name in self.views:
-            view = self.view(name)
+        for view in map(self.view, self.views):
             space = {"fingerprint": view.fingerprint, "space": dict(view.space)}
-            views[name] = {"width": view.shape[1], "dtype": str(view.dtype), **space}
+            views[view.name] = {"width": view.shape[1], "dtype": str(view.dtype), **space}
         committed = int(self.committed.sum())
         return {
             "path": str(self.path),
@@ -401,16 +396,8 @@ class Store:
         return frame
 
     def expression_rows(self, start: int, stop: int) -> csr_matrix:
-        """Read the log-normalised expression that extraction works from, whether or not it is kept as ``X``.
-
-        Returns
-        -------
-        csr_matrix
-            ``(stop - start, n_genes) float32``.
-        """
-        if self._scratch is None:
-            return self._expression[start:stop]
-        return self._scratch(start, stop)
+        """Read ``(stop - start, n_genes) float32`` that extraction works from, whether or not it is kept as ``X``."""
+        return self._expression[start:stop] if self._scratch is None else self._scratch(start, stop)
 
     @cached_property
     def _scratch(self) -> Callable[[int, int], csr_matrix] | None:
@@ -430,11 +417,9 @@ class Store:
             return None
         for kind in ("counts", "lognorm"):
             try:
-                found = find_expression(self._cells, expression=kind, declared=False)
+                return find_expression(self._cells, expression=kind, declared=False)
             except CellsError as error:
                 self._no_expression = self._no_expression or str(error).removeprefix(f"{self.path}: ")
-                continue
-            return found
         return None
 
     @cached_property
@@ -458,10 +443,8 @@ def _as_encoded(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        cure = "Write a table (.csv, .parquet), or write the file again with anndata."
-        raise CellsError(
-            f"{path}: it has text in another encoding than it declares ({error.reason}). {cure}"
-        ) from error
+        what = f"it has text in another encoding than it declares ({error.reason})"
+        raise CellsError(f"{path}: {what}. Write a table (.csv, .parquet), or the file again with anndata.") from error
 
 
 @public

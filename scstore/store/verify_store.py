@@ -162,11 +162,13 @@ def _verify(root: Path, *, deep: bool, gc: bool, repair: bool, progress: Reporte
     tally.findings += [Finding(name, "unexpected", message) for name in _unexpected(root, fixed, plan)]
     notes = []
     if uncommitted:
-        notes.append(
-            f"{len(uncommitted):,} of {n_shards:,} shards are not extracted yet: run the same `scstore extract`"
-        )
-    if repair:
-        _mark(root, damaged)
+        n = len(uncommitted)
+        notes.append(f"{n:,} of {n_shards:,} shards are not extracted yet: run the same `scstore extract`")
+    if repair:  # without its record a shard counts as not extracted
+        for shard in damaged:
+            fsio.disk.delete(record_path(root, shard))
+        if damaged:
+            fsio.fsync_dir(record_path(root, 0).parent)
     without_record = [*uncommitted, *(damaged if repair else ())]
     left = _leftovers(root, complete=complete, views=() if plan is None else plan.views, uncommitted=without_record)
     if gc:
@@ -197,7 +199,7 @@ def _check_fixed_files(root: Path, tally: _Tally, *, deep: bool, progress: Repor
         files = read_manifest(root)
     except (DamagedError, OSError) as error:
         tally.findings.append(finding_of(error, MANIFEST))
-        return {name for name in _files(root) if not name.startswith((f"{LEDGER}/", "obsm/"))}
+        return {name for name in fsio.files_below(root) if not name.startswith((f"{LEDGER}/", "obsm/"))}
 
     def compare(name: str) -> _Tally:
         return _compare(root, name, files[name], hashed=deep or not _is_bulk(name))
@@ -285,12 +287,6 @@ def rows_that_are_not_finite(rows: Any) -> int:
     return int((~np.isfinite(rows).all(axis=1)).sum())
 
 
-def _files(root: Path) -> Iterator[str]:
-    for folder, _, names in os.walk(root):
-        for name in names:
-            yield (Path(folder) / name).relative_to(root).as_posix()
-
-
 def _unexpected(root: Path, fixed: set[str], plan: StorePlan | None) -> list[str]:
     """Return files that are neither the store's nor a leftover. Without its shape, any chunk may belong to it."""
     known = {*fixed, MANIFEST}
@@ -300,15 +296,7 @@ def _unexpected(root: Path, fixed: set[str], plan: StorePlan | None) -> list[str
             known |= {file.relative_to(root).as_posix() for file in files}
     left = _leftovers_inside(root, complete=True, views=(), uncommitted=[])
     ours = (*left, *(() if plan is not None else (f"{LEDGER}/shards/", "obsm/")))
-    return sorted(name for name in _files(root) if name not in known and not name.startswith(ours))
-
-
-def _mark(root: Path, shards: list[int]) -> None:
-    """Delete the records of shards, so that they count as not extracted."""
-    for shard in shards:
-        fsio.disk.delete(record_path(root, shard))
-    if shards:
-        fsio.fsync_dir(record_path(root, 0).parent)
+    return sorted(name for name in fsio.files_below(root) if name not in known and not name.startswith(ours))
 
 
 def _leftovers(root: Path, *, complete: bool, views: Iterable[ViewSpec], uncommitted: list[int]) -> list[str]:

@@ -96,9 +96,8 @@ def open_csr(
         n_rows, n_columns = (int(n) for n in group.attrs["shape"])
         wanted = (shape[0], n_columns if shape[1] is None else shape[1])
         if (n_rows, n_columns) != wanted:
-            raise DamagedError(
-                f"{source}: {name} has shape {n_rows:,} × {n_columns:,}, not {wanted[0]:,} × {wanted[1]:,}."
-            )
+            said = f"has shape {n_rows:,} × {n_columns:,}, not {wanted[0]:,} × {wanted[1]:,}"
+            raise DamagedError(f"{source}: {name} {said}.")
         matrix = open_compressed(**parts, shape=(n_rows, n_columns), source=str(source), name=name)
 
     def rows(start: int, stop: int) -> csr_matrix:
