@@ -41,7 +41,7 @@ from scstore.store.layout import (
     view_specs,
 )
 from scstore.store.ledger import CURE, ManifestStore, committed_shards, read_run_record
-from scstore.store.views import ArrayView, ExpressionView, ShardView, View, open_csr
+from scstore.store.views import ShardView, View, array_view, open_csr
 from scstore.untrusted.guards import Guard
 from scstore.untrusted.hdf5 import first_missing_filter
 from scstore.untrusted.zarr import BoundedStore, lost_chunks, open_zarr
@@ -241,7 +241,7 @@ class Store:
             why = f"chunks of obsm/{name} have no file: they are zeros, which Zarr leaves out, or were lost"
             raise CellsError(f"{self.path}: {why}. Copy the folder again; if they are zeros, write it as .h5ad.")
         space: Space = {"view": name, "source": "not extracted by scstore", "width": int(array.shape[1])}
-        return ArrayView(name, array, space if spec is None else spec.space, source=self.path)
+        return array_view(name, array, space if spec is None else spec.space, source=self.path)
 
     def why_not(self, name: str) -> str:
         """Why something that is in the file is no view, as the end of a sentence; empty where nothing is known."""
@@ -428,13 +428,14 @@ class Store:
             with decoding(self.path, "X"):
                 group = self._group["X"]
             shape, rows = open_csr(group, "X", source=self.path, shape=(self.n_obs, len(self.var)))
-            return ExpressionView(rows, shape, EXPRESSION_SPACE)
+            return View("X", shape, np.float32, EXPRESSION_SPACE, rows)
         cells, slot = self._cells, self._expression_slot
         if cells is None or slot is None:
             raise InputError(f"{self.path} has no expression: neither counts nor log-normalised values.")
         if slot.remark:
             Reporter().warn(f"{self.path}: {slot.slot} {slot.remark}", CellsWarning)
-        return ExpressionView(partial(lognorm_block, cells, slot), cells.slots[slot.slot].shape, EXPRESSION_SPACE)
+        rows = partial(lognorm_block, cells, slot)
+        return View("X", cells.slots[slot.slot].shape, np.float32, EXPRESSION_SPACE, rows)
 
 
 @contextmanager

@@ -127,11 +127,11 @@ class View:
     ``space`` is their feature space; little is known of a matrix that scstore did not make.
     """
 
-    def __init__(self, name: str, shape: tuple[int, int], dtype: np.dtype[Any], space: Space) -> None:
-        self.name = name
-        self.shape = shape
-        self.dtype = dtype
-        self.space = space
+    def __init__(
+        self, name: str, shape: tuple[int, int], dtype: Any, space: Space, read: Callable[[int, int], Any]
+    ) -> None:
+        self.name, self.shape, self.dtype, self.space = name, shape, np.dtype(dtype), space
+        self._read = read
 
     @property
     def fingerprint(self) -> str:
@@ -173,50 +173,29 @@ class View:
             pieces.append(self._read(first, int(inside[-1]) + 1)[inside - first])
         return self._join(pieces)[np.argsort(order)]
 
-    def _read(self, start: int, stop: int) -> Any:
-        raise NotImplementedError  # pragma: no cover
-
     def _join(self, pieces: list[Any]) -> Any:
         if len(pieces) == 1:
             return pieces[0]
-        return np.concatenate([np.zeros((0, self.shape[1]), dtype=self.dtype), *pieces])
+        none = np.zeros((0, self.shape[1]), dtype=self.dtype)
+        return vstack([none, *pieces], format="csr") if self.name == "X" else np.concatenate([none, *pieces])
 
 
-class ArrayView(View):
-    """Rows of a Zarr array or HDF5 data set in the file ``source``, through its own library."""
+def array_view(name: str, array: Any, space: Space, *, source: Path) -> View:
+    """Open rows of a Zarr array or HDF5 data set in the file ``source``, through its own library."""
 
-    def __init__(self, name: str, array: Any, space: Space, *, source: Path) -> None:
-        super().__init__(name, (int(array.shape[0]), int(array.shape[1])), np.dtype(array.dtype), space)
-        self._array = array
-        self._source = source
+    def read(start: int, stop: int) -> NDArray[Any]:
+        with decoding(source, name):
+            return np.asarray(array[start:stop])
 
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
-        with decoding(self._source, self.name):
-            return np.asarray(self._array[start:stop])
-
-
-class ExpressionView(View):
-    """Log-normalised expression as CSR matrices."""
-
-    def __init__(self, read: Callable[[int, int], csr_matrix], shape: tuple[int, int], space: Space) -> None:
-        super().__init__("X", shape, np.dtype(np.float32), space)
-        self._rows = read
-
-    def _read(self, start: int, stop: int) -> csr_matrix:
-        return self._rows(start, stop)
-
-    def _join(self, pieces: list[csr_matrix]) -> csr_matrix:
-        return vstack([csr_matrix((0, self.shape[1]), dtype=np.float32), *pieces], format="csr")
+    return View(name, (int(array.shape[0]), int(array.shape[1])), array.dtype, space, read)
 
 
 class ShardView(View):
     """Rows of a view that scstore wrote, from the shard files, each compared with its record when first touched."""
 
     def __init__(self, root: Path, plan: StorePlan, spec: ViewSpec, ids: Sequence[str] | None = None) -> None:
-        super().__init__(spec.name, (plan.n_obs, spec.width), np.dtype(spec.dtype), spec.space)
-        self._root = root
-        self._plan = plan
-        self._ids = ids
+        super().__init__(spec.name, (plan.n_obs, spec.width), spec.dtype, spec.space, self._read_shards)
+        self._root, self._plan, self._ids = root, plan, ids
         self._verified: set[int] = set()
 
     def _shard(self, shard: int) -> NDArray[Any]:
@@ -238,7 +217,7 @@ class ShardView(View):
             raise DamagedError(f"{file} {problem[1]} (cells {start:,} to {stop - 1:,}). {REDO}")
         self._verified.add(shard)
 
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
+    def _read_shards(self, start: int, stop: int) -> NDArray[Any]:
         rows = self._plan.shard_rows
         pieces = []
         for shard in range(start // rows, -(-stop // rows)):

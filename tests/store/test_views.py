@@ -12,7 +12,7 @@ from scipy.sparse import random as random_sparse
 
 from scstore.errors import DamagedError, IncompleteStoreError
 from scstore.store.layout import StorePlan, ViewSpec, chunk_path, record_path
-from scstore.store.views import ArrayView, ExpressionView, ShardView, View
+from scstore.store.views import ShardView, View, array_view
 from scstore.store.writer import commit_shard
 
 N, WIDTH = 23, 3
@@ -35,8 +35,8 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> dict[str, View]:
         file["v"] = ROWS
     return {
         "shards": write(folder),
-        "hdf5": ArrayView("v", h5py.File(folder / "a.h5")["v"], {}, source=folder / "a.h5"),
-        "numpy": ArrayView("v", ROWS, {}, source=folder),
+        "hdf5": array_view("v", h5py.File(folder / "a.h5")["v"], {}, source=folder / "a.h5"),
+        "numpy": array_view("v", ROWS, {}, source=folder),
     }
 
 
@@ -60,7 +60,7 @@ def test_rows_are_those_of_numpy(views: dict[str, View], kind: str, key: object)
 @settings(max_examples=60)
 def test_sparse_rows_are_those_of_scipy(key: object) -> None:
     matrix = random_sparse(N, 7, density=0.4, random_state=0, format="csr", dtype=np.float32)
-    view = ExpressionView(lambda start, stop: matrix[start:stop], (N, 7), {})
+    view = View("X", (N, 7), np.float32, {}, lambda start, stop: matrix[start:stop])
     got = view[key]  # type: ignore[index]
     assert isinstance(got, csr_matrix)
     np.testing.assert_array_equal(got.toarray(), matrix.toarray()[key])  # type: ignore[index]
