@@ -40,17 +40,9 @@ class Recipe:
 
 
 PAPERS = Recipe(
-    name="papers",
-    start="none",
-    blocks=4,
-    learning_rate=5e-5,
-    schedule="linear",
-    warmup=1000,
-    gene_dropout=0.0,
-    hold_out=0.1,
-    patience=0,
-    options={"expression_scaling": "multiply", "pool": ("last",)},
-)
+    name="papers", start="none", blocks=4, learning_rate=5e-5, schedule="linear", warmup=1000, gene_dropout=0.0,
+    hold_out=0.1, patience=0, options={"expression_scaling": "multiply", "pool": ("last",)},
+)  # fmt: skip
 RECIPES = {
     "default": Recipe(),
     "papers": PAPERS,
@@ -82,25 +74,16 @@ class AlignOptions(SequenceOptions):
     batch_size: Annotated[int | None, Option("Cells of a step. By default 16.", minimum=1, advanced=True)] = None
     gene_dropout: Annotated[
         float | None,
-        Option(
-            "Chance of a gene to be left out of a training sequence. By default 0.4 (papers: 0).",
-            minimum=0, maximum=0.9, advanced=True,
-        ),
-    ] = None  # fmt: skip
+        Option("Chance of a gene to be left out. By default 0.4 (papers: 0).", minimum=0, maximum=0.9, advanced=True),
+    ] = None
     hold_out: Annotated[
         float | None,
-        Option(
-            "Fraction of the cells that are not trained on. By default 0.2 (papers: 0.1).",
-            minimum=0.01, maximum=0.9, advanced=True,
-        ),
-    ] = None  # fmt: skip
+        Option("Part of the cells held out. By default 0.2 (papers: 0.1).", minimum=0.01, maximum=0.9, advanced=True),
+    ] = None
     patience: Annotated[
         int | None,
-        Option(
-            "Epochs without a lower held-out loss before training ends; 0 for never. By default 3 (papers: 0).",
-            minimum=0, advanced=True,
-        ),
-    ] = None  # fmt: skip
+        Option("Epochs without a lower held-out loss; 0 for any. By default 3 (papers: 0).", minimum=0, advanced=True),
+    ] = None
 
     @property
     def training(self) -> Recipe:

@@ -14,18 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scstore.cells import scales
 from scstore.cells.opening import CellFile
-from scstore.cells.scales import (
-    ALL_GENES,
-    LARGEST_COUNT,
-    LINEAR,
-    NATURAL,
-    SCALES,
-    TARGET_SUM,
-    Recognised,
-    recognise,
-    sums_above_target,
-)
+from scstore.cells.scales import LARGEST_COUNT, LINEAR, NATURAL, SCALES, TARGET_SUM
 from scstore.errors import CellsError, CellsWarning, show
 from scstore.progress import Reporter
 
@@ -188,19 +179,19 @@ def _look_at(cells: CellFile, slot: str) -> _Look:
     if values.min() < 0:
         place = _first(cells, slot, blocks, lambda data: data < 0)
         return _Look("scaled", f"holds negative values ({place}), as scaled data does")
-    found = recognise(rows)
+    found = scales.recognise(rows)
     if found is not None and (look := _recognised(found, rows)) is not None:
         return look
     place = _first(cells, slot, blocks, lambda data: np.isfinite(data) & (data != np.floor(data)))
     words = f"holds values that are not integers ({place}; largest {largest:,.6g})"
     if found is not None or largest > LARGEST_LOG:
         return _Look("fractional", words)
-    if sums_above_target(rows):
+    if scales.sums_above_target(rows):
         return _Look("fractional", f"{words}; as logarithms they would be of more than 10,000 a cell")
     return _Look("unclear", words)
 
 
-def _recognised(found: Recognised, rows: sparse.csr_matrix) -> _Look | None:
+def _recognised(found: scales.Recognised, rows: sparse.csr_matrix) -> _Look | None:
     """Return the look of values on a scale that was recognised; ``None`` for counts times a factor."""
     scale, total = found.scale, found.total
     if scale.name == NATURAL and found.is_per_ten_thousand:
@@ -211,14 +202,12 @@ def _recognised(found: Recognised, rows: sparse.csr_matrix) -> _Look | None:
     if total is not None:
         of = f"values that add up to {total:{',.0f' if total > 10 else '.3g'}} in every cell"
     words = f"holds {of}, as CPM and TPM are," if scale.name == LINEAR else f"holds {scale.name} of {of}"
-    if total is not None or found.is_unscaled or (scale.base and rows.shape[1] >= ALL_GENES):
+    if total is not None or found.is_unscaled or (scale.base and rows.shape[1] >= scales.ALL_GENES):
         remark = f"{words}: read as natural logarithms of counts per 10,000 in each cell"
         return _Look("linear" if scale.name == LINEAR else "rescaled", words, scale.name, remark)
-    if scale.name == NATURAL and not sums_above_target(rows):
-        remark = (
-            "is log-normalised to another sum than 10,000 a cell, and genes are missing, so it is not rescaled: its "
-            "values are not quite those of other data. Better give the counts, or all genes."
-        )
+    if scale.name == NATURAL and not scales.sums_above_target(rows):
+        remark = "is log-normalised to another sum than 10,000 a cell, which cannot be undone, since genes are missing"
+        remark += ": its values are not quite those of other data. Better give the counts, or all genes."
         return _Look("lognorm", f"{words}, with genes missing", None, remark)
     cure = f": adata.X = adata.X * {np.log(scale.base):.9f} makes them natural" if scale.base not in (0, np.e) else ""
     return _Look("other", f"{words}, with genes missing{cure}")

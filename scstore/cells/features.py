@@ -12,16 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scstore.cells.gene_names import (
-    NAME_KEYS,
-    NUMBER,
-    SYMBOL_KEYS,
-    clean_texts,
-    column_key,
-    find_names,
-    name_columns,
-    strings,
-)  # fmt: skip
+from scstore.cells.gene_names import NAME_KEYS, SYMBOL_KEYS, clean_texts, column_key, find_names, name_columns, strings
 from scstore.cells.matrices import RowMatrix, SlicedRows
 from scstore.errors import show, show_some
 
@@ -117,9 +108,7 @@ def find_genes(var: pd.DataFrame, beside: pd.DataFrame | None = None) -> Genes:
     if apart := _spliced_apart(found):
         return Genes(found, keep, problem=apart)
     if dates := [name for name in found.index if DATE.fullmatch(name)]:
-        notes.append(
-            f"gene names: a spreadsheet made dates of {len(dates):,} ({show_some(dates)}); these genes are lost"
-        )
+        notes.append(f"gene names: {len(dates):,} were made dates by a spreadsheet, and are lost ({show_some(dates)})")
     return Genes(found, keep, tuple(notes), _nameless(found))
 
 
@@ -131,7 +120,7 @@ def _joined(var: pd.DataFrame, beside: pd.DataFrame | None) -> pd.DataFrame:
     known = {*NAME_KEYS, *TYPE_KEYS, *GENOME_KEYS, "filteredprobes"}
     titles = [title for title in beside.columns if column_key(title) in known - own]
     index, theirs = pd.Index(clean_texts(var.index)), pd.Index(clean_texts(beside.index))
-    if all(map(NUMBER.fullmatch, index)) and len(index) != len(theirs):  # numbered anew after genes were left out
+    if all(map(str.isdecimal, index)) and len(index) != len(theirs):  # numbered anew after genes were left out
         return var
     if not titles or not theirs.is_unique or 2 * index.isin(theirs).sum() < min(len(index), len(theirs)):
         return var

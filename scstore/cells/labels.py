@@ -122,11 +122,8 @@ def report_labels(
     if groups:
         listed = "; ".join(", ".join(f"{label!r} ({n:,} cells)" for label, n in group) for group in groups[:5])
         more = f"; and {len(groups) - 5} more" if len(groups) > 5 else ""
-        progress.warn(
-            f"{source}: some labels of {column} hardly differ in spelling and are kept apart: {listed}{more}. "
-            "Where they mean the same, correct the column.",
-            LabelsWarning,
-        )
+        what = f"some labels of {column} hardly differ in spelling and are kept apart: {listed}{more}"
+        progress.warn(f"{source}: {what}. Where they mean the same, correct the column.", LabelsWarning)
 
 
 def similar_labels(labels: Iterable[str | None]) -> list[list[tuple[str, int]]]:

@@ -30,10 +30,8 @@ def rna_modality(root: Any, *, source: str) -> tuple[Any, str]:
         frames = ((name, read_frame(root["mod"][name], "var", guard=guard)) for name in found or names)
         found = [name for name, var in frames if var is not None and has_gene_expression(var)]
     if len(found) != 1:
-        raise CellsError(
-            f"{source}: it is MuData of the modalities {show_some(names, limit=6)}, not one of them called rna "
-            "or of the type Gene Expression. Write that of the genes to a file of its own (mdata.mod[NAME].write_h5ad)."
-        )
+        held = f"it is MuData of {show_some(names, limit=6)}, not one of them called rna or of the type Gene Expression"
+        raise CellsError(f"{source}: {held}. Write that of the genes to a file: mdata.mod[NAME].write_h5ad(PATH).")
     others = [name for name in names if name != found[0]]
     left = f"; left out: {show_some(others)}" if others else ""
     return root["mod"][found[0]], f"{source}: MuData, of which the modality {found[0]!r} is read{left}"

@@ -103,10 +103,9 @@ def identify_cells(obs: pd.DataFrame, *, source: str, id_prefix_from: str | None
         ids = pd.Index(prefixed, dtype=object, name=ids.name)
     if not ids.is_unique:
         repeated = ids[ids.duplicated()].unique()
-        raise CellsError(
-            f"{source}: cell ids occur more than once: {show_some(repeated)} ({len(repeated):,} in all). Make them "
-            "unique, or put an obs column (batch, donor, …) before every id with id_prefix_from=COLUMN."
-        )
+        what = f"cell ids occur more than once: {show_some(repeated)} ({len(repeated):,} in all)"
+        cure = "Make them unique, or put a column (batch, donor, …) before every id with id_prefix_from=COLUMN."
+        raise CellsError(f"{source}: {what}. {cure}")
     obs.index = ids
     return obs
 

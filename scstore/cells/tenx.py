@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import h5py
@@ -29,7 +28,9 @@ def read_10x_hdf5(root: h5py.File, *, guard: Guard) -> Opened:
     """Read the features and barcodes of a 10x HDF5 file and open its matrix."""
     groups = tenx_groups(root)
     if len(groups) != 1:
-        _refuse_genomes(groups, guard.source)
+        held = f"it holds {len(groups)} genomes ({show_some(groups, limit=6)})"
+        cure = "Write one to a file of its own (scanpy.read_10x_h5(path, genome=…))."
+        raise CellsError(f"{guard.source}: {held}. {cure}")
     name = groups[0]
     group = guard.member(root, name)
     features = guard.member(group, "features")
@@ -73,10 +74,3 @@ def _strings(group: Any, part: str, *, guard: Guard) -> list[str]:
     with reading(guard.source, f"{group.name.strip('/')}/{part}"):
         values = array[:]
         return [value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value) for value in values]
-
-
-def _refuse_genomes(genomes: Sequence[str], source: str) -> None:
-    raise CellsError(
-        f"{source}: it holds {len(genomes)} genomes ({show_some(genomes, limit=6)}). Write the cells and genes of one "
-        "to a file of their own (scanpy.read_10x_h5(path, genome=…))."
-    )

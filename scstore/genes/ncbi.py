@@ -23,15 +23,9 @@ TAXA = {"human": 9606, "mouse": 10090}
 NCBI_TEMPLATE = "{symbol}: {name}. {summary}"
 NOT_GENES = frozenset({"biological-region"})
 INFO_COLUMNS = {
-    "#tax_id": "tax_id",
-    "GeneID": "gene_id",
-    "Symbol": "symbol",
-    "Synonyms": "synonyms",
-    "dbXrefs": "xrefs",
-    "description": "description",
-    "type_of_gene": "type",
-    "Full_name_from_nomenclature_authority": "full_name",
-}
+    "#tax_id": "tax_id", "GeneID": "gene_id", "Symbol": "symbol", "Synonyms": "synonyms", "dbXrefs": "xrefs",
+    "description": "description", "type_of_gene": "type", "Full_name_from_nomenclature_authority": "full_name",
+}  # fmt: skip
 # Columns of whole ``gene_info`` files that extracts of them may lack; they are then empty.
 MORE_COLUMNS = {"chromosome": "chromosome", "map_location": "map_location", "Other_designations": "other_designations"}
 

@@ -294,16 +294,9 @@ def _trained_model(files: ModelFiles, config: Any, **options: Any) -> Any:
     """Read a model's weights; those that are not there, transformers would fill with random numbers."""
     from transformers import AutoModel
 
+    options |= {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
     with _quiet():
-        model, loaded = AutoModel.from_pretrained(
-            files.folder,
-            config=config,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
+        model, loaded = AutoModel.from_pretrained(files.folder, config=config, output_loading_info=True, **options)
     if lacking := sorted({*loaded["missing_keys"], *(key[0] for key in loaded["mismatched_keys"])}):
         raise ValueError(f"it lacks weights: {', '.join(lacking[:3])}")
     return model

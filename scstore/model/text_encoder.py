@@ -33,13 +33,9 @@ class HuggingFaceEncoder:
     @property
     def identity(self) -> dict[str, Any]:
         """Name, digest, pooling and cut."""
-        return {
-            "kind": "huggingface",
-            "model": self.backbone.files.name,
-            "digest": self.backbone.files.digest,
-            "pooling": "mean",
-            "max_tokens": self.max_tokens,
-        }
+        files = self.backbone.files
+        about = {"kind": "huggingface", "model": files.name, "digest": files.digest}
+        return {**about, "pooling": "mean", "max_tokens": self.max_tokens}
 
     @property
     def width(self) -> int:

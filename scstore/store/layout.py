@@ -29,8 +29,6 @@ LEDGER = "_scstore"
 MANIFEST = f"{LEDGER}/manifest.json"
 # Expression that extraction works from, until the run ends, where it is not kept as ``X``.
 SCRATCH_EXPRESSION = f"{LEDGER}/expression"
-# In that folder: whose it is, and its files.
-SCRATCH_MANIFEST = "manifest.json"
 
 # Begins the names of all ``obs`` columns that scstore writes.
 PREFIX = "scstore_"
@@ -145,7 +143,7 @@ def decoding(source: Path, name: str) -> AbstractContextManager[None]:
     return reading(source, name, error=DamagedError, cure=f"It is damaged: `scstore verify {source}` says where.")
 
 
-def refuse_another(thing: Any) -> None:
+def _refuse_another(thing: Any) -> None:
     """Raise ``NotAStoreError`` for a head, a panel, a table, … where cells with features are wanted."""
     if (what := what_is(thing)) not in STORES:
         name = f"{thing}: this" if isinstance(thing, str | os.PathLike) else "This"
@@ -153,8 +151,10 @@ def refuse_another(thing: Any) -> None:
         raise NotAStoreError(f"{name} is {what}, where {wanted}. Swapped with another?")
 
 
-def open_group(path: Path) -> Any:
+def open_group(place: Any) -> Any:
     """Open the root group of a store or an AnnData, Zarr or HDF5; ``NotAStoreError`` if there are no cells in it."""
+    _refuse_another(place)
+    path = Path(place)
     fsio.mend(path)
     check_path(path, error=NotAStoreError)
     if path.is_dir():

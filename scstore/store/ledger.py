@@ -22,16 +22,7 @@ from zarr.storage import WrapperStore
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError, OptionError
 from scstore.sealed import FORMAT, canonical_json, check_format, read_sealed_json, seal, unseal
-from scstore.store.layout import (
-    LEDGER,
-    MANIFEST,
-    SCRATCH_EXPRESSION,
-    SCRATCH_MANIFEST,
-    StorePlan,
-    chunk_path,
-    is_inside,
-    record_path,
-)
+from scstore.store.layout import LEDGER, MANIFEST, SCRATCH_EXPRESSION, StorePlan, chunk_path, is_inside, record_path
 from scstore.untrusted.guards import reading
 
 # Bytes of JSON, for which Python takes twenty times as much: 200,000 files, and the record of a run.
@@ -39,6 +30,9 @@ MANIFEST_LIMIT = 1 << 25
 RUN_LIMIT = 1 << 24
 # Bytes of a shard's record; a view takes about 150.
 RECORD_LIMIT = 1 << 20
+
+# In the folder of the expression that a run works from: whose it is, and its files.
+SCRATCH_MANIFEST = "manifest.json"
 
 CURE = "Restore the store from a copy."
 # Why a shard without a record must be extracted.

@@ -37,7 +37,6 @@ from scstore.store.layout import (
     StorePlan,
     decoding,
     open_group,
-    refuse_another,
     view_specs,
 )
 from scstore.store.ledger import CURE, ManifestStore, committed_shards, read_run_record
@@ -70,9 +69,8 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        refuse_another(path)
+        self._root = self._group = open_group(path)
         self.path = Path(path)
-        self._root = self._group = open_group(self.path)
         self._about = self._no_expression = ""
         if is_mudata(self._root):
             self._group, self._about = rna_modality(self._root, source=str(self.path))

@@ -21,26 +21,8 @@ from scstore import fsio
 from scstore.errors import DamagedError, InputError, NotAStoreError, UnreadableError
 from scstore.progress import Reporter
 from scstore.sealed import fingerprint
-from scstore.store.layout import (
-    LEDGER,
-    MANIFEST,
-    SCRATCH_EXPRESSION,
-    StorePlan,
-    ViewSpec,
-    chunk_path,
-    file_beside,
-    record_path,
-)
-from scstore.store.ledger import (
-    Part,
-    creation_lock,
-    file_problem,
-    foreign_fields,
-    ids_digest,
-    part_lock,
-    read_manifest,
-    read_record,
-)
+from scstore.store import ledger
+from scstore.store.layout import LEDGER, MANIFEST, SCRATCH_EXPRESSION, StorePlan, chunk_path, file_beside, record_path
 from scstore.store.reader import Store
 
 # Files that are read at once: SHA-256 runs outside Python's lock, so as many cores hash.
@@ -131,7 +113,7 @@ class _Tally:
 def _compare(root: Path, name: str, expected: Mapping[str, Any], *, hashed: bool, shard: int | None = None) -> _Tally:
     """Compare a file with its size and digest."""
     try:
-        problem = file_problem(root / name, expected, hashed=hashed)
+        problem = ledger.file_problem(root / name, expected, hashed=hashed)
     except OSError as error:
         return _Tally([finding_of(error, name)])
     findings = [] if problem is None else [Finding(name, *problem, shard)]
@@ -142,7 +124,7 @@ def verify_store(
     root: Path, *, deep: bool = False, gc: bool = False, repair: bool = False, progress: Reporter | None = None
 ) -> Verification:
     """Compare a store with its manifest and records; the options are those of :func:`scstore.verify`."""
-    with part_lock(root, Part()) if gc or repair else nullcontext():
+    with ledger.part_lock(root, ledger.Part()) if gc or repair else nullcontext():
         return _verify(root, deep=deep, gc=gc, repair=repair, progress=progress or Reporter())
 
 
@@ -170,7 +152,8 @@ def _verify(root: Path, *, deep: bool, gc: bool, repair: bool, progress: Reporte
         if damaged:
             fsio.fsync_dir(record_path(root, 0).parent)
     without_record = [*uncommitted, *(damaged if repair else ())]
-    left = _leftovers(root, complete=complete, views=() if plan is None else plan.views, uncommitted=without_record)
+    views = () if plan is None else tuple(view.name for view in plan.views)
+    left = _leftovers(root, complete=complete, views=views, uncommitted=without_record)
     if gc:
         _remove(root, left)
     elif left:
@@ -196,7 +179,7 @@ def _in_threads(check: Callable[[T], R], items: Collection[T], what: str, progre
 def _check_fixed_files(root: Path, tally: _Tally, *, deep: bool, progress: Reporter) -> set[str]:
     """Compare the files that never change with the manifest; return their names."""
     try:
-        files = read_manifest(root)
+        files = ledger.read_manifest(root)
     except (DamagedError, OSError) as error:
         tally.findings.append(finding_of(error, MANIFEST))
         return {name for name in fsio.files_below(root) if not name.startswith((f"{LEDGER}/", "obsm/"))}
@@ -230,7 +213,7 @@ def record_findings(record: Mapping[str, Any], ids: list[str] | None = None) -> 
         return
     if len(set(ids)) < len(ids):
         yield Finding("obs/_index", "inconsistent", "cell ids repeat")
-    if "input" in record and record["input"]["ids"] != ids_digest(ids):
+    if "input" in record and record["input"]["ids"] != ledger.ids_digest(ids):
         yield Finding("obs/_index", "inconsistent", "the cells are not those of the run's record")
 
 
@@ -260,7 +243,7 @@ def _check_shard(root: Path, shard: int, plan: StorePlan | None, ids: list[str] 
     file = record_path(root, shard)
     name = file.relative_to(root).as_posix()
     try:
-        record = read_record(root, shard)
+        record = ledger.read_record(root, shard)
         if record is None:
             return None
         own = _Tally(n_files=1, n_bytes=file.stat().st_size)
@@ -270,7 +253,7 @@ def _check_shard(root: Path, shard: int, plan: StorePlan | None, ids: list[str] 
         return _Tally([finding_of(error, name)])
     if plan is not None and ids is not None:
         start, stop = plan.bounds(shard)
-        if fields := foreign_fields(record, plan, shard, ids[start:stop]):
+        if fields := ledger.foreign_fields(record, plan, shard, ids[start:stop]):
             message = f"belongs to another store or run (other {', '.join(fields)})"
             own.findings.append(Finding(name, "inconsistent", message, shard))
             return own
@@ -299,17 +282,17 @@ def _unexpected(root: Path, fixed: set[str], plan: StorePlan | None) -> list[str
     return sorted(name for name in fsio.files_below(root) if name not in known and not name.startswith(ours))
 
 
-def _leftovers(root: Path, *, complete: bool, views: Iterable[ViewSpec], uncommitted: list[int]) -> list[str]:
+def _leftovers(root: Path, *, complete: bool, views: Iterable[str], uncommitted: list[int]) -> list[str]:
     """Return names of what killed runs left in a store and, with ``../``, beside it, its creation lock included."""
     inside = _leftovers_inside(root, complete=complete, views=views, uncommitted=uncommitted)
     made = [root.name, *(file_beside(root, ending).name for ending in MADE_BESIDE)]
     starts = tuple(f".{name}{fsio.PARTIAL}" for name in made)
-    locks = (creation_lock(root).name, *(fsio.writing_lock(root.with_name(name)).name for name in made))
+    locks = (ledger.creation_lock(root).name, *(fsio.writing_lock(root.with_name(name)).name for name in made))
     beside = [file.name for file in root.parent.iterdir() if file.name.startswith(starts) or file.name in locks]
     return [*inside, *(f"../{name}" for name in sorted(beside))]
 
 
-def _leftovers_inside(root: Path, *, complete: bool, views: Iterable[ViewSpec], uncommitted: list[int]) -> list[str]:
+def _leftovers_inside(root: Path, *, complete: bool, views: Iterable[str], uncommitted: list[int]) -> list[str]:
     """Return names of what nothing refers to: temporary files, chunks without a record, expression of an ended run."""
     found = []
     for folder, folders, names in os.walk(root):
@@ -318,7 +301,7 @@ def _leftovers_inside(root: Path, *, complete: bool, views: Iterable[ViewSpec], 
         folders[:] = [name for name in folders if fsio.PARTIAL not in name]
     if complete:
         found.append(root / SCRATCH_EXPRESSION)
-    found += [chunk_path(root, view.name, shard) for view in views for shard in uncommitted]
+    found += [chunk_path(root, view, shard) for view in views for shard in uncommitted]
     return sorted({file.relative_to(root).as_posix() for file in found if file.exists()})
 
 

@@ -11,11 +11,7 @@ import h5py
 from scstore.hdf5_output import open_to_read
 
 # Of scstore's own folders, by a file in them.
-FOLDERS = {
-    "head.json": "a head",
-    "projector.json": "a projector",
-    "_scstore": "a store",
-}
+FOLDERS = {"head.json": "a head", "projector.json": "a projector", "_scstore": "a store"}
 
 # Of scstore's own files, by the key of their header.
 FILES = {"panel": "a panel of genes", "genes": "a gene table", "record": "a store as one file"}

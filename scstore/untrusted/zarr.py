@@ -165,9 +165,8 @@ class BoundedStore(LocalStore):
             if not packing.per_shard:
                 size, room = os.fstat(file.fileno()).st_size, 2 * packing.n_values * packing.itemsize + FLOOR
                 if packing.itemsize and size > room:  # a file may have holes
-                    raise CellsError(
-                        f"{self.root}: chunk {key} has {size:,} bytes, where {room:,} are possible. {EXHAUSTS}"
-                    )
+                    what = f"chunk {key} has {size:,} bytes, where {room:,} are possible"
+                    raise CellsError(f"{self.root}: {what}. {EXHAUSTS}")
                 data = file.read() if data is None else data
                 self._check_chunk(key, data, packing, folder)
             elif key not in self._shards:
