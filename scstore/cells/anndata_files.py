@@ -62,7 +62,7 @@ def read_anndata(root: Any, *, guard: Guard) -> Opened:
         raw, prefix = root, "raw."  # as anndata before 0.7 wrote them
     raw_var = read_frame(raw, f"{prefix}var", guard=guard)
     # one of other cells is of no use, and no fault of X
-    if raw_var is not None and not (slots and _n_rows(guard.member(raw, f"{prefix}X")) != len(obs)):
+    if raw_var is not None and not (slots and _declared_shape(guard.member(raw, f"{prefix}X"))[:1] != (len(obs),)):
         add("raw", raw, f"{prefix}X", raw_var)
     return Opened(obs, slots, slot_vars)
 
@@ -86,22 +86,21 @@ def open_matrix(node: Any, *, shape: tuple[int, int], name: str, guard: Guard) -
     raise CellsError(f"{guard.source}: {name} is {stored}. Update scstore and anndata, or write a CSR matrix.")
 
 
-def _n_rows(node: Any) -> int | None:
-    """Return the rows that a matrix declares."""
-    shape = getattr(node, "shape", None)
+def _declared_shape(node: Any) -> tuple[int, ...]:
+    """Return the shape that a matrix declares; empty where it has none."""
+    shape = getattr(node, "shape", ())
     if isinstance(node, (h5py.Group, zarr.Group)):
-        shape = node.attrs.get("shape", node.attrs.get("h5sparse_shape"))
-    return None if shape is None or not len(shape) else int(shape[0])
+        shape = node.attrs.get("shape", node.attrs.get("h5sparse_shape", ()))
+    return tuple(int(n) for n in shape)
 
 
 def _open_sparse(group: Any, *, encoding: str, shape: tuple[int, int], name: str, guard: Guard) -> RowMatrix:
     parts = {part: guard.member(group, part) for part in ("indptr", "indices", "data")}
-    stored = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
-    missing = [part for part, array in parts.items() if not isinstance(array, (h5py.Dataset, zarr.Array))]
-    if missing or stored is None:
-        raise damaged(guard.source, f"{name} lacks its {' and '.join(missing) or 'shape'}.")
     with reading(guard.source, f"{name} (shape)"):
-        found = tuple(int(n) for n in stored)
+        found = _declared_shape(group)
+    missing = [part for part, array in parts.items() if not isinstance(array, (h5py.Dataset, zarr.Array))]
+    if missing or not found:
+        raise damaged(guard.source, f"{name} lacks its {' and '.join(missing) or 'shape'}.")
     _check_shape(found, shape, guard.source, name)
     by_column = encoding == "csc_matrix"
     matrix = open_compressed(**parts, shape=shape, by_column=by_column, source=guard.source, name=name)

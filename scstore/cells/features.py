@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,19 +155,14 @@ def _other_kinds(features: pd.DataFrame, by_key: Mapping[str, object]) -> NDArra
     names = clean_texts(features.index)
     symbols = [strings(features[by_key[key]]) for key in SYMBOL_KEYS if key in by_key]
     for i, own in enumerate(zip(names, *symbols, strict=True)):
-        kinds[i] = kinds[i] or _kind_by_name(own, typed=bool(typed[i]))
+        if own[0].startswith(DEPRECATED_PROBE):
+            kinds[i] = kinds[i] or "deprecated probes"
+        elif not typed[i] and not kinds[i] and any(map(ANY_OF_THEM.fullmatch, own)):
+            kinds[i] = next(kind for kind, form in NO_GENE_NAMES.items() if any(map(form.fullmatch, own)))
     if "filteredprobes" in by_key:
         unused = [text.casefold() in ("false", "0", "0.0") for text in strings(features[by_key["filteredprobes"]])]
         kinds[np.array(unused, dtype=bool) & (kinds == "")] = "probes that the run left out"
     return kinds
-
-
-def _kind_by_name(names: Sequence[str], *, typed: bool) -> str:
-    if names[0].startswith(DEPRECATED_PROBE):
-        return "deprecated probes"
-    if typed or not any(map(ANY_OF_THEM.fullmatch, names)):
-        return ""
-    return next(kind for kind, form in NO_GENE_NAMES.items() if any(map(form.fullmatch, names)))
 
 
 def _of_probes(features: pd.DataFrame, notes: list[str]) -> pd.DataFrame:

@@ -65,13 +65,13 @@ def column_key(title: object) -> str:
 
 def clean_texts(values: Iterable[object]) -> list[str]:
     """Return texts without byte order marks, outer blanks and quotes."""
-    return [_clean(text) if TO_CLEAN.search(text) else text for text in map(str, values)]
-
-
-def _clean(text: str) -> str:
-    text = text.translate(NO_TEXT).strip()
-    found = BYTES.fullmatch(text)
-    return (found[2] if found else text).strip(" \r\n\"'`")
+    texts = list(map(str, values))
+    for i, text in enumerate(texts):
+        if TO_CLEAN.search(text):
+            plain = text.translate(NO_TEXT).strip()
+            found = BYTES.fullmatch(plain)
+            texts[i] = (found[2] if found else plain).strip(" \r\n\"'`")
+    return texts
 
 
 def strings(values: pd.Series) -> list[str]:
@@ -168,16 +168,11 @@ def find_names(var: pd.DataFrame) -> tuple[pd.DataFrame, list[list[str]]]:
     found["symbol"] = pd.Series(symbols, index=found.index, dtype=object)
     found["ensembl_id"] = pd.Series(ids, index=found.index, dtype=object)
     repeated = {symbol for symbol, n in Counter(symbols).items() if n > 1}
-    told = zip(columns[""], parts[""], symbols, ids, strict=True)
-    index = [
-        ((own if symbol in repeated else "") or symbol or own or name) if _says_nothing(name, part) else name
-        for name, part, symbol, own in told
-    ]
+    index = list(columns[""])
+    for i, (name, part, symbol, gene_id) in enumerate(zip(index, parts[""], symbols, ids, strict=True)):
+        if not name or NUMBER.fullmatch(name) or all(part):
+            index[i] = (gene_id if symbol in repeated else "") or symbol or gene_id or name
     return found.set_axis(pd.Index(index, dtype=object)), genomes
-
-
-def _says_nothing(name: str, part: tuple[str, str]) -> bool:
-    return not name or bool(NUMBER.fullmatch(name)) or all(part)
 
 
 def _is_symbol(text: str) -> bool:

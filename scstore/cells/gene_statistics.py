@@ -44,30 +44,22 @@ class ClassSums:
         member = sparse.csr_matrix(entries, shape=(len(self.counts), len(codes)))
         values: Any = sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
         values = values.astype(np.float64)
-        self._check_finite(values)
+        with np.errstate(invalid="ignore"):
+            if not np.isfinite(values.sum()):
+                n = int(self.counts.sum())
+                raise CellsError(f"NaN or infinity among cells {n:,} to {n + len(codes) - 1:,} (counted from 0).")
         _accumulate(self.sums, member @ values)
         _accumulate(self.squares, member @ (values.power(2) if sparse.issparse(values) else np.square(values)))
         self.counts += np.bincount(codes, minlength=len(self.counts))
         return self
 
-    def _check_finite(self, values: Any) -> None:
-        with np.errstate(invalid="ignore"):
-            total = values.sum()
-        if np.isfinite(total):
-            return
-        coordinates = sparse.coo_matrix(values)
-        bad = np.flatnonzero(~np.isfinite(coordinates.data))[0]
-        cell, gene = int(self.counts.sum()) + int(coordinates.row[bad]), int(coordinates.col[bad])
-        place = f"cell {cell:,}, gene {gene:,} (counted from 0)"
-        raise CellsError(f"Expression of {place} is {coordinates.data[bad]}. Mend or leave out that cell.")
-
-    def f_values(self, *, min_cells: int = 1) -> Array:
-        """Return F of each gene, ``(n_genes,)``, over classes of at least ``min_cells`` cells; never NaN.
+    def f_values(self) -> Array:
+        """Return F of each gene, ``(n_genes,)``; never NaN.
 
         0 for a gene that is constant but for rounding, and for all genes where no class has a second cell or only one
         class is left; a gene that is constant in every class but differs between them has the largest finite values.
         """
-        split = self._split(np.flatnonzero(self.counts >= max(1, min_cells)))
+        split = self._split(np.flatnonzero(self.counts))
         if split is None:
             return np.zeros(self.sums.shape[1])
         between, within, df_between, df_within = split
@@ -110,14 +102,14 @@ class ClassSums:
         varies = total > 1e2 * rounding
         return np.where(varies, np.maximum(between, 0), 0), np.where(varies, within, 0), n_classes - 1, n - n_classes
 
-    def markers(self, n: int, *, min_cells: int = 2) -> Array:
+    def markers(self, n: int) -> Array:
         """Return the ``n`` genes that best tell one class from all others, best first, ``(n,) int64``.
 
-        The classes of at least ``min_cells`` cells take turns: each has its gene of largest t statistic (class against
+        The classes of two cells or more take turns: each has its gene of largest t statistic (class against
         the rest, variance pooled over the classes), then each its second, and so on. F over all classes would spend
         most genes on the classes that are easiest to tell. Fewer than ``n`` where fewer genes vary.
         """
-        classes = np.flatnonzero(self.counts >= max(1, min_cells))
+        classes = np.flatnonzero(self.counts >= 2)
         split = self._split(classes)
         if split is None:
             return top_genes(self.variances(), n)[: int((self.variances() > 0).sum())]

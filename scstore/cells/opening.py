@@ -16,6 +16,7 @@ from anndata import AnnData
 from scstore.cells.anndata_files import read_anndata, read_frame
 from scstore.cells.anndata_memory import describe_anndata, open_anndata
 from scstore.cells.features import Genes, find_genes
+from scstore.cells.labels import check_column
 from scstore.cells.matrices import Opened, RowMatrix
 from scstore.cells.mtx import find_mtx, read_mtx_folder
 from scstore.cells.mudata import is_mudata, rna_modality, with_shared_obs
@@ -91,10 +92,7 @@ def identify_cells(obs: pd.DataFrame, *, source: str, id_prefix_from: str | None
     obs = obs.copy(deep=False)
     ids = pd.Index([str(name) for name in obs.index], dtype=object, name=obs.index.name)
     if id_prefix_from is not None:
-        if id_prefix_from not in obs.columns:
-            known = [str(name) for name in obs.columns]
-            has = f"{did_you_mean(id_prefix_from, known)} It has: {', '.join(known) or 'none'}."
-            raise CellsError(f"{source}: id_prefix_from={show(id_prefix_from)}: obs has no such column.{has}")
+        check_column(obs, id_prefix_from, option="id_prefix_from", source=source)
         column = obs[id_prefix_from]
         if column.isna().any():
             cell = show(ids[int(column.isna().to_numpy().argmax())])

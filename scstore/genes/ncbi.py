@@ -81,7 +81,10 @@ def describe_by_ncbi(
     With ``orthologs`` (symbols of the other organism by symbols of this one) and ``ortholog_genes`` (its genes), its
     summaries stand in for missing ones. ``text_source`` is ``summary``, ``ortholog summary``, ``name`` or ``symbol``.
     """
-    borrowed = _by_symbol(ortholog_genes, summaries) if ortholog_genes is not None else {}
+    borrowed = {}
+    if ortholog_genes is not None:
+        pairs = zip(ortholog_genes["symbol"], ortholog_genes["gene_id"], strict=True)
+        borrowed = {symbol: summaries[gene] for symbol, gene in pairs if summaries.get(gene)}
     check_template(template, FIELDS, source="NCBI's files")
     texts, sources = [], []
     for row in genes.to_dict("records"):
@@ -98,11 +101,6 @@ def describe_by_ncbi(
     obs = obs.assign(text=texts, text_source=sources, organism=organism)
     obs.index = unique_names(obs["symbol"])
     return DescribedGenes(obs, template)
-
-
-def _by_symbol(genes: pd.DataFrame, summaries: Mapping[str, str]) -> dict[str, str]:
-    pairs = zip(genes["symbol"], genes["gene_id"], strict=True)
-    return {symbol: summaries[gene] for symbol, gene in pairs if summaries.get(gene)}
 
 
 def _tidy(text: str) -> str:

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import anndata
 import h5py
 import numpy as np
-import pandas as pd
 from anndata.io import write_elem
 from numpy.typing import NDArray
 
@@ -113,7 +112,9 @@ def write_h5ad(
 
 def _write_anndata(adata: anndata.AnnData, path: Path) -> None:
     """Write what :meth:`anndata.AnnData.write_h5ad` would, whatever the names and types of columns."""
-    adata.obs, adata.var = (_writable(frame) for frame in (adata.obs, adata.var))
+    for name in ("obs", "var"):
+        plain = plain_frame(getattr(adata, name))
+        setattr(adata, name, plain.set_axis(fitting_names(plain.columns), axis="columns"))
     adata.strings_to_categoricals()
     if adata.raw is not None:
         adata.strings_to_categoricals(adata.raw.var)
@@ -126,11 +127,6 @@ def _is_legacy(path: Path) -> bool:
     """Whether anndata before 0.7 wrote a file: nothing can be added to its obs."""
     with open_to_read(path) as file:
         return isinstance(file["obs"], h5py.Dataset)
-
-
-def _writable(frame: pd.DataFrame) -> pd.DataFrame:
-    plain = plain_frame(frame)
-    return plain.set_axis(fitting_names(plain.columns), axis="columns")
 
 
 def _blocks(file: OutputFile, view: View, rows: NDArray[np.int64]) -> Iterator[Any]:

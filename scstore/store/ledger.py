@@ -150,20 +150,13 @@ class ManifestStore(WrapperStore[Store]):
         if self._files is None:
             self._files = read_manifest(self._root)
         whole = value if byte_range is None else await super().get(key, prototype)
-        if (problem := _value_problem(whole, self._files.get(key))) is not None:
-            raise _not_ours(self._root, key, problem)
+        expected = self._files.get(key)
+        if (whole is None) != (expected is None):
+            raise _not_ours(self._root, key, "is missing" if whole is None else "is not a file of this store")
+        if whole is not None and expected is not None and fsio.digest_bytes(whole.to_bytes()) != expected["digest"]:
+            raise _not_ours(self._root, key, "does not match its digest")
         self._checked.add(key)
         return value
-
-
-def _value_problem(value: Buffer | None, expected: Mapping[str, Any] | None) -> str | None:
-    if value is None:
-        return None if expected is None else "is missing"
-    if expected is None:
-        return "is not a file of this store"
-    data = value.to_bytes()
-    same = len(data) == expected["bytes"] and fsio.digest_bytes(data) == expected["digest"]
-    return None if same else "does not match its digest"
 
 
 def ids_digest(ids: Sequence[str]) -> str:

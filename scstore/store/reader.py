@@ -146,7 +146,12 @@ class Store:
         if not self.is_sharded:
             names = [name for name, is_matrix in self._obsm.items() if is_matrix]
             names.sort(key=[*self._specs, *names].index)
-        return (*names, "X") if self._has_expression else tuple(names)
+        if self.record is None:
+            has_expression = self._expression_slot is not None
+        else:
+            with decoding(self.path, "X"):
+                has_expression = "X" in self._group
+        return (*names, "X") if has_expression else tuple(names)
 
     @cached_property
     def _obsm(self) -> dict[str, bool]:
@@ -158,13 +163,6 @@ class Store:
                 return {name: len(one.shape) == 1 and is_numeric(one.base) for name, one in types.items()}
             arrays = ((name, obsm[name]) for name in sorted(obsm))
             return {name: len(getattr(one, "shape", ())) == 2 and is_numeric(one.dtype) for name, one in arrays}
-
-    @property
-    def _has_expression(self) -> bool:
-        if self.record is not None:
-            with decoding(self.path, "X"):
-                return "X" in self._group
-        return self._expression_slot is not None
 
     @property
     def default_view(self) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import math
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import h5py
@@ -41,17 +40,12 @@ def filters_of(dataset: h5py.Dataset) -> list[int]:
     return [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
 
 
-@cache
-def _load_plugins() -> None:
-    with contextlib.suppress(ImportError):
-        importlib.import_module("hdf5plugin")  # which makes its filters known to HDF5
-
-
 def missing_filter(dataset: h5py.Dataset) -> str | None:
     """Return what to do about a filter that a data set needs and that is not installed."""
     for number in filters_of(dataset):
         if not h5py.h5z.filter_avail(number):
-            _load_plugins()
+            with contextlib.suppress(ImportError):
+                importlib.import_module("hdf5plugin")  # which makes its filters known to HDF5
         if not h5py.h5z.filter_avail(number):
             what = f"{dataset.name} is compressed with {NAMES.get(number, 'a filter')} (HDF5 filter {number})"
             cure = "Install it: pip install hdf5plugin. Or write the file again with compression='gzip'."

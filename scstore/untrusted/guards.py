@@ -46,19 +46,12 @@ def too_large(array: h5py.Dataset, stored: int) -> str | None:
     chunk = math.prod(array.chunks) * array.dtype.itemsize if array.chunks else 0
     if chunk > max(FLOOR, RATIO * stored):
         return f"one chunk of {name} decodes to {chunk:,} bytes, but the whole file has {stored:,}. {EXHAUSTS}"
-    if declared > FLOOR:
-        own = _own_bytes(array)
-        if own is not None and declared > RATIO * own:
+    filters = filters_of(array)
+    if declared > FLOOR and len(set(filters)) == len(filters) and BOUNDED_FILTERS.issuperset(filters):
+        own = int(array.id.get_storage_size())
+        if declared > RATIO * own:
             return f"{name} declares {declared:,} bytes, but only {own:,} bytes of it are stored. {EXHAUSTS}"
     return None
-
-
-def _own_bytes(dataset: h5py.Dataset) -> int | None:
-    """Return the bytes that a data set stores; ``None`` where they say nothing about its size."""
-    filters = filters_of(dataset)
-    if len(set(filters)) != len(filters) or not BOUNDED_FILTERS.issuperset(filters):
-        return None
-    return int(dataset.id.get_storage_size())
 
 
 AGAIN = "The file is damaged or incomplete: copy or download it again."

@@ -70,7 +70,10 @@ def _find_problem(file: h5py.File, path: Path) -> str | None:
     visits: Counter[int] = Counter()  # of a group, by its place in the file
     while waiting:
         group, place = waiting.pop()
-        for name in _names(group):
+        names: list[str | bytes] = []
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            names = list(group)  # bytes where a name is not UTF-8
+        for name in names:
             below = f"{place}/{name if isinstance(name, str) else repr(name)}".lstrip("/")
             n_objects += 1
             if n_objects > OBJECTS or place.count("/") > DEPTH or most > VISITS:
@@ -105,13 +108,6 @@ def first_missing_filter(file: h5py.Group, *, besides: tuple[str, ...] = ()) -> 
 
     found: str | None = file.visititems(look)
     return found
-
-
-def _names(group: h5py.Group) -> list[str | bytes]:
-    """Return the names of a group's members; h5py gives those that are not UTF-8 as bytes."""
-    with contextlib.suppress(OSError, RuntimeError, ValueError):
-        return list(group)
-    return []
 
 
 def _follow(group: h5py.Group, name: str | bytes) -> h5py.Group | h5py.Dataset | object | None:

@@ -17,7 +17,7 @@ from scipy import sparse
 
 from scstore.cells.matrices import csr_rows
 from scstore.cells.opening import CellFile, open_cells
-from scstore.errors import CellsError, InputError
+from scstore.errors import CellsError, InputError, OptionError
 from scstore.store.export import write_h5ad as write_h5ad_of
 from scstore.store.reader import Store
 
@@ -288,7 +288,7 @@ def test_closing(adata, write_h5ad, tmp_path):
     path = write_h5ad(adata)
     with open_cells(path) as cells:
         cells.slots["X"].rows(0, 2)
-    with pytest.raises(CellsError):
+    with pytest.raises(OptionError):
         open_cells(path, id_prefix_from="nothing")
     path.rename(tmp_path / "moved.h5ad")
     with h5py.File(tmp_path / "moved.h5ad", "r+"):
