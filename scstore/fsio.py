@@ -326,9 +326,8 @@ def folder_problem(path: Path, what: str, *, marker: str, parts: Container[str])
 def lock(path: str | os.PathLike[str], *, output: Path | None = None) -> Iterator[None]:
     """Hold a lock file for as long as the block runs; ``LockedError`` if another process holds it.
 
-    The kernel knows whether its holder lives, and the text in it says where: a lock of a dead process of this machine
-    is taken over, whatever container it ran in; one of another machine is not, since its process cannot be seen.
-    ``output`` is what messages call it.
+    The lock of a dead process of this machine is taken over, whatever container it ran in; one of another machine is
+    not, since its process cannot be seen. ``output`` is what messages call it.
     """
     file = Path(path)
     while True:

@@ -1,8 +1,6 @@
 """Canonical JSON, fingerprints of feature spaces, and artifacts with a format and digests: folders and AnnData files.
 
-A feature space is a mapping of JSON values that names everything which decides the numbers of a view; views may be
-compared only when its fingerprints are equal. A digest finds damage. It is not a signature: anyone who can write the
-files can write their digests too.
+A digest finds damage. It is not a signature: anyone who can write the files can write their digests too.
 """
 
 from __future__ import annotations
@@ -230,8 +228,7 @@ def read_sealed_folder(
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return the document and the arrays of a folder; other files in it are ignored.
 
-    ``NotAStoreError`` if there is no such folder, ``NewerFormatError``, or ``DamagedError`` if any byte differs from
-    what was written or the weights have more than ``limit`` bytes.
+    ``NotAStoreError``, ``NewerFormatError``, or ``DamagedError`` if any byte differs from what was written.
     """
     _check_path(path, kind)
     fsio.mend(path)
@@ -270,8 +267,7 @@ def read_sealed_file(
 ) -> ContentT:
     """Return the content of an AnnData file, which ``build`` makes from the AnnData and its header.
 
-    ``GenesError`` if there is no such file of this kind, ``NewerFormatError``, or ``DamagedError`` if it cannot be
-    decoded or does not match its digest.
+    ``GenesError``, ``NewerFormatError``, or ``DamagedError`` if it cannot be decoded or does not match its digest.
     """
     _check_path(path, kind)
     file, cure = Path(path), f"Restore it from a copy, or make it again with `{kind.command}`."

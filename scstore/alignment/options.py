@@ -16,9 +16,7 @@ class Recipe:
     """Hyper-parameters of a training: those of :class:`AlignOptions`, and these.
 
     ``start``: ``aligned`` is the closed form and a learned correction, zero at first; ``none`` random weights.
-    ``blocks``: (SiLU, Linear) blocks behind the projector's first Linear, and (Linear, SiLU) blocks before the readout
-    heads' last one. ``schedule`` and ``warmup``: how the learning rate falls to zero, and the steps in which it rises.
-    ``options``: values of extraction options that the user does not give.
+    ``blocks``: (SiLU, Linear) blocks behind the projector's first Linear, (Linear, SiLU) before the heads' last one.
     """
 
     name: str = "default"

@@ -50,9 +50,7 @@ LARGEST_GRADIENT = 1.0
 class TrainingState:
     """Progress of a training: ``epoch`` epochs and ``step`` steps of the next, with the sum of their cells' losses.
 
-    ``curve`` has a row an epoch, the untrained projector first: ``epoch``, ``train_loss``, ``held_out_loss`` and
-    ``held_out``, the scores of the held-out cells by readout. ``best_epoch`` has the lowest held-out loss. ``scaler``
-    is the state of the loss scale, for a model in float16.
+    ``curve`` has a row an epoch, the untrained projector first; ``best_epoch`` has the lowest held-out loss.
     """
 
     epoch: int = 0
@@ -97,9 +95,8 @@ def load_training(folder: Path) -> tuple[dict[str, Any], TrainingState, dict[str
 class Training:
     """One training, from its first step or from a saved state.
 
-    ``vectors`` ``(n_genes, d) float32`` are the gene vectors that the cells' genes are rows of. A step of more padded
-    positions than ``tokens_per_batch`` is made of several passes. ``recompute`` keeps only the hidden states between
-    blocks, and computes those inside again on the way back.
+    ``vectors`` ``(n_genes, d)`` are the gene vectors that the cells' genes are rows of. ``recompute`` keeps only
+    the hidden states between blocks, and computes those inside again on the way back.
     """
 
     def __init__(

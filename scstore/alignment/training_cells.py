@@ -17,11 +17,7 @@ from scstore.tokens.ranking import RankedCells, join_cells, take_cells
 
 @dataclass(frozen=True, eq=False)
 class LabelledCells:
-    """Cells to learn from; each has a label and a gene.
-
-    ``codes`` ``(n_cells,) int64`` are numbers of ``classes``; ``training`` and ``held_out`` rows to learn from and to
-    stop by; ``ids`` the names of the cells.
-    """
+    """Cells to learn from, each with a label (a number of ``classes``) and a gene; rows to train on and to stop by."""
 
     ranked: RankedCells
     codes: NDArray[np.int64]

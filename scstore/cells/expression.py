@@ -64,10 +64,8 @@ class ExpressionSlot:
 class _Look:
     """What a sample of a slot's values suggests, as a kind and as the end of a sentence.
 
-    ``counts`` are integers; ``lognorm`` recognised as such; ``rescaled`` on another ``scale`` that can be undone, and
-    ``linear`` where that is no logarithm; ``other`` on one that cannot, for lack of genes; ``unclear`` other numbers
-    that may be logarithms, ``fractional`` those that may not; ``scaled`` negative ones, ``zeros`` nothing; ``unread``
-    a slot that cannot be read, with its error.
+    ``rescaled`` is on another ``scale`` that can be undone, ``linear`` on one that is no logarithm, ``other`` on one
+    that cannot be undone, for lack of genes; ``unclear`` may be logarithms, ``fractional`` cannot; ``scaled`` has a minus.
     """
 
     kind: str
@@ -91,10 +89,9 @@ def find_expression(
 ) -> ExpressionSlot:
     """Find the slot that holds counts (or ``"lognorm"`` values), by looking at rows spread over the file.
 
-    Raw counts are looked for in ``X``, ``layers/counts`` and ``raw``, in this order; integers stored as floats count.
-    Log-normalised values are taken, when declared, from ``X``, else from ``raw`` (where scanpy keeps them when it
-    scales ``X``). With ``slot`` only that slot is looked at. Unless they are ``declared``, only what is recognised is
-    taken. :func:`lognorm_rows` checks every value later. The error says what each slot holds and which option helps.
+    Counts are looked for in ``X``, ``layers/counts`` and ``raw``; log-normalised values in ``X``, else ``raw``, where
+    scanpy keeps them. Unless they are ``declared``, only what is recognised is taken. The error says what each slot
+    holds and which option helps. :func:`lognorm_rows` checks every value later.
     """
     order: tuple[str, ...] = SEARCHED if expression == "counts" else ("X", "raw")
     if slot is not None:
@@ -233,10 +230,8 @@ def lognorm_rows(
 ) -> Iterator[tuple[int, sparse.csr_matrix]]:
     """Yield the first row's number and ``(n, n_genes of the slot)`` float32 log-normalised expression, block by block.
 
-    Column indices ascend, and there are no explicit zeros; a cell without counts is an empty row. ``groups`` gives for
-    each column the one that its counts are added to, before the logarithm, for genes that occur more than once. The
-    values do not depend on ``chunk_rows``. A :class:`CellsError` names the first cell and gene of which the value is
-    NaN, infinite, negative or, among counts, not an integer.
+    Column indices ascend, without explicit zeros. ``groups`` gives for each column the one that its counts are added
+    to, before the logarithm. A :class:`CellsError` names the first cell and gene with a value that is no expression.
     """
     for start in range(0, cells.n_cells, chunk_rows):
         yield start, lognorm_block(cells, slot, start, start + chunk_rows, groups=groups)

@@ -63,11 +63,7 @@ DATE = re.compile(r"\d{1,2}-(Mar|Sep|Dec|Oct|Nov|Apr|Feb)|(Mar|Sep|Dec|Oct|Nov|A
 
 @dataclass(frozen=True, eq=False)
 class Genes:
-    """The genes among the features of a slot.
-
-    ``var`` has their names (see :func:`find_names`); ``keep`` are their columns, ``None`` for all. ``notes`` are lines
-    to print; ``problem`` says why they cannot be used.
-    """
+    """The genes of a slot: their names, their columns (``None``: all), lines to print, and why they cannot be used."""
 
     var: pd.DataFrame
     keep: NDArray[np.int64] | None = None

@@ -22,8 +22,7 @@ RESERVED_COLUMNS = ("", ".", "..", "_index", "zarr.json")
 def plain_frame(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a table with columns that AnnData has a form for: numbers, booleans, text, categories of these.
 
-    pandas' extension types become NumPy's where nothing is missing; dates, intervals and mixed values become text. What
-    is missing stays so. The index has no name that is a column's, too.
+    Dates, intervals and mixed values become text. The index has no name that is a column's, too.
     """
     columns = [_plain_column(frame.iloc[:, i]) for i in range(frame.shape[1])]
     plain = pd.DataFrame(dict(enumerate(columns)), index=frame.index)

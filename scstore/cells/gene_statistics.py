@@ -54,11 +54,7 @@ class ClassSums:
         return self
 
     def f_values(self) -> Array:
-        """Return F of each gene, ``(n_genes,)``; never NaN.
-
-        0 for a gene that is constant but for rounding, and for all genes where no class has a second cell or only one
-        class is left; a gene that is constant in every class but differs between them has the largest finite values.
-        """
+        """Return F of each gene, ``(n_genes,)``, 0 where nothing varies; never NaN."""
         split = self._split(np.flatnonzero(self.counts))
         if split is None:
             return np.zeros(self.sums.shape[1])
@@ -105,9 +101,8 @@ class ClassSums:
     def markers(self, n: int) -> Array:
         """Return the ``n`` genes that best tell one class from all others, best first, ``(n,) int64``.
 
-        The classes of two cells or more take turns: each has its gene of largest t statistic (class against
-        the rest, variance pooled over the classes), then each its second, and so on. F over all classes would spend
-        most genes on the classes that are easiest to tell. Fewer than ``n`` where fewer genes vary.
+        The classes of two cells or more take turns with their genes of largest t statistic (class against the rest): F
+        over all classes would spend most genes on the classes that are easiest to tell.
         """
         classes = np.flatnonzero(self.counts >= 2)
         split = self._split(classes)

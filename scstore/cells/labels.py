@@ -66,11 +66,7 @@ def check_column(obs: pd.DataFrame, column: str, *, option: str, source: str) ->
 def read_labels(
     obs: pd.DataFrame, column: str, *, missing: Sequence[str] = MISSING_LABELS, learned: bool = True, source: str
 ) -> list[str | None]:
-    """Return a label column as strings, ``None`` for a cell without a label.
-
-    A :class:`LabelsError` if no cell has one, or, of labels that are learned, the column holds measurements, dates or a
-    name for each cell.
-    """
+    """Return a label column as strings, ``None`` for a cell without a label; refuse one that cannot be ``learned``."""
     if column not in obs:
         raise LabelsError(f"{source} has no obs column {column!r}.{_has(obs, column)}")
     absent = missing_labels(obs[column].to_numpy(dtype=object), missing)

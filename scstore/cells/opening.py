@@ -59,8 +59,7 @@ class CellFile:
     def var(self, slot: str) -> pd.DataFrame:
         """Return the genes of a slot, ``(n_genes of the slot, …)``; all gene names are taken from here.
 
-        The index is their clean names, which need not be unique; ``symbol`` and ``ensembl_id`` (without version) are
-        empty where unknown. A :class:`CellsError` where most have no name, or they are of several species.
+        The index is their clean names, which need not be unique; ``symbol`` and ``ensembl_id`` are empty where unknown.
         """
         self._check(slot)
         if problem := self.genes[slot].problem:
@@ -111,9 +110,7 @@ def identify_cells(obs: pd.DataFrame, *, source: str, id_prefix_from: str | None
 def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str | None = None) -> CellFile:
     """Open an input of cells; its matrices stay where they are and are read by runs of rows.
 
-    Every input of cells is opened here. Features that are no genes are left out. ``id_prefix_from`` is a column of
-    ``obs`` with a prefix of every cell id. A :class:`CellsError` if the input is missing, of another format, damaged
-    or of a newer version; has no cells, genes or matrix; or its cell ids repeat.
+    Features that are no genes are left out. ``id_prefix_from`` is a column of ``obs`` with a prefix of every cell id.
     """
     with contextlib.ExitStack() as stack:
         if not isinstance(source, str | os.PathLike | AnnData):

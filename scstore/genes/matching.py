@@ -28,11 +28,10 @@ OTHER_TABLE = "Use a table of the same organism and naming (genes=)"
 class GeneMatch:
     """The gene of a table that each input gene is.
 
-    ``table_rows`` and ``how`` are (n_input_genes,): the row of the table (``int64``), or -1, and ``"ensembl"``,
-    ``"symbol"``, ``"synonym"`` or ``""``. ``genes`` are the rows of the table that are present, ascending. ``report``
-    has lines to print. If genes that occur more than once are summed, ``groups`` (n_input_genes,) is the column that
-    each column's counts are added to: :func:`scstore.cells.expression.lognorm_rows` takes it, since sums are taken
-    before the logarithm. ``organism`` is the one that was looked at, if the table of ``n_table`` genes has several.
+    ``table_rows`` and ``how`` are (n_input_genes,): the row of the table, or -1, and the kind of match. ``genes`` are
+    the rows of the table that are present, ascending. ``groups`` (n_input_genes,), if genes of one name are summed, is the
+    column that each column's counts are added to, before the logarithm (:func:`scstore.cells.expression.lognorm_rows`).
+    ``organism`` is the one that was looked at, if the table of ``n_table`` genes has several.
     """
 
     table_rows: NDArray[np.int64]
@@ -97,15 +96,12 @@ def match_genes(
     """Find each input gene in a gene table.
 
     A gene is found by its Ensembl id (without version), else by its exact symbol, else by a synonym that means one gene
-    only and is no other gene's symbol. Names are taken from the index of ``var`` and its usual columns, for every gene
-    by itself, so ids and symbols may be mixed. Capitals count: mouse genes do not match human ones. If two input genes
-    are one gene of the table, the better kind of match wins, then the first; the other stays unmatched.
+    only and is no other gene's symbol, in the index of ``var`` and its usual columns. Of two input genes that are one
+    gene of the table, the better kind of match wins, then the first.
 
-    ``var`` has (n_input_genes) rows; ``table``, the ``obs`` of a gene table, has ``symbol`` and, where known,
-    ``ensembl_id``, ``synonyms`` (``"A|B"``) and ``organism``. At least the fraction ``min_match`` of the input's genes,
-    or of the table's if it is smaller, must match. Input genes of the same name are refused, or added up with
-    ``sum_duplicates``. If the table has several organisms, only the input's (``organism``, by default guessed) counts.
-    ``cure`` is what the error advises where too few match.
+    ``table``, the ``obs`` of a gene table, has ``symbol`` and, where known, ``ensembl_id``, ``synonyms`` (``A|B``) and
+    ``organism``: of several, only the input's (by default guessed) counts. At least the fraction ``min_match`` of the
+    smaller side's genes must match, or ``cure`` is advised. Genes of one name are refused, or summed.
     """
     columns = _identifier_columns(var)
     groups = _group_duplicates(columns, sum_duplicates=sum_duplicates, source=source)
@@ -166,8 +162,7 @@ def gene_names(
 ) -> tuple[pd.DataFrame, NDArray[np.int64] | None]:
     """Return the names by which :func:`match_genes` would find the genes of an input, and ``groups`` of its match.
 
-    The names are (n_input_genes,) rows of ``name`` (as in the index), ``symbol`` (else the name) and ``ensembl_id``
-    (without version, empty where unknown).
+    They are ``name`` (as in the index), ``symbol`` (else the name) and ``ensembl_id`` (without version, or empty).
     """
     columns = _identifier_columns(var)
     groups = _group_duplicates(columns, sum_duplicates=sum_duplicates, source=source)
@@ -236,11 +231,7 @@ def _describe_match(
     *,
     n_table: int,
 ) -> str:
-    """Report how many genes match, by what, and which do not.
-
-    ``columns`` are the names of the input genes by their source, ``found`` their matches, of which those ``kept``
-    count; ``leads`` is false for genes that are added to an earlier one.
-    """
+    """Report how many genes match, by what, and which do not; genes that do not lead are added to an earlier one."""
     n_kept, index = int(kept.sum()), np.array(next(iter(columns.values())), dtype=object)
     kinds, sources = Counter(found.loc[kept, "kind"]), Counter(found.loc[kept, "source"])
     by = ", ".join(f"{kinds[kind]:,} by {word}" for kind, word in zip(KINDS, KIND_WORDS, strict=True))

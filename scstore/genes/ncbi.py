@@ -43,11 +43,9 @@ CHUNK_ROWS = 200_000
 
 
 def read_gene_info(path: str | os.PathLike[str], *, organism: str) -> pd.DataFrame:
-    """Read the genes of one organism (a key of :data:`TAXA`) from a ``gene_info`` file; regions are left out.
+    """Read the genes of one organism (a key of :data:`TAXA`) from a ``gene_info`` file, as strings; no regions.
 
-    Columns are strings, empty where unknown: ``gene_id``, ``symbol``, ``synonyms`` and ``other_designations``
-    (separated by ``|``), ``ensembl_id``, ``name`` (full name of the nomenclature authority, else NCBI's description),
-    ``type``, ``chromosome``, ``map_location``.
+    Of lists the parts are separated by ``|``; ``name`` is that of the nomenclature authority, else NCBI's description.
     """
     taxa = {str(TAXA[organism])}
     frame = read_columns(path, tuple(INFO_COLUMNS), optional=tuple(MORE_COLUMNS), taxa=taxa)
@@ -76,10 +74,9 @@ def describe_by_ncbi(
     orthologs: Mapping[str, str] | None = None,
     ortholog_genes: pd.DataFrame | None = None,
 ) -> DescribedGenes:
-    """Describe genes of :func:`read_gene_info` with the summaries of :func:`read_summaries`.
+    """Describe genes of :func:`read_gene_info` with the summaries of :func:`read_summaries`, or those of orthologs.
 
-    With ``orthologs`` (symbols of the other organism by symbols of this one) and ``ortholog_genes`` (its genes), its
-    summaries stand in for missing ones. ``text_source`` is ``summary``, ``ortholog summary``, ``name`` or ``symbol``.
+    ``orthologs`` are symbols of the other organism by symbols of this one, ``ortholog_genes`` its genes.
     """
     borrowed = {}
     if ortholog_genes is not None:

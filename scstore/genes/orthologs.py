@@ -69,8 +69,7 @@ class Orthologs:
 def read_orthologs(path: str | os.PathLike[str], *, gene_info: Mapping[str, pd.DataFrame] | None = None) -> Orthologs:
     """Read NCBI's ``gene_orthologs`` or a CSV of two columns, gzipped or not; the header decides which.
 
-    ``gene_info`` gives NCBI's GeneIDs their symbols, by organism; by default the ``gene_info`` files beside
-    ``gene_orthologs`` do. Genes with several orthologs are left out.
+    ``gene_info`` gives NCBI's GeneIDs their symbols, by default from the files beside. Only one-to-one pairs are kept.
     """
     file = Path(path)
     with reading(file, "the table of orthologs", error=GenesError, cure=f"Known are {KNOWN}."):
@@ -156,11 +155,7 @@ class Translation:
 
 @dataclass(frozen=True, eq=False)
 class RenamedGenes:
-    """Those genes of an input that have an ortholog, with its names.
-
-    The index of ``var`` is the ortholog's symbol (its Ensembl id if it has no symbol), ``gene_ids`` its Ensembl id.
-    ``columns`` are their columns in the input, ascending. ``report`` is a line to print.
-    """
+    """Those genes of an input that have an ortholog, with its names, and their columns in the input, ascending."""
 
     var: pd.DataFrame
     columns: NDArray[np.int64]

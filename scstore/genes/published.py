@@ -35,8 +35,7 @@ def read_published(
 ) -> GeneTable:
     """Read published gene vectors as a gene table, in the order of the file; its first bytes decide the form.
 
-    A pickle of ``{symbol: list or array}`` (nothing in it is run); a ``.parquet`` whose index, column ``gene`` or first
-    column names the genes; an ``.h5ad``, genes × dimensions. ``gene_info`` adds the other names.
+    ``gene_info`` (:func:`scstore.genes.ncbi.read_gene_info`) adds the other names.
     """
     file = Path(path)
     names, rows = _read(file)

@@ -50,9 +50,8 @@ def read_descriptions(
 ) -> DescribedGenes:
     """Read gene texts from a TSV with a header, gzipped or not, or JSON (``{symbol: text}`` or a list of objects).
 
-    The column ``symbol`` must be there; ``ensembl_id``, ``gene_id``, ``synonyms``, ``organism`` are kept, and the
-    template may use all columns. It is by default the column ``text``, or the symbol if there is no such column. A gene
-    with an empty text is described by its symbol, and ``text_source`` says so.
+    The template may use all columns; it is by default the column ``text``, else the symbol. A gene with an empty text
+    is described by its symbol, and ``text_source`` says so.
     """
     file = Path(path)
     frame = _read_frame(file)

@@ -128,11 +128,7 @@ SHRINKAGE = 1e-3
 
 
 def whiten(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Centre vectors, ``(n, d) float32``, and make their directions equally strong (ZCA).
-
-    The symmetric square root does not depend on the signs or order of eigenvectors, which differ between linear-algebra
-    libraries: the same vectors give the same result on every machine.
-    """
+    """Centre vectors, ``(n, d) float32``, and make their directions equally strong (ZCA: the same on every machine)."""
     centre, inverse_root = whitening(vectors)
     return ((vectors.astype(np.float64) - centre) @ inverse_root).astype(np.float32)
 

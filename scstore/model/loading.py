@@ -49,11 +49,7 @@ HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model on disk, not loaded yet.
-
-    ``name`` is what the user asked for, ``digest`` the SHA-256 over the configuration, weights and tokenizer, which the
-    fingerprint holds, ``config`` the contents of ``config.json``.
-    """
+    """A model on disk, not loaded yet; ``digest`` is the SHA-256 over its configuration, weights and tokenizer."""
 
     name: str
     folder: Path
@@ -113,11 +109,7 @@ class Backbone:
 
 
 def locate_model(name: str, *, revision: str | None = None) -> ModelFiles:
-    """Find a model's files, fetching them from the hub when they are not on this machine.
-
-    ``name`` is ``minilm``, a folder in Hugging Face layout, or a hub name. ``ModelError`` if it cannot be found or
-    fetched, is of an unsupported family, has no safetensors weights, or brings its own code.
-    """
+    """Find the files of ``minilm``, a folder or a hub name; fetch them from the hub if they are not on this machine."""
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
         raise MissingExtraError(f"Running the model {name}", "demo" if name == MINILM else "extract")
     if name == MINILM:

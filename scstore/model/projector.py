@@ -58,8 +58,7 @@ def project(
 ) -> NDArray[np.float32]:
     """Turn gene vectors ``(n_genes, d)`` into input vectors ``(n_genes, width) float32`` of a language model.
 
-    ``token_embeddings`` ``(vocabulary, width)`` are the model's own; ``seed`` is that of ``random``, and of the
-    rotation where the widths differ.
+    ``seed`` is that of ``random``, and of the rotation where the widths differ.
     """
     width = token_embeddings.shape[1]
     if kind == "native":

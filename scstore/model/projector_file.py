@@ -26,12 +26,10 @@ FIELDS = ("shape", "fits", "trained_on", "held_out", "training")
 
 @dataclass(frozen=True)
 class ProjectorFile:
-    """A projector that was trained, with where it fits and what it saw.
+    """A projector that was trained, what it ``fits``, and what it saw.
 
-    ``shape`` and ``arrays`` make a :class:`~scstore.model.trained_projector.TrainedProjector`. ``fits`` is what an
-    extraction must have in common with the training: model, encoder of the gene vectors, layout, expression scaling.
-    ``trained_on`` and ``held_out`` are ids of the cells it was trained on and stopped by, sorted: it saw the labels of
-    both. ``training`` is the rest of its history: label, classes, panel, layers, recipe, learning curve, versions, ….
+    ``fits`` is what an extraction must have in common with the training. ``trained_on`` and ``held_out`` are ids of the
+    cells it was trained on and stopped by, sorted: it saw the labels of both. ``training`` is the rest of its history.
     """
 
     shape: Mapping[str, Any]

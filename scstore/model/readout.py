@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 class Readout:
     """Runs batches of cells through a frozen model and pools the hidden states of some layers.
 
-    The last layer of the whole model is read after its final norm, the others before it, as transformers counts them.
-    ``gene_inputs`` ``(n_genes, width) float32`` are the genes' input vectors in gene-table order; ``multiply`` scales
-    them with each cell's expression.
+    The last layer of the whole model is read after its final norm. ``gene_inputs`` ``(n_genes, width) float32`` are in
+    gene-table order; ``multiply`` scales them with each cell's expression.
     """
 
     def __init__(

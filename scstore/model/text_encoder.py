@@ -63,8 +63,7 @@ class HuggingFaceEncoder:
 class SentenceEncoder:
     """Embeds cells as sentences of gene symbols: the mean over a sentence's tokens, scaled to length one (GenePT-s).
 
-    The vectors of ``text-embedding-ada-002``, which GenePT-s was made with, have length one as well. ``symbols`` are
-    ``(n_genes,)`` of the columns of the expression matrix, ``places`` ``(n_genes,)`` another order of them.
+    ``places`` ``(n_genes,)`` is another order of the symbols than by expression.
     """
 
     def __init__(
@@ -83,11 +82,7 @@ class SentenceEncoder:
     def rows(
         self, ranked: RankedCells, *, advance: Callable[[int], None] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Embed cells, those of similar length together; ``advance`` receives how many cells each batch had.
-
-        Returns ``(n_cells, width) float32``, zeros for cells without genes, and ``(n_cells,)`` numbers of tokens.
-        Raises FaultError if a single sentence does not fit the device's memory.
-        """
+        """Embed cells as ``(n_cells, width) float32``, zeros without genes; return their numbers of tokens, too."""
         sentences = write_sentences(
             ranked,
             self.symbols,

@@ -28,9 +28,8 @@ Column = Sequence[str | None]
 class Design:
     """Which cells of a data set are compared with which.
 
-    ``codes`` ``(n_cells,)`` is the number of the cell's class, a label within a group (or a group, without labels), -1
-    for a cell that is not compared; ``classes`` has the numbers of each group's classes, ``left_out`` the groups that
-    do not count; ``seen`` ``(n_cells,)`` marks the cells of the others that have a label, also one of too few cells.
+    ``codes`` ``(n_cells,)`` is the number of the cell's class (a label within a group), -1 for none; ``classes`` has
+    the numbers of each group's classes, ``left_out`` groups that do not count; ``seen`` marks cells with labels used.
     """
 
     codes: NDArray[np.int64]
@@ -80,8 +79,7 @@ def cells_seen(inputs: Sequence[PanelInput], designs: Sequence[Design]) -> tuple
 def design(labels: Column | None, groups: Column | None = None, *, n_cells: int, source: str) -> Design:
     """Compare the labels of cells within each group; without labels, let each group count by itself.
 
-    A cell is left out if its label or its group is ``None``; ``groups=None`` makes one group of all. ``LabelsError``
-    if no group has two labels of two cells each; without labels, if none has ten cells.
+    A cell is left out if its label or its group is ``None``; ``groups=None`` makes one group of all.
     """
     by_labels = labels is not None
     of_group, of_label = ([""] * n_cells if column is None else column for column in (groups, labels))

@@ -22,11 +22,7 @@ SUMS_BYTES = 1 << 30
 
 
 class GeneScore:
-    """Score of each gene, block by block: high for genes that should be in a panel.
-
-    With labels, the F of :meth:`ClassSums.grouped_f_values`. Without, excess dropout, the mean over the groups; in a
-    group that does not score a gene it counts as average (0).
-    """
+    """Score of each gene, block by block: the F of labels within groups, or excess dropout, its mean over groups."""
 
     def __init__(self, design: Design, n_genes: int) -> None:
         self._design = design
@@ -94,10 +90,9 @@ def rank_scores(scores: Scores, names: Sequence[str]) -> Scores:
 
 
 def take_in_turn(ranks: Scores, names: Sequence[str]) -> NDArray[np.int64]:
-    """Return the genes of several rankings in one order: by the best rank that a gene has in any of them.
+    """Return the genes of several rankings ``(k, n_genes)`` in one order: by the best rank in any of them.
 
-    Ties by the mean rank over the rankings that have the gene, then by name. The first n genes hold the first ⌊n / k⌋
-    of each of the k rankings; the order of the rankings does not matter. ``ranks`` is ``(k, n_genes)``.
+    Ties by the mean rank over the rankings that have the gene, then by name.
     """
     has: NDArray[np.bool_] = ~np.isnan(ranks)
     best = np.where(has, ranks, np.inf).min(axis=0)

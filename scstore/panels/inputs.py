@@ -25,11 +25,7 @@ from scstore.store.ledger import ids_digest
 
 @dataclass(frozen=True, eq=False)
 class PanelInput:
-    """One data set, with names and repetitions of its genes from :func:`scstore.genes.matching.gene_names`.
-
-    An input of another species than the panel has the orthologs it was translated by in ``translation``, and in
-    ``renamed`` its genes that have one, the only ones in ``names``.
-    """
+    """One data set with the names of its genes; of those of another species, the genes that have an ortholog alone."""
 
     name: str
     cells: CellFile

@@ -26,10 +26,9 @@ class _Gene(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class JoinedGenes:
-    """Genes of several inputs.
+    """Genes of several inputs: rows of ``obs`` with unique names, sorted.
 
-    ``obs`` ``(n_genes,)`` has unique names, sorted, ``symbol`` and ``ensembl_id`` (empty where unknown). ``rows`` has,
-    for each input ``(n_input_genes,) int64``, the row of ``obs``, or -1 for a repetition that is added to another gene.
+    ``rows`` has for each input the row of each of its genes, or -1 for a repetition that is added to another gene.
     """
 
     obs: pd.DataFrame
@@ -55,10 +54,7 @@ def join_genes(inputs: Sequence[pd.DataFrame], groups: Sequence[NDArray[np.int64
     """Find the genes that several inputs have in common; the order of the inputs does not matter.
 
     Genes of different inputs are one gene if all their names are the same, or their Ensembl id, or their symbol, in
-    this order, as long as no input has two genes of that name. Two genes of one input are never one.
-
-    ``inputs`` and ``groups`` have one entry an input, from :func:`scstore.genes.matching.gene_names`; repetitions are
-    left to the first gene of their name.
+    this order, as long as no input has two genes of that name. ``groups`` are repetitions in an input.
     """
     genes = {
         (number, gene): _Gene(*own)

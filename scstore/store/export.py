@@ -78,11 +78,7 @@ def _problem(path: Path) -> str | None:
 def write_h5ad(
     store: Store, path: Path, *, views: Sequence[str] | None = None, rows: NDArray[np.int64] | None = None
 ) -> None:
-    """Write cells with their views to a new file, in bounded memory beside ``obs``.
-
-    An ``.h5ad`` that is wanted whole is copied. From an AnnData Zarr that scstore did not make, which may hold
-    anything, and from part of an ``.h5ad``, everything wanted is read first.
-    """
+    """Write cells with their views to a new file; what scstore did not make is copied, or read as a whole first."""
     if not store.is_sharded:
         whole = views is None and rows is None and not store.is_modality
         if store.path.is_file() and whole and not _is_legacy(store.path):

@@ -43,8 +43,7 @@ Mask = NDArray[np.bool_]
 def cells_where(obs: pd.DataFrame, condition: str) -> Mask:
     """Return a mask ``(n_obs,)`` of the cells that fulfil a condition on their metadata.
 
-    Text is compared as text, exactly; numbers and booleans with columns of numbers and booleans. A cell with a missing
-    value fulfils no comparison, ``!=`` and ``not in`` included. A column with blanks in its name stands in backticks.
+    A cell with a missing value fulfils no comparison, ``!=`` and ``not in`` included.
     """
     return _Condition(obs, condition).mask()
 

@@ -1,8 +1,4 @@
-"""Checking a store against its own digests: every file of it, and all that is wrong, not the first.
-
-Every file is covered by a digest: fixed files by the manifest, a shard's chunks by its record, manifest and records by
-their own digest and by being written in one way only. The digests find damage; they are not signatures.
-"""
+"""Checking a store against its own digests: every file of it, and all that is wrong, not the first."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Writing a store: its fixed shape once, then one shard at a time.
-
-The whole shape appears in one rename, so a store that exists is a valid AnnData from its first moment. A shard's files
-are flushed to disk before its record, so a shard with a record is complete.
-"""
+"""Writing a store: its fixed shape, in one rename, then one shard at a time: its files, flushed, then its record."""
 
 from __future__ import annotations
 
@@ -40,11 +36,7 @@ RAW: dict[str, Any] = {"fill_value": np.nan, "compressors": None, "filters": Non
 
 
 class DiskStore(LocalStore):
-    """A Zarr store in a temporary folder.
-
-    Its files go through :data:`scstore.fsio.disk`, straight to their names: the folder is flushed and renamed as a
-    whole once it is complete.
-    """
+    """A Zarr store in a temporary folder, which is flushed and renamed as a whole: files go straight to their names."""
 
     async def set(self, key: str, value: Buffer) -> None:
         await asyncio.to_thread(self.set_sync, key, value)

@@ -59,8 +59,7 @@ def batch_unit(longest: int, tokens: int) -> int:
 def plan_batches(lengths: NDArray[np.int64], *, tokens: int, unit: int | None = None) -> list[NDArray[np.int64]]:
     """Group cells of similar length into batches of at most ``tokens`` padded positions: row numbers ``(B,) int64``.
 
-    Longest cells first, of each ``unit`` cells on their own if it is given. A cell longer than ``tokens`` gets a batch
-    of its own, a cell of length 0 none. The same lengths give the same batches.
+    Longest cells first, of each ``unit`` cells on their own. A cell of length 0 gets no batch.
     """
     if unit is not None:
         starts = range(0, len(lengths), unit)

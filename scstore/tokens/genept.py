@@ -30,8 +30,8 @@ def companion_vectors(
 ) -> dict[str, NDArray[np.float32]]:
     """Return gene vectors ``(n_genes, width) float32`` of the views that need no model, by the view's name.
 
-    ``genes`` are rows of the table. ``genept``: whitened over all that there are; ``genept_random``: standard normal
-    ones, seeded by the genes' symbols, zero for genes that are not admitted; ``genept_w``: as they are in the table.
+    Those of ``genept`` are whitened over all that there are; random ones are seeded by the genes' symbols, zero for
+    genes that are not admitted.
     """
     vectors = {}
     if "genept" in names:

@@ -34,8 +34,7 @@ def write_sentences(
 ) -> Sentences:
     """Write the sentence of every cell, with as many whole symbols as ``max_tokens`` hold, special tokens included.
 
-    ``symbols`` are those of the expression matrix's columns, ``tokenizer`` a fast one of transformers. The symbols are
-    sorted by ``places`` ``(n_genes,)`` after the cut, if given.
+    The symbols are sorted by ``places`` ``(n_genes,)`` after the cut, if given.
     """
     texts = [""] * len(ranked)
     lengths = np.zeros(len(ranked), dtype=np.int64)

@@ -35,8 +35,7 @@ def declared_bytes(array: h5py.Dataset) -> int:
 def too_large(array: h5py.Dataset, stored: int) -> str | None:
     """Return why a data set in a file of ``stored`` bytes cannot be what it declares; no value is read.
 
-    Chunks that were never written hold the fill value, which is allowed up to :data:`FLOOR`. Beyond it the bytes that
-    are stored must be able to unpack to the array. anndata, scanpy, Cell Ranger and CELLxGENE write every chunk.
+    Chunks that were never written hold the fill value, which is allowed up to :data:`FLOOR`.
     """
     name = str(array.name).strip("/")
     declared = declared_bytes(array)

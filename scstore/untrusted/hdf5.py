@@ -31,8 +31,7 @@ def open_hdf5(
 ) -> h5py.File:
     """Open an HDF5 file for reading, and look at it before a value is read.
 
-    ``error`` refuses data in other files, absurd sizes, endless groups and what is no file; ``unreadable`` (the same
-    unless it is given) a file that cannot be opened. ``PermissionError`` passes.
+    ``unreadable`` is the error for a file that cannot be opened, by default the same. ``PermissionError`` passes.
     """
     check_path(path, error=unreadable or error)
     try:

@@ -1,8 +1,4 @@
-"""Pickles of vectors from anywhere, read without letting them call anything.
-
-Published gene vectors (GenePT's among them) come as a pickled ``{symbol: list or array}``. This reader has stand-ins
-for the few names that NumPy writes; any other name is refused before it is looked up.
-"""
+"""Pickles of vectors, such as GenePT's, from anywhere: stand-ins for the few names of NumPy's; nothing is called."""
 
 from __future__ import annotations
 

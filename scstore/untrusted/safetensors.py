@@ -39,11 +39,7 @@ def read_weights(path: Path, *, digest: str, limit: int = WEIGHTS_LIMIT) -> dict
 
 
 def check_layout(path: Path, *, limit: int = WEIGHTS_LIMIT) -> None:
-    """Check the header of a safetensors file against its size; no array is read.
-
-    ``DamagedError`` if one is too large or malformed, or a dtype is not one that scstore writes. The library refuses
-    arrays that overlap, leave holes, or do not fill the file.
-    """
+    """Check the header of a safetensors file, which must cover the file, against its size; no array is read."""
     size = path.stat().st_size
     if size > limit:
         _refuse(path, f"{size:,} bytes is more than the {limit:,} that are read")

@@ -40,9 +40,8 @@ TEXT_RATIO = 100
 class BoundedStore(LocalStore):
     """A local Zarr folder: everything that Zarr reads of it is looked at here, before it is decoded.
 
-    When it is opened, links, special files and codecs that are not known are refused, wherever they are. What is read
-    whole (``obs``, ``var``, ``uns``, ``obsm``) may declare :data:`RATIO` times the bytes that this part of the folder
-    stores, or :data:`FLOOR`; matrices are read by rows. A chunk may unpack to what its array declares for one.
+    What is read whole (``obs``, ``var``, ``uns``, ``obsm``) may declare :data:`RATIO` times the bytes that this part of
+    the folder stores, or :data:`FLOOR`. A chunk may unpack to what its array declares for one.
     """
 
     def __init__(self, root: Path | str, *, read_only: bool = True) -> None:
