@@ -65,7 +65,7 @@ class _Look:
     """What a sample of a slot's values suggests, as a kind and as the end of a sentence.
 
     ``rescaled`` is on another ``scale`` that can be undone, ``linear`` on one that is no logarithm, ``other`` on one
-    that cannot be undone, for lack of genes; ``unclear`` may be logarithms, ``fractional`` cannot; ``scaled``: negative.
+    that cannot be undone, for lack of genes; ``unclear`` may be logarithms, ``fractional`` cannot; ``scaled`` < 0.
     """
 
     kind: str

@@ -30,7 +30,7 @@ class GeneMatch:
 
     ``table_rows`` and ``how`` are (n_input_genes,): the row of the table, or -1, and the kind of match. ``genes`` are
     the rows of the table that are present, ascending. ``groups`` (n_input_genes,), if genes of one name are summed, is
-    the column that each one's counts are added to, before the logarithm (:func:`~scstore.cells.expression.lognorm_rows`).
+    the column that each one's counts are added to, before the logarithm (``lognorm_rows``).
     ``organism`` is the one that was looked at, if the table of ``n_table`` genes has several.
     """
 
