@@ -26,8 +26,7 @@ from scstore.errors import DamagedError, GenesError, NewerFormatError, NotAStore
 from scstore.hdf5_output import hdf5_output, open_to_read
 from scstore.untrusted.guards import reading
 from scstore.untrusted.hdf5 import open_hdf5
-from scstore.untrusted.kinds import check_path, what_else
-from scstore.untrusted.recognise import what_is
+from scstore.untrusted.kinds import check_path, what_else, what_is
 from scstore.untrusted.safetensors import WEIGHTS_LIMIT, read_weights
 
 # Characters of two values that are shown side by side.

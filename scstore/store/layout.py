@@ -19,8 +19,7 @@ from scstore.errors import CellsError, DamagedError, NotAStoreError, show_some
 from scstore.sealed import Space, fingerprint
 from scstore.untrusted.guards import reading
 from scstore.untrusted.hdf5 import first_missing_filter, open_hdf5
-from scstore.untrusted.kinds import check_path, other_hdf5, what_else
-from scstore.untrusted.recognise import STORES, what_is
+from scstore.untrusted.kinds import STORES, check_path, other_hdf5, what_else, what_is
 from scstore.untrusted.zarr import open_zarr
 
 # Folder of scstore's own JSON beside the Zarr nodes.

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse import csr_matrix
 
-from scstore.cells.anndata_files import read_frame
+from scstore.cells.anndata_files import is_mudata, read_frame, rna_modality, with_shared_obs
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_block
 from scstore.cells.matrices import is_numeric
-from scstore.cells.mudata import is_mudata, rna_modality, with_shared_obs
 from scstore.cells.opening import CellFile, open_cells
 from scstore.cells.scales import TARGET_SUM
 from scstore.errors import CellsError, CellsWarning, DamagedError, IncompleteStoreError, InputError, show

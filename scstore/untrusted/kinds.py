@@ -1,15 +1,19 @@
-"""What a path holds that is not what was asked for: the same words wherever cells are opened."""
+"""What a path holds, in words: for messages about what is not what was asked for."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
 import lzma
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import h5py
+
 from scstore.errors import ScstoreError, show, show_some
+from scstore.hdf5_output import open_to_read
 
 FORMATS = "an AnnData (.h5ad, Zarr folder), MuData, a 10x .h5, or a folder with matrix.mtx"
 
@@ -40,6 +44,15 @@ PACKED: tuple[tuple[bytes, str, Callable[[Path], Any]], ...] = (
 
 # Bytes in which a kind shows; that of a tar archive at 257.
 HEAD = 512
+
+# Of scstore's own folders, by a file in them.
+FOLDERS = {"head.json": "a head", "projector.json": "a projector", "_scstore": "a store"}
+
+# Of scstore's own files, by the key of their header.
+FILES = {"panel": "a panel of genes", "genes": "a gene table", "record": "a store as one file"}
+
+# What has cells in it, or may have.
+STORES = ("", "an AnnData", FOLDERS["_scstore"], FILES["record"])
 
 
 def check_path(path: Path, *, error: type[ScstoreError]) -> None:
@@ -103,3 +116,33 @@ def other_hdf5(names: Collection[str]) -> str:
     if "matrix" in names:
         return "a 10x matrix, which has no features of cells yet: make a store of it with `scstore extract`"
     return f"HDF5 with {show_some(sorted(names), limit=6) or 'nothing'} in it"
+
+
+def what_is(thing: Any) -> str:
+    """Return what a path or an object is, such as ``a head``; empty where scstore has no word for it."""
+    if not isinstance(thing, str | os.PathLike):
+        return f"an object of the type {type(thing).__name__}"
+    path = Path(thing)
+    if path.is_dir():
+        found = (words for name, words in FOLDERS.items() if (path / name).is_file() or (path / name).is_dir())
+        return next(found, "")
+    return _header(path) if path.is_file() else ""
+
+
+def _header(path: Path) -> str:
+    try:
+        with open_to_read(path) as file:
+            own, words = file, "an AnnData" if _holds(file, "obs") else ""
+            for name in ("uns", "scstore"):
+                if not _holds(own, name):
+                    return words
+                own = own[name]
+            return next((said for key, said in FILES.items() if _holds(own, key)), words)
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError):
+        return ""
+
+
+def _holds(group: Any, name: str) -> bool:
+    """Whether a group has a member of its own; no link is followed."""
+    links, key = group.id.links, name.encode()
+    return bool(links.exists(key) and links.get_info(key).type == h5py.h5l.TYPE_HARD)
