@@ -132,7 +132,7 @@ def fsync_dir(path: str | os.PathLike[str]) -> None:
 def write_bytes(path: str | os.PathLike[str], *parts: bytes | memoryview) -> None:
     """Write a file atomically and durably from one or more buffers; of two writers the last one wins."""
     target = Path(path)
-    partial = _hidden(target, _unique())
+    partial = _hidden(target)
     try:
         with _name_full_disk(target):
             with disk.create(partial) as file:
@@ -183,7 +183,7 @@ def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iter
         for left in _left_of(target):
             disk.delete(left)
         _refuse_existing(target, overwrite=overwrite)
-        partial = _hidden(target, _unique())
+        partial = _hidden(target)
         try:
             yield partial
             _flush(partial)
@@ -213,23 +213,19 @@ def _flush(path: Path) -> None:
             disk.sync(file.fileno())
 
 
-def _hidden(target: Path, ending: str) -> Path:
-    return target.with_name(f".{target.name}{PARTIAL}{ending}")
+def _hidden(target: Path, kind: str = "") -> Path:
+    """Return a name that no other process takes, also where containers give one process id several times."""
+    return target.with_name(f".{target.name}{PARTIAL}{kind}{os.getpid()}-{token_hex(4)}")
+
+
+def _left_of(target: Path, kind: str = "") -> list[Path]:
+    start = f".{target.name}{PARTIAL}{kind}"
+    return sorted(file for file in target.parent.iterdir() if file.name.startswith(start))
 
 
 def writing_lock(target: Path) -> Path:
     """Return the lock of whoever writes an output."""
     return target.with_name(f".writing-{target.name}.lock")
-
-
-def _unique() -> str:
-    """Return what no other process has, also where containers give one process id several times."""
-    return f"{os.getpid()}-{token_hex(4)}"
-
-
-def _left_of(target: Path) -> list[Path]:
-    start = f".{target.name}{PARTIAL}"
-    return sorted(file for file in target.parent.iterdir() if file.name.startswith(start))
 
 
 def _refuse_existing(target: Path, *, overwrite: bool) -> None:
@@ -246,7 +242,7 @@ def _put_in_place(partial: Path, target: Path, *, overwrite: bool) -> None:
         fsync_dir(target.parent)
         disk.delete(partial)
     else:
-        old = _hidden(target, f"{OLD}{_unique()}")
+        old = _hidden(target, OLD)
         disk.rename(target, old)
         disk.rename(partial, target)
         fsync_dir(target.parent)
@@ -256,9 +252,7 @@ def _put_in_place(partial: Path, target: Path, *, overwrite: bool) -> None:
 
 def _give_back(target: Path) -> None:
     """Rename the old output back where its replacement ended between two renames."""
-    start = _hidden(target, OLD).name
-    old = [] if os.path.lexists(target) else [file for file in _left_of(target) if file.name.startswith(start)]
-    if old:
+    if not os.path.lexists(target) and (old := _left_of(target, OLD)):
         disk.rename(old[-1], target)
 
 
@@ -266,7 +260,7 @@ def mend(path: str | os.PathLike[str]) -> None:
     """Before an output is read: give it its name back if its replacement was killed between two renames."""
     target = Path(path)
     with contextlib.suppress(OSError, ScstoreError):  # not ours to mend, or still being replaced
-        if not os.path.lexists(target) and any(OLD in file.name for file in _left_of(target)):
+        if not os.path.lexists(target) and _left_of(target, OLD):
             with lock(writing_lock(target), output=target):
                 _give_back(target)
 
@@ -361,10 +355,7 @@ def _is_same(file: Path, handle: IO[bytes]) -> bool:
 
 
 def _hold(handle: IO[bytes], *, wait: bool) -> bool | None:
-    """Let the kernel mark an open lock file as held, until it is closed; ``None`` where it cannot.
-
-    ``False`` if another process holds it.
-    """
+    """Let the kernel mark an open lock file as held, if no other process holds it; ``None`` where it cannot."""
     if sys.platform == "win32":
         return None
     try:

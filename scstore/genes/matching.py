@@ -49,14 +49,10 @@ class GeneMatch:
         """
         if rows.shape[1] != len(self.table_rows):
             raise GenesError(f"{rows.shape[1]:,} columns do not fit a match of {len(self.table_rows):,} genes.")
-        columns = np.where(self.table_rows >= 0, np.searchsorted(self.genes, self.table_rows), -1)
         if self.groups is not None and (self.groups[rows.indices] != rows.indices).any():
             raise GenesError("Columns of one gene are not summed yet: use lognorm_rows(…, groups=match.groups).")
-        target = columns[rows.indices]
-        keep = target >= 0
-        indptr = np.concatenate([[0], np.cumsum(keep)])[rows.indptr]
-        parts = (rows.data[keep].astype(np.float32), target[keep], indptr)
-        taken = sparse.csr_matrix(parts, shape=(rows.shape[0], len(self.genes)))
+        matched = np.flatnonzero(self.table_rows >= 0)
+        taken = rows[:, matched[np.argsort(self.table_rows[matched])]].astype(np.float32)
         taken.sort_indices()
         return taken
 
