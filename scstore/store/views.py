@@ -177,7 +177,9 @@ class View:
         if len(pieces) == 1:
             return pieces[0]
         none = np.zeros((0, self.shape[1]), dtype=self.dtype)
-        return vstack([none, *pieces], format="csr") if self.name == "X" else np.concatenate([none, *pieces])
+        if self.name == "X":
+            return vstack([csr_matrix(none), *pieces], format="csr")
+        return np.concatenate([none, *pieces])
 
 
 def array_view(name: str, array: Any, space: Space, *, source: Path) -> View:
