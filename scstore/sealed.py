@@ -10,7 +10,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -23,10 +22,10 @@ from safetensors.numpy import save
 
 from scstore import fsio
 from scstore.errors import DamagedError, GenesError, NewerFormatError, NotAStoreError, OptionError
-from scstore.hdf5_output import hdf5_output, open_to_read
+from scstore.hdf5_output import hdf5_output
 from scstore.untrusted.guards import reading
 from scstore.untrusted.hdf5 import open_hdf5
-from scstore.untrusted.kinds import check_path, what_else, what_is
+from scstore.untrusted.kinds import FILES, check_path, what_else, what_is
 from scstore.untrusted.safetensors import WEIGHTS_LIMIT, read_weights
 
 # Characters of two values that are shown side by side.
@@ -142,10 +141,7 @@ class FileKind:
 
     def problem(self, path: Path) -> str | None:
         """Return why a path is not such a file; ``None`` if it may be replaced by one."""
-        with suppress(Exception), open_to_read(path) as file:  # HDF5 raises anything
-            if self.key in file["uns/scstore"]:
-                return None
-        return f"is not a {self.name} of scstore's"
+        return None if what_is(path) == FILES[self.key] else f"is not a {self.name} of scstore's"
 
 
 class Digested(Protocol):

@@ -85,10 +85,19 @@ def verify(
     kind, check, note = _kind(target)
     if gc or repair:
         raise OptionError(f"{'gc' if gc else 'repair'}=True is for stores alone; {target} is an artifact: {kind}.")
-    findings = tuple(check(target))
+    findings = tuple(_findings(check, target))
     sizes = [file.stat().st_size for file in ([target] if target.is_file() else target.iterdir()) if file.is_file()]
     whole = deep or kind != "exported store"
     return Verification(target, kind, whole, findings, (note,) if note else (), len(sizes), sum(sizes))
+
+
+def _findings(check: Check, path: Path) -> Iterator[Finding]:
+    try:
+        yield from check(path)
+    except (NewerFormatError, NotAStoreError):
+        raise  # that is not damage
+    except Exception as error:  # noqa: BLE001  # any error of a library on a broken file is a finding
+        yield finding_of(error, "")
 
 
 def _kind(path: Path) -> tuple[str, Check, str]:
@@ -158,27 +167,16 @@ def _check_content(path: Path, *, kind: str) -> Iterator[Finding]:
     from scstore.genes.table import load_gene_table
     from scstore.panels.panel import load_panel
 
-    try:
-        values = load_gene_table(path).vectors if kind == "gene table" else load_panel(path).obs.select_dtypes("number")
-    except NewerFormatError:
-        raise
-    except Exception as error:  # noqa: BLE001  # any error of a library on a broken file is a finding
-        yield finding_of(error, "")
-        return
+    values = load_gene_table(path).vectors if kind == "gene table" else load_panel(path).obs.select_dtypes("number")
     if bad := rows_that_are_not_finite(np.asarray(values)):
         yield Finding("", "not finite", f"{bad:,} genes have NaN or infinity")
 
 
 def _check_export(path: Path) -> Iterator[Finding]:
-    try:
-        store = open_store(path)
-        yield from record_findings(store.record or {})
-        for name in store.views:
-            view = store.view(name)
-            blocks = (view[start : start + BLOCK_ROWS] for start in range(0, view.shape[0], BLOCK_ROWS))
-            if bad := sum(map(rows_that_are_not_finite, blocks)):
-                yield Finding(name, "not finite", f"{bad:,} cells have NaN or infinity")
-    except InputError:
-        raise
-    except Exception as error:  # noqa: BLE001  # any error of a library on a broken file is a finding
-        yield finding_of(error, "")
+    store = open_store(path)
+    yield from record_findings(store.record or {})
+    for name in store.views:
+        view = store.view(name)
+        blocks = (view[start : start + BLOCK_ROWS] for start in range(0, view.shape[0], BLOCK_ROWS))
+        if bad := sum(map(rows_that_are_not_finite, blocks)):
+            yield Finding(name, "not finite", f"{bad:,} cells have NaN or infinity")

@@ -145,42 +145,28 @@ def _accumulate(total: Array, product: Any) -> None:
     total[entries.row, entries.col] += entries.data  # a product of sparse matrices lists each entry once
 
 
-class GroupMoments:
-    """Mean, variance and detection of genes in each group of cells, streamed, in counts per 10,000."""
+class GroupMoments(ClassSums):
+    """Sums of each group of cells, streamed, of counts per 10,000, and how many of its cells have each gene."""
 
     def __init__(self, n_groups: int, n_genes: int) -> None:
-        self._values = ClassSums(n_groups, n_genes)
-        self._detected = np.zeros((n_groups, n_genes), dtype=np.int64)
+        super().__init__(n_groups, n_genes)
+        self.detected = np.zeros((n_groups, n_genes), dtype=np.int64)
 
     def add(self, block: sparse.csr_matrix, codes: Array) -> Self:
         """Add log-normalised expression ``(b, n_genes)`` of cells of the groups ``codes``."""
         values = sparse.csr_matrix(block, dtype=np.float64, copy=True)
         values.eliminate_zeros()
         np.expm1(values.data, out=values.data)
-        self._values.add(values, codes)
-        groups = np.repeat(codes, np.diff(values.indptr))
-        np.add.at(self._detected, (groups, values.indices), 1)
-        return self
+        np.add.at(self.detected, (np.repeat(codes, np.diff(values.indptr)), values.indices), 1)
+        return super().add(values, codes)
 
-    @property
-    def n_cells(self) -> Array:
-        """``(n_groups,) int64``."""
-        return self._values.counts
-
-    def mean(self, group: int) -> Array:
-        """Return the mean of each gene in a group, ``(n_genes,)``."""
-        return np.asarray(self._values.sums[group] / self.n_cells[group])
-
-    def variance(self, group: int) -> Array:
-        """Return the sample variance (n - 1) of each gene in a group, ``(n_genes,)``; 0 but for rounding is 0."""
-        n = self.n_cells[group]
-        mean_square = self._values.squares[group] / n
-        variance = mean_square - self.mean(group) ** 2
-        return np.where(variance > 1e-13 * mean_square, variance * (n / (n - 1)), 0.0)
-
-    def detection(self, group: int) -> Array:
-        """Return the share of a group's cells that have each gene, ``(n_genes,)``."""
-        return np.asarray(self._detected[group] / self.n_cells[group])
+    def dropout(self) -> Array:
+        """Return :func:`excess_dropout` of each gene in each group of two cells or more, ``(n_groups, n_genes)``."""
+        n = self.counts[:, None]
+        mean, mean_square, detection = self.sums / n, self.squares / n, self.detected / n
+        variance = mean_square - mean**2
+        variance = np.where(variance > 1e-13 * mean_square, variance * (n / (n - 1)), 0.0)  # 0 but for rounding is 0
+        return np.array([excess_dropout(*own) for own in zip(mean, variance, detection, strict=True)])
 
 
 def excess_dropout(mean: Array, variance: Array, detection: Array) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import pandas as pd
 
+from scstore.cells.frames import decoded
 from scstore.cells.matrices import Opened, open_compressed
 from scstore.errors import CellsError, show_some
 from scstore.untrusted.guards import Guard, damaged, reading
@@ -72,5 +73,4 @@ def _array(group: Any, part: str, *, guard: Guard) -> Any:
 def _strings(group: Any, part: str, *, guard: Guard) -> list[str]:
     array = _array(group, part, guard=guard)
     with reading(guard.source, f"{group.name.strip('/')}/{part}"):
-        values = array[:]
-        return [value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value) for value in values]
+        return list(map(str, decoded(array[:])))

@@ -25,7 +25,7 @@ from scstore.panels.panel import KIND as PANEL
 from scstore.panels.panel import load_panel
 from scstore.progress import Reporter
 from scstore.sealed import check_sealed_output
-from scstore.untrusted.recognise import FILES, what_is
+from scstore.untrusted.kinds import FILES, what_is
 
 File = str | os.PathLike[str]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scstore.cells.gene_statistics import ClassSums, GroupMoments, excess_dropout
+from scstore.cells.gene_statistics import ClassSums, GroupMoments
 from scstore.panels.comparison import Design
 from scstore.panels.inputs import PanelInput
 from scstore.panels.joined_genes import JoinedGenes
@@ -38,10 +38,9 @@ class GeneScore:
     def values(self) -> Scores:
         """Return ``(n_genes,)`` scores; NaN for a gene that no compared cell expresses, or that no group scores."""
         sums = self._sums
-        if isinstance(sums, ClassSums):
+        if not isinstance(sums, GroupMoments):
             return np.where(sums.sums.any(axis=0), sums.grouped_f_values(self._design.classes), np.nan)
-        groups = range(self._design.n_classes)
-        scores = np.array([excess_dropout(sums.mean(g), sums.variance(g), sums.detection(g)) for g in groups])
+        scores = sums.dropout()
         scored = np.isfinite(scores)
         return np.where(scored.any(axis=0), np.where(scored, scores, 0).mean(axis=0), np.nan)
 
