@@ -25,7 +25,7 @@ from scstore.errors import DamagedError, GenesError, NewerFormatError, NotAStore
 from scstore.hdf5_output import hdf5_output
 from scstore.untrusted.guards import reading
 from scstore.untrusted.hdf5 import open_hdf5
-from scstore.untrusted.kinds import FILES, check_path, what_else, what_is
+from scstore.untrusted.kinds import FILES, what_else, what_is
 from scstore.untrusted.safetensors import WEIGHTS_LIMIT, read_weights
 
 # Characters of two values that are shown side by side.
@@ -267,10 +267,11 @@ def read_sealed_file(
     _check_path(path, kind)
     file, cure = Path(path), f"Restore it from a copy, or make it again with `{kind.command}`."
     make = f"A {kind.name} is wanted here. Make one with `{kind.command}`."
-    check_path(file, error=GenesError)
+    if not file.is_file():
+        what = f"this is {what}, and no" if (what := what_is(file)) else "there is no such"
+        raise GenesError(f"{file}: {what} {kind.name}. Make one with `{kind.command}`.")
     if not h5py.is_hdf5(file):
-        what = what_is(file) or ("a folder" if file.is_dir() else what_else(file))
-        raise GenesError(f"{file}: this is {what}. {make}")
+        raise GenesError(f"{file}: this is {what_is(file) or what_else(file)}. {make}")
     with open_hdf5(file, error=GenesError) as opened:
         with reading(file, "its header", error=GenesError, cure=f"It is {what_is(file) or 'damaged'}. {make}"):
             header = json.loads(opened["uns/scstore"][kind.key].asstr()[()])

@@ -177,7 +177,7 @@ def test_duplicate_ids(adata, write_h5ad):
     with open_cells(path, id_prefix_from="donor") as cells:
         assert list(cells.obs.index[:3]) == ["a:same", "b:same", "a:twice"]
         assert cells.obs.index.is_unique
-    with pytest.raises(CellsError, match="'batch'.*donor, n"):
+    with pytest.raises(OptionError, match="'batch'.*donor, n"):
         open_cells(path, id_prefix_from="batch")
     adata.obs["donor"] = adata.obs["donor"].where(np.arange(37) != 5)
     with pytest.raises(CellsError, match="'cell5'.*'donor'"):
