@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scstore.alignment.options import RECIPES, Recipe
-from scstore.alignment.projector_training import Training, TrainingState, load_training, save_training
+from scstore.alignment.projector_training import Training, TrainingState, load_training
 from scstore.alignment.training_cells import LabelledCells
 from scstore.model.loading import load_backbone, locate_model
 from scstore.model.projector import aligned_map, project
@@ -119,10 +119,12 @@ def test_the_papers_recipe_learns_too(model: Path, vectors: np.ndarray) -> None:
     assert curve[-1]["train_loss"] < curve[1]["train_loss"]
 
 
-@pytest.mark.parametrize("changed", [{"recompute": True}, {"tokens_per_batch": 40}])
-def test_how_a_step_is_computed_does_not_change_it(changed: dict[str, Any], model: Path, vectors: np.ndarray) -> None:
+@pytest.mark.parametrize(("kind", "changed"), [("llama", {"recompute": True}), ("bert", {"tokens_per_batch": 40})])
+def test_how_a_step_is_computed_does_not_change_it(
+    kind: str, changed: dict[str, Any], vectors: np.ndarray, request: pytest.FixtureRequest
+) -> None:
     """Blocks computed again on the way back; a step made of several passes."""
-    recipe = Recipe(epochs=1)
+    recipe, model = Recipe(epochs=1), request.getfixturevalue(kind)
     plain, other = train(begin(model, vectors, recipe)), train(begin(model, vectors, recipe, **changed))
     for name, value in plain.projector.to_arrays().items():
         np.testing.assert_allclose(other.projector.to_arrays()[name], value, rtol=1e-3, atol=1e-4)
@@ -169,27 +171,6 @@ def test_the_rate_rises_and_falls(llama: Path, vectors: np.ndarray) -> None:
         assert rates[12] == pytest.approx(0.1 * middle)
         assert rates[4:] == sorted(rates[4:], reverse=True)
         assert 0 < rates[-1] < 0.01
-
-
-def test_a_state_is_read_back_and_goes_on(model: Path, vectors: np.ndarray, tmp_path: Path) -> None:
-    recipe = Recipe(epochs=3, patience=0)
-    whole = train(begin(model, vectors, recipe))
-    stopped = begin(model, vectors, recipe)
-    stopped.begin(Reporter())
-    stopped._epoch(Reporter(), lambda: None, 100)
-    save_training(tmp_path / "t", stopped.state, stopped.arrays(), settings={"seed": 0})
-    save_training(tmp_path / "t", stopped.state, stopped.arrays(), settings={"seed": 0})
-    found = load_training(tmp_path / "t")
-    assert found is not None
-    settings, state, arrays = found
-    assert (settings, state) == ({"seed": 0}, stopped.state)
-    assert len(list((tmp_path / "t").iterdir())) == 1
-    resumed = begin(model, vectors, recipe)
-    resumed.restore(state, arrays)
-    resumed.run(Reporter(), save=lambda: None, save_every=100)
-    assert resumed.state == whole.state
-    for name, value in whole.projector.to_arrays().items():
-        np.testing.assert_array_equal(resumed.projector.to_arrays()[name], value)
 
 
 def test_where_nothing_was_kept_there_is_nothing_to_go_on_with(tmp_path: Path) -> None:
