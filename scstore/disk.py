@@ -17,7 +17,6 @@ class Disk:
     """The operations that change files. Reading needs none of it: what was read is compared with a digest."""
 
     def create(self, path: Path) -> IO[bytes]:
-        """Open a file for writing that must not exist yet."""
         return path.open("xb")
 
     def write(self, file: IO[bytes], data: bytes | memoryview) -> None:
@@ -27,15 +26,12 @@ class Disk:
             left = left[file.write(left) :]
 
     def sync(self, descriptor: int) -> None:
-        """Flush an open file or folder to the device."""
         os.fsync(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Rename a file or folder, replacing a file of that name."""
         source.replace(target)
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder and its missing parents."""
         path.mkdir(parents=True, exist_ok=True)
 
     def exchange(self, one: Path, other: Path) -> bool:

@@ -94,7 +94,6 @@ def digest_bytes(data: bytes | memoryview) -> str:
 
 
 def _refuse_special(file: Path) -> None:
-    """Refuse a pipe, device or socket, which may never end."""
     if not file.is_file() and file.exists() and not file.is_dir():
         raise DamagedError(f"{file} is a pipe, device or socket, not a file. Restore it from a copy.")
 

@@ -38,7 +38,6 @@ def _problem(path: Path) -> str | None:
 
 
 def write_table(frame: pd.DataFrame, path: str | os.PathLike[str], *, index: bool = False) -> None:
-    """Write a table, whole or not at all."""
     with open_table(path, index=index) as table:
         table.write(frame)
 
@@ -72,7 +71,6 @@ class TableWriter:
         self._begun = False
 
     def write(self, frame: pd.DataFrame) -> None:
-        """Append a block."""
         if self._csv:
             how: Any = {"mode": "a" if self._begun else "w", "header": not self._begun, "index": self._index}
             if _has_carriage_return(frame):
@@ -91,6 +89,5 @@ class TableWriter:
         self._parquet.write_table(pa.Table.from_pandas(frame, schema=self._parquet.schema, preserve_index=self._index))
 
     def close(self) -> None:
-        """Finish the file."""
         if self._parquet is not None:
             self._parquet.close()

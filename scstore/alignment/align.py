@@ -87,7 +87,6 @@ def align(cells: Cells, output: Output, options: AlignOptions) -> ProjectorFile:
 
 
 def _train(cells: Cells, target: Path, begun_in: Path, options: AlignOptions, progress: Reporter) -> ProjectorFile:
-    """Train from the beginning, or from the state in ``begun_in``."""
     options = options.completed
     with open_cells(cells, id_prefix_from=options.id_prefix_from) as opened:
         labels = read_labels(opened.obs, options.label, missing=options.missing_labels, source=opened.source)
@@ -142,7 +141,6 @@ def _history(plan: SequencePlan, data: LabelledCells, options: AlignOptions) -> 
 
 
 def _load(plan: SequencePlan, cells: LabelledCells, options: AlignOptions, progress: Reporter) -> Training:
-    """Load the model, and make the untrained projector and the heads."""
     backbone = load_model(plan, progress)
     wanted, table, recipe = plan.needed_readout, plan.table, options.training
     files = wanted.files

@@ -33,7 +33,6 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what decides the training."""
         return {name: value for name, value in asdict(self).items() if name != "options"}
 
 
@@ -85,7 +84,6 @@ class AlignOptions(SequenceOptions):
 
     @property
     def training(self) -> Recipe:
-        """The recipe with the numbers that were given."""
         names = ("epochs", "learning_rate", "batch_size", "gene_dropout", "hold_out", "patience")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         return replace(RECIPES[self.recipe], **given)

@@ -139,7 +139,6 @@ class Training:
 
     @property
     def steps_an_epoch(self) -> int:
-        """Steps of one pass over the training cells."""
         return math.ceil(len(self.cells.training) / self.recipe.batch_size)
 
     @property

@@ -28,7 +28,6 @@ class LabelledCells:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Cells of each label."""
         return dict(zip(self.classes, np.bincount(self.codes).tolist(), strict=True))
 
     def ids_of(self, rows: NDArray[np.int64]) -> tuple[str, ...]:

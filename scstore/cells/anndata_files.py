@@ -127,7 +127,6 @@ class _Doubtful:
     error: CellsError
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """See :meth:`RowMatrix.rows`."""
         raise self.error
 
 

@@ -265,7 +265,6 @@ def lognorm_block(
 
 
 def _normalise(rows: sparse.csr_matrix) -> None:
-    """Turn counts into log1p(counts per 10,000), in place."""
     cell = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
     # added up one by one, so that a cell's total does not depend on its place in the block
     totals = np.bincount(cell, weights=rows.data, minlength=rows.shape[0])

@@ -71,7 +71,6 @@ class Genes:
     problem: str | None = None
 
     def of(self, matrix: RowMatrix, *, source: str, name: str) -> RowMatrix:
-        """Return the columns of a matrix that are genes."""
         if (keep := self.keep) is None:
             return matrix
         shape = (matrix.shape[0], len(keep))

@@ -66,7 +66,6 @@ class SlicedRows:
     name: str
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """See :meth:`RowMatrix.rows`."""
         stop = min(stop, self.shape[0])
         with reading(self.source, f"{self.name}, rows {start:,} to {stop:,},"):
             block = self.take(start, stop)
@@ -122,7 +121,6 @@ class CompressedColumns:
     _held: tuple[int, SlicedRows] | None = field(default=None, repr=False)
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """See :meth:`RowMatrix.rows`."""
         stop = min(stop, self.shape[0])
         if self._held is None or start < self._held[0] or stop > self._held[0] + self._held[1].shape[0]:
             n_windows = max(1, -(-int(self.indptr[-1]) // self.window))

@@ -96,7 +96,9 @@ def read_mtx_folder(folder: Path) -> Opened:
     fitting = [layout for layout in LAYOUTS if _stem(path).endswith(layout.matrix)]
     layout = next((one for one in fitting if _partner(path, one, one.features)), fitting[-1])
     features, cells = (_read_table(_needed(path, layout, names)) for names in (layout.features, layout.cells))
-    var, obs, transposed = _fitted(features, cells, _shape(path), layout, path)
+    with reading(str(path), "the header"), open_unpacked(path, error=CellsError) as file:
+        shape = _read_header(path, file)[:2]
+    var, obs, transposed = _fitted(features, cells, shape, layout, path)
     if symbols := _partner(path, layout, (KB_SYMBOLS,)):
         names = _read_table(symbols)
         if len(names.lines) == len(var):
@@ -190,11 +192,6 @@ def _read_header(path: Path, file: io.BufferedReader) -> tuple[int, int, int]:
         raise CellsError(f"{path}: it is {' '.join(kind[2:])}, not coordinate integer or real general.")
     n_rows, n_columns, n_values = map(int, line.split())
     return n_rows, n_columns, n_values
-
-
-def _shape(path: Path) -> tuple[int, int]:
-    with reading(str(path), "the header"), open_unpacked(path, error=CellsError) as file:
-        return _read_header(path, file)[:2]
 
 
 def _read_mtx(path: Path, *, transposed: bool) -> sparse.csr_matrix:

@@ -46,7 +46,6 @@ class CellFile:
 
     @property
     def n_cells(self) -> int:
-        """Number of cells."""
         return len(self.obs)
 
     def matrix(self, slot: str) -> RowMatrix:
@@ -167,7 +166,6 @@ def _open_path(path: Path, *, stack: contextlib.ExitStack) -> Opened:
 
 
 def _read_modality(root: Any, *, guard: Guard) -> Opened:
-    """Read an AnnData, or that of the genes in MuData."""
     if not is_mudata(root):
         return read_anndata(root, guard=guard)
     group, note = rna_modality(root, source=guard.source)

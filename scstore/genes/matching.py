@@ -47,8 +47,6 @@ class GeneMatch:
 
         ``rows``, (n, n_input_genes), are from ``lognorm_rows(…, groups=match.groups)``.
         """
-        if rows.shape[1] != len(self.table_rows):
-            raise GenesError(f"{rows.shape[1]:,} columns do not fit a match of {len(self.table_rows):,} genes.")
         if self.groups is not None and (self.groups[rows.indices] != rows.indices).any():
             raise GenesError("Columns of one gene are not summed yet: use lognorm_rows(…, groups=match.groups).")
         matched = np.flatnonzero(self.table_rows >= 0)

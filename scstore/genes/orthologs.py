@@ -6,8 +6,9 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -149,7 +150,6 @@ class Translation:
 
     @property
     def record(self) -> dict[str, str]:
-        """What a run's record says of it."""
         return {"digest": self.orthologs.digest, "from": self.organism, "to": other_organism(self.organism)}
 
 
@@ -254,13 +254,11 @@ def match_cells(
 
     The match covers all input genes; those without an ortholog match nothing, and do not count for ``min_match``.
     """
-    match_to = partial(
-        match_genes, table=table, min_match=min_match, sum_duplicates=sum_duplicates, source=source, cure=cure
-    )
+    how: Any = {"min_match": min_match, "sum_duplicates": sum_duplicates, "source": source, "cure": cure}
     if translation is None:
-        return match_to(var, organism=organism)
+        return match_genes(var, table, organism=organism, **how)
     renamed = rename_by_orthologs(var, translation, source=source)
-    match = match_to(renamed.var, organism=other_organism(translation.organism))
+    match = match_genes(renamed.var, table, organism=other_organism(translation.organism), **how)
     rows = np.full(len(var), -1, dtype=np.int64)
     how = np.full(len(var), "", dtype=match.how.dtype)
     rows[renamed.columns], how[renamed.columns] = match.table_rows, match.how

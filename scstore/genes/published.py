@@ -79,7 +79,6 @@ def _add_names(obs: pd.DataFrame, gene_info: pd.DataFrame) -> None:
 
 
 def _read(file: Path) -> tuple[list[str], Any]:
-    """Return names, and a matrix or one sequence for each."""
     check_path(file, error=GenesError)
     with reading(file, "it", error=GenesError, cure=f"Give {FORMS}."), file.open("rb") as handle:
         head = handle.read(8)

@@ -46,7 +46,6 @@ class GeneTable:
 
     @property
     def width(self) -> int:
-        """Dimensions of the vectors."""
         return int(self.vectors.shape[1])
 
     @cached_property
@@ -83,7 +82,6 @@ def unique_names(symbols: Iterable[str]) -> pd.Index:
 
 
 def save_gene_table(table: GeneTable, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write a gene table as ``.h5ad``, atomically."""
     vectors = np.ascontiguousarray(table.vectors, dtype=np.float32)
     adata = anndata.AnnData(X=vectors, obs=table.obs[list(COLUMNS)].astype(str))
     header = {"encoder": dict(table.encoder), "template": table.template}

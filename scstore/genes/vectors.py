@@ -55,15 +55,12 @@ class RandomEncoder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Kind, width and seed."""
         return {"kind": "random", "width": self.width, "seed": self.seed}
 
     def batches(self, texts: Sequence[str]) -> Iterable[Sequence[str]]:
-        """All at once."""
         return [texts]
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return ``(n_texts, width) float32``."""
         vectors = np.empty((len(texts), self.width), dtype=np.float32)
         for i, text in enumerate(texts):
             key = hashlib.sha256(f"{self.seed}\0{text}".encode()).digest()

@@ -68,17 +68,14 @@ class ModelFiles:
 
     @property
     def n_layers(self) -> int:
-        """Depth of the whole model."""
         return int(self.config["num_hidden_layers"])
 
     @property
     def width(self) -> int:
-        """Width of its hidden states."""
         return int(self.config["hidden_size"])
 
     @property
     def context(self) -> int:
-        """Positions it was made for."""
         return int(self.config["max_position_embeddings"])
 
 
@@ -94,7 +91,6 @@ class Backbone:
 
     @property
     def layers(self) -> torch.nn.ModuleList:
-        """The transformer blocks that were loaded."""
         return self.model.layers if self.files.is_decoder else self.model.encoder.layer  # type: ignore[union-attr, return-value]
 
     @property

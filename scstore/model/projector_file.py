@@ -52,7 +52,6 @@ class ProjectorFile:
 
     @property
     def label(self) -> str:
-        """The label column it was trained for."""
         return str(self.training["label"])
 
     @property

@@ -32,18 +32,15 @@ class HuggingFaceEncoder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Name, digest, pooling and cut."""
         files = self.backbone.files
         about = {"kind": "huggingface", "model": files.name, "digest": files.digest}
         return {**about, "pooling": "mean", "max_tokens": self.max_tokens}
 
     @property
     def width(self) -> int:
-        """Width of the hidden states."""
         return self.backbone.files.width
 
     def batches(self, texts: Sequence[str]) -> Iterable[Sequence[str]]:
-        """64 at a time."""
         return (texts[start : start + 64] for start in range(0, len(texts), 64))
 
     @torch.inference_mode()

@@ -127,7 +127,6 @@ def _note_shared(genes: JoinedGenes, inputs: Sequence[PanelInput], progress: Rep
 def _describe(
     inputs: Sequence[PanelInput], genes: JoinedGenes, scored: ScoredGenes, chosen: NDArray[np.int64]
 ) -> pd.DataFrame:
-    """Return the chosen genes as :attr:`Panel.obs`."""
     obs = genes.obs.iloc[chosen].copy()
     obs["n_inputs"] = genes.n_inputs[chosen]
     for one, ranks, scores in zip(inputs, scored.ranks, scored.scores, strict=True):

@@ -40,7 +40,6 @@ class Design:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes."""
         return sum(map(len, self.classes))
 
 

@@ -57,7 +57,6 @@ class ScoredGenes:
 def score_genes(
     inputs: Sequence[PanelInput], designs: Sequence[Design], genes: JoinedGenes, *, progress: Reporter
 ) -> ScoredGenes:
-    """Read every input and score its genes."""
     names = list(genes.obs.index)
     scores = np.array([genes.spread(_score(inputs[i], own, progress), i) for i, own in enumerate(designs)])
     ranks = np.array([rank_scores(own, names) for own in scores])

@@ -48,7 +48,6 @@ class PanelInput:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Its entry in the panel's record."""
         ids = ids_digest([str(name) for name in self.cells.obs.index])
         sizes = {"n_cells": self.cells.n_cells, "n_genes": len(self.names), "ids": ids}
         translated = {} if self.translation is None else {"orthologs": dict(self.translation.record)}
@@ -64,7 +63,6 @@ def name_genes(
     organism: str | None,
     progress: Reporter,
 ) -> list[PanelInput]:
-    """Name the genes of every input as those of one species."""
     vars_ = [cells.var(found.slot) for cells, found in zip(opened, slots, strict=True)]
     translations: Sequence[Translation | None] = [None] * len(opened)
     if orthologs is not None:

@@ -59,7 +59,6 @@ class ViewSpec:
     space: Space
 
     def as_json(self) -> dict[str, Any]:
-        """Return the view's part of the run's record."""
         space = {"space": dict(self.space), "fingerprint": fingerprint(self.space)}
         return {"width": self.width, "dtype": self.dtype, **space}
 
@@ -87,7 +86,6 @@ class StorePlan:
         return start, min(start + self.shard_rows, self.n_obs)
 
     def shards(self) -> Iterator[tuple[int, int, int]]:
-        """Yield ``(shard, start, stop)`` for every shard."""
         yield from ((shard, *self.bounds(shard)) for shard in range(self.n_shards))
 
 

@@ -244,13 +244,11 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> Part:
-        """Read ``i/n``."""
         if (found := re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)) is None:
             raise OptionError(f"shard={text!r}: give i/n, such as 0/8 for the first of eight parts.")
         return cls(int(found[1]), int(found[2]))
 
     def owns(self, shard: int) -> bool:
-        """Return whether a shard belongs to this part."""
         return shard % self.count == self.index
 
     def overlaps(self, other: Part) -> bool:

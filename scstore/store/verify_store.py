@@ -74,7 +74,6 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
         return not self.findings
 
     @property
@@ -88,14 +87,11 @@ class Verification:
         return tuple(sorted({finding.shard for finding in self.findings if finding.shard is not None}))
 
     def as_json(self) -> dict[str, Any]:
-        """Return the same as JSON values."""
         return {**asdict(self), "path": str(self.path), "ok": self.ok}
 
 
 @dataclass
 class _Tally:
-    """Findings, and what was compared with digests."""
-
     findings: list[Finding] = field(default_factory=list)
     n_files: int = 0
     n_bytes: int = 0
@@ -107,7 +103,6 @@ class _Tally:
 
 
 def _compare(root: Path, name: str, expected: Mapping[str, Any], *, hashed: bool, shard: int | None = None) -> _Tally:
-    """Compare a file with its size and digest."""
     try:
         problem = ledger.file_problem(root / name, expected, hashed=hashed)
     except OSError as error:

@@ -71,7 +71,6 @@ class _GrowingArray:
         self._size = 0
 
     def extend(self, values: NDArray[Any]) -> None:
-        """Append values."""
         self._waiting.append(values.astype(self._array.dtype, copy=False))
         if sum(map(len, self._waiting)) >= 4 * SPARSE_CHUNK:
             self.flush(SPARSE_CHUNK)
@@ -135,7 +134,6 @@ class View:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the feature space."""
         return fingerprint(self.space)
 
     def __len__(self) -> int:

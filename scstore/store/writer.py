@@ -81,7 +81,6 @@ class StoreBuilder:
                 write_elem(self._group, name, value)
 
     def create_views(self, plan: StorePlan) -> None:
-        """Create the feature matrices, all rows missing (NaN)."""
         obsm = self._group.require_group("obsm")
         for view in plan.views:
             shape, chunks = (plan.n_obs, view.width), (plan.shard_rows, view.width)

@@ -28,7 +28,6 @@ class Frame:
 
     @property
     def overhead(self) -> int:
-        """Positions that are not genes."""
         return self.n_prefix + self.n_suffix
 
     @property

@@ -159,7 +159,6 @@ class Guard:
         return node
 
     def names(self, group: Any) -> list[str]:
-        """Return the names of a group's members, sorted."""
         with reading(self.source, str(group.name)), warnings.catch_warnings():
             # Zarr warns of files that are not its own (.DS_Store)
             warnings.simplefilter("ignore")
