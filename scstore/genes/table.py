@@ -121,10 +121,10 @@ def coverage(obs: pd.DataFrame) -> str:
     return ", ".join(f"{name} {count:,} ({count / len(obs):.0%})" for name, count in counts.items())
 
 
-def expression_genes(store: Store, *, purpose: str) -> tuple[GeneTable, NDArray[np.int64]]:
+def expression_genes(store: Store, *, purpose: str, all_encoded: bool = True) -> tuple[GeneTable, NDArray[np.int64]]:
     """Return the gene table that a store was extracted with, and the row in it of each column of ``X``.
 
-    FeatureSpaceError says, after ``purpose``, why that is not possible.
+    FeatureSpaceError says, after ``purpose``, why that is not possible; with ``all_encoded`` every gene needs a vector.
     """
     record = store.record
     if record is None or "X" not in store.views:
@@ -137,7 +137,7 @@ def expression_genes(store: Store, *, purpose: str) -> tuple[GeneTable, NDArray[
     rows: NDArray[np.int64] = pd.Index(table.obs.index).get_indexer(pd.Index(store.var.index.astype(str)))
     if table.digest != record["genes"]["digest"] or (rows < 0).any():
         raise FeatureSpaceError(f"{purpose}: {store.path} was not extracted with {path}. Put its own table back.")
-    if lacking := int((~table.encoded[rows]).sum()):
+    if all_encoded and (lacking := int((~table.encoded[rows]).sum())):
         raise FeatureSpaceError(
             f"{purpose}: {lacking:,} of the {len(rows):,} genes of {store.path} have no vector, since only the panel's "
             "texts were encoded. Build a table of all (scstore genes build --symbols-of CELLS, or from texts), and "

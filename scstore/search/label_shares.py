@@ -40,6 +40,15 @@ class LabelShares:
         there = self._totals.any(axis=1)
         return self._table(pd.DataFrame({str(self._groups.name): names[there]}), self._totals[there])
 
+    def labelled(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which reference cells have a label."""
+        return np.asarray(self._codes[rows] >= 0)
+
+    def share_right(self, rows: NDArray[np.int64], places: NDArray[np.int64]) -> float:
+        """Return how many reference cells have the most frequent label of their neighbours ``(m, k)``, 0 to 1."""
+        counts = self._count(places)
+        return float(((counts.argmax(axis=1) == self._codes[rows]) & counts.any(axis=1)).mean())
+
     def _count(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         counts = np.zeros((len(places), len(self._labels) + 1), dtype=np.int64)
         np.add.at(counts, (np.arange(len(places))[:, None], self._codes[places]), 1)  # -1, no label, is the last

@@ -22,6 +22,7 @@ from scstore.progress import Reporter
 from scstore.sealed import differences
 from scstore.search.index import cached_index
 from scstore.search.label_shares import LabelShares
+from scstore.search.missing_genes import report_missing_genes
 from scstore.store.obs_filter import cells_where
 from scstore.store.reader import Store, open_store
 from scstore.store.views import View
@@ -240,6 +241,16 @@ def _neighbours(
     else:
         among = plan.others_rows[plan.chosen]
         search = partial(nearest, RowSubset(plan.others_view, among), mean=centre_of(everything))
+    report_missing_genes(
+        plan.cells,
+        plan.others,
+        plan.others_view,
+        plan.others_rows[plan.chosen],
+        lambda queries, k: among[search(queries, k=k)[1]],
+        k=options.k,
+        shares=plan.shares,
+        progress=progress,
+    )
     step = min(MOST_CELLS, max(1, BLOCK_BYTES // (4 * plan.view.shape[1])))
     for start in range(0, max(1, len(plan.rows)), step):
         rows = plan.rows[start : start + step]
