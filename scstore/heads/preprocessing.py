@@ -33,6 +33,9 @@ EXPRESSION_BLOCK_BYTES = 1 << 27
 # Markers among the genes of a head, at least, and for each class.
 MARKERS, MARKERS_A_CLASS = 100, 5
 
+# Genes of the highest F by which cells are placed, at most.
+PLACING = 100
+
 # Axes along which genes vary together, at most, and the least share of a gene's variance that is its own.
 FACTORS = 20
 LEAST_NOISE = 0.05
@@ -117,8 +120,10 @@ class ExpressionReducer:
     their eigenvalues. Nothing is random: each axis has its largest loading positive. A head reads the first
     ``n_components`` principal components, or with 0 the genes themselves.
 
-    The first genes are markers (:meth:`ClassSums.markers`), the others those of largest dispersion, for which no label
-    is needed: a head that knows few labels then still reads what tells cells apart.
+    The first genes are markers (:meth:`ClassSums.markers`), then come those of the highest F over all classes, then
+    those of largest dispersion, for which no label is needed: a head that knows few labels then still reads what tells
+    cells apart. ``places`` ``(p,) int64`` are the genes of the highest F, as numbers among the selected: cells of a
+    class that was not there in training differ in them.
 
     The axes are also a factor model of the genes, from which those that were not measured are estimated.
     """
@@ -128,6 +133,7 @@ class ExpressionReducer:
     scale: Array
     axes: Array
     spread: Array
+    places: Array
     n_components: int
     n_features_in: int
 
@@ -149,7 +155,7 @@ class ExpressionReducer:
             every = ClassSums(1, n_features_in)
             for _, block in iter_raw_blocks(background, block_bytes=EXPRESSION_BLOCK_BYTES):
                 every.add(block, np.zeros(block.shape[0], dtype=np.int64))
-        selected = _informative(sums, every.dispersions(), n_genes)
+        selected, places = _informative(sums, every.dispersions(), n_genes)
         if not len(selected):
             raise CellsError("X: no gene varies among the training cells. Leave out the view X.")
         varied = rows if background is None else background
@@ -163,7 +169,7 @@ class ExpressionReducer:
         largest = axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)]
         axes = np.ascontiguousarray(axes * np.where(largest < 0, -1.0, 1.0)[:, None])
         n_components = min(n_components, len(axes))
-        return cls(selected, mean, scale, axes, spread[: len(axes)].copy(), n_components, n_features_in)
+        return cls(selected, mean, scale, axes, spread[: len(axes)].copy(), places, n_components, n_features_in)
 
     @property
     def width(self) -> int:
@@ -175,29 +181,31 @@ class ExpressionReducer:
 
         ``rows`` have all genes of the fit, or with ``selected`` the genes ``selected`` alone, in that order.
         """
-        return self._mapped(rows, self.n_components, selected=selected)
+        self._check_width(rows, selected=selected)
 
-    def components(self, rows: Rows, *, selected: bool) -> MappedRows:
-        """Return all principal components ``(n, k) float32``; rows as for :meth:`over`."""
-        return self._mapped(rows, len(self.axes), selected=selected)
+        def project(block: Any) -> Array:
+            # Row by row in float64: a cell has the same components alone or among a million.
+            values = to_dense(block) if selected else self.columns(block)
+            if not self.n_components:
+                return values
+            return (((values - self.mean) / self.scale) @ self.axes[: self.n_components].T).astype(np.float32)
+
+        return MappedRows(rows, project, width=self.width)
+
+    def placed(self, rows: Rows, *, selected: bool) -> MappedRows:
+        """Return expression of the genes ``places``, ``(n, p) float32``; rows as for :meth:`over`."""
+        self._check_width(rows, selected=selected)
+        columns = self.places if selected else self.selected[self.places]
+        return MappedRows(rows, lambda block: _columns(block, columns), width=len(columns))
 
     def columns(self, block: Any) -> Array:
         """Return the genes ``selected`` of a block of all genes."""
         return _columns(block, self.selected)
 
-    def _mapped(self, rows: Rows, n_components: int, *, selected: bool) -> MappedRows:
+    def _check_width(self, rows: Rows, *, selected: bool) -> None:
         width = len(self.selected) if selected else self.n_features_in
         if rows.shape[1] != width:
             raise FeatureSpaceError(f"X: {rows.shape[1]:,} genes in place of {width:,}. Give the head's, in its order.")
-
-        def project(block: Any) -> Array:
-            # Row by row in float64: a cell has the same components alone or among a million.
-            values = to_dense(block) if selected else self.columns(block)
-            if not n_components:
-                return values
-            return (((values - self.mean) / self.scale) @ self.axes[:n_components].T).astype(np.float32)
-
-        return MappedRows(rows, project, width=n_components or len(self.selected))
 
     def estimate(self, measured: Array) -> GeneEstimate:
         """Return how the genes that are not in ``measured`` ``(g,) bool`` follow from those that are."""
@@ -211,12 +219,12 @@ class ExpressionReducer:
     @loading()
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """Return the fitted reducer; :class:`DamagedError` where its parts do not fit together."""
-        shapes = {"selected": "g", "mean": "g", "scale": "g", "axes": "kg", "spread": "k"}
+        shapes = {"selected": "g", "mean": "g", "scale": "g", "axes": "kg", "spread": "k", "places": "p"}
         numbers: dict[str, Any] = {name: int(state[name]) for name in ("n_components", "n_features_in")}
-        parts: dict[str, Any] = take_arrays(state, shapes, integers=("selected",))
+        parts: dict[str, Any] = take_arrays(state, shapes, integers=("selected", "places"))
         reducer = cls(**parts, **numbers)
-        selected = reducer.selected
-        in_range = selected.size and selected.min() >= 0 and selected.max() < reducer.n_features_in
+        limits = ((reducer.selected, reducer.n_features_in), (reducer.places, len(reducer.selected)))
+        in_range = all(genes.size and genes.min() >= 0 and genes.max() < limit for genes, limit in limits)
         fits = 0 <= reducer.n_components <= len(reducer.axes) and len(reducer.axes)
         require(in_range and fits, "reducer: its genes or components are missing or out of range.")
         require((reducer.scale > 0).all() and (reducer.spread > 0).all(), "reducer: its scales are not positive.")
@@ -269,12 +277,18 @@ def marker_count(n_classes: int) -> int:
     return max(MARKERS, MARKERS_A_CLASS * n_classes)
 
 
-def _informative(sums: ClassSums, dispersion: Array, n_genes: int) -> Array:
-    """Return markers of the classes, then genes of large dispersion, ``n_genes`` at most, without repeats."""
+def _informative(sums: ClassSums, dispersion: Array, n_genes: int) -> tuple[Array, Array]:
+    """Return ``n_genes`` at most: markers of the classes, genes of the highest F, then those of large dispersion.
+
+    With them, the numbers of those of the highest F among them.
+    """
     markers = sums.markers(min(n_genes, marker_count(len(sums.counts))))
-    dispersed = top_genes(dispersion, n_genes)
-    both = np.concatenate([markers, dispersed[dispersion[dispersed] > 0]])
-    return np.asarray(both[np.sort(np.unique(both, return_index=True)[1])][:n_genes])
+    f_values, dispersed = sums.f_values(), top_genes(dispersion, n_genes)
+    placing = top_genes(f_values, PLACING)
+    every = np.concatenate([markers, placing[f_values[placing] > 0], dispersed[dispersion[dispersed] > 0]])
+    genes = np.asarray(every[np.sort(np.unique(every, return_index=True)[1])][:n_genes])
+    places = np.flatnonzero(np.isin(genes, placing))
+    return genes, places if len(places) else np.arange(len(genes))
 
 
 def _columns(block: Any, columns: Array) -> Array:
@@ -298,13 +312,13 @@ class Member:
         return rows if self.reducer is None else self.reducer.over(rows, selected=selected)
 
     def places(self, rows: Rows, *, selected: bool) -> Rows:
-        """Return where the cells lie: principal components of expression, or the rows of another view."""
-        return rows if self.reducer is None else self.reducer.components(rows, selected=selected)
+        """Return where the cells lie: the genes of the highest F of expression, or the rows of another view."""
+        return rows if self.reducer is None else self.reducer.placed(rows, selected=selected)
 
     @property
     def n_places(self) -> int:
         """Columns of :meth:`places`."""
-        return self.head.n_features_in_ if self.reducer is None else len(self.reducer.axes)
+        return self.head.n_features_in_ if self.reducer is None else len(self.reducer.places)
 
     def log_proba(self, rows: Rows, *, selected: bool) -> Array:
         """Return log-probabilities ``(n, n_classes) float64`` before any temperature."""
@@ -328,5 +342,5 @@ Members = Mapping[str, Member]
 
 
 def place_views(members: Members, views: Views, names: Sequence[str], *, selected: bool) -> ConcatRows:
-    """Return the named views side by side, of ``X`` its principal components."""
+    """Return the named views side by side, of ``X`` the genes that cells are placed by."""
     return ConcatRows([members[name].places(views[name], selected=selected) for name in names])

@@ -21,7 +21,8 @@ KEEP = 0.95  # fraction of correctly labelled held-out cells that keep their lab
 SURE = 0.9  # confidence that no threshold asks for more than: nine in ten such labels are right
 UNIT = 0.95  # quantile of a class's held-out distances that is a novelty of 1
 SHRINK = 20  # held-out cells of a class at which its own quantile weighs as much as that of all classes
-COMPONENTS = 200  # principal components of joined views in which the discriminant axes are sought, at most
+COMPONENTS = 50  # principal components of joined views in which the discriminant axes are sought, at most
+EXPRESSION_COMPONENTS = 20  # those of expression
 CELLS_PER_COMPONENT = 4  # reference cells for each of them, at least: fewer do not show the spread inside classes
 RIDGE = 0.1  # share of the mean variance inside classes that is added to that of every direction
 SAMPLE_CELLS = 10_000  # training cells that the space is fitted on, at most
@@ -33,8 +34,8 @@ SAMPLE_BYTES = 1 << 27  # bytes of float32 that they may take
 class Distances:
     """The classes' means, and the space in which distances from them are measured. No training cell is kept.
 
-    Where the head reads expression, the space is that of its genes' principal components: chosen to tell classes
-    apart, they are where an unseen class differs most. Otherwise the views are standardised and joined, and the space
+    Where the head reads expression, the space is that of the principal components of the genes of the highest F: chosen
+    to tell classes apart, they are where an unseen class differs most. Otherwise the views are standardised and joined, and the space
     is that of Fisher's discriminant axes: the directions in which the classes' means differ. Both are whitened by the
     spread inside classes, so that distances are Mahalanobis distances.
 
@@ -100,7 +101,8 @@ def _whitened(values: Array, counts: Array, *, seed: int, discriminant: bool) ->
 
     ``discriminant`` axes are those alone in which the means differ.
     """
-    size = max(2, min(COMPONENTS, values.shape[1], len(values) // CELLS_PER_COMPONENT))
+    most = COMPONENTS if discriminant else EXPRESSION_COMPONENTS
+    size = max(2, min(most, values.shape[1], len(values) // CELLS_PER_COMPONENT))
     with one_blas_thread():  # small products: threads would wait for each other
         *_, components = randomized_svd(values, min(size, *values.shape), random_state=seed)
     reduced = values @ components.T
@@ -129,7 +131,7 @@ class Rejection:
     """Thresholds of a head, and the means from which novelty is measured.
 
     Novelty is the distance of a cell from the mean of the training cells of its label, where 1 is the 95 % quantile of
-    the held-out cells of that label (drawn towards that of all where its cells are few).
+    the held-out cells: in expression of those of that label (drawn towards that of all where its cells are few).
 
     ``units`` ``(n_classes,)`` are the distances that count as 1. The thresholds are quantiles of ``confidence`` and
     ``novelty`` ``(m,)`` of the correctly labelled held-out cells; the fraction ``keep`` keeps its label by default. A
@@ -245,7 +247,8 @@ def fit_rejection(
     final = fit_distances(members, views, codes, rng=rng)
 
     def units(chosen: Array) -> Array:
-        return _units(distances[chosen], classes[chosen], n_classes=proba.shape[1])
+        own = EXPRESSION in members
+        return _units(distances[chosen], classes[chosen], n_classes=proba.shape[1], own=own)
 
     # The units of one half serve the other: a quantile never lies among the cells from which it was computed.
     halves = np.array_split(rng.permutation(len(classes)), 2)
@@ -255,10 +258,10 @@ def fit_rejection(
     return Rejection(final, units(np.arange(len(classes))), proba[right].max(axis=1), novelty, check_keep(keep))
 
 
-def _units(distances: Array, classes: Array, *, n_classes: int) -> Array:
-    """Return the distances ``(n_classes,)`` that count as 1."""
+def _units(distances: Array, classes: Array, *, n_classes: int, own: bool) -> Array:
+    """Return the distances ``(n_classes,)`` that count as 1: each class's own, or one for all."""
     units: Array = np.full(n_classes, np.quantile(distances, UNIT))
-    for code in np.unique(classes).tolist():
+    for code in np.unique(classes).tolist() if own else ():
         mine = distances[classes == code]
         weight = len(mine) / (len(mine) + SHRINK)
         units[code] = weight * np.quantile(mine, UNIT) + (1 - weight) * units[code]

@@ -83,8 +83,8 @@ def test_it_is_selection_scaling_and_pca() -> None:
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.abs(found), np.abs(wanted), atol=1e-4)
     assert (reducer.axes[np.arange(20), np.abs(reducer.axes).argmax(axis=1)] > 0).all()
-    everything = materialise(reducer.components(X, selected=False))
-    np.testing.assert_array_equal(everything[:, :6], found)
+    everything = scaled @ reducer.axes.T
+    np.testing.assert_allclose(everything[:, :6], found, atol=1e-4)
     np.testing.assert_allclose(everything.var(axis=0), reducer.spread, rtol=1e-4)
 
 
@@ -95,14 +95,19 @@ def test_without_components_a_head_reads_the_genes_as_they_are() -> None:
     assert reducer.width == 30
 
 
-def test_markers_come_first_and_then_dispersed_genes_of_the_background() -> None:
+def test_markers_come_first_then_genes_of_high_f_and_dispersed_genes_of_the_background() -> None:
     X, y = expressed(genes=300)
-    few = ExpressionReducer.fit(X, y, n_genes=150, n_components=0)
+    few = ExpressionReducer.fit(X, y, n_genes=220, n_components=0)
     sums = ClassSums(4, 300)
     sums.add(X, np.unique(y, return_inverse=True)[1])
     np.testing.assert_array_equal(few.selected[:100], sums.markers(100))
-    by_dispersion = np.argsort(-sums.dispersions(), kind="stable")
-    assert few.selected[100:].tolist() == [g for g in by_dispersion if g not in few.selected[:100]][:50]
+    first = np.argsort(-sums.f_values(), kind="stable")[:100].tolist()
+    rest = [gene for gene in [*first, *np.argsort(-sums.dispersions(), kind="stable")] if gene not in few.selected[:100]]
+    assert few.selected[100:].tolist() == list(dict.fromkeys(rest))[:120]
+    assert sorted(few.selected[few.places]) == sorted(first)
+    np.testing.assert_array_equal(materialise(few.placed(X, selected=False)), X[:, few.selected[few.places]].toarray())
+    chosen = few.placed(X[:, few.selected], selected=True)
+    np.testing.assert_array_equal(materialise(chosen), X[:, few.selected[few.places]].toarray())
     loud = X.tolil()
     loud[:, 7] = 0
     quiet, other = loud.tocsr(), loud.copy()
@@ -239,6 +244,8 @@ def test_it_comes_back_from_its_arrays() -> None:
     for change in (
         {"selected": arrays["selected"] + 80},
         {"selected": arrays["selected"] - 80},
+        {"places": arrays["places"] + 20},
+        {"places": arrays["places"][:0]},
         {"scale": arrays["scale"] * 0},
         {"mean": arrays["mean"][:-1]},
         {"axes": arrays["axes"][:0], "spread": arrays["spread"][:0]},
