@@ -35,9 +35,9 @@ class Distances:
     """The classes' means, and the space in which distances from them are measured. No training cell is kept.
 
     Where the head reads expression, the space is that of the principal components of the genes of the highest F: chosen
-    to tell classes apart, they are where an unseen class differs most. Otherwise the views are standardised and joined, and the space
-    is that of Fisher's discriminant axes: the directions in which the classes' means differ. Both are whitened by the
-    spread inside classes, so that distances are Mahalanobis distances.
+    to tell classes apart, they are where an unseen class differs most. Otherwise the views are standardised and joined,
+    and the space is that of Fisher's discriminant axes: the directions in which the classes' means differ. Both are
+    whitened by the spread inside classes, so that distances are Mahalanobis distances.
 
     ``mean`` ``(d,)`` and ``axes`` ``(d, k)`` lead from the joined columns of ``views`` to the space; ``centres``
     ``(n_classes, k)`` are the classes' means there.

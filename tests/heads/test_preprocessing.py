@@ -102,7 +102,8 @@ def test_markers_come_first_then_genes_of_high_f_and_dispersed_genes_of_the_back
     sums.add(X, np.unique(y, return_inverse=True)[1])
     np.testing.assert_array_equal(few.selected[:100], sums.markers(100))
     first = np.argsort(-sums.f_values(), kind="stable")[:100].tolist()
-    rest = [gene for gene in [*first, *np.argsort(-sums.dispersions(), kind="stable")] if gene not in few.selected[:100]]
+    ordered = [*first, *np.argsort(-sums.dispersions(), kind="stable")]
+    rest = [gene for gene in ordered if gene not in few.selected[:100]]
     assert few.selected[100:].tolist() == list(dict.fromkeys(rest))[:120]
     assert sorted(few.selected[few.places]) == sorted(first)
     np.testing.assert_array_equal(materialise(few.placed(X, selected=False)), X[:, few.selected[few.places]].toarray())
