@@ -20,9 +20,9 @@ from scstore.heads.rows import BLOCK_BYTES, RowSubset
 from scstore.options import AllowPartial, Option, Overwrite, Progress, with_options
 from scstore.progress import Reporter
 from scstore.sealed import differences
+from scstore.search.gene_loss import report_missing_genes
 from scstore.search.index import cached_index
 from scstore.search.label_shares import LabelShares
-from scstore.search.missing_genes import report_missing_genes
 from scstore.store.obs_filter import cells_where
 from scstore.store.reader import Store, open_store
 from scstore.store.views import View
