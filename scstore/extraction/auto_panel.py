@@ -17,7 +17,8 @@ from scstore.store.layout import file_beside
 from scstore.store.ledger import ids_digest
 from scstore.store.reader import Store
 
-__all__ = ["kept_panel", "panel_of_store"]
+# Options of extraction that decide how a panel reads its cells.
+READ_WITH = ("expression", "slot", "allow_fractional", "sum_duplicate_genes", "id_prefix_from")
 
 
 def kept_panel(
@@ -29,12 +30,7 @@ def kept_panel(
 ) -> Path:
     """Return the panel beside a store that is to be made; fit it on the cells (``source``, opened) if there is none.
 
-    Raises
-    ------
-    OutputError
-        If a file of that name was not fitted on such cells: it is not replaced.
-    GenesError
-        If the cells express too few genes.
+    OutputError if a file of that name was not fitted on such cells, GenesError if they express too few genes.
     """
     file = file_beside(target, ".panel.h5ad")
     if file.exists():
@@ -50,18 +46,8 @@ def kept_panel(
         progress.note(f"panel: {file} ({len(found)} genes chosen without labels, fitted before)")
         return file
     try:
-        panel(
-            source,
-            file,
-            label_free=True,
-            n_genes=DEFAULT_N_GENES,
-            expression=options.expression,
-            slot=options.slot,
-            allow_fractional=options.allow_fractional,
-            sum_duplicate_genes=options.sum_duplicate_genes,
-            id_prefix_from=options.id_prefix_from,
-            progress=progress,
-        )
+        how = {name: getattr(options, name) for name in READ_WITH}
+        panel(source, file, label_free=True, n_genes=DEFAULT_N_GENES, progress=progress, **how)
     except GenesError as error:
         raise GenesError(f"panel='auto' takes {DEFAULT_N_GENES} genes: {error} Or give panel='all'.") from error
     progress.note(f"panel: {DEFAULT_N_GENES} genes chosen on these cells without labels, kept in {file}")
@@ -71,10 +57,7 @@ def kept_panel(
 def panel_of_store(store: Store) -> Path:
     """Return the panel that ``panel='auto'`` kept when a store was made; it is never fitted again.
 
-    Raises
-    ------
-    FeatureSpaceError
-        If the store was made with another panel or none, or the file has moved.
+    FeatureSpaceError if the store was made with another panel or none, or the file has moved.
     """
     file = file_beside(store.path, ".panel.h5ad")
     recorded = (store.record or {}).get("options", {}).get("panel")

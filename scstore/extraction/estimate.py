@@ -209,9 +209,9 @@ def _row_bytes(options: ExtractOptions, files: ModelFiles | None, genes: Matched
     """Bytes of a cell in all views."""
     model = 0 if files is None else files.width
     vectors = model if genes.named is None else genes.named.width
-    width = sum(model if name == "genept_s" else vectors for name in options.companion_views)
-    if options.poolings and files is not None:
-        width += len(layers_to_read(options, files)) * len(options.poolings) * model
+    layers = len(layers_to_read(options, files)) if files is not None and options.poolings else 0
+    width = layers * len(options.poolings) * model
+    width += sum(model if name == "genept_s" else vectors for name in options.companion_views)
     return width * np.dtype(options.store_dtype).itemsize
 
 

@@ -14,7 +14,6 @@ from scstore.genes.kept_vectors import KeptVectors
 from scstore.genes.texts import describe_by_symbol
 from scstore.genes.vectors import RandomEncoder, TextEncoder
 from scstore.model.loading import locate_model
-from scstore.model.text_encoder import HuggingFaceEncoder
 from scstore.progress import Reporter
 
 
@@ -23,6 +22,8 @@ def opened(name: str) -> AbstractContextManager[tuple[TextEncoder, KeptVectors |
 
 
 def test_encoders_by_name(llama: Path) -> None:
+    from scstore.model.text_encoder import HuggingFaceEncoder  # needs torch
+
     with opened("random:7") as (encoder, _):
         assert isinstance(encoder, RandomEncoder)
     with opened(str(llama)) as (encoder, kept):
