@@ -57,8 +57,9 @@ def adapt_extract(
     if dry_run:
         cells, output = given.pop("cells"), given.pop("output")
         found = estimate(cells, output, **given, gpu=gpu, progress=state.reporter)
-        words = {"output": str(output), **{name: v for name, v in given.items() if name not in ("shard", "overwrite")}}
-        typed = in_flags(" ".join(f"{name}={value!r}" for name, value in words.items()), state.parameters)
+        words = {"output": output, **{name: v for name, v in given.items() if name not in ("shard", "overwrite")}}
+        said = [f"{name}={(str(v) if isinstance(v, Path) else v)!r}" for name, v in words.items()]
+        typed = in_flags(" ".join(said), state.parameters)
         line = f"scstore extract {shlex.quote(str(cells))} {typed} --shard $SLURM_ARRAY_TASK_ID/{found.jobs}"
         script = [found.sbatch, line] if found.tokens else []
         state.output.result({**asdict(found), "script": script}, *found.lines(), *script)

@@ -151,11 +151,12 @@ def test_runs_are_spread_over_all_cells() -> None:
 
 
 def test_the_command_prints_the_job_array(shape: str, cells_file: Path, tmp_path: Path, scstore_command: Run) -> None:
-    words = ["extract", "cells.h5ad", "-o", "s.zarr", "--model", shape, "--layers", "1,3", "--dry-run", "--gpu", "l40s"]
+    words = ["extract", "cells.h5ad", "-o", "s.zarr", "--model", shape, "--layers", "1,3", "--panel", "all"]
+    words += ["--dry-run", "--gpu", "l40s"]
     lines = scstore_command(*words).stdout.splitlines()
     assert lines[-2].startswith("#SBATCH --array=0-0 ")
     assert lines[-1] == (
-        f"scstore extract cells.h5ad --output s.zarr --model {shape} --layers 1,3 --shard $SLURM_ARRAY_TASK_ID/1"
+        f"scstore extract cells.h5ad --output s.zarr --model {shape} --layers 1,3 --panel all --shard $SLURM_ARRAY_TASK_ID/1"
     )
     found = json.loads(scstore_command("--json", *words).stdout)
     assert (found["n_cells"], found["gpu"], found["fits"], found["script"]) == (60, "l40s", True, lines[-2:])
