@@ -155,9 +155,8 @@ def test_the_command_prints_the_job_array(shape: str, cells_file: Path, tmp_path
     words += ["--dry-run", "--gpu", "l40s"]
     lines = scstore_command(*words).stdout.splitlines()
     assert lines[-2].startswith("#SBATCH --array=0-0 ")
-    assert lines[-1] == (
-        f"scstore extract cells.h5ad --output s.zarr --model {shape} --layers 1,3 --panel all --shard $SLURM_ARRAY_TASK_ID/1"
-    )
+    typed = f"--output s.zarr --model {shape} --panel all --layers 1,3"
+    assert lines[-1] == f"scstore extract cells.h5ad {typed} --shard $SLURM_ARRAY_TASK_ID/1"
     found = json.loads(scstore_command("--json", *words).stdout)
     assert (found["n_cells"], found["gpu"], found["fits"], found["script"]) == (60, "l40s", True, lines[-2:])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "model"]
