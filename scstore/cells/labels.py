@@ -33,9 +33,7 @@ DATE = re.compile(r"\d{4}-\d\d?-\d\d?([ T].*)?")
 # Names of columns that hold labels.
 LIKELY = re.compile(r"type|label|annot|ident|class|cluster|leiden|louvain", re.IGNORECASE)
 
-MissingLabels = Annotated[
-    Sequence[str], Option("Words that count as a missing label, whatever their case and outer blanks.", advanced=True)
-]
+MissingLabels = Annotated[Sequence[str], Option("Words for a missing label, in any case and blanks.", advanced=True)]
 
 # Between words. The minus after a marker, as in CD4-, does not separate words.
 SEPARATOR = re.compile(r"(?<=\w)-(?=\w)|[\s_]+")

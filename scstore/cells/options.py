@@ -12,14 +12,8 @@ from scstore.options import Option
 # An .h5ad, AnnData Zarr, 10x .h5 or 10x mtx folder, or an AnnData.
 CellSource: TypeAlias = str | os.PathLike[str] | anndata.AnnData
 
-Expression = Annotated[
-    Literal["counts", "lognorm"], Option("What the input holds: raw counts or log-normalised expression.")
-]
-Slot = Annotated[
-    str | None, Option("Where the expression is: X, layers/NAME or raw. By default all are searched.", advanced=True)
-]
+Expression = Annotated[Literal["counts", "lognorm"], Option("What the input holds: counts or log-normalised values.")]
+Slot = Annotated[str | None, Option("Where the expression is: X, layers/NAME or raw; by default found.", advanced=True)]
 AllowFractional = Annotated[bool, Option("Accept corrected counts that are not whole numbers.", advanced=True)]
 SumDuplicateGenes = Annotated[bool, Option("Add up the counts of genes of the same name.", advanced=True)]
-IdPrefixFrom = Annotated[
-    str | None, Option("Column of obs that is put before the cell ids, to make them unique.", advanced=True)
-]
+IdPrefixFrom = Annotated[str | None, Option("Column of obs put before cell ids, to make them unique.", advanced=True)]

@@ -17,9 +17,6 @@ from scstore.genes.table import GeneTable
 from scstore.genes.vectors import RandomEncoder, whiten
 from scstore.tokens.ranking import RankedCells
 
-# Views that need no readout; ``genept_s`` (:mod:`scstore.tokens.sentences`) has no gene vectors.
-COMPANIONS = ("genept", "genept_random", "genept_w", "genept_s")
-
 
 def companion_vectors(
     table: GeneTable,
