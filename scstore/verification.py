@@ -15,7 +15,7 @@ from scstore import fsio
 from scstore.errors import DamagedError, InputError, NewerFormatError, NotAStoreError, OptionError, ScstoreError
 from scstore.fsio import check_read
 from scstore.options import Option, Progress, public
-from scstore.sealed import FolderKind
+from scstore.sealed import CARD, FolderKind
 from scstore.store.layout import LEDGER
 from scstore.store.reader import open_store
 from scstore.store.verify_store import (
@@ -34,9 +34,6 @@ BLOCK_ROWS = 4096
 
 # Kinds of files by their key in ``uns["scstore"]``.
 KINDS = {"genes": "gene table", "panel": "panel", "record": "exported store"}
-
-# The model card that `scstore fit` writes into a head, for people.
-CARD = "README.md"
 
 SEALED_NOTE = "the digest covers the content: genes, texts, vectors; not the bytes that HDF5 leaves unused"
 EXPORT_NOTE = "an exported file has no digests of its bytes: its record and its values were checked"

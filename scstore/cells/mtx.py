@@ -159,7 +159,8 @@ def _read_table(path: Path) -> Table:
         text = read_unpacked(path, error=CellsError).decode("utf-8-sig", errors="replace")
     lines = [line for line in re.split("\r\n?|\n", text) if line.strip()]
     separator = next((mark for mark in "\t," if lines and mark in lines[0]), "\t")
-    split = csv.reader(lines, delimiter=separator) if '"' in text else (line.split(separator) for line in lines)
+    quoted = '"' in text  # each line by itself: a quote that is never closed takes no other lines with it
+    split = (next(csv.reader([line], delimiter=separator)) if quoted else line.split(separator) for line in lines)
     return Table(path, [clean_texts(fields) for fields in split])
 
 
@@ -173,11 +174,9 @@ def _fitted(
     for n, m, transposed in ((n, m, t) for n in n_features for m in n_cells for t in order):
         if shape == ((n, m) if transposed else (m, n)):
             return features.frame(n, plain=("symbol", "feature_types")), cells.frame(m, plain=()), transposed
-    raise CellsError(
-        f"{path}: the matrix is {shape[0]:,} × {shape[1]:,}, but {n_features[0]:,} features × {n_cells[0]:,} barcodes "
-        f"are beside it ({features.path.name} begins with {show(' '.join(features.lines[0]) if features.lines else '')}"
-        "). Give the three files of one run."
-    )
+    here = f"the matrix is {shape[0]:,} × {shape[1]:,}, not {n_features[0]:,} features × {n_cells[0]:,} barcodes"
+    begins = show(" ".join(features.lines[0]) if features.lines else "")
+    raise CellsError(f"{path}: {here} ({features.path.name} begins with {begins}). Give the three files of one run.")
 
 
 def _read_header(path: Path, file: io.BufferedReader) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,14 +201,11 @@ def foreign_fields(record: Mapping[str, Any], plan: StorePlan, shard: int, ids: 
 
 def committed_shards(root: Path, plan: StorePlan) -> list[bool]:
     """Return for each shard whether it has a record that is not empty; the bytes are not read."""
-    return [_size(record_path(root, shard)) > 0 for shard in range(plan.n_shards)]
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size  # a failed look is an error: that the file is not there is another thing
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
+    committed = [False] * plan.n_shards
+    for shard in range(plan.n_shards):
+        with suppress(FileNotFoundError, NotADirectoryError):  # any other failed look is an error
+            committed[shard] = record_path(root, shard).stat().st_size > 0
+    return committed
 
 
 def check_shard(root: Path, plan: StorePlan, shard: int, *, ids: Sequence[str] | None = None) -> str | None:

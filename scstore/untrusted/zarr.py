@@ -70,8 +70,8 @@ class BoundedStore(LocalStore):
     ) -> Buffer | None:
         """Read one value, and look at it first."""
         folder, _, name = key.rpartition("/")
-        if name in DESCRIPTIONS:
-            self._check_part(folder)
+        if name in DESCRIPTIONS and folder in self._arrays and (part := _part_of(folder)):  # which is read whole
+            self._refuse_hollow(part, self._declared[part], self._stored(part) if self._declared[part] > FLOOR else 0)
         path = Path(self.root, key)
         if os.path.realpath(path) != str(Path(self._real, key)):
             self._refuse_special(path)
@@ -142,11 +142,6 @@ class BoundedStore(LocalStore):
         if is_own:
             self._arrays.setdefault(name, []).append(packing)
             self._declared[_part_of(name)] += packing.declared
-
-    def _check_part(self, folder: str) -> None:
-        """Refuse an array of a part that is read whole, and declares far more than it stores."""
-        if folder in self._arrays and (part := _part_of(folder)):
-            self._refuse_hollow(part, self._declared[part], self._stored(part) if self._declared[part] > FLOOR else 0)
 
     def _refuse_hollow(self, part: str, declared: int, stored: int) -> None:
         if declared > max(FLOOR, RATIO * stored):
