@@ -5,20 +5,18 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
 
 import anndata
 import h5py
 import numpy as np
 import pandas as pd
 import zarr
-from scipy import sparse
 
 from scstore.cells.features import has_gene_expression
 from scstore.cells.frames import decoded, plain_frame
-from scstore.cells.matrices import Opened, RowMatrix, dense_rows, is_numeric, open_compressed
+from scstore.cells.matrices import Opened, RowMatrix, SlicedRows, dense_rows, is_numeric, open_compressed
 from scstore.errors import CellsError, NewerFormatError, show, show_some
 from scstore.untrusted.guards import Guard, damaged, reading
 from scstore.untrusted.hdf5 import first_missing_filter
@@ -51,7 +49,7 @@ def read_anndata(root: Any, *, guard: Guard) -> Opened:
         except CellsError as error:
             if slot == "X":
                 raise
-            matrix = _Doubtful(shape, error)  # an error for who reads it: what is not used does not decide
+            matrix = _doubtful(shape, error)  # an error for who reads it: what is not used does not decide
         if matrix is not None:
             slots[slot], slot_vars[slot] = matrix, genes
 
@@ -110,7 +108,7 @@ def _open_sparse(group: Any, *, encoding: str, shape: tuple[int, int], name: str
     by_column = encoding == "csc_matrix"
     matrix = open_compressed(**parts, shape=shape, by_column=by_column, source=guard.source, name=name)
     problem = doubtful_chunks(parts, name)
-    return matrix if problem is None else _Doubtful(matrix.shape, CellsError(f"{guard.source}: {problem}"))
+    return matrix if problem is None else _doubtful(matrix.shape, CellsError(f"{guard.source}: {problem}"))
 
 
 def _check_shape(found: tuple[int, ...], expected: tuple[int, int], source: str, name: str) -> None:
@@ -119,15 +117,13 @@ def _check_shape(found: tuple[int, ...], expected: tuple[int, int], source: str,
         raise damaged(source, f"{name} has shape {found}, but obs and var describe {cells:,} cells × {genes:,} genes.")
 
 
-@dataclass(frozen=True, eq=False)
-class _Doubtful:
-    """A matrix that cannot be read, or of which parts may be lost: an error for who asks for its rows."""
+def _doubtful(shape: tuple[int, int], error: CellsError) -> RowMatrix:
+    """Return a matrix that cannot be read, or of which parts may be lost: an error for who asks for its rows."""
 
-    shape: tuple[int, int]
-    error: CellsError
+    def take(start: int, stop: int) -> NoReturn:
+        raise error
 
-    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        raise self.error
+    return SlicedRows(shape, take, "", "")
 
 
 def doubtful_chunks(parts: Mapping[str, Any], name: str) -> str | None:
