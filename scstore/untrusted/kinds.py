@@ -132,12 +132,10 @@ def what_is(thing: Any) -> str:
 def _header(path: Path) -> str:
     try:
         with open_to_read(path) as file:
-            own, words = file, "an AnnData" if _holds(file, "obs") else ""
-            for name in ("uns", "scstore"):
-                if not _holds(own, name):
-                    return words
-                own = own[name]
-            return next((said for key, said in FILES.items() if _holds(own, key)), words)
+            words = "an AnnData" if _holds(file, "obs") else ""
+            if not (_holds(file, "uns") and _holds(file["uns"], "scstore")):
+                return words
+            return next((said for key, said in FILES.items() if _holds(file["uns/scstore"], key)), words)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError):
         return ""
 
