@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scstore.heads.knn import KNNHead as KNNHead
     from scstore.heads.linear import LinearHead as LinearHead
     from scstore.heads.mlp import MLPHead as MLPHead
+    from scstore.labelling.annotate import annotate as annotate
     from scstore.panels.choose_genes import panel as panel
     from scstore.report.evaluation_files import save_evaluation as save_evaluation
     from scstore.search.query import query as query
@@ -42,6 +43,7 @@ _MODULES = {
     "ScstoreWarning": "scstore.errors",
     "Store": "scstore.store.reader",
     "align": "scstore.alignment.align",
+    "annotate": "scstore.labelling.annotate",
     "build_genes": "scstore.gene_tables.build",
     "evaluate": "scstore.evaluation.evaluate",
     "export": "scstore.store.export",

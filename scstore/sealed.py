@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,16 +119,17 @@ DESCRIPTION_LIMIT = 1 << 25
 
 @dataclass(frozen=True)
 class FolderKind:
-    """A kind of folder, such as a head: its name in messages, its two files, the command that makes one."""
+    """A kind of folder, such as a head: its name in messages, its files, the command that makes one."""
 
     name: str
     description: str
     weights: str
     command: str
+    parts: tuple[str, ...] = ()  # copies of other artifacts that it may hold
 
     def problem(self, path: Path) -> str | None:
         """Return why a path is not such a folder, or holds other things; ``None`` if it may be replaced by one."""
-        parts = (self.description, self.weights, CARD)
+        parts = (self.description, self.weights, CARD, *self.parts)
         return fsio.folder_problem(path, f"a {self.name}", marker=self.description, parts=parts)
 
 
@@ -188,9 +190,12 @@ def write_sealed_folder(
     document: Mapping[str, Any],
     arrays: Mapping[str, NDArray[Any]],
     *,
+    copies: Mapping[str, Path] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a JSON document and arrays as a folder, atomically; the same content gives the same bytes.
+    """Write a JSON document, arrays and ``copies`` of other artifacts, by the name there, as a folder, atomically.
+
+    The same content gives the same bytes.
 
     ``OutputError`` as :func:`check_sealed_output`, ``OptionError`` if JSON cannot hold the document as it is.
     """
@@ -207,6 +212,9 @@ def write_sealed_folder(
         raise OptionError(f"The {kind.name} has {len(description):,} bytes of JSON; {DESCRIPTION_LIMIT:,} fit.")
     with fsio.atomic_folder(target, overwrite=overwrite) as folder:
         fsio.write_bytes(folder / kind.weights, weights)
+        for name, source in (copies or {}).items():
+            copy = shutil.copytree if source.is_dir() else shutil.copyfile
+            copy(source, folder / name)
         fsio.write_bytes(folder / kind.description, description)
     return target
 

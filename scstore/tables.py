@@ -1,14 +1,16 @@
-"""Tables as CSV or Parquet, by the ending of the name; whole or block by block."""
+"""Tables as CSV, TSV, Parquet or Excel, by the ending of the name; whole or block by block."""
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,10 +18,13 @@ import pyarrow.parquet as pq
 from scstore import fsio
 from scstore.errors import OutputError
 
-FORMATS = (".parquet", ".csv")
+FORMATS = (".parquet", ".csv", ".tsv", ".xlsx")
 
 # Columns that tell the tables of predictions and of neighbours from a user's own, which are not replaced.
 OWN_COLUMNS = ({"confidence", "best_label"}, {"cell_id", "rank", "distance"}, {"n_labelled", "coherence"})
+
+# Rows of a sheet of Excel, at most, and what marks those written here.
+EXCEL_ROWS, EXCEL_MARK = 1_048_576, "Written by scstore"
 
 
 def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -33,8 +38,25 @@ def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pat
 def _problem(path: Path) -> str | None:
     columns: set[str] = set()
     with suppress(Exception):  # a file of anything
-        columns = set(pd.read_csv(path, nrows=0) if path.suffix == ".csv" else pq.read_schema(path).names)
+        if path.suffix == ".xlsx":
+            with zipfile.ZipFile(path) as parts, parts.open("docProps/core.xml") as core:
+                if EXCEL_MARK.encode() in core.read(1 << 16):
+                    return None
+        elif path.suffix == ".parquet":
+            columns = set(pq.read_schema(path).names)
+        else:
+            columns = set(pd.read_csv(path, nrows=0, sep=_separator(path)))
     return None if any(own <= columns for own in OWN_COLUMNS) else "is not a table that scstore wrote"
+
+
+def _separator(path: Path) -> str:
+    return "\t" if path.suffix == ".tsv" else ","
+
+
+def four_digits(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with four significant digits of its numbers that are not whole, for people to read."""
+    rounded = {name: [float(f"{v:.4g}") for v in frame[name]] for name in frame.columns[frame.dtypes == np.float64]}
+    return frame.assign(**rounded)
 
 
 def write_table(frame: pd.DataFrame, path: str | os.PathLike[str], *, index: bool = False) -> None:
@@ -45,12 +67,48 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str], *, index: boo
 @contextmanager
 def open_table(path: str | os.PathLike[str], *, index: bool = False, overwrite: bool = True) -> Iterator[TableWriter]:
     """Write a table in blocks; the file appears, whole, when the ``with`` block ends without an error."""
-    with fsio.atomic_path(path, overwrite=overwrite) as partial:
-        writer = TableWriter(partial, csv=Path(path).suffix == ".csv", index=index)
+    target = Path(path)
+    with fsio.atomic_path(target, overwrite=overwrite) as partial:
+        kinds: dict[str, Callable[[], Any]] = {
+            ".parquet": lambda: ParquetTable(partial, index=index),
+            ".xlsx": lambda: ExcelTable(partial, index=index),
+        }
+        writer: TableWriter = kinds.get(target.suffix, lambda: TextTable(partial, _separator(target), index=index))()
         try:
             yield writer
-        finally:
-            writer.close()
+        except BaseException:
+            with suppress(Exception):
+                writer.close()
+            raise
+        writer.close()
+
+
+class TableWriter(Protocol):
+    """Appends blocks with the same columns to a file."""
+
+    def write(self, frame: pd.DataFrame) -> None:
+        """Append a block."""
+
+    def close(self) -> None:
+        """Finish the file."""
+
+
+class TextTable:
+    """Comma- or tab-separated values."""
+
+    def __init__(self, path: Path, separator: str, *, index: bool) -> None:
+        self._path, self._separator, self._index = path, separator, index
+        self._begun = False
+
+    def write(self, frame: pd.DataFrame) -> None:
+        how: Any = {"mode": "a" if self._begun else "w", "header": not self._begun, "index": self._index}
+        if _has_carriage_return(frame):
+            how["quoting"] = csv.QUOTE_NONNUMERIC
+        frame.to_csv(self._path, sep=self._separator, **how)
+        self._begun = True
+
+    def close(self) -> None:
+        """Nothing is left to do."""
 
 
 def _has_carriage_return(frame: pd.DataFrame) -> bool:
@@ -60,34 +118,50 @@ def _has_carriage_return(frame: pd.DataFrame) -> bool:
     return any(isinstance(value, str) and "\r" in value for value in (*frame.columns, *values))
 
 
-class TableWriter:
-    """Appends blocks with the same columns to a file, CSV or Parquet, with the index or without."""
+class ParquetTable:
+    """Parquet, one row group a block."""
 
-    def __init__(self, path: Path, *, csv: bool, index: bool = False) -> None:
-        self._path = path
-        self._csv = csv
-        self._index = index
-        self._parquet: Any = None
-        self._begun = False
+    def __init__(self, path: Path, *, index: bool) -> None:
+        self._path, self._index = path, index
+        self._file: Any = None
 
     def write(self, frame: pd.DataFrame) -> None:
-        if self._csv:
-            how: Any = {"mode": "a" if self._begun else "w", "header": not self._begun, "index": self._index}
-            if _has_carriage_return(frame):
-                how["quoting"] = csv.QUOTE_NONNUMERIC
-            frame.to_csv(self._path, **how)
-        else:
-            self._write_parquet(frame)
-        self._begun = True
-
-    def _write_parquet(self, frame: pd.DataFrame) -> None:
-        if self._parquet is None:
+        if self._file is None:
             schema = pa.Schema.from_pandas(frame, preserve_index=self._index)
             # a column of texts that are all missing in the first block
             fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in schema]
-            self._parquet = pq.ParquetWriter(self._path, pa.schema(fields, schema.metadata))
-        self._parquet.write_table(pa.Table.from_pandas(frame, schema=self._parquet.schema, preserve_index=self._index))
+            self._file = pq.ParquetWriter(self._path, pa.schema(fields, schema.metadata))
+        self._file.write_table(pa.Table.from_pandas(frame, schema=self._file.schema, preserve_index=self._index))
 
     def close(self) -> None:
-        if self._parquet is not None:
-            self._parquet.close()
+        if self._file is not None:
+            self._file.close()
+
+
+class ExcelTable:
+    """One sheet of an Excel workbook, in which text is text and never a formula."""
+
+    def __init__(self, path: Path, *, index: bool) -> None:
+        from xlsxwriter import Workbook  # type: ignore[import-untyped]
+
+        options = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
+        self._book = Workbook(str(path), {**options, "nan_inf_to_errors": True})
+        self._book.set_properties({"comments": EXCEL_MARK})
+        self._sheet = self._book.add_worksheet()
+        self._index, self._row = index, 0
+
+    def write(self, frame: pd.DataFrame) -> None:
+        frame = frame.reset_index() if self._index else frame
+        if self._row + len(frame) >= EXCEL_ROWS:
+            raise OutputError(
+                f"A sheet of Excel has {EXCEL_ROWS:,} rows, and there are more. Write a .csv or .parquet."
+            )
+        if not self._row:
+            self._sheet.write_row(0, 0, [str(name) for name in frame.columns])
+            self._sheet.freeze_panes(1, 0)
+        for values in frame.astype(object).where(frame.notna(), None).itertuples(index=False, name=None):
+            self._row += 1
+            self._sheet.write_row(self._row, 0, values)
+
+    def close(self) -> None:
+        self._book.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -102,7 +103,7 @@ def _kind(path: Path) -> tuple[str, Check, str]:
     check_path(path, error=NotAStoreError)
     if path.is_dir() and (found := _folder_kind(path)) is not None:
         folder, load = found
-        others = {file.name for file in path.iterdir()} - {folder.description, folder.weights, CARD}
+        others = {file.name for file in path.iterdir()} - {folder.description, folder.weights, CARD, *folder.parts}
         note = f"not checked, since scstore never reads it: {', '.join(sorted(others))}" if others else ""
         return folder.name, partial(_check_folder, kind=folder, load=load), note
     kind = None if path.is_dir() else file_kind(path)
@@ -140,7 +141,9 @@ def file_kind(path: Path) -> str | None:
 
 
 def _check_folder(path: Path, *, kind: FolderKind, load: Callable[[Path], Any]) -> Iterator[Finding]:
-    """Check a description and its weights; the weights' own structure too where the description is damaged."""
+    """Check a description and its weights, the weights' own structure too where the description is damaged; copies."""
+    for name in (name for name in kind.parts if (path / name).exists()):
+        yield from (replace(one, file=f"{name}/{one.file}".rstrip("/")) for one in _kind(path / name)[1](path / name))
     wrong = {name for name in (kind.description, kind.weights) if not (path / name).is_file()}
     yield from (Finding(name, "missing", "is missing") for name in sorted(wrong))
     if not wrong:

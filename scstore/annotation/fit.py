@@ -19,7 +19,7 @@ from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels
 from scstore.errors import LabelsError, OptionError
 from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.across_genes import KIND
-from scstore.heads.artifact import HEAD, AnyHead, save_head
+from scstore.heads.artifact import COPIES, HEAD, AnyHead, save_head
 from scstore.heads.fusion import FusedHead
 from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.rejection import KEEP, check_keep
@@ -29,15 +29,17 @@ from scstore.options import AllowPartial, Option, Overwrite, Progress, Seed, fra
 from scstore.progress import Reporter
 from scstore.sealed import check_sealed_output
 from scstore.store.ledger import ids_digest
-from scstore.store.reader import Store, open_store
+from scstore.store.reader import Cells, Store, open_store
 
 # Packages whose versions a head records.
 PACKAGES = ("scstore", "numpy", "scipy", "scikit-learn", "faiss-cpu")
 
+# What a head keeps of the record of the run that extracted its cells: others are extracted like them.
+EXTRACTION = ("options", "model", "genes", "panel", "projector")
+
 # Share of labelled cells below which genes and their covariance are learned from the others too.
 FEW_LABELLED = 0.5
 
-StoreLike = str | os.PathLike[str] | Store
 PriorAdjustment = Annotated[float, fraction("0 keeps the label frequencies of training, 1 assumes equal ones.")]
 
 
@@ -54,7 +56,7 @@ class TrainingCells:
 
 @public
 def fit(
-    store: Annotated[StoreLike, Option("A store, or any AnnData on disk with obsm matrices.", argument=True)],
+    store: Annotated[Cells, Option("A store, an AnnData on disk or in memory, or a 10x file.", argument=True)],
     output: Annotated[str | os.PathLike[str] | None, Option("Folder of the head.", flags=("--output", "-o"))] = None,
     *,
     label: Annotated[str | Sequence[str], Option("Column of obs, or nested ones for a head of several levels.")],
@@ -127,6 +129,9 @@ def fit(
     if trained.rejection_ is None:
         progress.warn("No held-out cell was labelled correctly: without thresholds predict labels every cell.")
     record |= _training_record(trained, cells) | {"group": group, "missing_labels": list(missing_labels), "seed": seed}
+    if opened.record is not None and any(name in opened.record["views"] for name in trained.views_):
+        record["extraction"] = {name: opened.record[name] for name in EXTRACTION}
+        trained.files_ = {name: path for name, path in opened.run_files.items() if name in COPIES}
     trained.record_ = record
     if output is not None:
         save_head(trained, Path(output), record=record, overwrite=overwrite)

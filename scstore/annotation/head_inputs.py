@@ -2,57 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scstore.annotation.prediction_frames import Predictions
 from scstore.errors import FarFromReferenceWarning, FeatureSpaceError, GeneMatchWarning, GenesError, show
 from scstore.genes.matching import match_columns
 from scstore.genes.table import GeneTable, expression_genes
 from scstore.heads.across_genes import KIND, AcrossGenesHead
 from scstore.heads.fusion import FusedHead
 from scstore.heads.missing_genes import MissingCase
-from scstore.heads.rows import MappedRows, Rows, RowSubset
+from scstore.heads.rows import MappedRows, Rows, RowSubset, read
 from scstore.progress import Reporter
 from scstore.sealed import differences
 from scstore.store.reader import Store
+from scstore.store.views import View
 
 # Missing genes named in a message.
 SHOWN = 5
 
 
+@dataclass(frozen=True, eq=False)
+class HeadInputs:
+    """The head as it labels some cells, and the views that it reads, by name.
+
+    ``measured`` ``(g,) bool`` are the genes of ``X`` that the cells have; None without ``X``.
+    """
+
+    head: FusedHead
+    views: dict[str, Rows]
+    measured: NDArray[np.bool_] | None = None
+
+    def block(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Read the views of some cells."""
+        return {name: read(view, rows) for name, view in self.views.items()}
+
+    def empty(self, block: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+        """Return which cells of a block express none of the genes that the head reads, ``(b,)``."""
+        if self.measured is None:
+            return np.zeros(len(next(iter(block.values()))), dtype=bool)
+        return np.asarray(~(block["X"][:, self.measured] > 0).any(axis=1))
+
+
 def head_features(
-    store: Store, head: FusedHead, name: str, progress: Reporter, *, min_accuracy: float
-) -> tuple[FusedHead, dict[str, Rows]]:
-    """Return the head as it labels these cells, and the views that it reads, by name.
+    store: Store,
+    head: FusedHead,
+    name: str,
+    progress: Reporter,
+    *,
+    min_accuracy: float,
+    more: Store | None = None,
+    expression_alone: bool = False,
+) -> HeadInputs:
+    """Find what a head reads of cells: their own views, and those of ``more``, which were computed for it.
 
     Where genes were not measured they are estimated, and the head reads expression alone.
     """
+    able, estimate, case = head, None, None
+    own: dict[str, Rows] = {}
+    measured = None
+    if "X" in head.views_:
+        _check_views(store, head, name, ("X",), None)
+        rows, measured = _aligned(store, store.view("X"), head.record_["genes"], name)
+        able, estimate, case = head.for_genes(measured, expression_alone=expression_alone)
+        own["X"] = rows if estimate is None else estimate.over(rows)
+    _check_views(store, head, name, able.views_, more)
+    if estimate is not None and measured is not None:
+        _report_missing(store, head, name, measured, case, progress, min_accuracy=min_accuracy)
+    found = {view: _view(store, more, view) for view in able.views_ if view not in own}
+    return HeadInputs(able, {view: own[view] if view in own else found[view] for view in able.views_}, measured)
+
+
+def _view(store: Store, more: Store | None, name: str) -> View:
+    return more.view(name) if more is not None and name in more.views else store.view(name)
+
+
+def lacking_views(store: Store, head: FusedHead, name: str, *, expression_alone: bool) -> tuple[str, ...]:
+    """Return the views that a head reads of cells and that these do not have."""
+    able = head
+    if "X" in head.views_ and "X" in store.views:
+        _, measured = _aligned(store, store.view("X"), head.record_["genes"], name)
+        able, _, _ = head.for_genes(measured, expression_alone=expression_alone)
+    return tuple(view for view in able.views_ if view not in store.views)
+
+
+def _check_views(store: Store, head: FusedHead, name: str, views: Sequence[str], more: Store | None) -> None:
+    """Refuse cells that lack a view, or have one in another feature space than the head's."""
     record = head.record_
     cure = f"Extract these cells like the store that the head was trained on: like={record['trained_on']['name']!r}."
-    if missing := [view for view in head.views_ if view not in store.views]:
+    if missing := [view for view in views if view not in (*store.views, *(() if more is None else more.views))]:
         raise FeatureSpaceError(
             f"{name} was trained on the view {missing[0]}, which {store.path} does not have"
-            f"{store.why_not(missing[0])}. It has: {', '.join(store.views)}. {cure}"
+            f"{store.why_not(missing[0])}. It has: {', '.join(store.views) or 'none'}. {cure}"
         )
-    views = {view: store.view(view) for view in head.views_}
-    found = [line for name, view in views.items() for line in differences(record["views"][name]["space"], view.space)]
+    spaces = {view: _view(store, more, view).space for view in views}
+    found = [line for view, space in spaces.items() for line in differences(record["views"][view]["space"], space)]
     if found:
         listed = "\n  ".join(dict.fromkeys(found))
         raise FeatureSpaceError(
             f"{store.path} lives in another feature space than {name} was trained in. What differs (head → store):\n"
             f"  {listed}\n{cure}"
         )
-    if "X" not in views:
-        return head, {**views}
-    rows, measured = _aligned(store, views["X"], record["genes"], name)
-    able, estimate, case = head.for_genes(measured)
-    features: dict[str, Rows] = {**views, "X": rows if estimate is None else estimate.over(rows)}
-    if estimate is not None:
-        _report_missing(store, head, name, measured, case, progress, min_accuracy=min_accuracy)
-    return able, {view: features[view] for view in able.views_}
 
 
 def _aligned(store: Store, view: Rows, genes: Mapping[str, list[str]], name: str) -> tuple[Rows, NDArray[np.bool_]]:
@@ -126,8 +180,8 @@ def predict_across_genes(
     progress: Reporter,
     *,
     min_accuracy: float,
-) -> tuple[AcrossGenesHead, Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64] | None]]]:
-    """Return the head as it labels these cells, and first row, probabilities and no novelty of blocks of them."""
+) -> tuple[AcrossGenesHead, Iterator[Predictions]]:
+    """Return the head as it labels these cells, and predictions without novelty, block by block."""
     record = head.record_
     table, columns = expression_genes(store, purpose=name)
     if fields := differences(record["gene_texts"], _texts(table)):
@@ -152,7 +206,8 @@ def predict_across_genes(
             "min_accuracy=0 only what is sure gets a label; with unassigned='none' as well, every cell."
         )
     progress.warn(f"{told}. A label may change with the cells beside it.", FarFromReferenceWarning)
-    return able, ((start, proba, None) for start, proba in able.iter_proba(cells, vectors=vectors))
+    found = able.iter_proba(cells, vectors=vectors)
+    return able, (Predictions(start, proba, None, np.zeros(len(proba), dtype=bool)) for start, proba in found)
 
 
 def _texts(table: GeneTable) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -33,16 +32,16 @@ def read_clusters(store: Store, column: str) -> NDArray[np.int32]:
 
 
 def with_majority(
-    frames: Iterator[pd.DataFrame], clusters: NDArray[np.int32], *, folder: Path | None, min_share: float
+    frames: Iterator[pd.DataFrame], clusters: NDArray[np.int32], *, min_share: float
 ) -> Iterator[pd.DataFrame]:
     """Add ``majority_label`` and ``majority_share`` to tables of predictions of cells in ``clusters`` ``(n,)``.
 
     As in CellTypist, every cell that is not empty votes with its ``label``, ``unassigned`` included; of labels with
     equally many votes the first by name wins. An empty cell stays ``unassigned``, and a cell in no cluster keeps its
-    label; both have no share. The tables wait in a temporary file in ``folder`` until all cells have voted.
+    label; both have no share. The tables wait in a temporary file until all cells have voted.
     """
     votes: Counter[tuple[int, str]] = Counter()
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with tempfile.TemporaryFile() as file:
         start, writer = 0, None
         for frame in frames:
             mine = clusters[start : start + len(frame)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,11 +15,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scstore.annotation.head_inputs import head_features, predict_across_genes
+from scstore.annotation.head_inputs import HeadInputs, head_features, predict_across_genes
 from scstore.annotation.majority import read_clusters, with_majority
-from scstore.annotation.prediction_files import check_predictions_file, open_predictions_file
-from scstore.annotation.prediction_frames import LabelRule, prediction_frames
-from scstore.errors import FarFromReferenceWarning, OptionError
+from scstore.annotation.prediction_frames import LabelRule, Predictions, prediction_frames, with_categories
+from scstore.errors import FarFromReferenceWarning, OptionError, OutputError
 from scstore.heads.across_genes import AcrossGenesHead
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead
@@ -27,28 +27,22 @@ from scstore.heads.rejection import Thresholds
 from scstore.heads.rows import Rows, RowSubset
 from scstore.options import AllowPartial, Option, Overwrite, Progress, fraction, with_options
 from scstore.progress import Reporter
-from scstore.store.reader import Store, open_store
+from scstore.store.reader import Cells, Store, open_store
+from scstore.tables import FORMATS, check_table, four_digits, open_table
 
 # Share of far cells above which the whole data set is unlike the training cells.
 MANY_FAR = 0.5
-# Cells looked at to see that, at most.
-SAMPLE = 2048
+# Cells looked at to see that, at most, and those labelled at a time.
+SAMPLE, BLOCK = 2048, 4096
 
-Cells = Annotated[
-    str | os.PathLike[str] | Store,
-    Option("A store, or any AnnData on disk with the views that the head was trained on.", argument=True),
-]
+Labelled = Annotated[Cells, Option("A store, or any AnnData with the views that the head reads.", argument=True)]
 TrainedHead = Annotated[str | os.PathLike[str] | AnyHead, Option("Folder that fit wrote, or what it returned.")]
 
 
-@dataclass(frozen=True)
-class PredictOptions:
-    """Options of :func:`predict` and :func:`predict_to_file`."""
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions:
+    """How a head labels cells."""
 
-    output: Annotated[
-        str | os.PathLike[str] | None, Option("annotated.h5ad, labels.csv or .parquet.", flags=("--output", "-o"))
-    ] = None
-    _: KW_ONLY
     unassigned: Annotated[
         Literal["confidence", "distance", "both", "none"] | None,
         Option(
@@ -57,6 +51,10 @@ class PredictOptions:
         ),
     ] = None
     keep: Annotated[float | None, fraction("Fraction of correct held-out cells to keep. Fit's by default.")] = None
+    members: Annotated[
+        Sequence[str] | None,
+        Option("X: label by expression alone, where the head reads a model's views too.", separator=","),
+    ] = None
     proba: Annotated[bool, Option("Add the probability of every class.")] = False
     majority: Annotated[str | None, Option("obs column of clusters, each of which votes for a label.")] = None
     min_accuracy: Annotated[
@@ -66,9 +64,19 @@ class PredictOptions:
         ),
     ] = MIN_ACCURACY
     min_share: Annotated[float, fraction("Share of votes that a majority needs, or it is heterogeneous.")] = 0.0
+    only_unassigned: Annotated[bool, Option("Of a table, write the cells alone whose label does not stand.")] = False
     allow_partial: AllowPartial = False
     overwrite: Overwrite = False
     progress: Progress = None
+
+
+@dataclass(frozen=True)
+class PredictOptions(LabelOptions):
+    """Options of :func:`predict` and :func:`predict_to_file`."""
+
+    output: Annotated[
+        str | os.PathLike[str] | None, Option("A .csv, .tsv, .parquet or .xlsx.", flags=("--output", "-o"))
+    ] = None
 
 
 @dataclass
@@ -104,22 +112,24 @@ class PredictionCounts:
 
 
 @with_options(PredictOptions)
-def predict(store: Cells, head: TrainedHead, options: PredictOptions) -> pd.DataFrame:
+def predict(store: Labelled, head: TrainedHead, options: PredictOptions) -> pd.DataFrame:
     """Label cells with a trained head.
 
     ``unassigned="distance"`` is for the same kind of data: another technology can put every cell far away.
+    :func:`scstore.annotate` gives the cells back with their labels, and computes the views that they lack.
 
     Returns
     -------
     DataFrame
-        Index: cell id. Columns: ``label``; ``confidence`` (calibrated probability of ``best_label``); ``margin`` (its
-        lead over the most probable other label); ``status`` (``ok``; why the label is ``unassigned``: ``unsure``,
-        ``far``, or ``empty`` for a cell without any gene to read; or ``coarse`` where the label is that of a coarser
-        level because the finest is unsure); ``novelty`` (distance from the training cells of ``best_label``, where 1
-        is the 95 % quantile of held-out cells; NaN with a head without thresholds); ``best_label`` (the most probable
-        label, whatever the status). With a head of several levels ``label:COLUMN`` and ``confidence:COLUMN`` for each.
-        With ``proba`` one ``p(CLASS)`` for each class. With ``majority`` ``majority_label`` and ``majority_share`` (of
-        the votes of the cell's cluster).
+        Index: cell id. Columns, text as categories: ``label``; ``confidence`` (calibrated probability of
+        ``best_label``); ``status`` (``ok``; why the label is ``unassigned``: ``unsure``, ``far``, or ``empty`` for a
+        cell without any gene to read; or ``coarse`` where the label is that of a coarser level because the finest is
+        unsure); ``reason`` (the same in words); ``best_label`` (the most probable label, whatever the status);
+        ``second_label`` (the most probable other label) and ``margin`` (the lead over it); ``novelty`` (distance from
+        the training cells of ``best_label``, where 1 is the 95 % quantile of held-out cells; NaN with a head without
+        thresholds). With a head of several levels ``label:COLUMN`` and ``confidence:COLUMN`` for each. With ``proba``
+        one ``p(CLASS)`` for each class. With ``majority`` ``majority_label`` and ``majority_share`` (of the votes of
+        the cell's cluster).
 
     Raises
     ------
@@ -132,14 +142,15 @@ def predict(store: Cells, head: TrainedHead, options: PredictOptions) -> pd.Data
     OutputError
         If the output exists and ``overwrite`` is not set.
     """
-    return pd.concat(list(_predictions(store, head, options)))
+    return with_categories(pd.concat(list(_written(store, head, options))))
 
 
 @with_options(PredictOptions)
-def predict_to_file(store: Cells, head: TrainedHead, options: PredictOptions) -> PredictionCounts:
+def predict_to_file(store: Labelled, head: TrainedHead, options: PredictOptions) -> PredictionCounts:
     """Write what :func:`predict` returns block by block: memory grows by a few numbers a cell.
 
-    With a majority vote the predictions wait in a temporary file until all cells have voted.
+    Numbers have four significant digits. With a majority vote the predictions wait in a temporary file until all cells
+    have voted.
 
     Raises
     ------
@@ -147,55 +158,124 @@ def predict_to_file(store: Cells, head: TrainedHead, options: PredictOptions) ->
         If no ``output`` is given, and as :func:`predict` does.
     """
     if options.output is None:
-        raise OptionError("output=: name the file to write, such as annotated.h5ad, labels.csv or labels.parquet.")
+        raise OptionError("output=: name the file to write, such as labels.csv, labels.xlsx or labels.parquet.")
     counts = PredictionCounts()
-    for frame in _predictions(store, head, options):
+    for frame in _written(store, head, options):
         counts.add(frame)
     return counts
 
 
-def _predictions(store: Cells, head: TrainedHead, options: PredictOptions) -> Iterator[pd.DataFrame]:
+def _written(store: Cells, head: AnyHead | str | os.PathLike[str], options: PredictOptions) -> Iterator[pd.DataFrame]:
     """Yield tables of predictions, which are written on their way."""
-    if options.min_share and options.majority is None:
-        raise OptionError(f"min_share={options.min_share:g}: name the column of clusters that vote with majority=.")
-    target = None if options.output is None else Path(options.output)
-    if target is not None:
-        check_predictions_file(target, overwrite=options.overwrite)
-    progress = options.progress or Reporter()
-    opened = open_store(store)
-    for line in opened.notes:
-        progress.note(line)
-    trained, name = (head, "the head") if isinstance(head, AnyHead) else (load_head(head)[0], str(head))
-    usable = opened.usable_rows(allow_partial=options.allow_partial)
-    clusters = None if options.majority is None else read_clusters(opened, options.majority)
-    if isinstance(trained, AcrossGenesHead):
-        trained, found = predict_across_genes(
-            opened, trained, name, usable, progress, min_accuracy=options.min_accuracy
-        )
-        unlike = False
-    else:
-        trained, views = head_features(opened, trained, name, progress, min_accuracy=options.min_accuracy)
-        unlike = _mostly_far(trained, views, usable, options, progress)
-        found = trained.iter_predictions({view: RowSubset(rows, usable) for view, rows in views.items()})
-    rule = _label_rule(trained, name, options, progress, unlike=unlike)
-    with (
-        progress.track("predicting", len(usable), "cells") as track,
-        nullcontext()
-        if target is None
-        else open_predictions_file(target, opened, labels=rule.labels, overwrite=options.overwrite) as writer,
-    ):
-        frames = prediction_frames(opened, rule, found, usable, track=track)
-        if clusters is not None:
-            folder = None if target is None else target.absolute().parent
-            frames = with_majority(frames, clusters, folder=folder, min_share=options.min_share)
+    if options.output is not None:
+        if Path(options.output).suffix not in FORMATS:
+            cure = "For the cells with their labels: scstore.annotate."
+            raise OutputError(f"{options.output}: the name must end in one of {', '.join(FORMATS)}. {cure}")
+        check_table(options.output, overwrite=options.overwrite)
+    labelling = plan_labelling(open_store(store), head, options)
+    yield from write_frames(labelling.frames(), options.output, options)
+
+
+def write_frames(
+    frames: Iterator[pd.DataFrame], output: str | os.PathLike[str] | None, options: LabelOptions
+) -> Iterator[pd.DataFrame]:
+    """Pass tables of predictions on, and write them to a table if there is an output."""
+    with nullcontext() if output is None else open_table(output, index=True, overwrite=options.overwrite) as writer:
         for frame in frames:
             if writer is not None:
-                writer.write(frame)
+                wanted = frame[frame["status"] != "ok"] if options.only_unassigned else frame
+                writer.write(four_digits(wanted))
             yield frame
 
 
+@dataclass(frozen=True, eq=False)
+class Labelling:
+    """Cells and the head that labels them, all checked."""
+
+    store: Store
+    head: AnyHead
+    rule: LabelRule
+    usable: NDArray[np.int64]  # (m,) rows
+    clusters: NDArray[np.int32] | None
+    options: LabelOptions
+    predictions: Callable[[Callable[[int, NDArray[np.float64]], None] | None], Iterator[Predictions]]
+
+    def frames(self, take_places: Callable[[int, NDArray[np.float64]], None] | None = None) -> Iterator[pd.DataFrame]:
+        """Yield tables of predictions of all committed cells.
+
+        ``take_places`` gets the first place among the usable cells, and where the cells of each block lie in the space
+        of novelty.
+        """
+        progress = self.options.progress or Reporter()
+        with progress.track("labelling", len(self.usable), "cells") as track:
+            found = self.predictions(take_places)
+            frames = prediction_frames(self.store, self.rule, found, self.usable, track=track)
+            if self.clusters is not None:
+                frames = with_majority(frames, self.clusters, min_share=self.options.min_share)
+            yield from frames
+
+
+def plan_labelling(
+    opened: Store,
+    head: AnyHead | str | os.PathLike[str],
+    options: LabelOptions,
+    *,
+    more: Store | None = None,
+    name: str = "",
+) -> Labelling:
+    """Open the head, check the cells against it, and choose thresholds; ``more`` has views computed for it."""
+    if options.min_share and options.majority is None:
+        raise OptionError(f"min_share={options.min_share:g}: name the column of clusters that vote with majority=.")
+    progress = options.progress or Reporter()
+    for line in opened.notes:
+        progress.note(line)
+    trained, called = (head, "the head") if isinstance(head, AnyHead) else (load_head(head), str(head))
+    name = name or called
+    usable = opened.usable_rows(allow_partial=options.allow_partial)
+    usable = usable if more is None else usable[~more.empty[usable]]
+    clusters = None if options.majority is None else read_clusters(opened, options.majority)
+    alone = expression_alone(trained, name, options.members)
+    if isinstance(trained, AcrossGenesHead):
+        able, found = predict_across_genes(opened, trained, name, usable, progress, min_accuracy=options.min_accuracy)
+        rule = _label_rule(able, name, options, progress)
+        return Labelling(opened, able, rule, usable, clusters, options, lambda _: found)
+    inputs = head_features(
+        opened, trained, name, progress, min_accuracy=options.min_accuracy, more=more, expression_alone=alone
+    )
+    unlike = _mostly_far(inputs.head, inputs.views, usable, options, progress)
+    rule = _label_rule(inputs.head, name, options, progress, unlike=unlike)
+    return Labelling(opened, inputs.head, rule, usable, clusters, options, partial(_predictions, inputs, usable))
+
+
+def expression_alone(head: AnyHead, name: str, members: Sequence[str] | None) -> bool:
+    """Return whether a head is to read expression alone; refuse members that it cannot be cut down to."""
+    if members is None or (isinstance(head, FusedHead) and sorted(members) == sorted(head.views_)):
+        return False
+    views = head.views_ if isinstance(head, FusedHead) else ("X",)
+    if list(members) != ["X"] or "X" not in views or isinstance(head, AcrossGenesHead):
+        choices = " or ".join(dict.fromkeys((*(["X"] if "X" in views else []), " and ".join(views))))
+        raise OptionError(
+            f"members={list(members)}: {name} labels by {choices}; how sure it is was measured for those."
+        )
+    return True
+
+
+def _predictions(
+    inputs: HeadInputs,
+    usable: NDArray[np.int64],
+    take_places: Callable[[int, NDArray[np.float64]], None] | None,
+) -> Iterator[Predictions]:
+    head = inputs.head
+    for start in range(0, len(usable), BLOCK):
+        block = inputs.block(usable[start : start + BLOCK])
+        _, proba, novelty = next(head.iter_predictions(block))
+        yield Predictions(start, proba, novelty, inputs.empty(block))
+        if take_places is not None and head.rejection_ is not None:
+            take_places(start, head.rejection_.distances.place(head.members_, block, selected=True))
+
+
 def _mostly_far(
-    head: FusedHead, views: Mapping[str, Rows], usable: NDArray[np.int64], options: PredictOptions, progress: Reporter
+    head: FusedHead, views: Mapping[str, Rows], usable: NDArray[np.int64], options: LabelOptions, progress: Reporter
 ) -> bool:
     """Return whether most cells lie far from the training cells, by an even sample of them, and warn of it."""
     if head.rejection_ is None or not len(usable):
@@ -218,7 +298,7 @@ def _mostly_far(
 
 
 def _label_rule(
-    head: AnyHead, name: str, options: PredictOptions, progress: Reporter, *, unlike: bool = False
+    head: AnyHead, name: str, options: LabelOptions, progress: Reporter, *, unlike: bool = False
 ) -> LabelRule:
     """Choose the thresholds of a head; where the cells are unlike its training cells, distance counts too."""
     rejection = head.rejection_

@@ -21,8 +21,6 @@ COARSE = "coarse"
 UNASSIGNED = "unassigned"
 
 Array = NDArray[Any]
-# First place among the usable cells, probabilities, novelty.
-Predictions = tuple[int, NDArray[np.float64], NDArray[np.float64] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,36 +34,61 @@ class LabelRule:
     proba: bool = False  # whether the table holds the probabilities
 
     @property
+    def reasons(self) -> dict[str, str]:
+        """Why a cell has its status, in words."""
+        confidence, novelty = self.thresholds.confidence, self.thresholds.novelty
+        return {
+            "ok": "",
+            "empty": "expresses none of the genes that are read",
+            "unsure": f"confidence below {confidence:.2f}",
+            "far": f"far from the training cells: novelty above {novelty:.2f}",
+            COARSE: f"confidence of the finest label below {confidence:.2f}",
+        }
+
+    @property
     def labels(self) -> list[str]:
         """Every label that a table can hold: the classes, then those of coarser levels."""
         levels = () if self.hierarchy is None else self.hierarchy.levels
         return [str(name) for names in (self.classes, *(level.labels for level in levels)) for name in names]
 
 
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a head says of a run of usable cells, from the place ``start`` among them.
+
+    ``proba`` ``(b, n_classes)``, ``novelty`` ``(b,)`` if the head has any; ``empty`` ``(b,)`` cells express none of the
+    genes that are read.
+    """
+
+    start: int
+    proba: NDArray[np.float64]
+    novelty: NDArray[np.float64] | None
+    empty: NDArray[np.bool_]
+
+
 def prediction_frames(
     store: Store, rule: LabelRule, predictions: Iterator[Predictions], usable: NDArray[np.int64], *, track: Track
 ) -> Iterator[pd.DataFrame]:
-    """Yield tables of all committed cells block by block.
-
-    ``predictions`` yields the first place in ``usable`` ``(m,)``, the probabilities and the novelty of each block;
-    cells of the store that are not in ``usable`` are empty.
-    """
+    """Yield tables of all committed cells block by block; cells that are not ``usable`` ``(m,)`` are empty."""
     ids, committed, begin = store.obs.index.astype(str), store.committed, 0
-    for start, proba, novelty in predictions:
-        rows = usable[start : start + len(proba)]
+    for said in predictions:
+        rows = usable[said.start : said.start + len(said.proba)]
         end = int(rows[-1]) + 1
         span = begin + np.flatnonzero(committed[begin:end])
-        yield _frame(rule, ids[span], np.searchsorted(span, rows), proba, novelty)
+        yield _frame(rule, ids[span], np.searchsorted(span, rows), said)
         track.advance(len(rows))
         begin = end
     span = begin + np.flatnonzero(committed[begin:])
     if len(span) or not begin:
-        none = np.empty((0, len(rule.classes)))
-        yield _frame(rule, ids[span], np.empty(0, dtype=np.int64), none, None)
+        none = Predictions(0, np.empty((0, len(rule.classes))), None, np.empty(0, dtype=bool))
+        yield _frame(rule, ids[span], np.empty(0, dtype=np.int64), none)
 
 
-def _frame(rule: LabelRule, ids: pd.Index, places: Array, proba: Array, novelty: Array | None) -> pd.DataFrame:
+def _frame(rule: LabelRule, ids: pd.Index, places: Array, said: Predictions) -> pd.DataFrame:
     """Return the table of one block, whose cells at ``places`` have predictions and whose others are empty."""
+    some = ~said.empty
+    places, proba = places[some], said.proba[some]
+    novelty = None if said.novelty is None else said.novelty[some]
     chosen = None if rule.hierarchy is None else rule.hierarchy.choose(proba)
     cells = label_cells(proba, rule.classes, chosen=chosen)
     best = cells.label.astype(object)
@@ -80,10 +103,12 @@ def _frame(rule: LabelRule, ids: pd.Index, places: Array, proba: Array, novelty:
     values: dict[str, tuple[Any, Any]] = {
         "label": (UNASSIGNED, label),
         "confidence": (0.0, cells.confidence),
-        "margin": (0.0, cells.margin),
         "status": ("empty", status),
-        "novelty": (np.nan, np.nan if novelty is None else novelty),
+        "reason": (rule.reasons["empty"], [rule.reasons[one] for one in status]),
         "best_label": (UNASSIGNED, best),
+        "second_label": (UNASSIGNED, cells.second.astype(object)),
+        "margin": (0.0, cells.margin),
+        "novelty": (np.nan, np.nan if novelty is None else novelty),
         **levels,
     }
     if rule.proba:
@@ -93,6 +118,11 @@ def _frame(rule: LabelRule, ids: pd.Index, places: Array, proba: Array, novelty:
         columns[name] = np.full(len(ids), of_empty, dtype=object if isinstance(of_empty, str) else np.float64)
         columns[name][places] = found
     return pd.DataFrame(columns, index=pd.Index(ids, name="cell_id"))
+
+
+def with_categories(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with its text as categories, those that occur."""
+    return frame.astype({name: "category" for name in frame.columns if frame[name].dtype == object})
 
 
 def _levels(

@@ -127,6 +127,20 @@ def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str 
         return CellFile(name, obs, slots, genes, opened.notes, stack.pop_all())
 
 
+def is_tenx(source: object) -> bool:
+    """Whether this is the path of a 10x file or of a folder with a matrix, and not of an AnnData."""
+    if not isinstance(source, str | os.PathLike):
+        return False
+    path = Path(source)
+    if path.is_dir():
+        return not {file.name for file in path.iterdir()} & {"zarr.json", ".zgroup", ".zarray"} and bool(find_mtx(path))
+    with contextlib.suppress(CellsError, OSError):
+        if path.is_file() and h5py.is_hdf5(path):
+            with open_hdf5(path) as root:
+                return "obs" not in root and bool(tenx_groups(root))
+    return False
+
+
 def _find_genes(opened: Opened) -> dict[str, Genes]:
     """Find the genes of each slot; what ``var`` does not know of them is looked for in ``raw.var``, and the reverse."""
     raw, var = opened.slot_vars.get("raw"), next((v for slot, v in opened.slot_vars.items() if slot != "raw"), None)

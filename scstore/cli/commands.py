@@ -49,6 +49,15 @@ COMMANDS = (
     ),
     _model("demo", "Show the whole path on 700 real blood cells; needs scstore[demo].", function="scstore.demo:demo"),
     _laptop(
+        "annotate",
+        "Label cells with a trained head, and give them back whole, with labels, reasons and a UMAP.",
+        "scstore annotate cells.h5ad --head heads/blood -o annotated.h5ad",
+        "scstore annotate filtered_feature_bc_matrix.h5 --head heads/blood -o annotated.h5ad",
+        "scstore annotate cells.h5ad --head heads/blood -o doubtful.xlsx --only-unassigned",
+        function="scstore.labelling.annotate:annotate_to_file",
+        required=("output",),
+    ),
+    _laptop(
         "fit",
         "Train a head on a store's cached features. No model, no GPU.",
         "scstore fit stores/ref.zarr --label cell_type -o heads/cell_type",
@@ -58,8 +67,7 @@ COMMANDS = (
     ),
     _laptop(
         "predict",
-        "Label cells with a trained head.",
-        "scstore predict stores/new.zarr --head heads/cell_type -o annotated.h5ad",
+        "Label cells with a trained head, into a table.",
         "scstore predict stores/new.zarr --head heads/cell_type -o labels.csv --proba",
         function="scstore.annotation.predict:predict_to_file",
         required=("output",),

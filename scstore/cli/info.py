@@ -32,7 +32,7 @@ def info(
     """Open a store, an AnnData, a head, a gene table or a panel."""
     mend(path)
     if (Path(path) / "head.json").exists():
-        head, _ = load_head(path)
+        head = load_head(path)
         if card is not None:
             from scstore.report.card import save_model_card
 

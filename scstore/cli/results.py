@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scstore.evaluation.result import Evaluation
     from scstore.genes.table import GeneTable
     from scstore.heads.artifact import AnyHead
+    from scstore.labelling.annotate import AnnotationResult
     from scstore.model.projector_file import ProjectorFile
     from scstore.panels.panel import Panel
     from scstore.search.query import QueryResult
@@ -79,7 +80,7 @@ def show_extract(store: Store, given: Mapping[str, Any]) -> None:
         if control is not None:
             words = ["evaluate", "STORE", "--label", label or "COLUMN", "--control", f"{control['kind']}={output}"]
         elif given["like"] is not None or label is None:
-            words = ["predict", str(output), "--head", "HEAD", "-o", "annotated.h5ad"]
+            words = ["annotate", str(output), "--head", "HEAD", "-o", "annotated.h5ad"]
         else:
             words = ["fit", str(output), "--label", label, "-o", f"heads/{label}"]
         lines = [f"{output}: {done:,} cells, views {', '.join(store.views)}", f"next: scstore {shlex.join(words)}"]
@@ -176,7 +177,7 @@ def show_fit(head: AnyHead, given: Mapping[str, Any]) -> None:
         *level_lines(head.record_),
         held_out_line(head.held_out_),
         f"model card: {card}",
-        f"next: scstore predict STORE --head {folder} -o annotated.h5ad",
+        f"next: scstore annotate CELLS --head {folder} -o annotated.h5ad",
     )
 
 
@@ -213,6 +214,11 @@ def show_predict_to_file(counts: PredictionCounts, given: Mapping[str, Any]) -> 
         lines.append(f"unassigned: {', '.join(why)}; the most probable label of each is in best_label")
     values = {"output": str(given["output"]), "n_cells": counts.n_cells, "labels": labels, "statuses": counts.statuses}
     state.output.result(values | ({"majority": counts.majority} if counts.majority else {}), *lines)
+
+
+def show_annotate_to_file(found: AnnotationResult, given: Mapping[str, Any]) -> None:
+    """Print how many cells have which label, and why others have none."""
+    show_predict_to_file(found.counts, given)
 
 
 def show_query_to_file(found: QueryResult, given: Mapping[str, Any]) -> None:

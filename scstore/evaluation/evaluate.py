@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
-from scstore.annotation.fit import PriorAdjustment, StoreLike
+from scstore.annotation.fit import PriorAdjustment
 from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels, report_labels
 from scstore.errors import OptionError
 from scstore.evaluation.cells import EvaluationCells, gather_cells
@@ -27,17 +28,17 @@ from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.training import one_blas_thread
 from scstore.options import AllowPartial, Option, Progress, Seed, public
 from scstore.progress import Reporter
-from scstore.store.reader import Store, open_store
+from scstore.store.reader import Cells, Store, open_store
 
 # Draws of a few training cells from every fold; with five folds that makes 15 trainings a row.
 DRAWS = 3
 
-Controls = Mapping[str, StoreLike | Sequence[StoreLike]] | None
+Controls = Mapping[str, Cells | Sequence[Cells]] | None
 
 
 @public
 def evaluate(
-    store: Annotated[StoreLike, Option("A store, or any .h5ad or AnnData Zarr with obsm matrices.", argument=True)],
+    store: Annotated[Cells, Option("A store, an AnnData on disk or in memory, or a 10x file.", argument=True)],
     *,
     label: Annotated[str, Option("Column of obs with the classes; cells without a label are left out.")],
     missing_labels: MissingLabels = MISSING_LABELS,
@@ -48,7 +49,7 @@ def evaluate(
     folds: Annotated[int, Option("Number of folds.", minimum=2, advanced=True)] = 5,
     repeats: Annotated[int, Option("How often to deal the folds (and genes) anew.", minimum=1, advanced=True)] = 1,
     group: Annotated[str | None, Option("Column of obs, such as donor: folds hold out whole groups.")] = None,
-    test_store: Annotated[StoreLike | None, Option("Train on the whole store, and test on this one.")] = None,
+    test_store: Annotated[Cells | None, Option("Train on the whole store, and test on this one.")] = None,
     train_on: Annotated[Sequence[str], Option("COLUMN=VALUE of the cells to train on, or else the rest.")] = (),
     test_on: Annotated[Sequence[str], Option("COLUMN=VALUE of the cells to test on, such as species=mouse.")] = (),
     min_cells: Annotated[int, Option("Leave out classes with fewer cells.", minimum=1, advanced=True)] = 10,
@@ -202,6 +203,6 @@ def _disjoint_genes(fraction: float, design: Design, cells: EvaluationCells, *, 
     return Table("disjoint genes", words, tuple(gene_split_rows()), tuple(dealt), features, notes)
 
 
-def _opened(given: StoreLike | Sequence[StoreLike]) -> list[Store]:
-    stores = [given] if isinstance(given, str | os.PathLike | Store) else given
+def _opened(given: Cells | Sequence[Cells]) -> list[Store]:
+    stores = [given] if isinstance(given, str | os.PathLike | AnnData | Store) else given
     return [open_store(one) for one in stores]

@@ -19,12 +19,15 @@ from scstore.cells.options import (
 from scstore.errors import FeatureSpaceError, OptionError
 from scstore.extraction.presets import PRESETS
 from scstore.genes.table import load_gene_table
+from scstore.heads.artifact import HEAD, AnyHead, load_head
 from scstore.model.projector import PROJECTORS
 from scstore.model.projector_file import load_projector
 from scstore.model.sequence_frame import INSTRUCTION
 from scstore.options import Option, Overwrite, Progress, did_you_mean
 from scstore.panels.panel import load_panel
-from scstore.store.reader import open_store
+from scstore.store.layout import RUN_FILES
+from scstore.store.reader import Store, open_store
+from scstore.untrusted.kinds import FOLDERS, what_is
 
 AUTO_PANEL, ALL_GENES = "auto", "all"
 
@@ -52,9 +55,6 @@ SPACE = (
 # Options without effect when ``pool`` is empty; ``expression_scaling`` is another.
 READOUT_ONLY = ("projector", "seed", "instruction", "readout_token", "layers", "spread")
 
-# Options that may name a file; a store's record has them relative to its folder.
-FILES = ("genes", "panel", "projector", "orthologs")
-
 # What a store's record has the digests of, beside the model.
 LOADERS: dict[str, Callable[[str], Any]] = {
     "genes": load_gene_table, "panel": load_panel, "projector": load_projector,
@@ -64,6 +64,7 @@ LOADERS: dict[str, Callable[[str], Any]] = {
 NOT_RECORDED = ("device", "like", "overwrite", "progress", "shard")
 
 StrPath: TypeAlias = str | os.PathLike[str]
+Like: TypeAlias = str | os.PathLike[str] | Store | AnyHead
 Cells = Annotated[
     CellSource, Option("An .h5ad, AnnData Zarr, 10x .h5 or 10x mtx folder; or an AnnData.", argument=True)
 ]
@@ -207,7 +208,7 @@ class ExtractOptions(SequenceOptions):
         Literal["default", "scinterpreter", "screader", "genept-w", "genept-s"] | None,
         Option("A published recipe, or the best choice without labels (default). Other options given here win."),
     ] = None
-    like: Annotated[StrPath | None, Option("Take the whole feature space of another store.")] = None
+    like: Annotated[Like | None, Option("Take the whole feature space of another store, or of a head.")] = None
     control: Annotated[
         Literal["random-genes", "random-llm", "shuffled-order"] | None,
         Option(
@@ -300,14 +301,12 @@ def complete_options(options: ExtractOptions) -> ExtractOptions:
     return replace(options, **{name: chosen[name] for name in chosen if getattr(options, name) is None})
 
 
-def _options_like(reference: StrPath, options: ExtractOptions) -> ExtractOptions:
+def _options_like(reference: Like, options: ExtractOptions) -> ExtractOptions:
     default = ExtractOptions()
     for name in ("preset", *SPACE):
         if (value := getattr(options, name)) != getattr(default, name):
             raise OptionError(f"{name}={value!r} cannot go with like=: the feature space is taken from {reference}.")
-    record = open_store(reference).record
-    if record is None:
-        raise FeatureSpaceError(f"like={str(reference)!r}: scstore did not extract it.")
+    record, folder = reference_record(reference)
     taken: Mapping[str, Any] = record["options"]
     values: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in taken.items() if name in SPACE
@@ -315,9 +314,9 @@ def _options_like(reference: StrPath, options: ExtractOptions) -> ExtractOptions
     values["control"] = taken["control"] or options.control
     if options.control not in (None, values["control"]):
         raise OptionError(f"control={options.control!r}: {reference} is a control itself.")
-    for name in FILES:
+    for name in RUN_FILES:
         if _is_file(name, values.get(name)):
-            values[name] = os.path.normpath(Path(reference).parent / values[name])
+            values[name] = os.path.normpath(folder / values[name])
             if not Path(values[name]).exists():
                 raise FeatureSpaceError(f"{reference}: its {name} file {values[name]} is missing. Put it back.")
     for name, load in LOADERS.items():
@@ -330,11 +329,34 @@ def _options_like(reference: StrPath, options: ExtractOptions) -> ExtractOptions
     return replace(options, **values)
 
 
+def reference_record(reference: Like) -> tuple[Mapping[str, Any], Path]:
+    """Return the record of the run that a store, or the cells of a head, were extracted by, and its files' folder."""
+    if isinstance(reference, AnyHead) or (
+        not isinstance(reference, Store) and what_is(reference) == FOLDERS[HEAD.description]
+    ):
+        head = reference if isinstance(reference, AnyHead) else load_head(reference)
+        record: Any = head.record_.get("extraction")
+        if record is None:
+            raise FeatureSpaceError(
+                f"like={_name(reference)!r}: it reads expression alone: nothing is to be extracted."
+            )
+        files = {name: str(path.absolute()) for name, path in head.files_.items()}
+        return {**record, "options": {**record["options"], **files}}, Path()
+    store = open_store(reference)
+    if store.record is None:
+        raise FeatureSpaceError(f"like={_name(reference)!r}: scstore did not extract it.")
+    return store.record, store.path.parent
+
+
+def _name(reference: Like) -> str:
+    return "the head" if isinstance(reference, AnyHead) else str(getattr(reference, "path", reference))
+
+
 def options_record(options: ExtractOptions, folder: Path) -> dict[str, Any]:
     """The options as JSON, files relative to the store's folder so that both can be moved together."""
     values: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(options)}
     values |= {"pool": options.poolings, "companions": options.companion_views, "panel": options.panel_file}
-    for name in FILES:
+    for name in RUN_FILES:
         if _is_file(name, values[name]):
             values[name] = Path(os.path.relpath(values[name], folder)).as_posix()
     return {

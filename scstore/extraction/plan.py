@@ -21,8 +21,9 @@ from scstore.extraction.options import (
     RANDOM_LLM,
     SHUFFLED_ORDER,
     ExtractOptions,
-    StrPath,
+    Like,
     options_record,
+    reference_record,
 )
 from scstore.extraction.presets import PRESETS
 from scstore.extraction.sequence_plan import SequencePlan, installed_versions, plan_sequences
@@ -92,9 +93,9 @@ def make_plan(
     )
 
 
-def _check_model_like(reference: StrPath, sequences: SequencePlan) -> None:
+def _check_model_like(reference: Like, sequences: SequencePlan) -> None:
     """Refuse another model of the same name than the reference store's; its files were compared before."""
-    before, now = (open_store(reference).record or {})["model"], sequences.model_record
+    before, now = reference_record(reference)[0]["model"], sequences.model_record
     if before is not None and now is not None and before["digest"] != now["digest"]:
         raise FeatureSpaceError(
             f"like={str(reference)!r}: the model {now['name']} has other files than when {reference} was made (digest "

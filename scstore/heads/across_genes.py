@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -98,6 +99,7 @@ class AcrossGenesHead:
     def __init__(self, *, keep: float = KEEP, random_state: int = 0) -> None:
         self.keep = check_keep(keep)
         self.random_state = random_state
+        self.files_: dict[str, Path] = {}
 
     @property
     def rejection_(self) -> ConfidenceRejection | None:

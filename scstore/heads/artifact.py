@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Annotated, Any
 
 from numpy import ndarray
@@ -19,7 +20,10 @@ from scstore.untrusted.safetensors import WEIGHTS_LIMIT
 # A head that can be saved and loaded.
 AnyHead = FusedHead | AcrossGenesHead
 
-HEAD = FolderKind("head", "head.json", "weights.safetensors", "scstore fit")
+# Copies of what the training cells were extracted with, by the option of ``scstore extract``.
+COPIES = {"genes": "genes.h5ad", "panel": "panel.h5ad", "projector": "projector"}
+
+HEAD = FolderKind("head", "head.json", "weights.safetensors", "scstore fit", tuple(COPIES.values()))
 ARRAY = "$array"  # key of an object that stands for an array
 
 
@@ -45,7 +49,9 @@ def save_head(head: AnyHead, path: str | PathLike[str], *, record: Mapping[str, 
         If the record or a parameter is not JSON, or the record is too large.
     """
     arrays, document = split_arrays(head.to_state())
-    write_sealed_folder(path, HEAD, {**document, "record": dict(record)}, arrays, overwrite=overwrite)
+    copies = {COPIES[name]: source for name, source in head.files_.items()}
+    document["record"] = dict(record)
+    write_sealed_folder(path, HEAD, document, arrays, copies=copies, overwrite=overwrite)
 
 
 @public
@@ -53,13 +59,13 @@ def load_head(
     path: Annotated[str | PathLike[str], Option("Folder of a head, as scstore.fit writes it.")],
     *,
     limit: Annotated[int, Option("Most bytes of weights to read.", minimum=0)] = WEIGHTS_LIMIT,
-) -> tuple[AnyHead, dict[str, JSON]]:
+) -> AnyHead:
     """Read a head that :func:`scstore.fit` wrote. Other files in the folder are ignored.
 
     Returns
     -------
-    head, record
-        The fitted head, and what it was trained on and how, as JSON values.
+    FusedHead or AcrossGenesHead
+        The fitted head; ``record_`` says what it was trained on and how, as JSON values.
 
     Raises
     ------
@@ -77,7 +83,8 @@ def load_head(
     kind: type[AnyHead] = AcrossGenesHead if state.get("kind") == KIND else FusedHead
     head = kind.from_state(state)
     head.record_ = record
-    return head, record
+    head.files_ = {name: Path(path, copy) for name, copy in COPIES.items() if Path(path, copy).exists()}
+    return head
 
 
 def split_arrays(state: State) -> tuple[dict[str, Array], State]:

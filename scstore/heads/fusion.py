@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -96,8 +97,9 @@ class FusedHead:
         What held-out cells showed where genes are missing; None without ``X`` and ``keep``.
     hierarchy_
         Coarser levels of the labels; None unless the caller sets some.
-    record_
-        The caller's notes on the training data; empty after :meth:`fit`, from the file after loading.
+    record_, files_
+        The caller's notes on the training data, and files that its cells were extracted with; empty after :meth:`fit`,
+        from the folder after loading.
 
     References
     ----------
@@ -213,6 +215,7 @@ class FusedHead:
         self.genes_ = None if reducer is None else [names[column] for column in reducer.selected]
         self.hierarchy_: Hierarchy | None = None
         self.record_: dict[str, JSON] = {}
+        self.files_: dict[str, Path] = {}
         return self
 
     @property
@@ -319,17 +322,20 @@ class FusedHead:
                 novelty = self.rejection_.novelty_of(self.members_, block, self._choose(proba))
             yield start, proba, novelty
 
-    def for_genes(self, measured: Array) -> tuple[Self, GeneEstimate | None, MissingCase | None]:
+    def for_genes(
+        self, measured: Array, *, expression_alone: bool = False
+    ) -> tuple[Self, GeneEstimate | None, MissingCase | None]:
         """Return the head for cells of which only the genes ``measured`` ``(g,) bool`` of ``genes_`` are known.
 
         It reads expression alone, with the temperature and the thresholds of held-out cells that lacked as much. Also
         returns the estimate of the missing genes, to complete expression with, and the case. Where all genes are
-        measured, or the head was fitted without ``keep``, it is the head itself.
+        measured it is the head itself, unless it is to read ``expression_alone``; also where it was fitted without
+        ``keep``.
         """
         reducer = self._reducer
-        if reducer is None or measured.all():
+        if reducer is None or (measured.all() and not expression_alone):
             return self, None, None
-        estimate = reducer.estimate(measured)
+        estimate = None if measured.all() else reducer.estimate(measured)
         if self.missing_ is None or self.rejection_ is None:
             return self, estimate, None
         case = self.missing_.at(share_known(reducer, self.gene_importance(), measured))
@@ -410,7 +416,7 @@ class FusedHead:
         temperatures = tuple(float(state["temperatures"][view]) for view in head.members_)
         head.fusion_ = Fusion(shares, head.logit_adjustment, temperatures, float(state["temperature"]))
         head.genes_ = None if state["genes"] is None else [str(gene) for gene in state["genes"]]
-        head.held_out_, head.record_ = dict(state["held_out"]), {}
+        head.held_out_, head.record_, head.files_ = dict(state["held_out"]), {}, {}
         saved, above, classes = state["rejection"], state["hierarchy"], head.classes_
         head.rejection_ = None if saved is None else Rejection.from_state(saved, n_classes=len(classes))
         missing = state["missing"]

@@ -15,13 +15,14 @@ from scstore.heads.rows import Array
 
 @dataclass(frozen=True, eq=False)
 class LabelledCells:
-    """The label of each cell, its probability, and its lead over the best other label, ``(n,)`` each.
+    """The label of each cell, its probability, the best other label, and the lead over that, ``(n,)`` each.
 
     The margin is negative where a coarser label overruled the most probable class.
     """
 
     label: Array
     confidence: Array
+    second: Array
     margin: Array
 
 
@@ -34,8 +35,8 @@ def label_cells(proba: Array, classes: Array, *, chosen: Array | None = None) ->
     rows = np.arange(len(proba))
     others = proba.copy()
     others[rows, best] = -np.inf
-    first = proba[rows, best]
-    return LabelledCells(np.asarray(classes)[best], first, first - others.max(axis=1, initial=-np.inf))
+    first, names = proba[rows, best], np.asarray(classes)
+    return LabelledCells(names[best], first, names[others.argmax(axis=1)], first - others.max(axis=1, initial=-np.inf))
 
 
 @dataclass(frozen=True, eq=False)

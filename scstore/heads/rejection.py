@@ -48,18 +48,17 @@ class Distances:
     axes: Array
     centres: Array
 
-    def measure(self, members: Members, views: Views, codes: Array, *, selected: bool) -> Array:
-        """Return the distance ``(n,) float64`` of each cell from the mean of the class in ``codes`` ``(n,)``.
-
-        ``selected`` is as for :meth:`Member.rows`.
-        """
+    def place(self, members: Members, views: Views, *, selected: bool) -> Array:
+        """Return where cells lie in the space, ``(n, k) float64``; ``selected`` is as for :meth:`Member.rows`."""
         rows = place_views(members, views, self.views, selected=selected)
-        found = np.empty(len(codes))
         with one_blas_thread():
-            for start, block in iter_blocks(rows):
-                own = slice(start, start + len(block))
-                found[own] = np.linalg.norm((block - self.mean) @ self.axes - self.centres[codes[own]], axis=1)
-        return found
+            placed = [(block - self.mean) @ self.axes for _, block in iter_blocks(rows)]
+        return np.concatenate([np.empty((0, self.axes.shape[1])), *placed])
+
+    def measure(self, members: Members, views: Views, codes: Array, *, selected: bool) -> Array:
+        """Return the distance ``(n,) float64`` of each cell from the mean of the class in ``codes`` ``(n,)``."""
+        placed = self.place(members, views, selected=selected)
+        return np.asarray(np.linalg.norm(placed - self.centres[codes], axis=1))
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], *, n_classes: int) -> Self:

@@ -24,7 +24,7 @@ from scstore.search.gene_loss import report_missing_genes
 from scstore.search.index import cached_index
 from scstore.search.label_shares import LabelShares
 from scstore.store.obs_filter import cells_where
-from scstore.store.reader import Store, open_store
+from scstore.store.reader import Cells, Store, open_store
 from scstore.store.views import View
 from scstore.tables import check_table, open_table
 
@@ -34,8 +34,8 @@ MOST_CELLS = 50_000
 # Cells whose table is made at a time: metadata take more memory than neighbours.
 TABLE_CELLS = 4096
 
-Cells = Annotated[str | os.PathLike[str] | Store, Option("The cells to look up.", argument=True)]
-Reference = Annotated[str | os.PathLike[str] | Store, Option("The cells to look among.")]
+LookedUp = Annotated[Cells, Option("The cells to look up.", argument=True)]
+Reference = Annotated[Cells, Option("The cells to look among.")]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class QueryResult:
 
 
 @with_options(QueryOptions)
-def query(store: Cells, reference: Reference, options: QueryOptions) -> pd.DataFrame:
+def query(store: LookedUp, reference: Reference, options: QueryOptions) -> pd.DataFrame:
     """Find the ``k`` nearest reference cells of every cell, by cosine distance around the reference's mean.
 
     A reference of 50,000 cells or more is searched through an index, which is built once and kept in the user's cache
@@ -114,7 +114,7 @@ def query(store: Cells, reference: Reference, options: QueryOptions) -> pd.DataF
 
 
 @with_options(QueryOptions)
-def query_to_file(store: Cells, reference: Reference, options: QueryOptions) -> QueryResult:
+def query_to_file(store: LookedUp, reference: Reference, options: QueryOptions) -> QueryResult:
     """Write what :func:`query` returns block by block: memory does not grow with the number of cells.
 
     Raises
@@ -152,7 +152,7 @@ class _Plan:
     shares: LabelShares | None
 
 
-def _plan(store: Cells, reference: Reference, options: QueryOptions) -> _Plan:
+def _plan(store: LookedUp, reference: Reference, options: QueryOptions) -> _Plan:
     """Open both sides and check everything before any search."""
     if options.output is not None:
         check_table(options.output, overwrite=options.overwrite)

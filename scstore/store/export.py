@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from scstore import fsio
 from scstore.cells.frames import fitting_names, plain_frame
+from scstore.cells.opening import open_cells
 from scstore.hdf5_output import OutputFile, hdf5_output, open_to_read
 from scstore.options import Option, Overwrite, public
 from scstore.sealed import FORMAT
@@ -78,16 +79,28 @@ def _problem(path: Path) -> str | None:
 def write_h5ad(
     store: Store, path: Path, *, views: Sequence[str] | None = None, rows: NDArray[np.int64] | None = None
 ) -> None:
-    """Write cells with their views to a new file; what scstore did not make is copied, or read as a whole first."""
-    if not store.is_sharded:
+    """Write cells with their views to a new file, in bounded memory beside ``obs``.
+
+    An ``.h5ad`` that is wanted whole is copied. From an AnnData Zarr that scstore did not make, which may hold
+    anything, and from part of an ``.h5ad``, everything wanted is read first.
+    """
+    if isinstance(store.source, anndata.AnnData):
+        with hdf5_output(path) as file, anndata.settings.override(allow_write_nullable_strings=True):
+            write_elem(file, "/", store.source if rows is None else store.source[rows])
+            file.attrs[MADE_HERE] = FORMAT
+        return
+    if not store.is_sharded and store.is_anndata_on_disk:
         whole = views is None and rows is None and not store.is_modality
-        if store.path.is_file() and whole and not _is_legacy(store.path):
+        if store.path.is_file() and whole and not is_legacy(store.path):
             shutil.copyfile(store.path, path)
             with hdf5_output(path, "r+") as file:
                 if MADE_HERE not in file.attrs:
                     file.attrs[MADE_HERE] = FORMAT
         else:
             _write_anndata(store.to_anndata(views, rows=rows), path)
+        return
+    if not store.is_sharded:
+        _write_cells(store, path)
         return
     names = list(store.views if views is None else dict.fromkeys(store.view(name).name for name in views))
     frame = store.to_anndata([], rows=rows)
@@ -106,6 +119,20 @@ def write_h5ad(
             write_csr(file.create_group("X"), _blocks(file, view, chosen), view.shape[1])
 
 
+def _write_cells(store: Store, path: Path) -> None:
+    """Write the matrix of a 10x input as it is, with its cells and genes."""
+    cells = open_cells(store.path)
+    with cells:
+        matrix, genes = cells.matrix("X"), cells.var("X")
+        _write_anndata(anndata.AnnData(obs=cells.obs, var=genes), path)
+        with hdf5_output(path, "r+") as file:
+            if "X" in file:
+                del file["X"]
+            starts = range(0, cells.n_cells, SPARSE_ROWS)
+            blocks = (matrix.rows(at, min(at + SPARSE_ROWS, cells.n_cells)) for at in starts)
+            write_csr(file.create_group("X"), blocks, len(genes))
+
+
 def _write_anndata(adata: anndata.AnnData, path: Path) -> None:
     """Write what :meth:`anndata.AnnData.write_h5ad` would, whatever the names and types of columns."""
     for name in ("obs", "var"):
@@ -119,7 +146,7 @@ def _write_anndata(adata: anndata.AnnData, path: Path) -> None:
         file.attrs[MADE_HERE] = FORMAT
 
 
-def _is_legacy(path: Path) -> bool:
+def is_legacy(path: Path) -> bool:
     """Whether anndata before 0.7 wrote a file: nothing can be added to its obs."""
     with open_to_read(path) as file:
         return isinstance(file["obs"], h5py.Dataset)

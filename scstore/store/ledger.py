@@ -27,6 +27,7 @@ from scstore.untrusted.guards import reading
 
 # Bytes of JSON, for which Python takes twenty times as much: 200,000 files, and the record of a run.
 MANIFEST_LIMIT = 1 << 25
+RUN_RECORD = "the run's record (uns/scstore/record)"
 RUN_LIMIT = 1 << 24
 # Bytes of a shard's record; a view takes about 150.
 RECORD_LIMIT = 1 << 20
@@ -42,18 +43,23 @@ REDO = "Run the same `scstore extract` again to redo this shard."
 
 def read_run_record(path: Path, group: Any) -> dict[str, Any] | None:
     """Return the record of the run that made a store; ``None`` where scstore did not make it."""
-    where = "the run's record (uns/scstore/record)"
-    with reading(path, where, error=DamagedError, cure=CURE):
+    with reading(path, RUN_RECORD, error=DamagedError, cure=CURE):
         if "uns" not in group or "scstore" not in group["uns"] or "record" not in group["uns/scstore"]:
             return None
         text = str(read_elem(group["uns/scstore/record"]))
+    return parse_run_record(path, text)
+
+
+def parse_run_record(path: Path, text: str) -> dict[str, Any]:
+    """Return the record of a run from its text."""
+    with reading(path, RUN_RECORD, error=DamagedError, cure=CURE):
         if len(text) > RUN_LIMIT:
             raise ValueError(f"it has {len(text):,} characters")
         record = json.loads(text)
         found, body = record["format"], unseal(record)
     check_format(path, found)
     if body is None:
-        raise DamagedError(f"{path}: {where} does not match its digest. {CURE}")
+        raise DamagedError(f"{path}: {RUN_RECORD} does not match its digest. {CURE}")
     return body
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import anndata
 import h5py
@@ -20,9 +20,11 @@ from scipy import sparse
 from scipy.sparse import csr_matrix
 
 from scstore.cells.anndata_files import is_mudata, read_frame, rna_modality, with_shared_obs
+from scstore.cells.anndata_memory import describe_anndata
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_block
+from scstore.cells.frames import plain_frame
 from scstore.cells.matrices import is_numeric
-from scstore.cells.opening import CellFile, open_cells
+from scstore.cells.opening import CellFile, identify_cells, is_tenx, open_cells
 from scstore.cells.scales import TARGET_SUM
 from scstore.errors import CellsError, CellsWarning, DamagedError, IncompleteStoreError, InputError, show
 from scstore.options import Option, did_you_mean, public
@@ -30,6 +32,7 @@ from scstore.progress import Reporter
 from scstore.sealed import Space, fingerprint
 from scstore.store.layout import (
     LEDGER,
+    RUN_FILES,
     SCRATCH_EXPRESSION,
     STATUS,
     STATUS_EMPTY,
@@ -38,7 +41,7 @@ from scstore.store.layout import (
     open_group,
     view_specs,
 )
-from scstore.store.ledger import CURE, ManifestStore, committed_shards, read_run_record
+from scstore.store.ledger import CURE, ManifestStore, committed_shards, parse_run_record, read_run_record
 from scstore.store.views import ShardView, View, array_view, open_csr
 from scstore.untrusted.guards import Guard
 from scstore.untrusted.hdf5 import first_missing_filter
@@ -49,28 +52,35 @@ EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM,
 
 
 class Store:
-    """Cells with their feature matrices, on disk.
+    """Cells with their feature matrices.
 
-    A store that ``scstore extract`` wrote, the ``.h5ad`` exported from one, or any other ``.h5ad`` or AnnData Zarr with
-    ``obsm`` matrices. Nothing is read before it is asked for.
+    A store that ``scstore extract`` wrote, the ``.h5ad`` exported from one, any other ``.h5ad`` or AnnData Zarr, a 10x
+    file or folder, or an AnnData in memory. Nothing is read before it is asked for.
 
     Parameters
     ----------
     path
-        The store or file. :func:`scstore.open` does the same.
+        The store, file or AnnData. :func:`scstore.open` does the same.
 
     Attributes
     ----------
     path
-        Where it is.
+        Where it is; ``AnnData in memory`` for one.
+    source
+        What it was opened from.
     record
         The record of the run that made it; ``None`` for an AnnData that scstore did not make.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str] | anndata.AnnData) -> None:
+        self._about = self._no_expression = ""
+        self._cells: CellFile | None = None
+        self.source = path
+        if isinstance(path, anndata.AnnData) or is_tenx(path):
+            self._open_without_groups(path)
+            return
         self._root = self._group = open_group(path)
         self.path = Path(path)
-        self._about = self._no_expression = ""
         if is_mudata(self._root):
             self._group, self._about = rna_modality(self._root, source=str(self.path))
         self.record = read_run_record(self.path, self._group)
@@ -79,7 +89,28 @@ class Store:
             if self.is_sharded:
                 checked = ManifestStore(self._group.store, self.path)
                 self._group = zarr.open_group(checked, mode="r", use_consolidated=False)
-        self._cells: CellFile | None = None
+
+    def _open_without_groups(self, source: str | os.PathLike[str] | anndata.AnnData) -> None:
+        """Open cells that are no AnnData on disk: one in memory, or a 10x file or folder."""
+        self.record, self._specs = None, {}
+        if isinstance(source, anndata.AnnData):
+            self.path = Path(describe_anndata(source))
+            obsm = {name: array for name, array in source.obsm.items() if isinstance(array, np.ndarray)}
+            self._group = {"obs": plain_frame(source.obs), "var": plain_frame(source.var), "obsm": obsm}
+            about = source.uns.get("scstore")
+            if isinstance(about, Mapping) and "record" in about:
+                self.record = parse_run_record(self.path, str(about["record"]))
+                self._specs = view_specs(self.record)
+        else:
+            self._cells = open_cells(source)
+            self.path = Path(source)
+            self._group = {"obs": self._cells.obs, "var": pd.DataFrame(), "obsm": {}}
+        self._root = self._group
+
+    @property
+    def _is_foreign(self) -> bool:
+        """Whether expression is looked for as in any input of cells."""
+        return self.record is None or not self.is_anndata_on_disk
 
     def __repr__(self) -> str:
         return f"<Store {self.path}: {self.n_obs:,} cells, views {', '.join(self.views) or 'none'}>"
@@ -88,6 +119,8 @@ class Store:
     def obs(self) -> pd.DataFrame:
         """Metadata of the cells, ``(n_obs, n_columns)``; the index holds their ids."""
         frame = self._frame("obs")
+        if isinstance(self._group, dict):
+            return identify_cells(frame, source=str(self.path))
         frame.index = frame.index.astype(str)
         return with_shared_obs(frame, self._frame("obs", root=self._root)) if self.is_modality else frame
 
@@ -95,6 +128,8 @@ class Store:
         if self.is_sharded:
             with decoding(self.path, name):
                 return read_elem(self._group[name])
+        if isinstance(self._group, dict):
+            return self._group[name]
         frame = read_frame(self._group if root is None else root, name, guard=Guard(str(self.path)))
         return pd.DataFrame() if frame is None else frame
 
@@ -105,7 +140,7 @@ class Store:
             return [
                 f"preset {paper}: by default {self.default_view} alone is read, the paper's own; views= names others"
             ]
-        slot = self._expression_slot if self.record is None else None
+        slot = self.expression_slot if self._is_foreign else None
         if slot is None or self._cells is None:
             return [self._about] if self._about else []
         return self._cells.notes(slot.slot)
@@ -126,6 +161,16 @@ class Store:
         return self.record is not None and isinstance(self._group, zarr.Group) and (self.path / LEDGER).is_dir()
 
     @property
+    def is_anndata_on_disk(self) -> bool:
+        """Whether this is an AnnData in Zarr or HDF5."""
+        return not isinstance(self._group, dict)
+
+    @property
+    def group_name(self) -> str:
+        """Where the AnnData is in its file: ``/``, or a modality's place."""
+        return str(self._group.name)
+
+    @property
     def is_modality(self) -> bool:
         """Whether this is one modality of a MuData file."""
         return self._root is not self._group
@@ -138,6 +183,14 @@ class Store:
         views = tuple(self._specs.values())
         return StorePlan(self.n_obs, int(self.record["shard_rows"]), views, run=fingerprint(self.record))
 
+    @property
+    def run_files(self) -> dict[str, Path]:
+        """Files that the run read, by option, as far as they are there."""
+        given = {} if self.record is None else self.record["options"]
+        found = {name: self.path.parent / str(given[name]) for name in RUN_FILES if given.get(name)}
+        words = {name for name in found if name == "projector" and not (found[name] / "projector.json").is_file()}
+        return {name: path for name, path in found.items() if name not in words and path.exists()}
+
     @cached_property
     def views(self) -> tuple[str, ...]:
         """Names of the feature matrices: the dense entries of ``obsm``, then ``X`` where there is expression."""
@@ -145,8 +198,8 @@ class Store:
         if not self.is_sharded:
             names = [name for name, is_matrix in self._obsm.items() if is_matrix]
             names.sort(key=[*self._specs, *names].index)
-        if self.record is None:
-            has_expression = self._expression_slot is not None
+        if self._is_foreign:
+            has_expression = self.expression_slot is not None
         else:
             with decoding(self.path, "X"):
                 has_expression = "X" in self._group
@@ -160,6 +213,7 @@ class Store:
             if isinstance(obsm, h5py.Dataset):  # one array of records, as anndata before 0.7 wrote it
                 types = {name: obsm.dtype[name] for name in obsm.dtype.names or ()}
                 return {name: len(one.shape) == 1 and is_numeric(one.base) for name, one in types.items()}
+
             arrays = ((name, obsm[name]) for name in sorted(obsm))
             return {name: len(getattr(one, "shape", ())) == 2 and is_numeric(one.dtype) for name, one in arrays}
 
@@ -190,8 +244,11 @@ class Store:
     def default_views(self) -> tuple[str, ...]:
         """The views that a head is trained on where none is named: the default view, ``genept``, ``X``, if present.
 
-        Of a store that was extracted by the preset of a paper it is that paper's own view alone.
+        Of a store that was extracted by the preset of a paper it is that paper's own view alone; of cells that scstore
+        did not extract, expression where there is any.
         """
+        if self.record is None and "X" in self.views:
+            return ("X",)
         companions = ("genept", "X") if self.record is not None and not self._paper else ()
         return tuple(dict.fromkeys([self.default_view, *(name for name in companions if name in self.views)]))
 
@@ -353,6 +410,8 @@ class Store:
 
     def _whole(self) -> anndata.AnnData:
         """Read a file that scstore did not make, with everything in it."""
+        if isinstance(self.source, anndata.AnnData):
+            return self.source
         if isinstance(self._group, zarr.Group) and isinstance(self._group.store, BoundedStore):
             self._group.store.check_whole()
         elif (problem := first_missing_filter(self._group)) is not None:
@@ -378,10 +437,10 @@ class Store:
     @property
     def expression_genes(self) -> pd.DataFrame:
         """Metadata of the columns of the view ``X``: index, ``symbol`` and ``ensembl_id`` where known."""
-        if self.record is not None or self._expression_slot is None or self._cells is None:
+        if not self._is_foreign or self.expression_slot is None or self._cells is None:
             frame = self.var.copy()
         else:
-            frame = self._cells.var(self._expression_slot.slot).copy()
+            frame = self._cells.var(self.expression_slot.slot).copy()
         if "symbol" not in frame:
             frame["symbol"] = ""
         named = zip(frame["symbol"].astype(str), frame.index.astype(str), strict=True)
@@ -403,10 +462,10 @@ class Store:
         return open_csr(open_zarr(folder), SCRATCH_EXPRESSION, source=self.path, shape=(self.n_obs, n_genes))[1]
 
     @cached_property
-    def _expression_slot(self) -> ExpressionSlot | None:
-        """Where an AnnData that scstore did not make has expression, if anywhere."""
+    def expression_slot(self) -> ExpressionSlot | None:
+        """Where cells that scstore did not extract have expression, if anywhere."""
         try:
-            self._cells = open_cells(self.path)
+            self._cells = self._cells or open_cells(self.source)
         except CellsError as error:
             self._no_expression = str(error).removeprefix(f"{self.path}: ")
             return None
@@ -419,12 +478,12 @@ class Store:
 
     @cached_property
     def _expression(self) -> View:
-        if self.record is not None:
+        if not self._is_foreign:
             with decoding(self.path, "X"):
                 group = self._group["X"]
             shape, rows = open_csr(group, "X", source=self.path, shape=(self.n_obs, len(self.var)))
             return View("X", shape, np.float32, EXPRESSION_SPACE, rows)
-        cells, slot = self._cells, self._expression_slot
+        cells, slot = self._cells, self.expression_slot
         if cells is None or slot is None:
             raise InputError(f"{self.path} has no expression: neither counts nor log-normalised values.")
         if slot.remark:
@@ -443,9 +502,15 @@ def _as_encoded(path: Path) -> Iterator[None]:
         raise CellsError(f"{path}: {what}. Write a table (.csv, .parquet), or the file again with anndata.") from error
 
 
+# What every function of stage 2 reads.
+Cells: TypeAlias = str | os.PathLike[str] | anndata.AnnData | Store
+
+
 @public
-def open_store(path: Annotated[str | os.PathLike[str] | Store, Option("A Zarr folder or .h5ad file.")]) -> Store:
-    """Open a store, an exported ``.h5ad``, or any AnnData on disk, for reading.
+def open_store(
+    path: Annotated[Cells, Option("A store, an AnnData on disk or in memory, or a 10x file or folder.")],
+) -> Store:
+    """Open a store, an exported ``.h5ad``, any AnnData, or a 10x file or folder, for reading.
 
     Returns
     -------

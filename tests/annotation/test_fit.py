@@ -36,7 +36,8 @@ def test_every_head_learns(path: Path, tmp_path: Path, head: str, views: list[st
     else:
         assert list(trained.views_) == views
     assert trained.held_out_["accuracy"] > 0.9
-    loaded, record = scstore.load_head(tmp_path / "head")
+    loaded = scstore.load_head(tmp_path / "head")
+    record = loaded.record_
     assert record["trained_on"]["n_cells"] == 89  # the empty cell is left out
     assert record["trained_on"]["name"] == "ref.zarr"
     assert list(loaded.classes_) == ["type 0", "type 1", "type 2"]
@@ -54,7 +55,7 @@ def test_the_same_seed_gives_the_same_head_byte_for_byte(path: Path, tmp_path: P
 def test_cells_without_a_label_are_left_out(path: Path, tmp_path: Path) -> None:
     """RELIABILITY 42: a label column with missing values."""
     scstore.fit(path, tmp_path / "head", label="partly", views=["genept"])
-    _, record = scstore.load_head(tmp_path / "head")
+    record = scstore.load_head(tmp_path / "head").record_
     assert record["trained_on"]["n_cells"] == 45
 
 
@@ -75,7 +76,7 @@ def test_an_unfinished_store_is_refused_unless_allowed_and_recorded(path: Path, 
     with pytest.raises(IncompleteStoreError):
         scstore.fit(unfinished, tmp_path / "head", label="cell_type")
     scstore.fit(unfinished, tmp_path / "head", label="cell_type", views=["genept"], allow_partial=True)
-    _, record = scstore.load_head(tmp_path / "head")
+    record = scstore.load_head(tmp_path / "head").record_
     assert record["trained_on"]["partial"] is True
     assert record["trained_on"]["n_cells"] == 59
 
@@ -108,7 +109,7 @@ def test_whole_groups_are_held_out_and_recorded(path: Path, tmp_path: Path) -> N
     head = scstore.fit(path, tmp_path / "head", label="cell_type", views=["X"], group="lab")
     plain = scstore.fit(path, label="cell_type", views=["X"])
     assert head.record_["group"] == "lab"
-    assert scstore.load_head(tmp_path / "head")[1]["group"] == "lab"
+    assert scstore.load_head(tmp_path / "head").record_["group"] == "lab"
     assert plain.record_["group"] is None
     assert head.held_out_["n"] == 89
     assert not np.array_equal(head.held_out_proba_, plain.held_out_proba_)

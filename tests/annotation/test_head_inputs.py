@@ -136,7 +136,7 @@ def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path) -> None:
 
 
 def test_its_card(folder: Path, tmp_path: Path) -> None:
-    head, _ = scstore.load_head(folder / "head")
+    head = scstore.load_head(folder / "head")
     card = save_model_card(head, tmp_path / "README.md", name="head").read_text()
     assert "across-genes" in card
     assert head.cases_ is not None

@@ -139,7 +139,7 @@ def lacking(path: Path, genes: list[str], *, n: int = 60) -> Path:
 
 def test_a_few_genes_that_are_not_measured_are_estimated_and_said(by_expression: Path, tmp_path: Path) -> None:
     fewer = lacking(tmp_path / "fewer.h5ad", ["GENE0", "GENE6", "GENE30"])
-    head, _ = scstore.load_head(by_expression)
+    head = scstore.load_head(by_expression)
     symbols = head.record_["genes"]["symbol"]
     importance = dict(zip(symbols, head.gene_importance(), strict=True))
     with pytest.warns(GeneMatchWarning, match="3 of the 40 genes") as seen:

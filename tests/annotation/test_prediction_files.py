@@ -7,11 +7,11 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from scstore.annotation.prediction_files import open_predictions_file
 from support import make_cells
 
 import scstore
 from scstore.annotation.predict import PredictionCounts, predict_to_file
-from scstore.annotation.prediction_files import open_predictions_file
 from scstore.errors import CellsError, FarFromReferenceWarning, OptionError, ScstoreWarning
 from scstore.heads.fusion import FusedHead
 from scstore.heads.rejection import SURE
@@ -120,7 +120,7 @@ def test_a_data_set_far_away_is_said(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_head_without_thresholds(folder: Path) -> None:
-    head, _ = scstore.load_head(folder / "named")
+    head = scstore.load_head(folder / "named")
     head.rejection_ = None
     frame = scstore.predict(folder / "new.zarr", head)
     assert set(frame["status"]) == {"ok", "empty"}

@@ -44,7 +44,7 @@ def test_the_whole_path(folder: Path, scstore_command: Run) -> None:
     run("extract", "new.h5ad", "-o", "stores/new.zarr", "--like", "stores/ref.zarr")
     said = run("fit", "stores/ref.zarr", "--label", "cell_type", "-o", "heads/cell_type").stdout
     assert "held out" in said
-    run("predict", "stores/new.zarr", "--head", "heads/cell_type", "-o", "annotated.h5ad")
+    run("annotate", "stores/new.zarr", "--head", "heads/cell_type", "-o", "annotated.h5ad")
     annotated = anndata.read_h5ad(folder / "annotated.h5ad")
     truth = annotated.obs["cell_type"].astype(str)
     assert (annotated.obs["scstore_best_label"].astype(str) == truth).mean() > 0.9

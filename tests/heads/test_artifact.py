@@ -74,7 +74,8 @@ def resign(folder: Path, change: Callable[[dict[str, Any]], object] = lambda _: 
 def test_what_is_loaded_predicts_the_same_bits(kind: str, views: dict[str, Any], tmp_path: Path) -> None:
     head = fit(views, kind)
     save_head(head, tmp_path / "h", record=RECORD)
-    loaded, record = load_head(tmp_path / "h")
+    loaded = load_head(tmp_path / "h")
+    record = loaded.record_
     assert record == RECORD == loaded.record_
     test = selected(views, head)
     np.testing.assert_array_equal(loaded.predict_proba(test), head.predict_proba(test))
@@ -102,7 +103,7 @@ def test_any_head_comes_back(seed: int, n: int, width: int, tmp_path_factory: py
     head = FusedHead(n_folds=2, random_state=seed).fit({"v": X}, y)
     path = tmp_path_factory.mktemp("any") / "head"
     save_head(head, path, record={})
-    np.testing.assert_array_equal(load_head(path)[0].predict_proba({"v": X}), head.predict_proba({"v": X}))
+    np.testing.assert_array_equal(load_head(path).predict_proba({"v": X}), head.predict_proba({"v": X}))
 
 
 def test_the_same_seed_gives_the_same_bytes(views: dict[str, Any], tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_a_foreign_index_beside_a_head_is_not_looked_at(folder: Path, head: Fuse
     (folder / "index.faiss").write_bytes(b"IxFI" + os.urandom(200))
     (folder / "model.pkl").write_bytes(b"\x80\x04.")
     test = selected(views, head)
-    np.testing.assert_array_equal(load_head(folder)[0].predict_proba(test), head.predict_proba(test))
+    np.testing.assert_array_equal(load_head(folder).predict_proba(test), head.predict_proba(test))
 
 
 @pytest.mark.parametrize("version", ["2.0", "10.0"])
@@ -298,7 +299,7 @@ def test_an_existing_head_is_kept_unless_told_otherwise(folder: Path, head: Fuse
         save_head(head, folder, record={"other": 1})
     assert (folder / "head.json").read_bytes() == before
     save_head(head, folder, record={"other": 1}, overwrite=True)
-    assert load_head(folder)[1] == {"other": 1}
+    assert load_head(folder).record_ == {"other": 1}
 
 
 def test_only_a_head_is_ever_replaced(head: FusedHead, tmp_path: Path) -> None:
@@ -321,7 +322,7 @@ def test_a_crash_while_writing_leaves_the_old_head(
     monkeypatch.setattr("scstore.fsio.write_bytes", full)
     with pytest.raises(OSError):
         save_head(head, folder, record={}, overwrite=True)
-    assert load_head(folder)[1] == RECORD
+    assert load_head(folder).record_ == RECORD
     assert [path.name for path in folder.parent.iterdir()] == ["head"]
 
 

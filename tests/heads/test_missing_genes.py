@@ -144,7 +144,7 @@ def test_cases_are_in_order_and_no_better_than_where_more_is_known() -> None:
 
 def test_a_saved_head_copes_alike(fitted: FusedHead, tmp_path: Path) -> None:
     save_head(fitted, tmp_path / "head", record={})
-    loaded, _ = load_head(tmp_path / "head")
+    loaded = load_head(tmp_path / "head")
     assert isinstance(loaded, FusedHead)
     assert loaded.missing_ is not None
     for name in FIELDS:

@@ -51,7 +51,7 @@ def test_it_comes_from_the_file_alone(head: FusedHead, tmp_path: Path) -> None:
     from scstore.heads.artifact import save_head
 
     save_head(head, tmp_path / "head", record=head.record_)
-    loaded, _ = scstore.load_head(tmp_path / "head")
+    loaded = scstore.load_head(tmp_path / "head")
     assert model_card(loaded, name="blood") == model_card(head, name="blood")
 
 

@@ -1,0 +1,195 @@
+"""Cells with their labels: what is added to an AnnData, in memory or in a copy of its file."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+import shutil
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import zarr
+from anndata import AnnData
+from anndata.io import write_elem
+
+from scstore import fsio
+from scstore.annotation.majority import HETEROGENEOUS
+from scstore.annotation.prediction_frames import UNASSIGNED
+from scstore.cells.frames import fitting_names
+from scstore.errors import CellsError, OutputError, show
+from scstore.hdf5_output import hdf5_output
+from scstore.store.export import MADE_HERE, check_h5ad_output, is_legacy, write_h5ad
+from scstore.store.reader import Store
+
+PREFIX, OWN = "scstore_", "scstore"
+SPACE, PROBABILITY = "X_scstore", "scstore_probability"
+# Where uns["scstore"] says how the labels were made.
+RECORD = "annotation"
+# Beginnings of obs columns that only some annotations have: those of an earlier one are deleted.
+OPTIONAL = tuple(f"{PREFIX}{name}" for name in ("majority_", "label:", "confidence:"))
+# Colours that are told apart with any colour vision (Okabe and Ito, 2008); more labels get hues of three lightnesses.
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#F0E442")
+GREY, LIGHT_GREY = "#B0B0B0", "#D9D9D9"
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """What is added to ``n`` cells: columns of obs, matrices of obsm ``(n, …)``, and entries of uns."""
+
+    obs: pd.DataFrame
+    obsm: Mapping[str, np.ndarray[Any, Any]]
+    uns: Mapping[str, Any]
+    record: Mapping[str, Any]
+
+    @classmethod
+    def make(cls, frame: pd.DataFrame, obsm: Mapping[str, Any], record: Mapping[str, Any]) -> Annotation:
+        """Take a table of predictions of all cells; probabilities go to obsm, colours of the labels to uns."""
+        probabilities = [name for name in frame.columns if name.startswith("p(")]
+        obs = frame.drop(columns=probabilities)
+        obs.columns = pd.Index(fitting_names(pd.Index([f"{PREFIX}{name}" for name in obs.columns])))
+        uns: dict[str, Any] = {}
+        for name in obs.columns:
+            if name.startswith((f"{PREFIX}label", f"{PREFIX}majority_label")):
+                uns[f"{name}_colors"] = label_colours(list(obs[name].cat.categories))
+        if probabilities:
+            obsm = {**obsm, PROBABILITY: frame[probabilities].to_numpy()}
+            uns[f"{PROBABILITY}_classes"] = np.array([name[2:-1] for name in probabilities], dtype=object)
+        return cls(obs, obsm, uns, record)
+
+
+def label_colours(labels: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Return a colour for each label ``(n,)``, greys for those that are none."""
+    named = [label for label in labels if label not in (UNASSIGNED, HETEROGENEOUS)]
+    colours = list(OKABE_ITO)
+    if len(named) > len(colours):
+        parts = ((i / len(named), (0.35, 0.5, 0.65)[i % 3], 0.65) for i in range(len(named)))
+        rgb = (colorsys.hls_to_rgb(*part) for part in parts)
+        colours = ["#" + "".join(f"{round(255 * value):02X}" for value in one) for one in rgb]
+    chosen = dict(zip(named, colours, strict=False)) | {UNASSIGNED: GREY, HETEROGENEOUS: LIGHT_GREY}
+    return np.array([chosen[label] for label in labels], dtype=object)
+
+
+def add_to_anndata(adata: AnnData, annotation: Annotation) -> AnnData:
+    """Add labels to an AnnData in memory, in place of those of an earlier run; nothing else in it changes."""
+    for name in [name for name in adata.obs.columns if str(name).startswith(OPTIONAL)]:
+        del adata.obs[name]
+    for name in annotation.obs.columns:
+        adata.obs[name] = annotation.obs[name].array
+    for name in (PROBABILITY, SPACE):
+        if name in adata.obsm and name not in annotation.obsm:
+            del adata.obsm[name]
+    adata.obsm.update(annotation.obsm)
+    adata.uns.update(annotation.uns)
+    about = adata.uns.get(OWN)
+    adata.uns[OWN] = {**(about if isinstance(about, Mapping) else {}), RECORD: dict(annotation.record)}
+    return adata
+
+
+def check_annotated_output(store: Store, output: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Refuse an output of another form than the input's, or that may not be replaced, before the work starts."""
+    target, wanted = Path(output), output_suffix(store)
+    if target.suffix != wanted:
+        raise OutputError(f"{target}: cells of {store.path} are given back in a file whose name ends in {wanted}.")
+    if wanted == ".zarr":
+        return fsio.check_output(target, overwrite=overwrite, problem=_problem)
+    return check_h5ad_output(target, overwrite=overwrite)
+
+
+def output_suffix(store: Store) -> str:
+    """Return the ending of the file that cells are given back in: that of an AnnData as it is, else ``.h5ad``."""
+    if store.is_modality:
+        return ".h5mu"
+    is_zarr = store.path.is_dir() and store.is_anndata_on_disk and not store.is_sharded
+    return ".zarr" if is_zarr else ".h5ad"
+
+
+def _problem(path: Path) -> str | None:
+    try:
+        group = zarr.open_group(path, mode="r", use_consolidated=False)
+        return None if f"uns/{OWN}/{RECORD}" in group else "is not a folder of cells that scstore annotated"
+    except Exception as error:  # noqa: BLE001  # a folder of anything
+        return f"is not a folder of cells that scstore annotated ({type(error).__name__})"
+
+
+def write_annotated(store: Store, output: Path, annotation: Annotation, *, overwrite: bool) -> None:
+    """Write all of an input with its labels: a copy of its file that is added to, in bounded memory.
+
+    Cells of a store or of a 10x input are written as ``.h5ad``. The file appears whole.
+    """
+    if output.suffix == ".zarr":
+        with fsio.atomic_folder(output, overwrite=overwrite) as folder:
+            _copy_folder(store.path, folder)
+            group = zarr.open_group(folder, mode="r+", use_consolidated=False)
+            _add(group, annotation)
+            if _is_consolidated(folder):
+                zarr.consolidate_metadata(folder)
+        return
+    with fsio.atomic_path(output, overwrite=overwrite) as partial:
+        if store.is_modality or (store.path.is_file() and store.is_anndata_on_disk and not is_legacy(store.path)):
+            shutil.copyfile(store.path, partial)
+        else:
+            write_h5ad(store, partial, rows=None if store.is_complete else np.flatnonzero(store.committed))
+        with hdf5_output(partial, "r+") as file:
+            file.attrs.setdefault(MADE_HERE, "annotated")
+            _add(file[store.group_name], annotation)
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Copy the files of a Zarr folder; a link or another kind of file in it is refused."""
+    for folder, names, files in os.walk(source):
+        here = target / Path(folder).relative_to(source)
+        here.mkdir(exist_ok=True)
+        for name in (*names, *files):
+            mode = os.lstat(Path(folder, name)).st_mode
+            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                raise CellsError(f"{source}: {show(name)} in it is a link or no ordinary file. Copy the folder first.")
+        for name in files:
+            shutil.copyfile(Path(folder, name), here / name)
+
+
+def _is_consolidated(folder: Path) -> bool:
+    if (folder / ".zmetadata").exists():
+        return True
+    about = folder / "zarr.json"
+    return about.exists() and "consolidated_metadata" in fsio.read_json(about, limit=1 << 28)
+
+
+def _add(root: Any, annotation: Annotation) -> None:
+    """Add labels to the AnnData in a group, in place of those of an earlier run."""
+    obs, obsm, uns = (_child(root, name) for name in ("obs", "obsm", "uns"))
+    order = [str(name) for name in obs.attrs["column-order"]]
+    for name in [name for name in order if name in annotation.obs.columns or name.startswith(OPTIONAL)]:
+        del obs[name]
+        order.remove(name)
+    for name in annotation.obs.columns:
+        values = annotation.obs[name]
+        is_text = isinstance(values.dtype, pd.CategoricalDtype)
+        write_elem(obs, name, values.array if is_text else values.to_numpy())
+    names = [*order, *annotation.obs.columns]
+    obs.attrs["column-order"] = np.array(names, dtype=object) if isinstance(obs, h5py.Group) else names
+    for name in (PROBABILITY, SPACE, *annotation.obsm):
+        if name in obsm:
+            del obsm[name]
+    for name, matrix in annotation.obsm.items():
+        write_elem(obsm, name, matrix)
+    for name in [name for name in uns if name.startswith(PREFIX) and name.endswith(("_colors", "_classes"))]:
+        del uns[name]
+    for name, value in annotation.uns.items():
+        write_elem(uns, name, value)
+    own = _child(uns, OWN)
+    if RECORD in own:
+        del own[RECORD]
+    write_elem(own, RECORD, dict(annotation.record))
+
+
+def _child(group: Any, name: str) -> Any:
+    """Return a group of an AnnData, made where it is missing."""
+    if name not in group:
+        write_elem(group, name, {})
+    return group[name]

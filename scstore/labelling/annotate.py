@@ -1,0 +1,261 @@
+"""``scstore annotate``: cells in, the same cells with labels out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import anndata
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scstore.annotation.annotated_cells import (
+    SPACE,
+    Annotation,
+    add_to_anndata,
+    check_annotated_output,
+    write_annotated,
+)
+from scstore.annotation.head_inputs import lacking_views
+from scstore.annotation.predict import (
+    Labelling,
+    LabelOptions,
+    PredictionCounts,
+    TrainedHead,
+    expression_alone,
+    plan_labelling,
+    write_frames,
+)
+from scstore.annotation.prediction_frames import with_categories
+from scstore.errors import OptionError
+from scstore.extraction.head_views import extract_views
+from scstore.heads.artifact import AnyHead, load_head
+from scstore.heads.fusion import FusedHead
+from scstore.options import Option, with_options
+from scstore.progress import Reporter
+from scstore.store.reader import Cells, Store, open_store
+from scstore.tables import FORMATS, check_table
+
+# Cells of which no UMAP is drawn unless it is asked for.
+MANY_CELLS = 100_000
+FEWEST_CELLS = 10
+UMAP = "X_umap"
+
+ToAnnotate = Annotated[Cells, Option("An AnnData, .h5ad, 10x file or folder, or a store.", argument=True)]
+
+
+@dataclass(frozen=True)
+class AnnotateOptions(LabelOptions):
+    """Options of :func:`annotate` and :func:`annotate_to_file`."""
+
+    output: Annotated[
+        str | os.PathLike[str] | None,
+        Option("annotated.h5ad, or a table: .csv, .tsv, .parquet, .xlsx.", flags=("--output", "-o")),
+    ] = None
+    umap: Annotated[
+        bool | None, Option("Make X_umap. By default where there is none, of at most 100,000 cells.", advanced=True)
+    ] = None
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotationResult:
+    """What :func:`annotate_to_file` wrote.
+
+    Attributes
+    ----------
+    output
+        The file.
+    counts
+        Cells by label and by status.
+    record
+        How the labels were made, as in ``uns["scstore"]["annotation"]``.
+    """
+
+    output: Path
+    counts: PredictionCounts
+    record: Mapping[str, Any]
+
+
+@with_options(AnnotateOptions)
+def annotate(cells: ToAnnotate, head: TrainedHead, options: AnnotateOptions) -> anndata.AnnData:
+    """Label cells, and give them back whole, with the labels in them.
+
+    Expression is found, its genes are matched with the head's, and genes that were not measured are estimated. What
+    else the head reads, gene vectors or a model's readouts, is computed if the cells do not have it: gene vectors
+    anywhere, readouts where the model is installed. Nothing is left out silently.
+
+    Returns
+    -------
+    AnnData
+        The AnnData that was given, or what the file holds, with ``obs`` columns ``scstore_label`` (``unassigned`` where
+        no label stands), ``scstore_confidence``, ``scstore_status`` and ``scstore_reason`` (why, in words),
+        ``scstore_best_label``, ``scstore_second_label``, ``scstore_margin``, ``scstore_novelty``, and for heads of
+        several levels ``scstore_label:COLUMN``; text as categories, with colours in ``uns``. ``obsm["X_scstore"]`` is
+        the space that novelty is measured in, ``obsm["X_umap"]`` the cells' own or one of that space, and
+        ``uns["scstore"]["annotation"]`` says how the labels were made.
+
+    Raises
+    ------
+    FeatureSpaceError
+        If a view that the head reads is lacking and cannot be computed here.
+    GenesError
+        If none of the head's genes is there, or too few for ``min_accuracy``.
+    OutputError
+        If the output exists, or its ending is not that of the input.
+
+    Examples
+    --------
+    >>> adata = scstore.annotate(adata, "heads/blood")  # doctest: +SKIP
+    >>> sc.pl.umap(adata, color="scstore_label")  # doctest: +SKIP
+    """
+    with ExitStack() as stack:
+        labelling, record = _prepared(cells, head, options, stack)
+        store = labelling.store
+        annotation, _ = _annotation(labelling, record, options)
+        if options.output is not None:
+            _write(store, annotation, options)
+        if isinstance(store.source, anndata.AnnData):
+            return add_to_anndata(store.source, annotation)
+        adata = store.to_anndata(rows=None if store.is_complete else np.flatnonzero(store.committed))
+        return add_to_anndata(adata, annotation)
+
+
+@with_options(AnnotateOptions)
+def annotate_to_file(cells: ToAnnotate, head: TrainedHead, options: AnnotateOptions) -> AnnotationResult:
+    """Label cells as :func:`annotate`, into a copy of their file or a table, in bounded memory.
+
+    Raises
+    ------
+    OptionError
+        If no ``output`` is given, and as :func:`annotate` does.
+    """
+    if options.output is None:
+        raise OptionError("output=: name the file to write, such as annotated.h5ad or labels.xlsx.")
+    with ExitStack() as stack:
+        labelling, record = _prepared(cells, head, options, stack)
+        if Path(options.output).suffix in FORMATS:
+            counts = PredictionCounts()
+            for frame in write_frames(labelling.frames(), options.output, options):
+                counts.add(frame)
+        else:
+            annotation, counts = _annotation(labelling, record, options)
+            _write(labelling.store, annotation, options)
+    return AnnotationResult(Path(options.output), counts, record)
+
+
+def _prepared(
+    cells: Cells, head: AnyHead | str | os.PathLike[str], options: AnnotateOptions, stack: ExitStack
+) -> tuple[Labelling, dict[str, Any]]:
+    """Check everything, and compute the views that the cells lack; with them the record of the annotation."""
+    progress = options.progress or Reporter()
+    store = open_store(cells)
+    if options.output is not None:
+        if Path(options.output).suffix in FORMATS:
+            check_table(options.output, overwrite=options.overwrite)
+        else:
+            check_annotated_output(store, options.output, overwrite=options.overwrite)
+    trained = head if isinstance(head, AnyHead) else load_head(head)
+    name = "the head" if isinstance(head, AnyHead) else str(head)
+    more = None
+    if isinstance(trained, FusedHead):
+        alone = expression_alone(trained, name, options.members)
+        if lacking := lacking_views(store, trained, name, expression_alone=alone):
+            progress.note(f"computing {', '.join(lacking)}, which {name} reads")
+            beside = None if options.output is None else Path(options.output).absolute().parent
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".scstore-", dir=beside))
+            target = Path(folder, "features.zarr")
+            more = extract_views(store, trained, lacking, target, name=name, progress=progress)
+    labelling = plan_labelling(store, trained, options, more=more, name=name)
+    thresholds = labelling.rule.thresholds
+    record = {
+        "head": name,
+        "label": str(trained.record_.get("label", "")),
+        "labels": labelling.rule.labels,
+        "trained_on": str(trained.record_["trained_on"]["name"]) if "trained_on" in trained.record_ else "",
+        "views": list(labelling.head.views_),
+        "computed_views": [] if more is None else list(lacking),
+        "least_confidence": float(thresholds.confidence),
+        "most_novelty": float(thresholds.novelty) if np.isfinite(thresholds.novelty) else "none",
+        "cells": str(store.path),
+        "scstore": version("scstore"),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return labelling, record
+
+
+def _annotation(
+    labelling: Labelling, record: Mapping[str, Any], options: AnnotateOptions
+) -> tuple[Annotation, PredictionCounts]:
+    """Label all cells, and gather what is added to them: a few numbers a cell."""
+    store, counts = labelling.store, PredictionCounts()
+    n = int(store.committed.sum())
+    frames: list[pd.DataFrame] = []
+    space: NDArray[np.float32] | None = None
+    rows = np.cumsum(store.committed) - 1
+
+    def take(start: int, places: NDArray[np.float64]) -> None:
+        nonlocal space
+        if space is None:
+            space = np.zeros((n, places.shape[1]), dtype=np.float32)
+        space[rows[labelling.usable[start : start + len(places)]]] = places
+
+    for frame in labelling.frames(take):
+        counts.add(frame)
+        frames.append(with_categories(frame))
+    table = pd.concat([frame.astype(_as_text(frame)) for frame in frames])
+    obsm: dict[str, Any] = {}
+    if space is not None:
+        obsm[SPACE] = space
+        if (layout := _umap(store, space, options)) is not None:
+            obsm[UMAP] = layout
+    counted = {
+        "n_cells": counts.n_cells,
+        "n_by_status": dict(counts.statuses),
+        "n_by_label": [counts.cells.get(label, 0) for label in record["labels"]],
+    }
+    return Annotation.make(with_categories(table), obsm, {**record, **counted}), counts
+
+
+def _as_text(frame: pd.DataFrame) -> dict[str, str]:
+    """Text columns, for blocks with different categories."""
+    return {str(name): "object" for name in frame.columns if frame[name].dtype == "category"}
+
+
+def _umap(store: Store, space: NDArray[np.float32], options: AnnotateOptions) -> NDArray[np.float32] | None:
+    """Draw a UMAP of the space of novelty, unless the cells have one."""
+    progress = options.progress or Reporter()
+    wanted, n = options.umap, len(space)
+    if wanted is None:
+        wanted = UMAP not in store.views and n >= FEWEST_CELLS
+        if wanted and n > MANY_CELLS:
+            progress.note(f"{UMAP} is not made, since there are more than {MANY_CELLS:,} cells; umap=True makes it")
+            return None
+        if wanted and find_spec("umap") is None:
+            progress.note(f"{UMAP} is not made, since umap-learn is not installed: pip install 'scstore[plot]'")
+            return None
+    if not wanted:
+        return None
+    from scstore.report.plots import embed
+
+    progress.note(f"making {UMAP} from {SPACE}")
+    return embed(space)
+
+
+def _write(store: Store, annotation: Annotation, options: AnnotateOptions) -> None:
+    """Write the cells with their labels, or the labels as a table."""
+    output = Path(str(options.output))
+    if output.suffix not in FORMATS:
+        write_annotated(store, output, annotation, overwrite=options.overwrite)
+        return
+    frame = annotation.obs.rename(columns=lambda name: str(name).removeprefix("scstore_"))
+    for _ in write_frames(iter([frame]), output, options):
+        pass
