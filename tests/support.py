@@ -9,9 +9,11 @@ import os
 import shutil
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import anndata
 import numpy as np
@@ -185,3 +187,20 @@ def _key(cells: anndata.AnnData, model: Path | str, options: dict[str, Any]) -> 
         said.append([name, fsio.digest_tree(value) if is_path else repr(value)])
     digest.update(json.dumps(said).encode())
     return digest.hexdigest()[:24]
+
+
+def read_xlsx(path: Path) -> list[list[str]]:
+    """Read the text of the cells of the only sheet, row by row; a formula gives itself with ``=`` before it."""
+    space = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+    with zipfile.ZipFile(path) as parts:
+        sheet = ElementTree.fromstring(parts.read("xl/worksheets/sheet1.xml"))  # noqa: S314  # our own file
+    rows = []
+    for row in sheet.iter(f"{space}row"):
+        cells = {}
+        for cell in row.iter(f"{space}c"):
+            column = sum((ord(c) - 64) * 26**i for i, c in enumerate(reversed(cell.attrib["r"].rstrip("0123456789"))))
+            formula = cell.find(f"{space}f")
+            text = "".join(one.text or "" for one in cell.iter() if one.tag in (f"{space}v", f"{space}t"))
+            cells[column - 1] = text if formula is None else f"formula {formula.text}"
+        rows.append([cells.get(i, "") for i in range(max(cells) + 1)])
+    return [[*row, *[""] * (len(rows[0]) - len(row))] for row in rows]

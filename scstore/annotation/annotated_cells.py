@@ -55,6 +55,8 @@ class Annotation:
         obs.columns = pd.Index(fitting_names(pd.Index([f"{PREFIX}{name}" for name in obs.columns])))
         uns: dict[str, Any] = {}
         for name in obs.columns:
+            if isinstance(obs[name].dtype, pd.CategoricalDtype):
+                obs[name] = obs[name].cat.remove_unused_categories()
             if name.startswith((f"{PREFIX}label", f"{PREFIX}majority_label")):
                 uns[f"{name}_colors"] = label_colours(list(obs[name].cat.categories))
         if probabilities:

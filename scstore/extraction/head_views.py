@@ -29,6 +29,7 @@ def extract_views(
             raise FeatureSpaceError(f"{store.path} has no expression to compute them from")
         like = complete_options(ExtractOptions(like=head))
         companions = tuple(view for view in views if view in COMPANIONS)
+        spaces: list[Any] = [head.record_["views"][view]["space"] for view in views]
         chosen: dict[str, Any] = {
             "like": None,
             "pool": like.pool if len(companions) < len(views) else (),
@@ -37,6 +38,7 @@ def extract_views(
             "slot": slot.slot,
             "allow_fractional": slot.fractional,
             "keep_expression": False,
+            "top_genes": next(space.get("top_genes") for space in spaces),
             "progress": progress,
         }
         return extract(store.source, target, **{**vars(like), **chosen})

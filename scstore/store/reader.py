@@ -168,12 +168,12 @@ class Store:
     @property
     def group_name(self) -> str:
         """Where the AnnData is in its file: ``/``, or a modality's place."""
-        return str(self._group.name)
+        return str(self._group.name) if self.is_anndata_on_disk and not self.is_sharded else "/"
 
     @property
     def is_modality(self) -> bool:
         """Whether this is one modality of a MuData file."""
-        return self._root is not self._group
+        return self._root is not self._group and not self.is_sharded
 
     @cached_property
     def plan(self) -> StorePlan | None:
@@ -412,6 +412,9 @@ class Store:
         """Read a file that scstore did not make, with everything in it."""
         if isinstance(self.source, anndata.AnnData):
             return self.source
+        if self._cells is not None and not self.is_anndata_on_disk:
+            matrix = self._cells.matrix("X")
+            return anndata.AnnData(matrix.rows(0, matrix.shape[0]), obs=self.obs, var=self._cells.var("X"))
         if isinstance(self._group, zarr.Group) and isinstance(self._group.store, BoundedStore):
             self._group.store.check_whole()
         elif (problem := first_missing_filter(self._group)) is not None:

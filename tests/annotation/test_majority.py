@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,7 +24,7 @@ def blocks(labels: list[str], clusters: list[int], *, size: int = 3) -> Iterator
 
 def voted(labels: list[str], clusters: list[int], **options: Any) -> pd.DataFrame:
     codes = np.array(clusters, dtype=np.int32)
-    parts = with_majority(blocks(labels, clusters), codes, **{"folder": None, "min_share": 0.0, **options})
+    parts = with_majority(blocks(labels, clusters), codes, **{"min_share": 0.0, **options})
     return pd.concat(list(parts))
 
 
@@ -85,22 +84,16 @@ def test_a_column_of_clusters(folder: Path) -> None:
     assert list(frame.index[frame["majority_share"].isna()]) == ["cell5", "cell7", "cell40"]
 
 
-@pytest.mark.parametrize("suffix", ["h5ad", "csv", "parquet"])
-def test_every_output_holds_the_vote(folder: Path, tmp_path: Path, suffix: str) -> None:
-    out = tmp_path / f"out.{suffix}"
-    frame = scstore.predict(folder / "new.zarr", folder / "head", majority="leiden", proba=True)
-    counts = predict_to_file(folder / "new.zarr", folder / "head", out, majority="leiden", proba=True)
+def test_the_vote_is_in_tables_and_in_annotated_cells(folder: Path, tmp_path: Path) -> None:
+    frame = scstore.predict(folder / "new.zarr", folder / "head", majority="leiden")
+    counts = predict_to_file(folder / "new.zarr", folder / "head", tmp_path / "out.parquet", majority="leiden")
     assert counts.majority == frame["majority_label"].value_counts().to_dict()
-    assert [path.name for path in tmp_path.iterdir()] == [out.name]
-    if suffix == "h5ad":
-        obs = anndata.read_h5ad(out).obs
-        assert list(obs["scstore_majority_label"]) == list(frame["majority_label"])
-        np.testing.assert_array_equal(obs["scstore_majority_share"], frame["majority_share"])
-        predict_to_file(out, folder / "head", tmp_path / "again.h5ad")
-        assert not anndata.read_h5ad(tmp_path / "again.h5ad").obs.columns.str.contains("majority").any()
-    else:
-        read = pd.read_csv(out, index_col=0) if suffix == "csv" else pd.read_parquet(out)
-        pd.testing.assert_frame_equal(read, frame, check_dtype=suffix == "parquet")
+    assert list(pd.read_parquet(tmp_path / "out.parquet")["majority_label"]) == list(frame["majority_label"])
+    cells = scstore.annotate(folder / "new.zarr", folder / "head", majority="leiden", umap=False)
+    assert list(cells.obs["scstore_majority_label"]) == list(frame["majority_label"])
+    np.testing.assert_array_equal(cells.obs["scstore_majority_share"], frame["majority_share"])
+    again = scstore.annotate(cells, folder / "head", umap=False)
+    assert not again.obs.columns.str.contains("majority").any()
 
 
 def test_wrong_options_are_refused(folder: Path) -> None:

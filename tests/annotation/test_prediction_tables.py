@@ -1,21 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from scstore.annotation.prediction_files import open_predictions_file
-from support import make_cells
+from support import make_cells, read_xlsx
 
 import scstore
+from scstore.annotation import predict as module
 from scstore.annotation.predict import PredictionCounts, predict_to_file
-from scstore.errors import CellsError, FarFromReferenceWarning, OptionError, ScstoreWarning
-from scstore.heads.fusion import FusedHead
+from scstore.errors import CellsError, FarFromReferenceWarning, OptionError, OutputError, ScstoreWarning
 from scstore.heads.rejection import SURE
 from scstore.progress import Reporter
+from scstore.tables import FORMATS, open_table
 
 
 class Warnings(Reporter):
@@ -26,28 +26,24 @@ class Warnings(Reporter):
         self.kinds.append(kind)
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Blocks of 10 cells; what every read asked for."""
-    asked: list[int] = []
-    judged = FusedHead.iter_predictions
-
-    def iter_predictions(self: FusedHead, views: Any, **_: Any) -> Any:
-        for start, proba, novelty in judged(self, views, block_rows=10):
-            asked.append(len(proba))
-            yield start, proba, novelty
-
-    monkeypatch.setattr(FusedHead, "iter_predictions", iter_predictions)
-    return asked
+def table(path: Path) -> pd.DataFrame:
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    if path.suffix == ".xlsx":
+        rows = read_xlsx(path)
+        return pd.DataFrame(rows[1:], columns=rows[0]).set_index("cell_id")
+    return pd.read_csv(path, index_col=0, sep="\t" if path.suffix == ".tsv" else ",", keep_default_na=False)
 
 
-@pytest.mark.parametrize("suffix", ["h5ad", "csv", "parquet"])
-def test_blocks_join_to_the_whole(suffix: str, folder: Path, tmp_path: Path, small_blocks: list[int]) -> None:
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_blocks_join_to_the_whole(suffix: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = scstore.predict(folder / "new.zarr", folder / "named", proba=True)
-    assert small_blocks == [10, 10, 10, 9] * 2  # once to see whether most cells are far: they are few enough for it
+    monkeypatch.setattr(module, "BLOCK", 10)
+    pd.testing.assert_frame_equal(scstore.predict(folder / "new.zarr", folder / "named", proba=True), whole)
     assert list(whole.index) == [f"cell{i}" for i in range(41)]
     assert list(np.flatnonzero(whole["status"] == "empty")) == [5, 40]
-    out = tmp_path / f"out.{suffix}"
+    assert (whole["second_label"][whole["status"] != "empty"] != whole["best_label"][whole["status"] != "empty"]).all()
+    out = tmp_path / f"out{suffix}"
     counts = predict_to_file(folder / "new.zarr", folder / "named", out, proba=True)
     assert isinstance(counts, PredictionCounts)
     assert counts.n_cells == 41
@@ -55,30 +51,38 @@ def test_blocks_join_to_the_whole(suffix: str, folder: Path, tmp_path: Path, sma
     assert counts.statuses == whole["status"].value_counts().to_dict()
     for name, total in counts.confidence.items():
         assert total == pytest.approx(whole["confidence"][whole["label"] == name].sum())
-    if suffix == "h5ad":
-        found = anndata.read_h5ad(out)
-        for name in ("label", "status", "best_label"):
-            assert list(found.obs[f"scstore_{name}"]) == list(whole[name])
-        for name in ("confidence", "margin", "novelty"):
-            np.testing.assert_array_equal(found.obs[f"scstore_{name}"], whole[name])
-        np.testing.assert_array_equal(found.obsm["scstore_probability"], whole.filter(like="p("))
-        assert list(found.uns["scstore_probability_classes"]) == ["CD4/CD8, naïve", "type 1", "type 2"]
-    else:
-        read = pd.read_csv(out, index_col=0) if suffix == "csv" else pd.read_parquet(out)
-        pd.testing.assert_frame_equal(read, whole)
+    found = table(out)
+    assert list(found.columns) == list(whole.columns)
+    assert list(found.index) == list(whole.index)
+    for name in ("label", "status", "reason", "best_label", "second_label"):
+        assert [text or "" for text in found[name]] == list(whole[name])
+    for name in ("confidence", "margin", "p(type 1)"):
+        assert found[name].astype(float).tolist() == [float(f"{value:.4g}") for value in whole[name]]
 
 
-def test_annotating_annotated_cells_replaces_the_answers(folder: Path, tmp_path: Path) -> None:
-    predict_to_file(folder / "new.zarr", folder / "named", tmp_path / "a.h5ad", proba=True)
-    predict_to_file(tmp_path / "a.h5ad", folder / "named", tmp_path / "b.h5ad", proba=True, unassigned="none")
-    first, second = (anndata.read_h5ad(tmp_path / f"{name}.h5ad") for name in "ab")
-    assert list(first.obs.columns) == list(second.obs.columns)
-    assert list(second.obs["scstore_label"]) == list(second.obs["scstore_best_label"])
-    np.testing.assert_array_equal(first.obsm["scstore_probability"], second.obsm["scstore_probability"])
-    predict_to_file(tmp_path / "b.h5ad", folder / "named", tmp_path / "c.h5ad")
-    third = anndata.read_h5ad(tmp_path / "c.h5ad")  # the probabilities of an earlier prediction are not its own
-    assert "scstore_probability" not in third.obsm
-    assert "scstore_probability_classes" not in third.uns
+def test_the_doubtful_cells_alone(folder: Path, tmp_path: Path) -> None:
+    whole = scstore.predict(folder / "new.zarr", folder / "named", keep=0.5)
+    out = tmp_path / "doubtful.csv"
+    counts = predict_to_file(folder / "new.zarr", folder / "named", out, keep=0.5, only_unassigned=True)
+    assert counts.n_cells == 41
+    assert list(table(out).index) == list(whole.index[whole["status"] != "ok"])
+
+
+def test_cells_are_no_table(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError):
+        predict_to_file(folder / "new.zarr", folder / "named", tmp_path / "annotated.h5ad")
+
+
+def test_text_is_text_in_excel(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"label": ["=1+1", "http://x.y", 'a"b<&>'], "confidence": [0.5, np.nan, 1.0]})
+    with open_table(tmp_path / "t.xlsx") as writer:
+        writer.write(frame)
+    assert read_xlsx(tmp_path / "t.xlsx") == [
+        ["label", "confidence"],
+        ["=1+1", "0.5"],
+        ["http://x.y", ""],
+        ['a"b<&>', "1"],
+    ]
 
 
 def test_why_a_label_is_unassigned(folder: Path) -> None:
@@ -132,17 +136,18 @@ def test_a_head_without_thresholds(folder: Path) -> None:
         scstore.predict(folder / "new.zarr", head, unassigned="often")
 
 
-@pytest.mark.parametrize("suffix", ["h5ad", "csv", "parquet"])
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_a_failure_on_the_way_leaves_nothing(suffix: str, folder: Path, tmp_path: Path) -> None:
     """RELIABILITY 43: crash while writing."""
-    store, out = scstore.open(folder / "new.zarr"), tmp_path / f"out.{suffix}"
-    frame = scstore.predict(store, folder / "named")
+    out = tmp_path / f"out{suffix}"
+    frame = scstore.predict(folder / "new.zarr", folder / "named")
     out.write_text("old")
-    with (
-        pytest.raises(CellsError),
-        open_predictions_file(out, store, labels=["CD4/CD8, naïve", "type 1", "type 2"]) as writer,
-    ):
-        writer.write(frame[:10])
+
+    def frames() -> Iterator[Any]:
+        yield frame[:10]
         raise CellsError("row 11")
+
+    with pytest.raises(CellsError):
+        list(module.write_frames(frames(), out, module.LabelOptions(overwrite=True)))
     assert out.read_text() == "old"
     assert list(tmp_path.iterdir()) == [out]
