@@ -81,7 +81,8 @@ def test_stage_2_runs_where_there_is_no_torch(llama: Path, tmp_path: Path) -> No
 
     for head in ("linear", "mlp", "knn"):
         run("fit", "ref.zarr", "--label", "cell_type", "--head", head, "-o", f"heads/{head}")
-        run("predict", "new.zarr", "--head", f"heads/{head}", "-o", f"{head}.h5ad")
+        run("predict", "new.zarr", "--head", f"heads/{head}", "-o", f"{head}.csv")
+        run("annotate", "new.zarr", "--head", f"heads/{head}", "-o", f"{head}.h5ad")
     run("query", "new.zarr", "--reference", "ref.zarr", "-k", "3", "-o", "n.parquet")
     run("evaluate", "ref.zarr", "--label", "cell_type", "--folds", "2", "--hold-out-genes", "0.5")
     make_cells(9).write_h5ad(tmp_path / "new.h5ad")

@@ -12,7 +12,6 @@ from scstore.extraction.options import ExtractOptions, complete_options
 from scstore.heads.artifact import AnyHead
 from scstore.progress import Reporter
 from scstore.store.reader import Store
-from scstore.tokens.genept import COMPANIONS
 
 
 def extract_views(
@@ -28,7 +27,7 @@ def extract_views(
         if slot is None:
             raise FeatureSpaceError(f"{store.path} has no expression to compute them from")
         like = complete_options(ExtractOptions(like=head))
-        companions = tuple(view for view in views if view in COMPANIONS)
+        companions = tuple(view for view in views if not view.startswith("readout_"))
         spaces: list[Any] = [head.record_["views"][view]["space"] for view in views]
         chosen: dict[str, Any] = {
             "like": None,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar, get_args
 
 from scstore.cells.options import (
     AllowFractional,
@@ -19,7 +19,6 @@ from scstore.cells.options import (
 from scstore.errors import FeatureSpaceError, OptionError
 from scstore.extraction.presets import PRESETS
 from scstore.genes.table import load_gene_table
-from scstore.heads.artifact import HEAD, AnyHead, load_head
 from scstore.model.projector import PROJECTORS
 from scstore.model.projector_file import load_projector
 from scstore.model.sequence_frame import INSTRUCTION
@@ -64,7 +63,16 @@ LOADERS: dict[str, Callable[[str], Any]] = {
 NOT_RECORDED = ("device", "like", "overwrite", "progress", "shard")
 
 StrPath: TypeAlias = str | os.PathLike[str]
-Like: TypeAlias = str | os.PathLike[str] | Store | AnyHead
+
+
+class Head(Protocol):
+    """A fitted head; heads themselves are imported where one is given."""
+
+    record_: dict[str, Any]
+    files_: dict[str, Path]
+
+
+Like: TypeAlias = str | os.PathLike[str] | Store | Head
 Cells = Annotated[
     CellSource, Option("An .h5ad, AnnData Zarr, 10x .h5 or 10x mtx folder; or an AnnData.", argument=True)
 ]
@@ -331,10 +339,14 @@ def _options_like(reference: Like, options: ExtractOptions) -> ExtractOptions:
 
 def reference_record(reference: Like) -> tuple[Mapping[str, Any], Path]:
     """Return the record of the run that a store, or the cells of a head, were extracted by, and its files' folder."""
-    if isinstance(reference, AnyHead) or (
-        not isinstance(reference, Store) and what_is(reference) == FOLDERS[HEAD.description]
-    ):
-        head = reference if isinstance(reference, AnyHead) else load_head(reference)
+    head: Any = None
+    if not isinstance(reference, str | os.PathLike | Store):
+        head = reference
+    elif not isinstance(reference, Store) and what_is(reference) == FOLDERS["head.json"]:
+        from scstore.heads.artifact import load_head
+
+        head = load_head(reference)
+    if head is not None:
         record: Any = head.record_.get("extraction")
         if record is None:
             raise FeatureSpaceError(
@@ -349,7 +361,7 @@ def reference_record(reference: Like) -> tuple[Mapping[str, Any], Path]:
 
 
 def _name(reference: Like) -> str:
-    return "the head" if isinstance(reference, AnyHead) else str(getattr(reference, "path", reference))
+    return str(getattr(reference, "path", reference if isinstance(reference, str | os.PathLike) else "the head"))
 
 
 def options_record(options: ExtractOptions, folder: Path) -> dict[str, Any]:

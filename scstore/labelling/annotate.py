@@ -121,11 +121,10 @@ def annotate(cells: ToAnnotate, head: TrainedHead, options: AnnotateOptions) -> 
         labelling, record = _prepared(cells, head, options, stack)
         store = labelling.store
         annotation, _ = _annotation(labelling, record, options)
+        # read before its file may be replaced
+        adata = store.to_anndata(rows=None if store.is_complete else np.flatnonzero(store.committed))
         if options.output is not None:
             _write(store, annotation, options)
-        if isinstance(store.source, anndata.AnnData):
-            return add_to_anndata(store.source, annotation)
-        adata = store.to_anndata(rows=None if store.is_complete else np.flatnonzero(store.committed))
         return add_to_anndata(adata, annotation)
 
 

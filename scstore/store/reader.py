@@ -394,7 +394,7 @@ class Store:
         """
         names = self.views if views is None else [self.default_view if n == "readout" else n for n in views]
         chosen = slice(None) if rows is None else rows
-        if self.record is None and views is None:  # a file that scstore did not make: all of it, as it is
+        if self._is_foreign and views is None:  # what scstore did not make: all of it, as it is
             whole = self._whole()
             return whole if rows is None else whole[rows].copy()
         X = self.view("X")[chosen] if "X" in names else None

@@ -18,7 +18,7 @@ from support import DEFAULT_SIGNALS, ROOT, Run, make_cells, write_model
 from scstore.errors import NotAStoreError
 
 COMMANDS = [
-    "extract", "align", "fit", "predict", "query", "evaluate", "panel", "info", "export", "verify", "demo",
+    "extract", "align", "annotate", "fit", "predict", "query", "evaluate", "panel", "info", "export", "verify", "demo",
     "genes build", "genes info",
 ]  # fmt: skip
 
@@ -56,7 +56,7 @@ def test_the_whole_path(folder: Path, scstore_command: Run) -> None:
     run("fit", "ref.h5ad", "--label", "cell_type", "-o", "heads/exported")
     run("predict", "stores/new.zarr", "--head", "heads/exported", "-o", "labels.csv", "--proba")
     labels = pd.read_csv(folder / "labels.csv", index_col="cell_id")
-    columns = ["label", "confidence", "margin", "status", "novelty", "best_label"]
+    columns = ["label", "confidence", "status", "reason", "best_label", "second_label", "margin", "novelty"]
     assert list(labels.columns) == [*columns, "p(type 0)", "p(type 1)", "p(type 2)"]
 
 
@@ -157,7 +157,6 @@ def test_the_launcher_is_the_same_command(tmp_path: Path) -> None:
         (["panel", "cells.h5ad", "--label", "kind", "-o", "p.h5ad"], "cell_type, donor"),
         (["panel", "cells.h5ad", "-o", "p.h5ad"], "--label-free"),
         (["panel", "cells.h5ad", "--label", "cell_type", "-n", "many", "-o", "p.h5ad"], "-n"),
-        (["fit", "cells.h5ad", "--label", "cell_type", "-o", "h"], "cells.h5ad"),
         (["info", "nowhere"], "no such file"),
         (["info", "model"], "model"),
         (["genes", "build", "-o", "g.h5ad"], "--text"),

@@ -43,17 +43,17 @@ def test_each_hint_is_a_command_that_works(folder: Path, scstore_command: Run) -
     extract[extract.index("new.zarr")] = "ref.zarr"
     fit = hint(run(*extract, "--model", "./model").stdout)
     assert fit == ["fit", "ref.zarr", "--label", "cell_type", "-o", "heads/cell_type"]
-    predict = hint(run(*fit).stdout)
+    annotate = hint(run(*fit).stdout)
     unlabelled = hint(run("extract", "new.h5ad", "-o", "new.zarr", "--like", "ref.zarr").stdout)
-    assert unlabelled == predict
-    run(*predict)
+    assert [word.replace("new.zarr", "new.h5ad") for word in unlabelled] == annotate
+    run(*annotate)
     assert (folder / "annotated.h5ad").is_file()
     run("verify", "heads/cell_type")
 
 
 def test_without_labels_there_is_nothing_to_fit(folder: Path, scstore_command: Run) -> None:
     said = scstore_command("extract", "new.h5ad", "-o", "u.zarr", "--model", "./model").stdout
-    assert hint(said)[0] == "predict"
+    assert hint(said)[0] == "annotate"
 
 
 def test_info_knows_what_is_no_store(folder: Path, scstore_command: Run) -> None:

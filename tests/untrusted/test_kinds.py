@@ -214,7 +214,7 @@ def test_in_place_of_cells(given: str, things: dict[str, Path], tmp_path: Path) 
 
 def test_objects_in_place_of_others(things: dict[str, Path], tmp_path: Path) -> None:
     """RELIABILITY 20 of the trial: swapped arguments print no address and no internals."""
-    store, (head, _) = scstore.open(things["cells"]), scstore.load_head(things["head"])
+    store, head = scstore.open(things["cells"]), scstore.load_head(things["head"])
     with pytest.raises(NotAStoreError, match="FusedHead"):
         scstore.predict(head, store)
     with pytest.raises(NotAStoreError, match="Store"):
@@ -237,7 +237,9 @@ def test_files_in_place_of_others(things: dict[str, Path]) -> None:
 
 
 def test_cells_without_features_are_told_what_is_missing(tmp_path: Path) -> None:
-    make_cells(20).write_h5ad(tmp_path / "a.h5ad")
+    cells = make_cells(20)
+    cells.X = cells.X.toarray() - cells.X.toarray().mean(axis=0)  # scaled, and no matrix in obsm
+    cells.write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(InputError, match=r"scstore\.extract"):
         scstore.fit(tmp_path / "a.h5ad", label="cell_type")
 
