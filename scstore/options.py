@@ -28,34 +28,16 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Option:
-    """What is said of a parameter beside its name, type and default.
-
-    Attributes
-    ----------
-    help
-        One or two plain sentences.
-    flags
-        Names on the command line, where they are not ``--name``.
-    argument
-        Given by its place on the command line.
-    separator
-        A list is one word on the command line, separated by this (``20,40``); else the flag is repeated.
-    minimum, maximum
-        Limits of a number, both allowed.
-    advanced
-        Shown by ``--help-all`` alone.
-    in_python_only
-        Has no place on the command line.
-    """
+    """What is said of a parameter beside its name, type and default."""
 
     help: str
-    flags: tuple[str, ...] = ()
-    argument: bool = False
-    separator: str | None = None
+    flags: tuple[str, ...] = ()  # names on the command line, where they are not --name
+    argument: bool = False  # given by its place on the command line
+    separator: str | None = None  # of a list that is one word there, such as 20,40; else the flag is repeated
     minimum: float | None = None
     maximum: float | None = None
-    advanced: bool = False
-    in_python_only: bool = False
+    advanced: bool = False  # shown by --help-all alone
+    in_python_only: bool = False  # has no place on the command line
 
 
 # Of a rarely used option between 0 and 1.
@@ -69,26 +51,12 @@ Progress = Annotated[Reporter | None, Option("Receives notes, warnings and progr
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a public function.
-
-    Attributes
-    ----------
-    name
-        In Python; ``--name`` with hyphens on the command line.
-    type
-        Without ``Annotated`` and, for optional parameters, without ``None``.
-    optional
-        Whether ``None`` is allowed.
-    default
-        ``inspect.Parameter.empty`` where one must be given.
-    option
-        Its help, limits and flags.
-    """
+    """A parameter of a public function."""
 
     name: str
-    type: Any
-    optional: bool
-    default: Any
+    type: Any  # without Annotated, and without None
+    optional: bool  # whether None is allowed
+    default: Any  # inspect.Parameter.empty where one must be given
     option: Option
 
     @property
@@ -178,13 +146,7 @@ def _check(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
 
 
 def check_value(parameter: Parameter, value: Any) -> None:
-    """Refuse a value that is not among the choices or outside the limits.
-
-    Raises
-    ------
-    OptionError
-        Naming the option, the value and what is allowed.
-    """
+    """Refuse a value that is not among the choices or outside the limits."""
     name, option = parameter.name, parameter.option
     if parameter.choices and value not in parameter.choices and not (value is None and parameter.optional):
         choices = ", ".join(map(str, parameter.choices))

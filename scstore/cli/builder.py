@@ -62,37 +62,16 @@ LOOK: Any = {"rich_markup_mode": "markdown", "pretty_exceptions_enable": False, 
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the command line.
-
-    Attributes
-    ----------
-    name
-        The word that a user types.
-    function
-        ``module:name`` of the public function that does the work.
-    show
-        ``module:name`` of the function that prints its result: ``show(result, given)``.
-    summary
-        First line of the help.
-    panel
-        Heading in the list of commands.
-    examples
-        Whole command lines.
-    adapt
-        ``module:name`` of a function that changes the keyword arguments before the call; it may name options of the
-        command line alone in its own signature.
-    required
-        Options that the command line needs though Python does not.
-    """
+    """A command of the command line; functions are named as ``module:name``."""
 
     name: str
-    function: str
-    show: str
+    function: str  # the public one that does the work
+    show: str  # prints its result: show(result, given)
     summary: str
-    panel: str
-    examples: tuple[str, ...] = ()
-    adapt: str | None = None
-    required: tuple[str, ...] = ()
+    panel: str  # heading in the list of commands
+    examples: tuple[str, ...] = ()  # whole command lines
+    adapt: str | None = None  # changes the keyword arguments; its signature may add options of the command line alone
+    required: tuple[str, ...] = ()  # options that the command line needs though Python does not
 
 
 class _Plain:

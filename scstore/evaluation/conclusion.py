@@ -20,22 +20,15 @@ NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 class RowComparison:
     """Two rows on the same cells.
 
-    Attributes
-    ----------
-    row, baseline
-        Their names.
-    why
-        ``no model`` (against the baseline, which uses neither model nor gene texts), ``default`` (the default head
-        against its expression alone), ``random vectors`` (gene texts against them) or ``control`` (a row against its
-        counterpart in ``controls=``).
-    difference
-        Of macro-F1 over all held-out cells together.
+    ``why`` is ``no model`` (against the baseline, which uses neither model nor gene texts), ``default`` (the default
+    head against its expression alone), ``random vectors`` (gene texts against them) or ``control`` (against the row's
+    counterpart in ``controls=``).
     """
 
     row: str
     baseline: str
     why: str
-    difference: Difference
+    difference: Difference  # of macro-F1 over all held-out cells together
 
 
 def pairs_to_compare(rows: Sequence[EvaluationRow]) -> list[tuple[str, str, str]]:
@@ -67,10 +60,7 @@ def main_row(scored: Scored, uses: str) -> str | None:
 
 
 def conclude(scored: Scored, comparisons: Sequence[RowComparison], *, unit: str) -> tuple[str, tuple[str, ...]]:
-    """Return the conclusion, and a sentence with its interval for each pair behind it and each control.
-
-    ``unit`` is the name of the column of groups.
-    """
+    """Return the conclusion, and a sentence with its interval for each pair behind it; ``unit`` names the groups."""
     against = {(c.row, c.why): c for c in comparisons}
     told: dict[str, RowComparison] = {}
     for uses in ("model", "embedding", "gene texts"):

@@ -28,23 +28,13 @@ BLOCK_VALUES = 1 << 22
 
 @dataclass(frozen=True)
 class Difference:
-    """Macro-F1 of one classifier less that of another.
+    """Macro-F1 of one classifier less that of another, with the bounds of its interval."""
 
-    Attributes
-    ----------
-    mean
-        Over all scored cells together, mean over runs.
-    low, high
-        Bounds of the interval.
-    n_cells, n_groups
-        Scored cells, and their groups (``None`` without groups). Groups are drawn where there are two or more.
-    """
-
-    mean: float
+    mean: float  # over all scored cells together, mean over runs
     low: float
     high: float
-    n_cells: int
-    n_groups: int | None
+    n_cells: int  # that are scored
+    n_groups: int | None  # drawn where there are two or more
 
     @property
     def too_few_groups(self) -> bool:
@@ -87,12 +77,7 @@ def paired_difference(
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> Difference:
-    """Return the difference of macro-F1 with its bootstrap interval.
-
-    ``truth`` has the true class numbers, ``(runs, n)``, and -1 where a cell was not scored in that run; a run is one
-    prediction of each cell (a repeat of the folds, a draw of training cells). ``predicted`` and ``baseline`` are the
-    class numbers that the two classifiers give, of the same shape; ``groups`` ``(n,)`` are drawn whole.
-    """
+    """Return the difference of macro-F1 with its interval, from class numbers ``(runs, n)``, -1 where not scored."""
     scored = (truth >= 0).any(axis=0)
     sides = [part[:, scored] for part in (truth, predicted, baseline)]
     n_classes = 1 + max(int(part.max(initial=0)) for part in sides)
@@ -136,10 +121,7 @@ def _stretch(n_units: int, level: float) -> float:
 
 
 def _macro_f1(truth: Array, codes: Array, *, unit: Array, shape: tuple[int, int]) -> Callable[[Array], Array]:
-    """Return a function that gives macro-F1 ``(draws,)`` from how often each unit is drawn, ``(draws, units)``.
-
-    The mean is over the classes that a draw has cells of, and 0 for a draw without cells.
-    """
+    """Return macro-F1 ``(draws,)``, over the classes that a draw has, as a function of how often units are drawn."""
     scored = truth >= 0
 
     def count(values: Array, which: Array) -> sparse.csr_matrix:

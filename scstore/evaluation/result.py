@@ -51,33 +51,15 @@ LEFT_OUT_HEADINGS = {
 
 @dataclass(frozen=True)
 class Regime:
-    """One table of an evaluation.
+    """One table of an evaluation."""
 
-    Attributes
-    ----------
-    name
-        ``folds``, ``few-shot N`` or ``disjoint genes``.
-    title
-        What was done.
-    notes
-        What was left out, and other things to know.
-    scored
-        Scores by fold and predictions by cell.
-    comparisons
-        Every row against the baseline, and the other pairs worth a sentence; all chosen before looking.
-    conclusion
-        What difference the model makes, in plain words.
-    says
-        A sentence with its interval for each pair behind the conclusion, and for the other pairs.
-    """
-
-    name: str
-    title: str
-    notes: tuple[str, ...]
-    scored: Scored
-    comparisons: tuple[RowComparison, ...]
-    conclusion: str
-    says: tuple[str, ...]
+    name: str  # folds, few-shot N or disjoint genes
+    title: str  # what was done
+    notes: tuple[str, ...]  # what was left out, and other things to know
+    scored: Scored  # scores by fold and predictions by cell
+    comparisons: tuple[RowComparison, ...]  # with the baseline, and other pairs chosen before looking
+    conclusion: str  # what difference the model makes, in plain words
+    says: tuple[str, ...]  # a sentence with its interval for each pair
 
     def mean_and_sd(self, row: str, metric: str) -> tuple[float | None, float | None]:
         """Return mean and standard deviation of a metric over the folds."""
@@ -152,16 +134,9 @@ class Regime:
 class LeftOutClasses:
     """Whether confidence and novelty tell cells of a class that no head was trained on.
 
-    Attributes
-    ----------
-    title
-        What was done.
-    by_class
-        For each row's name and each class left out: ``auroc`` of confidence (known above unknown), ``auroc_novelty``
-        (unknown above known), ``rejected`` share of the unknown cells and ``kept`` share of the known ones at the
-        head's own threshold of confidence, ``n_unknown``, ``n_known``.
-    rows
-        The rows.
+    ``by_class`` has by row and class left out: ``auroc`` of confidence (known above unknown), ``auroc_novelty``
+    (unknown above known), the shares ``rejected`` of unknown cells and ``kept`` of known ones at the head's own
+    threshold of confidence, ``n_unknown``, ``n_known``.
     """
 
     title: str

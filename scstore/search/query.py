@@ -59,27 +59,13 @@ class QueryOptions:
 
 @dataclass(frozen=True, eq=False)
 class QueryResult:
-    """What :func:`query_to_file` wrote.
+    """What :func:`query_to_file` wrote."""
 
-    Attributes
-    ----------
-    n_rows
-        Rows of the table.
-    columns
-        Its columns.
-    n_cells
-        Cells that have neighbours.
-    median_distance
-        Median over all cells and neighbours; NaN where there are none, or only shares of labels were written.
-    groups
-        The table, where it has one row for each group of cells.
-    """
-
-    n_rows: int
+    n_rows: int  # of the table
     columns: tuple[str, ...]
-    n_cells: int
-    median_distance: float
-    groups: pd.DataFrame | None = None
+    n_cells: int  # that have neighbours
+    median_distance: float  # NaN without neighbours, or where only shares of labels were written
+    groups: pd.DataFrame | None = None  # the table, where it has one row for each group of cells
 
 
 @with_options(QueryOptions)
@@ -115,13 +101,7 @@ def query(store: LookedUp, reference: Reference, options: QueryOptions) -> pd.Da
 
 @with_options(QueryOptions)
 def query_to_file(store: LookedUp, reference: Reference, options: QueryOptions) -> QueryResult:
-    """Write what :func:`query` returns block by block: memory does not grow with the number of cells.
-
-    Raises
-    ------
-    OptionError
-        If no ``output`` is given, and as :func:`query` does.
-    """
+    """Write what :func:`query` returns to ``output`` block by block: memory does not grow with the number of cells."""
     if options.output is None:
         raise OptionError("output=: name the file to write, such as neighbours.parquet.")
     plan = _plan(store, reference, options)
@@ -137,10 +117,7 @@ def query_to_file(store: LookedUp, reference: Reference, options: QueryOptions) 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """Rows to look up and to look among.
-
-    ``others_rows`` ``(n,)`` are all usable reference cells, ``chosen`` ``(n,) bool`` those that may be found.
-    """
+    """Rows to look up, all usable reference rows, and which of these ``(n,)`` may be found."""
 
     cells: Store
     view: View
