@@ -169,10 +169,7 @@ def _cells(folder: Path) -> tuple[Path, Path]:
 
 
 def _score(stores: Mapping[str, Store], truth: NDArray[Any], folder: Path) -> tuple[Scores, pd.DataFrame]:
-    """Return the scores of every view alone, of plain regression and the default, and the linear default's predictions.
-
-    The default heads are saved.
-    """
+    """Return scores of each view, of the regression and the saved default heads, and the linear predictions."""
     from scstore.annotation.fit import fit
     from scstore.annotation.predict import predict
     from scstore.evaluation.regression import regression_proba

@@ -1,8 +1,4 @@
-"""How a long piece of work tells what it is doing, without knowing who listens.
-
-Workflows call a :class:`Reporter`; the base class turns warnings into Python's and is silent otherwise, which is what
-Python callers get. The command line passes one that draws progress bars on a terminal and plain lines elsewhere.
-"""
+"""How a long piece of work tells what it is doing, without knowing who listens: a terminal, a log or nobody."""
 
 from __future__ import annotations
 

@@ -120,10 +120,7 @@ def _labelled(
 def _sides(
     stores: Sequence[Store], train_on: Sequence[str], test_on: Sequence[str]
 ) -> tuple[list[NDArray[np.bool_]], list[NDArray[np.bool_]]]:
-    """Return the cells of each store that are trained on, and those that are tested on.
-
-    Of one store, a side without conditions is the rest; of two, the first is trained on and the second tested.
-    """
+    """Return the cells of each store to train on, and to test on: of two stores the first and the second."""
     train, test = _meets(stores[0], train_on, option="train_on"), _meets(stores[-1], test_on, option="test_on")
     if len(stores) > 1:
         return [train, np.zeros(len(test), dtype=bool)], [np.zeros(len(train), dtype=bool), test]

@@ -20,11 +20,7 @@ from scipy import sparse
 def celltypist_proba(
     train: Any, labels: NDArray[np.object_], test: Any, *, genes: Sequence[str], seed: int
 ) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """Train CellTypist with its defaults and return its classes, and its probabilities of other cells.
-
-    ``train`` ``(n, genes)`` and ``test`` ``(m, genes)`` are log-normalised, CSR or dense. CellTypist's one-against-the-
-    rest probabilities are divided by their sum in each cell.
-    """
+    """Train CellTypist by its defaults; return classes and, scaled to sum 1, its probabilities of other cells."""
     import celltypist  # type: ignore[import-not-found,unused-ignore]
 
     logging.getLogger("celltypist").setLevel(logging.ERROR)

@@ -1,8 +1,4 @@
-"""Training cells and test cells that were measured on different genes, with no gene in common.
-
-Expression cannot be compared then, and only what the gene vectors know about each other carries labels over: the case
-of targeted panels against whole-transcriptome references.
-"""
+"""Training cells and test cells measured on different genes, as targeted panels against whole transcriptomes are."""
 
 from __future__ import annotations
 
@@ -53,11 +49,7 @@ def deal_genes(table: GeneTable, *, fraction: float, seed: int) -> NDArray[np.bo
 
 
 def gene_split_means(store: Store, *, fraction: float, seed: int) -> tuple[Means, Means]:
-    """Return weighted means of gene vectors over the genes of the training side, and of the test side.
-
-    The views are ``genept`` (vectors whitened, as in the store), ``genept_unwhitened`` and ``genept_random``. All genes
-    of a side count, whatever panel the store was extracted with.
-    """
+    """Return weighted means of vectors of all genes of the training side, and of the test side, by view."""
     table, rows = expression_genes(store, purpose=OPTION)
     on_test_side = deal_genes(table, fraction=fraction, seed=seed)[rows]
     if not 0 < on_test_side.sum() < len(rows):
@@ -93,11 +85,9 @@ class GeneSplitFeatures:
         return []
 
     def sides(self, source: ViewSource, split: Split) -> tuple[Rows, Rows]:
-        """Return a view of the training cells from their genes and of the test cells from the others.
+        """Return training cells by their genes and test cells by the others, each side centred on its own mean.
 
-        Each side is centred on its own mean, which takes out a shift between the two sets of genes that says nothing
-        about cell types. For the test side this is transductive: it looks at all cells to be labelled, though at no
-        label.
+        That takes out a shift between the two sets of genes; it looks at all cells to be labelled, though at no label.
         """
         if self._dealt[0] != split.run:
             seed = self.seed + split.run

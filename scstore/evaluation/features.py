@@ -51,10 +51,7 @@ class StoredFeatures:
         return [str(name) for name in self.cells.stores[0].expression_genes.index]
 
     def view(self, source: ViewSource, train: Array | None = None) -> Rows:
-        """Return a view of the cells, ``(n, width)``, kept in memory where it is small.
-
-        With cells to train on, views whose panel has seen the labels are made with genes chosen on those alone.
-        """
+        """Return a view of the cells, in memory where small; one that saw labels has genes chosen on ``train``."""
         if train is not None and source in self.refitted:
             expression = self.view(ViewSource(EXPRESSION, source.control))
             return self._kept(self.refitted[source].rows(expression, train, self.cells.codes[train]))

@@ -64,12 +64,7 @@ def predict_rows(
     track: Track,
     groups: Array | None = None,
 ) -> Iterator[tuple[EvaluationRow, RowPredictions]]:
-    """Train every row on the same cells, with ``labels`` and ``groups`` ``(n,)``, and predict the test cells.
-
-    ``sides`` gives a view of the training cells and of the test cells. The numbers are those of a
-    :class:`~scstore.heads.fusion.FusedHead` on each row's views: late fusion fits each view by itself, so a view that
-    several rows read is fitted once.
-    """
+    """Train every row on the same cells and predict the test cells: as a FusedHead would, each view fitted once."""
     uses = Counter(source for row in rows for source in row.sources)
     fitted: dict[ViewSource, _ViewPredictions] = {}
     for row in rows:

@@ -35,11 +35,9 @@ def leave_classes_out(
     heads: HeadOptions,
     progress: Reporter,
 ) -> LeftOutClasses:
-    """Train without each class, and compare its cells with held-out cells of known classes.
+    """Train without each class, on the first split, and compare its cells with held-out cells of known classes.
 
-    Each class is left out once, on the first split. Known cells are the split's test cells; unknown ones are all cells
-    of the class that some split tests. The threshold is fitted as a user could, on the training cells: the confidence
-    that 95 % of the head's own out-of-fold predictions reach.
+    The threshold is fitted as a user could: the confidence that 95 % of the out-of-fold predictions reach.
     """
     rows = [row for row in rows if row.views]
     cases = _cases(splits, features)

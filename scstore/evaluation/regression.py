@@ -30,11 +30,7 @@ Setting = tuple[int, float]
 def regression_proba(
     train: Any, labels: NDArray[np.object_], test: Any, *, groups: Array | None, seed: int
 ) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """Return classes, and probabilities of the test cells ``(m, n_classes)``, by the best setting.
-
-    ``train`` ``(n, genes)`` and ``test`` ``(m, genes)`` are log-normalised. The best setting has the highest macro-F1
-    on inner folds of the training cells: whole ``groups`` ``(n,)`` where there are any.
-    """
+    """Return classes, and probabilities of the test cells, by the setting of highest macro-F1 on inner folds."""
     train, test, rng = sparse.csr_matrix(train), sparse.csr_matrix(test), np.random.default_rng(seed)
     names, codes = np.unique(labels.astype(str), return_inverse=True)
     part = _part(codes, CHOOSING_CELLS, rng)

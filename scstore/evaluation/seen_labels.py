@@ -17,12 +17,8 @@ def without_seen_labels(
 ) -> tuple[list[EvaluationRow], StoredFeatures]:
     """Choose the genes of gene vectors again in every fold, and mark the rows that take the model for that.
 
-    Where the default row is among those, a row of its other views goes before it.
-
-    Raises
-    ------
-    LabelsError
-        If a projector was trained on cells to be tested on.
+    Where the default row is among those, a row of its other views goes before it. A projector trained on cells to be
+    tested on is a LabelsError.
     """
     seen: set[ViewSource] = set()
     refitted: dict[ViewSource, FoldMeans] = {}

@@ -75,11 +75,7 @@ def k_folds(codes: Array, *, n_folds: int, run: int, seed: int) -> list[Split]:
 
 
 def group_folds(codes: Array, groups: Array, *, names: Sequence[str], n_folds: int, run: int, seed: int) -> list[Split]:
-    """Return folds that hold out whole groups, from class and group numbers ``(n,)`` and the names of the groups.
-
-    With at most ``n_folds`` groups each group is a fold of its own. With more, scikit-learn's
-    ``StratifiedGroupKFold`` spreads the classes; it gives fewer folds where the largest class has fewer cells.
-    """
+    """Return folds of whole groups: each alone where there are at most ``n_folds``, else stratified."""
     present = np.unique(groups)
     if len(present) < 2:
         raise OptionError(f"All cells belong to one group ({', '.join(names)}): none is held out. Leave out group=.")
@@ -99,10 +95,7 @@ def group_folds(codes: Array, groups: Array, *, names: Sequence[str], n_folds: i
 
 
 def draw_few(split: Split, codes: Array, *, n_cells: int, run: int, seed: int) -> Split:
-    """Return the split with ``n_cells`` training cells of every class, or all where a class has fewer.
-
-    The same seed, run and fold draw the same cells.
-    """
+    """Return the split with ``n_cells`` training cells of every class, or all, by seed, run and fold."""
     rng = np.random.default_rng([seed, run, *split.fold.encode()])
     labels = codes[split.train]
     drawn = [rng.permutation(split.train[labels == code])[:n_cells] for code in np.unique(labels)]

@@ -93,9 +93,7 @@ def choose_rows(
 ) -> list[EvaluationRow]:
     """Return the rows that ``views`` names, or every view alone, the default and the regression; then the controls.
 
-    ``readout`` stands for the default view, ``default`` for what `fit` makes, ``regression`` and ``celltypist`` for
-    those, and ``+`` combines views. Each control adds its default view, and its default views together: as its default
-    where the table has one, else all of them fused.
+    A control adds its default view, and its default views together: as its default where the table has one, else fused.
     """
     if views is None:
         wanted = _default_names(store)

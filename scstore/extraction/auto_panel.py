@@ -28,10 +28,7 @@ def kept_panel(
     cells: CellFile,
     progress: Reporter,
 ) -> Path:
-    """Return the panel beside a store that is to be made; fit it on the cells (``source``, opened) if there is none.
-
-    OutputError if a file of that name was not fitted on such cells, GenesError if they express too few genes.
-    """
+    """Return the panel kept beside a store to be made; fit it on the cells (``source``, opened) if there is none."""
     file = file_beside(target, ".panel.h5ad")
     if file.exists():
         found = load_panel(file)
@@ -55,10 +52,7 @@ def kept_panel(
 
 
 def panel_of_store(store: Store) -> Path:
-    """Return the panel that ``panel='auto'`` kept when a store was made; it is never fitted again.
-
-    FeatureSpaceError if the store was made with another panel or none, or the file has moved.
-    """
+    """Return the panel that ``panel='auto'`` kept when a store was made; it is never fitted again."""
     file = file_beside(store.path, ".panel.h5ad")
     recorded = (store.record or {}).get("options", {}).get("panel")
     if recorded != file.name:

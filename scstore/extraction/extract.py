@@ -89,11 +89,7 @@ def create_or_wait(
     overwrite: bool,
     is_there: Callable[[], bool] | None = None,
 ) -> T | None:
-    """Create the store with ``create``, under a lock that the others see, or wait until another process has.
-
-    Returns ``None`` where the store was there or another process created it. Raises LockedError if the creating
-    process is on another host and shows no sign of life.
-    """
+    """Create the store under a lock that others see, or wait until another process has; None where it was there."""
     if overwrite and process.part.count > 1:
         raise OptionError("overwrite=True: several processes cannot replace a store. Delete it first, then start them.")
     lock, is_there = creation_lock(target), is_there or target.exists
@@ -201,11 +197,7 @@ def _as_begun(options: ExtractOptions, store: Store) -> ExtractOptions:
 
 
 def _create(target: Path, plan: ExtractionPlan, progress: Reporter) -> tuple[ExtractionPlan, CellReader | None]:
-    """Read every cell once: check it, normalise it, match its genes; and create the store.
-
-    Returns the plan with the rows of a shard that the model's speed on the first cells allows, and the model if it was
-    needed for that.
-    """
+    """Read and check every cell once, create the store; return plan with shards, and the model if timed."""
     sequences, keep = plan.sequences, plan.options.keep_expression
     cells = sequences.source.cells
     obs = _own_columns(cells.obs, cells.source, progress)
@@ -354,10 +346,7 @@ def _unfinished(
 
 
 def prefetch(items: Iterator[T], executor: ThreadPoolExecutor, *, depth: int) -> Iterator[T]:
-    """Yield the items of an iterator, the next ``depth`` of them being made by the executor's one thread meanwhile.
-
-    An error in the iterator is raised in its place.
-    """
+    """Yield the items of an iterator, the next ``depth`` of them being made by the executor's one thread meanwhile."""
     end = object()
     waiting: deque[Future[Any]] = deque(executor.submit(next, items, end) for _ in range(depth))
     while (item := waiting.popleft().result()) is not end:

@@ -86,10 +86,7 @@ Options = TypeVar("Options", bound="SequenceOptions")
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceOptions:
-    """Options of extract and align: which cells become which sequences, and which model reads them.
-
-    ``None`` means «not given», so that a preset, a recipe or another store may choose.
-    """
+    """Options of extract and align; ``None`` is «not given», so that a preset, a recipe or another store may choose."""
 
     model: Annotated[
         str | None, Option("minilm, a folder in Hugging Face layout, or a hub name. By default Llama-2-13b.")

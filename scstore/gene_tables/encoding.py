@@ -75,10 +75,7 @@ def encode_table(
     enter: NDArray[np.bool_] | None = None,
     progress: Reporter | None = None,
 ) -> GeneTable:
-    """Return the gene table of described genes.
-
-    With ``enter``, ``(n_genes,)``, only the texts of these genes are encoded, and of as many others as whitening takes.
-    """
+    """Return the table of described genes; with ``enter``, of these texts and as many others as whitening takes."""
     rows = _rows_to_encode(genes, enter, encoder.width or USUAL_WIDTH)
     encoded = encode_texts(encoder, list(genes.obs["text"].iloc[rows]), kept=kept, progress=progress)
     vectors = np.zeros((len(genes.obs), encoded.shape[1]), dtype=np.float32)
@@ -106,10 +103,7 @@ def cached_table(
     dtype: str | None,
     progress: Reporter,
 ) -> GeneTable:
-    """Read the gene table beside a store if it has these genes and vectors, else make it and write it.
-
-    Without ``files`` (the model that encodes) the table has no vectors; with ``enter`` as :func:`encode_table`.
-    """
+    """Read the table beside a store if it has these genes and vectors, else make it; without ``files`` it has none."""
     if path.exists():
         try:
             table = load_gene_table(path)

@@ -195,10 +195,7 @@ class AcrossGenesHead:
         return lambda block: mixture(_means(block, units), components.of(block))
 
     def _calibrate(self, expression: Rows, codes: Array, units: Array, groups: Array | None) -> None:
-        """Label held-out cells, on half of the genes and on ever fewer of these, from the other cells and genes.
-
-        The halves take turns. Cells are held out in two parts, or as whole groups.
-        """
+        """Label held-out cells, or whole groups in turn, by heads of the other cells on the other half of the genes."""
         rng = np.random.default_rng(self.random_state)
         some = stratified_sample(codes, size=HELD_OUT, rng=rng) if len(codes) > HELD_OUT else np.arange(len(codes))
         sample, truth = csr_matrix(fetch(expression, some)), codes[some]
@@ -276,11 +273,7 @@ def _learn(expression: Rows, codes: Array, units: Array) -> ClassProfiles:
 
 
 def text_agreement(profiles: ClassProfiles, expression: csr_matrix, units: Array, rng: np.random.Generator) -> float:
-    """Return how far the texts of two halves of the genes say the same of cells ``(n, g)``, 0 to 1.
-
-    It is the correlation between the scores of the classes that a cell gets by either half, over cells and classes, the
-    mean over random halves. Few genes, or genes that all cells express alike, say next to nothing: halves disagree.
-    """
+    """Return how far texts of random halves of the genes say the same of cells ``(n, g)``: a correlation, 0 to 1."""
     directions = profiles.whiten(profiles.means - profiles.means.mean(axis=0)).T
     found = []
     for _ in range(SPLITS):
@@ -340,10 +333,7 @@ class ClassProfiles:
 
 @dataclass(frozen=True)
 class ExpressionComponents:
-    """Principal components of the most variable genes, learned from the new cells themselves.
-
-    A cell's components are ``(x[genes] - centre) @ axes.T / scale``; ``axes`` is ``(p, g)``.
-    """
+    """Principal components ``(x[genes] - centre) @ axes.T / scale`` of the most variable genes of the new cells."""
 
     genes: Array
     centre: Array

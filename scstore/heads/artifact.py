@@ -28,26 +28,7 @@ ARRAY = "$array"  # key of an object that stands for an array
 
 
 def save_head(head: AnyHead, path: str | PathLike[str], *, record: Mapping[str, JSON], overwrite: bool = False) -> None:
-    """Write a fitted head, whole or not at all. The same head and record give the same bytes.
-
-    Parameters
-    ----------
-    head
-        Fitted.
-    path
-        The folder to make.
-    record
-        What to keep with it, as JSON: feature spaces by view, label column, training data.
-    overwrite
-        Replace a head that exists.
-
-    Raises
-    ------
-    OutputError
-        If ``path`` exists and ``overwrite`` is not set, or it is not a head, or cannot be written.
-    OptionError
-        If the record or a parameter is not JSON, or the record is too large.
-    """
+    """Write a fitted head, and with it a record of JSON, whole or not at all; the same give the same bytes."""
     arrays, document = split_arrays(head.to_state())
     copies = {COPIES[name]: source for name, source in head.files_.items()}
     document["record"] = dict(record)

@@ -24,12 +24,7 @@ PREDICT_BYTES = 1 << 23  # bytes of float32 in a block of a prediction; it is wi
 
 
 class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is untyped
-    """A classifier over :class:`~scstore.heads.rows.Rows`.
-
-    ``X`` may be an array, a sparse matrix, a data frame, or anything that answers ``shape`` and ``[slice | int
-    array]``; the last is read in blocks. A row's probabilities do not depend on the rows beside it: they are
-    computed in float64.
-    """
+    """A classifier over :class:`~scstore.heads.rows.Rows` or arrays; a row's probabilities depend on no other row."""
 
     classes_: Array
     n_features_in_: int
@@ -154,10 +149,7 @@ def loading() -> Iterator[None]:
 def take_arrays(
     state: Mapping[str, Any], shapes: Mapping[str, str], *, integers: Collection[str] = (), **sizes: int
 ) -> dict[str, Array]:
-    """Return arrays of a saved head, of floats or for the names in ``integers`` of integers.
-
-    A shape has a letter per dimension, such as "cd": the size given for it, or else the one where it first occurs.
-    """
+    """Return arrays of a saved head, of floats or ``integers``, whose shapes ("cd") give each letter one size."""
     for name, shape in shapes.items():
         array = state[name]
         fits = array.ndim == len(shape) and array.dtype.kind == ("i" if name in integers else "f")

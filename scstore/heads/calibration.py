@@ -38,11 +38,8 @@ def fit_temperature(logits: Array, truth: Array) -> float:
 class Fusion:
     """The way from the log-probabilities of members to one calibrated probability per class.
 
-    Each member's are divided by its temperature; their mean is adjusted for the classes' shares and divided by one
-    more temperature. A member is calibrated before the adjustment: an overconfident one would drown it.
-
-    ``shares`` ``(n_classes,)`` are those of the training cells. ``prior_adjustment`` is the logit adjustment (Menon et
-    al. 2021, arXiv 2007.07314): 0 keeps training frequencies, 1 assumes equal ones.
+    A member is calibrated before the adjustment for the classes' shares in training (Menon et al. 2021,
+    arXiv 2007.07314), of which ``prior_adjustment`` is the part: an overconfident one would drown it.
     """
 
     shares: Array
@@ -58,10 +55,7 @@ class Fusion:
 
 
 def fit_fusion(held_out: Sequence[Array], truth: Array, *, shares: Array, prior_adjustment: float) -> Fusion:
-    """Fit the temperatures on ``(m, n_classes)`` log-probabilities of cells that the members were not trained on.
-
-    Without cells every temperature is 1.
-    """
+    """Fit the temperatures on log-probabilities ``(m, n_classes)`` of held-out cells; each is 1 without cells."""
     temperatures = tuple(fit_temperature(p, truth) for p in held_out)
     uncalibrated = Fusion(shares, prior_adjustment, temperatures, 1.0)
     temperature = fit_temperature(np.log(uncalibrated.proba(held_out)), truth)
@@ -71,11 +65,9 @@ def fit_fusion(held_out: Sequence[Array], truth: Array, *, shares: Array, prior_
 def earning_members(
     held_out: Mapping[str, Array], truth: Array, *, optional: Sequence[str], shares: Array, prior_adjustment: float
 ) -> tuple[str, ...]:
-    """Return the members that stay: those that are not optional, and optional ones that make the fusion better.
+    """Return the members that stay: optional ones are added greedily while they make held-out cells more likely.
 
-    Greedily, the optional member that lowers the negative log-likelihood of the held-out cells most is added, as long
-    as the gain is more than one standard error, and than a hundredth of what there is to gain. ``held_out`` has
-    log-probabilities ``(m, n_classes)`` by name.
+    The gain must be more than one standard error, and than a hundredth of what there is to gain.
     """
 
     def losses(names: Sequence[str]) -> Array:

@@ -73,11 +73,7 @@ def held_out_folds(codes: Array, groups: Array | None, *, n_folds: int, seed: in
 
 
 def stratified_folds(codes: Array, *, n_folds: int, rng: np.random.Generator) -> list[Array]:
-    """Return the held-out rows of each fold, sorted; at most ``n_folds`` folds, none of them empty.
-
-    The cells of a class are dealt to the folds in turn, so no fold holds all of them. The only cell of a class is in
-    no fold.
-    """
+    """Return the rows of each fold, sorted, dealt class by class; the only cell of a class is in no fold."""
     dealt = [rng.permutation(rows) for rows in _rows_by_class(codes) if len(rows) > 1]
     if not dealt:
         return []
@@ -98,10 +94,7 @@ def encode_groups(groups: Any, n_rows: int) -> Array:
 
 
 def group_folds(codes: Array, groups: Array, *, n_folds: int, rng: np.random.Generator) -> list[Array]:
-    """Return the held-out rows of each fold, sorted: whole groups, the folds of about equal size.
-
-    There are at most ``n_folds`` folds and as many as groups. Groups are dealt largest first, ties in random order.
-    """
+    """Return the rows of each fold, sorted: whole groups, largest first, the folds of about equal size."""
     sizes = np.bincount(groups)
     order = rng.permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]

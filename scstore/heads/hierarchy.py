@@ -15,10 +15,7 @@ from scstore.heads.rows import Array
 
 @dataclass(frozen=True, eq=False)
 class LabelledCells:
-    """The label of each cell, its probability, the best other label, and the lead over that, ``(n,)`` each.
-
-    The margin is negative where a coarser label overruled the most probable class.
-    """
+    """Label, probability, best other label and lead over that, ``(n,)`` each: negative if a coarser one overruled."""
 
     label: Array
     confidence: Array
@@ -27,10 +24,7 @@ class LabelledCells:
 
 
 def label_cells(proba: Array, classes: Array, *, chosen: Array | None = None) -> LabelledCells:
-    """Label cells by their probabilities ``(n, n_classes)``, at least two classes.
-
-    ``chosen`` ``(n,)`` is the class of each cell; by default the most probable, of equal ones the first.
-    """
+    """Label cells by probabilities ``(n, n_classes)``: as ``chosen`` ``(n,)``, else the most probable class."""
     best = proba.argmax(axis=1) if chosen is None else chosen
     rows = np.arange(len(proba))
     others = proba.copy()
@@ -41,11 +35,7 @@ def label_cells(proba: Array, classes: Array, *, chosen: Array | None = None) ->
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """A label column above the classes.
-
-    ``labels`` ``(n_labels,)`` are sorted text, ``parents`` ``(n_classes,) int64`` the label that contains each class.
-    ``confidence`` ``(m,)``, ascending, are the probabilities of the held-out cells that got the right label.
-    """
+    """A label column: sorted ``labels``, the one over each class, ascending confidence of held-out cells got right."""
 
     column: str
     labels: Array
@@ -66,10 +56,7 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class Hierarchy:
-    """The levels above a head's classes, coarse to fine, and the ``column`` of the classes.
-
-    Every label lies in one label of each coarser level.
-    """
+    """The levels above a head's classes, coarse to fine and nested, and the ``column`` of the classes."""
 
     column: str
     levels: tuple[Level, ...]
@@ -78,11 +65,7 @@ class Hierarchy:
     def fit(
         cls, column: str, parents: Mapping[str, Mapping[str, str]], *, classes: Array, proba: Array, truth: Array
     ) -> Self:
-        """Make the hierarchy of a trained head.
-
-        ``parents`` gives for each coarser column, coarse to fine, the label that contains each class. ``proba``
-        ``(m, n_classes)`` are calibrated probabilities of held-out cells, ``truth`` ``(m,)`` their true classes.
-        """
+        """Make it from the label over each class by column, coarse to fine, and from held-out cells."""
         levels = []
         for name, of_class in parents.items():
             labels, codes = np.unique([of_class[str(label)] for label in classes], return_inverse=True)
@@ -93,11 +76,8 @@ class Hierarchy:
         return cls(column, tuple(levels))
 
     def choose(self, proba: Array) -> Array:
-        """Return the class of each cell, ``(n,) int64``: inside the best label of the coarsest level, then of the next.
-
-        It is nearly always the most probable class. Where several classes of one coarse label share what a single
-        class of another has, the coarse label is the safer answer, and the class follows it.
-        """
+        """Return the class of each cell, ``(n,)``: inside the best label of the coarsest level, then of the next."""
+        # Nearly always the most probable class. Where classes share their coarse label's mass, that label is the safer.
         left = np.array(proba, dtype=np.float64)
         for level in self.levels:
             best = level.sums(left).argmax(axis=1)

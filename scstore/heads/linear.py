@@ -231,10 +231,7 @@ def _split(theta: Array, n_classes: int) -> tuple[Array, Array]:
 def _fit_exact(
     rows: Array, labels: Labels, weights: Array, *, penalty: float, start: Array | None = None
 ) -> tuple[Array, int]:
-    """L-BFGS on the mean loss from zero or ``start``: weights as one vector, and the number of iterations.
-
-    Products are in float32, sums and steps in float64.
-    """
+    """L-BFGS in float32 products and float64 steps, from ``start`` or zero: weights as one vector, and iterations."""
     n, width = rows.shape
     n_classes, total = len(labels.classes), weights.sum()
     parts = [slice(first, first + CHUNK) for first in range(0, n, CHUNK)]
@@ -265,22 +262,9 @@ def _fit_exact(
 class ExpressionHead(Regression):
     """Logistic regression on all genes of each cell at unit length, and on the standardised markers, averaged.
 
-    They err on different cells. Unit length takes out a cell's depth; standardising lends weight to the markers of
-    rare classes. Of the log-probabilities a third is the markers': benchmarks/transfer.py.
-
-    Parameters
-    ----------
-    C
-        Inverse strength of the penalty of the first; a sixth of it is that of the second. Or ``"auto"`` for both.
-    class_weight, solver, epochs, memory_limit, random_state
-        As for :class:`LinearHead`.
-
-    Attributes
-    ----------
-    classes_, n_features_in_
-        ``(n_classes,)`` labels, sorted; columns of the training rows.
-    all_, markers_
-        The two regressions.
+    They err on different cells. Unit length takes out a cell's depth; standardising lends weight to the markers of rare
+    classes. Of the log-probabilities a third is the markers': benchmarks/transfer.py. ``C`` is that of the first, a
+    sixth of it that of the second; or ``"auto"`` for both. The other parameters are as for :class:`LinearHead`.
     """
 
     C: float | str = EXPRESSION_C

@@ -59,11 +59,7 @@ def _trusted_from(confidence: Array, right: Array, known: float) -> float:
 
 
 def gene_importance(member: Member) -> Array:
-    """Return how much the labels of a member on expression depend on each of its genes, ``(g,) float64``.
-
-    For regressions the mean absolute weights over the classes times the gene's spread; for other heads the share of
-    its variance that the components hold.
-    """
+    """Return how much labels depend on each gene, ``(g,)``: by weights, or by the variance that components hold."""
     reducer, head = member.reducer, member.head
     assert reducer is not None  # noqa: S101  # expression has one
     if isinstance(head, ExpressionHead):
@@ -162,10 +158,7 @@ class HeldOut:
 
 @dataclass(frozen=True, eq=False)
 class MissingCase:
-    """What held-out cells showed at about one share of known expression.
-
-    ``confidence`` and ``novelty`` ``(m,)`` are those of correctly labelled cells.
-    """
+    """What held-out cells showed at about one share of known expression; ``(m,)`` are of those labelled correctly."""
 
     known: float
     accuracy: float
@@ -192,11 +185,7 @@ class MissingGenes:
 
     @classmethod
     def fit(cls, cases: Sequence[HeldOutCase], truth: Array, fusion: Fusion, *, units: Array) -> Self | None:
-        """Measure the cases on held-out cells of the classes ``truth`` ``(n,)``; None where none is ever right.
-
-        ``fusion`` is that of expression alone; each case gets a temperature of its own in its place. ``units`` are the
-        distances that count as a novelty of 1.
-        """
+        """Measure the cases on held-out cells, each with a temperature of its own; None where none is ever right."""
         rows = []
         for case in cases:
             uncalibrated = replace(fusion, temperature=1.0).proba([case.log_proba])

@@ -51,10 +51,7 @@ def unit_view(rows: Rows, mean: Float32) -> MappedRows:
 
 
 def cosine_distances_to(rows: Array, near: NDArray[np.int64], units: Float32, mean: Float32) -> Float32:
-    """Return 1 - cosine of each unit query ``(m, d)`` and its own rows ``near`` ``(m, k)`` of ``rows``: ``(m, k)``.
-
-    NaN where a row is not finite.
-    """
+    """Return 1 - cosine ``(m, k)`` of unit queries and their rows ``near`` of ``rows``; NaN if one is not finite."""
     m, k = near.shape
     found = np.empty((m, k), dtype=np.float32)
     step = max(1, CACHE_BYTES // (4 * k * rows.shape[1]))
@@ -78,11 +75,7 @@ def cosine_distances_to(rows: Array, near: NDArray[np.int64], units: Float32, me
 def nearest(
     reference: Rows, queries: Rows, *, k: int, mean: Float32 | None = None, block_bytes: int = BLOCK_BYTES
 ) -> tuple[Float32, NDArray[np.int64]]:
-    """Find the ``k`` nearest reference rows of every query by cosine distance around a mean, streaming both sides.
-
-    Returns 1 - cosine, ascending, 0 to 2, and rows of the reference: ``(m, k)`` each. The mean is the reference's
-    where none is given.
-    """
+    """Return cosine distances, ascending, and numbers of the nearest rows, ``(m, k)`` each, streaming both sides."""
     if mean is None:
         mean = centre_of(reference, block_bytes=block_bytes)
     prepared = unit_view(reference, mean)
@@ -98,10 +91,7 @@ def nearest(
 def nearest_prepared(
     reference: Rows, queries: Float32, *, k: int, block_bytes: int = BLOCK_BYTES
 ) -> tuple[Float32, NDArray[np.int64]]:
-    """Find the ``k`` nearest of some rows ``(n, d)`` by Euclidean distance, in one pass over them.
-
-    Returns squared distances, ascending, and row numbers: ``(m, k)`` each.
-    """
+    """Return squared distances, ascending, and numbers of the nearest rows, ``(m, k)`` each, in one pass over them."""
     import faiss
 
     heap = faiss.ResultHeap(len(queries), k)
@@ -136,10 +126,7 @@ class HeldOut:
 
 
 class ApproximateIndex:
-    """FAISS's inverted file (Jégou, Douze, Schmid 2011) of rows on components ``(d, p)``, in half precision.
-
-    Rows are compared by Euclidean distance, so cosines need rows of length 1.
-    """
+    """FAISS's inverted file (Jégou, Douze, Schmid 2011) of unit rows on components ``(d, p)``, in half precision."""
 
     def __init__(self, components: Float32, faiss_index: Any, measured: MeasuredRecall | None = None) -> None:
         self.components = components
@@ -180,10 +167,7 @@ class ApproximateIndex:
     def search(
         self, queries: Float32, *, k: int, probes: int | None = None, chosen: NDArray[np.bool_] | None = None
     ) -> NDArray[np.int64]:
-        """Return the rows found for projected queries ``(m, p)``, nearest first: ``(m, k)``, -1 where there are fewer.
-
-        Only rows of ``chosen`` ``(n,)`` are found. Queries that find fewer than ``k`` rows search more lists.
-        """
+        """Return ``chosen`` rows near projected queries, ``(m, k)``, of more lists if too few; -1 for none."""
         if probes is None:
             probes = self.n_lists if self.measured is None else self.measured.probes
         found = self._search_lists(queries, k, probes, chosen)
@@ -224,11 +208,7 @@ class ApproximateIndex:
 def build_index(
     rows: Rows, *, k: int = 10, fetch: int = 1, target: float = 0.95, seed: int = 0, block_bytes: int = BLOCK_BYTES
 ) -> ApproximateIndex:
-    """Build an index of prepared rows ``(n, d)``, in two passes over them.
-
-    It keeps as few components and searches as few lists as give the recall ``target`` of the ``k`` nearest rows among
-    the ``fetch * k`` found; the recall is measured on rows that took no part in the fit.
-    """
+    """Build an index in two passes: as few components and lists as give the recall ``target`` on held-out rows."""
     n, width = rows.shape
     order = np.random.default_rng(seed).permutation(n)
     own, rest = np.sort(order[: min(HELD_OUT, n // 10)]), order[min(HELD_OUT, n // 10) :]
@@ -300,11 +280,7 @@ def _lengths(centred: Float32) -> Float32:
 
 
 def _single(block: Array) -> Float32:
-    """Return a block as float32, the same numbers as ``astype`` seven times as fast from half precision.
-
-    NumPy converts one number at a time. This moves sign, exponent and fraction of all to their places at once and
-    corrects the exponent's offset by a product.
-    """
+    """Return a block as float32: from half precision by moving bits, seven times as fast as ``astype``."""
     if block.dtype != np.float16:
         return block.astype(np.float32, copy=False)
     bits = block.view(np.int16).astype(np.int32)

@@ -43,11 +43,7 @@ LEAST_NOISE = 0.05
 
 @dataclass(frozen=True)
 class Scaling:
-    """``(row - mean) / scale``.
-
-    ``mean`` and ``scale`` are ``(d,) float64`` with values that float32 can hold. So the difference is exact in float32
-    even where a mean is a thousand times the spread around it (outlier dimensions of language models).
-    """
+    """``(row - mean) / scale``, with values that float32 holds: exact where a mean is a thousand times its spread."""
 
     mean: Array
     scale: Array
@@ -69,10 +65,7 @@ class Scaling:
 
 
 def fit_scaling(rows: Rows, *, memory_limit: int = MEMORY_LIMIT) -> Scaling:
-    """Centre and standardise the columns, then divide by √d, so that a row has a norm of about 1 whatever its width.
-
-    A penalty or a learning rate then means the same for a view of 20 columns and for one of 5,120.
-    """
+    """Standardise columns and divide by √d: one penalty or learning rate then suits views of any width."""
     mean, variance = column_moments(rows, block_bytes=block_within(memory_limit))
     scale = usable_scale(mean, variance) * np.sqrt(rows.shape[1])
     return Scaling(mean.astype(np.float32).astype(np.float64), scale.astype(np.float32).astype(np.float64))
@@ -94,11 +87,7 @@ def usable_scale(mean: Array, variance: Array) -> Array:
 
 
 def _moments(rows: Rows, product: Callable[[Array], Array], block_bytes: int) -> tuple[Array, Array]:
-    """Return the columns' means and the mean of the product over centred rows, such as their variances.
-
-    Blocks are merged by the update of Chan, Golub and LeVeque (1979), which stays exact where a mean is far larger
-    than the spread around it.
-    """
+    """Return the columns' means and mean product over centred rows, by the update of Chan, Golub, LeVeque (1979)."""
     mean, products, seen = np.zeros(rows.shape[1]), np.zeros(()), 0
     for _, block in iter_blocks(rows, block_bytes=block_bytes):
         values = block.astype(np.float64)
@@ -113,19 +102,11 @@ def _moments(rows: Rows, product: Callable[[Array], Array], block_bytes: int) ->
 
 @dataclass(frozen=True, eq=False)
 class ExpressionReducer:
-    """The genes that tell cells apart, and how they vary together in the training cells.
+    """The genes that tell cells apart, best first, and the leading axes along which they vary in the training cells.
 
-    ``selected`` ``(g,) int64`` are columns of the ``n_features_in`` genes, best first; ``mean`` and ``scale`` are
-    ``(g,)``; ``axes`` ``(k, g)`` are the leading eigenvectors of the genes' correlation matrix and ``spread`` ``(k,)``
-    their eigenvalues. Nothing is random: each axis has its largest loading positive. A head reads the first
-    ``n_components`` principal components, or with 0 the genes themselves.
-
-    The first genes are markers (:meth:`ClassSums.markers`), then come those of the highest F over all classes, then
-    those of largest dispersion, for which no label is needed: a head that knows few labels then still reads what tells
-    cells apart. ``places`` ``(p,) int64`` are the genes of the highest F, as numbers among the selected: cells of a
-    class that was not there in training differ in them.
-
-    The axes are also a factor model of the genes, from which those that were not measured are estimated.
+    First come the markers of the classes, then genes of the highest F (``places`` among the selected, where an unseen
+    class differs), then those of largest dispersion, for which no label is needed. A head reads ``n_components`` of
+    the axes, or with 0 the genes; the axes are also the factor model that estimates genes not measured.
     """
 
     selected: Array
@@ -139,12 +120,7 @@ class ExpressionReducer:
 
     @classmethod
     def fit(cls, rows: Rows, y: Any, *, n_genes: int, n_components: int, background: Rows | None = None) -> Self:
-        """Learn from log-normalised expression ``(n, genes)`` and labels ``(n,)``, in two passes and bounded memory.
-
-        ``background`` ``(m, genes)`` are the cells, labelled or not, from which all is learned that needs no label.
-        :class:`LabelsError` if the labels cannot be learned from, :class:`CellsError` if a value is not finite, or no
-        gene varies.
-        """
+        """Learn from log-normalised expression and labels in two passes; what needs none, from ``background``."""
         n, n_features_in = rows.shape
         labels = encode_labels(y, n)
         sums = ClassSums(len(labels.classes), n_features_in)
@@ -177,10 +153,7 @@ class ExpressionReducer:
         return self.n_components or len(self.selected)
 
     def over(self, rows: Rows, *, selected: bool) -> MappedRows:
-        """Return what a head reads, ``(n, width) float32``, computed when asked for.
-
-        ``rows`` have all genes of the fit, or with ``selected`` the genes ``selected`` alone, in that order.
-        """
+        """Return what a head reads, ``(n, width)``, of rows of all genes or, if ``selected``, of its own alone."""
         self._check_width(rows, selected=selected)
 
         def project(block: Any) -> Array:
@@ -235,9 +208,8 @@ class ExpressionReducer:
 class GeneEstimate:
     """The conditional mean of unmeasured genes, given the measured ones of the same cell.
 
-    A factor model (Tipping and Bishop 1999, with a noise variance for each gene) of the standardised genes z:
-    z = W f + e. ``measured`` ``(g,) bool``; ``weights`` ``(g measured, g unmeasured)`` lead from measured to estimated
-    values of z; ``explained`` ``(g unmeasured,)`` is the share of each gene's variance that the measured ones explain.
+    A factor model (Tipping and Bishop 1999, with a noise variance for each gene) of the standardised genes: ``weights``
+    lead from measured to unmeasured ones, of whose variance the share ``explained`` follows.
     """
 
     reducer: ExpressionReducer
@@ -278,10 +250,7 @@ def marker_count(n_classes: int) -> int:
 
 
 def _informative(sums: ClassSums, dispersion: Array, n_genes: int) -> tuple[Array, Array]:
-    """Return ``n_genes`` at most: markers of the classes, genes of the highest F, then those of large dispersion.
-
-    With them, the numbers of those of the highest F among them.
-    """
+    """Return markers, genes of the highest F, then of large dispersion, and the numbers of the second among all."""
     markers = sums.markers(min(n_genes, marker_count(len(sums.counts))))
     f_values, dispersed = sums.f_values(), top_genes(dispersion, n_genes)
     placing = top_genes(f_values, PLACING)

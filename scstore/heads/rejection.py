@@ -34,13 +34,8 @@ SAMPLE_BYTES = 1 << 27  # bytes of float32 that they may take
 class Distances:
     """The classes' means, and the space in which distances from them are measured. No training cell is kept.
 
-    Where the head reads expression, the space is that of the principal components of the genes of the highest F: chosen
-    to tell classes apart, they are where an unseen class differs most. Otherwise the views are standardised and joined,
-    and the space is that of Fisher's discriminant axes: the directions in which the classes' means differ. Both are
-    whitened by the spread inside classes, so that distances are Mahalanobis distances.
-
-    ``mean`` ``(d,)`` and ``axes`` ``(d, k)`` lead from the joined columns of ``views`` to the space; ``centres``
-    ``(n_classes, k)`` are the classes' means there.
+    With expression it is that of the principal components of the genes of the highest F, where an unseen class differs
+    most; else that of Fisher's discriminant axes of the joined views. Whitened inside classes: Mahalanobis distances.
     """
 
     views: tuple[str, ...]
@@ -68,11 +63,7 @@ class Distances:
 
 
 def fit_distances(members: Members, views: Views, codes: Array, *, rng: np.random.Generator) -> Distances:
-    """Fit the space on a sample of the training cells of fitted members, as many of a rare class as of a common one.
-
-    ``views`` have all genes; ``codes`` ``(n,)`` are class numbers, each of 0 … n_classes - 1 at least once. ``rng``
-    draws the cells, and the start of the search for the components.
-    """
+    """Fit the space on a sample of the training cells, as many of a rare class as of a common one."""
     names = [EXPRESSION] if EXPRESSION in members else sorted(members)
     rows = place_views(members, views, names, selected=False)
     n_classes = int(codes.max()) + 1
@@ -96,10 +87,7 @@ def _centres(values: Array, counts: Array) -> Array:
 
 
 def _whitened(values: Array, counts: Array, *, seed: int, discriminant: bool) -> Array:
-    """Return axes ``(d, k)`` of centred cells ``(m, d)``, sorted by class, along which the spread inside classes is 1.
-
-    ``discriminant`` axes are those alone in which the means differ.
-    """
+    """Return axes ``(d, k)`` of centred cells, sorted by class, of spread 1 inside classes; ``discriminant`` or all."""
     most = COMPONENTS if discriminant else EXPRESSION_COMPONENTS
     size = max(2, min(most, values.shape[1], len(values) // CELLS_PER_COMPONENT))
     with one_blas_thread():  # small products: threads would wait for each other
@@ -129,12 +117,8 @@ class Thresholds:
 class Rejection:
     """Thresholds of a head, and the means from which novelty is measured.
 
-    Novelty is the distance of a cell from the mean of the training cells of its label, where 1 is the 95 % quantile of
-    the held-out cells: in expression of those of that label (drawn towards that of all where its cells are few).
-
-    ``units`` ``(n_classes,)`` are the distances that count as 1. The thresholds are quantiles of ``confidence`` and
-    ``novelty`` ``(m,)`` of the correctly labelled held-out cells; the fraction ``keep`` keeps its label by default. A
-    cell of the confidence ``sure`` keeps its label however sure the held-out cells were.
+    Novelty 1 is the distance ``units`` ``(n_classes,)``, a 95 % quantile; thresholds are those of ``confidence`` and
+    ``novelty`` ``(m,)`` of held-out cells labelled correctly; a cell of the confidence ``sure`` keeps its label anyway.
     """
 
     distances: Distances
@@ -150,15 +134,7 @@ class Rejection:
         return np.asarray(measured / self.units[codes])
 
     def thresholds(self, rule: str, keep: float | None = None) -> Thresholds:
-        """Return thresholds that the fraction ``keep`` of the correctly labelled held-out cells passes.
-
-        With ``"both"`` a cell must pass both, and the two are equally strict: each alone would reject the same share.
-
-        Raises
-        ------
-        OptionError
-            If the rule is unknown or the fraction out of range.
-        """
+        """Return thresholds that the fraction ``keep`` of the right held-out cells passes; ``both`` equally strict."""
         check_choice("unassigned", rule, RULES)
         keep = self.keep if keep is None else check_keep(keep)
         allowed = max_rejected(len(self.confidence), keep)
@@ -196,11 +172,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class ConfidenceRejection:
-    """Thresholds on confidence alone: distances from training cells mean nothing across genes.
-
-    ``confidence`` ``(m,)``, ascending, m ≥ 1, is that of the held-out cells that were labelled correctly; ``keep`` is
-    the fraction of them that keep their label by default.
-    """
+    """Thresholds on the ascending confidence of held-out cells alone: across genes distances mean nothing."""
 
     confidence: Array
     keep: float
@@ -233,12 +205,7 @@ def max_rejected(n: int, keep: float) -> int:
 def fit_rejection(
     members: Members, views: Views, codes: Array, *, proba: Array, truth: Array, measured: Array, keep: float, seed: int
 ) -> Rejection | None:
-    """Fit thresholds on held-out cells; None where none of them was labelled correctly.
-
-    ``members``, ``views`` and ``codes`` are as for :func:`fit_distances`. Of the held-out cells, ``proba``
-    ``(m, n_classes)`` are calibrated, ``truth`` ``(m,)`` are the true classes, and ``measured`` ``(m,)`` the
-    distances from the means of these by members that had not seen them.
-    """
+    """Fit thresholds on held-out cells, ``measured`` from their true classes; None where none was right."""
     right = proba.argmax(axis=1) == truth
     if not right.any():
         return None

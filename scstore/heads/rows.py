@@ -1,8 +1,4 @@
-"""Rows of features in memory, in a store, or behind a transformation.
-
-A head needs three things of its features: a shape, a run of rows, a choice of rows. NumPy arrays, SciPy CSR matrices,
-Zarr and HDF5 arrays and the store's lazy views all provide them, so none has to be loaded whole.
-"""
+"""Rows of features in memory, in a store or behind a transformation, read in runs or by choice, never all at once."""
 
 from __future__ import annotations
 
@@ -77,10 +73,7 @@ def to_dense(block: Any) -> Array:
 
 
 def fetch(rows: Rows, key: slice | Array) -> Any:
-    """Return rows as they are stored, dense or CSR, in the order of ``key``.
-
-    Files are asked for sorted, distinct rows only: HDF5 accepts nothing else, and any disk answers it faster.
-    """
+    """Return rows as stored, in the order of ``key``; files are asked for sorted, distinct ones, as HDF5 demands."""
     if isinstance(key, slice) or isinstance(rows, np.ndarray) or sparse.issparse(rows):
         return rows[key]
     wanted, inverse = np.unique(key, return_inverse=True)
@@ -154,10 +147,7 @@ class RowSubset:
 
 
 class MappedRows:
-    """Rows passed through a function of each row alone, when asked for.
-
-    The function takes a block as stored, ``(b, d)`` dense or CSR, and returns ``(b, width)``.
-    """
+    """Rows passed through a function of each row alone, from a block as stored to ``(b, width)``, when asked for."""
 
     def __init__(self, rows: Rows, function: Callable[[Any], Array], *, width: int) -> None:
         self.below = (rows,)

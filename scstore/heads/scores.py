@@ -16,11 +16,7 @@ BINS = 15  # equally wide bins of confidence
 
 
 def label_scores(truth: Any, predicted: Any) -> dict[str, float]:
-    """Return accuracy, precision, recall and F1 of predicted labels ``(n,)``, n ≥ 1.
-
-    Macro means are over classes with a true cell, each class counting the same. ``balanced_accuracy`` is the mean
-    recall, so it equals ``macro_recall``.
-    """
+    """Return accuracy, precision, recall and F1 of n ≥ 1 labels: macro means over the classes with a true cell."""
     precision, recall, f1, _ = precision_recall_fscore_support(
         truth, predicted, labels=np.unique(truth), average="macro", zero_division=0
     )
@@ -29,11 +25,7 @@ def label_scores(truth: Any, predicted: Any) -> dict[str, float]:
 
 
 def prediction_scores(truth: Array, proba: Array) -> dict[str, float | None]:
-    """Return :data:`METRICS`, each 0 to 1, of probabilities ``(n, n_classes)`` and true class numbers ``(n,)``, n ≥ 1.
-
-    To :func:`label_scores` come ``auroc``, the mean over classes of the area under the curve of one class against the
-    rest (None where all cells are of one class), and ``ece``, the expected calibration error.
-    """
+    """Return :data:`METRICS` of probabilities and class numbers; ``auroc``: one against the rest, None of one class."""
     present = np.unique(truth)
     areas = [roc_auc_score(truth == code, proba[:, code]) for code in present] if len(present) > 1 else []
     figures, auroc = label_scores(truth, proba.argmax(axis=1)), float(np.mean(areas)) if areas else None
@@ -41,11 +33,7 @@ def prediction_scores(truth: Array, proba: Array) -> dict[str, float | None]:
 
 
 def held_out_scores(truth: Array, proba: Array) -> dict[str, float | int | None]:
-    """Return what a head remembers of its held-out cells: their number ``n``, and figures that are None without any.
-
-    ``nll`` is the negative log-likelihood in nats, ``coverage_95`` that of :func:`coverage`; the others as for
-    :func:`prediction_scores`.
-    """
+    """Return what a head remembers of its held-out cells: their number ``n``, and figures that are None without any."""
     names = ("accuracy", "balanced_accuracy", "macro_f1")
     if not len(truth):
         return {"n": 0, **dict.fromkeys((*names, "nll", "ece", "coverage_95"))}
@@ -56,10 +44,7 @@ def held_out_scores(truth: Array, proba: Array) -> dict[str, float | int | None]
 
 
 def coverage(truth: Array, proba: Array, *, right: float = 0.95) -> float:
-    """Return the largest share of the cells, most confident first, of which the share ``right`` is right; 0 if none.
-
-    Cells of equal confidence are taken together.
-    """
+    """Return the largest share of the cells, most confident first and ties together, of which ``right`` is right."""
     confidence = proba.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     n = np.arange(1, len(truth) + 1)
@@ -86,10 +71,7 @@ def negative_log_likelihood(truth: Array, proba: Array) -> float:
 
 
 def expected_calibration_error(truth: Array, proba: Array) -> float:
-    """Return the mean gap between confidence and accuracy over bins of confidence, weighted by their cells.
-
-    Naeini et al., 2015, in the form of Guo et al., 2017.
-    """
+    """Return the mean gap of confidence and accuracy over bins (Naeini et al. 2015, as Guo et al. 2017)."""
     gaps = [part["n"] * abs(part["confidence"] - part["accuracy"]) for part in reliability(truth, proba)]
     return float(sum(gaps) / len(truth))
 

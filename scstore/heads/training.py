@@ -31,11 +31,7 @@ def log_softmax(logits: Array) -> Array:
 
 
 def cross_entropy(logits: Array, codes: Array, weights: Array) -> tuple[float, Array]:
-    """Return the weighted sum of the negative log-likelihood, and its gradient with respect to the logits.
-
-    ``logits`` are ``(n, c)``; ``codes`` ``(n,)`` are the true classes and ``weights`` ``(n,)`` those of the rows. The
-    gradient is ``(n, c)`` in the dtype of the logits.
-    """
+    """Return the weighted sum of the negative log-likelihood, and its gradient ``(n, c)`` in the logits' dtype."""
     log_proba = log_softmax(logits)
     picked = np.arange(len(codes)), codes
     loss = -float(np.dot(log_proba[picked].astype(np.float64), weights))
@@ -46,11 +42,7 @@ def cross_entropy(logits: Array, codes: Array, weights: Array) -> tuple[float, A
 
 
 class Adam:
-    """Adam (Kingma and Ba, 2015) with decoupled weight decay (Loshchilov and Hutter, 2019), updating in place.
-
-    ``weight_decay`` is the share of each matrix that is taken off per unit of learning rate; vectors (biases) are left
-    alone.
-    """
+    """Adam (Kingma and Ba, 2015), in place; decoupled weight decay (Loshchilov and Hutter, 2019) of matrices alone."""
 
     def __init__(self, weights: Sequence[Array], *, weight_decay: float = 0.0) -> None:
         self.weights = list(weights)
@@ -81,12 +73,7 @@ def n_batches(n: int, batch_rows: int) -> int:
 def shuffled_batches(
     rows: Rows, index: Array, *, rng: np.random.Generator, batch_rows: int, memory_limit: int
 ) -> Iterator[tuple[Array, Array]]:
-    """Yield ``(row numbers (b,), rows (b, d) float32)`` in random order: one pass over the ascending rows ``index``.
-
-    Rows in memory are shuffled outright. Others are read as windows of randomly drawn runs of 64 rows, shuffled
-    inside the window: neighbours in a file are often of one type or donor, and a batch of one run would see nothing
-    else. A window takes at most a quarter of ``memory_limit`` bytes.
-    """
+    """Yield row numbers and rows of random batches, one pass; from a disk as shuffled windows of runs of 64 rows."""
     if isinstance(rows, np.ndarray):
         for batch in _cut(rng.permutation(index), batch_rows):
             yield batch, read(rows, batch)
@@ -107,11 +94,10 @@ def _cut(order: Array, size: int) -> Iterator[Array]:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Run each matrix product on one thread inside the block.
+    """Run each matrix product on one thread inside the block; nested blocks are free.
 
-    The products of a head are small. On several threads they gain little, and beside another busy process they take
-    5 to 30 times as long (OpenBLAS threads spin while they wait). On one, the last bit does not depend on the
-    number of cores. Nested blocks are free; finding the loaded libraries takes milliseconds, as long as a small fit.
+    A head's products are small: beside a busy process OpenBLAS's spinning threads take 5 to 30 times as long, and the
+    last bit would depend on the number of cores.
     """
     if _LIMITED.get():
         yield
@@ -126,11 +112,7 @@ def one_blas_thread() -> Iterator[None]:
 
 @contextmanager
 def no_spinning() -> Iterator[None]:
-    """Run each of NumPy's matrix products on one thread inside the block, and FAISS on all of its own.
-
-    After a product on several threads OpenBLAS's spin for tens of milliseconds, on the cores that a search is about to
-    need: it took twice as long.
-    """
+    """Keep NumPy's products off the cores that FAISS needs next: OpenBLAS's threads spin, which doubled a search."""
     with nullcontext() if _LIMITED.get() else _spinning_libraries().limit(limits=1):
         yield
 

@@ -46,10 +46,7 @@ def metrics_figure(
     kinds: Mapping[str, str],
     title: str = "",
 ) -> None:
-    """Draw bars: a panel for each metric, a bar for each method (first on top), a colour for each kind of method.
-
-    ``methods`` has mean and standard deviation by method and metric, 0 to 1.
-    """
+    """Draw bars of mean and deviation, 0 to 1: a panel for each metric, a bar a method, a colour a kind."""
     metrics = list(next(iter(methods.values())))
     kind_names = list(dict.fromkeys(kinds[name] for name in methods))
     styles = {kind: (OKABE_ITO[i], HATCHES[i % len(HATCHES)]) for i, kind in enumerate(kind_names)}
@@ -79,11 +76,7 @@ def metrics_figure(
 def confusion_figure(
     results: Mapping[str, tuple[Sequence[str], Sequence[str]]], *paths: Path
 ) -> dict[str, NDArray[np.float64]]:
-    """Draw row-normalised confusion matrices of the same classes side by side.
-
-    ``results`` has true and predicted labels, ``(n_cells,)`` each, by title. Return the matrices by title,
-    ``(n_classes, n_classes)``: the share of each true class (row) that got each label (column), classes sorted.
-    """
+    """Draw row-normalised confusion matrices of (true, predicted) labels by title side by side, and return them."""
     from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
     classes = sorted({str(label) for pair in results.values() for side in pair for label in side})
@@ -125,10 +118,7 @@ def embed(features: NDArray[Any], *, seed: int = 0) -> NDArray[np.float32]:
 
 
 def umap_figure(layouts: Mapping[str, NDArray[np.float32]], labels: Sequence[str], *paths: Path) -> None:
-    """Draw layouts ``(n_cells, 2)`` of the same cells side by side, coloured by their labels ``(n_cells,)``.
-
-    More than eight classes also differ in marker, and each has its number on its cells and in the legend.
-    """
+    """Draw layouts of the same cells by label; of more than eight, by marker and number as well."""
     classes = sorted(set(labels))
     values = np.asarray(labels)
     numbered = len(classes) > len(OKABE_ITO)

@@ -40,11 +40,7 @@ def report_missing_genes(
     shares: LabelShares | None,
     progress: Reporter,
 ) -> None:
-    """Warn where genes that enter the ``view`` of the reference are not among the cells', with what that costs.
-
-    ``rows`` of the reference may be found. Some of them are looked up among the others, as they are and without those
-    genes: how often is the most frequent label right, or how many of the neighbours are found again?
-    """
+    """Warn where genes of the reference's ``view`` are not the cells', with what lacking them costs its own cells."""
     if "X" not in cells.views or "X" not in reference.views or cells.record is None or reference.record is None:
         return  # its genes are not known
     lacking = ~reference.var.index.isin(cells.var.index)

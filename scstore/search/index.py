@@ -52,10 +52,7 @@ class CosineIndex:
     def nearest(
         self, reference: Rows, queries: Rows, *, k: int, chosen: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find ``k`` of the ``chosen`` reference rows near each query, with their exact cosine distances.
-
-        Returns 1 - cosine, ascending, and rows of the reference: ``(m, k)`` each.
-        """
+        """Return exact cosine distances, ascending, and numbers of ``chosen`` rows near each query, ``(m, k)`` each."""
         m, n_chosen = queries.shape[0], int(chosen.sum())
         distances, indices = np.empty((m, k), dtype=np.float32), np.empty((m, k), dtype=np.int64)
         found_each = min(FETCH * k, n_chosen)
@@ -106,10 +103,7 @@ def build_cosine_index(reference: Rows) -> CosineIndex:
 
 
 def cached_index(store: Store, matrix: View, rows: NDArray[np.int64], *, progress: Reporter) -> CosineIndex:
-    """Return the index of some rows of a view, from the cache or built and kept there.
-
-    A file that is damaged, of another owner or of other features is not read; the index is built again.
-    """
+    """Return the index of some rows of a view, kept in the cache if its file is in order, else built and kept."""
     file = fsio.cache_folder() / "indexes" / f"{_key(store, matrix, rows)}.index"
     index = _read(file)
     if index is None:
