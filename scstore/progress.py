@@ -6,8 +6,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from scstore.errors import ScstoreWarning, printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -22,8 +26,20 @@ class Track:
         """Say that ``n`` units were done before this run began: they count as done, not towards the speed."""
 
 
+class _Bar(Track):
+    """A bar of rich's."""
+
+    def __init__(self, bars: Progress, label: str, total: int) -> None:
+        self._bars, self._task = bars, bars.add_task(label, total=total)
+
+    def advance(self, n: int = 1) -> None:
+        self._bars.advance(self._task, n)
+
+    resume_at = advance
+
+
 class Reporter:
-    """Listens to a workflow; this one passes on warnings alone."""
+    """Listens to a workflow; this one passes on warnings and draws progress where somebody looks."""
 
     def note(self, message: str) -> None:
         """Something the user should know: which slot was read, how many genes matched."""
@@ -38,12 +54,24 @@ class Reporter:
     @contextmanager
     def track(self, label: str, total: int, unit: str) -> Iterator[Track]:
         """Follow ``total`` units of work (``unit`` is their plural name: cells, texts)."""
-        del label, total, unit
-        yield Track()
+        del unit
+        if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+            yield Track()
+            return
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bars:
+            yield _Bar(bars, label, total)
 
 
 class Silent(Reporter):
-    """Says nothing, of warnings too."""
+    """Says nothing, of warnings and progress too: ``progress=Silent()``."""
+
+    @contextmanager
+    def track(self, label: str, total: int, unit: str) -> Iterator[Track]:
+        """Draw nothing."""
+        yield Track()
 
     def warn(self, message: str, kind: type[ScstoreWarning] = ScstoreWarning) -> None:
         """Ignore it."""

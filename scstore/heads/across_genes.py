@@ -23,7 +23,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from scstore.errors import CellsError, LabelsError, OptionError
-from scstore.heads.base import JSON, State, loading, require, take_arrays
+from scstore.heads.base import JSON, DescribedHead, State, loading, require, take_arrays
 from scstore.heads.calibration import Fusion, fit_temperature
 from scstore.heads.class_numbers import encode_groups, encode_labels, group_folds, stratified_folds, stratified_sample
 from scstore.heads.missing_genes import HeldOutCase, MissingCase, MissingGenes, measured_cases, widened
@@ -56,7 +56,7 @@ COMPONENT_SHRINKAGE = 0.1
 TINY = 1e-30
 
 
-class AcrossGenesHead:
+class AcrossGenesHead(DescribedHead):
     """Labels cells by what their genes' texts say and by the groups they form, whatever genes were measured.
 
     Training cells give each class a mean in the space of gene texts (GenePT-w [1]_). A Gaussian mixture is fitted to

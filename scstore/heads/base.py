@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags, check_random_state, compute_class_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from scstore.described import Described
 from scstore.errors import DamagedError, FeatureSpaceError, LabelsError, OptionError
 from scstore.heads.class_numbers import Labels, encode_labels
 from scstore.heads.rows import Array, Rows, is_lazy, iter_blocks
@@ -20,7 +21,35 @@ from scstore.options import did_you_mean
 
 JSON = Any  # a JSON value
 State = dict[str, Any]  # a fitted part as nested JSON values and arrays
+SHOWN = 8  # labels shown of a head
 PREDICT_BYTES = 1 << 23  # bytes of float32 in a block of a prediction; it is widened to float64
+
+
+class DescribedHead(Described):
+    """Shows what a fitted head was trained on and how good it is."""
+
+    kind: str
+    classes_: Array
+    held_out_: dict[str, Any]
+    record_: dict[str, Any]
+
+    @property
+    def _reads(self) -> Collection[str]:
+        return getattr(self, "views_", ())
+
+    def described(self) -> tuple[str, Mapping[str, str]]:
+        """Return what is shown at a prompt and in notebooks."""
+        title = f"{self.kind} head"
+        if not hasattr(self, "classes_"):
+            return title, {"state": "not fitted"}
+        names = [str(name) for name in self.classes_]
+        more = ", …" if len(names) > SHOWN else ""
+        facts = {"labels": f"{len(names)} ({', '.join(names[:SHOWN])}{more})", "reads": ", ".join(self._reads)}
+        if trained := self.record_.get("trained_on"):
+            facts["trained on"] = f"{trained['n_cells']:,} cells of {trained['name']}"
+        if self.held_out_.get("n"):
+            facts["held out"] = f"accuracy {self.held_out_['accuracy']:.3f}, macro-F1 {self.held_out_['macro_f1']:.3f}"
+        return title, facts
 
 
 class RowClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is untyped

@@ -12,7 +12,7 @@ import numpy as np
 
 from scstore.errors import FeatureSpaceError, GenesError, OptionError
 from scstore.heads import PRIOR_ADJUSTMENT
-from scstore.heads.base import JSON, RowClassifier, State, check_choice, check_positive, loading, require
+from scstore.heads.base import JSON, DescribedHead, RowClassifier, State, check_choice, check_positive, loading, require
 from scstore.heads.calibration import Fusion, earning_members, fit_fusion
 from scstore.heads.class_numbers import encode_groups, encode_labels, held_out_folds
 from scstore.heads.hierarchy import Hierarchy
@@ -43,7 +43,7 @@ LOGIT_SHARE = 0.5
 
 
 @dataclass(eq=False, repr=False)
-class FusedHead:
+class FusedHead(DescribedHead):
     """A classifier over one or several views of the same cells.
 
     Each view has a head of its own. Their log-probabilities are averaged and calibrated on out-of-fold predictions

@@ -26,6 +26,7 @@ from scstore.cells.frames import plain_frame
 from scstore.cells.matrices import is_numeric
 from scstore.cells.opening import CellFile, identify_cells, is_tenx, open_cells
 from scstore.cells.scales import TARGET_SUM
+from scstore.described import Described
 from scstore.errors import CellsError, CellsWarning, DamagedError, IncompleteStoreError, InputError, show
 from scstore.options import Option, did_you_mean, public
 from scstore.progress import Reporter
@@ -51,7 +52,7 @@ from scstore.untrusted.zarr import BoundedStore, lost_chunks, open_zarr
 EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM, "log1p": True}}
 
 
-class Store:
+class Store(Described):
     """Cells with their feature matrices.
 
     A store that ``scstore extract`` wrote, the ``.h5ad`` exported from one, any other ``.h5ad`` or AnnData Zarr, a 10x
@@ -112,8 +113,12 @@ class Store:
         """Whether expression is looked for as in any input of cells."""
         return self.record is None or not self.is_anndata_on_disk
 
-    def __repr__(self) -> str:
-        return f"<Store {self.path}: {self.n_obs:,} cells, views {', '.join(self.views) or 'none'}>"
+    def described(self) -> tuple[str, Mapping[str, str]]:
+        """Return what is shown at a prompt and in notebooks."""
+        done = "" if self.is_complete else f", {int(self.committed.sum()):,} of them extracted"
+        views = ", ".join(self.views) or "none"
+        columns = ", ".join(map(str, self.obs.columns)) or "none"
+        return f"Store {self.path}", {"cells": f"{self.n_obs:,}{done}", "views": views, "obs": columns}
 
     @cached_property
     def obs(self) -> pd.DataFrame:

@@ -247,3 +247,15 @@ def test_cells_are_extracted_like_those_of_a_head(folder: Path, tmp_path: Path) 
     assert len(scstore.predict(store, head)) == 20
     with pytest.raises(FeatureSpaceError):
         scstore.extract(make_cells(20, seed=4), tmp_path / "other.zarr", like=folder / "expression")
+
+
+def test_a_head_and_a_store_show_what_they_are(folder: Path) -> None:
+    head, store = scstore.load_head(folder / "texts"), scstore.open(folder / "ref.zarr")
+    for one, words in ((head, ("3", "genept", "90", "type 0")), (store, ("90", "genept", "cell_type"))):
+        assert all(word in repr(one) for word in words)
+        assert all(word in one._repr_html_() for word in words)
+    assert (
+        "<script>"
+        not in scstore.open(anndata.AnnData(obs=pd.DataFrame({"<script>": ["a"]}, index=["cell"])))._repr_html_()
+    )
+    assert "not fitted" in repr(scstore.FusedHead())

@@ -51,7 +51,7 @@ def test_what_a_store_says_of_itself(path: Path) -> None:
     assert store.default_views == ("readout_wmean_l3", "genept", "X")
     assert store.is_complete
     assert np.flatnonzero(store.empty).tolist() == [7]
-    assert "50 cells" in repr(store)
+    assert "cells 50" in repr(store)
     info = json.loads(json.dumps(store.info))
     assert (info["kind"], info["n_empty"], info["complete"]) == ("store", 1, True)
     assert info["views"]["genept"]["fingerprint"] == store.view("genept").fingerprint

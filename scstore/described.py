@@ -1,0 +1,23 @@
+"""How an object shows itself at a prompt and in a notebook."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+
+
+class Described:
+    """Shows a title and a few facts: one line of text, in notebooks a table."""
+
+    def described(self) -> tuple[str, Mapping[str, str]]:
+        """Return the title, and facts by their names."""
+        raise NotImplementedError  # pragma: no cover
+
+    def __repr__(self) -> str:
+        title, facts = self.described()
+        return f"<{title}: {'; '.join(f'{name} {fact}' for name, fact in facts.items())}>"
+
+    def _repr_html_(self) -> str:
+        title, facts = self.described()
+        rows = (f"<tr><th>{html.escape(n)}</th><td>{html.escape(fact)}</td></tr>" for n, fact in facts.items())
+        return f"<table><caption>{html.escape(title)}</caption>{''.join(rows)}</table>"
