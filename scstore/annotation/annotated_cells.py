@@ -78,7 +78,8 @@ def label_colours(labels: Sequence[str]) -> np.ndarray[Any, Any]:
 
 
 def add_to_anndata(adata: AnnData, annotation: Annotation) -> AnnData:
-    """Add labels to an AnnData in memory, in place of those of an earlier run; nothing else in it changes."""
+    """Add labels to an AnnData in memory, of a view to a copy, in place of those of an earlier run."""
+    adata = adata.copy() if adata.is_view else adata
     for name in [name for name in adata.obs.columns if str(name).startswith(OPTIONAL)]:
         del adata.obs[name]
     for name in annotation.obs.columns:
