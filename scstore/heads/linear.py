@@ -47,10 +47,8 @@ PATH_ROWS = 20_000  # cells on which ``C="auto"`` is chosen at most; a fifth of 
 PATH_HELD_OUT = 0.2
 
 EXPRESSION_C = 30.0
-# C of the markers over that of all genes: 5, or scikit-learn's C of 0.05 on 100 standardised columns.
-MARKER_C = 1 / 6
-# Weight of the markers' log-probabilities; the rest is that of all genes.
-MARKER_WEIGHT = 1 / 3
+MARKER_C = 1 / 6  # C of the markers over that of all genes: 5, or scikit-learn's C of 0.05 on 100 standardised columns
+MARKER_WEIGHT = 1 / 3  # weight of the markers' log-probabilities; the rest is that of all genes
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -274,13 +272,12 @@ class ExpressionHead(Regression):
         rows, _ = self._begin(X, y)
         options = {name: value for name, value in self.get_params().items() if name != "C"}
         fewer = self.C if isinstance(self.C, str) else self.C * MARKER_C
-        self.all_ = LinearHead(self.C, standardize=False, **options).fit(_unit_rows(rows), y, groups)
-        self.markers_ = LinearHead(fewer, **options).fit(self._marker_rows(rows), y, groups)
-        return self
-
-    def _marker_rows(self, rows: Rows) -> Rows:
         width = self._n_markers
-        return MappedRows(rows, lambda block: to_dense(block)[:, :width], width=width)
+        unit = MappedRows(rows, lambda block: unit_length(to_dense(block)), width=rows.shape[1])
+        markers = MappedRows(rows, lambda block: to_dense(block)[:, :width], width=width)
+        self.all_ = LinearHead(self.C, standardize=False, **options).fit(unit, y, groups)
+        self.markers_ = LinearHead(fewer, **options).fit(markers, y, groups)
+        return self
 
     @property
     def _n_markers(self) -> int:
@@ -319,7 +316,3 @@ def unit_length(values: Array) -> Array:
     """Return rows ``(b, d) float32`` divided by their lengths; rows of zeros as they are."""
     lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
     return (values / np.where(lengths > 0, lengths, 1.0)[:, None]).astype(np.float32)
-
-
-def _unit_rows(rows: Rows) -> MappedRows:
-    return MappedRows(rows, lambda block: unit_length(to_dense(block)), width=rows.shape[1])

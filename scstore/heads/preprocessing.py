@@ -30,11 +30,9 @@ from scstore.heads.training import one_blas_thread
 # Bytes of a block of expression as if it were dense; it is sparse and takes about a tenth.
 EXPRESSION_BLOCK_BYTES = 1 << 27
 
-# Markers among the genes of a head, at least, and for each class.
-MARKERS, MARKERS_A_CLASS = 100, 5
+MARKERS, MARKERS_A_CLASS = 100, 5  # markers among the genes of a head, at least, and for each class
 
-# Genes of the highest F by which cells are placed, at most.
-PLACING = 100
+PLACING = 100  # genes of the highest F by which cells are placed, at most
 
 # Axes along which genes vary together, at most, and the least share of a gene's variance that is its own.
 FACTORS = 20
@@ -264,8 +262,7 @@ def _columns(block: Any, columns: Array) -> Array:
     return to_dense((sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block))[:, columns])
 
 
-# The view that passes through an :class:`ExpressionReducer`.
-EXPRESSION = "X"
+EXPRESSION = "X"  # the view that passes through an :class:`ExpressionReducer`
 Views = Mapping[str, Rows]  # rows of the same cells, by the view's name
 
 
@@ -275,10 +272,6 @@ class Member:
 
     head: RowClassifier
     reducer: ExpressionReducer | None = None
-
-    def rows(self, rows: Rows, *, selected: bool) -> Rows:
-        """Return what the head reads; with ``selected`` the rows have the reducer's genes alone, in its order."""
-        return rows if self.reducer is None else self.reducer.over(rows, selected=selected)
 
     def places(self, rows: Rows, *, selected: bool) -> Rows:
         """Return where the cells lie: the genes of the highest F of expression, or the rows of another view."""
@@ -290,8 +283,9 @@ class Member:
         return self.head.n_features_in_ if self.reducer is None else len(self.reducer.places)
 
     def log_proba(self, rows: Rows, *, selected: bool) -> Array:
-        """Return log-probabilities ``(n, n_classes) float64`` before any temperature."""
-        return self.head.predict_log_proba(self.rows(rows, selected=selected))
+        """Return log-probabilities ``(n, n_classes)`` before any temperature; ``selected`` as for the reducer."""
+        given = rows if self.reducer is None else self.reducer.over(rows, selected=selected)
+        return self.head.predict_log_proba(given)
 
     def to_state(self) -> State:
         """Return the member as nested JSON values and arrays; :meth:`from_state` takes them back."""

@@ -44,7 +44,7 @@ class Distances:
     centres: Array
 
     def place(self, members: Members, views: Views, *, selected: bool) -> Array:
-        """Return where cells lie in the space, ``(n, k) float64``; ``selected`` is as for :meth:`Member.rows`."""
+        """Return where cells lie in the space, ``(n, k) float64``; ``selected`` as for :meth:`Member.log_proba`."""
         rows = place_views(members, views, self.views, selected=selected)
         with one_blas_thread():
             placed = [(block - self.mean) @ self.axes for _, block in iter_blocks(rows)]
