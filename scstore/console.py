@@ -19,8 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from scstore.errors import UNPRINTABLE, ScstoreWarning, printable
 from scstore.progress import Reporter, Silent, Track
 
-# Seconds between lines of progress where there is no terminal.
-LINE_EVERY = 10.0
+LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 
 
 class _Counter(Track):

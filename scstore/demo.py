@@ -42,8 +42,7 @@ NO_MODEL = "- random vectors + express."
 REGRESSION = "- plain regression"
 DEFAULT = "default head"
 
-# Macro-F1 and accuracy by row and head.
-Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
+Scores = Mapping[str, Mapping[str, Mapping[str, float]]]  # Macro-F1 and accuracy by row and head
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,7 @@ EPILOGUE = f"Everywhere, before or after the command: --json, -q, --debug. Exit 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-# Before a command and, hidden, after it.
-SWITCHES = {"quiet": Quiet, "as_json": AsJson, "debug": Debug}
+SWITCHES = {"quiet": Quiet, "as_json": AsJson, "debug": Debug}  # before a command and, hidden, after it
 # Heading of the advanced options.
 MORE = "More options"
 METAVARS = {bool: None, int: "<int>", float: "<float>", str: "<str>", Path: "<path>"}

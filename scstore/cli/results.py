@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 # Exit code when something is wrong with what was verified.
 EXIT_DAMAGED = 3
 
-# Findings that are printed; ``--json`` gives all.
-LISTED = 1000
+LISTED = 1000  # findings that are printed; ``--json`` gives all
 
 # Genes of a panel that are printed.
 SHOWN = 8

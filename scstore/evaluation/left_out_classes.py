@@ -19,8 +19,7 @@ from scstore.heads.preprocessing import EXPRESSION
 from scstore.heads.rows import Rows, RowSubset
 from scstore.progress import Reporter
 
-# Share of the known cells that the threshold is to keep.
-KEEP = 0.95
+KEEP = 0.95  # share of the known cells that the threshold is to keep
 
 
 # A class that is left out, the split without it, and its cells ``(n_unknown,)``.

@@ -22,8 +22,7 @@ MIN_GROUPS = 5
 TOO_SMALL = 0.01  # a difference of macro-F1 that means nothing
 
 N_RESAMPLES = 2000
-# Weights of drawn units held at a time.
-BLOCK_VALUES = 1 << 22
+BLOCK_VALUES = 1 << 22  # weights of drawn units held at a time
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,7 @@ SEEN = (
 )
 
 WIDTH = 80
-# Longest name in a table of that width with intervals.
-LONG_NAME = 36
+LONG_NAME = 36  # longest name in a table of that width with intervals
 
 HEADINGS = {
     "accuracy": "accuracy",

@@ -13,8 +13,7 @@ from scstore.heads.across_genes import KIND
 from scstore.store.reader import Store
 
 DEFAULT, REGRESSION, CELLTYPIST = "default", "regression", "celltypist"
-# The across-genes head with random gene vectors.
-ACROSS_RANDOM = f"{KIND}_random"
+ACROSS_RANDOM = f"{KIND}_random"  # the across-genes head with random gene vectors
 
 KINDS = MODEL, EMBEDDING, GENE_TEXTS, RANDOM, EXPRESSION = (
     "model", "embedding", "gene texts", "random vectors", "expression",

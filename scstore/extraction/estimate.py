@@ -33,20 +33,16 @@ from scstore.progress import Reporter
 from scstore.store.layout import file_beside
 from scstore.tokens.ranking import count_genes
 
-# Cells that are read: so many runs, spread evenly, of so many cells.
-RUNS, RUN_CELLS = 8, 256
+RUNS, RUN_CELLS = 8, 256  # cells that are read: so many runs, spread evenly, of so many cells
 
 # Estimated, as the embedded model's tokenizer splits human symbols (1.47) and English (3.8).
 CHARACTERS_OF_A_SYMBOLS_TOKEN, CHARACTERS_OF_A_TOKEN = 1.5, 4
 
-# Bytes of a value of ``X`` on disk: 2.2 to 2.5 on real cells.
-VALUE_BYTES = 2.5
+VALUE_BYTES = 2.5  # bytes of a value of ``X`` on disk: 2.2 to 2.5 on real cells
 
-# Hours of one job of the array, and the most jobs of one, as Slurm has it.
-JOB_HOURS, MOST_JOBS = 1.0, 1000
+JOB_HOURS, MOST_JOBS = 1.0, 1000  # hours of one job of the array, and the most jobs of one, as Slurm has it
 
-# Bytes that a GPU's driver takes.
-DRIVER_BYTES = 1e9
+DRIVER_BYTES = 1e9  # bytes that a GPU's driver takes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,8 +54,7 @@ from scstore.tokens.ranking import RankedCells, expressed_genes
 
 T = TypeVar("T")
 
-# Seconds between looks at a store that another process is creating.
-POLL = 0.2
+POLL = 0.2  # seconds between looks at a store that another process is creating
 
 
 @dataclass(frozen=True)

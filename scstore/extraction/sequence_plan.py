@@ -52,8 +52,7 @@ LIKE_CURE = (
 # Padded positions of a batch at the most; on a GPU fewer where its memory asks for it.
 TOKENS_PER_BATCH = {"cpu": 4096, "mps": 8192, "cuda": 32768}
 
-# Cells read at a time: blocks small enough to be read while the last one is written.
-READ_ROWS = 1024
+READ_ROWS = 1024  # cells read at a time: blocks small enough to be read while the last one is written
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,7 @@ GOES_WITH = {
     "cells": {*ENCODING},
     "vectors": {"gene_info"},
 }
-# Options that have an effect with every source.
-ALWAYS = ("output", "organism", "overwrite", "progress")
+ALWAYS = ("output", "organism", "overwrite", "progress")  # options that have an effect with every source
 
 
 @public

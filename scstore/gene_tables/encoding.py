@@ -23,18 +23,15 @@ if TYPE_CHECKING:
     from scstore.model.loading import ModelFiles
 
 
-# Begins the name of an encoder behind an endpoint.
-ENDPOINT = "openai:"
+ENDPOINT = "openai:"  # begins the name of an encoder behind an endpoint
 
 RANDOM = "random:"
-# Identity of the encoder of a table without vectors.
-NO_ENCODER = {"kind": "none"}
+NO_ENCODER = {"kind": "none"}  # identity of the encoder of a table without vectors
 
 
 # Genes whose texts are encoded at least, in widths of a vector: whitening and projector are fitted on them.
 SPREAD = 4
-# Width taken where it shows only in the first vector: that of most endpoints.
-USUAL_WIDTH = 1536
+USUAL_WIDTH = 1536  # width taken where it shows only in the first vector: that of most endpoints
 
 
 @contextmanager

@@ -38,8 +38,7 @@ ADDRESS = re.compile(r"https?://([\w.-]+|\[[^\[\]@/\s]+\])(:\d+)?(/[^?#\s]*)?", 
 # Letters and digits of a key in a row that are not to be seen.
 SHOWN = 6
 
-# Escapes of JSON, Python and JavaScript.
-ESCAPED = re.compile(r"\\+(?:u00|x)([0-9A-Fa-f]{2})")
+ESCAPED = re.compile(r"\\+(?:u00|x)([0-9A-Fa-f]{2})")  # escapes of JSON, Python and JavaScript
 
 RETRIES = 10
 TIMEOUT = 60.0
@@ -47,17 +46,14 @@ TIMEOUT = 60.0
 # Most bytes of an answer: a vector of 8,192 numbers in any notation, and what lies around the vectors.
 BYTES_OF_VECTOR = 1 << 18
 BYTES_AROUND = 1 << 20
-# None makes more than a thousand bytes of one.
-PACKINGS = ("identity", "gzip", "deflate")
+PACKINGS = ("identity", "gzip", "deflate")  # none makes more than a thousand bytes of one
 
-# Estimated; OpenAI's own limits are 2,048 texts and 300,000 tokens a request.
-REQUEST_TOKENS = 100_000
+REQUEST_TOKENS = 100_000  # estimated; OpenAI's own limits are 2,048 texts and 300,000 tokens a request
 
 # About right for English: for estimates.
 CHARACTERS_PER_TOKEN = 4
 
-# Where texts are cut: 8,191 tokens, of at least three characters each in gene descriptions.
-MAX_CHARACTERS = 8191 * 3
+MAX_CHARACTERS = 8191 * 3  # where texts are cut: 8,191 tokens, of at least three characters each in gene descriptions
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,7 @@ HELD_OUT = 2_500  # cells that are held out, at most
 GROUP_FOLDS = 5  # parts that groups are held out in, at most
 # How often the genes are dealt to the two sides: by chance one deal does far better or worse than the next.
 DEALS = 3
-# Shares of the new side's genes that are taken away as well: new cells may have few.
-TAKEN = (0.5, 0.9, 0.97)
+TAKEN = (0.5, 0.9, 0.97)  # shares of the new side's genes that are taken away as well: new cells may have few
 AGREEING_CELLS, SPLITS = 1_000, 4  # cells that the halves of the genes are compared on, and how often these are drawn
 NOT_LEARNED = -1e4  # log-probability, before temperatures of up to 50, of a class that the other groups do not have
 MIN_CELLS = 50  # fewest new cells that can form groups

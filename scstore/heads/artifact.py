@@ -17,8 +17,7 @@ from scstore.options import Option, public
 from scstore.sealed import FolderKind, read_sealed_folder, write_sealed_folder
 from scstore.untrusted.safetensors import WEIGHTS_LIMIT
 
-# A head that can be saved and loaded.
-AnyHead = FusedHead | AcrossGenesHead
+AnyHead = FusedHead | AcrossGenesHead  # a head that can be saved and loaded
 
 # Copies of what the training cells were extracted with, by the option of ``scstore extract``.
 COPIES = {"genes": "genes.h5ad", "panel": "panel.h5ad", "projector": "projector"}

@@ -35,8 +35,7 @@ from scstore.options import did_you_mean
 HEADS: dict[str, type[RowClassifier]] = {"knn": KNNHead, "linear": LinearHead, "mlp": MLPHead}
 # Genes that a head of each kind reads, and their principal components; 0 for the genes themselves.
 EXPRESSION_INPUT = {"knn": (200, 20), "linear": (500, 0), "mlp": (200, 20)}
-# Parameters that are not the caller's.
-NOT_PARAMS = {"random_state", "standardize"}
+NOT_PARAMS = {"random_state", "standardize"}  # parameters that are not the caller's
 
 # Share of the log-frequencies that logit adjustment takes off: all of them cost perceptrons and neighbours accuracy.
 LOGIT_SHARE = 0.5

@@ -18,8 +18,7 @@ from scstore.heads.rows import Array, MappedRows, materialise
 # Shares of the genes taken away, each at random and from the lowest expressed, which are the specific ones; at last all
 # genes but one, so that no file knows less than what was measured.
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 1.0)
-# Correctly labelled held-out cells that a case keeps for its thresholds, at most.
-KEPT = 256
+KEPT = 256  # correctly labelled held-out cells that a case keeps for its thresholds, at most
 # Share of the labels that stand which is to be right on held-out cells: the more the less is known, since cells of
 # another laboratory then differ more from them.
 TRUSTED, TRUSTED_UNKNOWN = 0.95, 0.12
@@ -27,8 +26,7 @@ TRUSTED, TRUSTED_UNKNOWN = 0.95, 0.12
 MIN_ACCURACY = 0.8
 FIELDS = ("known", "accuracy", "temperature", "confidence", "novelty")
 TINY = float(np.finfo(np.float64).tiny)
-# Log-probability of a class that the other groups do not have.
-NOT_LEARNED = -30.0
+NOT_LEARNED = -30.0  # log-probability of a class that the other groups do not have
 
 
 def measured_cases(mean: Array, rng: np.random.Generator, shares: Sequence[float] = SHARES) -> Iterator[Array]:

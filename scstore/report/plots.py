@@ -31,13 +31,11 @@ OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "
 
 MARKERS = "o^sDvP*X"
 HATCHES = ("", "//", "..", "xx")
-# A confusion matrix of more classes has no numbers in its fields.
-MANY_CLASSES = 20
+MANY_CLASSES = 20  # above which a confusion matrix has no numbers in its fields
 
 LEGEND_ROWS = 22
 
-# Texts that matplotlib makes while it draws.
-AS_TEXT: Any = {"text.parse_math": False, "text.usetex": False}
+AS_TEXT: Any = {"text.parse_math": False, "text.usetex": False}  # texts that matplotlib makes while it draws
 
 
 def metrics_figure(

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from scstore.errors import OptionError
 
-# Different labels that a table of shares has columns for.
-MOST_LABELS = 1000
+MOST_LABELS = 1000  # different labels that a table of shares has columns for
 
 
 class LabelShares:

@@ -28,11 +28,9 @@ from scstore.store.reader import Cells, Store, open_store
 from scstore.store.views import View
 from scstore.tables import check_table, open_table
 
-# Cells whose neighbours are found at a time, at most.
-MOST_CELLS = 50_000
+MOST_CELLS = 50_000  # cells whose neighbours are found at a time, at most
 
-# Cells whose table is made at a time: metadata take more memory than neighbours.
-TABLE_CELLS = 4096
+TABLE_CELLS = 4096  # cells whose table is made at a time: metadata take more memory than neighbours
 
 LookedUp = Annotated[Cells, Option("The cells to look up.", argument=True)]
 Reference = Annotated[Cells, Option("The cells to look among.")]
