@@ -106,10 +106,9 @@ def check_annotated_output(store: Store, output: str | os.PathLike[str], *, over
 
 def output_suffix(store: Store) -> str:
     """Return the ending of the file that cells are given back in: that of an AnnData as it is, else ``.h5ad``."""
-    if store.is_modality:
-        return ".h5mu"
-    is_zarr = store.path.is_dir() and store.is_anndata_on_disk and not store.is_sharded
-    return ".zarr" if is_zarr else ".h5ad"
+    if store.path.is_dir() and store.is_anndata_on_disk and not store.is_sharded:
+        return ".zarr"
+    return ".h5mu" if store.is_modality else ".h5ad"
 
 
 def _problem(path: Path) -> str | None:
@@ -129,7 +128,7 @@ def write_annotated(store: Store, output: Path, annotation: Annotation, *, overw
         with fsio.atomic_folder(output, overwrite=overwrite) as folder:
             _copy_folder(store.path, folder)
             group = zarr.open_group(folder, mode="r+", use_consolidated=False)
-            _add(group, annotation)
+            _add(group[store.group_name.strip("/")] if store.is_modality else group, annotation)
             if _is_consolidated(folder):
                 zarr.consolidate_metadata(folder)
         return

@@ -17,6 +17,7 @@ from scstore.errors import OptionError
 from scstore.model.shapes import Gpu
 from scstore.options import Option, Overwrite
 from scstore.store.layout import PREFIX
+from scstore.tables import FORMATS
 
 if TYPE_CHECKING:
     from scstore.annotation.predict import PredictionCounts
@@ -207,6 +208,9 @@ def show_predict_to_file(counts: PredictionCounts, given: Mapping[str, Any]) -> 
     headings = ["label", "cells", "mean confidence", *(["by majority"] if counts.majority else [])]
     state.output.table(f"{given['output']}: {counts.n_cells:,} cells", headings, rows)
     lines = []
+    if given.get("only_unassigned") and Path(given["output"]).suffix in FORMATS:
+        written = counts.n_cells - counts.statuses.get("ok", 0)
+        lines.append(f"{written:,} cells are in the table: those whose label does not stand")
     if coarse := counts.statuses.get("coarse", 0):
         lines.append(f"{coarse:,} cells have a coarse label because their finest one is unsure")
     if why := [f"{counts.statuses[name]:,} {text}" for name, text in REASONS.items() if counts.statuses.get(name)]:

@@ -127,6 +127,21 @@ def test_a_file_comes_back_whole(suffix: str, folder: Path, tmp_path: Path) -> N
         scstore.annotate(out, folder / "expression", output=source, overwrite=True, umap=False)
 
 
+def test_a_mudata_folder_comes_back_whole(folder: Path, tmp_path: Path) -> None:
+    cells = make_cells(9, seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        root = zarr.open_group(tmp_path / "cells.zarr", mode="w", zarr_format=2)
+        for name, part in (("obs", cells.obs[[]]), ("var", cells.var), ("mod", {"rna": cells, "prot": cells[:, :2]})):
+            anndata.io.write_elem(root, name, part)
+    scstore.annotate(tmp_path / "cells.zarr", folder / "expression", output=tmp_path / "a.zarr")
+    found = zarr.open_group(tmp_path / "a.zarr", mode="r")
+    before, after = contents(root), contents(found)
+    assert {path: value for path, value in after.items() if path in before} == before
+    assert all(path.startswith("/mod/rna/") for path in after.keys() - before.keys())
+    check_labels(anndata.io.read_elem(found["mod/rna"]), scstore.predict(cells, folder / "expression"))
+
+
 def test_another_form_than_the_input_is_refused_first(folder: Path, tmp_path: Path) -> None:
     rich().write_h5ad(tmp_path / "cells.h5ad")
     with pytest.raises(OutputError):

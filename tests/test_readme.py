@@ -1,0 +1,67 @@
+"""The first page keeps its word: its ten lines run, and every command of the docs is one that exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import anndata
+import pytest
+import typer.main
+from support import ROOT, Run, make_cells, read_xlsx
+
+from scstore.cli import app
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of the commands in blocks of code, each without its remark."""
+    text = re.sub(r"\\\n *", "", text).replace(" …\n", "\n")
+    lines = re.findall(r"^(?:    )?scstore ([a-z].*)$", text, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def section(heading: str) -> str:
+    return README.split(f"\n## {heading}")[1].split("\n## ")[0]
+
+
+def test_the_ten_lines_run(tmp_path: Path, scstore_command: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    make_cells().write_h5ad(tmp_path / "reference.h5ad")
+    new = make_cells(9, seed=1)  # too few for a UMAP, which takes time
+    new.write_h5ad(tmp_path / "new.h5ad")
+    text = section("Label your cells")
+    for words in commands(text):
+        scstore_command(*words)
+    labels = anndata.read_h5ad(tmp_path / "annotated.h5ad").obs["scstore_best_label"]
+    assert list(labels) == list(new.obs["cell_type"])
+    assert read_xlsx(tmp_path / "doubtful.xlsx")[0][:2] == ["cell_id", "label"]
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)  # noqa: S102
+    assert isinstance(found := names["adata"], anndata.AnnData)
+    assert list(found.obs["scstore_best_label"]) == list(labels)
+    assert "scstore_reason" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_exists(page: Path) -> None:
+    for step in commands(page.read_text(encoding="utf-8")):
+        command = typer.main.get_command(app)
+        while step and step[0] in getattr(command, "commands", {}):
+            name, *step = step
+            command = command.commands[name]
+        command.make_context(command.name, step)
+
+
+def test_links_inside_the_docs_lead_somewhere() -> None:
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([\w./-]*)(?:#([\w-]+))?\)", page.read_text(encoding="utf-8")):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name}: {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+                assert anchor in slugs, f"{page.name}: {target}#{anchor}"
