@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import zarr
-from anndata import AnnData
+from anndata import AnnData, settings
 from anndata.io import write_elem
 
 from scstore import fsio
@@ -125,7 +125,8 @@ def write_annotated(store: Store, output: Path, annotation: Annotation, *, overw
     Cells of a store or of a 10x input are written as ``.h5ad``. The file appears whole.
     """
     if output.suffix == ".zarr":
-        with fsio.atomic_folder(output, overwrite=overwrite) as folder:
+        whole = settings.override(auto_shard_zarr_v3=False)
+        with fsio.atomic_folder(output, overwrite=overwrite) as folder, whole:
             _copy_folder(store.path, folder)
             group = zarr.open_group(folder, mode="r+", use_consolidated=False)
             _add(group[store.group_name.strip("/")] if store.is_modality else group, annotation)

@@ -131,7 +131,7 @@ def test_a_mudata_folder_comes_back_whole(folder: Path, tmp_path: Path) -> None:
     cells = make_cells(9, seed=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        root = zarr.open_group(tmp_path / "cells.zarr", mode="w", zarr_format=2)
+        root = zarr.open_group(tmp_path / "cells.zarr", mode="w", zarr_format=3)
         for name, part in (("obs", cells.obs[[]]), ("var", cells.var), ("mod", {"rna": cells, "prot": cells[:, :2]})):
             anndata.io.write_elem(root, name, part)
     scstore.annotate(tmp_path / "cells.zarr", folder / "expression", output=tmp_path / "a.zarr")
