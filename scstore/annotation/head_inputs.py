@@ -146,7 +146,7 @@ def _report_missing(
             "). Fit a head on cells that have the same genes, or label all the same with min_accuracy=0."
         )
     other = [view for view in head.views_ if view != "X"]
-    alone = f" It labels by expression alone: without these genes there is no {' or '.join(other)}." if other else ""
+    alone = f" It labels by expression alone: {' and '.join(other)} would lack these genes." if other else ""
     progress.warn(
         f"{what} (most important: {listed}). They are estimated from the others, which hold {case.known:.0%} of what "
         f"labels depend on; {told} (an estimate).{alone}",
