@@ -184,7 +184,7 @@ def _keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty)
 
 def _flags(parameter: Parameter) -> tuple[str, ...]:
     name = parameter.name.replace("_", "-")
-    switch = parameter.type is bool and parameter.default
+    switch = parameter.type is bool and parameter.default is not False
     return parameter.option.flags or ((f"--{name}/--no-{name}",) if switch else (f"--{name}",))
 
 

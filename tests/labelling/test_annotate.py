@@ -243,9 +243,11 @@ def test_the_labels_alone_as_a_table(folder: Path, tmp_path: Path) -> None:
 def test_the_command_line(folder: Path, tmp_path: Path, scstore_command: Any) -> None:
     rich().write_h5ad(tmp_path / "cells.h5ad")
     words = ("annotate", str(tmp_path / "cells.h5ad"), "--head", str(folder / "expression"))
-    said = scstore_command("--json", *words, "-o", str(tmp_path / "a.h5ad"))
+    said = scstore_command("--json", *words, "-o", str(tmp_path / "a.h5ad"), "--no-umap")
     assert json.loads(said.stdout.splitlines()[-1])["n_cells"] == 40
-    assert "scstore_label" in anndata.read_h5ad(tmp_path / "a.h5ad").obs
+    found = anndata.read_h5ad(tmp_path / "a.h5ad")
+    assert "scstore_label" in found.obs
+    assert "X_umap" not in found.obsm
 
 
 @pytest.mark.parametrize("n", [2, 8, 9, 40])
