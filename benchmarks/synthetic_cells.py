@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import anndata
@@ -16,6 +17,7 @@ from scstore.genes.table import GeneTable, save_gene_table
 from scstore.genes.texts import describe_by_symbol
 from scstore.genes.vectors import RandomEncoder
 from scstore.panels.panel import Panel, save_panel
+from scstore.store.views import write_csr
 
 N_GENES = 20_000
 MEDIAN_EXPRESSED = 2_000
@@ -96,6 +98,27 @@ def write_many_cells(path: Path, n_cells: int, *, n_genes: int, per_cell: int, c
             part = slice(start * per_cell, (start + rows) * per_cell)
             indices[part] = (np.arange(per_cell) * steps + rng.integers(0, steps, (rows, per_cell))).ravel()
             data[part] = rng.geometric(0.4, rows * per_cell)
+    return path
+
+
+def write_typed_cells(path: Path, n_cells: int, *, n_types: int, n_genes: int, seed: int, block: int = 5_000) -> Path:
+    """Counts by blocks, about 1,600 genes a cell; the genes of a cell's ``cell_type`` have more of them."""
+    rng = np.random.default_rng(seed)
+    types, markers = rng.integers(0, n_types, n_cells), PANEL // n_types
+    names = pd.Categorical.from_codes(types, [f"type {i}" for i in range(n_types)])
+    median = min(1_500, n_genes // 4)
+
+    def blocks() -> Iterator[csr_matrix]:
+        for start in range(0, n_cells, block):
+            here = types[start : start + block]
+            counts = make_counts(len(here), seed=seed + 1000 * start, n_genes=n_genes, median=median)
+            counts.data[counts.indices // markers == np.repeat(here, np.diff(counts.indptr))] *= 30
+            yield counts
+
+    obs = pd.DataFrame({"cell_type": names}, index=[f"cell{i}" for i in range(n_cells)])
+    anndata.AnnData(obs=obs, var=pd.DataFrame(index=symbols(n_genes))).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        write_csr(file.create_group("X"), blocks(), n_genes)
     return path
 
 
