@@ -62,12 +62,7 @@ class AnnotateOptions(LabelOptions):
         Option("annotated.h5ad, or a table: .csv, .tsv, .parquet, .xlsx.", flags=("--output", "-o")),
     ] = None
     umap: Annotated[
-        bool | None,
-        Option(
-            "Make X_umap. By default where there is none, of at most 100,000 cells.",
-            flags=("--umap/--no-umap",),
-            advanced=True,
-        ),
+        bool | None, Option("Make X_umap. By default where there is none, of at most 100,000 cells.", advanced=True)
     ] = None
 
 
