@@ -202,7 +202,8 @@ def write_sealed_folder(
     target = check_sealed_output(path, kind, overwrite=overwrite)
     weights = save(dict(sorted(arrays.items())))
     try:
-        body = seal({**document, "format": FORMAT, "weights": fsio.digest_bytes(weights)})
+        digests = {name: fsio.digest_tree(source) for name, source in (copies or {}).items()}
+        body = seal({**document, "format": FORMAT, "weights": fsio.digest_bytes(weights), "copies": digests})
         description = fsio.json_bytes(body)
     except (TypeError, ValueError) as error:
         raise OptionError(f"JSON cannot hold the {kind.name} ({error}). Give text, finite numbers, lists.") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ from scstore import fsio
 from scstore.errors import DamagedError, InputError, NewerFormatError, NotAStoreError, OptionError, ScstoreError
 from scstore.fsio import check_read
 from scstore.options import Option, Progress, public
-from scstore.sealed import CARD, FolderKind
+from scstore.sealed import CARD, DESCRIPTION_LIMIT, FolderKind
 from scstore.store.layout import LEDGER
 from scstore.store.reader import open_store
 from scstore.store.verify_store import (
@@ -142,13 +141,12 @@ def file_kind(path: Path) -> str | None:
 
 def _check_folder(path: Path, *, kind: FolderKind, load: Callable[[Path], Any]) -> Iterator[Finding]:
     """Check a description and its weights, the weights' own structure too where the description is damaged; copies."""
-    for name in (name for name in kind.parts if (path / name).exists()):
-        yield from (replace(one, file=f"{name}/{one.file}".rstrip("/")) for one in _kind(path / name)[1](path / name))
     wrong = {name for name in (kind.description, kind.weights) if not (path / name).is_file()}
     yield from (Finding(name, "missing", "is missing") for name in sorted(wrong))
     if not wrong:
         try:
             load(path)
+            yield from _check_copies(path, fsio.read_json(path / kind.description, limit=DESCRIPTION_LIMIT)["copies"])
             return
         except InputError:
             raise  # a newer format is not damage
@@ -161,6 +159,14 @@ def _check_folder(path: Path, *, kind: FolderKind, load: Callable[[Path], Any]) 
             check_layout(path / kind.weights)
         except (DamagedError, OSError) as error:
             yield finding_of(error, kind.weights)
+
+
+def _check_copies(path: Path, digests: dict[str, str]) -> Iterator[Finding]:
+    for name, digest in digests.items():
+        if not (path / name).exists():
+            yield Finding(name, "missing", "is missing")
+        elif fsio.digest_tree(path / name) != digest:
+            yield Finding(name, "damaged", "does not match its digest")
 
 
 def _check_content(path: Path, *, kind: str) -> Iterator[Finding]:

@@ -10,7 +10,8 @@ import anndata
 import h5py
 import numpy as np
 import pytest
-from support import Run, make_cells
+from damage import flipped
+from support import Run, make_cells, make_store
 
 import scstore
 from scstore.errors import NotAStoreError, OptionError
@@ -118,3 +119,15 @@ def test_verify_never_imports_torch() -> None:
     script = "import sys, scstore.verification; print(*(n for n in ('torch', 'transformers') if n in sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_copies_in_a_head_are_checked_byte_by_byte(tmp_path: Path, llama: Path) -> None:
+    make_store(make_cells(60), tmp_path / "ref.zarr", llama)
+    scstore.fit(tmp_path / "ref.zarr", head := tmp_path / "head", label="cell_type", views=["genept", "X"])
+    assert scstore.verify(head).ok
+    copy = head / "genes.h5ad"
+    for place in (100, copy.stat().st_size // 2, copy.stat().st_size - 9):
+        with flipped(copy, place, 255):
+            assert [(one.file, one.problem) for one in scstore.verify(head).findings] == [("genes.h5ad", "damaged")]
+    copy.unlink()
+    assert [(one.file, one.problem) for one in scstore.verify(head).findings] == [("genes.h5ad", "missing")]
