@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from random_models import causal_lm
 from scipy.sparse import csr_matrix
 
 from scstore import fsio
-from scstore.extraction.extract import BackgroundWriter, prefetch
+from scstore.extraction.extract import prefetch
 from scstore.model.flops import cell_flop
 from scstore.model.loading import Backbone
 from scstore.model.readout import Readout
@@ -129,7 +130,8 @@ def own_pass(
 
     wait()
     begun = time.perf_counter()
-    with ThreadPoolExecutor(1, "bench-read") as reader, BackgroundWriter("bench-write") as behind:
+    pending: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1, "bench-read") as reader, ThreadPoolExecutor(1, "bench-write") as writer:
         for number, ranked in enumerate(prefetch(read(), reader, depth=2)):
             lengths = ranked.lengths + frame.overhead
             gathered = readout.gather(len(ranked), len(POOLINGS))
@@ -137,11 +139,15 @@ def own_pass(
                 gathered.add(cells, lambda some, r=ranked: assemble(r, some, frame=frame, poolings=POOLINGS))
                 total["padded"] += int(lengths[cells].max()) * len(cells)
             rows = gathered.rows()
-            behind.submit(write, number, rows)
+            if len(pending) > 1:
+                pending.popleft().result()
+            pending.append(writer.submit(write, number, rows))
             first = rows if first is None else first
             total["tokens"] += int(lengths.sum())
             total["halved"] += gathered.halved
             flop += float(cell_flop(readout.backbone.files.config, lengths, depth=depth).sum())
+        for one in pending:
+            one.result()
     spent = time.perf_counter() - begun
     assert first is not None  # noqa: S101  # there is at least one block
     n_cells = sum(block.shape[0] for block in blocks)

@@ -200,7 +200,7 @@ def _score(stores: Mapping[str, Store], truth: NDArray[Any], folder: Path) -> tu
 
 
 def _write(folder: Path, stores: Mapping[str, Store], predicted: pd.DataFrame, truth: NDArray[Any]) -> dict[str, Path]:
-    from scstore.annotation.predict import predict
+    from scstore.labelling.annotate import annotate_to_file
     from scstore.report.plots import confusion_figure, embed, umap_figure
     from scstore.search.query import query
 
@@ -213,7 +213,8 @@ def _write(folder: Path, stores: Mapping[str, Store], predicted: pd.DataFrame, t
         "heads": folder / "heads",
     }
     new = stores["new"]
-    predict(new, files["heads"] / "linear", files["annotated cells"], unassigned="none", overwrite=True)
+    out = files["annotated cells"]
+    annotate_to_file(new, files["heads"] / "linear", output=out, unassigned="none", umap=False, overwrite=True)
     query(new, stores["ref"], files["nearest reference cells"], columns=[LABEL], overwrite=True)
     layouts = {
         "expression of the panel (control)": embed(new.view("X")[:].toarray()),

@@ -41,8 +41,8 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Write = Callable[[Path, Path], object]
 WRITERS: dict[str, Write] = {
     "export": lambda folder, out: scstore.export(folder / "cells.h5ad", out, views=["X", "X_pca"], overwrite=True),
-    "predict": lambda folder, out: scstore.predict(
-        folder / "cells.h5ad", folder / "head", out, proba=True, overwrite=True
+    "annotate": lambda folder, out: scstore.annotate(
+        folder / "cells.h5ad", folder / "head", output=out, proba=True, umap=False, overwrite=True
     ),
     "panel": lambda folder, out: scstore.panel(
         folder / "cells.h5ad", out, label="cell_type", n_genes=10, overwrite=True
@@ -68,13 +68,13 @@ def test_whatever_operation_fails_the_old_or_the_new_file_is_there(fault: str, f
     """RELIABILITY 56, 65: a part of the operations; what is left behind goes with the next write."""
     out, disk = tmp_path / "out.h5ad", BrokenDisk()
     with in_place_of_the_disk(disk):
-        WRITERS["predict"](foreign, out)
+        WRITERS["annotate"](foreign, out)
     wanted = anndata.read_h5ad(out)
     for at in range(FAULTS.index(fault), len(disk.trace), 7):
         failed = False
         with in_place_of_the_disk(BrokenDisk(at, fault)):
             try:
-                WRITERS["predict"](foreign, out)
+                WRITERS["annotate"](foreign, out)
             except (OSError, scstore.ScstoreError, Killed):
                 failed = True
         assert failed, disk.trace[at]
@@ -82,7 +82,7 @@ def test_whatever_operation_fails_the_old_or_the_new_file_is_there(fault: str, f
         found = anndata.read_h5ad(out)
         assert found.obs.equals(wanted.obs)
         np.testing.assert_array_equal(found.X.toarray(), wanted.X.toarray())
-    WRITERS["predict"](foreign, out)
+    WRITERS["annotate"](foreign, out)
     assert list(tmp_path.iterdir()) == [out]
 
 

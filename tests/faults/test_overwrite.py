@@ -27,7 +27,7 @@ REPLACE: dict[str, Callable[[Path], Any]] = {
     "genes": lambda out: scstore.build_genes(out, cells=ABSENT, encoder="random:8", overwrite=True),
     "align": lambda out: scstore.align(ABSENT, out, label="cell_type", model=ABSENT, overwrite=True),
     "fit": lambda out: scstore.fit(ABSENT, out, label="cell_type", overwrite=True),
-    "predict": lambda out: scstore.predict(ABSENT, ABSENT, out, overwrite=True),
+    "predict": lambda out: scstore.predict(ABSENT, ABSENT, output=out, overwrite=True),
     "query": lambda out: scstore.query(ABSENT, ABSENT, output=out, overwrite=True),
     "export": lambda out: scstore.export(ABSENT, out, overwrite=True),
     "evaluate": lambda out: check_evaluation_output(out, figures=False, overwrite=True),
@@ -35,7 +35,7 @@ REPLACE: dict[str, Callable[[Path], Any]] = {
     "card": lambda out: save_model_card(None, out, name="", overwrite=True),  # type: ignore[arg-type]
 }
 # By what writes them: endings of names that it takes.
-ENDINGS = {"predict": (".h5ad", ".csv", ".parquet"), "query": (".csv", ".parquet")}
+ENDINGS = {"predict": (".csv", ".parquet"), "query": (".csv", ".parquet")}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     head = scstore.fit(folder / "cells.h5ad", folder / "fit", label="cell_type", views=["X_pca"])
     save_model_card(head, folder / "fit" / "README.md", name="fit")
     save_model_card(head, folder / "card", name="fit")
-    scstore.predict(folder / "cells.h5ad", head, folder / "predict export.h5ad", proba=True)
+    scstore.annotate(folder / "cells.h5ad", head, output=folder / "export.h5ad", proba=True, umap=False)
     for ending in ENDINGS["query"]:
         scstore.predict(folder / "cells.h5ad", head, folder / f"predict query{ending}")
         write_table(cells.obs, folder / f"mine{ending}", index=True)
