@@ -47,3 +47,10 @@ def test_a_quick_run_takes_genes_away(cells: Path, benchmark: Callable) -> None:
     assert list(means) == ["0%", *(f"{rate}% {order}" for rate in (25, 50, 75) for order in ("random", "lowest"))]
     assert means["0%"]["scstore"] == means["0%"]["zeros"]
     assert means["50% random"]["scstore"]["macro_f1"] > means["50% random"]["zeros"]["macro_f1"]
+
+
+def test_a_quick_run_compares_covariances(cells: Path, benchmark: Callable) -> None:
+    lines, found = benchmark("gene_covariance", cells, "--quick")
+    assert lines[-1].startswith("goals checked: none")
+    means = found["figures"]["means"]
+    assert all(set(case) == {"default", "balanced covariance", "2,048 genes"} for case in means.values())
