@@ -6,6 +6,7 @@ import colorsys
 import os
 import shutil
 import stat
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,9 @@ def write_annotated(store: Store, output: Path, annotation: Annotation, *, overw
             group = zarr.open_group(folder, mode="r+", use_consolidated=False)
             _add(group[store.group_name.strip("/")] if store.is_modality else group, annotation)
             if _is_consolidated(folder):
-                zarr.consolidate_metadata(folder)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # no part of format 3 yet; the input has it as well
+                    zarr.consolidate_metadata(folder)
         return
     with fsio.atomic_path(output, overwrite=overwrite) as partial:
         if store.is_modality or (store.path.is_file() and store.is_anndata_on_disk and not is_legacy(store.path)):

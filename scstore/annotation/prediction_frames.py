@@ -122,7 +122,7 @@ def _frame(rule: LabelRule, ids: pd.Index, places: Array, said: Predictions) -> 
 
 def with_categories(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the table with its text as categories: those that occur, the same in all columns of labels."""
-    texts = [name for name in frame.columns if frame[name].dtype == object]
+    texts = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name].dtype)]
     named = [name for name in texts if "label" in name]
     labels = sorted({label for name in named for label in frame[name].unique()})
     return frame.astype({name: pd.CategoricalDtype(labels) if name in named else "category" for name in texts})
