@@ -35,7 +35,7 @@ RECORD = "annotation"
 # Beginnings of obs columns that only some annotations have: those of an earlier one are deleted.
 OPTIONAL = tuple(f"{PREFIX}{name}" for name in ("majority_", "label:", "confidence:"))
 # Colours that are told apart with any colour vision (Okabe and Ito, 2008); more labels get hues of three lightnesses.
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#F0E442")
+OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 GREY, LIGHT_GREY = "#B0B0B0", "#D9D9D9"
 
 
@@ -88,11 +88,18 @@ def add_to_anndata(adata: AnnData, annotation: Annotation) -> AnnData:
     for name in (PROBABILITY, SPACE):
         if name in adata.obsm and name not in annotation.obsm:
             del adata.obsm[name]
+    for name in filter(_is_stale, list(adata.uns)):
+        del adata.uns[name]
     adata.obsm.update(annotation.obsm)
     adata.uns.update(annotation.uns)
     about = adata.uns.get(OWN)
     adata.uns[OWN] = {**(about if isinstance(about, Mapping) else {}), RECORD: dict(annotation.record)}
     return adata
+
+
+def _is_stale(name: str) -> bool:
+    """Whether an entry of uns is one that each annotation writes anew."""
+    return name.startswith(PREFIX) and name.endswith(("_colors", "_classes"))
 
 
 def check_annotated_output(store: Store, output: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -184,7 +191,7 @@ def _add(root: Any, annotation: Annotation) -> None:
             del obsm[name]
     for name, matrix in annotation.obsm.items():
         write_elem(obsm, name, matrix)
-    for name in [name for name in uns if name.startswith(PREFIX) and name.endswith(("_colors", "_classes"))]:
+    for name in filter(_is_stale, list(uns)):
         del uns[name]
     for name, value in annotation.uns.items():
         write_elem(uns, name, value)

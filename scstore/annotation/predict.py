@@ -104,7 +104,7 @@ class PredictionCounts:
     def add(self, frame: pd.DataFrame) -> None:
         """Count the cells of one block."""
         self.n_cells += len(frame)
-        for name, part in frame.groupby("label", sort=False)["confidence"]:
+        for name, part in frame.groupby("label", sort=False, observed=True)["confidence"]:
             self.confidence[name] = self.confidence.get(name, 0.0) + float(part.sum())
         self.cells.update(frame["label"])
         self.statuses.update(frame["status"])

@@ -119,12 +119,14 @@ def annotate(cells: ToAnnotate, head: TrainedHead, options: AnnotateOptions) -> 
     """
     with ExitStack() as stack:
         labelling, record = _prepared(cells, head, options, stack)
-        store = labelling.store
-        annotation, _ = _annotation(labelling, record, options)
+        table, obsm = _labelled(labelling, options)
+        store, annotation = labelling.store, Annotation.make(table, obsm, record | _counted(table, record))
         # read before its file may be replaced
         adata = store.to_anndata(rows=None if store.is_complete else np.flatnonzero(store.committed))
-        if options.output is not None:
-            _write(store, annotation, options)
+        if options.output is not None and Path(options.output).suffix in FORMATS:
+            list(write_frames(iter([table]), options.output, options))
+        elif options.output is not None:
+            write_annotated(store, Path(options.output), annotation, overwrite=options.overwrite)
         return add_to_anndata(adata, annotation)
 
 
@@ -141,14 +143,16 @@ def annotate_to_file(cells: ToAnnotate, head: TrainedHead, options: AnnotateOpti
         raise OptionError("output=: name the file to write, such as annotated.h5ad or labels.xlsx.")
     with ExitStack() as stack:
         labelling, record = _prepared(cells, head, options, stack)
-        if Path(options.output).suffix in FORMATS:
-            counts = PredictionCounts()
-            for frame in write_frames(labelling.frames(), options.output, options):
+        target, counts = Path(options.output), PredictionCounts()
+        if target.suffix in FORMATS:
+            for frame in write_frames(labelling.frames(), target, options):
                 counts.add(frame)
         else:
-            annotation, counts = _annotation(labelling, record, options)
-            _write(labelling.store, annotation, options)
-    return AnnotationResult(Path(options.output), counts, record)
+            table, obsm = _labelled(labelling, options)
+            counts.add(table)
+            annotation = Annotation.make(table, obsm, record | _counted(table, record))
+            write_annotated(labelling.store, target, annotation, overwrite=options.overwrite)
+    return AnnotationResult(target, counts, record)
 
 
 def _prepared(
@@ -191,42 +195,32 @@ def _prepared(
     return labelling, record
 
 
-def _annotation(
-    labelling: Labelling, record: Mapping[str, Any], options: AnnotateOptions
-) -> tuple[Annotation, PredictionCounts]:
-    """Label all cells, and gather what is added to them: a few numbers a cell."""
-    store, counts = labelling.store, PredictionCounts()
-    n = int(store.committed.sum())
-    frames: list[pd.DataFrame] = []
+def _labelled(labelling: Labelling, options: AnnotateOptions) -> tuple[pd.DataFrame, dict[str, NDArray[np.float32]]]:
+    """Label all cells: the table of predictions, and what goes to obsm; a few numbers a cell."""
+    committed = labelling.store.committed
+    rows = np.cumsum(committed) - 1
     space: NDArray[np.float32] | None = None
-    rows = np.cumsum(store.committed) - 1
 
     def take(start: int, places: NDArray[np.float64]) -> None:
         nonlocal space
         if space is None:
-            space = np.zeros((n, places.shape[1]), dtype=np.float32)
+            space = np.zeros((int(committed.sum()), places.shape[1]), dtype=np.float32)
         space[rows[labelling.usable[start : start + len(places)]]] = places
 
-    for frame in labelling.frames(take):
-        counts.add(frame)
-        frames.append(with_categories(frame))
-    table = pd.concat([frame.astype(_as_text(frame)) for frame in frames])
-    obsm: dict[str, Any] = {}
-    if space is not None:
-        obsm[SPACE] = space
-        if (layout := _umap(store, space, options)) is not None:
-            obsm[UMAP] = layout
-    counted = {
-        "n_cells": counts.n_cells,
-        "n_by_status": dict(counts.statuses),
-        "n_by_label": [counts.cells.get(label, 0) for label in record["labels"]],
+    table = with_categories(pd.concat(list(labelling.frames(take))))
+    if space is None:
+        return table, {}
+    layout = _umap(labelling.store, space, options)
+    return table, {SPACE: space} | ({} if layout is None else {UMAP: layout})
+
+
+def _counted(table: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
+    by_label = table["label"].value_counts()
+    return {
+        "n_cells": len(table),
+        "n_by_status": {str(name): int(n) for name, n in table["status"].value_counts().items()},
+        "n_by_label": [int(by_label.get(label, 0)) for label in record["labels"]],
     }
-    return Annotation.make(with_categories(table), obsm, {**record, **counted}), counts
-
-
-def _as_text(frame: pd.DataFrame) -> dict[str, str]:
-    """Text columns, for blocks with different categories."""
-    return {str(name): "object" for name in frame.columns if frame[name].dtype == "category"}
 
 
 def _umap(store: Store, space: NDArray[np.float32], options: AnnotateOptions) -> NDArray[np.float32] | None:
@@ -247,14 +241,3 @@ def _umap(store: Store, space: NDArray[np.float32], options: AnnotateOptions) ->
 
     progress.note(f"making {UMAP} from {SPACE}")
     return embed(space)
-
-
-def _write(store: Store, annotation: Annotation, options: AnnotateOptions) -> None:
-    """Write the cells with their labels, or the labels as a table."""
-    output = Path(str(options.output))
-    if output.suffix not in FORMATS:
-        write_annotated(store, output, annotation, overwrite=options.overwrite)
-        return
-    frame = annotation.obs.rename(columns=lambda name: str(name).removeprefix("scstore_"))
-    for _ in write_frames(iter([frame]), output, options):
-        pass

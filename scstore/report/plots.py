@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scstore.annotation.annotated_cells import OKABE_ITO
 from scstore.errors import MissingExtraError, printable
 
 try:
@@ -25,9 +26,6 @@ except ImportError as error:
 
 
 Path = str | os.PathLike[str]
-
-# Colours that colour-blind readers can tell apart (Okabe and Ito 2008).
-OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
 
 MARKERS = "o^sDvP*X"
 HATCHES = ("", "//", "..", "xx")

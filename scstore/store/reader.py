@@ -218,7 +218,6 @@ class Store(Described):
             if isinstance(obsm, h5py.Dataset):  # one array of records, as anndata before 0.7 wrote it
                 types = {name: obsm.dtype[name] for name in obsm.dtype.names or ()}
                 return {name: len(one.shape) == 1 and is_numeric(one.base) for name, one in types.items()}
-
             arrays = ((name, obsm[name]) for name in sorted(obsm))
             return {name: len(getattr(one, "shape", ())) == 2 and is_numeric(one.dtype) for name, one in arrays}
 

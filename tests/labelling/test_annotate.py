@@ -238,6 +238,13 @@ def test_the_labels_alone_as_a_table(folder: Path, tmp_path: Path) -> None:
     found = pd.read_csv(tmp_path / "t.tsv", sep="\t", index_col=0)
     assert list(found.columns[:2]) == ["label", "confidence"]
     assert len(found) == 20
+    how: dict[str, Any] = {"proba": True, "umap": False}
+    cells = scstore.annotate(make_cells(20, seed=1), folder / "expression", output=tmp_path / "p.csv", **how)
+    assert "p(type 0)" in pd.read_csv(tmp_path / "p.csv").columns
+    assert "scstore_probability_classes" in cells.uns
+    again = scstore.annotate(cells, folder / "expression", umap=False)
+    assert "scstore_probability" not in again.obsm
+    assert "scstore_probability_classes" not in again.uns
 
 
 def test_the_command_line(folder: Path, tmp_path: Path, scstore_command: Any) -> None:
