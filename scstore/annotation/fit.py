@@ -37,6 +37,9 @@ PACKAGES = ("scstore", "numpy", "scipy", "scikit-learn", "faiss-cpu")
 # What a head keeps of the record of the run that extracted its cells: others are extracted like them.
 EXTRACTION = ("options", "model", "genes", "panel", "projector")
 
+# What a trained projector's folder has in it.
+PROJECTOR = "projector.json"
+
 # Share of labelled cells below which genes and their covariance are learned from the others too.
 FEW_LABELLED = 0.5
 
@@ -131,7 +134,7 @@ def fit(
     record |= _training_record(trained, cells) | {"group": group, "missing_labels": list(missing_labels), "seed": seed}
     if opened.record is not None and any(name in opened.record["views"] for name in trained.views_):
         record["extraction"] = {name: opened.record[name] for name in EXTRACTION}
-        trained.files_ = {name: path for name, path in opened.run_files.items() if name in COPIES}
+        trained.files_ = _files_of_run(opened)
     trained.record_ = record
     if output is not None:
         save_head(trained, Path(output), record=record, overwrite=overwrite)
@@ -145,6 +148,15 @@ def _check_across_genes(label: str | Sequence[str], unused: Mapping[str, Any]) -
     for name, value in unused.items():
         if value is not None:
             raise OptionError(f"{name}={value!r}: head={KIND!r} reads expression and gene texts: no such option.")
+
+
+def _files_of_run(store: Store) -> dict[str, Path]:
+    """Return the files that a store's run read and that a head copies, by option, as far as they are there."""
+    given = {} if store.record is None else store.record["options"]
+    found = {name: store.path.parent / str(given[name]) for name in COPIES if given.get(name)}
+    if "projector" in found and not (found["projector"] / PROJECTOR).is_file():
+        del found["projector"]  # one of scstore's own, by its name
+    return {name: path for name, path in found.items() if path.exists()}
 
 
 def _training_cells(

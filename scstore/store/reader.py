@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -16,7 +15,6 @@ import pandas as pd
 import zarr
 from anndata.io import read_elem
 from numpy.typing import NDArray
-from scipy import sparse
 from scipy.sparse import csr_matrix
 
 from scstore.cells.anndata_files import is_mudata, read_frame, rna_modality, with_shared_obs
@@ -33,7 +31,6 @@ from scstore.progress import Reporter
 from scstore.sealed import Space, fingerprint
 from scstore.store.layout import (
     LEDGER,
-    RUN_FILES,
     SCRATCH_EXPRESSION,
     STATUS,
     STATUS_EMPTY,
@@ -44,9 +41,9 @@ from scstore.store.layout import (
 )
 from scstore.store.ledger import CURE, ManifestStore, committed_shards, parse_run_record, read_run_record
 from scstore.store.views import ShardView, View, array_view, open_csr
+from scstore.store.whole_files import read_whole
 from scstore.untrusted.guards import Guard
-from scstore.untrusted.hdf5 import first_missing_filter
-from scstore.untrusted.zarr import BoundedStore, lost_chunks, open_zarr
+from scstore.untrusted.zarr import lost_chunks, open_zarr
 
 # Feature space of log-normalised expression, the same for every data set: genes are matched by name.
 EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM, "log1p": True}}
@@ -187,14 +184,6 @@ class Store(Described):
             return None
         views = tuple(self._specs.values())
         return StorePlan(self.n_obs, int(self.record["shard_rows"]), views, run=fingerprint(self.record))
-
-    @property
-    def run_files(self) -> dict[str, Path]:
-        """Files that the run read, by option, as far as they are there."""
-        given = {} if self.record is None else self.record["options"]
-        found = {name: self.path.parent / str(given[name]) for name in RUN_FILES if given.get(name)}
-        words = {name for name in found if name == "projector" and not (found[name] / "projector.json").is_file()}
-        return {name: path for name, path in found.items() if name not in words and path.exists()}
 
     @cached_property
     def views(self) -> tuple[str, ...]:
@@ -419,24 +408,7 @@ class Store(Described):
         if self._cells is not None and not self.is_anndata_on_disk:
             matrix = self._cells.matrix("X")
             return anndata.AnnData(matrix.rows(0, matrix.shape[0]), obs=self.obs, var=self._cells.var("X"))
-        if isinstance(self._group, zarr.Group) and isinstance(self._group.store, BoundedStore):
-            self._group.store.check_whole()
-        elif (problem := first_missing_filter(self._group)) is not None:
-            raise CellsError(f"{self.path}: {problem}")
-        with decoding(self.path, "the AnnData"), _as_encoded(self.path):
-            whole: anndata.AnnData
-            if isinstance(self._group, zarr.Group):
-                whole = anndata.io.read_zarr(self._group)
-            elif "encoding-type" in self._group.attrs:
-                whole = read_elem(self._group)
-            else:
-                whole = anndata.io.read_h5ad(self.path)
-            raw = [] if whole.raw is None else [whole.raw.X]
-            for group in (whole.layers, whole.obsm, whole.varm, whole.obsp, whole.varp):
-                raw += group.values()
-            for matrix in (whole.X, *raw):
-                if sparse.issparse(matrix) and hasattr(matrix, "indptr"):
-                    matrix.check_format()  # before compiled code sees it
+        whole = read_whole(self._group, self.path)
         if self.is_modality:
             whole.obs = self.obs
         return whole
@@ -497,16 +469,6 @@ class Store(Described):
             Reporter().warn(f"{self.path}: {slot.slot} {slot.remark}", CellsWarning)
         rows = partial(lognorm_block, cells, slot)
         return View("X", cells.slots[slot.slot].shape, np.float32, EXPRESSION_SPACE, rows)
-
-
-@contextmanager
-def _as_encoded(path: Path) -> Iterator[None]:
-    """Say what helps against text in another encoding than declared, which only whole files must not have."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        what = f"it has text in another encoding than it declares ({error.reason})"
-        raise CellsError(f"{path}: {what}. Write a table (.csv, .parquet), or the file again with anndata.") from error
 
 
 # What every function of stage 2 reads.
