@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import html
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 
-class Described:
+class Described(ABC):
     """Shows a title and a few facts: one line of text, in notebooks a table."""
 
+    @abstractmethod
     def described(self) -> tuple[str, Mapping[str, str]]:
         """Return the title, and facts by their names."""
-        raise NotImplementedError  # pragma: no cover
 
     def __repr__(self) -> str:
         title, facts = self.described()

@@ -24,7 +24,6 @@ from scstore.model.projector_file import load_projector
 from scstore.model.sequence_frame import INSTRUCTION
 from scstore.options import Option, Overwrite, Progress, did_you_mean
 from scstore.panels.panel import load_panel
-from scstore.store.layout import RUN_FILES
 from scstore.store.reader import Store, open_store
 from scstore.untrusted.kinds import FOLDERS, what_is
 
@@ -53,6 +52,9 @@ SPACE = (
 
 # Options without effect when ``pool`` is empty; ``expression_scaling`` is another.
 READOUT_ONLY = ("projector", "seed", "instruction", "readout_token", "layers", "spread")
+
+# Options that may name a file; a store's record has them relative to its folder.
+FILES = ("genes", "panel", "projector", "orthologs")
 
 # What a store's record has the digests of, beside the model.
 LOADERS: dict[str, Callable[[str], Any]] = {
@@ -319,7 +321,7 @@ def _options_like(reference: Like, options: ExtractOptions) -> ExtractOptions:
     values["control"] = taken["control"] or options.control
     if options.control not in (None, values["control"]):
         raise OptionError(f"control={options.control!r}: {reference} is a control itself.")
-    for name in RUN_FILES:
+    for name in FILES:
         if _is_file(name, values.get(name)):
             values[name] = os.path.normpath(folder / values[name])
             if not Path(values[name]).exists():
@@ -365,7 +367,7 @@ def options_record(options: ExtractOptions, folder: Path) -> dict[str, Any]:
     """The options as JSON, files relative to the store's folder so that both can be moved together."""
     values: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(options)}
     values |= {"pool": options.poolings, "companions": options.companion_views, "panel": options.panel_file}
-    for name in RUN_FILES:
+    for name in FILES:
         if _is_file(name, values[name]):
             values[name] = Path(os.path.relpath(values[name], folder)).as_posix()
     return {

@@ -32,8 +32,6 @@ SCRATCH_EXPRESSION = f"{LEDGER}/expression"
 # Begins the names of all ``obs`` columns that scstore writes.
 PREFIX = "scstore_"
 
-# Options of a run that name files, in its record relative to the store's folder.
-RUN_FILES = ("genes", "panel", "projector", "orthologs")
 STATUS = "scstore_status"
 STATUS_OK = "ok"
 # In ``obs``: a cell without any expressed gene of the table (and panel); its rows are zeros.
