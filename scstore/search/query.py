@@ -40,7 +40,9 @@ Reference = Annotated[Cells, Option("The cells to look among.")]
 class QueryOptions:
     """Options of :func:`query` and :func:`query_to_file`."""
 
-    output: Annotated[str | os.PathLike[str] | None, Option("A .parquet or .csv.", flags=("--output", "-o"))] = None
+    output: Annotated[
+        str | os.PathLike[str] | None, Option("A .csv, .tsv, .parquet or .xlsx.", flags=("--output", "-o"))
+    ] = None
     _: KW_ONLY
     k: Annotated[int, Option("Neighbours of each cell.", flags=("-k",), minimum=1)] = 15
     view: Annotated[str | None, Option("Feature matrix of both. The readout by default.")] = None
