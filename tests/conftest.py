@@ -15,12 +15,17 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may reach for the network
 
 import anndata
+import hypothesis
 import pytest
 from support import ROOT, Run, make_cells, make_evaluation_cells, make_store, write_model
 
 from scstore.errors import MissingExtraError
 
 pytest_plugins = ["cell_files"]
+
+# the same examples in every run; `pytest --hypothesis-profile=default` looks for others
+hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("seeded")
 
 SHARED = ROOT.parent / "shared" / "data"
 HAS_TORCH = importlib.util.find_spec("torch") is not None

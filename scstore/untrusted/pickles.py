@@ -123,17 +123,20 @@ for core in ("core", "_core"):  # before NumPy 2, and since
 
 # Instructions of a fixed length, by the bytes of their argument, or up to the end of one line or two.
 RUN = re.compile(
-    rb"(?:[(.012\]})abelstudNQRo\x81\x85-\x89\x8f-\x94\x97\x98]|[Khq\x80\x82].|[M\x83]..|[Jj\x84].{4}|[G\x95].{8}"
+    rb"(?:[(.012\]})abelstudNQRo\x81\x85-\x89\x8f-\x94\x97\x98]|[Khq\x80\x82].|[M\x83]..|[Jj\x84].{4}|G.{8}"
     rb"|[FILSVPg][^\n]*\n|[ci][^\n]*\n[^\n]*\n){1,9999}+",
     re.DOTALL,
 )
 
 # Bytes of the length that others begin with.
-COUNTED = {op: n for ops, n in ((b"U\x8cC\x8a", 1), (b"TXB\x8b", 4), (b"\x8d\x8e\x96", 8)) for op in ops}
+COUNTED = {op: n for ops, n in ((b"U\x8cC\x8a", 1), (b"TXB\x8b", 4), (b"\x8d\x8e\x96\x95", 8)) for op in ops}
+
+# Which states a length and is followed by instructions.
+FRAME = 0x95
 
 
 def _check_places(data: mmap.mmap) -> None:
-    """Refuse a pickle that puts something into a place beyond its own length: Python reserves all places up to it."""
+    """Refuse places and lengths beyond a pickle's own: Python reserves all memory up to them."""
     at, size = 0, len(data)
     while at < size:
         if (run := RUN.match(data, at)) is not None:
@@ -142,7 +145,7 @@ def _check_places(data: mmap.mmap) -> None:
             number = int.from_bytes(data[at + 1 : at + 1 + (n or 4)], "little")
             if number > size:
                 _forbid(f"{number:,} bytes or places, and has {size:,} bytes")
-            at += 1 + (n + number if n else 4)
+            at += 1 + (n or 4) + (number if n and data[at] != FRAME else 0)
         elif data[at : at + 1] == b"p":
             end = data.find(b"\n", at)
             if not data[at + 1 : end].isdigit() or int(data[at + 1 : end]) > size:

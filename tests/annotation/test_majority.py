@@ -58,7 +58,7 @@ def test_no_cells_give_an_empty_table() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("ABC"), st.integers(-1, 3)), min_size=1, max_size=25))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_as_celltypist_counts(cells: list[tuple[str, int]]) -> None:
     """The crosstab of labels and clusters, and its largest entry by column."""
     labels, clusters = [label for label, _ in cells], [cluster for _, cluster in cells]

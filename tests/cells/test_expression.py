@@ -247,7 +247,7 @@ def cells_of(values: np.ndarray | sparse.spmatrix) -> anndata.AnnData:
     )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(
     counts=hnp.arrays(
         np.int64,

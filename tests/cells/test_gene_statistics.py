@@ -42,7 +42,7 @@ def test_f_equals_scikit_learn(as_csr: bool) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), step=st.integers(1, 150), as_csr=st.booleans())
 def test_f_does_not_depend_on_the_blocks(seed: int, step: int, as_csr: bool) -> None:
     values, codes = counts(seed)
@@ -53,7 +53,7 @@ def test_f_does_not_depend_on_the_blocks(seed: int, step: int, as_csr: bool) -> 
     np.testing.assert_array_equal(parts.counts, whole.counts)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(level=st.floats(0, 1e4, allow_nan=False), n=st.integers(4, 400))
 def test_constant_genes_score_zero(level: float, n: int) -> None:
     codes = np.arange(n) % 2

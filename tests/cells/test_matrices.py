@@ -17,7 +17,7 @@ from scstore.cells.opening import open_cells
 from scstore.errors import CellsError
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n_cells=st.integers(1, 9),
     n_genes=st.integers(1, 9),

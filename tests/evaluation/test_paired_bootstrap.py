@@ -113,7 +113,7 @@ def test_fewer_than_five_groups_give_no_verdict(low: float, high: float, n_group
     assert Difference(-0.012, -0.028, 0.004, 9, 4).words == "−0.012"
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(n=st.integers(1, 30), classes=st.integers(1, 4), seed=st.integers(0, 99))
 def test_intervals_are_finite_and_within_bounds(n: int, classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

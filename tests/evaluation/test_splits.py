@@ -11,7 +11,7 @@ from scstore.evaluation.splits import Split, draw_few, group_folds, k_folds
 CODES = st.lists(st.integers(0, 4), min_size=8, max_size=80).map(np.array)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(codes=CODES, n_groups=st.integers(2, 12), n_folds=st.integers(2, 6), run=st.integers(0, 3), data=st.data())
 def test_no_group_is_on_both_sides(
     codes: np.ndarray, n_groups: int, n_folds: int, run: int, data: st.DataObject
@@ -50,7 +50,7 @@ def test_every_run_deals_anew_and_a_seed_deals_the_same() -> None:
         assert first != other != elsewhere != first
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(codes=CODES, n_cells=st.integers(1, 9), run=st.integers(0, 5))
 def test_few_cells_are_exactly_so_many_a_class(codes: np.ndarray, n_cells: int, run: int) -> None:
     every = np.arange(len(codes))

@@ -33,7 +33,7 @@ def test_it_lowers_the_loss_and_the_calibration_error() -> None:
     assert expected_calibration_error(y, mended) < 0.03 < expected_calibration_error(y, raw)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 999), n=st.integers(1, 50), size=st.floats(1e-3, 1e3), shift=st.floats(-1e3, 1e3))
 def test_any_temperature_keeps_the_best_class(seed: int, n: int, size: float, shift: float) -> None:
     rng = np.random.default_rng(seed)
@@ -56,7 +56,7 @@ SHARES = np.array([0.7, 0.2, 0.1])
 LOGITS = arrays(np.float64, (5, 3), elements=st.floats(-30, 30))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(first=LOGITS, second=LOGITS, amount=st.floats(0, 1), hot=st.floats(0.1, 10))
 def test_probabilities_sum_to_one_whatever_the_order_of_members(
     first: np.ndarray, second: np.ndarray, amount: float, hot: float

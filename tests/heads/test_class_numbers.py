@@ -80,7 +80,7 @@ def test_labels_that_cannot_be_learned_from_are_refused(y: Any, n: int, named: s
 CODES = st.lists(st.integers(0, 5), min_size=2, max_size=80).map(np.array)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(codes=CODES, n_folds=st.integers(2, 8), seed=st.integers(0, 99))
 def test_no_fold_takes_a_class_away(codes: np.ndarray, n_folds: int, seed: int) -> None:
     """RELIABILITY 42: a class seen once stays on the training side of every fold."""
@@ -96,7 +96,7 @@ def test_no_fold_takes_a_class_away(codes: np.ndarray, n_folds: int, seed: int) 
     assert not sizes or max(sizes) - min(sizes) <= 1
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(codes=CODES, share=st.floats(0, 1), seed=st.integers(0, 99))
 def test_a_part_and_a_sample_leave_every_class_a_cell(codes: np.ndarray, share: float, seed: int) -> None:
     size = round(share * len(codes))
@@ -114,7 +114,7 @@ def test_the_same_seed_gives_the_same_folds() -> None:
     assert all((a == b).all() for a, b in zip(first, second, strict=True))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(groups=CODES, n_folds=st.integers(2, 8), seed=st.integers(0, 99))
 def test_a_group_lies_in_one_fold_whole(groups: np.ndarray, n_folds: int, seed: int) -> None:
     groups = np.unique(groups, return_inverse=True)[1]

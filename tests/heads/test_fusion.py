@@ -167,7 +167,7 @@ def test_the_same_seed_gives_the_same_head(views: dict[str, Any]) -> None:
     assert any((arrays[0][name] != arrays[2][name]).any() for name in arrays[0])
 
 
-@settings(max_examples=4, deadline=None, derandomize=True)
+@settings(max_examples=4)
 @given(block_rows=st.integers(1, 200))
 def test_blocks_of_any_size_join_to_the_same(block_rows: int, views: dict[str, Any], fitted: FusedHead) -> None:
     test = part(views, slice(TRAIN, N), genes=fitted.genes_)

@@ -13,7 +13,7 @@ from scstore.heads.artifact import join_arrays, split_arrays
 from scstore.heads.hierarchy import Hierarchy, label_cells
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 999), n=st.integers(0, 20), classes=st.integers(2, 6))
 def test_the_most_probable_label_its_confidence_and_margin(seed: int, n: int, classes: int) -> None:
     proba = np.random.default_rng(seed).dirichlet(np.ones(classes), n)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scstore.heads import neighbour_search as search
@@ -27,7 +27,6 @@ def by_hand(reference: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
     return np.sort(1 - unit[1] @ unit[0].T, axis=1)[:, :k]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(0, 12), st.integers(1, 400), st.data())
 def test_blocks_do_not_matter_and_the_search_is_exact(n: int, m: int, block_bytes: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(1, n))

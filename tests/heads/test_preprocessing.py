@@ -16,7 +16,7 @@ from scstore.heads.preprocessing import ExpressionReducer, column_moments, fit_s
 from scstore.heads.rows import materialise
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 1000), n=st.integers(1, 60), block_bytes=st.integers(1, 2000))
 def test_streamed_moments_equal_those_in_memory(seed: int, n: int, block_bytes: int) -> None:
     rng = np.random.default_rng(seed)
@@ -162,7 +162,7 @@ def test_where_all_genes_are_measured_nothing_changes() -> None:
     assert not none.explained.any()
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 99), block_bytes=st.integers(300, 200_000))
 def test_the_size_of_the_blocks_does_not_matter(seed: int, block_bytes: int) -> None:
     X, y = expressed(seed=seed)

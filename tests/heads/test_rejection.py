@@ -128,7 +128,7 @@ def test_damage_is_refused(name: str, change: Any, fitted: FusedHead) -> None:
         FusedHead.from_state(join_arrays(arrays, {**state, "rejection": None}))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 999),
     n=st.integers(1, 200),

@@ -53,7 +53,7 @@ def test_reading_gives_the_same_rows_whatever_they_are(form: str, disk_rows: Any
     assert materialise(rows) is not rows
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(block_bytes=st.integers(1, 400), index=st.lists(st.integers(0, 11), max_size=30))
 def test_blocks_join_to_the_whole(block_bytes: int, index: list[int]) -> None:
     rows = RowSubset(VALUES, np.array(index, dtype=np.int64))

@@ -59,7 +59,7 @@ def test_by_class() -> None:
     assert found["a"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 @given(st.permutations(["a", "b", "c", "d"]), st.integers(1, 4))
 def test_widened_probabilities_keep_their_class(names: list[str], known: int) -> None:
     proba = np.arange(1.0, known + 1)[None, :]

@@ -79,7 +79,7 @@ def test_rankings_take_turns() -> None:
 SCORES = st.lists(st.one_of(st.just(NAN), st.integers(-3, 3).map(float)), min_size=12, max_size=12)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 @given(scores=st.lists(SCORES, min_size=1, max_size=5), n=st.integers(1, 12), data=st.data())
 def test_each_ranking_gets_its_share_whatever_their_order(
     scores: list[list[float]], n: int, data: st.DataObject

@@ -68,7 +68,7 @@ GENES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(inputs=st.lists(GENES, min_size=1, max_size=4), data=st.data())
 def test_the_order_of_inputs_and_genes_does_not_matter(
     inputs: list[list[tuple[str, str]]], data: st.DataObject

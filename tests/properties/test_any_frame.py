@@ -80,7 +80,7 @@ def same(got: pd.Series, wanted: pd.Series) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 @given(frame=FRAMES)
 def test_metadata_survives_the_store_and_the_export(
     folder: Path, frame: tuple[list[str], dict[str, pd.Series]]
@@ -129,7 +129,7 @@ CONDITIONS = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 @given(columns=st.tuples(COLUMNS, COLUMNS, COLUMNS), condition=CONDITIONS)
 def test_any_condition_on_any_columns_is_a_mask_or_a_plain_error(
     columns: tuple[pd.Series, ...], condition: str

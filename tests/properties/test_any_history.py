@@ -82,7 +82,7 @@ def sound_rows(root: Path, whole: dict[str, np.ndarray]) -> None:
                 np.testing.assert_array_equal(rows, whole[name][start:stop], err_msg=f"{name} of shard {shard}")
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=st.lists(STEPS, min_size=1, max_size=6))
 def test_any_history_ends_in_the_same_store(bench: Bench, steps: list[tuple[Any, ...]]) -> None:
     """RELIABILITY 21, 23, 27, 30, I1–I3: parts extracted, processes killed, bytes flipped, damage marked."""

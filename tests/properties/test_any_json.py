@@ -70,7 +70,7 @@ def written(value: Any, *, sealed: bool) -> bytes:
     return json.dumps(value).encode()
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(value=st.fixed_dictionaries({"format": st.just("1.0"), "files": FILES}) | JSON, sealed=st.booleans())
 def test_any_manifest_is_refused_or_stays_inside(root: Path, value: Any, sealed: bool) -> None:
     """RELIABILITY 30, I4, I5."""
@@ -89,7 +89,7 @@ def test_any_manifest_is_refused_or_stays_inside(root: Path, value: Any, sealed:
         file.write_bytes(whole)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(value=RECORDS | JSON, sealed=st.booleans())
 def test_any_record_of_a_shard_is_refused_or_stays_inside(root: Path, value: Any, sealed: bool) -> None:
     """RELIABILITY 30, 31, I4, I5: the other shards are read as before."""
@@ -112,7 +112,7 @@ def test_any_record_of_a_shard_is_refused_or_stays_inside(root: Path, value: Any
         file.write_bytes(whole)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15)
 @given(value=st.dictionaries(st.sampled_from(["views", "shard_rows", "default_view", "format", "kind"]), JSON))
 def test_any_record_of_the_run_is_used_or_refused(root: Path, value: dict[str, Any]) -> None:
     """I4: sealed by somebody else, with fields that make no sense."""

@@ -165,6 +165,15 @@ def test_places_beyond_the_pickle(tmp_path: Path, text: bool) -> None:
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize("op", [b"T", b"X", b"B", b"\x8b", b"\x8d", b"\x8e", b"\x96", b"\x95"])
+def test_lengths_beyond_the_pickle(tmp_path: Path, op: bytes) -> None:
+    """Python reserves the bytes that a text or a frame states, before it looks how many there are."""
+    length = struct.pack("<Q" if op in b"\x8d\x8e\x96\x95" else "<I", 1 << 27)
+    (tmp_path / "p").write_bytes(b"\x80\x05" + op + length + pickle.dumps({"A": [1.0]}, protocol=0))
+    with pytest.raises(GenesError, match="134,?217,?728"):
+        read_pickle(tmp_path / "p")
+
+
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_every_instruction_of_a_pickle_is_passed_over(protocol: int) -> None:
     """What follows any instruction that Python writes is still looked at."""
