@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from scstore.tokens.ranking import RankedCells
+from scstore.tokens.sequences import RankedCells
 
 BATCH = 16
 

@@ -24,11 +24,9 @@ from scipy.sparse import csr_matrix
 from scstore import fsio
 from scstore.extraction.extract import prefetch
 from scstore.model.flops import cell_flop
-from scstore.model.loading import Backbone
+from scstore.model.loading import Backbone, Layout
 from scstore.model.readout import Readout
-from scstore.model.sequence_frame import Layout
-from scstore.tokens.batches import assemble, plan_batches
-from scstore.tokens.ranking import RankedCells, rank_genes
+from scstore.tokens.sequences import RankedCells, assemble, plan_batches, rank_genes
 
 POOLINGS = ("wmean", "last")
 

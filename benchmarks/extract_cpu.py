@@ -41,13 +41,11 @@ import scstore
 from scstore.extraction import extract as extraction
 from scstore.extraction.model_reader import CellReader, load_reader
 from scstore.genes.table import load_gene_table
-from scstore.model.loading import MINILM, load_backbone, locate_model
+from scstore.model.loading import MINILM, Layout, load_backbone, locate_model, make_layout
 from scstore.model.projector import project
 from scstore.model.readout import Readout
-from scstore.model.sequence_frame import Layout, make_layout
 from scstore.progress import Reporter, Track
-from scstore.tokens.batches import Batch, assemble, plan_batches
-from scstore.tokens.ranking import RankedCells, rank_genes
+from scstore.tokens.sequences import Batch, RankedCells, assemble, plan_batches, rank_genes
 
 POOLINGS = ("wmean", "last")
 TOKENS_PER_BATCH = 4096  # scstore's own default on a CPU

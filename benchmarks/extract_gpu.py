@@ -31,8 +31,8 @@ from synthetic_cells import lognorm, make_counts
 
 from scstore.genes.vectors import RandomEncoder
 from scstore.model.flops import cell_flop
+from scstore.model.loading import Layout
 from scstore.model.readout import Readout
-from scstore.model.sequence_frame import Layout
 
 OF_CEILING = 0.85
 COSINE = 0.999

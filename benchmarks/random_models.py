@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from scstore.model.loading import Backbone, ModelFiles
-from scstore.model.sequence_frame import Layout
-from scstore.tokens.batches import Frame
+from scstore.model.loading import Backbone, Layout, ModelFiles
+from scstore.tokens.sequences import Frame
 
 WORDS = ["what", "is", "the", "cell", "type", "of", "this", "given", "embedding", "?"]
 INIT = 0.02

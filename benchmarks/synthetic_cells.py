@@ -13,8 +13,7 @@ from anndata.io import write_elem
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scstore.genes.table import GeneTable, save_gene_table
-from scstore.genes.texts import describe_by_symbol
+from scstore.genes.table import GeneTable, describe_by_symbol, save_gene_table
 from scstore.genes.vectors import RandomEncoder
 from scstore.panels.panel import Panel, save_panel
 from scstore.store.views import write_csr

@@ -24,7 +24,7 @@ import scstore
 from scstore.evaluation.paired_bootstrap import Difference, paired_difference
 from scstore.evaluation.result import mean_and_sd
 from scstore.extraction.options import CONTROLS
-from scstore.genes.species import guess_organism
+from scstore.genes.matching import guess_organism
 from scstore.report.plots import confusion_figure, embed, metrics_figure, umap_figure
 
 GENE_INFO = {"human": "Homo_sapiens.gene_info.gz", "mouse": "Mus_musculus.gene_info.gz"}

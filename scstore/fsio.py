@@ -22,9 +22,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO, Any
 
-from scstore.disk import Disk
+from scstore.disk import Disk, is_dead, this_process
 from scstore.errors import DamagedError, InputError, LockedError, OutputError, ScstoreError, UnreadableError, show
-from scstore.lock_owner import is_dead, this_process
 
 if sys.platform != "win32":
     import fcntl

@@ -1,17 +1,24 @@
-"""How a long piece of work tells what it is doing, without knowing who listens: a terminal, a log or nobody."""
+"""How a long piece of work tells what it is doing, to Python callers and on the command line, and its results.
+
+On the command line results go to standard output, everything else to standard error.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Any
 
-from scstore.errors import ScstoreWarning, printable
+from rich.cells import cell_len
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from scstore.errors import UNPRINTABLE, ScstoreWarning, printable
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -58,9 +65,6 @@ class Reporter:
         if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
             yield Track()
             return
-        from rich.console import Console
-        from rich.progress import Progress
-
         with Progress(console=Console(stderr=True), transient=True) as bars:
             yield _Bar(bars, label, total)
 
@@ -75,3 +79,131 @@ class Silent(Reporter):
 
     def warn(self, message: str, kind: type[ScstoreWarning] = ScstoreWarning) -> None:
         """Ignore it."""
+
+
+LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
+
+
+class _Counter(Track):
+    """Counts units and seconds; units done in an earlier run do not count towards the speed."""
+
+    def __init__(self, show: Callable[[_Counter], None]) -> None:
+        self._show = show
+        self.done = self.before = 0
+        self.begun = self.shown = time.monotonic()
+
+    def advance(self, n: int = 1) -> None:
+        self.done += n
+        self._show(self)
+
+    def resume_at(self, n: int) -> None:
+        self.done = self.before = n
+        self.begun = time.monotonic()
+        self._show(self)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.begun
+
+    @property
+    def rate(self) -> float:
+        return (self.done - self.before) / max(self.seconds, 1e-9)
+
+
+class ConsoleReporter(Reporter):
+    """Tells a person how the work goes."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._warned: set[str] = set()
+
+    def note(self, message: str) -> None:
+        """Print it."""
+        self.console.print(printable(message), highlight=False, markup=False, soft_wrap=True)
+
+    def warn(self, message: str, kind: type[ScstoreWarning] = ScstoreWarning) -> None:
+        """Print it, marked, once."""
+        del kind
+        if message in self._warned:
+            return
+        self._warned.add(message)
+        self.console.print(f"[yellow]warning:[/] {escape(printable(message))}", highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def track(self, label: str, total: int, unit: str) -> Iterator[Track]:
+        """Draw a bar on a terminal; elsewhere print a line now and then, and one at the end."""
+        text, speed = TextColumn("{task.description}"), TextColumn("{task.fields[speed]}")
+        columns = (text, BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+        bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        task = bar.add_task(label, total=total, speed="")
+
+        def show(counter: _Counter) -> None:
+            if self.console.is_terminal:
+                bar.update(task, completed=counter.done, speed=f"{counter.rate:,.1f} {unit}/s")
+            elif time.monotonic() - counter.shown >= LINE_EVERY and counter.done < total and counter.rate:
+                counter.shown = time.monotonic()
+                left = _clock((total - counter.done) / counter.rate)
+                self.note(f"{label}: {counter.done:,} of {total:,} {unit}, {counter.rate:,.1f}/s, {left} left")
+
+        counter = _Counter(show)
+        with bar:
+            yield counter
+        if fresh := counter.done - counter.before:
+            self.note(f"{label}: {fresh:,} {unit} in {_clock(counter.seconds)} ({counter.rate:,.1f} {unit}/s)")
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Output:
+    """Where a command's words and results go: all, errors only, or the result alone as one JSON object."""
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.errors = Console(stderr=True)
+        self.results = Console()
+        self.reporter: Reporter = Silent() if quiet else ConsoleReporter(self.errors)
+
+    def result(self, values: Mapping[str, Any], *lines: str) -> None:
+        """Print a command's result: ``lines`` for a person, ``values`` for a machine."""
+        self._machine(values)
+        self.lines(*lines)
+
+    def _machine(self, values: Mapping[str, Any]) -> None:
+        if self.as_json:
+            text = json.dumps(values, ensure_ascii=False, default=str)
+            # some control characters are none to JSON
+            self.results.file.write(UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], text) + "\n")
+
+    def lines(self, *lines: str) -> None:
+        """Print words for a person, as part of a result."""
+        if not (self.as_json or self.quiet):
+            for line in lines:
+                self.results.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        """Print a table for a person."""
+        self.lines(title, *text_table(columns, rows))
+
+    def failure(self, message: str, *, kind: str) -> None:
+        """Print an error, for a person or a machine."""
+        self._machine({"error": {"kind": kind, "message": message}})
+        self.errors.print(f"[red]error:[/] {escape(printable(message))}", highlight=False, soft_wrap=True)
+
+
+def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return a table as lines: the first column to the left, the others to the right, no cell on two lines."""
+    cells = [[printable(one).replace("\n", "\\n").replace("\t", "\\t") for one in row] for row in (headings, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    pads = [[" " * (width - cell_len(one)) for one, width in zip(row, widths, strict=True)] for row in cells]
+    lines = [
+        "  ".join(f"{pad}{one}" if i else f"{one}{pad}" for i, (one, pad) in enumerate(zip(row, padding, strict=True)))
+        for row, padding in zip(cells, pads, strict=True)
+    ]
+    return [lines[0].rstrip(), "─" * cell_len(lines[0]), *(line.rstrip() for line in lines[1:])]

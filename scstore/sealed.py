@@ -24,10 +24,8 @@ from safetensors.numpy import save
 from scstore import fsio
 from scstore.errors import DamagedError, GenesError, NewerFormatError, NotAStoreError, OptionError
 from scstore.hdf5_output import hdf5_output
-from scstore.untrusted.guards import reading
+from scstore.untrusted.guards import FILES, WEIGHTS_LIMIT, read_weights, reading, what_else, what_is
 from scstore.untrusted.hdf5 import open_hdf5
-from scstore.untrusted.kinds import FILES, what_else, what_is
-from scstore.untrusted.safetensors import WEIGHTS_LIMIT, read_weights
 
 # Characters of two values that are shown side by side.
 LONGEST = 400

@@ -26,9 +26,8 @@ from scstore.store.verify_store import (
     rows_that_are_not_finite,
     verify_store,
 )
+from scstore.untrusted.guards import check_layout, check_path
 from scstore.untrusted.hdf5 import open_hdf5
-from scstore.untrusted.kinds import check_path
-from scstore.untrusted.safetensors import check_layout
 
 BLOCK_ROWS = 4096
 

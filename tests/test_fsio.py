@@ -17,8 +17,8 @@ from broken_disk import FAULTS, NOBODY, BrokenDisk, Killed, as_if_another_proces
 from support import ROOT
 
 from scstore import fsio
+from scstore.disk import this_process
 from scstore.errors import DamagedError, InputError, LockedError, OutputError, UnreadableError
-from scstore.lock_owner import this_process
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

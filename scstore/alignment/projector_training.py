@@ -28,8 +28,7 @@ from scstore.model.readout import Readout
 from scstore.model.trained_projector import TrainedProjector
 from scstore.progress import Reporter, Track
 from scstore.sealed import FolderKind, read_sealed_folder, write_sealed_folder
-from scstore.tokens.batches import Frame, assemble, plan_batches
-from scstore.tokens.ranking import RankedCells, drop_genes, take_cells
+from scstore.tokens.sequences import Frame, RankedCells, assemble, drop_genes, plan_batches, take_cells
 
 try:
     import torch

@@ -12,7 +12,7 @@ from scstore.errors import LabelsError
 from scstore.extraction.sequence_plan import SequencePlan
 from scstore.heads.class_numbers import stratified_part
 from scstore.progress import Reporter
-from scstore.tokens.ranking import RankedCells, join_cells, take_cells
+from scstore.tokens.sequences import RankedCells, join_cells, take_cells
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from anndata.io import write_elem
 from scstore import fsio
 from scstore.annotation.majority import HETEROGENEOUS
 from scstore.annotation.prediction_frames import UNASSIGNED
-from scstore.cells.frames import fitting_names
+from scstore.cells.matrices import fitting_names
 from scstore.errors import CellsError, OutputError, show
 from scstore.hdf5_output import hdf5_output
 from scstore.store.export import MADE_HERE, check_h5ad_output, is_legacy, write_h5ad

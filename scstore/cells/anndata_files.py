@@ -14,9 +14,17 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from scstore.cells.features import has_gene_expression
-from scstore.cells.frames import decoded, plain_frame
-from scstore.cells.matrices import Opened, RowMatrix, SlicedRows, dense_rows, is_numeric, open_compressed
+from scstore.cells.gene_names import has_gene_expression
+from scstore.cells.matrices import (
+    Opened,
+    RowMatrix,
+    SlicedRows,
+    decoded,
+    dense_rows,
+    is_numeric,
+    open_compressed,
+    plain_frame,
+)
 from scstore.errors import CellsError, NewerFormatError, show, show_some
 from scstore.untrusted.guards import Guard, damaged, reading
 from scstore.untrusted.hdf5 import first_missing_filter

@@ -10,8 +10,7 @@ from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
 from scstore.cells.anndata_files import open_matrix
-from scstore.cells.frames import plain_frame
-from scstore.cells.matrices import Opened, RowMatrix, SlicedRows, dense_rows, is_numeric, open_compressed
+from scstore.cells.matrices import Opened, RowMatrix, SlicedRows, dense_rows, is_numeric, open_compressed, plain_frame
 from scstore.errors import CellsError
 from scstore.untrusted.guards import Guard
 

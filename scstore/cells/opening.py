@@ -15,16 +15,15 @@ from anndata import AnnData
 
 from scstore.cells.anndata_files import is_mudata, read_anndata, read_frame, rna_modality, with_shared_obs
 from scstore.cells.anndata_memory import describe_anndata, open_anndata
-from scstore.cells.features import Genes, find_genes
+from scstore.cells.gene_names import Genes, find_genes
 from scstore.cells.labels import check_column
 from scstore.cells.matrices import Opened, RowMatrix
 from scstore.cells.mtx import find_mtx, read_mtx_folder
 from scstore.cells.tenx import read_10x_hdf5, tenx_groups
 from scstore.errors import CellsError, show, show_some
 from scstore.options import did_you_mean
-from scstore.untrusted.guards import Guard, reading
+from scstore.untrusted.guards import FORMATS, STORES, Guard, check_path, other_hdf5, reading, what_else, what_is
 from scstore.untrusted.hdf5 import open_hdf5
-from scstore.untrusted.kinds import FORMATS, STORES, check_path, other_hdf5, what_else, what_is
 from scstore.untrusted.zarr import open_zarr
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import h5py
 import pandas as pd
 
-from scstore.cells.frames import decoded
-from scstore.cells.matrices import Opened, open_compressed
+from scstore.cells.matrices import Opened, decoded, open_compressed
 from scstore.errors import CellsError, show_some
 from scstore.untrusted.guards import Guard, damaged, reading
 

@@ -16,8 +16,8 @@ import typer
 
 from scstore.cli.builder import EPILOGUE, AsJson, Debug, Quiet, in_flags, state
 from scstore.cli.commands import app
-from scstore.console import Output
 from scstore.errors import ScstoreError, ScstoreWarning
+from scstore.progress import Output
 
 # What asks a program to end: Ctrl-C, kill, a terminal that is closed.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))

@@ -16,10 +16,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from scstore.console import Output
 from scstore.errors import OptionError, ScstoreWarning
 from scstore.options import Parameter, parameters_of
-from scstore.progress import Reporter
+from scstore.progress import Output, Reporter
 
 
 @dataclass

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scstore.cli.builder import in_flags, state
-from scstore.console import Output
 from scstore.errors import OptionError
 from scstore.model.shapes import Gpu
 from scstore.options import Option, Overwrite
+from scstore.progress import Output
 from scstore.store.layout import PREFIX
 from scstore.tables import FORMATS
 

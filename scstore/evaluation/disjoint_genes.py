@@ -18,7 +18,7 @@ from scstore.heads.across_genes import KIND, AcrossGenesHead
 from scstore.heads.rows import Rows, fetch
 from scstore.store.reader import Store
 from scstore.tokens.genept import companion_vectors, weighted_means
-from scstore.tokens.ranking import rank_genes
+from scstore.tokens.sequences import rank_genes
 
 OPTION = "hold_out_genes"
 BLOCK_ROWS = 4096

@@ -18,7 +18,7 @@ from scstore.genes.table import expression_genes
 from scstore.heads.rows import Array, MappedRows, Rows, RowSubset, iter_raw_blocks
 from scstore.store.reader import Store
 from scstore.tokens.genept import companion_vectors, weighted_means
-from scstore.tokens.ranking import rank_genes
+from scstore.tokens.sequences import rank_genes
 
 
 @dataclass(frozen=True, eq=False)

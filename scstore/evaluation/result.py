@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scstore.console import text_table
 from scstore.evaluation.cells import EvaluationCells
 from scstore.evaluation.conclusion import RowComparison, conclude, pairs_to_compare
 from scstore.evaluation.features import StoredFeatures
@@ -20,7 +19,7 @@ from scstore.evaluation.paired_bootstrap import paired_difference
 from scstore.evaluation.runs import Scored
 from scstore.evaluation.table_rows import EvaluationRow
 from scstore.heads.scores import METRICS, scores_by_class
-from scstore.progress import Reporter
+from scstore.progress import Reporter, text_table
 
 FORMAT = "1.0"
 

@@ -31,7 +31,7 @@ from scstore.model.shapes import GPUS, DeviceKind, Gpu, device_of, model_shape
 from scstore.options import with_options
 from scstore.progress import Reporter
 from scstore.store.layout import file_beside
-from scstore.tokens.ranking import count_genes
+from scstore.tokens.sequences import count_genes
 
 RUNS, RUN_CELLS = 8, 256  # cells that are read: so many runs, spread evenly, of so many cells
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scstore import fsio
-from scstore.cells.frames import fitting_names
+from scstore.cells.matrices import fitting_names
 from scstore.cells.opening import open_cells
 from scstore.errors import CellsWarning, LockedError, OptionError, OutputError, ScstoreError, show, show_some
 from scstore.extraction.auto_panel import panel_of_store
@@ -50,7 +50,7 @@ from scstore.store.ledger import (
 from scstore.store.reader import Store, open_store
 from scstore.store.writer import build_store, commit_shard, store_problem, write_scratch_expression
 from scstore.tokens.genept import companion_vectors, weighted_means
-from scstore.tokens.ranking import RankedCells, expressed_genes
+from scstore.tokens.sequences import RankedCells, expressed_genes
 
 T = TypeVar("T")
 

@@ -16,8 +16,7 @@ from scstore.extraction.sequence_plan import SequencePlan
 from scstore.model.loading import Backbone, load_backbone, pick_device
 from scstore.model.projector import project
 from scstore.progress import Reporter, Track
-from scstore.tokens.batches import assemble, batch_unit, plan_batches
-from scstore.tokens.ranking import RankedCells, reordered, take_cells
+from scstore.tokens.sequences import RankedCells, assemble, batch_unit, plan_batches, reordered, take_cells
 
 if TYPE_CHECKING:
     from scstore.model.readout import Readout

@@ -19,13 +19,13 @@ from scstore.cells.options import (
 from scstore.errors import FeatureSpaceError, OptionError
 from scstore.extraction.presets import PRESETS
 from scstore.genes.table import load_gene_table
+from scstore.model.loading import INSTRUCTION
 from scstore.model.projector import PROJECTORS
 from scstore.model.projector_file import load_projector
-from scstore.model.sequence_frame import INSTRUCTION
 from scstore.options import Option, Overwrite, Progress, did_you_mean
 from scstore.panels.panel import load_panel
 from scstore.store.reader import Store, open_store
-from scstore.untrusted.kinds import FOLDERS, what_is
+from scstore.untrusted.guards import FOLDERS, what_is
 
 AUTO_PANEL, ALL_GENES = "auto", "all"
 

@@ -35,7 +35,7 @@ from scstore.progress import Reporter
 from scstore.sealed import FORMAT, Space, differences
 from scstore.store.layout import SEEN_BY_PANEL, SEEN_BY_PROJECTOR, StorePlan, ViewSpec, default_shard_rows
 from scstore.store.reader import open_store
-from scstore.tokens.ranking import shuffled_order
+from scstore.tokens.sequences import shuffled_order
 
 
 @dataclass(frozen=True)

@@ -27,20 +27,26 @@ from scstore.errors import CellsError, FeatureSpaceError, OptionError
 from scstore.extraction.auto_panel import kept_panel
 from scstore.extraction.options import AUTO_PANEL, GENEPT_W, SequenceOptions
 from scstore.gene_tables.encoding import cached_table
-from scstore.genes.matching import OTHER_TABLE, GeneMatch, match_genes
+from scstore.genes.matching import OTHER_TABLE, GeneMatch, common_name, match_genes
 from scstore.genes.ncbi import TAXA
 from scstore.genes.orthologs import Translation, describe_cells, match_cells, needed_translation
-from scstore.genes.species import common_name
-from scstore.genes.table import GeneTable, load_gene_table, unique_names
-from scstore.genes.texts import DescribedGenes, describe_by_symbol
+from scstore.genes.table import DescribedGenes, GeneTable, describe_by_symbol, load_gene_table, unique_names
 from scstore.model.flops import tokens_that_fit
-from scstore.model.loading import DEFAULT_MODEL, MINILM, ModelFiles, load_tokenizer, locate_model, pick_device
-from scstore.model.sequence_frame import Layout, make_layout
+from scstore.model.loading import (
+    DEFAULT_MODEL,
+    MINILM,
+    Layout,
+    ModelFiles,
+    load_tokenizer,
+    locate_model,
+    make_layout,
+    pick_device,
+)
 from scstore.panels.panel import Panel, load_panel
 from scstore.progress import Reporter
 from scstore.store.layout import file_beside
 from scstore.store.ledger import ids_digest
-from scstore.tokens.ranking import RankedCells, count_genes, rank_genes
+from scstore.tokens.sequences import RankedCells, count_genes, rank_genes
 
 DEFAULT_TOP_GENES = 2048
 

@@ -13,19 +13,17 @@ from numpy.typing import NDArray
 from scstore.cells.opening import open_cells
 from scstore.errors import OptionError
 from scstore.gene_tables.encoding import ENDPOINT, encode_table, open_encoder
-from scstore.genes.matching import match_genes
+from scstore.genes.matching import guess_organism, match_genes
 from scstore.genes.ncbi import NCBI_TEMPLATE, TAXA, describe_by_ncbi, read_gene_info, read_summaries
 from scstore.genes.orthologs import describe_cells, other_organism, read_orthologs
 from scstore.genes.published import read_published
-from scstore.genes.species import guess_organism
-from scstore.genes.table import KIND, GeneTable, coverage, save_gene_table
-from scstore.genes.texts import DescribedGenes, read_descriptions
+from scstore.genes.table import KIND, DescribedGenes, GeneTable, coverage, read_descriptions, save_gene_table
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.panels.panel import KIND as PANEL
 from scstore.panels.panel import load_panel
 from scstore.progress import Reporter
 from scstore.sealed import check_sealed_output
-from scstore.untrusted.kinds import FILES, what_is
+from scstore.untrusted.guards import FILES, what_is
 
 File = str | os.PathLike[str]
 

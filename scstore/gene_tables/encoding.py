@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 from scstore import fsio
 from scstore.errors import OptionError, ScstoreError
-from scstore.genes.kept_vectors import KeptVectors
-from scstore.genes.table import GeneTable, load_gene_table, save_gene_table
-from scstore.genes.texts import DescribedGenes
-from scstore.genes.vectors import RandomEncoder, TextEncoder, encode_texts
+from scstore.genes.table import DescribedGenes, GeneTable, load_gene_table, save_gene_table
+from scstore.genes.vectors import KeptVectors, RandomEncoder, TextEncoder, encode_texts
 from scstore.progress import Reporter
 
 if TYPE_CHECKING:

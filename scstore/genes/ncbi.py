@@ -14,8 +14,7 @@ from typing import Any
 import pandas as pd
 
 from scstore.errors import GenesError
-from scstore.genes.table import COLUMNS, unique_names
-from scstore.genes.texts import DescribedGenes, check_template, fill_template
+from scstore.genes.table import COLUMNS, DescribedGenes, check_template, fill_template, unique_names
 from scstore.untrusted.guards import reading
 from scstore.untrusted.text import open_unpacked
 

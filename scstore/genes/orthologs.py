@@ -17,10 +17,17 @@ from numpy.typing import NDArray
 from scstore import fsio
 from scstore.cells.gene_names import ENSEMBL_ID, PLACEHOLDER
 from scstore.errors import GenesError, OptionError, show, show_some
-from scstore.genes.matching import OTHER_TABLE, GeneMatch, gene_names, match_genes
+from scstore.genes.matching import (
+    OTHER_TABLE,
+    GeneMatch,
+    common_name,
+    gene_names,
+    guess_organism,
+    match_genes,
+    organism_of_table,
+)
 from scstore.genes.ncbi import TAXA, read_columns, read_gene_info
-from scstore.genes.species import common_name, guess_organism, organism_of_table
-from scstore.genes.texts import DescribedGenes, describe_by_symbol
+from scstore.genes.table import DescribedGenes, describe_by_symbol
 from scstore.progress import Reporter
 from scstore.sealed import canonical_json
 from scstore.untrusted.guards import reading

@@ -19,9 +19,8 @@ from scstore.cells.gene_names import ENSEMBL_ID
 from scstore.errors import GenesError
 from scstore.genes.matching import match_genes
 from scstore.genes.table import COLUMNS, GeneTable, unique_names
-from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, Guard, reading
+from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, Guard, check_path, reading
 from scstore.untrusted.hdf5 import open_hdf5
-from scstore.untrusted.kinds import check_path
 from scstore.untrusted.pickles import read_pickle
 
 # ``text_source`` of genes with unknown texts, and the kind of their encoder.

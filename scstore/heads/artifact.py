@@ -15,7 +15,7 @@ from scstore.heads.fusion import FusedHead
 from scstore.heads.rows import Array
 from scstore.options import Option, public
 from scstore.sealed import FolderKind, read_sealed_folder, write_sealed_folder
-from scstore.untrusted.safetensors import WEIGHTS_LIMIT
+from scstore.untrusted.guards import WEIGHTS_LIMIT
 
 AnyHead = FusedHead | AcrossGenesHead  # a head that can be saved and loaded
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore.errors import FaultError, MissingExtraError
-from scstore.model.sequence_frame import Layout
-from scstore.tokens.batches import Batch
+from scstore.model.loading import Layout
+from scstore.tokens.sequences import Batch
 
 try:
     import torch

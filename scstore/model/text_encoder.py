@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore.errors import FaultError, MissingExtraError
-from scstore.tokens.batches import batch_unit, plan_batches
-from scstore.tokens.ranking import RankedCells
 from scstore.tokens.sentences import write_sentences
+from scstore.tokens.sequences import RankedCells, batch_unit, plan_batches
 
 try:
     import torch

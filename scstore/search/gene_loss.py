@@ -18,7 +18,7 @@ from scstore.search.label_shares import LabelShares
 from scstore.store.reader import Store
 from scstore.store.views import View
 from scstore.tokens.genept import companion_vectors, weighted_means
-from scstore.tokens.ranking import rank_genes
+from scstore.tokens.sequences import rank_genes
 
 SAMPLE = 500  # reference cells looked up again, at most
 WEIGHTED_MEANS = ("genept", "genept_random", "genept_w")  # views that expression and gene vectors make, without a model

@@ -16,7 +16,7 @@ from anndata.io import write_elem
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.cells.frames import fitting_names, plain_frame
+from scstore.cells.matrices import fitting_names, plain_frame
 from scstore.cells.opening import open_cells
 from scstore.hdf5_output import OutputFile, hdf5_output, open_to_read
 from scstore.options import Option, Overwrite, public

@@ -17,9 +17,8 @@ import zarr
 from scstore import fsio
 from scstore.errors import CellsError, DamagedError, NotAStoreError, show_some
 from scstore.sealed import Space, fingerprint
-from scstore.untrusted.guards import reading
+from scstore.untrusted.guards import STORES, check_path, other_hdf5, reading, what_else, what_is
 from scstore.untrusted.hdf5 import first_missing_filter, open_hdf5
-from scstore.untrusted.kinds import STORES, check_path, other_hdf5, what_else, what_is
 from scstore.untrusted.zarr import open_zarr
 
 # Folder of scstore's own JSON beside the Zarr nodes.

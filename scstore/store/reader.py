@@ -20,8 +20,7 @@ from scipy.sparse import csr_matrix
 from scstore.cells.anndata_files import is_mudata, read_frame, rna_modality, with_shared_obs
 from scstore.cells.anndata_memory import describe_anndata
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_block
-from scstore.cells.frames import plain_frame
-from scstore.cells.matrices import is_numeric
+from scstore.cells.matrices import is_numeric, plain_frame
 from scstore.cells.opening import CellFile, identify_cells, is_tenx, open_cells
 from scstore.cells.scales import TARGET_SUM
 from scstore.described import Described

@@ -21,7 +21,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
 from scstore import fsio
-from scstore.cells.frames import plain_frame
+from scstore.cells.matrices import plain_frame
 from scstore.errors import DamagedError, LockedError, NumericsError
 from scstore.sealed import FORMAT, fingerprint, seal
 from scstore.store.layout import LEDGER, SCRATCH_EXPRESSION, StorePlan, ViewSpec, chunk_path, record_path

@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 
 from scstore.genes.table import GeneTable
 from scstore.genes.vectors import RandomEncoder, whiten
-from scstore.tokens.ranking import RankedCells
+from scstore.tokens.sequences import RankedCells
 
 
 def companion_vectors(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore.tokens.ranking import RankedCells
+from scstore.tokens.sequences import RankedCells
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,16 @@ import h5py
 
 from scstore.errors import CellsError, ScstoreError
 from scstore.hdf5_output import NO_LOCKS, open_to_read
-from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, declared_bytes, missing_filter, too_large, unpacks_too_far
-from scstore.untrusted.kinds import check_path
+from scstore.untrusted.guards import (
+    EXHAUSTS,
+    FLOOR,
+    RATIO,
+    check_path,
+    declared_bytes,
+    missing_filter,
+    too_large,
+    unpacks_too_far,
+)
 
 # Deeper groups, more objects, or more ways to one group than an AnnData has: links that run in circles.
 DEPTH, OBJECTS, VISITS = 64, 200_000, 1000

@@ -7,8 +7,7 @@ import io
 from pathlib import Path
 
 from scstore.errors import GenesError, ScstoreError
-from scstore.untrusted.guards import EXHAUSTS
-from scstore.untrusted.kinds import check_path
+from scstore.untrusted.guards import EXHAUSTS, check_path
 
 # Times its packed size that a file may unpack to (tables and matrices pack 3 to 15 times), and bytes that any may.
 RATIO, FLOOR = 100, 1 << 24

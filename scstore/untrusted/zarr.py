@@ -20,8 +20,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import LocalStore
 
 from scstore.errors import CellsError, ScstoreError, show
-from scstore.untrusted.guards import AGAIN, EXHAUSTS, FLOOR, RATIO, reading
-from scstore.untrusted.kinds import check_path
+from scstore.untrusted.guards import AGAIN, EXHAUSTS, FLOOR, RATIO, check_path, reading
 from scstore.untrusted.packing import ABSENT, CHECKSUMS, Packing, RefusedError, chunk_problem, packing_of
 
 # Zarr's files of metadata; every other is a chunk.

@@ -14,8 +14,7 @@ from scstore.errors import ScstoreError
 from scstore.genes.ncbi import read_gene_info, read_summaries
 from scstore.genes.orthologs import read_orthologs
 from scstore.genes.published import read_published
-from scstore.genes.table import load_gene_table
-from scstore.genes.texts import read_descriptions
+from scstore.genes.table import load_gene_table, read_descriptions
 from scstore.panels.panel import load_panel
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # anndata's, on writing the clean files and reading damaged ones

@@ -13,9 +13,9 @@ import sample
 
 from scstore.cli.builder import Command, LazyCommand, group_of, in_flags, state
 from scstore.cli.commands import COMMANDS, GENES
-from scstore.console import Output
 from scstore.errors import OptionError
 from scstore.options import parameters_of
+from scstore.progress import Output
 
 COMMAND = Command(
     "train", "sample:train", "sample:show", "Train a head.", "On a laptop", ("scstore train s",), "sample:adapt"

@@ -17,8 +17,7 @@ from support import Run, make_cells
 import scstore
 from scstore.errors import ModelError
 from scstore.extraction.estimate import RUN_CELLS, RUNS, estimate, sampled_runs
-from scstore.genes.table import GeneTable, save_gene_table
-from scstore.genes.texts import describe_by_symbol
+from scstore.genes.table import GeneTable, describe_by_symbol, save_gene_table
 from scstore.model.shapes import device_of
 
 # 3 layers of 4 × 32 × 32 and 3 × 32 × 48 weights.

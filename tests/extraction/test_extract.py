@@ -27,7 +27,7 @@ from scstore.errors import (
 )
 from scstore.extraction.extract import prefetch
 from scstore.model.readout import Readout
-from scstore.tokens.batches import Batch
+from scstore.tokens.sequences import Batch
 
 VIEWS = ("readout_wmean_l3", "readout_last_l3", "genept", "genept_random", "X")
 

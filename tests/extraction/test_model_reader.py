@@ -10,7 +10,7 @@ from support import extract, make_cells
 import scstore
 import scstore.extraction.extract as workflow
 from scstore.extraction.model_reader import cells_per_second
-from scstore.tokens.ranking import RankedCells
+from scstore.tokens.sequences import RankedCells
 
 
 class SlowReader:

@@ -10,9 +10,8 @@ from support import write_model
 from scstore.errors import OptionError
 from scstore.gene_tables import encoding
 from scstore.gene_tables.encoding import cached_table, encode_table, open_encoder
-from scstore.genes.kept_vectors import KeptVectors
-from scstore.genes.texts import describe_by_symbol
-from scstore.genes.vectors import RandomEncoder, TextEncoder
+from scstore.genes.table import describe_by_symbol
+from scstore.genes.vectors import KeptVectors, RandomEncoder, TextEncoder
 from scstore.model.loading import locate_model
 from scstore.progress import Reporter
 

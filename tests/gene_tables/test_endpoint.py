@@ -23,9 +23,8 @@ import scstore
 from scstore.errors import NetworkError, OptionError
 from scstore.gene_tables import endpoint as module
 from scstore.gene_tables.endpoint import endpoint_encoder, read_environment
-from scstore.genes.kept_vectors import KeptVectors
 from scstore.genes.table import load_gene_table
-from scstore.genes.vectors import encode_texts
+from scstore.genes.vectors import KeptVectors, encode_texts
 from scstore.progress import Reporter
 
 Fault = Callable[[BaseHTTPRequestHandler, list[str]], None]

@@ -11,7 +11,7 @@ from scipy import sparse
 from scstore.cells.expression import find_expression, lognorm_rows
 from scstore.cells.opening import open_cells
 from scstore.errors import GenesError
-from scstore.genes.matching import gene_names, match_columns, match_genes
+from scstore.genes.matching import common_name, gene_names, guess_organism, match_columns, match_genes
 
 
 @pytest.fixture
@@ -311,3 +311,33 @@ def test_the_report_says_what_is_tested(table) -> None:
     """A few genes of many match: all that the table has."""
     report = match_genes(var(*table["symbol"], *(f"OTHER{i}" for i in range(90))), table).report
     assert "10 of the table's 10 match, among 100 here (100.0% of the smaller side)" in report
+
+
+@pytest.mark.parametrize(
+    ("names", "organism"),
+    [
+        (["CD3D", "HLA-DRA", "C1orf112", "AL627309.1", "RP11-206L10.2", "MT-ND1"], "human"),
+        (["Cd3d", "H2-Ab1", "mt-Nd1", "1700001A01Rik", "Gm1992", "Ms4a1"], "mouse"),
+        (["ENSG00000167286.8", "ENSG00000156738"], "human"),
+        (["ENSMUSG00000032094", "ENSMUSG00000024673.3", "CD3D"], "mouse"),
+        (["ENSRNOG00000014297", "ENSDARG00000000001"], None),
+        (["ENSRNOG00000014297", "ENSRNOG00000014298", "Cd3d"], None),
+        (["C3", "F2", "T"], None),
+        (["0", "1", "17"], None),
+        ([], None),
+        (["CD3D", "Cd3d"], None),
+    ],
+)
+def test_guess_organism(names, organism):
+    """RELIABILITY 9: ids decide, else capitals; without a majority nobody is guessed."""
+    assert guess_organism(iter(names)) == organism
+
+
+def test_common_name():
+    assert [common_name(name) for name in ("Homo sapiens", "mus_musculus", "10090", "Human", "Danio rerio")] == [
+        "human",
+        "mouse",
+        "mouse",
+        "human",
+        "danio rerio",
+    ]

@@ -9,11 +9,9 @@ from scipy.sparse import random as random_sparse
 from support import write_model
 
 from scstore.errors import FaultError
-from scstore.model.loading import load_backbone, locate_model
+from scstore.model.loading import load_backbone, locate_model, make_layout
 from scstore.model.readout import Readout
-from scstore.model.sequence_frame import make_layout
-from scstore.tokens.batches import POOLINGS, Batch, assemble, plan_batches
-from scstore.tokens.ranking import RankedCells, rank_genes
+from scstore.tokens.sequences import POOLINGS, Batch, RankedCells, assemble, plan_batches, rank_genes
 
 KINDS = ["llama", "mistral", "qwen2", "qwen3", "bert"]
 LAYERS = (1, 2, 3)

@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 from scstore.errors import FaultError
 from scstore.model.loading import load_backbone, locate_model
 from scstore.model.text_encoder import HuggingFaceEncoder, SentenceEncoder
-from scstore.tokens.ranking import rank_genes
+from scstore.tokens.sequences import rank_genes
 
 TEXTS = ["CD3D", "a gene of the blood", "what is this protein ?"]
 

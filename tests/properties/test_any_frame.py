@@ -16,7 +16,7 @@ from warm import scratch_folder
 
 import scstore
 from scstore import fsio
-from scstore.cells.frames import fitting_names
+from scstore.cells.matrices import fitting_names
 from scstore.errors import CellsError, OptionError
 from scstore.store.obs_filter import cells_where
 

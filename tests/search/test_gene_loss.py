@@ -13,8 +13,7 @@ from support import make_cells, make_store
 
 import scstore
 from scstore.errors import GeneMatchWarning
-from scstore.genes.table import GeneTable, save_gene_table
-from scstore.genes.texts import describe_by_symbol
+from scstore.genes.table import GeneTable, describe_by_symbol, save_gene_table
 from scstore.genes.vectors import whiten
 from scstore.progress import Silent
 

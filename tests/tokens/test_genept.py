@@ -4,7 +4,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from scstore.tokens.genept import weighted_means
-from scstore.tokens.ranking import rank_genes
+from scstore.tokens.sequences import rank_genes
 
 
 def test_the_formula_by_hand() -> None:

@@ -7,8 +7,8 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from scstore.model.loading import load_tokenizer, locate_model
-from scstore.tokens.ranking import rank_genes
 from scstore.tokens.sentences import write_sentences
+from scstore.tokens.sequences import rank_genes
 
 SYMBOLS = ["CD3E", "NKG7", "B2M"]  # 4, 4 and 3 tokens of a tokenizer that spells
 ROWS = csr_matrix(np.array([[1, 2, 3], [0, 0, 0], [5, 0, 4]], dtype=np.float32))

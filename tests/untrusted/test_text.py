@@ -12,7 +12,7 @@ import pytest
 from scstore.cells.opening import open_cells
 from scstore.errors import CellsError, GenesError, ScstoreError
 from scstore.genes.orthologs import read_orthologs
-from scstore.genes.texts import read_descriptions
+from scstore.genes.table import read_descriptions
 from scstore.untrusted import text
 from scstore.untrusted.text import read_unpacked
 

@@ -9,8 +9,7 @@ import pytest
 from scipy import sparse
 
 from scstore.cells.expression import find_expression, lognorm_rows
-from scstore.cells.features import find_genes
-from scstore.cells.gene_names import find_names
+from scstore.cells.gene_names import find_genes, find_names
 from scstore.cells.opening import open_cells
 from scstore.errors import CellsError
 
