@@ -101,7 +101,7 @@ def scstore_and_flat(folder: Path, truth: np.ndarray, *, threads: int) -> tuple[
     def exact(queries: np.ndarray) -> np.ndarray:
         return flat.search(queries, K)[1]
 
-    in_turn = side_by_side(lambda: whole(new), lambda: exact(units), repeats=3)
+    in_turn = side_by_side(lambda: whole(new), lambda: exact(units), repeats=9)
     size, flat_size = (folder / "index").stat().st_size / 1e6, 4 * rows.shape[0] * rows.shape[1] / 1e6
     here = {
         "scstore": Row(*measure(whole, new, truth), size, built["seconds"], setting, built["peak_gb"]),

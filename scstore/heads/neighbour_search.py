@@ -17,11 +17,12 @@ from scstore.heads.training import in_threads, no_spinning
 EXACT_BELOW = 50_000  # rows below which an exact search answers as quickly as an approximate one
 FEWEST = 100  # rows below which nothing can be held out to measure recall on
 WIDTHS = (16, 32, 48, 64, 96, 128, 192, 256)  # numbers of principal components to choose from
-PROBES = tuple(sorted({round(2 ** (quarter / 4)) for quarter in range(45)}))  # numbers of lists to choose from
+PROBES = tuple(sorted({round(2 ** (eighth / 8)) for eighth in range(90)}))  # numbers of lists to choose from
 HELD_OUT = 512  # rows held out: half to choose the number of lists, half to measure the recall of that choice
-MARGIN = 0.01  # recall demanded of the choosing half beyond the target, so that the other half reaches it too
+MARGIN = 0.005  # recall demanded of the choosing half beyond the target, so that the other half reaches it too
 SAMPLE_ROWS, SAMPLE_BYTES = 20_000, 1 << 28  # of the rows that the components are fitted on, at most
-ROWS_PER_LIST = 40  # rows that k-means sees for each list; FAISS asks for 39
+ROWS_PER_LIST = 40  # rows that k-means sees for each list at least; FAISS asks for 39
+MOST_PER_LIST = 100  # and at most, where there are as many: the lists are better, and fewer are searched
 FARTHEST = 6e4  # limit of the projected values, within half precision and far beyond any prepared row
 ORDERED_BY = 10  # components whose signs order queries: similar ones share lists, which stay in the processor's cache
 CACHE_BYTES = 1 << 20  # float32 of the rows whose distances are computed at a time: they stay in the processor's cache
@@ -221,7 +222,7 @@ def build_index(
     widths = _enough_widths(axes, sample, queries, k=k, fetch=fetch, target=target)
     del sample
     n_lists = 1 << int(np.log2(np.clip(4 * np.sqrt(n), 1, n / (2 * ROWS_PER_LIST) + 1)))
-    training_rows = RowSubset(rows, np.sort(rest[: n_lists * ROWS_PER_LIST]))
+    training_rows = RowSubset(rows, np.sort(rest[: min(n_lists * MOST_PER_LIST, n // 2)]))
     for p in widths:
         index = ApproximateIndex(np.ascontiguousarray(axes[:, :p]), _inverted_file(p, n_lists, seed=seed))
         index.faiss_index.train(np.concatenate([index.project(b) for _, b in iter_blocks(training_rows)]))
@@ -253,7 +254,7 @@ def _inverted_file(width: int, n_lists: int, *, seed: int = 0) -> Any:
     index: Any = faiss.index_factory(width, f"IVF{n_lists},SQfp16")
     index.by_residual = False
     index.cp.niter, index.cp.seed = 10, seed
-    index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = ROWS_PER_LIST, 1
+    index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = MOST_PER_LIST, 1
     return index
 
 
