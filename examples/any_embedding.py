@@ -26,7 +26,7 @@ def main(folder: Path) -> None:
     print(f"agreement with the labels held back: {(labels['best_label'] == truth).mean():.2f}")
 
     neighbours = scstore.query(folder / "new.h5ad", folder / "known.h5ad", view="X_pca", k=5, columns=["bulk_labels"])
-    print(neighbours.head())
+    print(neighbours)
 
 
 if __name__ == "__main__":

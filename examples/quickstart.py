@@ -37,7 +37,7 @@ def main(folder: Path) -> None:
     print(f"agreement with the labels held back: {agreement:.2f}")
 
     neighbours = scstore.query(store, reference, k=3, columns=["bulk_labels"])
-    print(neighbours.head(3))
+    print(neighbours.table.head(3))
 
     # a view is an array, read when asked for
     readout = store.view("readout")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore.cells.labels import MISSING_LABELS, MissingLabels, check_column, read_labels, report_labels
+from scstore.described import Described
 from scstore.errors import FeatureSpaceError, OptionError
 from scstore.heads.neighbour_search import EXACT_BELOW, centre_of, nearest
 from scstore.heads.rows import BLOCK_BYTES, RowSubset
@@ -57,6 +58,42 @@ class QueryOptions:
     progress: Progress = None
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Neighbours(Described):
+    """The result of :func:`query`.
+
+    Attributes
+    ----------
+    table
+        One row for each cell and neighbour, nearest first: ``cell_id``, ``rank`` (from 1), ``neighbour`` (id of the
+        reference cell), ``distance`` (1 - cosine, 0 to 2), then the reference's columns. Empty cells have no rows.
+        With ``summarise`` one row for each cell (``cell_id``) or group (named as ``by``): ``n_labelled`` neighbours
+        with a label, the most frequent ``label`` (of equal ones the first by name), its ``fraction``, the
+        ``coherence`` (Simpson's index, the sum of the squared shares: 1 where all agree), and the share ``f(LABEL)``
+        of each label.
+    """
+
+    table: pd.DataFrame
+    n_cells: int  # that were looked up: all but the empty ones
+    k: int
+    view: str  # the feature matrix they were compared by
+    reference: str  # the cells they were looked up among
+
+    def described(self) -> tuple[str, Mapping[str, str]]:
+        """Return what is shown at a prompt and in notebooks, above the first rows of the table."""
+        facts = {"k": str(self.k), "among": self.reference, "by": self.view}
+        if "distance" in self.table:
+            facts["median distance"] = f"{self.table['distance'].median():.4g}"
+        facts["table"] = f"{len(self.table):,} rows × {self.table.shape[1]} columns"
+        return f"Neighbours of {self.n_cells:,} cells", facts
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}\n{self.table.head()}"
+
+    def _repr_html_(self) -> str:
+        return f"{super()._repr_html_()}{self.table.head().to_html(index=False, border=0)}"
+
+
 @dataclass(frozen=True, eq=False)
 class QueryResult:
     """What :func:`query_to_file` wrote."""
@@ -69,7 +106,7 @@ class QueryResult:
 
 
 @with_options(QueryOptions)
-def query(store: LookedUp, reference: Reference, options: QueryOptions) -> pd.DataFrame:
+def query(store: LookedUp, reference: Reference, options: QueryOptions) -> Neighbours:
     """Find the ``k`` nearest reference cells of every cell, by cosine distance around the reference's mean.
 
     A reference of 50,000 cells or more is searched through an index, which is built once and kept in the user's cache
@@ -79,13 +116,8 @@ def query(store: LookedUp, reference: Reference, options: QueryOptions) -> pd.Da
 
     Returns
     -------
-    DataFrame
-        One row for each cell and neighbour, nearest first: ``cell_id``, ``rank`` (from 1), ``neighbour`` (id of the
-        reference cell), ``distance`` (1 - cosine, 0 to 2), then the reference's columns. Empty cells have no rows.
-        With ``summarise`` one row for each cell (``cell_id``) or group (named as ``by``): ``n_labelled`` neighbours
-        with a label, the most frequent ``label`` (of equal ones the first by name), its ``fraction``, the
-        ``coherence`` (Simpson's index, the sum of the squared shares: 1 where all agree), and the share ``f(LABEL)``
-        of each label.
+    Neighbours
+        ``table`` is a DataFrame: one row for each cell and neighbour, or with ``summarise`` for each cell or group.
 
     Raises
     ------
@@ -96,12 +128,14 @@ def query(store: LookedUp, reference: Reference, options: QueryOptions) -> pd.Da
     OptionError
         If there are fewer than ``k`` reference cells to choose from, or the condition cannot be read.
     """
-    return pd.concat(list(_written(_plan(store, reference, options), options)), ignore_index=True)
+    plan = _plan(store, reference, options)
+    table = pd.concat(list(_written(plan, options)), ignore_index=True)
+    return Neighbours(table, len(plan.rows), options.k, plan.view.name, str(plan.others.path))
 
 
 @with_options(QueryOptions)
 def query_to_file(store: LookedUp, reference: Reference, options: QueryOptions) -> QueryResult:
-    """Write what :func:`query` returns to ``output`` block by block: memory does not grow with the number of cells."""
+    """Write the table of :func:`query` to ``output`` block by block: memory does not grow with the number of cells."""
     if options.output is None:
         raise OptionError("output=: name the file to write, such as neighbours.parquet.")
     plan = _plan(store, reference, options)

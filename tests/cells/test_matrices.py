@@ -328,7 +328,7 @@ def test_old_files_in_stage_2(tmp_path: Path) -> None:
     assert store.obs["place"].iloc[0] == "naïve"
     assert json.dumps(store.info)
     head = scstore.fit(store, label="cell_type", views=["X_pca"])
-    assert scstore.query(store, store, k=3)["cell_id"].nunique() == 60
+    assert scstore.query(store, store, k=3).table["cell_id"].nunique() == 60
     frame = scstore.predict(store, head, unassigned="none")
     assert (frame["label"] == obs["cell_type"].astype(str)).mean() > 0.9
 

@@ -176,7 +176,7 @@ def test_stores_without_a_readout_go_the_whole_way(name: str, llama: Path, tmp_p
     scstore.fit(ref, tmp_path / "head", label="cell_type")
     labels = scstore.predict(new, tmp_path / "head")
     assert (labels["label"].astype(str) == scstore.open(new).obs["cell_type"].astype(str)).mean() > 0.7
-    assert len(scstore.query(new, ref, k=2)) == 40
+    assert len(scstore.query(new, ref, k=2).table) == 40
     view = name.replace("-", "_")
     rows = {row.name: row.uses for row in choose_rows(scstore.open(ref), views=None, controls={})}
     assert rows[view] == {"genept_w": "gene texts", "genept_s": "model"}[view]

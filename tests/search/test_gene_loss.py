@@ -128,6 +128,6 @@ def test_a_readout_cannot_be_made_again(llama: Path, tmp_path: Path) -> None:
 def test_cells_that_keep_no_genes_are_looked_up_in_silence(folder: Path, tmp_path: Path) -> None:
     how = {"pool": (), "companions": ("genept",), "genes": str(folder / "genes.h5ad"), "keep_expression": False}
     scstore.extract(few_genes(20, slice(20, 40), seed=1), tmp_path / "bare.zarr", **how, progress=Silent())
-    frame = scstore.query(tmp_path / "bare.zarr", folder / "ref.zarr", k=2, view="genept")
+    frame = scstore.query(tmp_path / "bare.zarr", folder / "ref.zarr", k=2, view="genept").table
     assert isinstance(frame, pd.DataFrame)
     assert len(frame) == 40

@@ -63,9 +63,9 @@ def kept(reference: Path) -> list[Path]:
 def test_a_large_reference_is_indexed_once(reference: Path, values: np.ndarray, builds: list[int]) -> None:
     new = write_embedding(reference.with_name("new.h5ad"), values[::5] + 0.1)
     said = Notes()
-    fast = scstore.query(new, reference, k=8, progress=said)
-    again = scstore.query(new, reference, k=8)
-    slow = scstore.query(new, reference, k=8, exact=True)
+    fast = scstore.query(new, reference, k=8, progress=said).table
+    again = scstore.query(new, reference, k=8).table
+    slow = scstore.query(new, reference, k=8, exact=True).table
     assert builds == [900]
     assert len(kept(reference)) == 1
     assert sorted(path.name for path in reference.parent.iterdir()) == ["cache", "new.h5ad", "ref.h5ad"]
@@ -82,7 +82,7 @@ def test_other_values_need_another_index(reference: Path, values: np.ndarray, bu
     changed = values.copy()
     changed[17, 3] += 1  # one value of one cell
     write_embedding(reference, changed)
-    frame = scstore.query(reference, reference, k=1)
+    frame = scstore.query(reference, reference, k=1).table
     assert frame["neighbour"].tolist() == frame["cell_id"].tolist()
     assert builds == [900, 900]
     assert len(kept(reference)) == 2
@@ -93,15 +93,15 @@ def test_a_damaged_file_is_built_again(reference: Path, builds: list[int], how: 
     """RELIABILITY 39: FAISS reads only bytes that match their digest."""
     import faiss
 
-    wanted = scstore.query(reference, reference, k=2)
+    wanted = scstore.query(reference, reference, k=2).table
     (file,) = kept(reference)
     raw = bytearray(file.read_bytes())
     raw[len(raw) // 2] ^= 1
     foreign = faiss.serialize_index(faiss.IndexFlatL2(20)).tobytes()
     file.write_bytes({"flip": bytes(raw), "cut": bytes(raw[:-9]), "empty": b"", "foreign": foreign}[how])
-    assert scstore.query(reference, reference, k=2).equals(wanted)
+    assert scstore.query(reference, reference, k=2).table.equals(wanted)
     assert builds == [900, 900]
-    assert scstore.query(reference, reference, k=2).equals(wanted)
+    assert scstore.query(reference, reference, k=2).table.equals(wanted)
     assert builds == [900, 900]
 
 
@@ -129,19 +129,19 @@ def test_a_file_of_another_user_is_not_read(
 def test_a_cache_that_cannot_be_written_is_no_obstacle(reference: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     said = Notes()
-    frame = scstore.query(reference, reference, k=1, progress=said)
+    frame = scstore.query(reference, reference, k=1, progress=said).table
     assert (frame["neighbour"] == frame["cell_id"]).mean() > 0.99
     assert any(str(tmp_path / "cache") in line for line in said.said)
 
 
 def test_a_filter_is_kept_to_with_an_index_and_without(reference: Path, builds: list[int], values: np.ndarray) -> None:
-    without = scstore.query(reference, reference, k=4, where="donor == 'd1'", exact=True)
-    fast = scstore.query(reference, reference, k=4, where="donor == 'd1'")
+    without = scstore.query(reference, reference, k=4, where="donor == 'd1'", exact=True).table
+    fast = scstore.query(reference, reference, k=4, where="donor == 'd1'").table
     assert builds == [900]  # of all cells, so that every filter uses it
     for frame in (without, fast):
         assert set(frame["donor"]) == {"d1"}
     assert (fast["neighbour"] == without["neighbour"]).mean() > 0.85
-    unfiltered = scstore.query(reference, reference, k=900, exact=True)
+    unfiltered = scstore.query(reference, reference, k=900, exact=True).table
     wanted = unfiltered[unfiltered["donor"] == "d1"].groupby("cell_id", sort=False).head(4)
     np.testing.assert_allclose(without["distance"], wanted["distance"], atol=1e-5)  # the mean is that of all cells
 
@@ -195,6 +195,6 @@ def test_a_cache_on_a_full_disk_is_a_warning(reference: Path, monkeypatch: pytes
 
     monkeypatch.setattr(fsio, "disk", Full())
     with pytest.warns(scstore.ScstoreWarning, match="cache"):
-        found = scstore.query(reference, reference, k=2)
+        found = scstore.query(reference, reference, k=2).table
     assert len(found) == 2 * 900
     assert [file for file in (reference.parent / "cache").rglob("*") if file.is_file()] == []

@@ -59,10 +59,10 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_query_gives_the_shares_of_its_neighbours(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str | None
 ) -> None:
-    neighbours = scstore.query(reference, reference, k=3)
+    neighbours = scstore.query(reference, reference, k=3).table
     monkeypatch.setattr(query_module, "TABLE_CELLS", 7)
     out = tmp_path / "o.parquet"
-    table = scstore.query(reference, reference, out, k=3, summarise="cell_type", by=by)
+    table = scstore.query(reference, reference, out, k=3, summarise="cell_type", by=by).table
     key = neighbours["cell_id"] if by is None else scstore.open(reference).obs["leiden"][neighbours["cell_id"]].array
     labels = neighbours["cell_type"].astype(str)
     wanted = pd.crosstab(

@@ -21,7 +21,7 @@ def folder(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_neighbours_are_the_nearest_by_cosine(folder: Path) -> None:
-    frame = scstore.query(folder / "new.zarr", folder / "ref.zarr", k=6)
+    frame = scstore.query(folder / "new.zarr", folder / "ref.zarr", k=6).table
     reference, new = (scstore.open(folder / f"{n}.zarr").view("readout")[:].astype(float) for n in ("ref", "new"))
     mean = reference.mean(0)
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (reference - mean, new - mean)]
@@ -33,7 +33,7 @@ def test_neighbours_are_the_nearest_by_cosine(folder: Path) -> None:
 
 
 def test_metadata_of_the_neighbours_comes_along(folder: Path) -> None:
-    frame = scstore.query(folder / "new.zarr", folder / "ref.zarr", k=3, columns=["cell_type"])
+    frame = scstore.query(folder / "new.zarr", folder / "ref.zarr", k=3, columns=["cell_type"]).table
     assert list(frame.columns) == ["cell_id", "rank", "neighbour", "distance", "cell_type"]
     obs = scstore.open(folder / "ref.zarr").obs
     assert frame["cell_type"].astype(str).tolist() == obs["cell_type"].astype(str)[frame["neighbour"]].tolist()
@@ -43,15 +43,24 @@ def test_metadata_of_the_neighbours_comes_along(folder: Path) -> None:
 
 
 def test_a_cell_finds_itself(folder: Path) -> None:
-    frame = scstore.query(folder / "ref.zarr", folder / "ref.zarr", k=1)
+    frame = scstore.query(folder / "ref.zarr", folder / "ref.zarr", k=1).table
     assert frame["neighbour"].tolist() == frame["cell_id"].tolist()
     np.testing.assert_allclose(frame["distance"], 0, atol=1e-5)
+
+
+def test_neighbours_show_what_they_are(folder: Path) -> None:
+    found = scstore.query(folder / "new.zarr", folder / "ref.zarr", k=3)
+    assert (found.n_cells, found.k, found.view) == (19, 3, scstore.open(folder / "ref.zarr").default_view)
+    shares = scstore.query(folder / "new.zarr", folder / "ref.zarr", k=3, summarise="cell_type")
+    for one, words in ((found, ("19", "57", "neighbour", "median")), (shares, ("19", "n_labelled"))):
+        for text in (repr(one), one._repr_html_()):
+            assert [word for word in (*words, found.view, "ref.zarr") if word not in text] == []
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_outputs(folder: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"n.{suffix}"
-    frame = scstore.query(folder / "new.zarr", folder / "ref.zarr", out, k=2, columns=["donor"])
+    frame = scstore.query(folder / "new.zarr", folder / "ref.zarr", out, k=2, columns=["donor"]).table
     read = pd.read_csv(out) if suffix == "csv" else pd.read_parquet(out)
     pd.testing.assert_frame_equal(read, frame, check_dtype=False, check_categorical=False, rtol=1e-5)
     with pytest.raises(OutputError):
@@ -73,7 +82,7 @@ def test_a_filter_that_leaves_too_few(folder: Path) -> None:
 def test_a_query_without_cells_is_an_empty_table(folder: Path, llama: Path, tmp_path: Path) -> None:
     """RELIABILITY 42: empty query."""
     scstore.extract(make_cells(1, empty=0), tmp_path / "none.zarr", like=folder / "ref.zarr")
-    frame = scstore.query(tmp_path / "none.zarr", folder / "ref.zarr", k=2)
+    frame = scstore.query(tmp_path / "none.zarr", folder / "ref.zarr", k=2).table
     assert len(frame) == 0
     assert "distance" in frame.columns
 
@@ -98,7 +107,7 @@ def test_unknown_names_are_refused(folder: Path) -> None:
 def test_a_file_written_in_blocks_is_the_same_table(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    whole = scstore.query(folder / "new.zarr", folder / "ref.zarr", k=3)
+    whole = scstore.query(folder / "new.zarr", folder / "ref.zarr", k=3).table
     monkeypatch.setattr(query_module, "MOST_CELLS", 4)
     out = tmp_path / f"n.{suffix}"
     counts = query_module.query_to_file(folder / "new.zarr", folder / "ref.zarr", out, k=3)
