@@ -33,7 +33,6 @@ class Option:
     help: str
     flags: tuple[str, ...] = ()  # names on the command line, where they are not --name
     argument: bool = False  # given by its place on the command line
-    separator: str | None = None  # of a list that is one word there, such as 20,40; else the flag is repeated
     minimum: float | None = None
     maximum: float | None = None
     advanced: bool = False  # shown by --help-all alone

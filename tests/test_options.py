@@ -34,7 +34,7 @@ def fit(
 class Options:
     """Options of run."""
 
-    layers: Annotated[Sequence[int], Option("Layers.", separator=",")] = (-1,)
+    layers: Annotated[Sequence[int], Option("Layers.")] = (-1,)
     n: Annotated[int, Option("A number.", minimum=1)] = 1
 
 
@@ -73,7 +73,6 @@ def test_fields_of_a_dataclass_are_options() -> None:
     assert "n=0: must be at least 1." in str(caught.value)
     assert [one.name for one in parameters_of(run)] == ["cells", "output", "layers", "n"]
     assert list(inspect.signature(run).parameters) == ["cells", "output", "layers", "n"]
-    assert parameters_of(run)[2].option.separator == ","
 
 
 def test_the_docstring_lists_the_parameters() -> None:

@@ -53,7 +53,7 @@ class LabelOptions:
     keep: Annotated[float | None, fraction("Fraction of correct held-out cells to keep. Fit's by default.")] = None
     members: Annotated[
         Sequence[str] | None,
-        Option("X: label by expression alone, where the head reads a model's views too.", separator=","),
+        Option("X: label by expression alone, where the head reads a model's views too."),
     ] = None
     proba: Annotated[bool, Option("Add the probability of every class.")] = False
     majority: Annotated[str | None, Option("obs column of clusters, each of which votes for a label.")] = None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -169,6 +169,8 @@ def _typer_parameter(parameter: Parameter) -> inspect.Parameter:
     else:
         element = (get_args(kind) or (kind,))[0]
         metavar = "|".join(map(str, parameter.choices)) if parameter.choices else METAVARS[element]
+        if _splits(_list_type(parameter)):
+            metavar = "<str,…>"
         panel = MORE if option.advanced else None
         said = typer.Option(
             *_flags(parameter), metavar=metavar, hidden=option.advanced, rich_help_panel=panel, **common
@@ -201,10 +203,8 @@ def _typed(parameter: Parameter) -> tuple[Any, Any]:
     """Type and default on the command line."""
     default = None if parameter.default is inspect.Parameter.empty else parameter.default
     if (listed := _list_type(parameter)) is not None:
-        if parameter.option.separator is not None:
-            return str, None if default is None else parameter.option.separator.join(map(str, default)) or "none"
-        words = str if get_args(listed)[0] is str or get_origin(listed) is not collections.abc.Sequence else Path
-        return list[words], None if default is None else list(default)  # type: ignore[valid-type]
+        element = str if _splits(listed) or get_origin(listed) is not collections.abc.Sequence else Path
+        return list[element], None if default is None else list(map(str, default))  # type: ignore[valid-type]
     if parameter.choices:
         return str, default
     if parameter.type in (bool, int, float, str):
@@ -223,18 +223,26 @@ def _value(parameter: Parameter, word: Any) -> Any:
     if issubclass(get_origin(listed), Mapping):
         return _mapping(parameter, word)
     element = get_args(listed)[0]
-    separator = parameter.option.separator
-    if separator is None:
-        parts = list(word)
-    else:
-        parts = [] if word.strip() in ("", "none") else [part.strip() for part in word.split(separator)]
+    if not _splits(listed):
+        return list(word)
+    parts = [part.strip().replace(r"\,", ",") for one in word for part in re.split(r"(?<!\\),", one)]
+    if element is not str and parts in (["none"], [""]):
+        return []
     if element not in (int, float):
         return parts
     try:
         return [element(part) for part in parts]
     except ValueError:
         what = "whole numbers" if element is int else "numbers"
-        raise OptionError(f"{parameter.name}={word!r}: give {what}, such as 1{separator or ' '}6.") from None
+        raise OptionError(f"{parameter.name}={','.join(word)!r}: give {what}, such as 1,6.") from None
+
+
+def _splits(listed: Any) -> bool:
+    """Whether a comma in a word of this list parts two values; in names of files and after NAME= it does not."""
+    first = (*get_args(listed), None)[0]
+    return get_origin(listed) is collections.abc.Sequence and (
+        first in (str, int, float) or get_origin(first) is Literal
+    )
 
 
 def _mapping(parameter: Parameter, words: Iterable[str]) -> dict[str, list[str]]:

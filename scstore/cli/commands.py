@@ -62,7 +62,7 @@ COMMANDS = (
         "Train a head on a store's cached features. No model, no GPU.",
         "scstore fit stores/ref.zarr --label cell_type -o heads/cell_type",
         "scstore fit any.h5ad --view X_pca --label leiden --head knn -o heads/leiden",
-        "scstore fit stores/ref.zarr --label lineage --label cell_type -o heads/two_levels",
+        "scstore fit stores/ref.zarr --label lineage,cell_type -o heads/two_levels",
         required=("output",),
     ),
     _laptop(
@@ -86,7 +86,7 @@ COMMANDS = (
         "Score a store's views by cross-validation, with every control in the same table.",
         "scstore evaluate stores/ref.zarr --label cell_type --group donor -o evaluation",
         "scstore evaluate stores/ref.zarr --label cell_type --train-on species=human --test-on species=mouse",
-        "scstore evaluate any.h5ad --label leiden --view X_pca --view X_scVI --view X",
+        "scstore evaluate any.h5ad --label leiden --view X_pca,X_scVI,X",
         adapt="scstore.cli.results:adapt_evaluate",
     ),
     _laptop("info", "Say what a store or head holds.", function="scstore.cli.info:info", show="scstore.cli.info:show"),

@@ -82,7 +82,7 @@ def show_extract(store: Store, given: Mapping[str, Any]) -> None:
         elif given["like"] is not None or label is None:
             words = ["annotate", str(output), "--head", "HEAD", "-o", "annotated.h5ad"]
         else:
-            words = ["fit", str(output), "--label", label, "-o", f"heads/{label}"]
+            words = ["fit", str(output), "--label", label.replace(",", r"\,"), "-o", f"heads/{label}"]
         lines = [f"{output}: {done:,} cells, views {', '.join(store.views)}", f"next: scstore {shlex.join(words)}"]
     state.output.result(store.info, *lines)
 
@@ -127,7 +127,8 @@ def show_align(projector: ProjectorFile, given: Mapping[str, Any]) -> None:
     kept = ("model", "revision", "genes", "panel", "orthologs", "expression_scaling", "layers", "top_genes")
     words = ["extract", str(given["cells"]), "-o", "STORE", "--projector", str(output)]
     for name in (name for name in kept if given[name]):
-        words += [f"--{name.replace('_', '-')}", str(given[name])]
+        value = ",".join(given[name]) if isinstance(given[name], list) else str(given[name])
+        words += [f"--{name.replace('_', '-')}", value]
     state.output.result(
         {"projector": str(output), "digest": projector.digest, "best_epoch": best, "curve": projector.curve},
         f"{output}: trained on {len(projector.trained_on):,} cells for {given['label']}, best epoch {best}",

@@ -53,9 +53,7 @@ def evaluate(
     train_on: Annotated[Sequence[str], Option("COLUMN=VALUE of the cells to train on, or else the rest.")] = (),
     test_on: Annotated[Sequence[str], Option("COLUMN=VALUE of the cells to test on, such as species=mouse.")] = (),
     min_cells: Annotated[int, Option("Leave out classes with fewer cells.", minimum=1, advanced=True)] = 10,
-    few_shot: Annotated[
-        Sequence[int], Option("Also train on so many cells a class: 2,5,20.", separator=",", advanced=True)
-    ] = (),
+    few_shot: Annotated[Sequence[int], Option("Also train on so many cells a class: 2,5,20.", advanced=True)] = (),
     hold_out_genes: Annotated[
         float | None, Option("Also test on this share of the genes, such as 0.5.", advanced=True)
     ] = None,

@@ -104,13 +104,12 @@ class SequenceOptions:
     ] = None
     layers: Annotated[
         Sequence[int] | None,
-        Option("Layers to read; -1, the default, is the last (minilm: 1,6).", separator=",", advanced=True),
+        Option("Layers to read; -1, the default, is the last (minilm: 1,6).", advanced=True),
     ] = None
     pool: Annotated[
         Sequence[Pooling] | None,
         Option(
             "Readouts: last, mean, wmean (weighted by expression); or none. By default wmean,last.",
-            separator=",",
             advanced=True,
         ),
     ] = None
@@ -224,7 +223,7 @@ class ExtractOptions(SequenceOptions):
     ] = None
     companions: Annotated[
         Sequence[Companion] | None,
-        Option("Views without a readout, or none. By default genept,genept_random.", separator=",", advanced=True),
+        Option("Views without a readout, or none. By default genept,genept_random.", advanced=True),
     ] = None
     projector: Annotated[
         StrPath,

@@ -18,7 +18,7 @@ def train(
     *,
     label: Annotated[Sequence[str], Option("Column of obs; repeat for several.")],
     head: Annotated[Literal["linear", "mlp"], Option("Kind of head.")] = "linear",
-    layers: Annotated[Sequence[int], Option("Layers to read.", separator=",")] = (-1,),
+    layers: Annotated[Sequence[int], Option("Layers to read.")] = (-1,),
     controls: Annotated[Mapping[str, Sequence[str]] | None, Option("NAME=STORE; repeat.", flags=("--control",))] = None,
     keep: Annotated[float, Option("Share kept.", minimum=0, maximum=1)] = 0.95,
     expression: Annotated[bool, Option("Keep the expression.")] = True,

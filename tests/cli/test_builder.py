@@ -45,6 +45,21 @@ def test_options_of_the_command_line_alone() -> None:
     assert run("s.zarr", "--label", "a", "--dry-run")[1]["output"] == "nowhere"
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "values"),
+    [
+        (("--label", "a,b", "--label", "c"), "label", ["a", "b", "c"]),
+        (("--label", r"a\, b,c d"), "label", ["a, b", "c d"]),
+        (("--label", "none"), "label", ["none"]),
+        (("--label", "a", "--layers", "1,6", "--layers", "-2"), "layers", [1, 6, -2]),
+        (("--label", "a", "--layers", "none"), "layers", []),
+        (("--label", "a", "--control", "x=1,2"), "controls", {"x": ["1,2"]}),
+    ],
+)
+def test_lists_take_commas_and_repetition(words: tuple[str, ...], name: str, values: Any) -> None:
+    assert run("s.zarr", *words)[1][name] == values
+
+
 @pytest.mark.parametrize("words", [("--head", "mlpp"), ("--keep", "2"), ("--layers", "1;6"), ("--control", "x")])
 def test_wrong_values_are_refused_by_the_function(words: tuple[str, ...]) -> None:
     with pytest.raises(OptionError):
