@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from scstore.errors import OptionError
 from scstore.heads.across_genes import KIND
 from scstore.store.reader import Store
+from scstore.store.views import PICTURES
 
 DEFAULT, REGRESSION, CELLTYPIST = "default", "regression", "celltypist"
 ACROSS_RANDOM = f"{KIND}_random"  # the across-genes head with random gene vectors
@@ -18,8 +18,6 @@ ACROSS_RANDOM = f"{KIND}_random"  # the across-genes head with random gene vecto
 KINDS = MODEL, EMBEDDING, GENE_TEXTS, RANDOM, EXPRESSION = (
     "model", "embedding", "gene texts", "random vectors", "expression",
 )  # fmt: skip
-# Embeddings of a foreign file that are pictures: rows only where they are named.
-PICTURES = re.compile("umap|tsne|draw_graph|phate", re.IGNORECASE)
 WORDS = {
     "genept": "GenePT-w",
     "genept_random": "random vectors",

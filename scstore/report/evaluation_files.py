@@ -14,12 +14,13 @@ from scstore import fsio, tables
 from scstore.errors import MissingExtraError
 from scstore.evaluation.conclusion import baseline_row, main_row
 from scstore.evaluation.result import Evaluation
-from scstore.evaluation.table_rows import PICTURES, ViewSource
+from scstore.evaluation.table_rows import ViewSource
 from scstore.heads.class_numbers import stratified_sample
 from scstore.heads.rows import Array, RowSubset, materialise
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
 from scstore.report.markdown import as_table, escaped
+from scstore.store.views import PICTURES
 
 JSON_FILE = "evaluation.json"
 FIGURES = tuple(f"{name}.{suffix}" for name in ("metrics", "confusion", "umap") for suffix in ("svg", "png"))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scstore.cells.labels import MISSING_LABELS, MissingLabels, check_column, read_labels, report_labels
 from scstore.described import Described
-from scstore.errors import FeatureSpaceError, OptionError
+from scstore.errors import FeatureSpaceError, OptionError, show
 from scstore.heads.neighbour_search import EXACT_BELOW, centre_of, nearest
 from scstore.heads.rows import BLOCK_BYTES, RowSubset
 from scstore.options import AllowPartial, Option, Overwrite, Progress, with_options
@@ -26,7 +26,7 @@ from scstore.search.index import cached_index
 from scstore.search.label_shares import LabelShares
 from scstore.store.obs_filter import cells_where
 from scstore.store.reader import Cells, Store, open_store
-from scstore.store.views import View
+from scstore.store.views import PICTURES, View
 from scstore.tables import check_table, open_table
 
 MOST_CELLS = 50_000  # cells whose neighbours are found at a time, at most
@@ -46,7 +46,7 @@ class QueryOptions:
     ] = None
     _: KW_ONLY
     k: Annotated[int, Option("Neighbours of each cell.", flags=("-k",), minimum=1)] = 15
-    view: Annotated[str | None, Option("Feature matrix of both. The readout by default.")] = None
+    view: Annotated[str | None, Option("Feature matrix of both. By default the readout, or the only one.")] = None
     columns: Annotated[Sequence[str] | None, Option("obs columns to add. All by default.", flags=("--column",))] = None
     where: Annotated[str | None, Option("Condition on neighbours' obs, such as \"tissue == 'lung'\".")] = None
     summarise: Annotated[str | None, Option("obs column: give the shares of its labels among the neighbours.")] = None
@@ -171,8 +171,8 @@ def _plan(store: LookedUp, reference: Reference, options: QueryOptions) -> _Plan
         raise OptionError(f"by={options.by!r}: name the column of labels whose shares it groups with summarise=.")
     cells = open_store(store)
     others = open_store(reference)
-    others_view = _searchable_view(others, options.view)
-    view = _searchable_view(cells, options.view or others_view.name)
+    name = options.view or _common_view(cells, others)
+    others_view, view = _searchable_view(others, name), _searchable_view(cells, name)
     if view.fingerprint != others_view.fingerprint:
         fields = "\n  ".join(differences(others_view.space, view.space))
         raise FeatureSpaceError(
@@ -204,8 +204,22 @@ def _plan(store: LookedUp, reference: Reference, options: QueryOptions) -> _Plan
     return _Plan(cells, view, rows, others, others_view, others_rows, chosen, shares)
 
 
-def _searchable_view(store: Store, name: str | None) -> View:
-    matrix = store.view(name or store.default_view)
+def _common_view(cells: Store, others: Store) -> str:
+    """The reference's default view where the cells have it or scstore made both, else the only one that both have."""
+    if others.record is not None and (cells.record is not None or others.default_view in cells.views):
+        return others.default_view
+    both = [name for name in others.views if name in cells.views and name != "X"]
+    chosen = [name for name in both if not PICTURES.search(name)] or both
+    if len(chosen) == 1:
+        return chosen[0]
+    if both:
+        raise OptionError(f"view= is needed: {cells.path} and {others.path} both have {', '.join(map(show, both))}.")
+    has = "; ".join(f"{one.path} has {', '.join(map(show, one.views)) or 'none'}" for one in (cells, others))
+    raise OptionError(f"No obsm matrix is in both: {has}. Extract the cells with like={str(others.path)!r}.")
+
+
+def _searchable_view(store: Store, name: str) -> View:
+    matrix = store.view(name)
     if matrix.name == "X":
         raise OptionError("view='X': expression is not searched. Name an obsm matrix.")
     return matrix

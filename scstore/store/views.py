@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ from scstore.errors import CellsError, DamagedError, IncompleteStoreError
 from scstore.sealed import Space, fingerprint
 from scstore.store.layout import StorePlan, ViewSpec, chunk_path, decoding, record_path
 from scstore.store.ledger import REDO, file_problem, foreign_fields, read_record
+
+# Embeddings of a foreign file that are pictures: used only where they are named.
+PICTURES = re.compile("umap|tsne|draw_graph|phate", re.IGNORECASE)
 
 # Values in a chunk: 4 MB before compression.
 SPARSE_CHUNK = 1 << 20

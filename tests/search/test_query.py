@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -116,6 +117,27 @@ def test_a_file_written_in_blocks_is_the_same_table(
     assert counts.median_distance == pytest.approx(whole["distance"].median())
     assert written["neighbour"].tolist() == whole["neighbour"].tolist()
     np.testing.assert_allclose(written["distance"], whole["distance"], atol=1e-6)
+
+
+def cells_with(*names: str, n: int = 20, seed: int = 0) -> anndata.AnnData:
+    """Cells of no store with such matrices."""
+    rng = np.random.default_rng(seed)
+    return anndata.AnnData(obs=make_cells(n).obs, obsm={name: rng.normal(size=(n, 4)) for name in names})
+
+
+def test_the_view_that_both_have(folder: Path, tmp_path: Path) -> None:
+    known = cells_with("X_pca", "X_umap", "X_scVI")
+    assert scstore.query(cells_with("X_umap", "X_pca", seed=1), known, k=2).view == "X_pca"
+    assert scstore.query(cells_with("X_umap", seed=1), known, k=2).view == "X_umap"
+    with pytest.raises(OptionError, match="'X_pca', 'X_scVI'"):
+        scstore.query(cells_with("X_scVI", "X_pca"), known, k=2)
+    with pytest.raises(OptionError, match="X_other.*X_pca"):
+        scstore.query(cells_with("X_other"), known, k=2)
+    store = scstore.open(folder / "ref.zarr")
+    exported = store.to_anndata(["genept", "readout"])
+    foreign = anndata.AnnData(obs=exported.obs, obsm={"genept": exported.obsm["genept"]})
+    with pytest.raises(FeatureSpaceError):  # of the same name, but nobody knows what is in it
+        scstore.query(foreign, folder / "ref.zarr", k=2)
 
 
 def test_options_by_name(folder: Path) -> None:
