@@ -38,6 +38,7 @@ from scstore.annotation.predict import (
 from scstore.annotation.prediction_frames import with_categories
 from scstore.errors import OptionError
 from scstore.extraction.head_views import extract_views
+from scstore.fsio import digest_bytes
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead
 from scstore.options import Option, with_options
@@ -62,7 +63,7 @@ class AnnotateOptions(LabelOptions):
         Option("annotated.h5ad, or a table: .csv, .tsv, .parquet, .xlsx.", flags=("--output", "-o")),
     ] = None
     umap: Annotated[
-        bool | None, Option("Make X_umap. By default where there is none, of at most 100,000 cells.", advanced=True)
+        bool | None, Option("Make X_umap. By default where you have none, of at most 100,000 cells.", advanced=True)
     ] = None
 
 
@@ -119,8 +120,8 @@ def annotate(cells: ToAnnotate, head: TrainedHead, options: AnnotateOptions) -> 
     """
     with ExitStack() as stack:
         labelling, record = _prepared(cells, head, options, stack)
-        table, obsm = _labelled(labelling, options)
-        store, annotation = labelling.store, Annotation.make(table, obsm, record | _counted(table, record))
+        table, annotation = _labelled(labelling, record, options)
+        store = labelling.store
         # read before its file may be replaced
         adata = store.to_anndata(rows=None if store.is_complete else np.flatnonzero(store.committed))
         if options.output is not None and Path(options.output).suffix in FORMATS:
@@ -148,9 +149,8 @@ def annotate_to_file(cells: ToAnnotate, head: TrainedHead, options: AnnotateOpti
             for frame in write_frames(labelling.frames(), target, options):
                 counts.add(frame)
         else:
-            table, obsm = _labelled(labelling, options)
+            table, annotation = _labelled(labelling, record, options)
             counts.add(table)
-            annotation = Annotation.make(table, obsm, record | _counted(table, record))
             write_annotated(labelling.store, target, annotation, overwrite=options.overwrite)
     return AnnotationResult(target, counts, record)
 
@@ -195,8 +195,10 @@ def _prepared(
     return labelling, record
 
 
-def _labelled(labelling: Labelling, options: AnnotateOptions) -> tuple[pd.DataFrame, dict[str, NDArray[np.float32]]]:
-    """Label all cells: the table of predictions, and what goes to obsm; a few numbers a cell."""
+def _labelled(
+    labelling: Labelling, record: Mapping[str, Any], options: AnnotateOptions
+) -> tuple[pd.DataFrame, Annotation]:
+    """Label all cells: the table of predictions, and what is added to the cells; a few numbers a cell."""
     committed = labelling.store.committed
     rows = np.cumsum(committed) - 1
     space: NDArray[np.float32] | None = None
@@ -208,10 +210,12 @@ def _labelled(labelling: Labelling, options: AnnotateOptions) -> tuple[pd.DataFr
         space[rows[labelling.usable[start : start + len(places)]]] = places
 
     table = with_categories(pd.concat(list(labelling.frames(take))))
-    if space is None:
-        return table, {}
-    layout = _umap(labelling.store, space, options)
-    return table, {SPACE: space} | ({} if layout is None else {UMAP: layout})
+    obsm = {} if space is None else {SPACE: space}
+    earlier = _own_umap(labelling.store)
+    if space is not None and (layout := _umap(labelling.store, space, options, anew=earlier != "")) is not None:
+        obsm[UMAP], earlier = layout, _digest(layout)
+    about = {**record, **_counted(table, record), **({"umap": earlier} if earlier else {})}
+    return table, Annotation.make(table, obsm, about)
 
 
 def _counted(table: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,12 +227,24 @@ def _counted(table: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _umap(store: Store, space: NDArray[np.float32], options: AnnotateOptions) -> NDArray[np.float32] | None:
-    """Draw a UMAP of the space of novelty, unless the cells have one."""
+def _own_umap(store: Store) -> str:
+    """Digest of the cells' UMAP if an earlier annotation made it; empty if it is the user's, or there is none."""
+    made = store.made_umap if UMAP in store.views else ""
+    return made if made and _digest(store.view(UMAP)[:]) == made else ""
+
+
+def _digest(layout: NDArray[Any]) -> str:
+    return digest_bytes(np.ascontiguousarray(layout, dtype=np.float32).data)
+
+
+def _umap(
+    store: Store, space: NDArray[np.float32], options: AnnotateOptions, *, anew: bool
+) -> NDArray[np.float32] | None:
+    """Draw a UMAP of the space of novelty, unless the cells have one of their user."""
     progress = options.progress or Reporter()
     wanted, n = options.umap, len(space)
     if wanted is None:
-        wanted = UMAP not in store.views and n >= FEWEST_CELLS
+        wanted = (anew or UMAP not in store.views) and n >= FEWEST_CELLS
         if wanted and n > MANY_CELLS:
             progress.note(f"{UMAP} is not made, since there are more than {MANY_CELLS:,} cells; umap=True makes it")
             return None

@@ -47,6 +47,8 @@ from scstore.untrusted.zarr import lost_chunks, open_zarr
 # Feature space of log-normalised expression, the same for every data set: genes are matched by name.
 EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM, "log1p": True}}
 
+MADE_UMAP = "uns/scstore/annotation/umap"  # digest of an ``X_umap`` that is scstore's own
+
 
 class Store(Described):
     """Cells with their feature matrices.
@@ -294,6 +296,18 @@ class Store(Described):
         if name not in self._obsm or self.is_sharded:
             return ""
         return ": in obsm it is text, a table or sparse. Write it as a dense matrix of numbers"
+
+    @property
+    def made_umap(self) -> str:
+        """Digest of the ``X_umap`` that an annotation of these cells made; empty where none did."""
+        if isinstance(self.source, anndata.AnnData):
+            found: Any = self.source.uns
+            for part in MADE_UMAP.split("/")[1:]:
+                found = found.get(part) if isinstance(found, Mapping) else None
+            return str(found or "")
+        with decoding(self.path, MADE_UMAP):
+            found = self._group.get(MADE_UMAP)
+            return str(read_elem(found)) if getattr(found, "shape", None) == () else ""
 
     @property
     def committed(self) -> NDArray[np.bool_]:

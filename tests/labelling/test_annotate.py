@@ -233,6 +233,42 @@ def test_a_umap_is_made_unless_there_is_one(folder: Path) -> None:
     assert (scstore.annotate(mine, folder / "expression").obsm["X_umap"] == 7).all()
 
 
+@pytest.mark.parametrize("form", ["memory", "h5ad", "zarr"])
+def test_a_umap_of_an_earlier_annotation_is_made_anew(
+    form: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = iter(range(1, 9))
+    monkeypatch.setattr("scstore.report.plots.embed", lambda space: np.full((len(space), 2), next(drawn), np.float32))
+    monkeypatch.setattr("scstore.labelling.annotate.find_spec", lambda name: name)
+    read = {"h5ad": anndata.read_h5ad, "zarr": anndata.read_zarr}
+
+    def annotated(cells: anndata.AnnData, **options: Any) -> anndata.AnnData:
+        if form == "memory":
+            return scstore.annotate(cells, folder / "expression", **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            getattr(cells, f"write_{form}")(tmp_path / f"in.{form}")
+        scstore.annotate(
+            tmp_path / f"in.{form}",
+            folder / "expression",
+            output=tmp_path / f"out.{form}",
+            overwrite=True,
+            **options,
+        )
+        return read[form](tmp_path / f"out.{form}")
+
+    cells = annotated(make_cells(20, seed=1))
+    assert (cells.obsm["X_umap"] == 1).all()
+    cells = annotated(cells, umap=False)  # stays, and is remembered
+    assert (cells.obsm["X_umap"] == 1).all()
+    cells = annotated(cells)
+    assert (cells.obsm["X_umap"] == 2).all()
+    cells.obsm["X_umap"] = cells.obsm["X_umap"] + 5  # the user's own
+    for _ in range(2):
+        cells = annotated(cells)
+        assert (cells.obsm["X_umap"] == 7).all()
+
+
 def test_the_labels_alone_as_a_table(folder: Path, tmp_path: Path) -> None:
     scstore.annotate(make_cells(20, seed=1), folder / "expression", output=tmp_path / "t.tsv", umap=False)
     found = pd.read_csv(tmp_path / "t.tsv", sep="\t", index_col=0)
