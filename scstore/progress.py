@@ -17,6 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from scstore.errors import UNPRINTABLE, ScstoreWarning, printable
 
@@ -34,15 +35,17 @@ class Track:
 
 
 class _Bar(Track):
-    """A bar of rich's."""
+    """A bar of tqdm's, which terminals and notebooks draw alike."""
 
-    def __init__(self, bars: Progress, label: str, total: int) -> None:
-        self._bars, self._task = bars, bars.add_task(label, total=total)
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
 
     def advance(self, n: int = 1) -> None:
-        self._bars.advance(self._task, n)
+        self._bar.update(n)
 
-    resume_at = advance
+    def resume_at(self, n: int) -> None:
+        self._bar.n = self._bar.initial = n
+        self._bar.refresh()
 
 
 class Reporter:
@@ -61,12 +64,9 @@ class Reporter:
     @contextmanager
     def track(self, label: str, total: int, unit: str) -> Iterator[Track]:
         """Follow ``total`` units of work (``unit`` is their plural name: cells, texts)."""
-        del unit
-        if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
-            yield Track()
-            return
-        with Progress(console=Console(stderr=True), transient=True) as bars:
-            yield _Bar(bars, label, total)
+        hidden = not (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        with tqdm(total=total, desc=label, unit=f" {unit}", leave=False, disable=hidden) as bar:
+            yield _Bar(bar)
 
 
 class Silent(Reporter):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,21 @@ def test_a_python_caller_gets_warnings_of_its_own_line_once_a_cause() -> None:
         warnings.simplefilter("error", scstore.ScstoreWarning)
         with pytest.raises(GeneMatchWarning):
             call()
+
+
+def test_a_python_caller_sees_a_bar_where_somebody_looks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        with Reporter().track("labelling", 40, "cells") as track:
+            track.resume_at(10)
+            track.advance(30)
+        shown = capsys.readouterr().err
+        assert ("labelling" in shown, "10/40" in shown) == ("ipykernel" in sys.modules,) * 2
+        monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    with Silent().track("labelling", 40, "cells") as track:
+        track.advance(40)
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("quiet", "lines"), [(False, ["warning: genes are missing with --min-match"]), (True, [])])
