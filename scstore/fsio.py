@@ -35,6 +35,9 @@ PARTIAL = ".partial-"
 # After that: marks what is being replaced, until its replacement has its name.
 OLD = "old-"
 
+# Marks a folder to work in beside an output, and its lock.
+SCRATCH = ".scratch-"
+
 # Bytes of an output's name; its hidden name is longer, and file systems take 255.
 LONGEST_NAME = 200
 
@@ -198,6 +201,22 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     with atomic_path(path, overwrite=overwrite) as partial:
         disk.make_folder(partial)
         yield partial
+
+
+@contextmanager
+def scratch_folder(output: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside an output, for as long as the block runs; those of dead processes are deleted."""
+    start = f".{output.name}{SCRATCH}"
+    for left in sorted(file for file in output.parent.iterdir() if file.name.startswith(start)):
+        if reclaim_if_dead(left.with_name(f"{left.name.removesuffix('.lock')}.lock")):
+            disk.delete(left)
+    folder = output.with_name(f"{start}{os.getpid()}-{token_hex(4)}")
+    with lock(folder.with_name(f"{folder.name}.lock"), output=output):
+        try:
+            disk.make_folder(folder)
+            yield folder
+        finally:
+            disk.delete(folder)
 
 
 def _flush(path: Path) -> None:

@@ -309,6 +309,33 @@ def test_runs_in_containers(tmp_path: Path) -> None:
     assert not (tmp_path / "l").exists()
 
 
+SCRATCH = """
+import sys
+from pathlib import Path
+from scstore import fsio
+with fsio.scratch_folder(Path(sys.argv[1])) as folder:
+    (folder / "part").write_text("1")
+    print(folder.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_scratch_folder_of_a_killed_process_is_cleared(tmp_path: Path) -> None:
+    output, pipe = tmp_path / "cells.h5ad", subprocess.PIPE
+    words = [sys.executable, "-c", SCRATCH, str(output)]
+    with subprocess.Popen(words, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout is not None
+        theirs = tmp_path / other.stdout.readline().strip()
+        with fsio.scratch_folder(output) as mine:
+            assert mine.is_dir()
+            assert (theirs / "part").exists()  # of a live process
+        other.kill()
+    assert theirs.exists()
+    with fsio.scratch_folder(output):
+        assert not theirs.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("other", "dead"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -38,7 +38,7 @@ from scstore.annotation.predict import (
 from scstore.annotation.prediction_frames import with_categories
 from scstore.errors import OptionError
 from scstore.extraction.head_views import extract_views
-from scstore.fsio import digest_bytes
+from scstore.fsio import digest_bytes, scratch_folder
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead
 from scstore.options import Option, with_options
@@ -173,9 +173,11 @@ def _prepared(
         alone = expression_alone(trained, name, options.members)
         if lacking := lacking_views(store, trained, name, expression_alone=alone):
             progress.note(f"computing {', '.join(lacking)}, which {name} reads")
-            beside = None if options.output is None else Path(options.output).absolute().parent
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".scstore-", dir=beside))
-            target = Path(folder, "features.zarr")
+            output = None if options.output is None else Path(options.output).absolute()
+            room: AbstractContextManager[str | Path] = (
+                tempfile.TemporaryDirectory(prefix="scstore-") if output is None else scratch_folder(output)
+            )
+            target = Path(stack.enter_context(room), "features.zarr")
             more = extract_views(store, trained, lacking, target, name=name, progress=progress)
     labelling = plan_labelling(store, trained, options, more=more, name=name)
     thresholds = labelling.rule.thresholds

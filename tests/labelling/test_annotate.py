@@ -19,6 +19,7 @@ from support import make_cells, make_store
 
 import scstore
 from scstore.annotation.annotated_cells import GREY, label_colours
+from scstore.disk import this_process
 from scstore.errors import FeatureSpaceError, GenesError, OptionError, OutputError
 
 ADDED = ("scstore", "X_scstore", "X_umap")
@@ -193,6 +194,16 @@ def test_gene_vectors_are_computed_without_the_model(folder: Path, monkeypatch: 
     here = scstore.annotate(make_cells(90), folder / "texts", umap=False)
     np.testing.assert_allclose(here.obs["scstore_confidence"], extracted["confidence"], atol=1e-3)
     assert list(here.obs["scstore_best_label"]) == list(extracted["best_label"])
+
+
+def test_views_are_computed_beside_the_output(folder: Path, tmp_path: Path) -> None:
+    """What a killed run left there is cleared by the next one."""
+    make_cells(12, seed=3).write_h5ad(tmp_path / "cells.h5ad")
+    left, lock = (tmp_path / f".a.h5ad.scratch-1-0{end}" for end in ("", ".lock"))
+    left.mkdir()
+    lock.write_text(json.dumps({**this_process(), "pid": 1, "begun": "0"}))
+    scstore.annotate(tmp_path / "cells.h5ad", folder / "texts", output=tmp_path / "a.h5ad", umap=False)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.h5ad", "cells.h5ad"]
 
 
 def test_readouts_are_computed_where_the_model_is(folder: Path) -> None:
