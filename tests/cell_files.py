@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from scipy import sparse
+from support import make_cells
 
 N_CELLS, N_GENES = 37, 11
 
@@ -40,6 +43,45 @@ def adata(counts: np.ndarray) -> anndata.AnnData:
     ids = [f"ENSG{i:011d}" for i in range(N_GENES)]
     var = pd.DataFrame({"gene_ids": ids}, index=[f"GENE{i}" for i in range(N_GENES)])
     return anndata.AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=var)
+
+
+def rich(n: int = 40) -> anndata.AnnData:
+    """Cells with something in every place of an AnnData."""
+    cells = make_cells(n, seed=1)
+    cells.obs["sample"] = pd.Categorical(np.resize(["s2", "s1"], n), categories=["s2", "s1"], ordered=True)
+    cells.obs["n"] = np.arange(n, dtype=np.int16)
+    cells.obs["maybe"] = pd.array([True, None] * (n // 2), dtype="boolean")
+    cells.layers["half"] = sparse.csc_matrix(cells.X * 0.5)
+    cells.obsm["X_pca"] = np.random.default_rng(0).standard_normal((n, 5)).astype(np.float16)
+    cells.obsp["distances"] = sparse.eye(n, format="csr")
+    cells.varm["loadings"] = np.ones((cells.n_vars, 2))
+    cells.uns["neighbors"] = {"params": {"n": 3}}
+    cells.raw = cells.copy()
+    return cells
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """Every array of an AnnData file with its values, type, chunks, filters and attributes."""
+    if path.is_dir():
+        return _contents(zarr.open_group(path, mode="r", use_consolidated=False))
+    with h5py.File(path, "r") as file:
+        return _contents(file)
+
+
+def _contents(group: Any, at: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in group:
+        one, path = group[name], f"{at}/{name}"
+        attributes = {key: str(value) for key, value in dict(one.attrs).items()}
+        if hasattr(one, "keys") and not hasattr(one, "shape"):
+            found[path] = {key: value for key, value in attributes.items() if key != "column-order"}
+            found |= _contents(one, path)
+        else:
+            values = np.asarray(one[()])
+            data = str(values.tolist()).encode() if values.dtype.hasobject else values.tobytes()
+            settings = [getattr(one, key, None) for key in ("shape", "chunks", "compression", "filters", "compressors")]
+            found[path] = (hashlib.sha256(data).hexdigest(), str(one.dtype), str(settings), attributes)
+    return found
 
 
 @pytest.fixture
