@@ -131,7 +131,9 @@ def fit(
         )
     if trained.rejection_ is None:
         progress.warn("No held-out cell was labelled correctly: without thresholds predict labels every cell.")
-    record |= _training_record(trained, cells) | {"group": group, "missing_labels": list(missing_labels), "seed": seed}
+    n_groups = 0 if groups is None else len(set(groups))
+    record |= _training_record(trained, cells)
+    record |= {"group": group, "n_groups": n_groups, "missing_labels": list(missing_labels), "seed": seed}
     if opened.record is not None and any(name in opened.record["views"] for name in trained.views_):
         record["extraction"] = {name: opened.record[name] for name in EXTRACTION}
         trained.files_ = _files_of_run(opened)

@@ -30,12 +30,14 @@ SHOWN = 5
 class HeadInputs:
     """The head as it labels some cells, and the views that it reads, by name.
 
-    ``measured`` ``(g,) bool`` are the genes of ``X`` that the cells have; None without ``X``.
+    ``measured`` ``(g,) bool`` are the genes of ``X`` that the cells have; None without ``X``. ``case`` is what held-out
+    cells showed that lacked as many.
     """
 
     head: FusedHead
     views: dict[str, Rows]
     measured: NDArray[np.bool_] | None = None
+    case: MissingCase | None = None
 
     def block(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Read the views of some cells."""
@@ -74,7 +76,7 @@ def head_features(
     if estimate is not None and measured is not None:
         _report_missing(store, head, name, measured, case, progress, min_accuracy=min_accuracy)
     found = {view: _view(store, more, view) for view in able.views_ if view not in own}
-    return HeadInputs(able, {view: own[view] if view in own else found[view] for view in able.views_}, measured)
+    return HeadInputs(able, {view: own[view] if view in own else found[view] for view in able.views_}, measured, case)
 
 
 def _view(store: Store, more: Store | None, name: str) -> View:
@@ -121,6 +123,12 @@ def _aligned(store: Store, view: Rows, genes: Mapping[str, list[str]], name: str
     return MappedRows(view, lambda block: match.align(block).toarray(), width=len(symbols)), measured
 
 
+def most_important(measured: NDArray[np.bool_], head: FusedHead) -> NDArray[np.int64]:
+    """Return the genes that were not measured, those first on which labels depend most."""
+    absent = np.flatnonzero(~measured)
+    return absent[np.argsort(-head.gene_importance()[absent], kind="stable")]
+
+
 def _report_missing(
     store: Store,
     head: FusedHead,
@@ -132,9 +140,8 @@ def _report_missing(
     min_accuracy: float,
 ) -> None:
     """Warn of genes that were not measured, or refuse where too little is known without them."""
-    symbols, absent = head.record_["genes"]["symbol"], np.flatnonzero(~measured)
-    most = absent[np.argsort(-head.gene_importance()[absent], kind="stable")]
-    listed = ", ".join(symbols[i] for i in most[:SHOWN])
+    symbols, absent = head.record_["genes"]["symbol"], most_important(measured, head)
+    listed = ", ".join(symbols[i] for i in absent[:SHOWN])
     what = f"{len(absent)} of the {len(symbols)} genes that {name} reads are not in {store.path}"
     if case is None:
         progress.warn(f"{what} (most important: {listed}). They are estimated from the others.", GeneMatchWarning)

@@ -199,6 +199,7 @@ class Labelling:
     clusters: NDArray[np.int32] | None
     options: LabelOptions
     predictions: Callable[[Callable[[int, NDArray[np.float64]], None] | None], Iterator[Predictions]]
+    inputs: HeadInputs | None = None  # of heads that read views
 
     def frames(self, take_places: Callable[[int, NDArray[np.float64]], None] | None = None) -> Iterator[pd.DataFrame]:
         """Yield tables of predictions of all committed cells.
@@ -244,7 +245,8 @@ def plan_labelling(
     )
     unlike = _mostly_far(inputs.head, inputs.views, usable, options, progress)
     rule = _label_rule(inputs.head, name, options, progress, unlike=unlike)
-    return Labelling(opened, inputs.head, rule, usable, clusters, options, partial(_predictions, inputs, usable))
+    found_by = partial(_predictions, inputs, usable)
+    return Labelling(opened, inputs.head, rule, usable, clusters, options, found_by, inputs)
 
 
 def expression_alone(head: AnyHead, name: str, members: Sequence[str] | None) -> bool:

@@ -223,6 +223,8 @@ def show_predict_to_file(counts: PredictionCounts, given: Mapping[str, Any]) -> 
 def show_annotate_to_file(found: AnnotationResult, given: Mapping[str, Any]) -> None:
     """Print how many cells have which label, and why others have none."""
     show_predict_to_file(found.counts, given)
+    if given["report"] is not None:
+        state.reporter.note(f"page: {given['report']}")
 
 
 def show_query_to_file(found: QueryResult, given: Mapping[str, Any]) -> None:

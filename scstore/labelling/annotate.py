@@ -7,8 +7,6 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore.annotation.annotated_cells import (
+    PREFIX,
     SPACE,
     Annotation,
     add_to_anndata,
@@ -36,6 +35,7 @@ from scstore.annotation.predict import (
     write_frames,
 )
 from scstore.annotation.prediction_frames import with_categories
+from scstore.annotation.record import annotation_record
 from scstore.errors import OptionError
 from scstore.extraction.head_views import extract_views
 from scstore.fsio import digest_bytes, scratch_folder
@@ -43,6 +43,7 @@ from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead
 from scstore.options import Option, with_options
 from scstore.progress import Reporter
+from scstore.report.page import check_page, describe, write_page
 from scstore.store.reader import Cells, Store, open_store
 from scstore.tables import FORMATS, check_table
 
@@ -61,6 +62,9 @@ class AnnotateOptions(LabelOptions):
     output: Annotated[
         str | os.PathLike[str] | None,
         Option("annotated.h5ad, or a table: .csv, .tsv, .parquet, .xlsx.", flags=("--output", "-o")),
+    ] = None
+    report: Annotated[
+        str | os.PathLike[str] | None, Option("Also write a page about the labels, such as page.html.")
     ] = None
     umap: Annotated[
         bool | None, Option("Make X_umap. By default where you have none, of at most 100,000 cells.", advanced=True)
@@ -124,10 +128,7 @@ def annotate(cells: ToAnnotate, head: TrainedHead, options: AnnotateOptions) -> 
         store = labelling.store
         # read before its file may be replaced
         adata = store.to_anndata(rows=None if store.is_complete else np.flatnonzero(store.committed))
-        if options.output is not None and Path(options.output).suffix in FORMATS:
-            list(write_frames(iter([table]), options.output, options))
-        elif options.output is not None:
-            write_annotated(store, Path(options.output), annotation, overwrite=options.overwrite)
+        _write(store, table, annotation, options)
         return add_to_anndata(adata, annotation)
 
 
@@ -145,13 +146,13 @@ def annotate_to_file(cells: ToAnnotate, head: TrainedHead, options: AnnotateOpti
     with ExitStack() as stack:
         labelling, record = _prepared(cells, head, options, stack)
         target, counts = Path(options.output), PredictionCounts()
-        if target.suffix in FORMATS:
+        if target.suffix in FORMATS and options.report is None:
             for frame in write_frames(labelling.frames(), target, options):
                 counts.add(frame)
         else:
             table, annotation = _labelled(labelling, record, options)
             counts.add(table)
-            write_annotated(labelling.store, target, annotation, overwrite=options.overwrite)
+            _write(labelling.store, table, annotation, options)
     return AnnotationResult(target, counts, record)
 
 
@@ -166,6 +167,8 @@ def _prepared(
             check_table(options.output, overwrite=options.overwrite)
         else:
             check_annotated_output(store, options.output, overwrite=options.overwrite)
+    if options.report is not None:
+        check_page(options.report, overwrite=options.overwrite)
     trained = head if isinstance(head, AnyHead) else load_head(head)
     name = "the head" if isinstance(head, AnyHead) else str(head)
     more = None
@@ -180,21 +183,27 @@ def _prepared(
             target = Path(stack.enter_context(room), "features.zarr")
             more = extract_views(store, trained, lacking, target, name=name, progress=progress)
     labelling = plan_labelling(store, trained, options, more=more, name=name)
-    thresholds = labelling.rule.thresholds
-    record = {
-        "head": name,
-        "label": str(trained.record_.get("label", "")),
-        "labels": labelling.rule.labels,
-        "trained_on": str(trained.record_["trained_on"]["name"]) if "trained_on" in trained.record_ else "",
-        "views": list(labelling.head.views_),
-        "computed_views": [] if more is None else list(lacking),
-        "least_confidence": float(thresholds.confidence),
-        "most_novelty": float(thresholds.novelty) if np.isfinite(thresholds.novelty) else "none",
-        "cells": str(store.path),
-        "scstore": version("scstore"),
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    record = annotation_record(labelling, trained, name, computed=() if more is None else lacking)
     return labelling, record
+
+
+def _write(store: Store, table: pd.DataFrame, annotation: Annotation, options: AnnotateOptions) -> None:
+    """Write what is asked for, the page before the cells' own file may be replaced."""
+    if options.report is not None:
+        rows = np.flatnonzero(store.committed)
+        before = [name for name in store.obs.columns if not str(name).startswith(PREFIX)]
+        obs = store.obs[before].iloc[rows].copy()
+        for name in annotation.obs.columns:
+            obs[name] = annotation.obs[name].array
+        umap = annotation.obsm.get(UMAP)
+        if umap is None and UMAP in store.views:
+            umap = store.view(UMAP)[rows]
+        page = describe(obs, umap, annotation.record, source=str(store.path))
+        write_page(page, Path(options.report), overwrite=options.overwrite)
+    if options.output is not None and Path(options.output).suffix in FORMATS:
+        list(write_frames(iter([table]), options.output, options))
+    elif options.output is not None:
+        write_annotated(store, Path(options.output), annotation, overwrite=options.overwrite)
 
 
 def _labelled(
@@ -231,7 +240,7 @@ def _counted(table: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _own_umap(store: Store) -> str:
     """Digest of the cells' UMAP if an earlier annotation made it; empty if it is the user's, or there is none."""
-    made = store.made_umap if UMAP in store.views else ""
+    made = str(store.annotation.get("umap", "")) if UMAP in store.views else ""
     return made if made and _digest(store.view(UMAP)[:]) == made else ""
 
 

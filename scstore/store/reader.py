@@ -47,8 +47,6 @@ from scstore.untrusted.zarr import lost_chunks, open_zarr
 # Feature space of log-normalised expression, the same for every data set: genes are matched by name.
 EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM, "log1p": True}}
 
-MADE_UMAP = "uns/scstore/annotation/umap"  # digest of an ``X_umap`` that is scstore's own
-
 
 class Store(Described):
     """Cells with their feature matrices.
@@ -298,18 +296,6 @@ class Store(Described):
         return ": in obsm it is text, a table or sparse. Write it as a dense matrix of numbers"
 
     @property
-    def made_umap(self) -> str:
-        """Digest of the ``X_umap`` that an annotation of these cells made; empty where none did."""
-        if isinstance(self.source, anndata.AnnData):
-            found: Any = self.source.uns
-            for part in MADE_UMAP.split("/")[1:]:
-                found = found.get(part) if isinstance(found, Mapping) else None
-            return str(found or "")
-        with decoding(self.path, MADE_UMAP):
-            found = self._group.get(MADE_UMAP)
-            return str(read_elem(found)) if getattr(found, "shape", None) == () else ""
-
-    @property
     def committed(self) -> NDArray[np.bool_]:
         """Mask ``(n_obs,)`` of the cells that have been extracted."""
         if self.plan is None:
@@ -352,6 +338,20 @@ class Store(Described):
             why = f"{int((~committed).sum()):,} of {self.n_obs:,} cells are not extracted yet"
             raise IncompleteStoreError(f"{self.path}: {why}. Run `scstore extract` again, or set allow_partial=True.")
         return np.flatnonzero(committed & ~self.empty)
+
+    @property
+    def annotation(self) -> Mapping[str, Any]:
+        """How :func:`scstore.annotate` labelled these cells, from ``uns``; empty where it did not."""
+        if isinstance(self.source, anndata.AnnData):
+            about = self.source.uns.get("scstore")
+            found = about.get("annotation") if isinstance(about, Mapping) else None
+        elif not self.is_anndata_on_disk:
+            found = None
+        else:
+            with decoding(self.path, "uns/scstore/annotation"):
+                place = self._group.get("uns/scstore/annotation")
+                found = None if place is None else read_elem(place)
+        return found if isinstance(found, Mapping) else {}
 
     @property
     def info(self) -> dict[str, Any]:

@@ -1,0 +1,356 @@
+"""A page about labelled cells: one HTML file that opens from disk, with no network and no server.
+
+Python counts and words what the page says and writes it as JSON into ``page.html``, whose script shows it as text: no
+name out of a file ever becomes HTML, and no other script may run there.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from scstore import fsio
+from scstore.annotation.annotated_cells import GREY, PREFIX, SPACE, label_colours
+from scstore.annotation.head_inputs import head_features
+from scstore.annotation.predict import TrainedHead
+from scstore.annotation.prediction_frames import UNASSIGNED
+from scstore.annotation.record import CONFIDENCE_EDGES, NOVELTY_EDGES, counted
+from scstore.cells.labels import check_column
+from scstore.errors import CellsError, DamagedError, FeatureSpaceError, ScstoreError, printable
+from scstore.evaluation.table_rows import WORDS
+from scstore.heads.artifact import AnyHead, load_head
+from scstore.heads.fusion import FusedHead
+from scstore.heads.rejection import Rejection
+from scstore.options import Option, Overwrite, Progress, public
+from scstore.progress import Reporter
+from scstore.report.evaluation_files import JSON_FILE, KINDS
+from scstore.report.words import methods, verdict
+from scstore.search.query import query
+from scstore.store.reader import Cells, Store, open_store
+
+# Columns of obs that hold samples or clusters in most files, the likeliest first.
+SAMPLES = ("sample", "sample_id", "donor", "donor_id", "patient", "patient_id", "orig.ident", "library", "batch")
+CLUSTERS = ("leiden", "louvain", "seurat_clusters", "cluster", "clusters")
+# Columns of obs that are shown beside scstore's own, at most, and values of one that is shown by colour or in a table.
+MOST_COLUMNS, MOST_VALUES = 24, 100
+NEIGHBOURS = 3
+# Columns of labels, which share their colours.
+OF_LABELS = ("label", "best_label", "second_label", "majority_label")
+# In a page of scstore's, which may be replaced.
+MARK = '<meta name="generator" content="scstore">'
+
+
+@public
+def report(
+    cells: Annotated[Cells, Option("Cells that annotate labelled: an AnnData, .h5ad or Zarr.", argument=True)],
+    output: Annotated[str | os.PathLike[str], Option("The page, such as page.html.", flags=("--output", "-o"))],
+    *,
+    head: Annotated[
+        TrainedHead | None, Option("The head that labelled them; nearest cells are then found in its space.")
+    ] = None,
+    reference: Annotated[Cells | None, Option("Cells among which the nearest of each cell are found.")] = None,
+    sample: Annotated[str | None, Option("obs column of samples. Usual names are found.")] = None,
+    cluster: Annotated[str | None, Option("obs column of clusters. Usual names are found.")] = None,
+    evaluation: Annotated[str | os.PathLike[str] | None, Option("Folder that evaluate wrote.")] = None,
+    overwrite: Overwrite = False,
+    progress: Progress = None,
+) -> Path:
+    """Write a page about labelled cells, to read and to show.
+
+    One HTML file with everything in it: what to look at, genes, a UMAP, samples, doubtful cells, clusters, how sure the
+    labels are, whether a language model helped, and a text for the methods. Of the cells ``obs``, ``X_umap`` and the
+    record of the annotation are read.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    CellsError
+        If the cells have no labels of scstore's.
+    OutputError
+        If the page exists, or is to be replaced and is not a page of scstore's.
+    """
+    target = check_page(output, overwrite=overwrite)
+    progress, store = progress or Reporter(), open_store(cells)
+    record = store.annotation
+    if not record or not {f"{PREFIX}{name}" for name in ("label", "confidence", "status")} <= set(store.obs.columns):
+        cure = "Label them: scstore annotate CELLS --head HEAD -o annotated.h5ad --report page.html"
+        raise CellsError(f"{store.path}: these cells have no labels of scstore's. {cure}")
+    scored = None if evaluation is None else _evaluated(Path(evaluation))
+    umap = store.view("X_umap")[:] if "X_umap" in store.views else None
+    try:
+        page = describe(store.obs, umap, record, sample=sample, cluster=cluster, source=str(store.path))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ScstoreError):
+            raise
+        why = f"its uns/scstore/annotation is not as annotate writes it ({error!r})"
+        raise DamagedError(f"{store.path}: {why}. Label the cells again.") from error
+    if reference is not None:
+        trained = head if head is None or isinstance(head, AnyHead) else load_head(head)
+        page["nearest"] = _nearest(store, open_store(reference), trained, str(record.get("label", "")), progress)
+    return write_page(page | {"evaluation": scored}, target, overwrite=overwrite)
+
+
+def check_page(output: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Refuse a page that may not be replaced, or that cannot be written there, before the work starts."""
+    return fsio.check_output(output, overwrite=overwrite, problem=_problem)
+
+
+def _problem(path: Path) -> str | None:
+    with path.open("rb") as file:
+        return None if MARK.encode() in file.read(1000) else "is not a page that scstore wrote"
+
+
+def write_page(page: Mapping[str, Any], output: Path, *, overwrite: bool) -> Path:
+    """Write what :func:`describe` gave as HTML, atomically."""
+    html = files("scstore.report").joinpath("page.html").read_text(encoding="utf-8")
+    # in a script element only "<" can end it or begin a comment
+    text = json.dumps(page, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    allowed = " ".join(
+        f"{kind}-src '{_digest(found)}';"
+        for kind in ("script", "style")
+        for found in re.findall(rf"<{kind}>(.*?)</{kind}>", html, re.DOTALL)
+    )
+    parts = html.replace("{{allowed}}", allowed).split("{{data}}")
+    with fsio.atomic_path(output, overwrite=overwrite) as partial:
+        partial.write_text(text.join(parts), encoding="utf-8")
+    return output
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def describe(
+    obs: pd.DataFrame,
+    umap: NDArray[Any] | None,
+    record: Mapping[str, Any],
+    *,
+    sample: str | None = None,
+    cluster: str | None = None,
+    source: str,
+) -> dict[str, Any]:
+    """Return all that a page says of cells with labels in ``obs``, as JSON values; ``umap`` is ``(n, 2)``."""
+    record = _plain(record)
+    for option, column in (("sample", sample), ("cluster", cluster)):
+        if column is not None:
+            check_column(obs, column, option=option, source=source)
+    sample, cluster = sample or _usual(obs, SAMPLES), cluster or _usual(obs, CLUSTERS)
+    columns, left_out = _columns(obs, {name for name in (sample, cluster) if name is not None})
+    tables = {"samples": sample, "clusters": cluster}
+    genes = record.get("genes") or None
+    return {
+        "title": printable(Path(source).name),
+        "made": str(record.get("made", "")),
+        "verdict": [printable(line) for line in verdict(obs, record, cluster)],
+        "genes": genes and {**genes, "missing": [printable(name) for name in genes.get("missing", [])]},
+        "ids": [printable(str(name)) for name in obs.index],
+        "umap": None if umap is None else _packed(np.asarray(umap)[:, :2], np.float32),
+        "columns": columns,
+        "left_out": [printable(name) for name in left_out],
+        "nearest": None,
+        **{name: None if column is None else _counts(obs, column) for name, column in tables.items()},
+        "sure": _sure(obs, record),
+        "evaluation": None,
+        "label": printable(str(record.get("label", ""))),
+        "views": [printable(str(view)) for view in record.get("views", [])],
+        "methods": printable(methods(record, len(obs))),
+        "facts": [[printable(str(name)), printable(str(value))] for name, value in _facts(record)],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return what an AnnData holds as JSON values."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, np.ndarray | list):
+        return [_plain(one) for one in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _usual(obs: pd.DataFrame, names: Sequence[str]) -> str | None:
+    """Return the column of a usual name that has some values and not too many."""
+    found = {str(name).casefold(): name for name in obs.columns}
+    columns = (found[name] for name in names if name in found)
+    return next((str(name) for name in columns if 1 < obs[name].nunique() <= MOST_VALUES), None)
+
+
+def _packed(values: Any, kind: Any) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, dtype=np.dtype(kind).newbyteorder("<")).tobytes()).decode()
+
+
+def _columns(obs: pd.DataFrame, wanted: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return columns of numbers or of few values, scstore's first, and the names of those left out."""
+    labels = list(obs[f"{PREFIX}label"].astype("category").cat.categories)
+    colours = dict(zip(labels, label_colours(labels), strict=True))
+    own = [name for name in obs.columns if str(name).startswith(PREFIX)]
+    order = [*own, *wanted, *(name for name in obs.columns if name not in own and name not in wanted)]
+    found: list[dict[str, Any]] = []
+    left_out: list[str] = []
+    for name in order:
+        column = _column(obs[name], colours, is_wanted=name in own or name in wanted)
+        if column is None or len(found) >= len(own) + MOST_COLUMNS:
+            left_out.append(str(name))
+        else:
+            found.append({"name": printable(str(name)), **column})
+    return found, left_out
+
+
+def _column(values: pd.Series, colours: dict[str, str], *, is_wanted: bool) -> dict[str, Any] | None:
+    name = str(values.name).removeprefix(PREFIX)
+    is_number = pd.api.types.is_numeric_dtype(values.dtype) and values.dtype.kind != "b"
+    if is_number and (not is_wanted or values.dtype.kind == "f"):
+        with np.errstate(over="ignore"):  # infinite on the page
+            return {"numbers": _packed(values.to_numpy(dtype=np.float64, na_value=np.nan), np.float32)}
+    codes, names = pd.factorize(values.astype(object).where(values.notna(), "").astype(str))
+    if len(names) > min(MOST_VALUES, 1 + len(values) // 2) and not is_wanted:
+        return None
+    texts = list(names)
+    order = sorted(range(len(texts)), key=lambda i: _natural(texts[i]))
+    texts, places = [texts[i] for i in order], np.argsort(order)
+    own = label_colours(texts)
+    chosen = dict(zip(texts, own, strict=True))
+    if str(values.name).startswith(PREFIX) and name.split(":")[0] in OF_LABELS:
+        chosen |= {text: colours[text] for text in texts if text in colours}
+    if name == "reason":  # empty where the label stands
+        chosen[""] = GREY
+    kind = np.uint8 if len(texts) <= 256 else np.uint32
+    return {
+        "values": [printable(text) for text in texts],
+        "colours": [chosen[text] for text in texts],
+        "codes": _packed(places[codes], kind),
+    }
+
+
+def _natural(text: str) -> list[Any]:
+    """Return a key that sorts cluster 10 behind cluster 2."""
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"([0-9]+)", text)]
+
+
+def _counts(obs: pd.DataFrame, column: str) -> dict[str, Any]:
+    """Return how many cells of each value of a column have which label."""
+    values = obs[column].astype(object).where(obs[column].notna(), "").astype(str)
+    table = pd.crosstab(values.to_numpy(), obs[f"{PREFIX}label"].astype(str).to_numpy())
+    table = table[sorted(table.columns, key=lambda name: (name == UNASSIGNED, _natural(name)))]
+    table = table.loc[sorted(table.index, key=_natural)]
+    return {
+        "column": printable(column),
+        "rows": [printable(name) for name in table.index],
+        "labels": [printable(name) for name in table.columns],
+        "counts": table.to_numpy().tolist(),
+    }
+
+
+def _sure(obs: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return counts of confidence and novelty, of these cells and of the head's held-out ones."""
+    held_out = record.get("held_out") or {}
+    found: dict[str, Any] = {"reliability": held_out.get("reliability"), "n": held_out.get("n", 0)}
+    limits = {"confidence": record.get("least_confidence"), "novelty": record.get("most_novelty")}
+    for name, edges in (("confidence", CONFIDENCE_EDGES), ("novelty", NOVELTY_EDGES)):
+        values = obs.get(f"{PREFIX}{name}", pd.Series(dtype=float)).dropna().to_numpy(dtype=np.float64)
+        if len(values):
+            known = limits[name] if isinstance(limits[name], float) else None
+            found[name] = {"edges": edges.tolist(), "cells": counted(values, edges), "limit": known}
+            found[name]["held_out"] = held_out.get(name)
+    return found
+
+
+def _facts(record: Mapping[str, Any]) -> list[tuple[str, object]]:
+    model = " ".join(filter(None, (record.get("model"), record.get("model_digest"))))
+    versions = ", ".join(f"{name} {number}" for name, number in sorted((record.get("versions") or {}).items()))
+    facts = {
+        "head": Path(str(record.get("head", ""))).name,
+        "digest of the head": record.get("head_digest"),
+        "trained on": record.get("trained_on"),
+        "views": ", ".join(record.get("views", [])),
+        "language model": model,
+        "cells": Path(str(record.get("cells", ""))).name,
+        "labelled": record.get("made"),
+        "versions": versions,
+    }
+    return [(name, value) for name, value in facts.items() if value]
+
+
+def _nearest(store: Store, reference: Store, head: AnyHead | None, label: str, progress: Reporter) -> dict[str, Any]:
+    """Return the nearest reference cells of each cell: in the space of novelty of the head, else by a view of both."""
+    donor = _usual(reference.obs, SAMPLES)
+    columns = [name for name in dict.fromkeys((label, donor)) if name and name in reference.obs]
+    cells: Any = store
+    others: Any = reference
+    view = None
+    if SPACE in store.views and isinstance(head, FusedHead) and head.rejection_ is not None:
+        view, others = SPACE, _placed(reference, head, progress)
+        cells = AnnData(obs=store.obs[[]], obsm={SPACE: np.asarray(store.view(SPACE)[:])})
+        if cells.obsm[SPACE].shape[1] != others.obsm[SPACE].shape[1]:
+            raise FeatureSpaceError(
+                f"{store.path}: {SPACE} is not that of this head. Name the head that labelled them."
+            )
+    k = min(NEIGHBOURS, reference.n_obs)
+    found = query(cells, others, k=k, view=view, columns=columns, allow_partial=True, progress=progress).table
+    names, unique = pd.factorize(found["neighbour"])
+    first = found.drop_duplicates("neighbour").set_index("neighbour").loc[unique]
+    about = [", ".join(str(row[name]) for name in columns) for _, row in first.iterrows()]
+    codes = np.full((store.n_obs, k), -1, dtype=np.int32)
+    distances = np.zeros((store.n_obs, k), dtype=np.float32)
+    rows = pd.Index(store.obs.index.astype(str)).get_indexer(found["cell_id"])
+    codes[rows, found["rank"] - 1], distances[rows, found["rank"] - 1] = names, found["distance"]
+    return {
+        "k": k,
+        "columns": [printable(name) for name in columns],
+        "ids": [printable(str(name)) for name in unique],
+        "about": [printable(text) for text in about],
+        "codes": _packed(codes, np.int32),
+        "distances": _packed(distances, np.float32),
+    }
+
+
+def _placed(reference: Store, head: FusedHead, progress: Reporter) -> AnnData:
+    """Return reference cells where they lie in the space of novelty of a head."""
+    inputs = head_features(reference, head, "the head", progress, min_accuracy=0)
+    rejection = inputs.head.rejection_
+    assert isinstance(rejection, Rejection)  # noqa: S101  # the caller looked
+    rows = reference.usable_rows(allow_partial=True)
+    blocks = [
+        rejection.distances.place(inputs.head.members_, inputs.block(rows[start : start + 4096]), selected=True)
+        for start in range(0, len(rows), 4096)
+    ]
+    return AnnData(obs=reference.obs.iloc[rows], obsm={SPACE: np.concatenate(blocks).astype(np.float32)})
+
+
+def _evaluated(folder: Path) -> dict[str, Any]:
+    """Return the conclusion and the rows of an evaluation."""
+    if not (folder / JSON_FILE).is_file():
+        raise CellsError(
+            f"{folder}: no evaluation ({JSON_FILE}) is there. Make one with `scstore evaluate … -o FOLDER`."
+        )
+    try:
+        regime = fsio.read_json(folder / JSON_FILE)["regimes"][0]
+        rows = [
+            {
+                "name": printable(WORDS.get(row["name"], str(row["name"]))),
+                "kind": KINDS[row["uses"]],
+                "seen": bool(row["seen"]),
+                "mean": float(row["metrics"]["macro_f1"]["mean"]),
+                "folds": [float(one["macro_f1"]) for one in row["folds"] if one["macro_f1"] is not None],
+            }
+            for row in regime["rows"]
+        ]
+        return {"says": printable(str(regime["conclusion"])), "title": printable(str(regime["title"])), "rows": rows}
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DamagedError(f"{folder / JSON_FILE} is not as scstore writes it ({error!r}). Evaluate again.") from error
