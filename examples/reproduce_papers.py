@@ -18,6 +18,7 @@ from typing import Any
 import anndata
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from sklearn.model_selection import StratifiedKFold
 
 import scstore
@@ -25,7 +26,10 @@ from scstore.evaluation.paired_bootstrap import Difference, paired_difference
 from scstore.evaluation.result import mean_and_sd
 from scstore.extraction.options import CONTROLS
 from scstore.genes.matching import guess_organism
-from scstore.report.plots import confusion_figure, embed, metrics_figure, umap_figure
+from scstore.report.dot_plots import draw_rows
+from scstore.report.marks import ROW_KINDS, DotRow, labels_of
+from scstore.report.plot_files import save
+from scstore.report.plots import confusion_counts, draw_confusions, draw_layouts, embed
 
 GENE_INFO = {"human": "Homo_sapiens.gene_info.gz", "mouse": "Mus_musculus.gene_info.gz"}
 SCALING = {"scinterpreter": "none", "screader": "multiply"}  # the presets whose papers train a projector
@@ -284,16 +288,22 @@ def table(methods: Mapping[str, Method]) -> pd.DataFrame:
 
 
 def draw(folder: Path, methods: Mapping[str, Method], truth: pd.Series, stores: Stores, label: str) -> None:
-    """The papers' figures: bars, confusion matrices, and UMAPs of the held-out cells of one split in a row."""
+    """The papers' figures: scores, confusion matrices, and UMAPs of the held-out cells of one split in a row."""
 
     def files(name: str) -> list[Path]:
         return [folder / f"{name}.{suffix}" for suffix in ("svg", "png")]
 
-    bars = {name: {told: method.figure(metric) for metric, told in METRICS.items()} for name, method in methods.items()}
-    metrics_figure(bars, *files("metrics"), kinds={name: KINDS[method.kind] for name, method in methods.items()})
+    rows = []
+    for name, method in methods.items():
+        kind = method.kind if method.kind != "nothing" else "expression" if name == "expression" else "random"
+        folds = {told: [one[metric] for one in method.scores] for metric, told in METRICS.items()}
+        rows.append(DotRow(name, ROW_KINDS[kind], folds))
+    draw_rows(figure := Figure(), rows)
+    save(figure, *files("metrics"))
     shown = ("random gene vectors + expression", "genept-w", "screader", "default: readout + gene texts + expression")
     called = {name: methods[name].called for name in shown}
-    confusion_figure({name: (truth[one.index], one) for name, one in called.items()}, *files("confusion"))
+    draw_confusions(figure := Figure(), {name: confusion_counts(truth[one.index], one) for name, one in called.items()})
+    save(figure, *files("confusion"))
     views = {
         "initialisation: random gene vectors": ("default", "genept_random"),
         "GenePT-w": ("genept-w", "genept_w"),
@@ -301,7 +311,8 @@ def draw(folder: Path, methods: Mapping[str, Method], truth: pd.Series, stores: 
         "scstore, default preset": ("default", "readout"),
     }
     layouts = {title: embed(scstore.open(stores[name][1]).view(view)[:]) for title, (name, view) in views.items()}
-    umap_figure(layouts, list(scstore.open(stores["default"][1]).obs[label].astype(str)), *files("umap"))
+    draw_layouts(figure := Figure(), layouts, labels_of(scstore.open(stores["default"][1]).obs[label].astype(str)))
+    save(figure, *files("umap"))
 
 
 def main(words: Sequence[str] | None = None) -> None:

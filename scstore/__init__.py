@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scstore import pl as pl
     from scstore.alignment.align import align as align
     from scstore.annotation.fit import fit as fit
     from scstore.annotation.predict import predict as predict
@@ -67,10 +68,12 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("scstore")
+    if name == "pl":
+        return importlib.import_module("scstore.pl")
     if name not in _MODULES:
         raise AttributeError(f"module 'scstore' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), "open_store" if name == "open" else name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, "__version__", "pl"]

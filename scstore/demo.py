@@ -200,8 +200,12 @@ def _score(stores: Mapping[str, Store], truth: NDArray[Any], folder: Path) -> tu
 
 
 def _write(folder: Path, stores: Mapping[str, Store], predicted: pd.DataFrame, truth: NDArray[Any]) -> dict[str, Path]:
+    from matplotlib.figure import Figure
+
     from scstore.labelling.annotate import annotate_to_file
-    from scstore.report.plots import confusion_figure, embed, umap_figure
+    from scstore.report.marks import labels_of
+    from scstore.report.plot_files import save
+    from scstore.report.plots import confusion_counts, draw_confusions, draw_layouts, embed
     from scstore.search.query import query
 
     files = {
@@ -221,7 +225,9 @@ def _write(folder: Path, stores: Mapping[str, Store], predicted: pd.DataFrame, t
         "GenePT-w": embed(new.view("genept")[:]),
         f"LLM readout ({new.default_view})": embed(new.view("readout")[:]),
     }
-    umap_figure(layouts, list(truth), files["UMAP"])
-    held_out = {"linear default head, cells held out": (list(truth), list(predicted["label"]))}
-    confusion_figure(held_out, files["confusion matrix"])
+    draw_layouts(figure := Figure(), {f"{name}\ntrue labels": one for name, one in layouts.items()}, labels_of(truth))
+    save(figure, files["UMAP"])
+    held_out = {"linear default head, cells held out": confusion_counts(truth, predicted["label"].to_numpy(object))}
+    draw_confusions(figure := Figure(), held_out)
+    save(figure, files["confusion matrix"])
     return files

@@ -34,9 +34,11 @@ SPACE, PROBABILITY = "X_scstore", "scstore_probability"
 RECORD = "annotation"
 # Beginnings of obs columns that only some annotations have: those of an earlier one are deleted.
 OPTIONAL = tuple(f"{PREFIX}{name}" for name in ("majority_", "label:", "confidence:"))
-# Colours that are told apart with any colour vision (Okabe and Ito, 2008); more labels get hues of three lightnesses.
-OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+# Colours that are told apart with any colour vision (Okabe and Ito, 2008), their yellow, which is hard to see on white,
+# replaced by a wine red (Tol); more labels get hues of three lightnesses.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#882255", "#000000")
 GREY, LIGHT_GREY = "#B0B0B0", "#D9D9D9"
+BRIGHTEST = 0.65  # of a label's colour, as the eye weighs red, green and blue; 1 is white
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +71,18 @@ class Annotation:
 def label_colours(labels: Sequence[str]) -> np.ndarray[Any, Any]:
     """Return a colour for each label ``(n,)``, greys for those that are none."""
     named = [label for label in labels if label not in (UNASSIGNED, HETEROGENEOUS)]
-    colours = list(OKABE_ITO)
+    colours = list(PALETTE)
     if len(named) > len(colours):
         parts = ((i / len(named), (0.35, 0.5, 0.65)[i % 3], 0.65) for i in range(len(named)))
-        rgb = (colorsys.hls_to_rgb(*part) for part in parts)
-        colours = ["#" + "".join(f"{round(255 * value):02X}" for value in one) for one in rgb]
+        colours = [_on_white(*colorsys.hls_to_rgb(*part)) for part in parts]
     chosen = dict(zip(named, colours, strict=False)) | {UNASSIGNED: GREY, HETEROGENEOUS: LIGHT_GREY}
     return np.array([chosen[label] for label in labels], dtype=object)
+
+
+def _on_white(red: float, green: float, blue: float) -> str:
+    """Return a colour as text, darkened where it is too light for a dot on white, as yellow is."""
+    share = min(1, BRIGHTEST / (0.3 * red + 0.59 * green + 0.11 * blue))
+    return "#" + "".join(f"{round(255 * share * value):02X}" for value in (red, green, blue))
 
 
 def add_to_anndata(adata: AnnData, annotation: Annotation) -> AnnData:

@@ -99,6 +99,17 @@ COMMANDS = (
         function="scstore.report.page:report",
         show="scstore.cli.results:show_export",
     ),
+    _laptop(
+        "plot",
+        "Draw labelled cells, an evaluation or the genes of a head: .png, .pdf or .svg.",
+        "scstore plot umap annotated.h5ad -o umap.pdf",
+        "scstore plot composition annotated.h5ad --by donor -o composition.png",
+        "scstore plot confusion annotated.h5ad --truth cell_type -o confusion.svg",
+        "scstore plot confidence annotated.h5ad -o confidence.png",
+        "scstore plot evaluation evaluation -o evaluation.pdf",
+        "scstore plot markers heads/blood -o markers.png",
+        function="scstore.report.plot_files:plot",
+    ),
     _laptop("info", "Say what a store or head holds.", function="scstore.cli.info:info", show="scstore.cli.info:show"),
     _laptop("export", "Write a store as one .h5ad file."),
     _laptop(

@@ -274,6 +274,11 @@ def show_evaluate(found: Evaluation, given: Mapping[str, Any]) -> None:
     )
 
 
+def show_plot(written: Path, _given: Mapping[str, Any]) -> None:
+    """Print the file."""
+    state.output.result({"output": str(written)}, str(written))
+
+
 def show_export(written: Path, _given: Mapping[str, Any]) -> None:
     """Print the file and its size."""
     state.output.result({"output": str(written)}, f"{written}: {written.stat().st_size / 1e6:,.1f} MB")

@@ -25,7 +25,7 @@ WORDS = {
     "genept_s": "GenePT-s",
     "X": "expression",
     DEFAULT: "the default head",
-    REGRESSION: "a class-balanced logistic regression on expression",
+    REGRESSION: "a logistic regression on expression",
     CELLTYPIST: "CellTypist",
     KIND: "the across-genes head",
     ACROSS_RANDOM: "the across-genes head with random vectors",

@@ -301,6 +301,14 @@ class ExpressionHead(Regression):
             total[: len(mean)] += weight * mean / max(float(mean.sum()), np.finfo(np.float64).tiny)
         return total
 
+    def weights(self, scale: Array) -> Array:
+        """Return how much a spread ``scale`` of each gene speaks for each class, ``(n_classes, d)``, 1 at most."""
+        total = np.zeros_like(self.all_.coef_)
+        for weight, head in ((1 - MARKER_WEIGHT, self.all_), (MARKER_WEIGHT, self.markers_)):
+            part = head.coef_ * scale[: head.n_features_in_]
+            total[:, : part.shape[1]] += weight * part / max(float(np.abs(part).max()), np.finfo(np.float64).tiny)
+        return total
+
     def _learned(self) -> State:
         return {"all": self.all_.to_state(), "markers": self.markers_.to_state()}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -20,22 +19,15 @@ from scstore.heads.rows import Array, RowSubset, materialise
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
 from scstore.report.markdown import as_table, escaped
+from scstore.report.marks import labels_of, row_words, view_words
 from scstore.store.views import PICTURES
 
 JSON_FILE = "evaluation.json"
-FIGURES = tuple(f"{name}.{suffix}" for name in ("metrics", "confusion", "umap") for suffix in ("svg", "png"))
+SUFFIXES = ("svg", "png")
+FIGURES = tuple(f"{name}.{suffix}" for name in ("metrics", "confusion", "umap") for suffix in SUFFIXES)
 FILES = (JSON_FILE, "evaluation.csv", "evaluation.md", "predictions.parquet", *FIGURES)
 # A UMAP of more cells is drawn of a part of each class: one of a million takes an hour and shows the same.
 UMAP_CELLS = 20_000
-
-BARS = {"accuracy": "accuracy", "macro_precision": "precision", "macro_recall": "recall", "macro_f1": "F1"}
-KINDS = {
-    "model": "with the model",
-    "embedding": "an embedding of the file",
-    "gene texts": "gene texts, no model pass",
-    "nothing": "control: neither",
-    "control": "control: another store",
-}
 
 
 @public
@@ -51,7 +43,7 @@ def save_evaluation(
 
     The files are ``evaluation.json`` (everything but the predictions), ``evaluation.csv`` (one line for each regime,
     row, fold and metric), ``evaluation.md`` (the tables), ``predictions.parquet``, and the figures ``metrics``,
-    ``confusion`` and ``umap``, each as ``.svg`` and ``.png``.
+    ``confusion`` and ``umap`` (of the views asked for), each as ``.svg`` and ``.png``.
 
     Returns
     -------
@@ -105,34 +97,38 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
 
 
 def _draw(evaluation: Evaluation, folder: Path, progress: Reporter) -> None:
-    from scstore.report.plots import confusion_figure, embed, metrics_figure, umap_figure
+    from matplotlib.figure import Figure
 
-    def files(name: str) -> list[Path]:
-        return [folder / f"{name}.{suffix}" for suffix in ("svg", "png")]
+    from scstore.report import plots
+    from scstore.report.dot_plots import draw_evaluation
+    from scstore.report.plot_files import METRICS, save
 
-    regime, cells, seed = evaluation.regimes[0], evaluation.cells, int(evaluation.settings["seed"])
-    rows = {row.name: row for row in regime.scored.rows}
-    bars = {
-        row.marked: {word: regime.mean_and_sd(name, key) for key, word in BARS.items()} for name, row in rows.items()
-    }
-    kinds = {row.marked: KINDS[row.uses] for row in rows.values()}
-    metrics_figure(bars, *files("metrics"), kinds=kinds, title=textwrap.fill(regime.conclusion, 110))
-    names = np.array(cells.classes, dtype=object)
-    results = {}
+    def write(figure: Figure, name: str) -> None:
+        save(figure, *(folder / f"{name}.{suffix}" for suffix in SUFFIXES))
+
+    regime, cells = evaluation.regimes[0], evaluation.cells
+    figure, rows = Figure(), {row.name: row for row in regime.scored.rows}
+    draw_evaluation(evaluation, METRICS, figure)
+    write(figure, "metrics")
+    names, counts = np.array(cells.classes, dtype=object), {}
     for name in _rows_to_confuse(evaluation):
         found = regime.scored.predictions.query("row == @name")
-        title = f"{rows[name].marked} (F1 {bars[rows[name].marked]['F1'][0]:.3f})"
-        results[title] = names[found["code"]].tolist(), names[found["predicted"]].tolist()
-    confusion_figure(results, *files("confusion"))
+        f1 = regime.mean_and_sd(name, "macro_f1")[0]
+        counts[f"{row_words(rows[name])} (F1 {f1:.3f})"] = plots.confusion_counts(
+            names[found["code"]], names[found["predicted"]]
+        )
+    plots.draw_confusions(figure := Figure(), counts)
+    write(figure, "confusion")
     which, views = _cells_to_lay_out(evaluation), _views_to_lay_out(evaluation)
     layouts = {}
     with progress.track("laying out", len(views), "views") as track:
-        for title, view in views.items():
+        for view in views:
             features = materialise(RowSubset(evaluation.features.view(ViewSource(view, "")), which))
-            layouts[title] = embed(features, seed=seed)
+            layouts[view_words(view)] = plots.embed(features, seed=int(evaluation.settings["seed"]))
             track.advance()
     if layouts:
-        umap_figure(layouts, names[cells.codes[which]].tolist(), *files("umap"))
+        plots.draw_layouts(figure := Figure(), layouts, labels_of(names[cells.codes[which]]))
+        write(figure, "umap")
 
 
 def _rows_to_confuse(evaluation: Evaluation) -> list[str]:
@@ -144,16 +140,13 @@ def _rows_to_confuse(evaluation: Evaluation) -> list[str]:
     return [name for name in dict.fromkeys(wanted) if name] or names[:1]
 
 
-def _views_to_lay_out(evaluation: Evaluation) -> dict[str, str]:
-    """Return by title the views that are rows by themselves: those named, else the main ones, three at most."""
+def _views_to_lay_out(evaluation: Evaluation) -> list[str]:
+    """Return the views that are rows by themselves and were asked for: those named, else the store's default."""
     store, rows = evaluation.cells.stores[0], evaluation.regimes[0].scored.rows
     alone = [row.views[0] for row in rows if len(row.views) == 1 and not row.control and row.views[0] != "X"]
-    titles = {"genept_random": "initialisation: random gene vectors", "genept": "GenePT-w"}
-    if store.record is not None:
-        titles[store.default_view] = f"scstore: {store.default_view}"
     if evaluation.settings["views"] is None:
-        alone = [view for view in titles if view in alone] or alone[:3]
-    return {titles.get(view, view): view for view in alone if not PICTURES.search(view)}
+        alone = [view for view in alone if store.record is not None and view == store.default_view]
+    return [view for view in alone if not PICTURES.search(view)]
 
 
 def _cells_to_lay_out(evaluation: Evaluation) -> Array:

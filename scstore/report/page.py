@@ -29,13 +29,13 @@ from scstore.annotation.prediction_frames import UNASSIGNED
 from scstore.annotation.record import CONFIDENCE_EDGES, NOVELTY_EDGES, counted
 from scstore.cells.labels import check_column
 from scstore.errors import CellsError, DamagedError, FeatureSpaceError, ScstoreError, printable
-from scstore.evaluation.table_rows import WORDS
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead
 from scstore.heads.rejection import Rejection
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
-from scstore.report.evaluation_files import JSON_FILE, KINDS
+from scstore.report.evaluation_files import JSON_FILE
+from scstore.report.marks import rows_of
 from scstore.report.words import methods, verdict
 from scstore.search.query import query
 from scstore.store.reader import Cells, Store, open_store
@@ -343,13 +343,15 @@ def _evaluated(folder: Path) -> dict[str, Any]:
         regime = fsio.read_json(folder / JSON_FILE)["regimes"][0]
         rows = [
             {
-                "name": printable(WORDS.get(row["name"], str(row["name"]))),
-                "kind": KINDS[row["uses"]],
-                "seen": bool(row["seen"]),
-                "mean": float(row["metrics"]["macro_f1"]["mean"]),
-                "folds": [float(one["macro_f1"]) for one in row["folds"] if one["macro_f1"] is not None],
+                "name": printable(row.words),
+                "kind": row.mark.words,
+                "colour": row.mark.colour,
+                "seen": row.seen,
+                "mean": float(np.mean(folds)),
+                "folds": folds,
             }
-            for row in regime["rows"]
+            for row in rows_of(regime, {"macro_f1": "F1"})
+            if (folds := [float(one) for one in row.folds["F1"] if one is not None])
         ]
         return {"says": printable(str(regime["conclusion"])), "title": printable(str(regime["title"])), "rows": rows}
     except (KeyError, TypeError, ValueError, IndexError) as error:

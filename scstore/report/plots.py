@@ -1,103 +1,330 @@
-"""Figures of results: bars of metrics, confusion matrices and UMAPs.
+"""Figures of labelled cells, of evaluations and of heads: ``scstore.pl``.
 
-Each function takes one path or several (``.png``, ``.svg``); the same input gives the same bytes.
+Each function draws on the axes ``ax``, or on a new figure of pyplot's, and returns the axes. A column that the cells do
+not have is an :class:`OptionError`, as is another number of axes than the figure has.
 """
 
 from __future__ import annotations
 
-import os
+import functools
+import textwrap
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from scstore.annotation.annotated_cells import OKABE_ITO
-from scstore.errors import MissingExtraError, printable
+from scstore.annotation.annotated_cells import PALETTE, PREFIX
+from scstore.annotation.record import CONFIDENCE_EDGES, NOVELTY_EDGES, counted
+from scstore.errors import InputError, MissingExtraError, OptionError
+from scstore.options import Option, public
+from scstore.report.marks import (
+    LABEL,
+    NO_LABELS,
+    STATUSES,
+    Labels,
+    labels_of,
+    read_column,
+    read_labels,
+    shown,
+)
+from scstore.store.reader import Cells, open_store
 
 try:
-    from matplotlib import rc_context
+    from matplotlib import colormaps, rc_context
+    from matplotlib.axes import Axes
+    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-    from matplotlib.text import Text
+    from matplotlib.lines import Line2D
+    from matplotlib.text import Annotation
 except ImportError as error:
     raise MissingExtraError("Drawing figures", "plot") from error
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-Path = str | os.PathLike[str]
+UMAP = "X_umap"
+MARKERS = "os^DvP*X"  # of labels that are too many for colours alone
+MANY = 20  # labels above which a confusion matrix has no numbers in its fields
+LEGEND_ROWS = 24
+VECTOR_DOTS = 5_000  # cells above which the dots of a vector file are a picture in it
+SPREADING = 1_000  # times that names are moved apart, at most
+NUMBERS = ListedColormap(colormaps["viridis"](np.linspace(0, 0.85, 256)))  # but its yellow
+MARGINS = 0.77  # share of a figure that matplotlib leaves to its axes
+# Texts are data, no formulas; also those that matplotlib makes while it draws.
+AS_TEXT: Any = {"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False}
+STYLE: Any = AS_TEXT | {
+    "font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
+    "legend.frameon": False, "legend.fontsize": 7,
+}  # fmt: skip
+BESIDE: Any = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "handletextpad": 0.2, "columnspacing": 0.8}
 
-MARKERS = "o^sDvP*X"
-HATCHES = ("", "//", "..", "xx")
-MANY_CLASSES = 20  # above which a confusion matrix has no numbers in its fields
-
-LEGEND_ROWS = 22
-
-AS_TEXT: Any = {"text.parse_math": False, "text.usetex": False}  # texts that matplotlib makes while it draws
-
-
-def metrics_figure(
-    methods: Mapping[str, Mapping[str, tuple[float | None, float | None]]],
-    *paths: Path,
-    kinds: Mapping[str, str],
-    title: str = "",
-) -> None:
-    """Draw bars of mean and deviation, 0 to 1: a panel for each metric, a bar a method, a colour a kind."""
-    metrics = list(next(iter(methods.values())))
-    kind_names = list(dict.fromkeys(kinds[name] for name in methods))
-    styles = {kind: (OKABE_ITO[i], HATCHES[i % len(HATCHES)]) for i, kind in enumerate(kind_names)}
-    colours, hatches = zip(*(styles[kinds[name]] for name in methods), strict=True)
-    figure = Figure(figsize=(3.4 + 2.3 * len(metrics), 1.9 + 0.3 * len(methods)), layout="constrained")
-    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-    places = np.arange(len(methods))[::-1]
-    for axes, metric in zip(panels, metrics, strict=True):
-        means, spreads = ([figures[metric][i] or 0.0 for figures in methods.values()] for i in (0, 1))
-        style: dict[str, Any] = {
-            "color": colours,
-            "hatch": hatches,
-            "edgecolor": "white",
-            "error_kw": {"elinewidth": 1},
-        }
-        bars = axes.barh(places, means, xerr=spreads, height=0.72, **style)
-        axes.bar_label(bars, [_two_digits(mean) for mean in means], padding=2, fontsize=7)
-        axes.set(title=metric, xlim=(0, 1.14), xticks=[0, 0.5, 1])
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(places, list(map(printable, methods)), fontsize=_font_size(len(methods)))
-    figure.suptitle(title, fontsize=9)
-    handles = [Patch(facecolor=colour, hatch=hatch, edgecolor="white") for colour, hatch in styles.values()]
-    figure.legend(handles, kind_names, loc="outside lower center", ncols=len(kind_names), fontsize=8)
-    _save(figure, paths)
+ToDraw = Annotated[Cells, Option("Labelled cells: an AnnData, .h5ad, Zarr or store.")]
+Where = Annotated[Any, Option("Axes to draw on, or an empty Figure, which gets a fitting size; else a new figure.")]
+LabelColumn = Annotated[str, Option("Column of obs with the labels.")]
 
 
-def confusion_figure(
-    results: Mapping[str, tuple[Sequence[str], Sequence[str]]], *paths: Path
-) -> dict[str, NDArray[np.float64]]:
-    """Draw row-normalised confusion matrices of (true, predicted) labels by title side by side, and return them."""
-    from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Draw in the house's style, whatever the user's own settings are."""
 
-    classes = sorted({str(label) for pair in results.values() for side in pair for label in side})
-    points, many = _font_size(len(classes)), len(classes) > MANY_CLASSES
-    side = max(2.4, (0.14 if many else 0.38) * len(classes))
-    names = 0.009 * points * max(map(len, classes))  # inches that the longest name takes
-    figure = Figure(figsize=(1.8 + names + (side + 0.3) * len(results), side + names + 1.1), layout="constrained")
-    panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
-    shares = {}
-    for axes, (title, (truth, predicted)) in zip(panels, results.items(), strict=True):
-        counts = confusion_matrix(list(truth), list(predicted), labels=classes).astype(np.float64)
-        shares[title] = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        display = ConfusionMatrixDisplay(shares[title], display_labels=list(map(printable, classes)))
-        scale = {"cmap": "cividis", "colorbar": False, "im_kw": {"vmin": 0, "vmax": 1}}
-        display.plot(ax=axes, include_values=not many, text_kw={"fontsize": 7}, **scale)
-        for text, share in () if many else zip(display.text_.flat, shares[title].flat, strict=True):
-            text.set_text(_two_digits(share) if share >= 0.005 else "")
-        axes.tick_params(labelsize=points)
-        for label in axes.get_xticklabels():
-            label.set(rotation=90 if many else 45, ha="center" if many else "right")
-        axes.set(xlabel="predicted", ylabel="true" if axes is panels[0] else "")
-        axes.set_title(title, fontsize=10)
-    figure.colorbar(display.im_, ax=list(panels), shrink=0.7, label="share of the true class")
-    _save(figure, paths)
-    return shares
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
+        with rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+@public
+@styled
+def umap(
+    cells: ToDraw, color: Annotated[str, Option("Column of obs: labels or numbers.")] = LABEL, *, ax: Where = None
+) -> Axes:
+    """Draw the cells' own ``X_umap``, coloured by a column of ``obs``.
+
+    Returns
+    -------
+    Axes
+        Names amid the cells and, with numbers of cells, in a legend; for a column of numbers a colour bar.
+    """
+    store = open_store(cells)
+    if UMAP not in store.views:
+        raise InputError(f"{store.path} has no {UMAP}. scstore.annotate makes one for cells that have none.")
+    points, values = np.asarray(store.view(UMAP)[:])[:, :2], read_column(store, color, option="color")
+    axes = place(ax, (3.6, 3.6))[0]
+    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        order = np.argsort(np.abs(numbers - np.nanmedian(numbers)), kind="stable")  # what is rare lies on top
+        x, y = points[order].T
+        dots = axes.scatter(x, y, c=numbers[order], cmap=NUMBERS, **_dots(len(points)))
+        axes.figure.colorbar(dots, ax=axes, shrink=0.6).outline.set_visible(False)
+        _as_umap(axes, color)
+    else:
+        labels = read_labels(store, color, option="color")
+        draw_cells(axes, points, labels, title=color)
+        draw_legend(axes, labels)
+    return axes
+
+
+def draw_cells(axes: Any, points: NDArray[Any], labels: Labels, *, title: str) -> None:
+    """Draw cells ``(n, 2)`` by label, the rarest on top and those without below all, with each name amid its cells."""
+    height = np.ptp(points[:, 1])
+    counts = np.where(np.isin(labels.names, NO_LABELS), len(points), labels.counts)
+    for code in np.argsort(-counts, kind="stable").tolist():
+        here = points[labels.codes == code]
+        axes.scatter(*here.T, color=labels.colours[code], marker=_marker(labels, code), **_dots(len(points)))
+    for code, name in enumerate(labels.names):
+        here = points[labels.codes == code]
+        middle = here[np.linalg.norm(here - np.median(here, axis=0), axis=1).argmin()]
+        low, high = np.quantile(here[:, 1], [0.1, 0.9])
+        beside = 0.04 * height if high - low < 0.06 * height else 0  # a name would hide so few
+        box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0}
+        arrow = {"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}
+        how: Any = {"ha": "center", "va": "center", "fontsize": 7, "bbox": box, "arrowprops": arrow}
+        axes.annotate(shown(name), middle, xytext=(middle[0], middle[1] + beside), **how)
+    _as_umap(axes, title)
+    _spread_names(axes)
+
+
+@styled
+def draw_layouts(figure: Figure, layouts: Mapping[str, NDArray[np.float32]], labels: Labels) -> None:
+    """Draw layouts ``(n, 2)`` of the same cells by title, side by side."""
+    panels = place(figure, (3.6, 3.6), len(layouts))
+    for axes, (title, points) in zip(panels, layouts.items(), strict=True):
+        draw_cells(axes, points, labels, title=title)
+    draw_legend(panels[-1], labels)
+
+
+def _spread_names(axes: Any) -> None:
+    """Move names up or down until none lies on another; a line leads from each to its cells."""
+    names: Any = [one for one in axes.texts if isinstance(one, Annotation)]
+    axes.figure.draw_without_rendering()
+    boxes = np.array([one.get_bbox_patch().get_window_extent().extents for one in names])
+    places, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2] + 3
+    first, reach = np.argsort(np.argsort(places[:, 1], kind="stable")), (sizes[:, None] + sizes[None]) / 2
+    above = np.where(first[:, None] > first[None], 1, -1)  # who is above another stays there
+    for _ in range(SPREADING):
+        apart = places[:, None] - places[None]
+        lacking = np.minimum(reach[..., 1] - above * apart[..., 1], reach[..., 1])
+        hit = (np.abs(apart[..., 0]) < reach[..., 0]) & (lacking > 0) & ~np.eye(len(names), dtype=bool)
+        if not hit.any():
+            break
+        places[:, 1] += (hit * above * lacking).sum(axis=1) / 4
+    for one, there in zip(names, axes.transData.inverted().transform(places), strict=True):
+        one.set_position(there)
+
+
+@public
+@styled
+def confusion(
+    cells: ToDraw,
+    truth: Annotated[str, Option("Column of obs with the true labels.")],
+    *,
+    label: LabelColumn = LABEL,
+    ax: Where = None,
+) -> Axes:
+    """Draw which labels the cells of each true label got.
+
+    Returns
+    -------
+    Axes
+        Shares of each true label, with its number of cells; where both columns share names, on the diagonal.
+    """
+    store = open_store(cells)
+    true, got = read_labels(store, truth, option="truth"), read_labels(store, label, option="label")
+    counts = confusion_counts(true.each, got.each)
+    axes = place(ax, confusion_size(counts))[0]
+    draw_confusion(axes, counts)
+    axes.set(ylabel=shown(truth), xlabel=shown(label))
+    return axes
+
+
+def confusion_counts(truth: Any, got: Any) -> pd.DataFrame:
+    """Return cells by true label and by the label they got."""
+    rows, columns = labels_of(truth).names, labels_of(got).names
+    if set(rows) & set(columns):
+        columns = [*rows, *(name for name in columns if name not in rows)]
+    return pd.crosstab(truth, got).reindex(index=rows, columns=columns, fill_value=0)
+
+
+def confusion_size(counts: pd.DataFrame) -> tuple[float, float]:
+    """Return the inches that a confusion matrix takes."""
+    each = 0.14 if max(counts.shape) > MANY else 0.3
+    return max(1.2, each * counts.shape[1]), max(0.6, each * counts.shape[0])
+
+
+def draw_confusion(axes: Any, counts: pd.DataFrame) -> None:
+    """Draw shares of the rows, with the rows' numbers of cells and a colour bar."""
+    n, many = counts.sum(axis=1), max(counts.shape) > MANY
+    shares = counts.div(n.clip(lower=1), axis=0).to_numpy()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in () if many else np.ndenumerate(shares):
+        how = {"ha": "center", "va": "center", "fontsize": 6.5, "color": "white" if share > 0.55 else "black"}
+        axes.text(column, row, f"{share:.2f}".removeprefix("0") if share >= 0.005 else "", **how)
+    turned: Any = {"rotation": 90} if many else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(counts.shape[1]), [shown(name) for name in counts.columns], **turned)
+    axes.set_yticks(range(len(counts)), [f"{shown(name)} ({cells:,})" for name, cells in n.items()])
+    axes.tick_params(length=0, labelsize=6 if many else 7)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    bar = axes.inset_axes((1.02, 0.25, 0.03, 0.5))
+    axes.figure.colorbar(image, cax=bar, label="share of the true label").outline.set_visible(False)
+
+
+@styled
+def draw_confusions(figure: Figure, counts: Mapping[str, pd.DataFrame]) -> None:
+    """Draw confusion matrices by title, side by side."""
+    first = next(iter(counts.values()))
+    longest = max(len(shown(name)) for name in first.index)
+    panels = place(figure, confusion_size(first), len(counts), gap=1.2 + 0.06 * longest)
+    for axes, (title, one) in zip(panels, counts.items(), strict=True):
+        draw_confusion(axes, one)
+        axes.set(title=textwrap.fill(title, 40), xlabel="predicted", ylabel="true")
+
+
+@public
+@styled
+def composition(
+    cells: ToDraw,
+    by: Annotated[str, Option("Column of obs with the samples.")],
+    *,
+    label: LabelColumn = LABEL,
+    ax: Where = None,
+) -> Axes:
+    """Draw the shares of the labels in each sample.
+
+    Returns
+    -------
+    Axes
+        A stacked bar for each sample, with its number of cells.
+    """
+    store = open_store(cells)
+    labels, samples = read_labels(store, label, option="label"), read_labels(store, by, option="by")
+    counts = np.zeros((len(samples.names), len(labels.names)))
+    np.add.at(counts, (samples.codes, labels.codes), 1)
+    shares, rows = counts / counts.sum(axis=1, keepdims=True), range(len(counts))
+    axes = place(ax, (4.0, max(0.5, 0.24 * len(counts))))[0]
+    for code, colour in enumerate(labels.colours):
+        left = shares[:, :code].sum(axis=1)
+        axes.barh(rows, shares[:, code], left=left, color=colour, edgecolor="white", linewidth=0.4)
+    axes.set_yticks(rows, samples.numbered)
+    axes.set(xlim=(0, 1), xlabel="share of the cells", ylabel=shown(by))
+    axes.invert_yaxis()
+    draw_legend(axes, labels, "s")
+    return axes
+
+
+@public
+@styled
+def confidence(cells: ToDraw, *, ax: Where = None) -> Sequence[Axes]:
+    """Draw how sure the labels are, beside cells of the training that the head had not seen.
+
+    Returns
+    -------
+    list of Axes
+        Shares of the cells of each status by confidence and by novelty, with the thresholds; and how many of the
+        held-out cells were right at each confidence.
+    """
+    store = open_store(cells)
+    status, held_out = read_labels(store, f"{PREFIX}status", option="cells"), store.annotation.get("held_out", {})
+    panels = place(ax, (2.4, 2.1), 3)
+    limits = (CONFIDENCE_EDGES, "least_confidence"), (NOVELTY_EDGES, "most_novelty")
+    for axes, name, (edges, limit) in zip(panels, ("confidence", "novelty"), limits, strict=False):
+        values = read_column(store, f"{PREFIX}{name}", option="cells").to_numpy(dtype=np.float64)
+        for code, (one, words) in enumerate(zip(status.names, status.numbered, strict=True)):
+            mine = values[(status.codes == code) & np.isfinite(values)]
+            how: Any = {"color": STATUSES.get(one, PALETTE[7]), "alpha": 0.8, "label": words}
+            axes.stairs(100 * np.array(counted(mine, edges)) / len(values), edges, fill=True, **how)
+        if (counts := np.array(held_out.get(name, []))).any():
+            words = f"held-out, right ({counts.sum():,})"
+            axes.stairs(100 * counts / counts.sum(), edges, color="black", label=words)
+        at = store.annotation.get(limit)
+        if isinstance(at, float) and 0 < at < edges[-1]:
+            axes.axvline(at, color="black", linestyle=":", linewidth=1, label=f"threshold {at:.2f}")
+        axes.set(xlabel=name, ylabel="% of the cells", yscale="log", xlim=(0, edges[-1]))
+        axes.yaxis.set_major_formatter("{x:g}")
+    panels[0].legend(loc="upper left")
+    bins = held_out.get("reliability", {"n": [], "confidence": [], "accuracy": []})
+    panels[2].plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    panels[2].plot(bins["confidence"], bins["accuracy"], color=PALETTE[0], marker="o", markersize=4)
+    panels[2].set(xlabel="confidence", ylabel="share right", title=f"held-out cells ({sum(bins['n']):,})")
+    return panels
+
+
+def place(ax: Any, size: tuple[float, float], n: int = 1, *, gap: float = 0.6) -> list[Axes]:
+    """Return the axes that were given, or ``n`` of this size in inches, on a new figure or the empty one given."""
+    if ax is None:
+        from matplotlib import pyplot
+
+        ax = pyplot.figure()
+    if isinstance(ax, Figure):
+        ax.set_size_inches((n * size[0] + gap * (n - 1)) / MARGINS, size[1] / MARGINS)
+        return list(ax.subplots(1, n, squeeze=False, gridspec_kw={"wspace": gap / size[0]})[0])
+    found = list(np.ravel(ax))
+    if len(found) != n:
+        raise OptionError(f"ax={len(found)} axes: this figure has {n}.")
+    return found
+
+
+def _dots(n: int) -> Any:
+    return {"s": float(np.clip(16_000 / n, 1.5, 12)), "linewidths": 0, "rasterized": n > VECTOR_DOTS}
+
+
+def _marker(labels: Labels, code: int) -> str:
+    return MARKERS[code % len(MARKERS)] if len(set(labels.names) - set(NO_LABELS)) > len(PALETTE) else "o"
+
+
+def _as_umap(axes: Any, title: str) -> None:
+    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=shown(title))
+
+
+def draw_legend(axes: Any, labels: Labels, marker: str = "") -> None:
+    """Draw names, numbers of cells and colours beside the axes."""
+    marks = [(colour, marker or _marker(labels, code)) for code, colour in enumerate(labels.colours)]
+    handles = [Line2D([], [], color=colour, marker=one, linestyle="", markersize=5) for colour, one in marks]
+    texts = [f" {name}" if name.startswith("_") else name for name in labels.numbered]  # else they are left out
+    axes.legend(handles, texts, ncols=-(-len(texts) // LEGEND_ROWS), **BESIDE)
 
 
 def embed(features: NDArray[Any], *, seed: int = 0) -> NDArray[np.float32]:
@@ -105,64 +332,9 @@ def embed(features: NDArray[Any], *, seed: int = 0) -> NDArray[np.float32]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numba and umap warn about each other's versions
         try:
-            from umap import UMAP
+            import umap as umap_learn
         except ImportError as error:
             raise MissingExtraError("A UMAP", "plot") from error
         neighbours = min(15, max(2, len(features) - 1))
-        layout = UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1)
+        layout = umap_learn.UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1)
         return np.asarray(layout.fit_transform(np.asarray(features, dtype=np.float32)), dtype=np.float32)
-
-
-def umap_figure(layouts: Mapping[str, NDArray[np.float32]], labels: Sequence[str], *paths: Path) -> None:
-    """Draw layouts of the same cells by label; of more than eight, by marker and number as well."""
-    classes = sorted(set(labels))
-    values = np.asarray(labels)
-    numbered = len(classes) > len(OKABE_ITO)
-    columns = -(-len(classes) // LEGEND_ROWS)
-    width = 4.2 * len(layouts) + columns * (0.7 + 0.075 * max(map(len, classes)))
-    figure = Figure(figsize=(width, 4.6), layout="constrained")
-    panels = figure.subplots(1, len(layouts), squeeze=False)[0]
-    area = float(np.clip(12_000 / max(1, len(values)), 2, 12))
-    marks: dict[str, Any] = {}
-    for axes, (title, points) in zip(panels, layouts.items(), strict=True):
-        for i, name in enumerate(classes):
-            here = points[values == name]
-            colour, marker = class_mark(i)
-            label = f"{i + 1} {name}" if numbered else name
-            if label.startswith("_"):  # which matplotlib would leave out
-                label = f" {label}"
-            marks[label] = axes.scatter(*here.T, s=area, c=colour, marker=marker, linewidths=0)
-            if numbered:
-                middle = here[np.linalg.norm(here - np.median(here, axis=0), axis=1).argmin()]
-                box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0}
-                axes.text(*middle, str(i + 1), fontsize=7, ha="center", va="center", bbox=box, zorder=3)
-        axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-        axes.set_title(title, fontsize=10)
-    scale = {"fontsize": _font_size(len(classes)), "markerscale": float(np.sqrt(30 / area))}
-    scale |= {"ncols": columns, "handletextpad": 0.3, "columnspacing": 0.8}
-    figure.legend(list(marks.values()), list(marks), loc="outside right center", **scale)
-    _save(figure, paths)
-
-
-def class_mark(number: int) -> tuple[str, str]:
-    """Return the colour and marker of a class; 64 differ."""
-    return OKABE_ITO[number % len(OKABE_ITO)], MARKERS[number // len(OKABE_ITO) % len(MARKERS)]
-
-
-def _two_digits(value: float) -> str:
-    return f"{value:.2f}".removeprefix("0")
-
-
-def _font_size(n_items: int) -> float:
-    """Return the points of names along an axis: 9 for a few, 6 for many."""
-    return max(6.0, 9.0 - max(0, n_items - 12) * 0.08)
-
-
-def _save(figure: Figure, paths: Iterable[Path]) -> None:
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # labels are data: a dollar sign in them is no formula
-        text.set_text(printable(text.get_text()))
-    for path in paths:
-        is_svg = os.fspath(path).endswith(".svg")
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "scstore", **AS_TEXT}):
-            figure.savefig(path, dpi=150, metadata={"Date": None} if is_svg else {})

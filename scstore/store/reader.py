@@ -315,6 +315,17 @@ class Store(Described):
             return np.zeros(self.n_obs, dtype=bool)
         return np.asarray(self.obs[STATUS].astype(str) == STATUS_EMPTY)
 
+    def uns(self, *names: str) -> Any:
+        """Return an entry of ``uns`` by its names, the outermost first; None where there is none."""
+        in_memory = isinstance(self.source, anndata.AnnData)
+        found: Any = {"uns": self.source.uns} if isinstance(self.source, anndata.AnnData) else self._group
+        with decoding(self.path, "uns"):
+            for name in ("uns", *names):
+                if not hasattr(found, "keys") or name not in found:
+                    return None
+                found = found[name]
+            return found if in_memory else read_elem(found)
+
     def usable_rows(self, *, allow_partial: bool = False) -> NDArray[np.int64]:
         """Return the row numbers of the cells that are extracted and not empty.
 
@@ -342,15 +353,7 @@ class Store(Described):
     @property
     def annotation(self) -> Mapping[str, Any]:
         """How :func:`scstore.annotate` labelled these cells, from ``uns``; empty where it did not."""
-        if isinstance(self.source, anndata.AnnData):
-            about = self.source.uns.get("scstore")
-            found = about.get("annotation") if isinstance(about, Mapping) else None
-        elif not self.is_anndata_on_disk:
-            found = None
-        else:
-            with decoding(self.path, "uns/scstore/annotation"):
-                place = self._group.get("uns/scstore/annotation")
-                found = None if place is None else read_elem(place)
+        found = self.uns("scstore", "annotation")
         return found if isinstance(found, Mapping) else {}
 
     @property

@@ -67,10 +67,11 @@ def test_the_figures_are_text_and_the_same_every_time(evaluation: Evaluation, fo
         svg = (folder / f"{name}.svg").read_text()
         assert "<text" in svg
         assert "<dc:date>" not in svg
-    assert "default" in (folder / "metrics.svg").read_text()
-    assert "- regression" in (folder / "confusion.svg").read_text()
+    assert "default head" in (folder / "metrics.svg").read_text()
+    assert evaluation.conclusion[:30] in (folder / "metrics.svg").read_text()
+    assert "logistic regression on expression" in (folder / "confusion.svg").read_text()
     umap = (folder / "umap.svg").read_text()
-    for title in ("GenePT-w", "scstore: readout_wmean_l3", "type 2"):
+    for title in ("GenePT-w", "language model (weighted mean, layer 3)", "type 2"):
         assert title in umap
     assert "random" not in umap  # nobody asked for it
 
@@ -107,6 +108,8 @@ def test_labels_with_markup_are_plain_text(tmp_path: Path) -> None:
     cells.obsm["X_a"] = np.eye(3)[cells.obs["cell_type"].cat.codes] + rng.normal(0, 0.1, (60, 3))
     cells.write_h5ad(tmp_path / "c.h5ad")
     found = scstore.evaluate(tmp_path / "c.h5ad", label="odd", folds=2, min_cells=2)
+    assert not (save_evaluation(found, tmp_path / "none") / "umap.svg").exists()  # no view was asked for
+    found = scstore.evaluate(tmp_path / "c.h5ad", label="odd", folds=2, min_cells=2, views=["X_a", "X"])
     folder = save_evaluation(found, tmp_path / "e")
     assert "a|b [x](y) $a$" in (folder / "confusion.svg").read_text()
     assert "<script>" not in (folder / "umap.svg").read_text()

@@ -1,0 +1,140 @@
+"""Dot plots of evaluations and of a head's genes: part of ``scstore.pl``."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.lines import Line2D
+
+from scstore import fsio
+from scstore.annotation.annotated_cells import PALETTE
+from scstore.errors import InputError, OptionError, printable
+from scstore.evaluation.result import HEADINGS, Evaluation, mean_and_sd
+from scstore.heads.artifact import load_head
+from scstore.options import Option, public
+from scstore.report.marker_genes import expression_of, gene_weights, strongest_genes
+from scstore.report.marks import LABEL, DotRow, read_labels, rows_of, shown
+from scstore.report.plots import BESIDE, Where, place, styled
+from scstore.store.reader import Cells, open_store
+
+EVALUATION = "evaluation.json"
+SIGNS = ListedColormap([PALETTE[1], PALETTE[0]])
+
+
+@public
+@styled
+def evaluation(
+    result: Annotated[Any, Option("From scstore.evaluate, or the folder that it was saved to.")],
+    metric: Annotated[str, Option("macro_f1, accuracy, macro_precision, macro_recall, auroc or ece.")] = "macro_f1",
+    *,
+    ax: Where = None,
+) -> Axes:
+    """Draw what the rows of an evaluation's table are worth, and its conclusion.
+
+    Returns
+    -------
+    Axes
+        Mean and standard deviation of each row, a small dot for each fold, and a line at the baseline.
+    """
+    return draw_evaluation(result, [metric], ax)[0]
+
+
+def draw_evaluation(result: Any, metrics: Sequence[str], ax: Any = None) -> list[Axes]:
+    """Draw an evaluation's first table, a panel for each metric."""
+    if unknown := [metric for metric in metrics if metric not in HEADINGS]:
+        raise OptionError(f"metric={unknown[0]!r}: not one of {', '.join(HEADINGS)}.")
+    found = result.as_json() if isinstance(result, Evaluation) else _read_evaluation(result)
+    regime = found["regimes"][0]
+    rows = rows_of(regime, {metric: HEADINGS[metric] for metric in metrics})
+    baseline = next((one["baseline"] for one in regime["comparisons"] if one["why"] == "no model"), None)
+    at = next((at for at, row in enumerate(regime["rows"]) if row["name"] == baseline), None)
+    return draw_rows(ax, rows, title=found["conclusion"], baseline=at)
+
+
+@styled
+def draw_rows(ax: Any, rows: Sequence[DotRow], *, title: str = "", baseline: int | None = None) -> list[Axes]:
+    """Draw the rows' means and standard deviations, a panel for each metric, and a line at the mean of one row."""
+    metrics = list(rows[0].folds)
+    panels = place(ax, (1.9, 0.25 * len(rows)), len(metrics), gap=0.25)
+    for axes, metric in zip(panels, metrics, strict=True):
+        for at, row in enumerate(rows):
+            (mean, sd), mark = mean_and_sd(row.folds[metric]), row.mark
+            if mean is None:
+                continue
+            folds = [value for value in row.folds[metric] if value is not None]
+            axes.scatter(folds, [at] * len(folds), s=8, color=mark.colour, alpha=0.35, linewidths=0)
+            axes.errorbar(mean, at, xerr=sd, color=mark.colour, marker=mark.marker, markersize=6, elinewidth=1.2)
+            if at == baseline:
+                axes.axvline(mean, color="0.6", linestyle=":", linewidth=1, zorder=0)
+        axes.set_yticks(range(len(rows)), [shown(row.words) + " *" * row.seen for row in rows])
+        axes.tick_params(axis="y", labelleft=axes is panels[0])
+        axes.set(xlabel=metric, ylim=(len(rows) - 0.5, -0.5))
+        axes.grid(axis="y", color="0.92")
+        axes.set_axisbelow(True)
+    marks = dict.fromkeys(row.mark for row in rows)
+    handles = [Line2D([], [], color=mark.colour, marker=mark.marker, linestyle="") for mark in marks]
+    panels[-1].legend(handles, [mark.words for mark in marks], **BESIDE)
+    panels[0].set_title(textwrap.fill(printable(title), 45 * len(metrics)), loc="left")
+    return panels
+
+
+def _read_evaluation(folder: Any) -> Any:
+    file = Path(folder, EVALUATION)
+    if not file.is_file():
+        raise InputError(f"{folder} holds no {EVALUATION}: give a folder that `scstore evaluate -o` wrote.")
+    return fsio.read_json(file)
+
+
+@public
+@styled
+def markers(
+    head: Annotated[Any, Option("A linear head that reads expression, or its folder.")],
+    cells: Annotated[Cells | None, Option("Labelled cells, whose expression is drawn.")] = None,
+    *,
+    n_genes: Annotated[int, Option("Genes of each label.", minimum=1)] = 3,
+    ax: Where = None,
+) -> Axes:
+    """Draw the genes that speak most for each label of a head.
+
+    Without cells, the size of a dot is the gene's weight for or against the label, for a standard deviation of its
+    expression. With cells it is the share of the label's cells that express the gene, and the shade is the mean of
+    their log-normalised expression over the highest mean of the gene.
+
+    Returns
+    -------
+    Axes
+        Rows are labels, columns genes, those of the first label first.
+    """
+    trained: Any = load_head(head) if isinstance(head, str | os.PathLike) else head
+    weights = gene_weights(trained)
+    if cells is None:
+        sizes, shades, names = weights.abs(), np.sign(weights), [shown(name) for name in weights.index]
+        how: Any = {"cmap": SIGNS, "vmin": -1, "vmax": 1}
+        legend: list[Any] = [(60, PALETTE[0], "for the label"), (60, PALETTE[1], "against it")]
+    else:
+        store = open_store(cells)
+        labels = read_labels(store, LABEL, option="cells")
+        sizes, shades = expression_of(store, trained, labels)
+        weights, names = weights[sizes.columns], labels.numbered
+        how, shades = {"cmap": "Blues", "vmin": -0.15, "vmax": 1}, shades / shades.max().clip(lower=1e-9)
+        legend = [(60 * share, "0.7", f"{share:.0%} of the cells") for share in (0.25, 0.5, 1)]
+    genes = [gene for own in strongest_genes(weights, n_genes).values() for gene in own]
+    area = sizes[genes].to_numpy()
+    columns, rows = np.meshgrid(range(len(genes)), range(len(names)))
+    axes = place(ax, (0.15 * len(genes), 0.18 * len(names)))[0]
+    area = 60 * area / (area.max() if cells is None else 1)
+    axes.scatter(columns, rows, s=area, c=shades[genes].to_numpy(), edgecolors="0.4", linewidths=0.3, **how)
+    for size, colour, words in legend:
+        axes.scatter([], [], s=size, color=colour, edgecolors="0.4", linewidths=0.3, label=words)
+    axes.legend(**BESIDE)
+    axes.set_xticks(range(len(genes)), [shown(gene) for gene in genes], rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlim=(-0.7, len(genes) - 0.3), ylim=(len(names) - 0.4, -0.6))
+    return axes

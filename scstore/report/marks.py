@@ -1,0 +1,149 @@
+"""What figures and pages share: colours, marks, and names in plain words; nothing is drawn here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scstore.annotation.annotated_cells import LIGHT_GREY, PALETTE, PREFIX, label_colours
+from scstore.annotation.majority import HETEROGENEOUS
+from scstore.annotation.prediction_frames import UNASSIGNED
+from scstore.cells.labels import check_column
+from scstore.errors import OptionError, printable
+from scstore.evaluation.table_rows import ACROSS_RANDOM, WORDS, EvaluationRow
+from scstore.store.reader import Store
+
+LABEL = f"{PREFIX}label"
+NO_VALUE = "(no value)"
+NO_LABELS = (UNASSIGNED, HETEROGENEOUS, NO_VALUE)
+ROW_FIELDS = ("name", "views", "uses", "control", "optional", "seen")
+LONGEST = 40  # letters of a name in a figure
+
+
+class Mark(NamedTuple):
+    """How a kind of row is drawn, in every figure alike, and what it is."""
+
+    colour: str
+    marker: str  # matplotlib's
+    words: str
+
+
+ROW_KINDS = {
+    "model": Mark(PALETTE[0], "o", "with the language model"),
+    "gene texts": Mark(PALETTE[2], "s", "gene texts, no model pass"),
+    "embedding": Mark(PALETTE[3], "D", "embedding of the file"),
+    "expression": Mark(PALETTE[1], "^", "control: expression"),
+    "random": Mark(PALETTE[5], "v", "control: random gene vectors"),
+    "control": Mark(PALETTE[6], "X", "control: another store"),
+}
+STATUSES = {"ok": PALETTE[0], "coarse": PALETTE[4], "unsure": PALETTE[1], "far": PALETTE[5], "empty": LIGHT_GREY}
+READOUT = re.compile(r"readout_(last|mean|wmean)_l(\d+)")
+POOLINGS = {"last": "last token", "mean": "mean", "wmean": "weighted mean"}
+
+
+def row_mark(row: EvaluationRow) -> Mark:
+    """Return the mark of a row of an evaluation's table."""
+    if row.uses != "nothing":
+        return ROW_KINDS[row.uses]
+    is_random = row.name == ACROSS_RANDOM or not set(row.views) <= {"X"}
+    return ROW_KINDS["random" if is_random else "expression"]
+
+
+class DotRow(NamedTuple):
+    """A row of a dot plot: its name, how it is drawn, by metric a value for each fold, and whether it is optimistic."""
+
+    words: str
+    mark: Mark
+    folds: Mapping[str, Sequence[float | None]]
+    seen: bool = False
+
+
+def rows_of(regime: Mapping[str, Any], metrics: Mapping[str, str]) -> list[DotRow]:
+    """Return the rows of a table of ``evaluation.json``, with the metrics under the names given."""
+    found = []
+    for told in regime["rows"]:
+        row = EvaluationRow(**{key: told[key] for key in ROW_FIELDS})
+        folds = {words: [fold[metric] for fold in told["folds"]] for metric, words in metrics.items()}
+        found.append(DotRow(row_words(row), row_mark(row), folds, seen=row.seen))
+    return found
+
+
+def view_words(words: str) -> str:
+    """Return text with its readouts in plain words: ``language model (weighted mean, layer 20)``."""
+    plain = re.sub(READOUT, lambda m: f"language model ({POOLINGS[m[1]]}, layer {m[2]})", words)
+    return WORDS.get(plain, plain)
+
+
+def row_words(row: EvaluationRow) -> str:
+    """Return what a row reads in plain words."""
+    return view_words(row.words).removeprefix("the ").removeprefix("a ")
+
+
+def shown(name: object) -> str:
+    """Return a name out of a file as it is drawn: printable, cut where it is very long."""
+    text = printable(str(name)).replace("\n", " ")
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """A column of ``n`` cells: the names that occur, the number of each cell's ``(n,)``, and a colour for each name.
+
+    Names that stand for no label come last.
+    """
+
+    names: Sequence[str]
+    codes: NDArray[np.int64]
+    colours: Sequence[str]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Cells of each name."""
+        return np.bincount(self.codes, minlength=len(self.names))
+
+    @property
+    def numbered(self) -> list[str]:
+        """Names with their numbers of cells, as they are drawn."""
+        return [f"{shown(name)} ({n:,})" for name, n in zip(self.names, self.counts, strict=True)]
+
+    @property
+    def each(self) -> NDArray[np.object_]:
+        """The name of each cell ``(n,)``."""
+        return np.array(self.names, dtype=object)[self.codes]
+
+
+def labels_of(values: Any, colours: Sequence[str] | None = None) -> Labels:
+    """Return a column as labels; ``colours`` are those of its categories, where they are known."""
+    column = pd.Categorical(values)
+    every = [str(name) for name in column.categories]
+    known = dict(zip(every, label_colours(every) if colours is None else colours, strict=True)) | {NO_VALUE: LIGHT_GREY}
+    found = np.where(column.codes < 0, len(every), column.codes)
+    there = [(name, code) for code, name in enumerate([*every, NO_VALUE]) if (found == code).any()]
+    there.sort(key=lambda one: one[0] in NO_LABELS)
+    place = np.zeros(len(every) + 1, dtype=np.int64)
+    place[[code for _, code in there]] = np.arange(len(there))
+    return Labels([name for name, _ in there], place[found], [known[name] for name, _ in there])
+
+
+def read_column(store: Store, column: str, *, option: str) -> pd.Series:
+    """Return a column of obs; refuse one that is not there."""
+    if column == LABEL and column not in store.obs:
+        raise OptionError(f"{store.path} has no {LABEL}: label these cells first (scstore.annotate).")
+    check_column(store.obs, column, option=option, source=str(store.path))
+    return store.obs[column]
+
+
+def read_labels(store: Store, column: str, *, option: str) -> Labels:
+    """Return a column of obs as labels, with the colours that the cells have for it."""
+    values, colours = read_column(store, column, option=option), store.uns(f"{column}_colors")
+    if isinstance(colours, list | tuple | np.ndarray) and isinstance(values.dtype, pd.CategoricalDtype):
+        texts = [str(colour) for colour in colours]
+        if len(texts) == len(values.cat.categories) and all(re.fullmatch("#[0-9A-Fa-f]{6}", one) for one in texts):
+            return labels_of(values, texts)
+    return labels_of(values)
