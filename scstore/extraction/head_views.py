@@ -13,6 +13,9 @@ from scstore.heads.artifact import AnyHead
 from scstore.progress import Reporter
 from scstore.store.reader import Store
 
+# Cells in a shard without a model: half a dozen shards are in memory at once, and nobody resumes what is thrown away.
+SHARD_ROWS = 512
+
 
 def extract_views(
     store: Store, head: AnyHead, views: Sequence[str], target: Path, *, name: str, progress: Reporter
@@ -28,15 +31,17 @@ def extract_views(
             raise FeatureSpaceError(f"{store.path} has no expression to compute them from")
         like = complete_options(ExtractOptions(like=head))
         companions = tuple(view for view in views if not view.startswith("readout_"))
+        has_readouts = len(companions) < len(views)
         spaces: list[Any] = [head.record_["views"][view]["space"] for view in views]
         chosen: dict[str, Any] = {
             "like": None,
-            "pool": like.pool if len(companions) < len(views) else (),
+            "pool": like.pool if has_readouts else (),
             "companions": companions,
             "expression": slot.kind,
             "slot": slot.slot,
             "allow_fractional": slot.fractional,
             "keep_expression": False,
+            "shard_rows": None if has_readouts else SHARD_ROWS,
             "top_genes": next(space.get("top_genes") for space in spaces),
             "progress": progress,
         }
