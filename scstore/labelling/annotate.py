@@ -43,7 +43,8 @@ from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead
 from scstore.options import Option, with_options
 from scstore.progress import Reporter
-from scstore.report.page import check_page, describe, write_page
+from scstore.report.marks import LABEL, labels_of
+from scstore.report.page import check_page, describe, describe_markers, write_page
 from scstore.store.reader import Cells, Store, open_store
 from scstore.tables import FORMATS, check_table
 
@@ -128,7 +129,7 @@ def annotate(cells: ToAnnotate, head: TrainedHead, options: AnnotateOptions) -> 
         store = labelling.store
         # read before its file may be replaced
         adata = store.to_anndata(rows=None if store.is_complete else np.flatnonzero(store.committed))
-        _write(store, table, annotation, options)
+        _write(labelling, table, annotation, options)
         return add_to_anndata(adata, annotation)
 
 
@@ -152,7 +153,7 @@ def annotate_to_file(cells: ToAnnotate, head: TrainedHead, options: AnnotateOpti
         else:
             table, annotation = _labelled(labelling, record, options)
             counts.add(table)
-            _write(labelling.store, table, annotation, options)
+            _write(labelling, table, annotation, options)
     return AnnotationResult(target, counts, record)
 
 
@@ -187,8 +188,9 @@ def _prepared(
     return labelling, record
 
 
-def _write(store: Store, table: pd.DataFrame, annotation: Annotation, options: AnnotateOptions) -> None:
+def _write(labelling: Labelling, table: pd.DataFrame, annotation: Annotation, options: AnnotateOptions) -> None:
     """Write what is asked for, the page before the cells' own file may be replaced."""
+    store = labelling.store
     if options.report is not None:
         rows = np.flatnonzero(store.committed)
         before = [name for name in store.obs.columns if not str(name).startswith(PREFIX)]
@@ -199,6 +201,8 @@ def _write(store: Store, table: pd.DataFrame, annotation: Annotation, options: A
         if umap is None and UMAP in store.views:
             umap = store.view(UMAP)[rows]
         page = describe(obs, umap, annotation.record, source=str(store.path))
+        if store.is_complete:
+            page["markers"] = describe_markers(store, labelling.head, labels_of(obs[LABEL]))
         write_page(page, Path(options.report), overwrite=options.overwrite)
     if options.output is not None and Path(options.output).suffix in FORMATS:
         list(write_frames(iter([table]), options.output, options))

@@ -25,17 +25,17 @@ from scstore import fsio
 from scstore.annotation.annotated_cells import GREY, PREFIX, SPACE, label_colours
 from scstore.annotation.head_inputs import head_features
 from scstore.annotation.predict import TrainedHead
-from scstore.annotation.prediction_frames import UNASSIGNED
 from scstore.annotation.record import CONFIDENCE_EDGES, NOVELTY_EDGES, counted
 from scstore.cells.labels import check_column
-from scstore.errors import CellsError, DamagedError, FeatureSpaceError, ScstoreError, printable
+from scstore.errors import CellsError, DamagedError, FeatureSpaceError, InputError, ScstoreError, printable
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead
 from scstore.heads.rejection import Rejection
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
 from scstore.report.evaluation_files import JSON_FILE
-from scstore.report.marks import rows_of
+from scstore.report.marker_genes import expression_of, gene_weights, strongest_genes
+from scstore.report.marks import LABEL, NO_LABELS, STATUSES, Labels, labels_of, rows_of
 from scstore.report.words import methods, verdict
 from scstore.search.query import query
 from scstore.store.reader import Cells, Store, open_store
@@ -45,9 +45,7 @@ SAMPLES = ("sample", "sample_id", "donor", "donor_id", "patient", "patient_id", 
 CLUSTERS = ("leiden", "louvain", "seurat_clusters", "cluster", "clusters")
 # Columns of obs that are shown beside scstore's own, at most, and values of one that is shown by colour or in a table.
 MOST_COLUMNS, MOST_VALUES = 24, 100
-NEIGHBOURS = 3
-# Columns of labels, which share their colours.
-OF_LABELS = ("label", "best_label", "second_label", "majority_label")
+NEIGHBOURS, MARKERS = 3, 3
 # In a page of scstore's, which may be replaced.
 MARK = '<meta name="generator" content="scstore">'
 
@@ -100,8 +98,10 @@ def report(
             raise
         why = f"its uns/scstore/annotation is not as annotate writes it ({error!r})"
         raise DamagedError(f"{store.path}: {why}. Label the cells again.") from error
+    trained = head if head is None or isinstance(head, AnyHead) else load_head(head)
+    if trained is not None:
+        page["markers"] = describe_markers(store, trained, labels_of(store.obs[LABEL]))
     if reference is not None:
-        trained = head if head is None or isinstance(head, AnyHead) else load_head(head)
         page["nearest"] = _nearest(store, open_store(reference), trained, str(record.get("label", "")), progress)
     return write_page(page | {"evaluation": scored}, target, overwrite=overwrite)
 
@@ -120,7 +120,7 @@ def write_page(page: Mapping[str, Any], output: Path, *, overwrite: bool) -> Pat
     """Write what :func:`describe` gave as HTML, atomically."""
     html = files("scstore.report").joinpath("page.html").read_text(encoding="utf-8")
     # in a script element only "<" can end it or begin a comment
-    text = json.dumps(page, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    text = json.dumps(_plain(page), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     allowed = " ".join(
         f"{kind}-src '{_digest(found)}';"
         for kind in ("script", "style")
@@ -152,35 +152,35 @@ def describe(
             check_column(obs, column, option=option, source=source)
     sample, cluster = sample or _usual(obs, SAMPLES), cluster or _usual(obs, CLUSTERS)
     columns, left_out = _columns(obs, {name for name in (sample, cluster) if name is not None})
-    tables = {"samples": sample, "clusters": cluster}
-    genes = record.get("genes") or None
     return {
-        "title": printable(Path(source).name),
-        "made": str(record.get("made", "")),
-        "verdict": [printable(line) for line in verdict(obs, record, cluster)],
-        "genes": genes and {**genes, "missing": [printable(name) for name in genes.get("missing", [])]},
-        "ids": [printable(str(name)) for name in obs.index],
+        "title": Path(source).name,
+        "made": record.get("made", ""),
+        "verdict": verdict(obs, record, cluster),
+        "genes": record.get("genes") or None,
+        "ids": [str(name) for name in obs.index],
         "umap": None if umap is None else _packed(np.asarray(umap)[:, :2], np.float32),
         "columns": columns,
-        "left_out": [printable(name) for name in left_out],
-        "nearest": None,
-        **{name: None if column is None else _counts(obs, column) for name, column in tables.items()},
+        "left_out": left_out,
+        "samples": None if sample is None else _counts(obs, sample),
+        "clusters": None if cluster is None else _counts(obs, cluster),
         "sure": _sure(obs, record),
-        "evaluation": None,
-        "label": printable(str(record.get("label", ""))),
-        "views": [printable(str(view)) for view in record.get("views", [])],
-        "methods": printable(methods(record, len(obs))),
-        "facts": [[printable(str(name)), printable(str(value))] for name, value in _facts(record)],
+        "label": record.get("label", ""),
+        "views": list(record.get("views", [])),
+        "methods": methods(record, len(obs)),
+        "facts": _facts(record),
+        **dict.fromkeys(("nearest", "markers", "evaluation")),
     }
 
 
 def _plain(value: Any) -> Any:
-    """Return what an AnnData holds as JSON values."""
+    """Return what an AnnData or a page holds as JSON values, its text printable."""
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, np.ndarray | list):
+    if isinstance(value, np.ndarray | list | tuple):
         return [_plain(one) for one in value]
     value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, str):
+        return printable(value)
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
@@ -204,57 +204,45 @@ def _columns(obs: pd.DataFrame, wanted: Iterable[str]) -> tuple[list[dict[str, A
     found: list[dict[str, Any]] = []
     left_out: list[str] = []
     for name in order:
-        column = _column(obs[name], colours, is_wanted=name in own or name in wanted)
+        known = STATUSES if name == f"{PREFIX}status" else colours if "label" in name and name in own else {"": GREY}
+        column = _column(obs[name], known, is_wanted=name in own or name in wanted)
         if column is None or len(found) >= len(own) + MOST_COLUMNS:
             left_out.append(str(name))
         else:
-            found.append({"name": printable(str(name)), **column})
+            found.append({"name": str(name), **column})
     return found, left_out
 
 
-def _column(values: pd.Series, colours: dict[str, str], *, is_wanted: bool) -> dict[str, Any] | None:
-    name = str(values.name).removeprefix(PREFIX)
+def _column(values: pd.Series, known: Mapping[str, str], *, is_wanted: bool) -> dict[str, Any] | None:
+    """Return a column as numbers, or as codes of its values with their colours; None where these are too many."""
     is_number = pd.api.types.is_numeric_dtype(values.dtype) and values.dtype.kind != "b"
     if is_number and (not is_wanted or values.dtype.kind == "f"):
         with np.errstate(over="ignore"):  # infinite on the page
             return {"numbers": _packed(values.to_numpy(dtype=np.float64, na_value=np.nan), np.float32)}
-    codes, names = pd.factorize(values.astype(object).where(values.notna(), "").astype(str))
+    texts = _texts(values)
+    names = sorted(texts.unique(), key=_natural)
     if len(names) > min(MOST_VALUES, 1 + len(values) // 2) and not is_wanted:
         return None
-    texts = list(names)
-    order = sorted(range(len(texts)), key=lambda i: _natural(texts[i]))
-    texts, places = [texts[i] for i in order], np.argsort(order)
-    own = label_colours(texts)
-    chosen = dict(zip(texts, own, strict=True))
-    if str(values.name).startswith(PREFIX) and name.split(":")[0] in OF_LABELS:
-        chosen |= {text: colours[text] for text in texts if text in colours}
-    if name == "reason":  # empty where the label stands
-        chosen[""] = GREY
-    kind = np.uint8 if len(texts) <= 256 else np.uint32
-    return {
-        "values": [printable(text) for text in texts],
-        "colours": [chosen[text] for text in texts],
-        "codes": _packed(places[codes], kind),
-    }
+    colours = [known.get(name, colour) for name, colour in zip(names, label_colours(names), strict=True)]
+    codes = pd.Categorical(texts, names).codes
+    return {"values": names, "colours": colours, "codes": _packed(codes, np.uint8 if len(names) <= 256 else np.uint32)}
+
+
+def _texts(values: pd.Series) -> pd.Series:
+    return values.astype(object).where(values.notna(), "").astype(str)
 
 
 def _natural(text: str) -> list[Any]:
-    """Return a key that sorts cluster 10 behind cluster 2."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"([0-9]+)", text)]
+    """Return a key that sorts cluster 10 behind cluster 2, and what is no label last."""
+    parts = [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"([0-9]+)", text)]
+    return [text in NO_LABELS, *parts]
 
 
 def _counts(obs: pd.DataFrame, column: str) -> dict[str, Any]:
     """Return how many cells of each value of a column have which label."""
-    values = obs[column].astype(object).where(obs[column].notna(), "").astype(str)
-    table = pd.crosstab(values.to_numpy(), obs[f"{PREFIX}label"].astype(str).to_numpy())
-    table = table[sorted(table.columns, key=lambda name: (name == UNASSIGNED, _natural(name)))]
-    table = table.loc[sorted(table.index, key=_natural)]
-    return {
-        "column": printable(column),
-        "rows": [printable(name) for name in table.index],
-        "labels": [printable(name) for name in table.columns],
-        "counts": table.to_numpy().tolist(),
-    }
+    table = pd.crosstab(_texts(obs[column]).to_numpy(), _texts(obs[LABEL]).to_numpy())
+    table = table.reindex(index=sorted(table.index, key=_natural), columns=sorted(table.columns, key=_natural))
+    return {"column": column, "rows": [*table.index], "labels": [*table.columns], "counts": table.to_numpy().tolist()}
 
 
 def _sure(obs: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -287,6 +275,22 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, object]]:
     return [(name, value) for name, value in facts.items() if value]
 
 
+def describe_markers(store: Store, head: AnyHead, labels: Labels) -> dict[str, Any] | None:
+    """Return how much cells with labels express of the genes that speak most for each; None where none are weighed."""
+    try:
+        weights = gene_weights(head)
+    except FeatureSpaceError:
+        return None
+    assert isinstance(head, FusedHead)  # noqa: S101  # it has weights
+    shares, means = expression_of(store, head, labels)
+    rows = [name for name in labels.names if name in weights.index]
+    best = strongest_genes(weights.loc[rows, shares.columns], MARKERS)
+    genes = [gene for own in best.values() for gene in own]
+    shades = means / means.max().clip(lower=1e-9)
+    parts = {name: part[genes].round(3).to_numpy().tolist() for name, part in (("shares", shares), ("shades", shades))}
+    return {"labels": labels.numbered, "genes": genes, **parts}
+
+
 def _nearest(store: Store, reference: Store, head: AnyHead | None, label: str, progress: Reporter) -> dict[str, Any]:
     """Return the nearest reference cells of each cell: in the space of novelty of the head, else by a view of both."""
     donor = _usual(reference.obs, SAMPLES)
@@ -298,9 +302,7 @@ def _nearest(store: Store, reference: Store, head: AnyHead | None, label: str, p
         view, others = SPACE, _placed(reference, head, progress)
         cells = AnnData(obs=store.obs[[]], obsm={SPACE: np.asarray(store.view(SPACE)[:])})
         if cells.obsm[SPACE].shape[1] != others.obsm[SPACE].shape[1]:
-            raise FeatureSpaceError(
-                f"{store.path}: {SPACE} is not that of this head. Name the head that labelled them."
-            )
+            raise FeatureSpaceError(f"{store.path}: another head labelled these cells. Name that one with head=.")
     k = min(NEIGHBOURS, reference.n_obs)
     found = query(cells, others, k=k, view=view, columns=columns, allow_partial=True, progress=progress).table
     names, unique = pd.factorize(found["neighbour"])
@@ -312,9 +314,8 @@ def _nearest(store: Store, reference: Store, head: AnyHead | None, label: str, p
     codes[rows, found["rank"] - 1], distances[rows, found["rank"] - 1] = names, found["distance"]
     return {
         "k": k,
-        "columns": [printable(name) for name in columns],
-        "ids": [printable(str(name)) for name in unique],
-        "about": [printable(text) for text in about],
+        "ids": [str(name) for name in unique],
+        "about": about,
         "codes": _packed(codes, np.int32),
         "distances": _packed(distances, np.float32),
     }
@@ -336,14 +337,12 @@ def _placed(reference: Store, head: FusedHead, progress: Reporter) -> AnnData:
 def _evaluated(folder: Path) -> dict[str, Any]:
     """Return the conclusion and the rows of an evaluation."""
     if not (folder / JSON_FILE).is_file():
-        raise CellsError(
-            f"{folder}: no evaluation ({JSON_FILE}) is there. Make one with `scstore evaluate … -o FOLDER`."
-        )
+        raise InputError(f"{folder} holds no {JSON_FILE}: give a folder that `scstore evaluate -o` wrote.")
     try:
         regime = fsio.read_json(folder / JSON_FILE)["regimes"][0]
         rows = [
             {
-                "name": printable(row.words),
+                "name": row.words,
                 "kind": row.mark.words,
                 "colour": row.mark.colour,
                 "seen": row.seen,
@@ -353,6 +352,6 @@ def _evaluated(folder: Path) -> dict[str, Any]:
             for row in rows_of(regime, {"macro_f1": "F1"})
             if (folds := [float(one) for one in row.folds["F1"] if one is not None])
         ]
-        return {"says": printable(str(regime["conclusion"])), "title": printable(str(regime["title"])), "rows": rows}
+        return {"says": str(regime["conclusion"]), "title": str(regime["title"]), "rows": rows}
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise DamagedError(f"{folder / JSON_FILE} is not as scstore writes it ({error!r}). Evaluate again.") from error

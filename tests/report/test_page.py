@@ -94,6 +94,17 @@ def test_genes_samples_and_clusters_are_counted(folder: Path) -> None:
         assert table.to_numpy().sum() == 60
 
 
+def test_the_heads_genes_are_shown_in_the_cells(folder: Path) -> None:
+    found, cells = data(folder / "page.html")["markers"], anndata.read_h5ad(folder / "annotated.h5ad")
+    names = [name.partition(" (")[0] for name in found["labels"]]
+    assert set(names) == set(cells.obs["scstore_label"])
+    counts = cells.to_df()[found["genes"]] > 0
+    expected = counts.groupby(cells.obs["scstore_label"].astype(str).to_numpy()).mean().loc[names]
+    np.testing.assert_allclose(found["shares"], expected, atol=1e-3)
+    own = [gene for gene in found["genes"] if int(gene.removeprefix("GENE")) < 15]
+    assert len(own) >= 6  # each type has five genes of its own
+
+
 def test_confidence_is_shown_beside_the_heads_own(folder: Path) -> None:
     sure = data(folder / "page.html")["sure"]
     held_out = scstore.load_head(folder / "head").held_out_["n"]
@@ -104,7 +115,9 @@ def test_confidence_is_shown_beside_the_heads_own(folder: Path) -> None:
 
 
 def test_a_file_gives_the_page_that_annotate_wrote(folder: Path, tmp_path: Path, scstore_command: Any) -> None:
-    said = scstore_command("--json", "report", folder / "annotated.h5ad", "-o", tmp_path / "p.html")
+    said = scstore_command(
+        "--json", "report", folder / "annotated.h5ad", "-o", tmp_path / "p.html", "--head", folder / "head"
+    )
     assert json.loads(said.stdout.splitlines()[-1])["output"] == str(tmp_path / "p.html")
     assert data(tmp_path / "p.html") | {"title": ""} == data(folder / "page.html") | {"title": ""}
     with pytest.raises(OutputError):
