@@ -12,7 +12,7 @@ PYTHON313 ?= $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/nu
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := -m pytest -n 2 --dist loadfile
-STAGE_2 := tests/annotation tests/cells tests/cli tests/evaluation tests/genes tests/heads tests/panels tests/report \
+STAGE_2 := tests/annotation tests/cells tests/cli tests/evaluation tests/genes tests/heads tests/panels tests/reporting \
 	tests/search tests/store tests/tokens tests/untrusted $(wildcard tests/test_*.py)
 export SCSTORE_TEST_STORES := $(CURDIR)/.test-stores
 

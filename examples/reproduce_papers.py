@@ -26,10 +26,10 @@ from scstore.evaluation.paired_bootstrap import Difference, paired_difference
 from scstore.evaluation.result import mean_and_sd
 from scstore.extraction.options import CONTROLS
 from scstore.genes.matching import guess_organism
-from scstore.report.dot_plots import draw_rows
-from scstore.report.marks import ROW_KINDS, DotRow, labels_of
-from scstore.report.plot_files import save
-from scstore.report.plots import confusion_counts, draw_confusions, draw_layouts, embed
+from scstore.reporting.dot_plots import draw_rows
+from scstore.reporting.marks import ROW_KINDS, DotRow, labels_of
+from scstore.reporting.plot_files import save
+from scstore.reporting.plots import confusion_counts, draw_confusions, draw_layouts, embed
 
 GENE_INFO = {"human": "Homo_sapiens.gene_info.gz", "mouse": "Mus_musculus.gene_info.gz"}
 SCALING = {"scinterpreter": "none", "screader": "multiply"}  # the presets whose papers train a projector

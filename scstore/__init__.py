@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from scstore.heads.mlp import MLPHead as MLPHead
     from scstore.labelling.annotate import annotate as annotate
     from scstore.panels.choose_genes import panel as panel
-    from scstore.report.evaluation_files import save_evaluation as save_evaluation
+    from scstore.reporting.evaluation_files import save_evaluation as save_evaluation
+    from scstore.reporting.page import report as report
     from scstore.search.query import query as query
     from scstore.store.export import export as export
     from scstore.store.reader import Store as Store
@@ -55,7 +56,8 @@ _MODULES = {
     "panel": "scstore.panels.choose_genes",
     "predict": "scstore.annotation.predict",
     "query": "scstore.search.query",
-    "save_evaluation": "scstore.report.evaluation_files",
+    "report": "scstore.reporting.page",
+    "save_evaluation": "scstore.reporting.evaluation_files",
     "verify": "scstore.verification",
 }
 """Public names and the modules that are imported when a name is first used."""

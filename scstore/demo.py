@@ -203,9 +203,9 @@ def _write(folder: Path, stores: Mapping[str, Store], predicted: pd.DataFrame, t
     from matplotlib.figure import Figure
 
     from scstore.labelling.annotate import annotate_to_file
-    from scstore.report.marks import labels_of
-    from scstore.report.plot_files import save
-    from scstore.report.plots import confusion_counts, draw_confusions, draw_layouts, embed
+    from scstore.reporting.marks import labels_of
+    from scstore.reporting.plot_files import save
+    from scstore.reporting.plots import confusion_counts, draw_confusions, draw_layouts, embed
     from scstore.search.query import query
 
     files = {

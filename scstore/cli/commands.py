@@ -96,7 +96,6 @@ COMMANDS = (
         "scstore report annotated.h5ad -o page.html",
         "scstore report annotated.h5ad -o page.html --sample donor --cluster leiden --evaluation evaluation",
         "scstore report annotated.h5ad -o page.html --head heads/blood --reference reference.h5ad",
-        function="scstore.report.page:report",
         show="scstore.cli.results:show_export",
     ),
     _laptop(
@@ -108,7 +107,7 @@ COMMANDS = (
         "scstore plot confidence annotated.h5ad -o confidence.png",
         "scstore plot evaluation evaluation -o evaluation.pdf",
         "scstore plot markers heads/blood -o markers.png",
-        function="scstore.report.plot_files:plot",
+        function="scstore.reporting.plot_files:plot",
     ),
     _laptop("info", "Say what a store or head holds.", function="scstore.cli.info:info", show="scstore.cli.info:show"),
     _laptop("export", "Write a store as one .h5ad file."),

@@ -34,7 +34,7 @@ def info(
     if (Path(path) / "head.json").exists():
         head = load_head(path)
         if card is not None:
-            from scstore.report.card import save_model_card
+            from scstore.reporting.card import save_model_card
 
             save_model_card(head, card, name=Path(path).resolve().name, overwrite=overwrite)
         return head

@@ -168,7 +168,7 @@ def show_describe_genes(found: Mapping[str, Any], given: Mapping[str, Any]) -> N
 
 def show_fit(head: AnyHead, given: Mapping[str, Any]) -> None:
     """Write the model card and print how good the head is."""
-    from scstore.report.card import save_model_card
+    from scstore.reporting.card import save_model_card
 
     folder = Path(given["output"])
     card = save_model_card(head, folder / "README.md", name=folder.name, overwrite=True)
@@ -254,7 +254,7 @@ def adapt_evaluate(
     overwrite: Overwrite = False,
 ) -> dict[str, Any]:
     """Refuse an output that cannot be written before anything is computed."""
-    from scstore.report.evaluation_files import check_evaluation_output
+    from scstore.reporting.evaluation_files import check_evaluation_output
 
     if output is not None:
         check_evaluation_output(output, figures=figures, overwrite=overwrite)
@@ -263,7 +263,7 @@ def adapt_evaluate(
 
 def show_evaluate(found: Evaluation, given: Mapping[str, Any]) -> None:
     """Print the conclusion and every table, and write the files."""
-    from scstore.report.evaluation_files import save_evaluation
+    from scstore.reporting.evaluation_files import save_evaluation
 
     if (output := given["output"]) is not None:
         how = {"figures": given["figures"], "overwrite": given["overwrite"], "progress": state.reporter}

@@ -43,8 +43,8 @@ from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead
 from scstore.options import Option, with_options
 from scstore.progress import Reporter
-from scstore.report.marks import LABEL, labels_of
-from scstore.report.page import check_page, describe, describe_markers, write_page
+from scstore.reporting.marks import LABEL, labels_of
+from scstore.reporting.page import check_page, describe, describe_markers, write_page
 from scstore.store.reader import Cells, Store, open_store
 from scstore.tables import FORMATS, check_table
 
@@ -268,7 +268,7 @@ def _umap(
             return None
     if not wanted:
         return None
-    from scstore.report.plots import embed
+    from scstore.reporting.plots import embed
 
     progress.note(f"making {UMAP} from {SPACE}")
     return embed(space)

@@ -14,7 +14,7 @@ from support import Notes
 import scstore
 from scstore.errors import CellsError, FeatureSpaceError, GenesError, OptionError
 from scstore.genes.table import GeneTable, describe_by_symbol, save_gene_table
-from scstore.report.card import model_card, save_model_card
+from scstore.reporting.card import model_card, save_model_card
 
 N_GENES = 160
 SYMBOLS = [f"GENE{i}" for i in range(N_GENES)]

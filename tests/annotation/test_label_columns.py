@@ -12,7 +12,7 @@ from support import Notes, make_cells
 import scstore
 from scstore.annotation.predict import predict_to_file
 from scstore.errors import LabelsError, OptionError
-from scstore.report.card import save_model_card
+from scstore.reporting.card import save_model_card
 
 LINEAGE = {"type 0": "T", "type 1": "T", "type 2": "B"}
 

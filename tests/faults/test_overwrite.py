@@ -15,8 +15,8 @@ import scstore
 from scstore import fsio
 from scstore.demo import demo
 from scstore.errors import OutputError
-from scstore.report.card import save_model_card
-from scstore.report.evaluation_files import check_evaluation_output
+from scstore.reporting.card import save_model_card
+from scstore.reporting.evaluation_files import check_evaluation_output
 from scstore.tables import write_table
 
 ABSENT = "absent.h5ad"  # whoever opens it before it looks at the output ends in another error

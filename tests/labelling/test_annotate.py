@@ -202,7 +202,9 @@ def test_a_umap_of_an_earlier_annotation_is_made_anew(
     form: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = iter(range(1, 9))
-    monkeypatch.setattr("scstore.report.plots.embed", lambda space: np.full((len(space), 2), next(drawn), np.float32))
+    monkeypatch.setattr(
+        "scstore.reporting.plots.embed", lambda space: np.full((len(space), 2), next(drawn), np.float32)
+    )
     monkeypatch.setattr("scstore.labelling.annotate.find_spec", lambda name: name)
     read = {"h5ad": anndata.read_h5ad, "zarr": anndata.read_zarr}
 

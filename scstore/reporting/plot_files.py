@@ -14,8 +14,8 @@ from matplotlib.text import Text
 from scstore import fsio
 from scstore.errors import OptionError, OutputError, printable
 from scstore.options import Option, Overwrite, public
-from scstore.report import plots
-from scstore.report.dot_plots import draw_evaluation, markers
+from scstore.reporting import plots
+from scstore.reporting.dot_plots import draw_evaluation, markers
 
 CREATOR = "scstore.pl"  # in every figure's metadata
 METADATA: Mapping[str, dict[str, Any]] = {

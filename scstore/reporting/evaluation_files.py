@@ -18,8 +18,8 @@ from scstore.heads.class_numbers import stratified_sample
 from scstore.heads.rows import Array, RowSubset, materialise
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
-from scstore.report.markdown import as_table, escaped
-from scstore.report.marks import labels_of, row_words, view_words
+from scstore.reporting.markdown import as_table, escaped
+from scstore.reporting.marks import labels_of, row_words, view_words
 from scstore.store.views import PICTURES
 
 JSON_FILE = "evaluation.json"
@@ -99,9 +99,9 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
 def _draw(evaluation: Evaluation, folder: Path, progress: Reporter) -> None:
     from matplotlib.figure import Figure
 
-    from scstore.report import plots
-    from scstore.report.dot_plots import draw_evaluation
-    from scstore.report.plot_files import METRICS, save
+    from scstore.reporting import plots
+    from scstore.reporting.dot_plots import draw_evaluation
+    from scstore.reporting.plot_files import METRICS, save
 
     def write(figure: Figure, name: str) -> None:
         save(figure, *(folder / f"{name}.{suffix}" for suffix in SUFFIXES))

@@ -20,7 +20,7 @@ from scstore.annotation.annotated_cells import PALETTE, PREFIX
 from scstore.annotation.record import CONFIDENCE_EDGES, NOVELTY_EDGES, counted
 from scstore.errors import InputError, MissingExtraError, OptionError
 from scstore.options import Option, public
-from scstore.report.marks import (
+from scstore.reporting.marks import (
     LABEL,
     NO_LABELS,
     STATUSES,

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from page_cells import NASTY, nasty_cells
 
-from scstore.report.page import describe, write_page
+from scstore.reporting.page import describe, write_page
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install 'scstore[dev]'")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from scstore.report.markdown import as_table, escaped
+from scstore.reporting.markdown import as_table, escaped
 
 
 @pytest.mark.parametrize(

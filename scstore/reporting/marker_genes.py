@@ -15,7 +15,7 @@ from scstore.heads.linear import ExpressionHead
 from scstore.heads.preprocessing import EXPRESSION
 from scstore.heads.rows import iter_blocks
 from scstore.progress import Silent
-from scstore.report.marks import Labels
+from scstore.reporting.marks import Labels
 from scstore.store.reader import Store
 
 

@@ -13,7 +13,7 @@ from scstore.heads.artifact import AnyHead
 from scstore.heads.missing_genes import MIN_ACCURACY, MissingGenes
 from scstore.heads.preprocessing import EXPRESSION
 from scstore.heads.rejection import RULES, ConfidenceRejection
-from scstore.report.markdown import as_table, escaped
+from scstore.reporting.markdown import as_table, escaped
 
 METRICS = {
     "accuracy": "accuracy",

@@ -8,7 +8,7 @@ from support import make_cells
 import scstore
 from scstore.errors import OutputError
 from scstore.heads.fusion import FusedHead
-from scstore.report.card import model_card, save_model_card
+from scstore.reporting.card import model_card, save_model_card
 
 NAMES = {"type 0": "T | B", "type 1": "<b>B</b>", "type 2": "`rm`\n# x"}
 

@@ -18,7 +18,7 @@ from support import make_cells
 import scstore
 from scstore.annotation.annotated_cells import label_colours
 from scstore.errors import CellsError, DamagedError, OptionError, OutputError
-from scstore.report.page import describe, report, write_page
+from scstore.reporting.page import describe, report, write_page
 
 
 def data(page: Path) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from support import make_evaluation_cells
 import scstore
 from scstore.errors import MissingExtraError, OutputError
 from scstore.evaluation.result import Evaluation
-from scstore.report import evaluation_files as report
-from scstore.report.evaluation_files import evaluation_markdown, save_evaluation
+from scstore.reporting import evaluation_files as report
+from scstore.reporting.evaluation_files import evaluation_markdown, save_evaluation
 
 
 @pytest.fixture(scope="module")

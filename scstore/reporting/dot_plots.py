@@ -19,9 +19,9 @@ from scstore.errors import InputError, OptionError, printable
 from scstore.evaluation.result import HEADINGS, Evaluation, mean_and_sd
 from scstore.heads.artifact import load_head
 from scstore.options import Option, public
-from scstore.report.marker_genes import expression_of, gene_weights, strongest_genes
-from scstore.report.marks import LABEL, DotRow, read_labels, rows_of, shown
-from scstore.report.plots import BESIDE, Where, place, styled
+from scstore.reporting.marker_genes import expression_of, gene_weights, strongest_genes
+from scstore.reporting.marks import LABEL, DotRow, read_labels, rows_of, shown
+from scstore.reporting.plots import BESIDE, Where, place, styled
 from scstore.store.reader import Cells, open_store
 
 EVALUATION = "evaluation.json"

@@ -19,10 +19,10 @@ from support import make_cells
 import scstore
 from scstore.annotation.annotated_cells import GREY, PALETTE, label_colours
 from scstore.errors import FeatureSpaceError, InputError, MissingExtraError, OptionError, OutputError
-from scstore.report.dot_plots import draw_rows
-from scstore.report.marks import LABEL, ROW_KINDS, DotRow, labels_of
-from scstore.report.plot_files import plot, save
-from scstore.report.plots import confusion_counts, draw_confusions, draw_layouts, embed
+from scstore.reporting.dot_plots import draw_rows
+from scstore.reporting.marks import LABEL, ROW_KINDS, DotRow, labels_of
+from scstore.reporting.plot_files import plot, save
+from scstore.reporting.plots import confusion_counts, draw_confusions, draw_layouts, embed
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +296,7 @@ def test_colours_are_those_of_the_cells_or_of_the_palette() -> None:
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("scstore.pl", "scstore.report.plots", "scstore.report.dot_plots"):
+    for name in ("scstore.pl", "scstore.reporting.plots", "scstore.reporting.dot_plots"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.delattr(scstore, "pl", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)

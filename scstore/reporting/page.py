@@ -33,10 +33,10 @@ from scstore.heads.fusion import FusedHead
 from scstore.heads.rejection import Rejection
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
-from scstore.report.evaluation_files import JSON_FILE
-from scstore.report.marker_genes import expression_of, gene_weights, strongest_genes
-from scstore.report.marks import LABEL, NO_LABELS, STATUSES, Labels, labels_of, rows_of
-from scstore.report.words import methods, verdict
+from scstore.reporting.evaluation_files import JSON_FILE
+from scstore.reporting.marker_genes import expression_of, gene_weights, strongest_genes
+from scstore.reporting.marks import LABEL, NO_LABELS, STATUSES, Labels, labels_of, rows_of
+from scstore.reporting.words import methods, verdict
 from scstore.search.query import query
 from scstore.store.reader import Cells, Store, open_store
 
@@ -118,7 +118,7 @@ def _problem(path: Path) -> str | None:
 
 def write_page(page: Mapping[str, Any], output: Path, *, overwrite: bool) -> Path:
     """Write what :func:`describe` gave as HTML, atomically."""
-    html = files("scstore.report").joinpath("page.html").read_text(encoding="utf-8")
+    html = files("scstore.reporting").joinpath("page.html").read_text(encoding="utf-8")
     # in a script element only "<" can end it or begin a comment
     text = json.dumps(_plain(page), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     allowed = " ".join(
