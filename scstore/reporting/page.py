@@ -336,22 +336,13 @@ def _placed(reference: Store, head: FusedHead, progress: Reporter) -> AnnData:
 
 def _evaluated(folder: Path) -> dict[str, Any]:
     """Return the conclusion and the rows of an evaluation."""
-    if not (folder / JSON_FILE).is_file():
-        raise InputError(f"{folder} holds no {JSON_FILE}: give a folder that `scstore evaluate -o` wrote.")
     try:
         regime = fsio.read_json(folder / JSON_FILE)["regimes"][0]
-        rows = [
-            {
-                "name": row.words,
-                "kind": row.mark.words,
-                "colour": row.mark.colour,
-                "seen": row.seen,
-                "mean": float(np.mean(folds)),
-                "folds": folds,
-            }
-            for row in rows_of(regime, {"macro_f1": "F1"})
-            if (folds := [float(one) for one in row.folds["F1"] if one is not None])
-        ]
+        rows = []
+        for row in rows_of(regime, {"macro_f1": "F1"}):
+            if folds := [float(one) for one in row.folds["F1"] if one is not None]:
+                mark = {"kind": row.mark.words, "colour": row.mark.colour, "seen": row.seen}
+                rows.append({"name": row.words, **mark, "mean": float(np.mean(folds)), "folds": folds})
         return {"says": str(regime["conclusion"]), "title": str(regime["title"]), "rows": rows}
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DamagedError(f"{folder / JSON_FILE} is not as scstore writes it ({error!r}). Evaluate again.") from error
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise InputError(f"{folder}: not a folder that `scstore evaluate -o` wrote ({error!r}).") from error

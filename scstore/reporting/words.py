@@ -11,9 +11,9 @@ from scstore.annotation.annotated_cells import PREFIX
 from scstore.annotation.prediction_frames import COARSE, UNASSIGNED
 
 WHY = {
-    "unsure": "because no label is sure enough",
-    "far": "because they lie far from the reference",
-    "empty": "because they express none of the genes that are read",
+    "unsure": "for want of a sure label",
+    "far": "far from the reference",
+    "empty": "without any of the genes that are read",
 }
 # Share of cells beyond a novelty of 1 from which they are unlike the reference: 5 % of its own held-out cells are.
 UNLIKE, MOSTLY_UNLIKE = 0.15, 0.5
@@ -38,7 +38,7 @@ def _labelled(frame: pd.DataFrame) -> str:
     if stands == n:
         return f"All {n:,} cells have a label{coarse}."
     left = ", ".join(f"{counts[name]:,} {why}" for name, why in WHY.items() if name in counts)
-    return f"{stands:,} of {n:,} cells ({_percent(stands, n)}) have a label{coarse}; unassigned are {left}."
+    return f"{stands:,} of {n:,} cells ({_percent(stands, n)}) have a label{coarse}; unassigned: {left}."
 
 
 def _how_sure(frame: pd.DataFrame, record: Mapping[str, Any]) -> str:
@@ -65,10 +65,10 @@ def _look_at(frame: pd.DataFrame, clusters: pd.Series | None) -> str:
     if len(unsure):
         names = unsure[["best_label", "second_label"]].astype(str).to_numpy()
         pairs = pd.Series([" and ".join(sorted(pair)) for pair in names]).value_counts()
-        things.append(f"the {pairs.iloc[0]:,} cells between {pairs.index[0]}")
+        things.append(f"{_cells(pairs.iloc[0])} between {pairs.index[0]}")
     far = frame.loc[frame["status"] == "far", "best_label"].astype(str).value_counts()
     if len(far):
-        things.append(f"the {far.iloc[0]:,} cells far from every {far.index[0]}, though that is their best label")
+        things.append(f"{_cells(far.iloc[0])} far from the reference's {far.index[0]}, though that is the best label")
     if clusters is not None:
         doubtful = (frame["label"] == UNASSIGNED).groupby(clusters.astype(str).to_numpy()).agg(["mean", "size"])
         doubtful = doubtful[(doubtful["mean"] >= DOUBTFUL) & (doubtful["size"] >= FEW)].sort_values("mean")
@@ -80,6 +80,10 @@ def _look_at(frame: pd.DataFrame, clusters: pd.Series | None) -> str:
         listed = ", ".join(f"{name} ({n})" for name, n in few.items())
         things.append(f"labels of few cells: {listed}")
     return f"Look first at {'; '.join(things[:THINGS])}." if things else "Nothing stands out."
+
+
+def _cells(n: int) -> str:
+    return "the one cell" if n == 1 else f"the {n:,} cells"
 
 
 def methods(record: Mapping[str, Any], n_cells: int) -> str:

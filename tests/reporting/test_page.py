@@ -17,7 +17,7 @@ from support import make_cells
 
 import scstore
 from scstore.annotation.annotated_cells import label_colours
-from scstore.errors import CellsError, DamagedError, OptionError, OutputError
+from scstore.errors import CellsError, DamagedError, InputError, OptionError, OutputError
 from scstore.reporting.page import describe, report, write_page
 
 
@@ -156,8 +156,9 @@ def test_an_evaluation_says_whether_the_model_helped(folder: Path, tmp_path: Pat
     means = [regime.mean_and_sd(row.name, "macro_f1")[0] for row in regime.scored.rows]
     np.testing.assert_allclose([row["mean"] for row in told["rows"]], means)
     (tmp_path / "evaluation" / "evaluation.json").write_text('{"regimes": [{}]}')
-    with pytest.raises(DamagedError):
-        report(folder / "annotated.h5ad", tmp_path / "q.html", evaluation=tmp_path / "evaluation")
+    for wrong in ("evaluation", "nothing"):
+        with pytest.raises(InputError):
+            report(folder / "annotated.h5ad", tmp_path / "q.html", evaluation=tmp_path / wrong)
 
 
 def test_what_cannot_be_shown_is_refused_first(folder: Path, tmp_path: Path) -> None:
