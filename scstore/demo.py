@@ -78,7 +78,8 @@ class DemoResult:
             "  scstore panel cells.h5ad --label cell_type -o panels/mine.h5ad",
             "  scstore extract cells.h5ad -o stores/ref.zarr --model minilm --panel panels/mine.h5ad",
             "  scstore fit stores/ref.zarr --label cell_type -o heads/cell_type",
-            f"or look into the demo's: scstore info {self.files['stores']}",
+            f"or look into the demo's: scstore info {self.files['stores']}, and open in a browser:",
+            f"  {self.files['page about the annotated cells']}",
         ]
 
 
@@ -213,12 +214,14 @@ def _write(folder: Path, stores: Mapping[str, Store], predicted: pd.DataFrame, t
         "nearest reference cells": folder / "neighbours.parquet",
         "UMAP": folder / "umap.png",
         "confusion matrix": folder / "confusion_matrix.png",
+        "page about the annotated cells": folder / "page.html",
         "stores": folder / "ref.zarr",
         "heads": folder / "heads",
     }
     new = stores["new"]
     out = files["annotated cells"]
-    annotate_to_file(new, files["heads"] / "linear", output=out, unassigned="none", umap=False, overwrite=True)
+    page = files["page about the annotated cells"]
+    annotate_to_file(new, files["heads"] / "linear", output=out, report=page, unassigned="none", overwrite=True)
     query(new, stores["ref"], files["nearest reference cells"], columns=[LABEL], overwrite=True)
     layouts = {
         "expression of the panel (control)": embed(new.view("X")[:].toarray()),

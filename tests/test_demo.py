@@ -42,6 +42,9 @@ def test_the_demo_gives_and_leaves_what_it_promises(tmp_path: Path, monkeypatch:
     assert any("scstore fit stores/ref.zarr" in line for line in result.lines())
     annotated = anndata.read_h5ad(result.files["annotated cells"])
     assert annotated.n_obs == result.n_held_out == 78
+    assert "X_umap" in annotated.obsm
+    assert result.lines()[-1].strip() == str(folder / "page.html")
+    assert (folder / "page.html").stat().st_size > 20_000
     agreement = np.mean(annotated.obs["scstore_label"].astype(str) == annotated.obs["bulk_labels"].astype(str))
     assert agreement == pytest.approx(result.scores[module.DEFAULT]["linear"]["accuracy"])
     assert agreement > 0.6
