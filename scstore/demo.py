@@ -224,11 +224,11 @@ def _write(folder: Path, stores: Mapping[str, Store], predicted: pd.DataFrame, t
     annotate_to_file(new, files["heads"] / "linear", output=out, report=page, unassigned="none", overwrite=True)
     query(new, stores["ref"], files["nearest reference cells"], columns=[LABEL], overwrite=True)
     layouts = {
-        "expression of the panel (control)": embed(new.view("X")[:].toarray()),
-        "GenePT-w": embed(new.view("genept")[:]),
-        f"LLM readout ({new.default_view})": embed(new.view("readout")[:]),
+        "true labels on expression (control)": embed(new.view("X")[:].toarray()),
+        "true labels on GenePT-w": embed(new.view("genept")[:]),
+        f"true labels on the LLM readout {new.default_view}": embed(new.view("readout")[:]),
     }
-    draw_layouts(figure := Figure(), {f"{name}\ntrue labels": one for name, one in layouts.items()}, labels_of(truth))
+    draw_layouts(figure := Figure(), layouts, labels_of(truth))
     save(figure, files["UMAP"])
     held_out = {"linear default head, cells held out": confusion_counts(truth, predicted["label"].to_numpy(object))}
     draw_confusions(figure := Figure(), held_out)

@@ -48,7 +48,18 @@ def test_public_faces_are_documented(name: str) -> None:
             assert all(one.option.help for one in parameters_of(face))
 
 
-@pytest.mark.parametrize("module", ["scstore", "scstore.cli"])
+def test_figures_are_documented() -> None:
+    assert "pl" in dir(scstore)
+    for name in scstore.pl.__all__:
+        face = getattr(scstore.pl, name)
+        sections = re.findall(r"^(\w[\w ]*)\n-+$", inspect.getdoc(face) or "", re.MULTILINE)
+        assert sections[:2] == ["Parameters", "Returns"]
+        assert all(one.option.help for one in parameters_of(face))
+
+
+@pytest.mark.parametrize(
+    "module", ["scstore", "scstore.cli", "scstore.reporting.marks", "scstore.reporting.marker_genes"]
+)
 def test_importing_loads_nothing_heavy(module: str) -> None:
     script = f"import sys, {module}; print(*(name for name in {HEAVY!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

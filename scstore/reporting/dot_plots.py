@@ -73,7 +73,7 @@ def draw_rows(ax: Any, rows: Sequence[DotRow], *, title: str = "", baseline: int
             axes.errorbar(mean, at, xerr=sd, color=mark.colour, marker=mark.marker, markersize=6, elinewidth=1.2)
             if at == baseline:
                 axes.axvline(mean, color="0.6", linestyle=":", linewidth=1, zorder=0)
-        axes.set_yticks(range(len(rows)), [shown(row.words) + " *" * row.seen for row in rows])
+        axes.set_yticks(range(len(rows)), [textwrap.fill(printable(row.words) + " *" * row.seen, 44) for row in rows])
         axes.tick_params(axis="y", labelleft=axes is panels[0])
         axes.set(xlabel=metric, ylim=(len(rows) - 0.5, -0.5))
         axes.grid(axis="y", color="0.92")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from scstore.annotation.annotated_cells import PALETTE, PREFIX
 from scstore.annotation.record import CONFIDENCE_EDGES, NOVELTY_EDGES, counted
-from scstore.errors import InputError, MissingExtraError, OptionError
+from scstore.errors import InputError, MissingExtraError, OptionError, printable
 from scstore.options import Option, public
 from scstore.reporting.marks import (
     LABEL,
@@ -52,6 +52,7 @@ LEGEND_ROWS = 24
 VECTOR_DOTS = 5_000  # cells above which the dots of a vector file are a picture in it
 SPREADING = 1_000  # times that names are moved apart, at most
 NUMBERS = ListedColormap(colormaps["viridis"](np.linspace(0, 0.85, 256)))  # but its yellow
+SIDE = 3.6  # inches of a UMAP
 MARGINS = 0.77  # share of a figure that matplotlib leaves to its axes
 # Texts are data, no formulas; also those that matplotlib makes while it draws.
 AS_TEXT: Any = {"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False}
@@ -93,62 +94,62 @@ def umap(
     if UMAP not in store.views:
         raise InputError(f"{store.path} has no {UMAP}. scstore.annotate makes one for cells that have none.")
     points, values = np.asarray(store.view(UMAP)[:])[:, :2], read_column(store, color, option="color")
-    axes = place(ax, (3.6, 3.6))[0]
-    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
-        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
-        order = np.argsort(np.abs(numbers - np.nanmedian(numbers)), kind="stable")  # what is rare lies on top
-        x, y = points[order].T
-        dots = axes.scatter(x, y, c=numbers[order], cmap=NUMBERS, **_dots(len(points)))
-        axes.figure.colorbar(dots, ax=axes, shrink=0.6).outline.set_visible(False)
-        _as_umap(axes, color)
-    else:
-        labels = read_labels(store, color, option="color")
-        draw_cells(axes, points, labels, title=color)
-        draw_legend(axes, labels)
+    if values.dtype.kind == "b" or not pd.api.types.is_numeric_dtype(values.dtype):
+        return draw_layouts(ax, {color: points}, read_labels(store, color, option="color"))[0]
+    axes = place(ax, (SIDE, SIDE))[0]
+    numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    order = np.argsort(np.abs(numbers - np.nanmedian(numbers)), kind="stable")  # what is rare lies on top
+    x, y = points[order].T
+    dots = axes.scatter(x, y, c=numbers[order], cmap=NUMBERS, **_dots(len(points)))
+    axes.figure.colorbar(dots, ax=axes, shrink=0.6).outline.set_visible(False)
+    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=shown(color))
     return axes
 
 
-def draw_cells(axes: Any, points: NDArray[Any], labels: Labels, *, title: str) -> None:
-    """Draw cells ``(n, 2)`` by label, the rarest on top and those without below all, with each name amid its cells."""
-    height = np.ptp(points[:, 1])
-    counts = np.where(np.isin(labels.names, NO_LABELS), len(points), labels.counts)
-    for code in np.argsort(-counts, kind="stable").tolist():
-        here = points[labels.codes == code]
-        axes.scatter(*here.T, color=labels.colours[code], marker=_marker(labels, code), **_dots(len(points)))
-    for code, name in enumerate(labels.names):
-        here = points[labels.codes == code]
-        middle = here[np.linalg.norm(here - np.median(here, axis=0), axis=1).argmin()]
-        low, high = np.quantile(here[:, 1], [0.1, 0.9])
-        beside = 0.04 * height if high - low < 0.06 * height else 0  # a name would hide so few
-        box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0}
-        arrow = {"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}
-        how: Any = {"ha": "center", "va": "center", "fontsize": 7, "bbox": box, "arrowprops": arrow}
-        axes.annotate(shown(name), middle, xytext=(middle[0], middle[1] + beside), **how)
-    _as_umap(axes, title)
-    _spread_names(axes)
-
-
 @styled
-def draw_layouts(figure: Figure, layouts: Mapping[str, NDArray[np.float32]], labels: Labels) -> None:
-    """Draw layouts ``(n, 2)`` of the same cells by title, side by side."""
-    panels = place(figure, (3.6, 3.6), len(layouts))
+def draw_layouts(ax: Any, layouts: Mapping[str, NDArray[Any]], labels: Labels) -> list[Axes]:
+    """Draw layouts ``(n, 2)`` of the same cells by title, side by side: the rarest labels on top, none at the bottom.
+
+    Each name stands amid its cells; one that would hide a few cells stands above them.
+    """
+    is_none = np.isin(labels.names, NO_LABELS)
+    side = SIDE + 0.05 * max(0, len(labels.names) - 12)
+    panels = place(ax, (side, side), len(layouts))
+    box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0}
+    arrow = {"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}
+    how: Any = {"ha": "center", "va": "center", "fontsize": 7, "bbox": box, "arrowprops": arrow}
     for axes, (title, points) in zip(panels, layouts.items(), strict=True):
-        draw_cells(axes, points, labels, title=title)
-    draw_legend(panels[-1], labels)
+        height = np.ptp(points[:, 1])
+        for code in np.lexsort((-labels.counts, ~is_none)).tolist():
+            here = points[labels.codes == code]
+            axes.scatter(*here.T, color=labels.colours[code], marker=_marker(labels, code), **_dots(len(points)))
+            if not is_none[code]:
+                middle = here[np.linalg.norm(here - np.median(here, axis=0), axis=1).argmin()]
+                is_small = np.subtract(*np.quantile(here[:, 1], [0.9, 0.1])) < 0.07 * height
+                axes.annotate(
+                    shown(labels.names[code]), middle, middle + np.array([0, 0.05 * height * is_small]), **how
+                )
+        axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+        axes.set_title(textwrap.fill(printable(title), 44))
+        _spread_names(axes)
+    _draw_legend(panels[-1], labels)
+    return panels
 
 
 def _spread_names(axes: Any) -> None:
     """Move names up or down until none lies on another; a line leads from each to its cells."""
     names: Any = [one for one in axes.texts if isinstance(one, Annotation)]
     axes.figure.draw_without_rendering()
-    boxes = np.array([one.get_bbox_patch().get_window_extent().extents for one in names])
+    boxes = np.array([one.get_bbox_patch().get_window_extent().extents for one in names]).reshape(-1, 4)
     places, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2] + 3
-    first, reach = np.argsort(np.argsort(places[:, 1], kind="stable")), (sizes[:, None] + sizes[None]) / 2
-    above = np.where(first[:, None] > first[None], 1, -1)  # who is above another stays there
+    order, reach = np.argsort(np.argsort(places[:, 1], kind="stable")), (sizes[:, None] + sizes[None]) / 2
+    above = np.sign(order[:, None] - order[None])  # who is above another stays there
+    low, high = axes.bbox.y0 + sizes[:, 1] / 2, axes.bbox.y1 - sizes[:, 1] / 2
     for _ in range(SPREADING):
+        places[:, 1] = np.clip(places[:, 1], low, np.maximum(low, high))
         apart = places[:, None] - places[None]
-        lacking = np.minimum(reach[..., 1] - above * apart[..., 1], reach[..., 1])
-        hit = (np.abs(apart[..., 0]) < reach[..., 0]) & (lacking > 0) & ~np.eye(len(names), dtype=bool)
+        lacking = np.abs(above) * np.minimum(reach[..., 1] - above * apart[..., 1], reach[..., 1])
+        hit = (np.abs(apart[..., 0]) < reach[..., 0]) & (lacking > 0)
         if not hit.any():
             break
         places[:, 1] += (hit * above * lacking).sum(axis=1) / 4
@@ -174,11 +175,7 @@ def confusion(
     """
     store = open_store(cells)
     true, got = read_labels(store, truth, option="truth"), read_labels(store, label, option="label")
-    counts = confusion_counts(true.each, got.each)
-    axes = place(ax, confusion_size(counts))[0]
-    draw_confusion(axes, counts)
-    axes.set(ylabel=shown(truth), xlabel=shown(label))
-    return axes
+    return draw_confusions(ax, {"": confusion_counts(true.each, got.each)}, truth, label)[0]
 
 
 def confusion_counts(truth: Any, got: Any) -> pd.DataFrame:
@@ -189,38 +186,30 @@ def confusion_counts(truth: Any, got: Any) -> pd.DataFrame:
     return pd.crosstab(truth, got).reindex(index=rows, columns=columns, fill_value=0)
 
 
-def confusion_size(counts: pd.DataFrame) -> tuple[float, float]:
-    """Return the inches that a confusion matrix takes."""
-    each = 0.14 if max(counts.shape) > MANY else 0.3
-    return max(1.2, each * counts.shape[1]), max(0.6, each * counts.shape[0])
-
-
-def draw_confusion(axes: Any, counts: pd.DataFrame) -> None:
-    """Draw shares of the rows, with the rows' numbers of cells and a colour bar."""
-    n, many = counts.sum(axis=1), max(counts.shape) > MANY
-    shares = counts.div(n.clip(lower=1), axis=0).to_numpy()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (row, column), share in () if many else np.ndenumerate(shares):
-        how = {"ha": "center", "va": "center", "fontsize": 6.5, "color": "white" if share > 0.55 else "black"}
-        axes.text(column, row, f"{share:.2f}".removeprefix("0") if share >= 0.005 else "", **how)
-    turned: Any = {"rotation": 90} if many else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(range(counts.shape[1]), [shown(name) for name in counts.columns], **turned)
-    axes.set_yticks(range(len(counts)), [f"{shown(name)} ({cells:,})" for name, cells in n.items()])
-    axes.tick_params(length=0, labelsize=6 if many else 7)
-    axes.spines[["left", "bottom"]].set_visible(False)
-    bar = axes.inset_axes((1.02, 0.25, 0.03, 0.5))
-    axes.figure.colorbar(image, cax=bar, label="share of the true label").outline.set_visible(False)
-
-
 @styled
-def draw_confusions(figure: Figure, counts: Mapping[str, pd.DataFrame]) -> None:
-    """Draw confusion matrices by title, side by side."""
-    first = next(iter(counts.values()))
-    longest = max(len(shown(name)) for name in first.index)
-    panels = place(figure, confusion_size(first), len(counts), gap=1.2 + 0.06 * longest)
-    for axes, (title, one) in zip(panels, counts.items(), strict=True):
-        draw_confusion(axes, one)
-        axes.set(title=textwrap.fill(title, 40), xlabel="predicted", ylabel="true")
+def draw_confusions(
+    ax: Any, counts: Mapping[str, pd.DataFrame], truth: str = "true", label: str = "predicted"
+) -> list[Axes]:
+    """Draw confusion matrices by title, side by side: shares of the rows, with the rows' numbers of cells."""
+    n_rows, n_columns = (max(table.shape[i] for table in counts.values()) for i in (0, 1))
+    many = max(n_rows, n_columns) > MANY
+    each, longest = 0.14 if many else 0.3, max(len(shown(name)) for table in counts.values() for name in table.index)
+    panels = place(ax, (each * n_columns, each * n_rows), len(counts), gap=1.2 + 0.06 * longest)
+    turned: Any = {"rotation": 90} if many else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    for axes, (title, table) in zip(panels, counts.items(), strict=True):
+        n = table.sum(axis=1)
+        shares = table.div(n.clip(lower=1), axis=0).to_numpy()
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (row, column), share in () if many else np.ndenumerate(shares):
+            how: Any = {"ha": "center", "va": "center", "fontsize": 6.5, "color": "white" if share > 0.55 else "black"}
+            axes.text(column, row, f"{share:.2f}".removeprefix("0") if share >= 0.005 else "", **how)
+        axes.set_xticks(range(n_columns), [shown(name) for name in table.columns], **turned)
+        axes.set_yticks(range(len(n)), [f"{shown(name)} ({cells:,})" for name, cells in n.items()])
+        axes.tick_params(length=0, labelsize=6 if many else 7)
+        axes.spines[:].set_visible(False)
+        axes.set(title=textwrap.fill(printable(title), 44), xlabel=shown(label), ylabel=shown(truth))
+    axes.figure.colorbar(image, cax=axes.inset_axes((1.02, 0, 0.03, 1)), label="share of the row")
+    return panels
 
 
 @public
@@ -251,7 +240,7 @@ def composition(
     axes.set_yticks(rows, samples.numbered)
     axes.set(xlim=(0, 1), xlabel="share of the cells", ylabel=shown(by))
     axes.invert_yaxis()
-    draw_legend(axes, labels, "s")
+    _draw_legend(axes, labels, "s")
     return axes
 
 
@@ -308,18 +297,14 @@ def place(ax: Any, size: tuple[float, float], n: int = 1, *, gap: float = 0.6) -
 
 
 def _dots(n: int) -> Any:
-    return {"s": float(np.clip(16_000 / n, 1.5, 12)), "linewidths": 0, "rasterized": n > VECTOR_DOTS}
+    return {"s": float(np.clip(16_000 / n, 1.5, 16)), "linewidths": 0, "rasterized": n > VECTOR_DOTS}
 
 
 def _marker(labels: Labels, code: int) -> str:
     return MARKERS[code % len(MARKERS)] if len(set(labels.names) - set(NO_LABELS)) > len(PALETTE) else "o"
 
 
-def _as_umap(axes: Any, title: str) -> None:
-    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=shown(title))
-
-
-def draw_legend(axes: Any, labels: Labels, marker: str = "") -> None:
+def _draw_legend(axes: Any, labels: Labels, marker: str = "") -> None:
     """Draw names, numbers of cells and colours beside the axes."""
     marks = [(colour, marker or _marker(labels, code)) for code, colour in enumerate(labels.colours)]
     handles = [Line2D([], [], color=colour, marker=one, linestyle="", markersize=5) for colour, one in marks]
