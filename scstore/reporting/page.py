@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,7 +56,7 @@ def report(
     output: Annotated[str | os.PathLike[str], Option("The page, such as page.html.", flags=("--output", "-o"))],
     *,
     head: Annotated[
-        TrainedHead | None, Option("The head that labelled them; nearest cells are then found in its space.")
+        TrainedHead | None, Option("The head that labelled them: its marker genes, and nearest cells in its space.")
     ] = None,
     reference: Annotated[Cells | None, Option("Cells among which the nearest of each cell are found.")] = None,
     sample: Annotated[str | None, Option("obs column of samples. Usual names are found.")] = None,
@@ -112,8 +112,11 @@ def check_page(output: str | os.PathLike[str], *, overwrite: bool) -> Path:
 
 
 def _problem(path: Path) -> str | None:
-    with path.open("rb") as file:
-        return None if MARK.encode() in file.read(1000) else "is not a page that scstore wrote"
+    if path.is_file():
+        with path.open("rb") as file:
+            if MARK.encode() in file.read(1000):
+                return None
+    return "is not a page that scstore wrote"
 
 
 def write_page(page: Mapping[str, Any], output: Path, *, overwrite: bool) -> Path:
@@ -151,20 +154,21 @@ def describe(
         if column is not None:
             check_column(obs, column, option=option, source=source)
     sample, cluster = sample or _usual(obs, SAMPLES), cluster or _usual(obs, CLUSTERS)
-    columns, left_out = _columns(obs, {name for name in (sample, cluster) if name is not None})
+    columns, left_out = _columns(obs, [name for name in dict.fromkeys((sample, cluster)) if name is not None])
     return {
         "title": Path(source).name,
         "made": record.get("made", ""),
         "verdict": verdict(obs, record, cluster),
         "genes": record.get("genes") or None,
         "ids": [str(name) for name in obs.index],
-        "umap": None if umap is None else _packed(np.asarray(umap)[:, :2], np.float32),
+        "umap": None if umap is None or umap.shape[1] < 2 else _packed(umap[:, :2], np.float32),
         "columns": columns,
         "left_out": left_out,
         "samples": None if sample is None else _counts(obs, sample),
         "clusters": None if cluster is None else _counts(obs, cluster),
         "sure": _sure(obs, record),
         "label": record.get("label", ""),
+        "group": record.get("group", ""),
         "views": list(record.get("views", [])),
         "methods": methods(record, len(obs)),
         "facts": _facts(record),
@@ -195,12 +199,12 @@ def _packed(values: Any, kind: Any) -> str:
     return base64.b64encode(np.ascontiguousarray(values, dtype=np.dtype(kind).newbyteorder("<")).tobytes()).decode()
 
 
-def _columns(obs: pd.DataFrame, wanted: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
+def _columns(obs: pd.DataFrame, wanted: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
     """Return columns of numbers or of few values, scstore's first, and the names of those left out."""
     labels = list(obs[f"{PREFIX}label"].astype("category").cat.categories)
     colours = dict(zip(labels, label_colours(labels), strict=True))
     own = [name for name in obs.columns if str(name).startswith(PREFIX)]
-    order = [*own, *wanted, *(name for name in obs.columns if name not in own and name not in wanted)]
+    order = list(dict.fromkeys([*own, *wanted, *obs.columns]))
     found: list[dict[str, Any]] = []
     left_out: list[str] = []
     for name in order:

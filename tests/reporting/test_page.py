@@ -124,8 +124,9 @@ def test_a_file_gives_the_page_that_annotate_wrote(folder: Path, tmp_path: Path,
         report(folder / "annotated.h5ad", tmp_path / "p.html")
     report(folder / "annotated.h5ad", tmp_path / "p.html", overwrite=True)
     (tmp_path / "mine.html").write_text("<p>mine</p>")
-    with pytest.raises(OutputError):
-        report(folder / "annotated.h5ad", tmp_path / "mine.html", overwrite=True)
+    for mine in ("mine.html", "."):
+        with pytest.raises(OutputError):
+            report(folder / "annotated.h5ad", tmp_path / mine, overwrite=True)
 
 
 def test_labels_in_a_table_have_a_page_too(folder: Path, tmp_path: Path) -> None:
