@@ -296,9 +296,9 @@ def draw(folder: Path, methods: Mapping[str, Method], truth: pd.Series, stores: 
     rows = []
     for name, method in methods.items():
         kind = method.kind if method.kind != "nothing" else "expression" if name == "expression" else "random"
-        folds = {told: [one[metric] for one in method.scores] for metric, told in METRICS.items()}
+        folds = {metric: [one[metric] for one in method.scores] for metric in METRICS}
         rows.append(DotRow(name, ROW_KINDS[kind], folds))
-    draw_rows(figure := Figure(), rows)
+    draw_rows(figure := Figure(), rows, list(METRICS.values()))
     save(figure, *files("metrics"))
     shown = ("random gene vectors + expression", "genept-w", "screader", "default: readout + gene texts + expression")
     called = {name: methods[name].called for name in shown}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,18 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.lines import Line2D
 
-from scstore import fsio
 from scstore.annotation.annotated_cells import PALETTE
-from scstore.errors import InputError, OptionError, printable
-from scstore.evaluation.result import HEADINGS, Evaluation, mean_and_sd
+from scstore.errors import OptionError, printable
+from scstore.evaluation.result import HEADINGS, mean_and_sd
 from scstore.heads.artifact import load_head
 from scstore.options import Option, public
 from scstore.reporting.marker_genes import expression_of, gene_weights, strongest_genes
-from scstore.reporting.marks import LABEL, DotRow, read_labels, rows_of, shown
+from scstore.reporting.marks import LABEL, DotRow, read_labels, read_scores, shown
 from scstore.reporting.plots import BESIDE, Where, place, styled
 from scstore.store.reader import Cells, open_store
 
-EVALUATION = "evaluation.json"
 SIGNS = ListedColormap([PALETTE[1], PALETTE[0]])
 
 
@@ -50,46 +47,37 @@ def draw_evaluation(result: Any, metrics: Sequence[str], ax: Any = None) -> list
     """Draw an evaluation's first table, a panel for each metric."""
     if unknown := [metric for metric in metrics if metric not in HEADINGS]:
         raise OptionError(f"metric={unknown[0]!r}: not one of {', '.join(HEADINGS)}.")
-    found = result.as_json() if isinstance(result, Evaluation) else _read_evaluation(result)
-    regime = found["regimes"][0]
-    rows = rows_of(regime, {metric: HEADINGS[metric] for metric in metrics})
-    baseline = next((one["baseline"] for one in regime["comparisons"] if one["why"] == "no model"), None)
-    at = next((at for at, row in enumerate(regime["rows"]) if row["name"] == baseline), None)
-    return draw_rows(ax, rows, title=found["conclusion"], baseline=at)
+    found = read_scores(result, metrics)
+    headings = [HEADINGS[metric] for metric in metrics]
+    return draw_rows(ax, found.rows, headings, title=found.conclusion, baseline=found.baseline)
 
 
 @styled
-def draw_rows(ax: Any, rows: Sequence[DotRow], *, title: str = "", baseline: int | None = None) -> list[Axes]:
+def draw_rows(
+    ax: Any, rows: Sequence[DotRow], headings: Sequence[str], *, title: str = "", baseline: int | None = None
+) -> list[Axes]:
     """Draw the rows' means and standard deviations, a panel for each metric, and a line at the mean of one row."""
-    metrics = list(rows[0].folds)
-    panels = place(ax, (1.9, 0.25 * len(rows)), len(metrics), gap=0.25)
-    for axes, metric in zip(panels, metrics, strict=True):
+    panels = place(ax, (1.9, 0.25 * len(rows)), len(headings), gap=0.25)
+    for axes, metric, heading in zip(panels, rows[0].folds, headings, strict=True):
         for at, row in enumerate(rows):
-            (mean, sd), mark = mean_and_sd(row.folds[metric]), row.mark
+            folds, mark = row.folds[metric], row.mark
+            mean, sd = mean_and_sd(folds)
             if mean is None:
                 continue
-            folds = [value for value in row.folds[metric] if value is not None]
             axes.scatter(folds, [at] * len(folds), s=8, color=mark.colour, alpha=0.35, linewidths=0)
             axes.errorbar(mean, at, xerr=sd, color=mark.colour, marker=mark.marker, markersize=6, elinewidth=1.2)
             if at == baseline:
                 axes.axvline(mean, color="0.6", linestyle=":", linewidth=1, zorder=0)
         axes.set_yticks(range(len(rows)), [textwrap.fill(printable(row.words) + " *" * row.seen, 44) for row in rows])
         axes.tick_params(axis="y", labelleft=axes is panels[0])
-        axes.set(xlabel=metric, ylim=(len(rows) - 0.5, -0.5))
+        axes.set(xlabel=heading, ylim=(len(rows) - 0.5, -0.5))
         axes.grid(axis="y", color="0.92")
         axes.set_axisbelow(True)
     marks = dict.fromkeys(row.mark for row in rows)
     handles = [Line2D([], [], color=mark.colour, marker=mark.marker, linestyle="") for mark in marks]
     panels[-1].legend(handles, [mark.words for mark in marks], **BESIDE)
-    panels[0].set_title(textwrap.fill(printable(title), 45 * len(metrics)), loc="left")
+    panels[0].set_title(textwrap.fill(printable(title), 45 * len(headings)), loc="left")
     return panels
-
-
-def _read_evaluation(folder: Any) -> Any:
-    file = Path(folder, EVALUATION)
-    if not file.is_file():
-        raise InputError(f"{folder} holds no {EVALUATION}: give a folder that `scstore evaluate -o` wrote.")
-    return fsio.read_json(file)
 
 
 @public

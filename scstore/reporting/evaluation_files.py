@@ -19,13 +19,12 @@ from scstore.heads.rows import Array, RowSubset, materialise
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
 from scstore.reporting.markdown import as_table, escaped
-from scstore.reporting.marks import labels_of, row_words, view_words
+from scstore.reporting.marks import EVALUATION, labels_of, row_words, view_words
 from scstore.store.views import PICTURES
 
-JSON_FILE = "evaluation.json"
 SUFFIXES = ("svg", "png")
 FIGURES = tuple(f"{name}.{suffix}" for name in ("metrics", "confusion", "umap") for suffix in SUFFIXES)
-FILES = (JSON_FILE, "evaluation.csv", "evaluation.md", "predictions.parquet", *FIGURES)
+FILES = (EVALUATION, "evaluation.csv", "evaluation.md", "predictions.parquet", *FIGURES)
 # A UMAP of more cells is drawn of a part of each class: one of a million takes an hour and shows the same.
 UMAP_CELLS = 20_000
 
@@ -59,7 +58,7 @@ def save_evaluation(
     """
     target = check_evaluation_output(folder, figures=figures, overwrite=overwrite)
     with fsio.atomic_folder(target, overwrite=overwrite) as partial:
-        fsio.write_json(partial / JSON_FILE, evaluation.as_json())
+        fsio.write_json(partial / EVALUATION, evaluation.as_json())
         tables.write_table(evaluation.scores, partial / "evaluation.csv")
         fsio.write_bytes(partial / "evaluation.md", evaluation_markdown(evaluation).encode())
         tables.write_table(evaluation.predictions, partial / "predictions.parquet")
@@ -76,7 +75,7 @@ def check_evaluation_output(folder: str | os.PathLike[str], *, figures: bool, ov
 
 
 def _problem(path: Path) -> str | None:
-    return fsio.folder_problem(path, "an evaluation", marker=JSON_FILE, parts=FILES)
+    return fsio.folder_problem(path, "an evaluation", marker=EVALUATION, parts=FILES)
 
 
 def evaluation_markdown(evaluation: Evaluation) -> str:

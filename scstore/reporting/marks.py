@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scstore import fsio
 from scstore.annotation.annotated_cells import LIGHT_GREY, PALETTE, PREFIX, label_colours
 from scstore.annotation.majority import HETEROGENEOUS
 from scstore.annotation.prediction_frames import UNASSIGNED
 from scstore.cells.labels import check_column
-from scstore.errors import OptionError, printable
+from scstore.errors import CellsError, DamagedError, InputError, OptionError, ScstoreError, printable
+from scstore.evaluation.result import Evaluation
 from scstore.evaluation.table_rows import ACROSS_RANDOM, WORDS, EvaluationRow
 from scstore.store.reader import Store
 
 LABEL = f"{PREFIX}label"
 NO_VALUE = "(no value)"
 NO_LABELS = (UNASSIGNED, HETEROGENEOUS, NO_VALUE)
+EVALUATION = "evaluation.json"
 ROW_FIELDS = ("name", "views", "uses", "control", "optional", "seen")
 LONGEST = 40  # letters of a name in a figure
 
@@ -60,18 +66,45 @@ class DotRow(NamedTuple):
 
     words: str
     mark: Mark
-    folds: Mapping[str, Sequence[float | None]]
+    folds: Mapping[str, Sequence[float]]
     seen: bool = False
 
 
-def rows_of(regime: Mapping[str, Any], metrics: Mapping[str, str]) -> list[DotRow]:
-    """Return the rows of a table of ``evaluation.json``, with the metrics under the names given."""
-    found = []
-    for told in regime["rows"]:
-        row = EvaluationRow(**{key: told[key] for key in ROW_FIELDS})
-        folds = {words: [fold[metric] for fold in told["folds"]] for metric, words in metrics.items()}
-        found.append(DotRow(row_words(row), row_mark(row), folds, seen=row.seen))
-    return found
+class Scores(NamedTuple):
+    """The first table of an evaluation: what was done, its conclusion and rows, and the place of the baseline."""
+
+    title: str
+    conclusion: str
+    rows: list[DotRow]
+    baseline: int | None
+
+
+def read_scores(source: Evaluation | str | os.PathLike[str], metrics: Sequence[str]) -> Scores:
+    """Return the first table of an evaluation, or of the folder that it was saved to, with some metrics by name."""
+    try:
+        found = source.as_json() if isinstance(source, Evaluation) else fsio.read_json(Path(source, EVALUATION))
+        regime, rows = found["regimes"][0], []
+        for told in regime["rows"]:
+            row = EvaluationRow(**{key: told[key] for key in ROW_FIELDS})
+            folds = {key: [float(fold[key]) for fold in told["folds"] if fold[key] is not None] for key in metrics}
+            rows.append(DotRow(row_words(row), row_mark(row), folds, seen=bool(row.seen)))
+        bases = [one["baseline"] for one in regime["comparisons"] if one["why"] == "no model"]
+        at = [at for at, row in enumerate(regime["rows"]) if row["name"] in bases]
+        return Scores(str(regime["title"]), str(regime["conclusion"]), rows, at[0] if at else None)
+    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{source}: not a folder that `scstore evaluate -o` wrote ({error!r}).") from error
+
+
+@contextmanager
+def as_annotate_writes(store: Store) -> Iterator[None]:
+    """Turn errors of a record of annotation that another program wrote into :class:`DamagedError`."""
+    try:
+        yield
+    except ScstoreError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        why = f"its uns/scstore/annotation is not as annotate writes it ({error!r})"
+        raise DamagedError(f"{store.path}: {why}. Label the cells again.") from error
 
 
 def view_words(words: str) -> str:
@@ -133,6 +166,8 @@ def labels_of(values: Any, colours: Sequence[str] | None = None) -> Labels:
 
 def read_column(store: Store, column: str, *, option: str) -> pd.Series:
     """Return a column of obs; refuse one that is not there."""
+    if not store.n_obs:
+        raise CellsError(f"{store.path} has no cells.")
     if column == LABEL and column not in store.obs:
         raise OptionError(f"{store.path} has no {LABEL}: label these cells first (scstore.annotate).")
     check_column(store.obs, column, option=option, source=str(store.path))

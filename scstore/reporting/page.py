@@ -27,15 +27,14 @@ from scstore.annotation.head_inputs import head_features
 from scstore.annotation.predict import TrainedHead
 from scstore.annotation.record import CONFIDENCE_EDGES, NOVELTY_EDGES, counted
 from scstore.cells.labels import check_column
-from scstore.errors import CellsError, DamagedError, FeatureSpaceError, InputError, ScstoreError, printable
+from scstore.errors import CellsError, FeatureSpaceError, printable
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead
 from scstore.heads.rejection import Rejection
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
-from scstore.reporting.evaluation_files import JSON_FILE
 from scstore.reporting.marker_genes import expression_of, gene_weights, strongest_genes
-from scstore.reporting.marks import LABEL, NO_LABELS, STATUSES, Labels, labels_of, rows_of
+from scstore.reporting.marks import LABEL, NO_LABELS, STATUSES, Labels, as_annotate_writes, labels_of, read_scores
 from scstore.reporting.words import methods, verdict
 from scstore.search.query import query
 from scstore.store.reader import Cells, Store, open_store
@@ -91,13 +90,8 @@ def report(
         raise CellsError(f"{store.path}: these cells have no labels of scstore's. {cure}")
     scored = None if evaluation is None else _evaluated(Path(evaluation))
     umap = store.view("X_umap")[:] if "X_umap" in store.views else None
-    try:
+    with as_annotate_writes(store):
         page = describe(store.obs, umap, record, sample=sample, cluster=cluster, source=str(store.path))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ScstoreError):
-            raise
-        why = f"its uns/scstore/annotation is not as annotate writes it ({error!r})"
-        raise DamagedError(f"{store.path}: {why}. Label the cells again.") from error
     trained = head if head is None or isinstance(head, AnyHead) else load_head(head)
     if trained is not None:
         page["markers"] = describe_markers(store, trained, labels_of(store.obs[LABEL]))
@@ -340,13 +334,9 @@ def _placed(reference: Store, head: FusedHead, progress: Reporter) -> AnnData:
 
 def _evaluated(folder: Path) -> dict[str, Any]:
     """Return the conclusion and the rows of an evaluation."""
-    try:
-        regime = fsio.read_json(folder / JSON_FILE)["regimes"][0]
-        rows = []
-        for row in rows_of(regime, {"macro_f1": "F1"}):
-            if folds := [float(one) for one in row.folds["F1"] if one is not None]:
-                mark = {"kind": row.mark.words, "colour": row.mark.colour, "seen": row.seen}
-                rows.append({"name": row.words, **mark, "mean": float(np.mean(folds)), "folds": folds})
-        return {"says": str(regime["conclusion"]), "title": str(regime["title"]), "rows": rows}
-    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"{folder}: not a folder that `scstore evaluate -o` wrote ({error!r}).") from error
+    found, rows = read_scores(folder, ["macro_f1"]), []
+    for row in found.rows:
+        if folds := row.folds["macro_f1"]:
+            mark = {"kind": row.mark.words, "colour": row.mark.colour, "seen": row.seen}
+            rows.append({"name": row.words, **mark, "mean": float(np.mean(folds)), "folds": folds})
+    return {"says": found.conclusion, "title": found.title, "rows": rows}

@@ -25,6 +25,7 @@ from scstore.reporting.marks import (
     NO_LABELS,
     STATUSES,
     Labels,
+    as_annotate_writes,
     labels_of,
     read_column,
     read_labels,
@@ -96,10 +97,12 @@ def umap(
     points, values = np.asarray(store.view(UMAP)[:])[:, :2], read_column(store, color, option="color")
     if values.dtype.kind == "b" or not pd.api.types.is_numeric_dtype(values.dtype):
         return draw_layouts(ax, {color: points}, read_labels(store, color, option="color"))[0]
-    axes = place(ax, (SIDE, SIDE))[0]
     numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
-    order = np.argsort(np.abs(numbers - np.nanmedian(numbers)), kind="stable")  # what is rare lies on top
-    x, y = points[order].T
+    points, numbers = points[np.isfinite(numbers)], numbers[np.isfinite(numbers)]
+    if not len(numbers):
+        raise InputError(f"{store.path}: no cell has a {color}.")
+    order = np.argsort(np.abs(numbers - np.median(numbers)), kind="stable")  # what is rare lies on top
+    axes, (x, y) = place(ax, (SIDE, SIDE))[0], points[order].T
     dots = axes.scatter(x, y, c=numbers[order], cmap=NUMBERS, **_dots(len(points)))
     axes.figure.colorbar(dots, ax=axes, shrink=0.6).outline.set_visible(False)
     axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2", title=shown(color))
@@ -119,11 +122,12 @@ def draw_layouts(ax: Any, layouts: Mapping[str, NDArray[Any]], labels: Labels) -
     arrow = {"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}
     how: Any = {"ha": "center", "va": "center", "fontsize": 7, "bbox": box, "arrowprops": arrow}
     for axes, (title, points) in zip(panels, layouts.items(), strict=True):
-        height = np.ptp(points[:, 1])
+        is_placed = np.isfinite(points).all(axis=1)
+        height = np.ptp(points[is_placed, 1]) if is_placed.any() else 0
         for code in np.lexsort((-labels.counts, ~is_none)).tolist():
-            here = points[labels.codes == code]
+            here = points[(labels.codes == code) & is_placed]
             axes.scatter(*here.T, color=labels.colours[code], marker=_marker(labels, code), **_dots(len(points)))
-            if not is_none[code]:
+            if len(here) and not is_none[code]:
                 middle = here[np.linalg.norm(here - np.median(here, axis=0), axis=1).argmin()]
                 is_small = np.subtract(*np.quantile(here[:, 1], [0.9, 0.1])) < 0.07 * height
                 axes.annotate(
@@ -139,7 +143,7 @@ def draw_layouts(ax: Any, layouts: Mapping[str, NDArray[Any]], labels: Labels) -
 def _spread_names(axes: Any) -> None:
     """Move names up or down until none lies on another; a line leads from each to its cells."""
     names: Any = [one for one in axes.texts if isinstance(one, Annotation)]
-    axes.figure.draw_without_rendering()
+    axes.figure.canvas.figure.draw_without_rendering()  # of the whole figure, also where the axes are in a part of it
     boxes = np.array([one.get_bbox_patch().get_window_extent().extents for one in names]).reshape(-1, 4)
     places, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2] + 3
     order, reach = np.argsort(np.argsort(places[:, 1], kind="stable")), (sizes[:, None] + sizes[None]) / 2
@@ -257,27 +261,29 @@ def confidence(cells: ToDraw, *, ax: Where = None) -> Sequence[Axes]:
     """
     store = open_store(cells)
     status, held_out = read_labels(store, f"{PREFIX}status", option="cells"), store.annotation.get("held_out", {})
-    panels = place(ax, (2.4, 2.1), 3)
-    limits = (CONFIDENCE_EDGES, "least_confidence"), (NOVELTY_EDGES, "most_novelty")
-    for axes, name, (edges, limit) in zip(panels, ("confidence", "novelty"), limits, strict=False):
-        values = read_column(store, f"{PREFIX}{name}", option="cells").to_numpy(dtype=np.float64)
-        for code, (one, words) in enumerate(zip(status.names, status.numbered, strict=True)):
-            mine = values[(status.codes == code) & np.isfinite(values)]
-            how: Any = {"color": STATUSES.get(one, PALETTE[7]), "alpha": 0.8, "label": words}
-            axes.stairs(100 * np.array(counted(mine, edges)) / len(values), edges, fill=True, **how)
-        if (counts := np.array(held_out.get(name, []))).any():
-            words = f"held-out, right ({counts.sum():,})"
-            axes.stairs(100 * counts / counts.sum(), edges, color="black", label=words)
-        at = store.annotation.get(limit)
-        if isinstance(at, float) and 0 < at < edges[-1]:
-            axes.axvline(at, color="black", linestyle=":", linewidth=1, label=f"threshold {at:.2f}")
-        axes.set(xlabel=name, ylabel="% of the cells", yscale="log", xlim=(0, edges[-1]))
-        axes.yaxis.set_major_formatter("{x:g}")
+    panels, limits = place(ax, (2.4, 2.1), 3), ((CONFIDENCE_EDGES, "least_confidence"), (NOVELTY_EDGES, "most_novelty"))
+    with as_annotate_writes(store):
+        for axes, name, (edges, limit) in zip(panels, ("confidence", "novelty"), limits, strict=False):
+            values = read_column(store, f"{PREFIX}{name}", option="cells").to_numpy(dtype=np.float64)
+            for code, (one, words) in enumerate(zip(status.names, status.numbered, strict=True)):
+                mine = values[(status.codes == code) & np.isfinite(values)]
+                how: Any = {"color": STATUSES.get(one, PALETTE[7]), "alpha": 0.8, "label": words}
+                axes.stairs(100 * np.array(counted(mine, edges)) / len(values), edges, fill=True, **how)
+            if (counts := np.array(held_out.get(name, []))).any():
+                words = f"held-out, right ({counts.sum():,})"
+                axes.stairs(100 * counts / counts.sum(), edges, color="black", label=words)
+            at = store.annotation.get(limit)
+            if isinstance(at, float) and 0 < at < edges[-1]:
+                axes.axvline(at, color="black", linestyle=":", linewidth=1, label=f"threshold {at:.2f}")
+            axes.set(xlabel=name, ylabel="% of the cells", xlim=(0, edges[-1]))
+            if np.isfinite(values).any():
+                axes.set_yscale("log")
+                axes.yaxis.set_major_formatter("{x:g}")
+        bins = held_out.get("reliability", {"n": [], "confidence": [], "accuracy": []})
+        panels[2].plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        panels[2].plot(bins["confidence"], bins["accuracy"], color=PALETTE[0], marker="o", markersize=4)
+        panels[2].set(xlabel="confidence", ylabel="share right", title=f"held-out cells ({sum(bins['n']):,})")
     panels[0].legend(loc="upper left")
-    bins = held_out.get("reliability", {"n": [], "confidence": [], "accuracy": []})
-    panels[2].plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    panels[2].plot(bins["confidence"], bins["accuracy"], color=PALETTE[0], marker="o", markersize=4)
-    panels[2].set(xlabel="confidence", ylabel="share right", title=f"held-out cells ({sum(bins['n']):,})")
     return panels
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -18,7 +19,15 @@ from support import make_cells
 
 import scstore
 from scstore.annotation.annotated_cells import GREY, PALETTE, label_colours
-from scstore.errors import FeatureSpaceError, InputError, MissingExtraError, OptionError, OutputError
+from scstore.errors import (
+    CellsError,
+    DamagedError,
+    FeatureSpaceError,
+    InputError,
+    MissingExtraError,
+    OptionError,
+    OutputError,
+)
 from scstore.reporting.dot_plots import draw_rows
 from scstore.reporting.marks import LABEL, ROW_KINDS, DotRow, labels_of
 from scstore.reporting.plot_files import plot, save
@@ -173,10 +182,10 @@ def test_markers_are_the_genes_of_each_label(cells: Path, head: Path) -> None:
 def test_rows_are_drawn_where_they_are_and_kinds_look_alike_everywhere() -> None:
     model, control = ROW_KINDS["model"], ROW_KINDS["expression"]
     rows = [
-        DotRow("with words", model, {"F1": [0.9, 0.94], "accuracy": [0.9, None]}),
-        DotRow("expression", control, {"F1": [0.91, 0.93], "accuracy": [None, None]}, seen=True),
+        DotRow("with words", model, {"F1": [0.9, 0.94], "accuracy": [0.9]}),
+        DotRow("expression", control, {"F1": [0.91, 0.93], "accuracy": []}, seen=True),
     ]
-    first, second = draw_rows(Figure(), rows, title="It $makes$ no difference.", baseline=1)
+    first, second = draw_rows(Figure(), rows, ["F1", "accuracy"], title="It $makes$ no difference.", baseline=1)
     assert ticks(first.yaxis) == ["with words", "expression *"]
     assert first.get_title(loc="left") == "It $makes$ no difference."
     assert legend(second) == [model.words, control.words]
@@ -215,7 +224,11 @@ def test_labels_of_any_signs_are_drawn_as_they_are(tmp_path: Path) -> None:
             save(figure, *(tmp_path / f"{name}.{suffix}" for suffix in ("svg", "png", "pdf")))
         draw_layouts(figure := Figure(), {HOSTILE[0]: odd.obsm["X_umap"]}, labels_of(HOSTILE * 3))
         save(figure, tmp_path / "layouts.svg")
-        draw_rows(figure := Figure(), [DotRow(name, ROW_KINDS["model"], {HOSTILE[0]: [0.5]}) for name in HOSTILE])
+        draw_rows(
+            figure := Figure(),
+            [DotRow(name, ROW_KINDS["model"], {HOSTILE[0]: [0.5]}) for name in HOSTILE],
+            [HOSTILE[0]],
+        )
         save(figure, tmp_path / "rows.svg")
     for svg in tmp_path.glob("*.svg"):
         drawn = " ".join(texts(svg))
@@ -273,6 +286,32 @@ def test_cells_that_lack_something_are_refused(cells: Path) -> None:
         scstore.pl.composition(make_cells(9), "donor")
     with pytest.raises(OptionError, match="cell_type"):
         scstore.pl.umap(cells, "celltype")
+    with pytest.raises(CellsError):
+        scstore.pl.umap(labelled(["a"])[:0].copy())
+
+
+def test_values_that_are_missing_are_left_out(cells: Path) -> None:
+    found = anndata.read_h5ad(cells)
+    found.obsm["X_umap"][:10] = np.nan
+    found.obs["number"] = np.where(np.arange(90) < 20, np.nan, 1.0)
+    assert len(scstore.pl.umap(found, ax=Figure()).texts) == 3
+    assert len(scstore.pl.umap(found, "number", ax=Figure()).collections[0].get_offsets()) == 70
+    found.obs["scstore_novelty"] = np.nan  # as of a head across genes
+    panels = scstore.pl.confidence(found, ax=Figure())
+    panels[1].figure.draw_without_rendering()
+    with pytest.raises(InputError):
+        scstore.pl.umap(found, "scstore_novelty")
+
+
+def test_a_record_of_another_program_is_called_damaged(cells: Path, tmp_path: Path) -> None:
+    found = anndata.read_h5ad(cells)
+    for held_out in ({"confidence": [1, 2]}, {"reliability": {"n": ["x"]}}, {"novelty": "none"}):
+        found.uns["scstore"]["annotation"]["held_out"] = held_out
+        with pytest.raises(DamagedError):
+            scstore.pl.confidence(found, ax=Figure())
+    (tmp_path / "evaluation.json").write_text(json.dumps({"regimes": [{"rows": [{"name": "X"}]}]}))
+    with pytest.raises(InputError):
+        scstore.pl.evaluation(tmp_path)
 
 
 def test_colours_are_those_of_the_cells_or_of_the_palette() -> None:
