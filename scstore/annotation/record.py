@@ -71,12 +71,12 @@ def _held_out(labelling: Labelling, head: AnyHead) -> dict[str, Any]:
     found: dict[str, Any] = {name: scores[name] for name in SCORES if scores.get(name) is not None}
     bins = head.record_.get("reliability", [])
     found["reliability"] = {name: [one[name] for one in bins] for name in ("n", "confidence", "accuracy")}
-    rejection = labelling.head.rejection_
-    if rejection is not None:
-        found["keep"] = float(rejection.keep)
-        found["confidence"] = counted(rejection.confidence, CONFIDENCE_EDGES)
-    if isinstance(rejection, Rejection):
-        found["novelty"] = counted(rejection.novelty, NOVELTY_EDGES)
+    if head.rejection_ is not None:
+        found["confidence"] = counted(head.rejection_.confidence, CONFIDENCE_EDGES)
+        if labelling.inputs is None or labelling.inputs.case is None:  # else labels must be right often enough too
+            found["keep"] = float(labelling.options.keep or head.rejection_.keep)
+    if isinstance(labelling.head.rejection_, Rejection):
+        found["novelty"] = counted(labelling.head.rejection_.novelty, NOVELTY_EDGES)
     return found
 
 

@@ -93,7 +93,7 @@ def methods(record: Mapping[str, Any], n_cells: int) -> str:
     whose = f" ({many} values of {group})" if many else ""
     of_genes = f" of {genes['n_read']} genes" if genes else ""
     names = [f"log-normalised expression{of_genes}" if view == "X" else str(view) for view in views]
-    by = f"by a {record.get('kind', '')} head trained on {record.get('trained_cells', 0):,} cells{whose}"
+    by = f"by a head ({record.get('kind', '')}) trained on {record.get('trained_cells', 0):,} cells{whose}"
     of = f"of {record.get('trained_on', '')} with {len(record.get('labels', []))} labels of {record.get('label', '')}"
     said = [f"{n_cells:,} cells were labelled with scstore {record.get('scstore', '')} {by} {of}."]
     said.append(f"It reads {', '.join(names)}.")
@@ -104,8 +104,8 @@ def methods(record: Mapping[str, Any], n_cells: int) -> str:
     if held_out.get("accuracy") is not None:
         how = f"whole groups of {group} at a time" if group else "at random"
         said.append(
-            f"Probabilities were calibrated on {held_out['n']:,} reference cells held out {how}, of which "
-            f"{held_out['accuracy']:.1%} got the right label (macro-F1 {held_out.get('macro_f1', 0):.3f})."
+            f"Probabilities were calibrated on {held_out['n']:,} predictions of reference cells that were held out, {how}; "
+            f"{held_out['accuracy']:.1%} of these were right (macro-F1 {held_out.get('macro_f1', 0):.3f})."
         )
     rules = []
     if least := record.get("least_confidence"):
@@ -113,7 +113,11 @@ def methods(record: Mapping[str, Any], n_cells: int) -> str:
     if isinstance(most := record.get("most_novelty"), float):
         rules.append(f"the cell's novelty was at most {most:.2f}")
     if rules:
-        keep = f", as {held_out['keep']:.0%} of correctly labelled held-out cells do" if "keep" in held_out else ""
+        keep = (
+            f", as at least {held_out['keep']:.0%} of correctly labelled held-out cells do"
+            if "keep" in held_out
+            else ""
+        )
         said.append(f"A label was kept where {' and '.join(rules)}{keep}.")
     return " ".join(said)
 

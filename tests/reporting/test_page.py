@@ -107,8 +107,10 @@ def test_the_heads_genes_are_shown_in_the_cells(folder: Path) -> None:
 
 def test_confidence_is_shown_beside_the_heads_own(folder: Path) -> None:
     sure = data(folder / "page.html")["sure"]
-    held_out = scstore.load_head(folder / "head").held_out_["n"]
+    head = scstore.load_head(folder / "head")
+    held_out = head.held_out_["n"]
     assert sure["n"] == held_out
+    assert sum(sure["confidence"]["held_out"]) == len(head.rejection_.confidence)
     assert sum(sure["confidence"]["cells"]) == 60
     assert sum(sure["novelty"]["held_out"]) > 0
     assert sum(sure["reliability"]["n"]) == held_out
