@@ -104,8 +104,8 @@ def methods(record: Mapping[str, Any], n_cells: int) -> str:
     if held_out.get("accuracy") is not None:
         how = f"whole groups of {group} at a time" if group else "at random"
         said.append(
-            f"Probabilities were calibrated on {held_out['n']:,} predictions of reference cells that were held out, {how}; "
-            f"{held_out['accuracy']:.1%} of these were right (macro-F1 {held_out.get('macro_f1', 0):.3f})."
+            f"Probabilities were calibrated on {held_out['n']:,} predictions of reference cells that were held out, "
+            f"{how}; {held_out['accuracy']:.1%} of these were right (macro-F1 {held_out.get('macro_f1', 0):.3f})."
         )
     rules = []
     if least := record.get("least_confidence"):
