@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
-from matplotlib.lines import Line2D
 
 from scstore.annotation.annotated_cells import PALETTE
 from scstore.errors import OptionError, printable
@@ -19,6 +16,7 @@ from scstore.heads.artifact import load_head
 from scstore.options import Option, public
 from scstore.reporting.marker_genes import expression_of, gene_weights, strongest_genes
 from scstore.reporting.marks import LABEL, DotRow, read_labels, read_scores, shown
+from scstore.reporting.matplotlib_parts import Axes, Line2D, ListedColormap
 from scstore.reporting.plots import BESIDE, Where, place, styled
 from scstore.store.reader import Cells, open_store
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
 from scstore.annotation.head_inputs import head_features
 from scstore.errors import FeatureSpaceError
-from scstore.heads.artifact import AnyHead, load_head
+from scstore.heads.artifact import AnyHead
 from scstore.heads.fusion import FusedHead
 from scstore.heads.linear import ExpressionHead
 from scstore.heads.preprocessing import EXPRESSION
@@ -19,18 +17,16 @@ from scstore.reporting.marks import Labels
 from scstore.store.reader import Store
 
 
-def gene_weights(head: Any) -> pd.DataFrame:
+def gene_weights(head: AnyHead) -> pd.DataFrame:
     """Return how much a standard deviation of each gene speaks for each label, ``(labels, genes)``, by symbols.
 
-    Of a head's path or itself. The largest is about 1; :class:`FeatureSpaceError` where it weighs no genes.
+    The largest is about 1. :class:`FeatureSpaceError` where the head weighs no genes.
     """
-    trained: AnyHead = load_head(head) if not isinstance(head, AnyHead) else head
-    member = trained.members_.get(EXPRESSION) if isinstance(trained, FusedHead) else None
+    member = head.members_.get(EXPRESSION) if isinstance(head, FusedHead) else None
     if member is None or member.reducer is None or not isinstance(member.head, ExpressionHead):
-        what = f"{trained.kind}, views {', '.join(trained.views_)}" if isinstance(trained, FusedHead) else trained.kind
-        raise FeatureSpaceError(f"This head ({what}) has no weights of genes: fit a linear head on the view X.")
-    genes = pd.Index(trained.record_["genes"]["symbol"])
-    found = pd.DataFrame(member.head.weights(member.reducer.scale), index=trained.classes_.astype(str), columns=genes)
+        raise FeatureSpaceError(f"This {head.kind} head has no weights of genes: fit a linear head on the view X.")
+    genes = pd.Index(head.record_["genes"]["symbol"])
+    found = pd.DataFrame(member.head.weights(member.reducer.scale), index=head.classes_.astype(str), columns=genes)
     return found.loc[:, ~genes.duplicated()]
 
 

@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-
 from scstore import fsio
 from scstore.errors import OptionError, OutputError, printable
 from scstore.options import Option, Overwrite, public
 from scstore.reporting import plots
 from scstore.reporting.dot_plots import draw_evaluation, markers
+from scstore.reporting.matplotlib_parts import Figure, Text, rc_context
 
 CREATOR = "scstore.pl"  # in every figure's metadata
 METADATA: Mapping[str, dict[str, Any]] = {

@@ -334,13 +334,14 @@ def test_colours_are_those_of_the_cells_or_of_the_palette() -> None:
     assert max(lights) < 0.67 * 255  # no yellow on white
 
 
-def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("scstore.pl", "scstore.reporting.plots", "scstore.reporting.dot_plots"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.delattr(scstore, "pl", raising=False)
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, scstore_command: Any) -> None:
+    for name in [name for name in sys.modules if name.startswith(("scstore.pl", "scstore.reporting", "matplotlib"))]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delattr(scstore, "pl", raising=False)
     with pytest.raises(MissingExtraError, match=r"scstore\[plot\]"):
         scstore.pl  # noqa: B018
+    assert "scstore[plot]" in scstore_command("plot", "umap", "cells.h5ad", "-o", "umap.png", code=2).stderr
 
 
 def test_umaps_keep_groups_together_and_a_seed_gives_the_same_picture() -> None:
