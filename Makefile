@@ -1,4 +1,4 @@
-# make demo    real cells through a real frozen transformer, and three heads that annotate them
+# make demo    real cells through a real frozen transformer: labels, pictures and a page
 # make test    the whole test suite
 # make laptop  the tests that need no torch, on Python 3.13 with the newest versions; run `make test` first, which
 #              keeps the stores that they read
@@ -19,7 +19,7 @@ export SCSTORE_TEST_STORES := $(CURDIR)/.test-stores
 .PHONY: demo test laptop oldest clean
 
 demo: $(VENV)/.demo
-	$(BIN)/scstore demo demo --overwrite
+	$(BIN)/python examples/demo.py demo
 
 test: $(VENV)/.dev
 	rm -rf $(SCSTORE_TEST_STORES)

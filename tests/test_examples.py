@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
+import anndata
 import matplotlib.image
 import pandas as pd
 import pytest
@@ -36,6 +37,39 @@ def test_an_example_runs(example: str, tmp_path: Path, capsys: pytest.CaptureFix
     lines = capsys.readouterr().out.splitlines()
     agreement = next(line for line in lines if line.startswith("agreement"))
     assert float(agreement.split()[-1]) > 0.6
+
+
+def test_the_demo_ends_in_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it prints to type is what it runs; every third of its cells, and no more than that is left out."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import demo
+
+    def fewer(folder: Path) -> None:
+        whole(folder)
+        for name in ("reference", "new"):
+            anndata.read_h5ad(folder / f"{name}.h5ad")[::3].copy().write_h5ad(folder / f"{name}.h5ad")
+
+    whole = demo.write_cells
+    monkeypatch.setattr(demo, "write_cells", fewer)
+    assert demo.main(tmp_path / "it's here") == 0
+    said = capsys.readouterr()
+    assert "warning" not in said.err
+    folder = tmp_path / "it's here"
+    typed = [line for line in said.out.splitlines() if line.startswith("$ scstore ")]
+    steps = ["panel", "extract", "evaluate", "fit", "annotate", "report", "plot", "plot"]
+    assert [line.split()[2] for line in typed] == steps
+    assert said.out.splitlines()[-1] == f"Now open {folder / 'page.html'} in a browser."
+    assert (folder / "page.html").stat().st_size > 10_000
+    cells = anndata.read_h5ad(folder / "annotated.h5ad")
+    agreement = (cells.obs["scstore_best_label"].astype(str) == cells.obs["bulk_labels"].astype(str)).mean()
+    assert cells.n_obs == 78
+    assert agreement > 0.6
+    assert f"{agreement:.0%} of 78 new cells" in said.out
+    assert "On your cells" in said.out
+    for name in ("umap", "confusion"):
+        assert min(matplotlib.image.imread(folder / f"{name}.png").shape[:2]) > 300
 
 
 @dataclass(frozen=True)

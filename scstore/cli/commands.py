@@ -47,7 +47,6 @@ COMMANDS = (
         "scstore align cells.h5ad --label cell_type --panel panels/blood.h5ad -o projectors/blood",
         "scstore extract cells.h5ad -o stores/ref.zarr --panel panels/blood.h5ad --projector projectors/blood",
     ),
-    _model("demo", "Show the whole path on 700 real blood cells; needs scstore[demo].", function="scstore.demo:demo"),
     _laptop(
         "annotate",
         "Label cells with a trained head, and give them back whole, with labels, reasons and a UMAP.",
@@ -144,7 +143,6 @@ app = typer.Typer(
     **LOOK,
     help=(
         "Pay for the large language model once, on a GPU; annotate single cells on a laptop.\n\n"
-        "`scstore demo` shows the whole path on real cells, in minutes.\n\n"
         "**extract** runs a frozen language model over cells and writes a store (needs `scstore[extract]`); **fit**, "
         "**predict** and **query** work on stores and on any AnnData with embeddings, without the model."
     ),

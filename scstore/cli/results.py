@@ -21,7 +21,6 @@ from scstore.tables import FORMATS
 
 if TYPE_CHECKING:
     from scstore.annotation.predict import PredictionCounts
-    from scstore.demo import DemoResult
     from scstore.evaluation.result import Evaluation
     from scstore.genes.table import GeneTable
     from scstore.heads.artifact import AnyHead
@@ -134,12 +133,6 @@ def show_align(projector: ProjectorFile, given: Mapping[str, Any]) -> None:
         f"{output}: trained on {len(projector.trained_on):,} cells for {given['label']}, best epoch {best}",
         f"next: scstore {shlex.join(words)}",
     )
-
-
-def show_demo(result: DemoResult, _given: Mapping[str, Any]) -> None:
-    """Print the table and what to try next."""
-    state.output.table(*result.table())
-    state.output.result(result.as_json(), *result.lines())
 
 
 def show_build_genes(table: GeneTable, given: Mapping[str, Any]) -> None:

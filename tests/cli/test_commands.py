@@ -18,7 +18,7 @@ from support import DEFAULT_SIGNALS, ROOT, Run, make_cells, write_model
 from scstore.errors import NotAStoreError
 
 COMMANDS = [
-    "extract", "align", "annotate", "fit", "predict", "query", "evaluate", "panel", "info", "export", "verify", "demo",
+    "extract", "align", "annotate", "fit", "predict", "query", "evaluate", "panel", "info", "export", "verify",
     "genes build", "genes info",
 ]  # fmt: skip
 
@@ -116,7 +116,7 @@ def test_quiet_prints_errors_only(folder: Path, scstore_command: Run) -> None:
 def test_help_teaches(command: str, scstore_command: Run) -> None:
     said = scstore_command(*command.split(), "--help").stdout
     assert "Usage" in said
-    if command not in ("info", "export", "demo"):
+    if command not in ("info", "export"):
         assert f"scstore {command}" in said.split("Options")[0].replace("\n", " ")
 
 

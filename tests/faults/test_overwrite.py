@@ -13,7 +13,6 @@ from support import make_cells
 
 import scstore
 from scstore import fsio
-from scstore.demo import demo
 from scstore.errors import OutputError
 from scstore.reporting.card import save_model_card
 from scstore.reporting.evaluation_files import check_evaluation_output
@@ -31,7 +30,6 @@ REPLACE: dict[str, Callable[[Path], Any]] = {
     "query": lambda out: scstore.query(ABSENT, ABSENT, output=out, overwrite=True),
     "export": lambda out: scstore.export(ABSENT, out, overwrite=True),
     "evaluate": lambda out: check_evaluation_output(out, figures=False, overwrite=True),
-    "demo": lambda out: demo(out, overwrite=True),
     "card": lambda out: save_model_card(None, out, name="", overwrite=True),  # type: ignore[arg-type]
 }
 # By what writes them: endings of names that it takes.
