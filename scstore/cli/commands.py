@@ -97,17 +97,6 @@ COMMANDS = (
         "scstore report annotated.h5ad -o page.html --head heads/blood --reference reference.h5ad",
         show="scstore.cli.results:show_export",
     ),
-    _laptop(
-        "plot",
-        "Draw labelled cells, an evaluation or the genes of a head: .png, .pdf or .svg.",
-        "scstore plot umap annotated.h5ad -o umap.pdf",
-        "scstore plot composition annotated.h5ad --by donor -o composition.png",
-        "scstore plot confusion annotated.h5ad --truth cell_type -o confusion.svg",
-        "scstore plot confidence annotated.h5ad -o confidence.png",
-        "scstore plot evaluation evaluation -o evaluation.pdf",
-        "scstore plot markers heads/blood -o markers.png",
-        function="scstore.reporting.plot_files:plot",
-    ),
     _laptop("info", "Say what a store or head holds.", function="scstore.cli.info:info", show="scstore.cli.info:show"),
     _laptop("export", "Write a store as one .h5ad file."),
     _laptop(
@@ -136,6 +125,24 @@ GENES = (
     ),
 )
 
+
+def _plot(name: str, summary: str, example: str) -> Command:
+    """Describe the command of a function of ``scstore.pl``."""
+    adapt, show = (f"scstore.cli.results:{what}_plot" for what in ("adapt", "show"))
+    return _laptop(
+        name, summary, f"scstore plot {name} {example}", function=f"scstore.pl:{name}", show=show, adapt=adapt
+    )
+
+
+PLOTS = (
+    _plot("umap", "Cells by label, or by any column.", "annotated.h5ad -o umap.pdf"),
+    _plot("confusion", "Labels against true labels.", "annotated.h5ad --truth cell_type -o confusion.svg"),
+    _plot("composition", "Shares of the labels in each sample.", "annotated.h5ad --by donor -o composition.png"),
+    _plot("confidence", "How sure the labels are.", "annotated.h5ad -o confidence.png"),
+    _plot("evaluation", "What an evaluation found.", "evaluation -o evaluation.pdf"),
+    _plot("markers", "The strongest genes of each label.", "heads/blood --cells annotated.h5ad -o markers.png"),
+)
+
 app = typer.Typer(
     name="scstore",
     cls=group_of(COMMANDS),
@@ -150,3 +157,6 @@ app = typer.Typer(
 genes_app = typer.Typer(cls=group_of(GENES), no_args_is_help=True, help="Gene tables: genes as vectors of text.")
 genes_app.callback()(lambda: None)
 app.add_typer(genes_app, name="genes", rich_help_panel=MODEL)
+plot_app = typer.Typer(cls=group_of(PLOTS), no_args_is_help=True, help="Figures of labelled cells: .png, .pdf, .svg.")
+plot_app.callback()(lambda: None)
+app.add_typer(plot_app, name="plot", rich_help_panel=LAPTOP)

@@ -267,9 +267,27 @@ def show_evaluate(found: Evaluation, given: Mapping[str, Any]) -> None:
     )
 
 
-def show_plot(written: Path, _given: Mapping[str, Any]) -> None:
-    """Print the file."""
-    state.output.result({"output": str(written)}, str(written))
+def adapt_plot(
+    given: dict[str, Any],
+    *,
+    output: Annotated[Path, Option("A .png, .pdf or .svg file.", flags=("--output", "-o"))],
+    overwrite: Overwrite = False,
+) -> dict[str, Any]:
+    """Refuse a file that cannot be written before anything is drawn."""
+    from scstore.reporting.matplotlib_parts import Figure
+    from scstore.reporting.plot_files import check_figure
+
+    check_figure(output, overwrite=overwrite)
+    return given | {"ax": Figure()}
+
+
+def show_plot(drawn: Any, given: Mapping[str, Any]) -> None:
+    """Write the figure, and print its name."""
+    from scstore.reporting.plot_files import save_figure
+
+    figure = (drawn[0] if isinstance(drawn, list) else drawn).figure
+    save_figure(figure, given["output"], overwrite=given["overwrite"])
+    state.output.result({"output": str(given["output"])}, str(given["output"]))
 
 
 def show_export(written: Path, _given: Mapping[str, Any]) -> None:

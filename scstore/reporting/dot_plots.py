@@ -11,8 +11,8 @@ import numpy as np
 
 from scstore.annotation.annotated_cells import PALETTE
 from scstore.errors import OptionError, printable
-from scstore.evaluation.result import HEADINGS, mean_and_sd
-from scstore.heads.artifact import load_head
+from scstore.evaluation.result import HEADINGS, Evaluation, mean_and_sd
+from scstore.heads.artifact import AnyHead, load_head
 from scstore.options import Option, public
 from scstore.reporting.marker_genes import expression_of, gene_weights, strongest_genes
 from scstore.reporting.marks import LABEL, DotRow, read_labels, read_scores, shown
@@ -20,31 +20,31 @@ from scstore.reporting.matplotlib_parts import Axes, Line2D, ListedColormap
 from scstore.reporting.plots import BESIDE, Where, place, styled
 from scstore.store.reader import Cells, open_store
 
+METRICS = ("macro_f1", "accuracy", "macro_precision", "macro_recall")
 SIGNS = ListedColormap([PALETTE[1], PALETTE[0]])
 
 
 @public
 @styled
 def evaluation(
-    result: Annotated[Any, Option("From scstore.evaluate, or the folder that it was saved to.")],
-    metric: Annotated[str, Option("macro_f1, accuracy, macro_precision, macro_recall, auroc or ece.")] = "macro_f1",
+    result: Annotated[
+        Evaluation | str | os.PathLike[str], Option("From evaluate, or the folder that it was saved to.", argument=True)
+    ],
     *,
+    metrics: Annotated[
+        Sequence[str], Option(f"A panel for each of these: {', '.join(HEADINGS)}.", flags=("--metric",))
+    ] = METRICS,
     ax: Where = None,
-) -> Axes:
+) -> Sequence[Axes]:
     """Draw what the rows of an evaluation's table are worth, and its conclusion.
 
     Returns
     -------
-    Axes
-        Mean and standard deviation of each row, a small dot for each fold, and a line at the baseline.
+    list of Axes
+        For each metric mean and standard deviation of the rows, a small dot for each fold, and a line at the baseline.
     """
-    return draw_evaluation(result, [metric], ax)[0]
-
-
-def draw_evaluation(result: Any, metrics: Sequence[str], ax: Any = None) -> list[Axes]:
-    """Draw an evaluation's first table, a panel for each metric."""
     if unknown := [metric for metric in metrics if metric not in HEADINGS]:
-        raise OptionError(f"metric={unknown[0]!r}: not one of {', '.join(HEADINGS)}.")
+        raise OptionError(f"metrics={unknown[0]!r}: not one of {', '.join(HEADINGS)}.")
     found = read_scores(result, metrics)
     headings = [HEADINGS[metric] for metric in metrics]
     return draw_rows(ax, found.rows, headings, title=found.conclusion, baseline=found.baseline)
@@ -81,7 +81,7 @@ def draw_rows(
 @public
 @styled
 def markers(
-    head: Annotated[Any, Option("A linear head that reads expression, or its folder.")],
+    head: Annotated[AnyHead | str | os.PathLike[str], Option("A linear head that reads expression.", argument=True)],
     cells: Annotated[Cells | None, Option("Labelled cells, whose expression is drawn.")] = None,
     *,
     n_genes: Annotated[int, Option("Genes of each label.", minimum=1)] = 3,

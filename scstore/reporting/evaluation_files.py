@@ -99,15 +99,15 @@ def _draw(evaluation: Evaluation, folder: Path, progress: Reporter) -> None:
     from matplotlib.figure import Figure
 
     from scstore.reporting import plots
-    from scstore.reporting.dot_plots import draw_evaluation
-    from scstore.reporting.plot_files import METRICS, save
+    from scstore.reporting.dot_plots import evaluation as draw_scores
+    from scstore.reporting.plot_files import save
 
     def write(figure: Figure, name: str) -> None:
         save(figure, *(folder / f"{name}.{suffix}" for suffix in SUFFIXES))
 
     regime, cells = evaluation.regimes[0], evaluation.cells
     figure, rows = Figure(), {row.name: row for row in regime.scored.rows}
-    draw_evaluation(evaluation, METRICS, figure)
+    draw_scores(evaluation, ax=figure)
     write(figure, "metrics")
     names, counts = np.array(cells.classes, dtype=object), {}
     for name in _rows_to_confuse(evaluation):

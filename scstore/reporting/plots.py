@@ -54,8 +54,10 @@ STYLE: Any = AS_TEXT | {
 }  # fmt: skip
 BESIDE: Any = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "handletextpad": 0.2, "columnspacing": 0.8}
 
-ToDraw = Annotated[Cells, Option("Labelled cells: an AnnData, .h5ad, Zarr or store.")]
-Where = Annotated[Any, Option("Axes to draw on, or an empty Figure, which gets a fitting size; else a new figure.")]
+ToDraw = Annotated[Cells, Option("Labelled cells: an AnnData, .h5ad, Zarr or store.", argument=True)]
+Where = Annotated[
+    Any, Option("Axes to draw on, or an empty Figure, which gets a fitting size; else a new one.", in_python_only=True)
+]
 LabelColumn = Annotated[str, Option("Column of obs with the labels.")]
 
 

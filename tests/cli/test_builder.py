@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import sample
 
 from scstore.cli.builder import Command, LazyCommand, group_of, in_flags, state
-from scstore.cli.commands import COMMANDS, GENES
+from scstore.cli.commands import COMMANDS, GENES, PLOTS
 from scstore.errors import OptionError
 from scstore.options import parameters_of
 from scstore.progress import Output
@@ -97,7 +97,7 @@ def test_switches_are_read_behind_the_command_too(monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_command_shows_its_everyday_options_alone() -> None:
-    for command in (*COMMANDS, *GENES):
+    for command in (*COMMANDS, *GENES, *PLOTS):
         built = LazyCommand(command).make_context(command.name, [], resilient_parsing=True).command
         shown = [one.name for one in built.params if not getattr(one, "hidden", False)]
         assert len(shown) <= 13, (command.name, shown)

@@ -30,7 +30,7 @@ from scstore.errors import (
 )
 from scstore.reporting.dot_plots import draw_rows
 from scstore.reporting.marks import LABEL, ROW_KINDS, DotRow, labels_of
-from scstore.reporting.plot_files import plot, save
+from scstore.reporting.plot_files import save, save_figure
 from scstore.reporting.plots import confusion_counts, draw_confusions, draw_layouts, embed
 
 
@@ -199,12 +199,12 @@ def test_an_evaluation_is_drawn_from_its_folder_too(cells: Path, tmp_path: Path)
     result = scstore.evaluate(cells, label="cell_type", views=["X", "regression"], folds=2)
     scstore.save_evaluation(result, tmp_path / "e", figures=False)
     for source in (result, tmp_path / "e"):
-        axes = scstore.pl.evaluation(source, "accuracy", ax=Figure())
+        (axes,) = scstore.pl.evaluation(source, metrics=["accuracy"], ax=Figure())
         assert axes.get_xlabel() == "accuracy"
         assert ticks(axes.yaxis) == ["expression", "logistic regression on expression"]
         assert axes.get_title(loc="left").replace("\n", " ") == result.conclusion
     with pytest.raises(OptionError):
-        scstore.pl.evaluation(result, "f2")
+        scstore.pl.evaluation(result, metrics=["f2"])
     with pytest.raises(InputError):
         scstore.pl.evaluation(tmp_path)
 
@@ -237,7 +237,11 @@ def test_labels_of_any_signs_are_drawn_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
 def test_a_file_has_its_format_and_the_same_bytes(cells: Path, suffix: str, tmp_path: Path) -> None:
-    written = [plot("umap", cells, tmp_path / f"{i}.{suffix}").read_bytes() for i in range(2)]
+    written = []
+    for i in range(2):
+        scstore.pl.umap(cells, ax=(figure := Figure()))
+        save_figure(figure, tmp_path / f"{i}.{suffix}", overwrite=False)
+        written.append((tmp_path / f"{i}.{suffix}").read_bytes())
     assert written[0] == written[1]
     assert written[0].startswith({"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[suffix])
     if suffix == "png":
@@ -249,13 +253,16 @@ def test_a_file_has_its_format_and_the_same_bytes(cells: Path, suffix: str, tmp_
 
 
 def test_the_command_draws_each_kind(cells: Path, head: Path, tmp_path: Path, scstore_command: Any) -> None:
+    result = scstore.evaluate(cells, label="cell_type", views=["X"], folds=2)
+    scstore.save_evaluation(result, tmp_path / "e", figures=False)
     for words in (
         ["umap", cells, "--color", "donor"],
         ["confusion", cells, "--truth", "cell_type"],
         ["composition", cells, "--by", "donor"],
         ["confidence", cells],
         ["markers", head],
-        ["markers", cells, "--head", head],
+        ["markers", head, "--cells", cells],
+        ["evaluation", tmp_path / "e", "--metric", "macro_f1"],
     ):
         target = tmp_path / f"{words[0]}{len(words)}.svg"
         scstore_command("plot", *map(str, words), "-o", str(target))
@@ -265,18 +272,19 @@ def test_the_command_draws_each_kind(cells: Path, head: Path, tmp_path: Path, sc
     assert not (tmp_path / "no.svg").exists()
 
 
-def test_only_figures_of_ours_are_replaced(cells: Path, tmp_path: Path) -> None:
-    mine = tmp_path / "mine.svg"
+def test_only_figures_of_ours_are_replaced(tmp_path: Path) -> None:
+    mine, figure = tmp_path / "mine.svg", Figure()
     mine.write_text("<svg/>")
     with pytest.raises(OutputError):
-        plot("umap", cells, mine, overwrite=True)
+        save_figure(figure, mine, overwrite=True)
     with pytest.raises(OutputError):
-        plot("umap", cells, tmp_path / "a.gif")
+        save_figure(figure, tmp_path / "a.gif", overwrite=False)
     for suffix in ("png", "pdf", "svg"):
-        target = plot("umap", cells, tmp_path / f"a.{suffix}")
+        target = tmp_path / f"a.{suffix}"
+        save_figure(figure, target, overwrite=False)
         with pytest.raises(OutputError):
-            plot("umap", cells, target)
-        plot("umap", cells, target, overwrite=True)
+            save_figure(figure, target, overwrite=False)
+        save_figure(figure, target, overwrite=True)
 
 
 def test_cells_that_lack_something_are_refused(cells: Path) -> None:
