@@ -1,5 +1,6 @@
 # make demo    real cells through a real frozen transformer: labels, pictures and a page
 # make test    the whole test suite
+# make docs    the site, in docs/_build/html; the code of its tutorials is run
 # make laptop  the tests that need no torch, on Python 3.13 with the newest versions; run `make test` first, which
 #              keeps the stores that they read
 # make oldest  the same tests with the oldest versions that pyproject.toml allows
@@ -16,7 +17,7 @@ STAGE_2 := tests/annotation tests/cells tests/cli tests/evaluation tests/genes t
 	tests/search tests/store tests/tokens tests/untrusted $(wildcard tests/test_*.py)
 export SCSTORE_TEST_STORES := $(CURDIR)/.test-stores
 
-.PHONY: demo test laptop oldest clean
+.PHONY: demo test docs laptop oldest clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py demo
@@ -24,6 +25,11 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	rm -rf $(SCSTORE_TEST_STORES)
 	$(BIN)/python $(PYTEST)
+
+# a build begins afresh, uses no network, and warnings are errors
+docs: $(VENV)/.dev
+	rm -rf docs/_build
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d docs/_build/doctrees . docs/_build/html
 
 laptop: $(VENV)-3.13/.test
 	$(VENV)-3.13/bin/python $(PYTEST) $(STAGE_2)
@@ -53,4 +59,4 @@ $(VENV)-oldest/.test: pyproject.toml constraints-oldest.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-3.13 $(VENV)-oldest $(SCSTORE_TEST_STORES) demo dist build
+	rm -rf $(VENV) $(VENV)-3.13 $(VENV)-oldest $(SCSTORE_TEST_STORES) demo dist build docs/_build

@@ -11,10 +11,12 @@ import pytest
 import typer.main
 from support import ROOT, Run, make_cells, read_xlsx
 
+import scstore
 from scstore.cli import app
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "tutorials").glob("*.md")])
+TUTORIAL = (ROOT / "docs" / "tutorials" / "label_blood_cells.md").read_text(encoding="utf-8")
 
 
 def commands(text: str) -> list[list[str]]:
@@ -46,6 +48,25 @@ def test_the_ten_lines_run(tmp_path: Path, scstore_command: Run, capsys: pytest.
     assert "scstore_reason" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore")  # scanpy's, about the age of its cells
+def test_the_ten_minutes_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scstore_command: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tutorial's commands, in their order, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"^```bash\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL):
+        for script in re.findall(r"^python - <<'END'\n(.*?)^END$", block, re.MULTILINE | re.DOTALL):
+            exec(script, {})  # noqa: S102
+        for words in commands(block):
+            scstore_command(*words)
+    found = anndata.read_h5ad("annotated.h5ad").obs
+    assert (found["scstore_best_label"].astype(str) == found["bulk_labels"].astype(str)).mean() > 0.75
+    assert (found["scstore_status"] == "ok").mean() > 0.8
+    assert len(Path("doubtful.csv").read_text().splitlines()) == 1 + (found["scstore_status"] != "ok").sum()
+    for made in re.findall(r"^<!-- (?:shows|opens): (\S+) -->$", TUTORIAL, re.MULTILINE):
+        assert Path(made).stat().st_size > 10_000
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_exists(page: Path) -> None:
     for step in commands(page.read_text(encoding="utf-8")):
@@ -65,3 +86,9 @@ def test_links_inside_the_docs_lead_somewhere() -> None:
                 headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
                 slugs = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
                 assert anchor in slugs, f"{page.name}: {target}#{anchor}"
+
+
+def test_the_reference_names_all_that_is_public() -> None:
+    named = re.findall(r"^\.\. auto\w+:: scstore\.([\w.]+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert {name for name in named if not name.startswith("pl.")} == set(scstore.__all__) - {"pl"}
+    assert {name for name in named if name.startswith("pl.")} == {f"pl.{name}" for name in scstore.pl.__all__}
