@@ -206,11 +206,10 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
 @contextmanager
 def scratch_folder(output: Path) -> Iterator[Path]:
     """Yield a hidden folder beside an output, for as long as the block runs; those of dead processes are deleted."""
-    start = f".{output.name}{SCRATCH}"
-    for left in sorted(file for file in output.parent.iterdir() if file.name.startswith(start)):
+    for left in _left_of(output, mark=SCRATCH):
         if reclaim_if_dead(left.with_name(f"{left.name.removesuffix('.lock')}.lock")):
             disk.delete(left)
-    folder = output.with_name(f"{start}{os.getpid()}-{token_hex(4)}")
+    folder = _hidden(output, mark=SCRATCH)
     with lock(folder.with_name(f"{folder.name}.lock"), output=output):
         try:
             disk.make_folder(folder)
@@ -230,13 +229,13 @@ def _flush(path: Path) -> None:
             disk.sync(file.fileno())
 
 
-def _hidden(target: Path, kind: str = "") -> Path:
+def _hidden(target: Path, kind: str = "", *, mark: str = PARTIAL) -> Path:
     """Return a name that no other process takes, also where containers give one process id several times."""
-    return target.with_name(f".{target.name}{PARTIAL}{kind}{os.getpid()}-{token_hex(4)}")
+    return target.with_name(f".{target.name}{mark}{kind}{os.getpid()}-{token_hex(4)}")
 
 
-def _left_of(target: Path, kind: str = "") -> list[Path]:
-    start = f".{target.name}{PARTIAL}{kind}"
+def _left_of(target: Path, kind: str = "", *, mark: str = PARTIAL) -> list[Path]:
+    start = f".{target.name}{mark}{kind}"
     return sorted(file for file in target.parent.iterdir() if file.name.startswith(start))
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from scstore.labelling.annotate import AnnotationResult
     from scstore.model.projector_file import ProjectorFile
     from scstore.panels.panel import Panel
-    from scstore.search.query import QueryResult
+    from scstore.search.query import Neighbours
     from scstore.store.reader import Store
     from scstore.store.verify_store import Finding, Verification
 
@@ -220,17 +220,17 @@ def show_annotate_to_file(found: AnnotationResult, given: Mapping[str, Any]) -> 
         state.reporter.note(f"page: {given['report']}")
 
 
-def show_query_to_file(found: QueryResult, given: Mapping[str, Any]) -> None:
+def show_query_to_file(found: Neighbours, given: Mapping[str, Any]) -> None:
     """Print how many neighbours were written, and the shares by group."""
     output, k, column, by = (given[name] for name in ("output", "k", "summarise", "by"))
-    if found.groups is not None:
+    if by is not None:
         rows = [
             [str(row[by]), str(row["label"]), f"{row['fraction']:.3f}", f"{row['coherence']:.3f}"]
-            for _, row in found.groups.iterrows()
+            for _, row in found.table.iterrows()
         ]
         title = f"{output}: {column} of the {k} neighbours of each cell, by {by}"
         state.output.table(title, [by, column, "fraction", "coherence"], rows)
-    numbers = {"n_cells": found.n_cells, "n_rows": found.n_rows, "k": k, "columns": list(found.columns)}
+    numbers = {"n_cells": found.n_cells, "n_rows": found.n_rows, "k": k, "columns": list(found.table.columns)}
     line = f"{output}: shares of {column} among {k} neighbours of each of {found.n_cells:,} cells"
     if column is None:
         distance = f"median distance {found.median_distance:.3f}"

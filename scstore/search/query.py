@@ -73,8 +73,10 @@ class Neighbours(Described):
         of each label.
     """
 
-    table: pd.DataFrame
+    table: pd.DataFrame  # of :func:`query_to_file` its columns alone, but for groups
+    n_rows: int
     n_cells: int  # that were looked up: all but the empty ones
+    median_distance: float  # NaN without neighbours, or where only shares of labels were asked for
     k: int
     view: str  # the feature matrix they were compared by
     reference: str  # the cells they were looked up among
@@ -83,26 +85,14 @@ class Neighbours(Described):
         """Return what is shown at a prompt and in notebooks, above the first rows of the table."""
         facts = {"k": str(self.k), "among": self.reference, "by": self.view}
         if "distance" in self.table:
-            facts["median distance"] = f"{self.table['distance'].median():.4g}"
-        facts["table"] = f"{len(self.table):,} rows × {self.table.shape[1]} columns"
-        return f"Neighbours of {self.n_cells:,} cells", facts
+            facts["median distance"] = f"{self.median_distance:.4g}"
+        return f"Neighbours of {self.n_cells:,} cells", {**facts, "rows": f"{self.n_rows:,}"}
 
     def __repr__(self) -> str:
         return f"{super().__repr__()}\n{self.table.head()}"
 
     def _repr_html_(self) -> str:
         return f"{super()._repr_html_()}{self.table.head().to_html(index=False, border=0)}"
-
-
-@dataclass(frozen=True, eq=False)
-class QueryResult:
-    """What :func:`query_to_file` wrote."""
-
-    n_rows: int  # of the table
-    columns: tuple[str, ...]
-    n_cells: int  # that have neighbours
-    median_distance: float  # NaN without neighbours, or where only shares of labels were written
-    groups: pd.DataFrame | None = None  # the table, where it has one row for each group of cells
 
 
 @with_options(QueryOptions)
@@ -128,25 +118,15 @@ def query(store: LookedUp, reference: Reference, options: QueryOptions) -> Neigh
     OptionError
         If there are fewer than ``k`` reference cells to choose from, or the condition cannot be read.
     """
-    plan = _plan(store, reference, options)
-    table = pd.concat(list(_written(plan, options)), ignore_index=True)
-    return Neighbours(table, len(plan.rows), options.k, plan.view.name, str(plan.others.path))
+    return _found(_plan(store, reference, options), options, keep=True)
 
 
 @with_options(QueryOptions)
-def query_to_file(store: LookedUp, reference: Reference, options: QueryOptions) -> QueryResult:
+def query_to_file(store: LookedUp, reference: Reference, options: QueryOptions) -> Neighbours:
     """Write the table of :func:`query` to ``output`` block by block: memory does not grow with the number of cells."""
     if options.output is None:
         raise OptionError("output=: name the file to write, such as neighbours.parquet.")
-    plan = _plan(store, reference, options)
-    n_rows, distances = 0, [np.empty(0, dtype=np.float32)]
-    for table in _written(plan, options):
-        n_rows += len(table)
-        if plan.shares is None:
-            distances.append(table["distance"].to_numpy(dtype=np.float32))
-    median = float(pd.Series(np.concatenate(distances)).median())
-    groups = table if options.by is not None else None
-    return QueryResult(n_rows, tuple(map(str, table.columns)), len(plan.rows), median, groups)
+    return _found(_plan(store, reference, options), options, keep=options.by is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,10 +192,10 @@ def _common_view(cells: Store, others: Store) -> str:
     chosen = [name for name in both if not PICTURES.search(name)] or both
     if len(chosen) == 1:
         return chosen[0]
-    if both:
-        raise OptionError(f"view= is needed: {cells.path} and {others.path} both have {', '.join(map(show, both))}.")
-    has = "; ".join(f"{one.path} has {', '.join(map(show, one.views)) or 'none'}" for one in (cells, others))
-    raise OptionError(f"No obsm matrix is in both: {has}. Extract the cells with like={str(others.path)!r}.")
+    said = f"both have {', '.join(map(show, both))}. Name one"
+    if not both:
+        said = f"share no obsm matrix. Extract the cells with like={str(others.path)!r}"
+    raise OptionError(f"view= is needed: {cells.path} and {others.path} {said}.")
 
 
 def _searchable_view(store: Store, name: str) -> View:
@@ -225,13 +205,21 @@ def _searchable_view(store: Store, name: str) -> View:
     return matrix
 
 
-def _written(plan: _Plan, options: QueryOptions) -> Iterator[pd.DataFrame]:
-    """Yield the table in parts, one at least, which are written on their way."""
+def _found(plan: _Plan, options: QueryOptions, *, keep: bool) -> Neighbours:
+    """Make the table in parts, which are written on their way, and kept or not."""
+    kept: list[pd.DataFrame] = []
+    n_rows, distances = 0, [np.empty(0, dtype=np.float32)]
     with nullcontext() if options.output is None else open_table(options.output, overwrite=options.overwrite) as writer:
         for table in _tables(plan, options):
             if writer is not None:
                 writer.write(table)
-            yield table
+            n_rows += len(table)
+            kept = [*kept, table] if keep else [table.head(0)]
+            if plan.shares is None:
+                distances.append(table["distance"].to_numpy(dtype=np.float32))
+    median = float(pd.Series(np.concatenate(distances)).median())
+    whole = pd.concat(kept, ignore_index=True)
+    return Neighbours(whole, n_rows, len(plan.rows), median, options.k, plan.view.name, str(plan.others.path))
 
 
 def _tables(plan: _Plan, options: QueryOptions) -> Iterator[pd.DataFrame]:

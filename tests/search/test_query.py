@@ -113,7 +113,7 @@ def test_a_file_written_in_blocks_is_the_same_table(
     out = tmp_path / f"n.{suffix}"
     counts = query_module.query_to_file(folder / "new.zarr", folder / "ref.zarr", out, k=3)
     written = (pd.read_csv if suffix == "csv" else pd.read_parquet)(out)
-    assert (counts.n_cells, counts.n_rows, counts.columns) == (19, 57, tuple(whole.columns))
+    assert (counts.n_cells, counts.n_rows, list(counts.table)) == (19, 57, list(whole))
     assert counts.median_distance == pytest.approx(whole["distance"].median())
     assert written["neighbour"].tolist() == whole["neighbour"].tolist()
     np.testing.assert_allclose(written["distance"], whole["distance"], atol=1e-6)
@@ -131,7 +131,7 @@ def test_the_view_that_both_have(folder: Path, tmp_path: Path) -> None:
     assert scstore.query(cells_with("X_umap", seed=1), known, k=2).view == "X_umap"
     with pytest.raises(OptionError, match="'X_pca', 'X_scVI'"):
         scstore.query(cells_with("X_scVI", "X_pca"), known, k=2)
-    with pytest.raises(OptionError, match="X_other.*X_pca"):
+    with pytest.raises(OptionError, match="like="):
         scstore.query(cells_with("X_other"), known, k=2)
     store = scstore.open(folder / "ref.zarr")
     exported = store.to_anndata(["genept", "readout"])
