@@ -89,7 +89,9 @@ def umap(
         raise InputError(f"{store.path} has no {UMAP}. scstore.annotate makes one for cells that have none.")
     points, values = np.asarray(store.view(UMAP)[:])[:, :2], read_column(store, color, option="color")
     if values.dtype.kind == "b" or not pd.api.types.is_numeric_dtype(values.dtype):
-        return draw_layouts(ax, {color: points}, read_labels(store, color, option="color"))[0]
+        is_ours = color.startswith(PREFIX) and "label" in color
+        title = f"{shown(color)}{' (predicted)' if is_ours else ''}"
+        return draw_layouts(ax, {title: points}, read_labels(store, color, option="color"))[0]
     numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
     points, numbers = points[np.isfinite(numbers)], numbers[np.isfinite(numbers)]
     if not len(numbers):
@@ -172,7 +174,7 @@ def confusion(
     """
     store = open_store(cells)
     true, got = read_labels(store, truth, option="truth"), read_labels(store, label, option="label")
-    return draw_confusions(ax, {"": confusion_counts(true.each, got.each)}, truth, label)[0]
+    return draw_confusions(ax, {"": confusion_counts(true.each, got.each)}, f"true: {truth}", f"got: {label}")[0]
 
 
 def confusion_counts(truth: Any, got: Any) -> pd.DataFrame:

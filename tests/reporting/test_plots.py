@@ -81,6 +81,7 @@ def test_a_umap_has_the_cells_their_names_and_numbers(cells: Path) -> None:
     counts = found.obs[LABEL].value_counts()
     assert legend(axes) == [f"{name} ({counts[name]})" for name in found.obs[LABEL].cat.categories]
     assert legend(axes)[-1] == "unassigned (1)"
+    assert axes.get_title() == f"{LABEL} (predicted)"
     assert {text.get_text() for text in axes.texts} == set(counts.index) - {"unassigned"}
     colours = dict(zip(found.obs[LABEL].cat.categories, found.uns[f"{LABEL}_colors"], strict=True))
     drawn = {to_hex(one.get_facecolor()[0]).upper(): len(one.get_offsets()) for one in axes.collections}
@@ -130,7 +131,7 @@ def test_a_confusion_matrix_counts_rows_and_has_shared_names_on_the_diagonal() -
 
 def test_confusion_reads_both_columns(cells: Path) -> None:
     axes = scstore.pl.confusion(cells, "cell_type", ax=Figure())
-    assert (axes.get_ylabel(), axes.get_xlabel()) == ("cell_type", LABEL)
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("true: cell_type", f"got: {LABEL}")
     assert sum(int(re.findall(r"\((\d+)\)", one)[0]) for one in ticks(axes.yaxis)) == 90
     many = scstore.pl.confusion(labelled([f"type {i}" for i in range(40)]), "truth", ax=Figure())
     assert (len(ticks(many.yaxis)), len(many.texts)) == (40, 0)
