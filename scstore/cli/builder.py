@@ -239,10 +239,8 @@ def _value(parameter: Parameter, word: Any) -> Any:
 
 def _splits(listed: Any) -> bool:
     """Whether a comma in a word of this list parts two values; in names of files and after NAME= it does not."""
-    first = (*get_args(listed), None)[0]
-    return get_origin(listed) is collections.abc.Sequence and (
-        first in (str, int, float) or get_origin(first) is Literal
-    )
+    one = (*get_args(listed), None)[0]
+    return get_origin(listed) is collections.abc.Sequence and (one in (str, int, float) or get_origin(one) is Literal)
 
 
 def _mapping(parameter: Parameter, words: Iterable[str]) -> dict[str, list[str]]:
