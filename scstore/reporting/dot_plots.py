@@ -114,9 +114,14 @@ def markers(
     genes = [gene for own in strongest_genes(weights, n_genes).values() for gene in own]
     area = sizes[genes].to_numpy()
     columns, rows = np.meshgrid(range(len(genes)), range(len(names)))
-    axes = place(ax, (0.15 * len(genes), 0.18 * len(names)))[0]
+    height = 0.18 * len(names)
+    axes = place(ax, (0.15 * len(genes), height))[0]
     area = 60 * area / (area.max() if cells is None else 1)
-    axes.scatter(columns, rows, s=area, c=shades[genes].to_numpy(), edgecolors="0.4", linewidths=0.3, **how)
+    dots = axes.scatter(columns, rows, s=area, c=shades[genes].to_numpy(), edgecolors="0.4", linewidths=0.3, **how)
+    if cells is not None:
+        below = axes.inset_axes((1.05, 1 - 1.2 / height, 0.02, 0.5 / height))
+        bar = axes.figure.colorbar(dots, cax=below, label="mean, of\nthe highest")
+        bar.ax.set_ylim(0, 1)
     for size, colour, words in legend:
         axes.scatter([], [], s=size, color=colour, edgecolors="0.4", linewidths=0.3, label=words)
     axes.legend(**BESIDE)
