@@ -59,7 +59,7 @@ numpydoc_show_class_members = False
 
 # Commands of the pages are those of this environment. Nothing is fetched, and nothing is left outside _build.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-os.environ |= {"HF_HUB_OFFLINE": "1", "COLUMNS": "88", "PYTHONWARNINGS": "ignore::DeprecationWarning"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "COLUMNS": "88", "OMP_NUM_THREADS": "1"}
 for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "SCSTORE_CACHE"):
     os.environ[name] = str(BUILD / "work" / name.lower())
 _startup = Path(os.environ["IPYTHONDIR"], "profile_default", "startup", "plain.py")
@@ -71,7 +71,7 @@ from IPython.core.magic import register_cell_magic
 warnings.formatwarning = lambda message, kind, *_: f"{kind.__name__}: {message}\\n"
 for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "CLICOLOR"):
     os.environ.pop(name, None)
-os.environ |= {"TERM": "dumb", "TQDM_DISABLE": "1"}
+os.environ |= {"TERM": "dumb", "TQDM_DELAY": "3600"}
 
 
 @register_cell_magic
