@@ -62,9 +62,11 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 os.environ |= {"HF_HUB_OFFLINE": "1", "COLUMNS": "88", "OMP_NUM_THREADS": "1"}
 for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "SCSTORE_CACHE"):
     os.environ[name] = str(BUILD / "work" / name.lower())
-_startup = Path(os.environ["IPYTHONDIR"], "profile_default", "startup", "plain.py")
-_startup.parent.mkdir(parents=True, exist_ok=True)
-_startup.write_text(  # no paths of this machine in warnings, no progress bars, what a shell prints in its order
+_profile = Path(os.environ["IPYTHONDIR"], "profile_default")
+(_profile / "startup").mkdir(parents=True, exist_ok=True)
+(_profile / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 'ERROR'\n")
+# no paths of this machine in warnings, no progress bars, what a shell prints in its order
+(_profile / "startup" / "plain.py").write_text(
     """import os, subprocess, warnings
 from IPython.core.magic import register_cell_magic
 
