@@ -21,7 +21,8 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from scstore.errors import UNPRINTABLE, ScstoreWarning, printable
 
-PACKAGE = __name__.partition(".")[0]
+# Whose frames a warning passes by: of cached properties and context managers too.
+INNER = {__name__.partition(".")[0], "functools", "contextlib"}
 
 
 class Track:
@@ -57,7 +58,7 @@ class Reporter:
     def warn(self, message: str, kind: type[ScstoreWarning] = ScstoreWarning) -> None:
         """Something that may make the result worse than the user expects."""
         frame, level = sys._getframe(1), 2
-        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == PACKAGE:
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in INNER:
             frame, level = frame.f_back, level + 1
         warnings.warn(printable(message), kind, stacklevel=level)  # of the line that called scstore
 

@@ -170,12 +170,12 @@ class GroupMoments(ClassSums):
 
 
 def excess_dropout(mean: Array, variance: Array, detection: Array) -> Array:
-    r"""Return how many more cells lack a gene than its mean predicts, in standard errors of one cell, ``(n_genes,)``.
+    """Return how many more cells lack a gene than its mean predicts, in standard errors of one cell, ``(n_genes,)``.
 
     A gene that all cells share at its mean S is missing in a share P = K / (K + S) of them, with one K for all genes
     (Michaelis-Menten; fitted by least squares). A gene of its own K = S P / (1 - P) above that is high in some cells
     and absent from others. As M3Drop tests it (T. S. Andrews and M. Hemberg, Bioinformatics 35 (2019) 2865-2867): the
-    difference of the logarithms over its standard error, :math:`\sqrt{1 / P (1 - P) + \mathrm{Var} / S^2}`; without the
+    difference of the logarithms over its standard error, ``√(1 / P(1 - P) + Var / S²)``; without the
     number of cells, so that groups of any size compare. NaN for a gene that is in no cell or in all. Mean and variance
     are of expression before the logarithm.
     """

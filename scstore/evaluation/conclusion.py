@@ -88,6 +88,11 @@ def _in_words(c: RowComparison, scored: Scored, subject: str, unit: str) -> str:
     digits = 2 if d.is_nothing or abs(values[0] - values[1]) >= TOO_SMALL else 3
     first, second = (f"{value:.{digits}f}".removeprefix("0") for value in values)
     f1, groups = f"F1 {first} with it, {second} without it", _counted(d.n_groups, unit)
+    rows = {row.name: row for row in scored.rows}
+    row, counted = rows[c.row], f"{groups or f'{d.n_cells:,} cells'}."
+    if row.name in scored.kept and not any(scored.kept[row.name].get(view) for view in row.reads(row.uses)):
+        left_out = f"{subject} adds nothing: the default head leaves it out in every fold"
+        return f"On your cells {left_out}. F1 {first}, against {second} of {rows[c.baseline].words}; {counted}"
     if d.too_few_groups:
         are = "is" if d.n_groups == 1 else "are"
         return f"{groups[0].upper()}{groups[1:]} {are} too few to tell whether {subject} helps: {f1}."
@@ -96,7 +101,7 @@ def _in_words(c: RowComparison, scored: Scored, subject: str, unit: str) -> str:
         effect = f"{subject} makes no difference" if small else f"no difference can be shown for {subject}"
     else:
         effect = f"{subject} {'helps' if d.is_gain else 'does not help'}"
-    return f"On your cells {effect}: {f1}; {groups or f'{d.n_cells:,} cells'}."
+    return f"On your cells {effect}: {f1}; {counted}"
 
 
 def _counted(n: int | None, unit: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,7 @@ class Scored:
     predictions: pd.DataFrame  # of each row, run and scored cell: row, run, fold, cell, code, predicted, confidence
     absent: Mapping[str, int]  # test cells, by class, that no training cell shares the class of
     notes: tuple[str, ...]
+    kept: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by row that chooses: view, folds that kept it
 
     def codes(self, row: str, column: str) -> Array:
         """Return ``code`` (true) or ``predicted``, the class numbers ``(runs, n_scored)``; -1 where a run has none."""
@@ -92,6 +93,7 @@ def score_rows(table: Table, cells: EvaluationCells, *, heads: HeadOptions, prog
         ),
         absent=absent,
         notes=(*table.notes, *notes, *failed.values()),
+        kept=kept,
     )
 
 

@@ -64,6 +64,11 @@ class EvaluationRow:
         """Where its views come from; expression is the cells' own, also for a control."""
         return tuple(ViewSource(view, "" if view == "X" else self.control) for view in self.views)
 
+    def reads(self, uses: str) -> tuple[str, ...]:
+        """Return its views of a model, or of whatever else it uses."""
+        of_model = tuple(view for view in self.views if view.startswith("readout"))
+        return of_model if uses == "model" else tuple(view for view in self.views if view != "X")
+
     @property
     def words(self) -> str:
         """What it reads, for a sentence."""

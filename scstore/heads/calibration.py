@@ -17,9 +17,9 @@ LEAST_GAIN = 0.01  # share of the loss by which a member has to lower it: noise 
 
 
 def fit_temperature(logits: Array, truth: Array) -> float:
-    r"""Return the temperature T that makes ``softmax(logits / T)`` most likely (Guo et al., 2017); 1 without cells.
+    """Return the temperature T that makes ``softmax(logits / T)`` most likely (Guo et al., 2017); 1 without cells.
 
-    Minimises :math:`\sum_i \mathrm{NLL}_i(T) + \tfrac12 \log^2 T`. The last term is a normal prior on log T that
+    Minimises ``Σ NLL(T) + log²(T) / 2`` over the cells. The last term is a normal prior on log T that
     weighs as little as one cell: it only matters where the cells are few and all predicted right, and any small T
     would do. ``logits`` ``(n, c)`` are of cells that the head was not trained on, ``truth`` ``(n,)`` their classes.
     """

@@ -34,7 +34,7 @@ class KNNHead(RowClassifier):
 
     ``metric="cosine"`` compares rows centred on the training mean and L2-normalised; ``"euclidean"`` rows
     standardised by column. Both rank by Euclidean distance of the rows so prepared. A neighbour at distance
-    :math:`r` has the weight :math:`1/r^2`, scaled so that the weights sum to k; 0.3 votes more are shared out by
+    ``r`` has the weight ``1 / r²``, scaled so that the weights sum to k; 0.3 votes more are shared out by
     class frequency.
 
     Up to ``exact_below`` rows FAISS searches the vectors by brute force. Above, the head keeps the first principal

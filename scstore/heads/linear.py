@@ -68,9 +68,9 @@ class Regression(RowClassifier):
 
 @dataclass(eq=False, repr=False)
 class LinearHead(Regression):
-    r"""Multinomial logistic regression on standardised columns, or on columns as they are.
+    """Multinomial logistic regression on standardised columns, or on columns as they are.
 
-    Minimises :math:`\sum_i w_i \, \mathrm{CE}_i + \lVert W \rVert^2 / 2C` with the softmax, for two classes as
+    Minimises ``Σ wᵢ CEᵢ + ‖W‖² / 2C`` with the softmax, for two classes as
     well; the intercept is not penalised. Columns are standardised and divided by √d, so that rows have a norm of
     about 1 and one ``C`` suits narrow and wide views; the scaling is then folded into the weights. Rows that fit
     into ``memory_limit`` are fitted to convergence (L-BFGS [1]_); others are streamed (Adam [2]_ on shuffled runs of

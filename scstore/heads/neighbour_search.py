@@ -16,7 +16,7 @@ from scstore.heads.training import in_threads, no_spinning
 
 EXACT_BELOW = 50_000  # rows below which an exact search answers as quickly as an approximate one
 FEWEST = 100  # rows below which nothing can be held out to measure recall on
-WIDTHS = (16, 32, 48, 64, 96, 128, 192, 256)  # numbers of principal components to choose from
+WIDTHS = (16, 24, 32, 40, 48, 64, 96, 128, 192, 256)  # numbers of principal components to choose from
 PROBES = tuple(sorted({round(2 ** (eighth / 8)) for eighth in range(90)}))  # numbers of lists to choose from
 HELD_OUT = 512  # rows held out: half to choose the number of lists, half to measure the recall of that choice
 MARGIN = 0.005  # recall demanded of the choosing half beyond the target, so that the other half reaches it too
@@ -209,7 +209,12 @@ class ApproximateIndex:
 def build_index(
     rows: Rows, *, k: int = 10, fetch: int = 1, target: float = 0.95, seed: int = 0, block_bytes: int = BLOCK_BYTES
 ) -> ApproximateIndex:
-    """Build an index in two passes: as few components and lists as give the recall ``target`` on held-out rows."""
+    """Build an index in two passes: as few components and lists as give the recall ``target`` on held-out rows.
+
+    With ``fetch`` above 1 rows are of length 1, and the caller computes exact distances of what is found. Then inner
+    products of the components order the rows within a list: what the components leave out moves them less than
+    distances, which want fewer components and lists for the same recall.
+    """
     n, width = rows.shape
     order = np.random.default_rng(seed).permutation(n)
     own, rest = np.sort(order[: min(HELD_OUT, n // 10)]), order[min(HELD_OUT, n // 10) :]
@@ -224,7 +229,7 @@ def build_index(
     n_lists = 1 << int(np.log2(np.clip(4 * np.sqrt(n), 1, n / (2 * ROWS_PER_LIST) + 1)))
     training_rows = RowSubset(rows, np.sort(rest[: min(n_lists * MOST_PER_LIST, n // 2)]))
     for p in widths:
-        index = ApproximateIndex(np.ascontiguousarray(axes[:, :p]), _inverted_file(p, n_lists, seed=seed))
+        index = ApproximateIndex(np.ascontiguousarray(axes[:, :p]), _inverted_file(p, n_lists, seed=seed, fetch=fetch))
         index.faiss_index.train(np.concatenate([index.project(b) for _, b in iter_blocks(training_rows)]))
         for _, block in iter_blocks(rows, block_bytes=block_bytes):
             index.faiss_index.add(index.project(block))
@@ -238,20 +243,22 @@ def _enough_widths(axes: Float32, sample: Float32, queries: Float32, *, k: int, 
     """Return the fewest components with which a search of the whole sample finds most neighbours, and more to try."""
     import faiss
 
-    k = min(k, len(sample))
+    k, metric = min(k, len(sample)), faiss.METRIC_L2 if fetch == 1 else faiss.METRIC_INNER_PRODUCT
     truth = faiss.knn(queries, sample, k)[1]
     widths = [*(w for w in WIDTHS if w < axes.shape[1]), axes.shape[1]]
     for place, width in enumerate(widths):
         codes, near = _half(sample @ axes[:, :width]), _half(queries @ axes[:, :width])
-        if _recall(faiss.knn(near, codes, min(fetch * k, len(sample)))[1], truth) >= (1 + target) / 2:
+        if _recall(faiss.knn(near, codes, min(fetch * k, len(sample)), metric=metric)[1], truth) >= (1 + target) / 2:
             return widths[place:]
     return widths[-1:]
 
 
-def _inverted_file(width: int, n_lists: int, *, seed: int = 0) -> Any:
+def _inverted_file(width: int, n_lists: int, *, seed: int = 0, fetch: int = 1) -> Any:
     import faiss
 
     index: Any = faiss.index_factory(width, f"IVF{n_lists},SQfp16")
+    if fetch > 1:
+        index.metric_type = faiss.METRIC_INNER_PRODUCT  # within the lists, which are chosen by distance
     index.by_residual = False
     index.cp.niter, index.cp.seed = 10, seed
     index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = MOST_PER_LIST, 1

@@ -30,7 +30,7 @@ from scstore.store.ledger import read_record
 from scstore.store.reader import Store
 from scstore.store.views import View
 
-FORMAT = "2.0"
+FORMAT = "2.1"
 RECALL = 0.95  # share of the 10 nearest cells that a search should find
 FETCH = 2  # cells found per neighbour asked for; exact distances decide among them, so far fewer dimensions are enough
 REFINE_BYTES = 4 * BLOCK_BYTES  # float32 of the reference rows that are read at a time for exact distances

@@ -16,10 +16,12 @@ from scstore.evaluation.table_rows import EvaluationRow
 ROWS = (EvaluationRow("default", ("X", "readout"), "model"), EvaluationRow("regression", (), "nothing"))
 
 
-def said(with_it: float, without: float, *, unit: str = "donor", rows: Any = ROWS, **difference: Any) -> str:
+def said(
+    with_it: float, without: float, *, unit: str = "donor", rows: Any = ROWS, kept: Any = None, **difference: Any
+) -> str:
     """The conclusion about two rows of these scores."""
     scores = pd.DataFrame({"row": ["default", "regression"], "macro_f1": [with_it, without]})
-    scored = Scored(rows, scores, pd.DataFrame(), {}, ())
+    scored = Scored(rows, scores, pd.DataFrame(), {}, (), kept or {})
     mean = with_it - without
     ends = {"mean": mean, "low": mean - 0.02, "high": mean + 0.02}
     found = Difference(**{**ends, "n_cells": 1190, "n_groups": 8, **difference})
@@ -50,6 +52,23 @@ FEW = "too few to tell whether the language model helps: F1 .96 with it, .96 wit
 )  # fmt: skip
 def test_the_sentence(scores: tuple[float, float], difference: dict[str, Any], expected: str) -> None:
     assert said(*scores, **difference) == expected
+
+
+def test_a_default_head_that_never_kept_the_model_says_so() -> None:
+    rows = (
+        replace(ROWS[0], views=("X", "genept", "readout_wmean_l4"), optional=("genept", "readout_wmean_l4")),
+        ROWS[1],
+    )
+    never = {"default": {"X": 5, "genept": 2, "readout_wmean_l4": 0}}
+    told = said(0.73, 0.72, rows=rows, kept=never, n_groups=3)
+    assert "leaves it out in every fold" in told
+    assert "with it" not in told
+    assert "F1 .73, against .72 of" in told
+    assert told.endswith("three donors.")
+    assert "F1 .96 with it" in said(0.96, 0.96, rows=rows, kept={"default": {"X": 5, "readout_wmean_l4": 1}})
+    texts = (replace(rows[0], views=("X", "genept"), optional=("genept",), uses="gene texts"), ROWS[1])
+    assert "leaves it out" in said(0.73, 0.72, rows=texts, kept={"default": {"X": 5, "genept": 0}})
+    assert "with it" in said(0.73, 0.72, rows=texts, kept={"default": {"X": 5, "genept": 1}})
 
 
 def test_a_row_that_has_seen_the_labels_concludes_nothing() -> None:
