@@ -167,7 +167,8 @@ class Output:
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self.as_json = as_json
         self.quiet = quiet
-        self.errors = Console(stderr=True)
+        # notebooks set FORCE_COLOR for what they run, and would show the frames of a bar one by one
+        self.errors = Console(stderr=True, force_terminal=None if sys.stderr.isatty() else False)
         self.results = Console()
         self.reporter: Reporter = Silent() if quiet else ConsoleReporter(self.errors)
 

@@ -37,6 +37,20 @@ def test_a_python_caller_gets_warnings_of_its_own_line_once_a_cause() -> None:
             call()
 
 
+def test_only_a_terminal_gets_control_codes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Notebooks set FORCE_COLOR for the commands that they run."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    output = Output()
+    with output.reporter.track("labelling", 40, "cells") as track:
+        track.advance(40)
+    output.failure("no such file", kind="input")
+    said = capsys.readouterr().err
+    assert "40 cells" in said
+    assert "\x1b" not in said
+
+
 def test_a_python_caller_sees_a_bar_where_somebody_looks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
