@@ -43,6 +43,7 @@ def test_the_demo_ends_in_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What it prints to type is what it runs; every third of its cells, and no more than that is left out."""
+    pytest.importorskip("torch")
     monkeypatch.syspath_prepend(EXAMPLES)
     import demo
 
@@ -154,12 +155,10 @@ def test_the_notebook_does_the_same(papers: Papers, tmp_path: Path, monkeypatch:
     notebook = json.loads((EXAMPLES / "reproduce_papers.ipynb").read_text(encoding="utf-8"))
     names: dict[str, object] = {}
     for cell in notebook["cells"]:
-        assert not cell.get("outputs")
         if cell["cell_type"] == "code":
+            assert cell["outputs"] or "parameters" in cell["metadata"].get("tags", [])
             exec("".join(cell["source"]), names)  # noqa: S102
             if "parameters" in cell["metadata"].get("tags", []):
                 names["WORDS"] = papers.words
     assert names["papers"] is papers.script
-    for cell in notebook["cells"]:
-        for picture in (word for word in "".join(cell["source"]).split("(") if word.startswith("papers/")):
-            assert (tmp_path / picture.split(")")[0]).exists()
+    assert {path.stem for path in (tmp_path / "papers").glob("*.png")} == {"metrics", "confusion", "umap"}
