@@ -156,9 +156,11 @@ def test_the_notebook_does_the_same(papers: Papers, tmp_path: Path, monkeypatch:
     names: dict[str, object] = {}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
-            assert cell["outputs"] or "parameters" in cell["metadata"].get("tags", [])
             exec("".join(cell["source"]), names)  # noqa: S102
             if "parameters" in cell["metadata"].get("tags", []):
                 names["WORDS"] = papers.words
     assert names["papers"] is papers.script
     assert {path.stem for path in (tmp_path / "papers").glob("*.png")} == {"metrics", "confusion", "umap"}
+    shipped = [one for cell in notebook["cells"] for one in cell.get("outputs", [])]
+    assert sum("image/png" in one.get("data", {}) for one in shipped) == 3
+    assert any("text/html" in one.get("data", {}) for one in shipped)  # the table
