@@ -17,7 +17,6 @@ from scstore.evaluation.conclusion import RowComparison, conclude, pairs_to_comp
 from scstore.evaluation.features import StoredFeatures
 from scstore.evaluation.paired_bootstrap import paired_difference
 from scstore.evaluation.runs import Scored
-from scstore.evaluation.table_rows import EvaluationRow
 from scstore.heads.scores import METRICS, scores_by_class
 from scstore.progress import Reporter, text_table
 
@@ -38,12 +37,6 @@ HEADINGS = {
     "macro_f1": "F1",
     "auroc": "AUROC",
     "ece": "ECE",
-}
-LEFT_OUT_HEADINGS = {
-    "auroc": "AUROC confidence",
-    "auroc_novelty": "AUROC novelty",
-    "rejected": "unknown rejected",
-    "kept": "known kept",
 }
 
 
@@ -128,34 +121,6 @@ class Regime:
         return lines
 
 
-@dataclass(frozen=True)
-class LeftOutClasses:
-    """Whether confidence and novelty tell cells of a class that no head was trained on.
-
-    ``by_class`` has by row and class left out: ``auroc`` of confidence (known above unknown), ``auroc_novelty``
-    (unknown above known), the shares ``rejected`` of unknown cells and ``kept`` of known ones at the head's own
-    threshold of confidence, ``n_unknown``, ``n_known``.
-    """
-
-    title: str
-    by_class: Mapping[str, Mapping[str, Mapping[str, float | int]]]
-    rows: tuple[EvaluationRow, ...]
-
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return headings and rows, as text: mean ± sd over the classes left out."""
-        rows = []
-        for row in self.rows:
-            found = self.by_class[row.name].values()
-            rows.append(
-                [row.marked, *(_figure(*mean_and_sd([one[key] for one in found])) for key in LEFT_OUT_HEADINGS)]
-            )
-        return ["features", *LEFT_OUT_HEADINGS.values()], rows
-
-    def as_json(self) -> dict[str, Any]:
-        """Return title and figures."""
-        return {"title": self.title, "rows": {name: dict(found) for name, found in self.by_class.items()}}
-
-
 @dataclass(frozen=True, repr=False)
 class Evaluation:
     """The result of :func:`scstore.evaluate`.
@@ -166,15 +131,12 @@ class Evaluation:
         Options, design, cells, classes, seed, and what was left out.
     regimes
         The tables: the folds first.
-    left_out_classes
-        With ``leave_one_class_out``; else ``None``.
     features
         The features of the scored cells, for figures.
     """
 
     settings: Mapping[str, Any]
     regimes: tuple[Regime, ...]
-    left_out_classes: LeftOutClasses | None
     features: StoredFeatures
 
     def __repr__(self) -> str:
@@ -198,8 +160,6 @@ class Evaluation:
         lines = self.regimes[0].lines(wide=wide)
         for regime in self.regimes[1:]:
             lines += ["", *regime.lines(wide=wide)]
-        if self.left_out_classes is not None:
-            lines += ["", *_wrapped(self.left_out_classes.title), *text_table(*self.left_out_classes.table())]
         return lines
 
     @property
@@ -230,7 +190,6 @@ class Evaluation:
             **self.settings,
             "conclusion": self.conclusion,
             "regimes": [regime.as_json(self.cells.classes) for regime in self.regimes],
-            "left_out_classes": None if self.left_out_classes is None else self.left_out_classes.as_json(),
         }
 
 

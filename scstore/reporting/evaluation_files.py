@@ -85,9 +85,6 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
         lines = "\n".join(f"- {escaped(line)}" for line in (*regime.legend(), *regime.notes, *regime.says))
         parts += [f"## {regime.name}", f"**{escaped(regime.conclusion)}**", f"{escaped(regime.title)}."]
         parts += [as_table(*regime.table(wide=True)), lines]
-    if evaluation.left_out_classes is not None:
-        left_out = evaluation.left_out_classes
-        parts += ["## left-out classes", f"{escaped(left_out.title)}.", as_table(*left_out.table())]
     parts.append(
         "Differences are of macro-F1 over all held-out cells "
         "together, with a 95 % paired bootstrap interval where there are enough groups."

@@ -83,9 +83,8 @@ def test_evaluate_prints_the_table_and_what_the_model_added(folder: Path, scstor
         "evaluation.md",
         "predictions.parquet",
     ]
-    numbers = json.loads(run("--json", *asked, "--leave-one-class-out").stdout)
+    numbers = json.loads(run("--json", *asked).stdout)
     assert [row["name"] for row in numbers["regimes"][0]["rows"]] == ["readout_wmean_l3", "X"]
-    assert set(numbers["left_out_classes"]["rows"]) == {"readout_wmean_l3", "X"}
     assert "exists" in run(*asked, "-o", "e", code=2).stderr
     assert "--control s.zarr" in run(*asked, "--control", "s.zarr", code=2).stderr
     assert "--few-shot 2;5" in run(*asked, "--few-shot", "2;5", code=2).stderr

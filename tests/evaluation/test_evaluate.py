@@ -315,24 +315,6 @@ def test_other_genes_on_either_side(evaluation_store: Path) -> None:
     assert {c.baseline for c in regime.comparisons} == {"genept_random"}
 
 
-def test_rejection_of_classes_left_out(evaluation_store: Path) -> None:
-    found = scstore.evaluate(evaluation_store, label="cell_type", views=["X"], folds=3, leave_one_class_out=True)
-    assert found.left_out_classes is not None
-    by_class = found.left_out_classes.by_class["X"]
-    counts = scstore.open(evaluation_store).obs["cell_type"].drop("cell5").value_counts()
-    assert {name: figures["n_unknown"] for name, figures in by_class.items()} == counts.to_dict()
-    for figures in by_class.values():
-        assert figures["auroc"] > 0.5
-        assert figures["auroc_novelty"] > 0.6
-        assert figures["kept"] > 0.7
-    headings, table = found.left_out_classes.table()
-    assert headings[1:3] == ["AUROC confidence", "AUROC novelty"]
-    assert len(table[0]) == len(headings)
-    json.dumps(found.as_json(), allow_nan=False)
-    with pytest.raises(LabelsError, match="leave_one_class_out"):
-        scstore.evaluate(evaluation_store, label="species", views=["X"], folds=2, leave_one_class_out=True)
-
-
 def test_words_for_a_missing_label_leave_cells_out(evaluation_store: Path) -> None:
     found = scstore.evaluate(
         evaluation_store, label="cell_type", missing_labels=["Type 0"], views=["genept"], folds=2

@@ -20,9 +20,7 @@ from scstore.reporting.evaluation_files import evaluation_markdown, save_evaluat
 @pytest.fixture(scope="module")
 def evaluation(evaluation_store: Path) -> Evaluation:
     views = ["readout", "default", "genept", "X", "genept_random+X", "regression"]
-    return scstore.evaluate(
-        evaluation_store, label="cell_type", views=views, folds=2, few_shot=[3], leave_one_class_out=True
-    )
+    return scstore.evaluate(evaluation_store, label="cell_type", views=views, folds=2, few_shot=[3])
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ def test_every_file_can_be_read(evaluation: Evaluation, folder: Path) -> None:
 def test_the_table_is_markdown(folder: Path) -> None:
     text = (folder / "evaluation.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert sum("readout_wmean_l3 |" in line for line in rows) == 3  # folds, few-shot, left-out classes
+    assert sum("readout_wmean_l3 |" in line for line in rows) == 2  # folds, few-shot
     assert "**On your cells the language model" in text
     assert "default, views kept, of 2 folds: X in 2" in text
     assert "- genept_random+X" in text
