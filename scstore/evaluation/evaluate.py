@@ -84,12 +84,12 @@ def evaluate(
     -----
     By default the rows are each view alone; ``default``, the head that ``fit`` would make: expression with those of
     readout and genept that earn their place on held-out training cells; random vectors with expression; ``regression``,
-    a class-balanced logistic regression on expression, with which the rows are compared; and CellTypist if it is
-    installed. A control adds its default view, and its default; with a test store it is two stores under one name. With
-    groups, whole groups are held out within the training cells as well, and intervals draw whole groups; of fewer than
-    five there is no interval. With ``hold_out_genes`` heads are trained on the other genes. Where the panel has seen
-    the labels, means of gene vectors choose their genes again in each fold, and rows that take the model are marked as
-    optimistic and left out of the conclusion.
+    a class-balanced logistic regression on expression, with which the rows are compared. A control adds its default
+    view, and its default; with a test store it is two stores under one name. With groups, whole groups are held out
+    within the training cells as well, and intervals draw whole groups; of fewer than five there is no interval. With
+    ``hold_out_genes`` heads are trained on the other genes. Where the panel has seen the labels, means of gene vectors
+    choose their genes again in each fold, and rows that take the model are marked as optimistic and left out of the
+    conclusion.
 
     Examples
     --------

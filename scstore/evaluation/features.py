@@ -13,11 +13,10 @@ from scipy import sparse
 
 from scstore.errors import CellsError, FeatureSpaceError, InputError, OptionError
 from scstore.evaluation.cells import EvaluationCells
-from scstore.evaluation.celltypist import celltypist_proba
 from scstore.evaluation.fold_genes import FoldMeans
 from scstore.evaluation.regression import regression_proba
 from scstore.evaluation.splits import Split
-from scstore.evaluation.table_rows import REGRESSION, EvaluationRow, ViewSource
+from scstore.evaluation.table_rows import EvaluationRow, ViewSource
 from scstore.genes.matching import match_columns
 from scstore.heads.preprocessing import EXPRESSION
 from scstore.heads.rows import Array, MappedRows, Rows, RowSubset, StackedRows, fetch
@@ -71,13 +70,11 @@ class StoredFeatures:
         rows = self.view(source, split.train)
         return RowSubset(rows, split.train), RowSubset(rows, split.test)
 
-    def own_proba(self, row: EvaluationRow, split: Split, *, seed: int) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-        """Return classes, and probabilities of the test cells ``(n_test, n_classes)``, by regression or CellTypist."""
+    def own_proba(self, _row: EvaluationRow, split: Split, *, seed: int) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+        """Return classes, and probabilities of the test cells ``(n_test, n_classes)``, by the regression."""
         train, test = (fetch(rows, slice(0, None)) for rows in self.sides(ViewSource(EXPRESSION, ""), split))
-        labels = self.cells.labels[split.train]
-        if row.name == REGRESSION:
-            return regression_proba(train, labels, test, groups=self.cells.groups_of(split.train), seed=seed)
-        return celltypist_proba(train, labels, test, genes=self.gene_names, seed=seed)
+        groups = self.cells.groups_of(split.train)
+        return regression_proba(train, self.cells.labels[split.train], test, groups=groups, seed=seed)
 
     def check_space(self, source: ViewSource) -> None:
         """Refuse a view that differs in its feature space between the training store and the test store."""

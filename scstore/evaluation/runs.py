@@ -18,7 +18,7 @@ from scstore.evaluation.disjoint_genes import GeneSplitFeatures
 from scstore.evaluation.features import StoredFeatures
 from scstore.evaluation.fits import HeadOptions, RowPredictions, predict_rows
 from scstore.evaluation.splits import Split
-from scstore.evaluation.table_rows import CELLTYPIST, EvaluationRow
+from scstore.evaluation.table_rows import EvaluationRow
 from scstore.heads.rows import Array
 from scstore.heads.scores import METRICS, prediction_scores, widen
 from scstore.progress import Reporter, Track
@@ -112,10 +112,7 @@ def _predict(
         begun = time.monotonic()
         try:
             classes, proba = features.own_proba(row, split, seed=heads.seed)
-        except Exception as error:
-            # too few cells, or another project's failure; our own mistakes are raised
-            if row.name != CELLTYPIST and not isinstance(error, ScstoreError):
-                raise
+        except ScstoreError as error:  # too few cells
             failed[row.name] = f"{row.words} failed and has no row: {type(error).__name__}: {error}"
         else:
             yield row, RowPredictions(classes, proba, time.monotonic() - begun)

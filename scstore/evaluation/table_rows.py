@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from scstore.heads.across_genes import KIND
 from scstore.store.reader import Store
 from scstore.store.views import PICTURES
 
-DEFAULT, REGRESSION, CELLTYPIST = "default", "regression", "celltypist"
+DEFAULT, REGRESSION = "default", "regression"
 ACROSS_RANDOM = f"{KIND}_random"  # the across-genes head with random gene vectors
 
 KINDS = MODEL, EMBEDDING, GENE_TEXTS, RANDOM, EXPRESSION = (
@@ -26,7 +25,6 @@ WORDS = {
     "X": "expression",
     DEFAULT: "the default head",
     REGRESSION: "a logistic regression on expression",
-    CELLTYPIST: "CellTypist",
     KIND: "the across-genes head",
     ACROSS_RANDOM: "the across-genes head with random vectors",
 }
@@ -48,7 +46,7 @@ class EvaluationRow:
     """
 
     name: str  # as in the table and in views=
-    views: tuple[str, ...]  # none for methods that choose their expression themselves: regression, CellTypist, …
+    views: tuple[str, ...]  # none for methods that choose their expression themselves: regression, across-genes
     uses: str
     control: str = ""  # name of the control's store
     optional: tuple[str, ...] = ()  # views that have to earn their place on held-out training cells, as in `fit`
@@ -99,9 +97,8 @@ def choose_rows(
     """
     if views is None:
         wanted = _default_names(store)
-        if "X" in store.views:
-            wanted += [(REGRESSION,)] if REGRESSION not in store.views else []
-            wanted += [(CELLTYPIST,)] if importlib.util.find_spec(CELLTYPIST) is not None else []
+        if "X" in store.views and REGRESSION not in store.views:
+            wanted.append((REGRESSION,))
     else:
         wanted = [tuple(part.strip() for part in text.split("+")) for text in views]
     rows = [_row(store, names) for names in wanted]
@@ -141,13 +138,8 @@ def _optional(views: Sequence[str]) -> tuple[str, ...]:
 
 
 def _row(store: Store, names: Sequence[str]) -> EvaluationRow:
-    if tuple(names) == (CELLTYPIST,):
-        if importlib.util.find_spec(CELLTYPIST) is None:
-            raise OptionError("views='celltypist': not installed. Install it with: pip install celltypist")
-        store.view("X")  # refuses a store without expression
-        return EvaluationRow(CELLTYPIST, (), "nothing")
     if tuple(names) == (REGRESSION,) and REGRESSION not in store.views:
-        store.view("X")
+        store.view("X")  # refuses a store without expression
         return EvaluationRow(REGRESSION, (), "nothing")
     is_default = tuple(names) == (DEFAULT,) and store.record is not None
     resolved = store.default_views if is_default else tuple(store.view(name).name for name in names)
