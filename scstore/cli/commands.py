@@ -38,7 +38,7 @@ COMMANDS = (
         "panel",
         "Choose the genes that may enter a cell's sequence, once, for every later extraction.",
         "scstore panel cells.h5ad --label cell_type -o panels/blood.h5ad",
-        "scstore panel a.h5ad b.h5ad --label cell_type --group donor -o panels/both.h5ad",
+        "scstore panel cells.h5ad --label cell_type --group donor -o panels/blood.h5ad",
         "scstore panel cells.h5ad --label-free -o panels/unlabelled.h5ad",
     ),
     _model(

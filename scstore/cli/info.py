@@ -49,9 +49,7 @@ def show(found: Store | AnyHead | GeneTable | Panel, given: Mapping[str, Any]) -
     if isinstance(found, GeneTable):
         show_describe_genes(describe_genes(given["path"]), given)
     elif isinstance(found, Panel):
-        show_panel(
-            found, {"output": given["path"], "label_free": not found.label, "orthologs": None, "cells": ["CELLS"]}
-        )
+        show_panel(found, {"output": given["path"], "label_free": not found.label, "cells": "CELLS"})
     elif isinstance(found, Store):
         _show_store(found, given["path"])
     else:

@@ -99,12 +99,11 @@ def _label_column(store: Store) -> str | None:
 
 def show_panel(panel: Panel, given: Mapping[str, Any]) -> None:
     """Print the first genes of a panel and the next command."""
-    output, orthologs = given["output"], given["orthologs"]
+    output = given["output"]
     purpose = "chosen without labels" if given["label_free"] else f"that separate {panel.label}"
     symbols = [str(name) for name in panel.obs["symbol"]]
     more = ", …" if len(symbols) > SHOWN else ""
-    words = ["extract", str(given["cells"][0]), "-o", "STORE", "--panel", str(output)]
-    words += [] if orthologs is None else ["--orthologs", str(orthologs)]
+    words = ["extract", str(given["cells"]), "-o", "STORE", "--panel", str(output)]
     state.output.result(
         {"panel": str(output), "digest": panel.digest, "genes": symbols, "record": dict(panel.record)},
         f"{output}: {len(panel)} genes {purpose}: {', '.join(symbols[:SHOWN])}{more}",

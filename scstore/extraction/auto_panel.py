@@ -32,10 +32,10 @@ def kept_panel(
     file = file_beside(target, ".panel.h5ad")
     if file.exists():
         found = load_panel(file)
-        inputs = [(one["name"], one.get("ids")) for one in found.record.get("inputs", [])]
-        made = (found.record.get("label_free"), found.record.get("n_genes"), inputs)
+        own = found.record.get("input", {})
+        made = (found.record.get("label_free"), found.record.get("n_genes"), own.get("name"), own.get("ids"))
         ids = ids_digest([str(name) for name in cells.obs.index])
-        if made != (True, DEFAULT_N_GENES, [(Path(cells.source).name, ids)]):
+        if made != (True, DEFAULT_N_GENES, Path(cells.source).name, ids):
             raise OutputError(
                 f"{file}: panel='auto' keeps its panel there, and this one was fitted otherwise than on "
                 f"{cells.source}. Move or delete it, or use it: panel={str(file)!r}."

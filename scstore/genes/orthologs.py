@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -218,32 +218,16 @@ def needed_translation(
     if target not in TAXA:
         like = f"are of {show(target)}" if target else "look like neither"
         raise GenesError(f"orthologs= gives human or mouse genes, and those of genes= or panel= {like}.")
-    return translate_to_one(path, [var], organism=target, own=organism, sources=[source], progress=progress)[0]
-
-
-def translate_to_one(
-    path: str | os.PathLike[str],
-    genes: Sequence[pd.DataFrame],
-    *,
-    organism: str | None,
-    own: str | None = None,
-    sources: Sequence[str],
-    progress: Reporter,
-) -> list[Translation | None]:
-    """Read orthologs so that inputs (their ``var``) share one species; ``None`` for those that are of it already.
-
-    ``organism`` is that species, by default the first input's; ``own`` is the inputs', by default guessed.
-    """
-    target = common_name(organism) if organism else None
-    if target is not None and target not in TAXA:
-        raise OptionError(f"organism={organism!r}: orthologs= translates into human or mouse genes. Give one of these.")
-    found = [_organism_of(var, own, source=source) for var, source in zip(genes, sources, strict=True)]
-    target = target or found[0]
-    if set(found) == {target}:
+    names = gene_names(var, sum_duplicates=True)[0].to_numpy().ravel()
+    own = common_name(organism) if organism else guess_organism(names)
+    if own not in TAXA:
+        like = f"are of {show(own)}" if own else "look like neither"
+        cure = "Name them by symbols or Ensembl ids, or set organism=."
+        raise GenesError(f"{source}: orthologs= translates human and mouse genes, and these {like}. {cure}")
+    if own == target:
         progress.note(f"orthologs: not needed, the cells are {target} like the genes they are matched with")
-        return [None] * len(found)
-    orthologs = read_orthologs(path)
-    return [None if one == target else Translation(orthologs, one) for one in found]
+        return None
+    return Translation(read_orthologs(path), own)
 
 
 def match_cells(
@@ -292,14 +276,3 @@ def describe_cells(
     return describe_by_symbol(
         names["symbol"], ensembl_ids=names["ensembl_id"], organism=organism or guess_organism(names["symbol"]) or ""
     )
-
-
-def _organism_of(var: pd.DataFrame, organism: str | None, *, source: str) -> str:
-    """Return human or mouse, as given or guessed from the genes' names."""
-    names = gene_names(var, sum_duplicates=True)[0].to_numpy().ravel()
-    found = common_name(organism) if organism else guess_organism(names)
-    if found not in TAXA:
-        like = f"are of {show(found)}" if found else "look like neither"
-        cure = "Name them by symbols or Ensembl ids, or set organism=."
-        raise GenesError(f"{source}: orthologs= translates human and mouse genes, and these {like}. {cure}")
-    return str(found)

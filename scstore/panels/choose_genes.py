@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
-import anndata
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
 from scstore.cells.expression import find_expression
-from scstore.cells.labels import MISSING_LABELS, MissingLabels
-from scstore.cells.opening import open_cells
+from scstore.cells.labels import MISSING_LABELS, MISSING_VALUES, MissingLabels, read_labels, report_labels
+from scstore.cells.opening import CellFile, open_cells
 from scstore.cells.options import AllowFractional, CellSource, Expression, IdPrefixFrom, Slot, SumDuplicateGenes
-from scstore.errors import GeneMatchWarning, GenesError, OptionError
+from scstore.errors import GenesError, OptionError, show_some
+from scstore.genes.matching import gene_names
+from scstore.genes.table import unique_names
 from scstore.options import Option, Overwrite, Progress, public
-from scstore.panels.comparison import cells_seen, compare
-from scstore.panels.gene_scores import ScoredGenes, score_genes
-from scstore.panels.inputs import PanelInput, check_ids, name_genes
-from scstore.panels.joined_genes import JoinedGenes, join_genes
+from scstore.panels.comparison import MIN_GROUP_CELLS, Design, design
+from scstore.panels.gene_scores import score_genes
 from scstore.panels.panel import KIND, Panel, save_panel
 from scstore.progress import Reporter
 from scstore.sealed import check_sealed_output
+from scstore.store.ledger import ids_digest
 
 DEFAULT_N_GENES = 200
 
 
 @public
 def panel(
-    cells: Annotated[CellSource | Sequence[CellSource], Option("Files of cells: .h5ad, Zarr or 10x.", argument=True)],
+    cells: Annotated[CellSource, Option("Cells: .h5ad, Zarr or 10x.", argument=True)],
     output: Annotated[str | os.PathLike[str], Option("The panel, an .h5ad.", flags=("--output", "-o"))],
     *,
     label: Annotated[str | None, Option("Column of obs. Cells without a label are left out.")] = None,
@@ -44,15 +42,12 @@ def panel(
     allow_fractional: AllowFractional = False,
     sum_duplicate_genes: SumDuplicateGenes = False,
     id_prefix_from: IdPrefixFrom = None,
-    orthologs: Annotated[str | os.PathLike[str] | None, Option("File of orthologs, to join human and mouse.")] = None,
-    organism: Annotated[str | None, Option("With orthologs: human or mouse. The first input's by default.")] = None,
     overwrite: Overwrite = False,
     progress: Progress = None,
 ) -> Panel:
     """Choose the genes that may enter a cell's sequence, once, for every later extraction.
 
-    Every input ranks the genes by one-way ANOVA F of their log-normalised expression; the panel takes them from the
-    rankings in turn, by the best rank that a gene has in any of them. Cells are read in blocks.
+    The genes of largest one-way ANOVA F of their log-normalised expression are taken. Cells are read in blocks.
 
     Returns
     -------
@@ -64,72 +59,66 @@ def panel(
     OptionError
         If options do not go together.
     LabelsError
-        If an input lacks the column or has nothing to compare.
+        If the cells lack the column or have nothing to compare.
     GenesError
-        If too few genes are expressed, or the species of an input is unclear where orthologs are given.
+        If too few genes are expressed.
     CellsError
-        If an input cannot be read, or inputs share cell ids.
+        If the cells cannot be read.
 
     Examples
     --------
     >>> scstore.panel("cells.h5ad", "panels/blood.h5ad", label="cell_type")  # doctest: +SKIP
     """
-    sources = [cells] if isinstance(cells, str | os.PathLike | anndata.AnnData) else list(cells)
-    if not sources:
-        raise OptionError("There are no cells: name one input or more.")
     if label_free == (label is not None):
         raise OptionError("Give either label=, a column of labels, or label_free=True, to choose genes without labels.")
-    if organism is not None and orthologs is None:
-        raise OptionError(f"organism={organism!r} has an effect with orthologs= only. Give both, or leave it out.")
     check_sealed_output(output, KIND, overwrite=overwrite)
     progress = progress or Reporter()
-    with ExitStack() as stack:
-        opened = [stack.enter_context(open_cells(source, id_prefix_from=id_prefix_from)) for source in sources]
-        slots = [
-            find_expression(one, expression=expression, slot=slot, allow_fractional=allow_fractional) for one in opened
-        ]
-        inputs = name_genes(
-            opened, slots, sum_duplicates=sum_duplicate_genes, orthologs=orthologs, organism=organism, progress=progress
-        )
-        if label is not None:
-            check_ids(inputs)
-        designs = compare(inputs, label=label, missing=missing_labels, group=group, progress=progress)
-        genes = join_genes([one.names for one in inputs], [one.repeats for one in inputs])
-        _note_shared(genes, inputs, progress)
-        scored = score_genes(inputs, designs, genes, progress=progress)
-        if n_genes > len(scored.order):
-            where = ", ".join(one.cells.source for one in inputs)
-            what = "vary in the cells" if label_free else "are expressed in the labelled cells"
-            raise GenesError(f"{where}: n_genes={n_genes}: only {len(scored.order):,} genes {what}. Give fewer.")
-        entries = [
-            {**one.record, "groups": len(own.classes), "groups_left_out": list(own.left_out)}
-            for one, own in zip(inputs, designs, strict=True)
-        ]
-        record: dict[str, Any] = {"label": label, "missing_labels": [] if label is None else list(missing_labels)}
-        record |= {"label_free": label_free, "group": group, "inputs": entries, "n_genes": n_genes}
-        record |= {"rule": "best rank over the rankings, then mean rank, then name", "id_prefix_from": id_prefix_from}
-        obs, source = _describe(inputs, genes, scored, scored.order[:n_genes]), ", ".join(one.name for one in inputs)
-        fitted = Panel(obs, label or "", cells_seen(inputs, designs), source, record)
+    with open_cells(cells, id_prefix_from=id_prefix_from) as opened:
+        found = find_expression(opened, expression=expression, slot=slot, allow_fractional=allow_fractional)
+        name = Path(opened.source).name
+        found.report(name, opened, progress)
+        names, groups = gene_names(opened.var(found.slot), sum_duplicates=sum_duplicate_genes, source=opened.source)
+        plan = _compare(opened, label=label, missing=missing_labels, group=group, progress=progress)
+        scores = score_genes(opened, found, plan, groups=groups, progress=progress)
+    ranked = ~np.isnan(scores) & (groups is None or groups == np.arange(len(scores)))  # repetitions were added up
+    genes = names.assign(score=scores)[ranked]
+    genes = genes.sort_values(["score", "name", "ensembl_id"], ascending=[False, True, True])
+    if n_genes > len(genes):
+        what = "vary in the cells" if label_free else "are expressed in the labelled cells"
+        raise GenesError(f"{opened.source}: n_genes={n_genes}: only {len(genes):,} genes {what}. Give fewer.")
+    ids = opened.obs.index
+    record = {
+        "label": label,
+        "missing_labels": [] if label is None else list(missing_labels),
+        "label_free": label_free,
+        "group": group,
+        "groups": len(plan.classes),
+        "groups_left_out": list(plan.left_out),
+        "n_genes": n_genes,
+        "input": {"name": name, "n_cells": len(ids), "ids": ids_digest(list(ids)), "slot": found.slot},
+        "id_prefix_from": id_prefix_from,
+    }
+    chosen = genes.iloc[:n_genes]
+    obs = chosen.drop(columns="name").set_axis(unique_names(chosen["name"]))
+    seen = sorted(ids[plan.seen]) if plan.by_labels else ()
+    fitted = Panel(obs, label or "", tuple(seen), name, record)
     save_panel(fitted, output, overwrite=overwrite)
     return fitted
 
 
-def _note_shared(genes: JoinedGenes, inputs: Sequence[PanelInput], progress: Reporter) -> None:
-    if len(inputs) == 1:
-        return
-    shared = int((genes.n_inputs == len(inputs)).sum())
-    progress.note(f"genes: {len(genes):,} in all, {shared:,} of them measured in each of the inputs")
-    if not (genes.n_inputs > 1).any():
-        said = "No gene is measured in more than one input. Are they of one species, and named alike?"
-        progress.warn(said, GeneMatchWarning)
-
-
-def _describe(
-    inputs: Sequence[PanelInput], genes: JoinedGenes, scored: ScoredGenes, chosen: NDArray[np.int64]
-) -> pd.DataFrame:
-    obs = genes.obs.iloc[chosen].copy()
-    obs["n_inputs"] = genes.n_inputs[chosen]
-    for one, ranks, scores in zip(inputs, scored.ranks, scored.scores, strict=True):
-        obs[f"rank:{one.name}"] = ranks[chosen]
-        obs[f"score:{one.name}"] = scores[chosen]
-    return obs
+def _compare(
+    cells: CellFile, *, label: str | None, missing: Sequence[str], group: str | None, progress: Reporter
+) -> Design:
+    """Read the label column (``None`` for a panel without labels) and the group column."""
+    labels = groups = None
+    if group is not None:
+        groups = read_labels(cells.obs, group, missing=MISSING_VALUES, learned=False, source=cells.source)
+    if label is not None:
+        labels = read_labels(cells.obs, label, missing=missing, source=cells.source)
+        report_labels(cells.obs, label, labels, source=cells.source, progress=progress)
+    found = design(labels, groups, n_cells=cells.n_cells, source=cells.source)
+    if found.left_out:
+        why = "fewer than two labels of two cells" if found.by_labels else f"fewer than {MIN_GROUP_CELLS} cells"
+        left = f"{len(found.left_out):,} of {len(found.left_out) + len(found.classes):,} groups left out"
+        progress.note(f"{cells.source}: {left} ({why}): {show_some(found.left_out)}")
+    return found

@@ -1,4 +1,4 @@
-"""Which cells of each input are compared with which, from their labels and groups."""
+"""Which cells are compared with which, from their labels and groups."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore.cells.labels import MISSING_VALUES, read_labels, report_labels
-from scstore.errors import LabelsError, show_some
-from scstore.panels.inputs import PanelInput
-from scstore.progress import Reporter
+from scstore.errors import LabelsError
 
 # Minimum cells per label within a group: a gene of a single cell would have an infinite F.
 MIN_CELLS = 2
@@ -41,38 +38,6 @@ class Design:
     @property
     def n_classes(self) -> int:
         return sum(map(len, self.classes))
-
-
-def compare(
-    inputs: Sequence[PanelInput], *, label: str | None, missing: Sequence[str], group: str | None, progress: Reporter
-) -> list[Design]:
-    """Read the label column (``None`` for a panel without labels) and the group column of every input."""
-    designs = []
-    no_groups = not any(group in one.cells.obs for one in inputs)
-    for one in inputs:
-        obs, source = one.cells.obs, one.cells.source
-        labels = groups = None
-        if group is not None and (group in obs or no_groups):
-            groups = read_labels(obs, group, missing=MISSING_VALUES, learned=False, source=source)
-        elif group is not None:
-            progress.note(f"{one.name} has no obs column {group!r}: it counts as one group")
-        if label is not None:
-            labels = read_labels(obs, label, missing=missing, source=source)
-            report_labels(obs, label, labels, source=one.name, progress=progress)
-        found = design(labels, groups, n_cells=len(obs), source=source)
-        if found.left_out:
-            why = "fewer than two labels of two cells" if found.by_labels else f"fewer than {MIN_GROUP_CELLS} cells"
-            n_all = len(found.left_out) + len(found.classes)
-            left = f"{len(found.left_out):,} of {n_all:,} groups left out"
-            progress.note(f"{one.name}: {left} ({why}): {show_some(found.left_out)}")
-        designs.append(found)
-    return designs
-
-
-def cells_seen(inputs: Sequence[PanelInput], designs: Sequence[Design]) -> tuple[str, ...]:
-    """Return the ids of the cells with labels that are looked at, sorted."""
-    seen = [one.cells.obs.index[own.seen] for one, own in zip(inputs, designs, strict=True) if own.by_labels]
-    return tuple(sorted(str(name) for names in seen for name in names))
 
 
 def design(labels: Column | None, groups: Column | None = None, *, n_cells: int, source: str) -> Design:

@@ -27,10 +27,10 @@ COLUMNS = ("symbol", "ensembl_id")
 class Panel:
     """Genes that may enter a sequence, rows of ``obs``, best first.
 
-    ``obs`` has unique names in the index, ``symbol`` and ``ensembl_id`` (empty where unknown); of fitted panels also
-    ``n_inputs`` (data sets that measured the gene), and ``rank:INPUT`` and ``score:INPUT`` for each input (the F where
-    there were labels). ``trained_on`` are ids of the cells whose labels, in the column ``label``, it saw, sorted; both
-    are empty for a panel without labels. ``source`` names the files, ``record`` says how it was fitted.
+    ``obs`` has unique names in the index, ``symbol`` and ``ensembl_id`` (empty where unknown), and of fitted panels
+    ``score`` (the F where there were labels). ``trained_on`` are ids of the cells whose labels, in the column
+    ``label``, it saw, sorted; both are empty for a panel without labels. ``source`` names the cells, ``record`` says
+    how it was fitted.
     """
 
     obs: pd.DataFrame

@@ -17,7 +17,6 @@ from scstore.cli import app
 from scstore.errors import FeatureSpaceError, GenesError, OptionError
 from scstore.gene_tables import encoding
 from scstore.genes.table import expression_genes, load_gene_table
-from scstore.panels.panel import load_panel
 
 N = 40
 VIEWS = ("readout_wmean_l3", "readout_last_l3", "genept", "genept_random")
@@ -147,62 +146,6 @@ def both_species(*, left_out: tuple[int, ...] = ()) -> list[anndata.AnnData]:
     return [human, mouse[:, kept[::-1]].copy()]
 
 
-def test_a_panel_of_human_and_mouse_cells_is_that_of_human_cells_with_the_same_counts(
-    orthologs: Path, tmp_path: Path
-) -> None:
-    human, mouse = both_species()
-    as_human = mouse.copy()
-    as_human.var_names = [name.upper() for name in mouse.var_names]
-    notes = Notes()
-    options: dict[str, Any] = {"label": "cell_type", "n_genes": 12}
-    wanted = scstore.panel([human, as_human], tmp_path / "w.h5ad", **options)
-    found = scstore.panel([human, mouse], tmp_path / "p.h5ad", orthologs=orthologs, progress=notes, **options)
-    assert found.digest == wanted.digest
-    assert found.trained_on == wanted.trained_on
-    assert (found.obs["n_inputs"] == 2).all()
-    assert any("AnnData in memory 2: orthologs: 40 of 40 mouse genes are read as" in line for line in notes.said)
-    inputs = load_panel(tmp_path / "p.h5ad").record["inputs"]
-    assert "orthologs" not in inputs[0]
-    assert (inputs[1]["orthologs"]["from"], inputs[1]["orthologs"]["to"]) == ("mouse", "human")
-    back = scstore.panel(
-        [human, mouse], tmp_path / "m.h5ad", orthologs=orthologs, organism="Mus musculus", n_genes=12, label="donor"
-    )
-    assert all(name.startswith("Gene") for name in back.obs["symbol"])
-    assert [("orthologs" in one) for one in back.record["inputs"]] == [True, False]
-
-
-def test_a_panel_leaves_out_genes_without_an_ortholog_but_counts_them(tmp_path: Path) -> None:
-    """What is left has the values that it has among all measured genes, repetitions added up."""
-    some = write_orthologs(tmp_path / "some.csv", left_out=(2, 3, 39))
-    options: dict[str, Any] = {"label_free": True, "n_genes": 25, "sum_duplicate_genes": True}
-    mouse = named("Gene")
-    mouse.var_names = ["Gene0" if name == "Gene1" else name for name in mouse.var_names]
-    whole = scstore.panel(mouse, tmp_path / "w.h5ad", **{**options, "n_genes": 38})
-    found = scstore.panel(mouse, tmp_path / "p.h5ad", orthologs=some, organism="human", **options)
-    assert not {"GENE2", "GENE3", "GENE39"} & set(found.obs["symbol"])
-    assert found.record["inputs"][0]["n_genes"] == N - 3
-    assert set(found.obs["symbol"].str.capitalize()) <= set(whole.obs["symbol"])
-
-
-def test_a_panels_species_must_be_clear(orthologs: Path, tmp_path: Path) -> None:
-    human, mouse = both_species()
-    options: dict[str, Any] = {"label": "cell_type", "n_genes": 5}
-    notes = Notes()
-    scstore.panel(human, tmp_path / "h.h5ad", orthologs=orthologs, progress=notes, **options)
-    assert any("orthologs: not needed" in said for said in notes.said)
-    for more, error, said in (
-        ({"organism": "human"}, OptionError, "organism"),
-        ({"organism": "rat", "orthologs": orthologs}, OptionError, "rat"),
-        ({"orthologs": tmp_path / "none.csv"}, GenesError, r"none\.csv"),
-    ):
-        with pytest.raises(error, match=said):
-            scstore.panel([human, mouse], tmp_path / "p.h5ad", **options, **more)
-    mouse.var_names = [f"C{i}" for i in range(N)]
-    with pytest.raises(GenesError, match="AnnData in memory"):
-        scstore.panel([human, mouse], tmp_path / "p.h5ad", orthologs=orthologs, **options)
-    assert not (tmp_path / "p.h5ad").exists()
-
-
 def test_a_projector_learns_from_mouse_cells_what_it_learns_from_human_ones(
     genes: Path, orthologs: Path, llama: Path, tmp_path: Path
 ) -> None:
@@ -231,10 +174,7 @@ def test_the_commands_take_orthologs(
         assert done.exit_code == 0, done.output
         return done.output
 
-    words = ["panel", "human.h5ad", "mouse.h5ad", "--label", "cell_type", "-n", "12", "--orthologs", "orthologs.csv"]
-    said = run(*words, "-o", "p.h5ad")
-    assert "mouse.h5ad: orthologs: 39 of 39 mouse genes" in said
-    assert "--panel p.h5ad --orthologs orthologs.csv" in said
+    run("panel", "human.h5ad", "--label", "cell_type", "-n", "12", "-o", "p.h5ad")
     words = ["align", "mouse.h5ad", "--label", "cell_type", "-o", "p", "--model", str(llama), "--genes", "h.h5ad"]
     said = run(*words, "--panel", "p.h5ad", "--orthologs", "orthologs.csv", "--epochs", "1")
     assert "--genes h.h5ad --panel p.h5ad --orthologs orthologs.csv" in said

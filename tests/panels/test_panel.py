@@ -18,7 +18,7 @@ def make_panel(genes: str = "ABCD", **options: Any) -> Panel:
         {
             "symbol": names,
             "ensembl_id": "",
-            "score:cells.h5ad": np.arange(len(names), 0, -1.0),
+            "score": np.arange(len(names), 0, -1.0),
         },
         index=pd.Index(names, name="gene"),
     )
@@ -37,7 +37,7 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
 
 def test_a_panel_without_labels_is_read_back(tmp_path: Path) -> None:
     panel = make_panel(label="", trained_on=())
-    save_panel(Panel(panel.obs.drop(columns="score:cells.h5ad"), "", ()), tmp_path / "p.h5ad")
+    save_panel(Panel(panel.obs.drop(columns="score"), "", ()), tmp_path / "p.h5ad")
     read = load_panel(tmp_path / "p.h5ad")
     assert read.trained_on == ()
     assert read.digest == panel.digest

@@ -402,7 +402,7 @@ def test_objects_in_place_of_others(things: dict[str, Path], tmp_path: Path) -> 
     with pytest.raises(NotAStoreError, match="Store"):
         scstore.load_head(store)
     with pytest.raises(CellsError, match="FusedHead"):
-        scstore.panel([head], tmp_path / "p.h5ad", label="cell_type")
+        scstore.panel(head, tmp_path / "p.h5ad", label="cell_type")
     with pytest.raises(NotAStoreError, match="DataFrame"):
         scstore.fit(pd.DataFrame(), label="cell_type")
     assert scstore.open(store) is store
