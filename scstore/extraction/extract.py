@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +29,6 @@ from scstore.options import with_options
 from scstore.progress import Reporter
 from scstore.store.layout import (
     PREFIX,
-    SCRATCH_EXPRESSION,
     STATUS,
     STATUS_EMPTY,
     STATUS_OK,
@@ -45,10 +43,9 @@ from scstore.store.ledger import (
     committed_shards,
     creation_lock,
     part_lock,
-    scratch_is_whole,
 )
 from scstore.store.reader import Store, open_store
-from scstore.store.writer import build_store, commit_shard, store_problem, write_scratch_expression
+from scstore.store.writer import build_store, commit_shard, store_problem
 from scstore.tokens.genept import companion_vectors, weighted_means
 from scstore.tokens.sequences import RankedCells, expressed_genes
 
@@ -80,22 +77,15 @@ def this_process(part: Part | None = None) -> Process:
     return Process(Part(rank, world), device, is_silent=rank > 0)
 
 
-def create_or_wait(
-    target: Path,
-    process: Process,
-    create: Callable[[], T],
-    *,
-    overwrite: bool,
-    is_there: Callable[[], bool] | None = None,
-) -> T | None:
+def create_or_wait(target: Path, process: Process, create: Callable[[], T], *, overwrite: bool) -> T | None:
     """Create the store under a lock that others see, or wait until another process has; None where it was there."""
     if overwrite and process.part.count > 1:
         raise OptionError("overwrite=True: several processes cannot replace a store. Delete it first, then start them.")
-    lock, is_there = creation_lock(target), is_there or target.exists
-    while overwrite or not is_there():
+    lock = creation_lock(target)
+    while overwrite or not target.exists():
         try:
             with fsio.lock(lock):
-                if is_there() and not overwrite:
+                if target.exists() and not overwrite:
                     return None
                 return create()
         except LockedError:
@@ -171,10 +161,7 @@ def extract(cells: Cells, output: Output, options: ExtractOptions) -> Store:
         else:
             plan, model = created
         _run(target, plan, process.part, model, progress)
-        store = open_store(target)
-        if store.is_complete:
-            fsio.disk.delete(target / SCRATCH_EXPRESSION)
-    return store
+    return open_store(target)
 
 
 def _check_name(target: Path, options: ExtractOptions) -> None:
@@ -207,7 +194,11 @@ def _create(target: Path, plan: ExtractionPlan, progress: Reporter) -> tuple[Ext
     with build_store(target, overwrite=plan.options.overwrite) as builder:
         with ThreadPoolExecutor(1, "scstore-read") as reader:
             blocks = prefetch(sequences.expression_blocks(progress, lengths), reader, depth=PREFETCHED)
-            builder.write_expression(_keeping_first(blocks, first), n_genes=len(var), keep=keep)
+            kept = _keeping_first(blocks, first)
+            if keep:
+                builder.write_expression(kept, n_genes=len(var))
+            else:
+                deque(kept, maxlen=0)  # every cell is checked and counted all the same
         if plan.options.shard_rows is None and plan.options.runs_model:
             model = load_reader(plan, progress)
             plan = plan.at_rate(cells_per_second(model, sequences.rank(first[0])))
@@ -253,18 +244,15 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, model: CellReader | Non
     todo, done = _unfinished(target, shape, part, ids, progress)
     if not todo:
         return
-    if not plan.options.keep_expression:
-        # where the run had ended its scratch was deleted; the input is the same, its digest says so
-        blocks, n_genes = sequences.expression_blocks(progress), len(sequences.genes.match.genes)
-        create = partial(write_scratch_expression, target, blocks, n_genes=n_genes, run=shape.run)
-        is_there = partial(scratch_is_whole, target, shape.run)
-        create_or_wait(target / SCRATCH_EXPRESSION, Process(part, None), create, overwrite=False, is_there=is_there)
+    keep = plan.options.keep_expression
     reader_of_cells = model or load_reader(plan, progress)
     vectors: dict[str, NDArray[np.float32]] = {}
 
     def read() -> Iterator[tuple[int, csr_matrix, RankedCells]]:
         for shard in todo:
-            rows = store.expression_rows(*shape.bounds(shard))
+            start, stop = shape.bounds(shard)
+            rows = store.view("X")[start:stop] if keep else sequences.expression(start, stop)
+            sequences.source.check_unchanged()
             yield shard, rows, sequences.rank(rows)
 
     def write(shard: int, rows: csr_matrix, ranked: RankedCells, views: dict[str, NDArray[np.float32]]) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scstore import fsio
-from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_rows
+from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_block
 from scstore.cells.gene_names import ENSEMBL_ID
 from scstore.cells.opening import CellFile
 from scstore.cells.options import CellSource
@@ -289,18 +289,23 @@ class SequencePlan:
         """The genes of each cell that may be read, in descending expression."""
         return rank_genes(rows, top_genes=self.top_genes, admitted=self.genes.admitted)
 
+    def expression(self, start: int, stop: int) -> csr_matrix:
+        """Expression of the matched genes in cells ``start`` to ``stop``."""
+        match = self.genes.match
+        return match.apply(lognorm_block(self.source.cells, self.source.slot, start, stop, groups=match.groups))
+
     def expression_blocks(
         self, progress: Reporter, lengths: list[NDArray[np.int64]] | None = None
     ) -> Iterator[csr_matrix]:
         """Expression of the matched genes, block by block; each cell's number of genes is added to ``lengths``."""
-        cells, match = self.source.cells, self.genes.match
-        with progress.track("reading cells", len(cells.obs), "cells") as track:
-            for _, rows in lognorm_rows(cells, self.source.slot, chunk_rows=READ_ROWS, groups=match.groups):
-                matched = match.apply(rows)
+        n_cells = self.source.cells.n_cells
+        with progress.track("reading cells", n_cells, "cells") as track:
+            for start in range(0, n_cells, READ_ROWS):
+                matched = self.expression(start, start + READ_ROWS)
                 if lengths is not None:
                     lengths.append(count_genes(matched, top_genes=self.top_genes, admitted=self.genes.admitted))
                 yield matched
-                track.advance(rows.shape[0])
+                track.advance(matched.shape[0])
         self.source.check_unchanged()
 
 

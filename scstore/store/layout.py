@@ -25,8 +25,6 @@ from scstore.untrusted.zarr import open_zarr
 LEDGER = "_scstore"
 
 MANIFEST = f"{LEDGER}/manifest.json"
-# Expression that extraction works from, until the run ends, where it is not kept as ``X``.
-SCRATCH_EXPRESSION = f"{LEDGER}/expression"
 
 # Begins the names of all ``obs`` columns that scstore writes.
 PREFIX = "scstore_"

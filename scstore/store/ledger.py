@@ -22,7 +22,7 @@ from zarr.storage import WrapperStore
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError, OptionError
 from scstore.sealed import FORMAT, canonical_json, check_format, read_sealed_json, seal, unseal
-from scstore.store.layout import LEDGER, MANIFEST, SCRATCH_EXPRESSION, StorePlan, chunk_path, is_inside, record_path
+from scstore.store.layout import LEDGER, MANIFEST, StorePlan, chunk_path, is_inside, record_path
 from scstore.untrusted.guards import reading
 
 # Bytes of JSON, for which Python takes twenty times as much: 200,000 files, and the record of a run.
@@ -31,9 +31,6 @@ RUN_RECORD = "the run's record (uns/scstore/record)"
 RUN_LIMIT = 1 << 24
 # Bytes of a shard's record; a view takes about 150.
 RECORD_LIMIT = 1 << 20
-
-# In the folder of the expression that a run works from: whose it is, and its files.
-SCRATCH_MANIFEST = "manifest.json"
 
 CURE = "Restore the store from a copy."
 # Why a shard without a record must be extracted.
@@ -65,22 +62,13 @@ def parse_run_record(path: Path, text: str) -> dict[str, Any]:
 
 def write_manifest(root: Path, names: Iterable[str]) -> None:
     """Write the size and digest of files, relative to the store, that never change again."""
-    fsio.write_json(root / MANIFEST, seal({"format": FORMAT, "files": _described(root, names)}))
+    files = {n: {"bytes": (root / n).stat().st_size, "digest": fsio.digest_file(root / n)} for n in sorted(names)}
+    fsio.write_json(root / MANIFEST, seal({"format": FORMAT, "files": files}))
 
 
-def seal_scratch(folder: Path, run: str) -> None:
-    """Write the digests of the expression that a run works from, and whose it is."""
-    body = {"format": FORMAT, "run": run, "files": _described(folder, fsio.files_below(folder))}
-    fsio.write_json(folder / SCRATCH_MANIFEST, seal(body))
-
-
-def _described(root: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    return {n: {"bytes": (root / n).stat().st_size, "digest": fsio.digest_file(root / n)} for n in sorted(names)}
-
-
-def read_manifest(root: Path, name: str = MANIFEST) -> dict[str, dict[str, Any]]:
+def read_manifest(root: Path) -> dict[str, dict[str, Any]]:
     """Return ``{"bytes": size, "digest": sha256}`` of every file that never changes, by its name in the store."""
-    file = root / name
+    file = root / MANIFEST
     try:
         body = read_sealed_json(file, limit=MANIFEST_LIMIT, cure=CURE)
     except FileNotFoundError:
@@ -89,17 +77,6 @@ def read_manifest(root: Path, name: str = MANIFEST) -> dict[str, dict[str, Any]]
     if not isinstance(files, dict) or not all(is_inside(name) and _is_file(value) for name, value in files.items()):
         raise DamagedError(f"{file} does not list files of the store. {CURE}")
     return files
-
-
-def scratch_is_whole(root: Path, run: str) -> bool:
-    """Return whether the expression that a run works from is there, its own, and as it was written."""
-    folder = root / SCRATCH_EXPRESSION
-    try:
-        files = read_manifest(folder, SCRATCH_MANIFEST)
-        mine = fsio.read_json(folder / SCRATCH_MANIFEST).get("run") == run
-    except DamagedError:
-        return False
-    return mine and all(file_problem(folder / name, expected) is None for name, expected in files.items())
 
 
 def _is_file(value: object) -> bool:

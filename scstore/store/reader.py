@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -15,7 +15,6 @@ import pandas as pd
 import zarr
 from anndata.io import read_elem
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from scstore.cells.anndata_files import is_mudata, read_frame, rna_modality, with_shared_obs
 from scstore.cells.anndata_memory import describe_anndata
@@ -30,7 +29,6 @@ from scstore.progress import Reporter
 from scstore.sealed import Space, fingerprint
 from scstore.store.layout import (
     LEDGER,
-    SCRATCH_EXPRESSION,
     STATUS,
     STATUS_EMPTY,
     StorePlan,
@@ -42,7 +40,7 @@ from scstore.store.ledger import CURE, ManifestStore, committed_shards, parse_ru
 from scstore.store.views import ShardView, View, array_view, open_csr
 from scstore.store.whole_files import read_whole
 from scstore.untrusted.guards import Guard
-from scstore.untrusted.zarr import lost_chunks, open_zarr
+from scstore.untrusted.zarr import lost_chunks
 
 # Feature space of log-normalised expression, the same for every data set: genes are matched by name.
 EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM, "log1p": True}}
@@ -443,18 +441,6 @@ class Store(Described):
         if "ensembl_id" not in frame:
             frame["ensembl_id"] = ""
         return frame
-
-    def expression_rows(self, start: int, stop: int) -> csr_matrix:
-        """Read ``(stop - start, n_genes) float32`` that extraction works from, whether or not it is kept as ``X``."""
-        return self._expression[start:stop] if self._scratch is None else self._scratch(start, stop)
-
-    @cached_property
-    def _scratch(self) -> Callable[[int, int], csr_matrix] | None:
-        folder = self.path / SCRATCH_EXPRESSION
-        if not folder.exists():
-            return None
-        n_genes = len(self.var) or None  # not kept where X is not
-        return open_csr(open_zarr(folder), SCRATCH_EXPRESSION, source=self.path, shape=(self.n_obs, n_genes))[1]
 
     @cached_property
     def expression_slot(self) -> ExpressionSlot | None:

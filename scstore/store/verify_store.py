@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from scstore.errors import DamagedError, InputError, NotAStoreError, UnreadableE
 from scstore.progress import Reporter
 from scstore.sealed import fingerprint
 from scstore.store import ledger
-from scstore.store.layout import LEDGER, MANIFEST, SCRATCH_EXPRESSION, StorePlan, chunk_path, file_beside, record_path
+from scstore.store.layout import LEDGER, MANIFEST, StorePlan, chunk_path, file_beside, record_path
 from scstore.store.reader import Store
 
 # Files that are read at once: SHA-256 runs outside Python's lock, so as many cores hash.
@@ -29,9 +29,6 @@ ZARR_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
 # Endings of the files that `extract` writes beside a store, after its name without ``.zarr``.
 MADE_BESIDE = (".genes.h5ad", ".panel.h5ad")
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -90,25 +87,33 @@ class Verification:
         return {**asdict(self), "path": str(self.path), "ok": self.ok}
 
 
-@dataclass
-class _Tally:
-    findings: list[Finding] = field(default_factory=list)
-    n_files: int = 0
-    n_bytes: int = 0
+class _Check:
+    """What was compared so far, and what is wrong."""
 
-    def add(self, other: _Tally) -> None:
-        self.findings += other.findings
-        self.n_files += other.n_files
-        self.n_bytes += other.n_bytes
+    def __init__(self, root: Path, *, deep: bool, progress: Reporter) -> None:
+        self.root, self.deep, self.progress = root, deep, progress
+        self.findings: list[Finding] = []
+        self.sizes: list[int] = []  # bytes of files that were compared with digests
 
+    def compare(self, files: Sequence[tuple[str, Mapping[str, Any], int | None]], what: str) -> None:
+        """Compare files, each with its size and digest, and the shard that it belongs to."""
 
-def _compare(root: Path, name: str, expected: Mapping[str, Any], *, hashed: bool, shard: int | None = None) -> _Tally:
-    try:
-        problem = ledger.file_problem(root / name, expected, hashed=hashed)
-    except OSError as error:
-        return _Tally([finding_of(error, name)])
-    findings = [] if problem is None else [Finding(name, *problem, shard)]
-    return _Tally(findings, int(hashed), int(expected["bytes"]) if hashed else 0)
+        def look(file: tuple[str, Mapping[str, Any], int | None]) -> Finding | None:
+            name, expected, shard = file
+            hashed = self.deep or not _is_bulk(name)
+            try:
+                problem = ledger.file_problem(self.root / name, expected, hashed=hashed)
+            except (DamagedError, OSError) as error:
+                return finding_of(error, name)
+            if hashed:
+                self.sizes.append(expected["bytes"])
+            return None if problem is None else Finding(name, *problem, shard)
+
+        threads = min(MAX_THREADS, os.cpu_count() or 1)
+        with self.progress.track(f"verifying {what}", len(files), what) as track, ThreadPoolExecutor(threads) as pool:
+            for found in pool.map(look, files):
+                self.findings += [] if found is None else [found]
+                track.advance()
 
 
 def verify_store(
@@ -116,82 +121,66 @@ def verify_store(
 ) -> Verification:
     """Compare a store with its manifest and records; the options are those of :func:`scstore.verify`."""
     with ledger.part_lock(root, ledger.Part()) if gc or repair else nullcontext():
-        return _verify(root, deep=deep, gc=gc, repair=repair, progress=progress or Reporter())
+        return _verify(_Check(root, deep=deep, progress=progress or Reporter()), gc=gc, repair=repair)
 
 
-def _verify(root: Path, *, deep: bool, gc: bool, repair: bool, progress: Reporter) -> Verification:
-    tally = _Tally()
-    fixed = _check_fixed_files(root, tally, deep=deep, progress=progress)
+def _verify(check: _Check, *, gc: bool, repair: bool) -> Verification:
+    root, findings, notes = check.root, check.findings, []
+    fixed = _check_fixed_files(check)
     # damaged metadata is not parsed: a length in it may be anything
-    store = None if any(not _is_bulk(finding.file) for finding in tally.findings) else _open(root, tally)
+    store = None if any(not _is_bulk(finding.file) for finding in findings) else _open(root, findings)
     plan = None if store is None else store.plan
     ids = None if store is None else [str(name) for name in store.obs.index]
     if store is not None and ids is not None:
-        tally.findings += record_findings(store.record or {}, ids)
-    uncommitted, n_shards = _check_shards(root, tally, plan, ids, deep=deep, progress=progress)
-    damaged = sorted({finding.shard for finding in tally.findings if finding.shard is not None})
-    complete = plan is not None and not uncommitted and not damaged
+        findings += record_findings(store.record or {}, ids)
+    uncommitted, n_shards = _check_shards(check, plan, ids)
+    damaged = sorted({finding.shard for finding in findings if finding.shard is not None})
     message = "scstore did not write this file, and other readers may take it for data"
-    tally.findings += [Finding(name, "unexpected", message) for name in _unexpected(root, fixed, plan)]
-    notes = []
+    findings += [Finding(name, "unexpected", message) for name in _unexpected(root, fixed, plan)]
     if uncommitted:
         n = len(uncommitted)
         notes.append(f"{n:,} of {n_shards:,} shards are not extracted yet: run the same `scstore extract`")
-    if repair:  # without its record a shard counts as not extracted
+    if repair and damaged:  # without its record a shard counts as not extracted
         for shard in damaged:
             fsio.disk.delete(record_path(root, shard))
-        if damaged:
-            fsio.fsync_dir(record_path(root, 0).parent)
-    without_record = [*uncommitted, *(damaged if repair else ())]
-    views = () if plan is None else tuple(view.name for view in plan.views)
-    left = _leftovers(root, complete=complete, views=views, uncommitted=without_record)
+        fsio.fsync_dir(record_path(root, 0).parent)
+        uncommitted += damaged
+    left = [*_leftovers_inside(root, plan, uncommitted), *_leftovers_beside(root)]
     if gc:
         _remove(root, left)
     elif left:
         notes.append(f"{len(left):,} leftovers of killed runs, which are never read: gc=True removes them")
-    findings = tuple(sorted(tally.findings, key=lambda finding: (finding.file, finding.message)))
+    findings.sort(key=lambda finding: (finding.file, finding.message))
     removed, marked = tuple(left) if gc else (), tuple(damaged) if repair else ()
-    return Verification(root, "store", deep, findings, tuple(notes), tally.n_files, tally.n_bytes, removed, marked)
+    sizes = len(check.sizes), sum(check.sizes)
+    return Verification(root, "store", check.deep, tuple(findings), tuple(notes), *sizes, removed, marked)
 
 
 def _is_bulk(name: str) -> bool:
-    """Return whether only ``deep`` reads a fixed file: a chunk of the expression."""
-    return name.startswith("X/") and not name.endswith("zarr.json")
+    """Whether only ``deep`` reads a file: a chunk of the expression or of a view."""
+    return name.startswith(("X/", "obsm/")) and not name.endswith("zarr.json")
 
 
-def _in_threads(check: Callable[[T], R], items: Collection[T], what: str, progress: Reporter) -> Iterator[R]:
-    threads = min(MAX_THREADS, os.cpu_count() or 1)
-    with progress.track(f"verifying {what}", len(items), what) as track, ThreadPoolExecutor(threads) as pool:
-        for result in pool.map(check, items):
-            yield result
-            track.advance()
-
-
-def _check_fixed_files(root: Path, tally: _Tally, *, deep: bool, progress: Reporter) -> set[str]:
+def _check_fixed_files(check: _Check) -> set[str]:
     """Compare the files that never change with the manifest; return their names."""
     try:
-        files = ledger.read_manifest(root)
+        files = ledger.read_manifest(check.root)
+        check.sizes.append((check.root / MANIFEST).stat().st_size)
     except (DamagedError, OSError) as error:
-        tally.findings.append(finding_of(error, MANIFEST))
-        return {name for name in fsio.files_below(root) if not name.startswith((f"{LEDGER}/", "obsm/"))}
-
-    def compare(name: str) -> _Tally:
-        return _compare(root, name, files[name], hashed=deep or not _is_bulk(name))
-
-    tally.add(_Tally(n_files=1, n_bytes=(root / MANIFEST).stat().st_size))
-    for own in _in_threads(compare, files, "files", progress):
-        tally.add(own)
+        check.findings.append(finding_of(error, MANIFEST))
+        return {name for name in fsio.files_below(check.root) if not name.startswith((f"{LEDGER}/", "obsm/"))}
+    check.compare([(name, expected, None) for name, expected in files.items()], "files")
     return set(files)
 
 
-def _open(root: Path, tally: _Tally) -> Store | None:
+def _open(root: Path, findings: list[Finding]) -> Store | None:
     try:
         store = Store(root)
         return store if store.plan is not None and store.obs is not None else None
     except Exception as error:  # any error of a library on a broken store is a finding
         if isinstance(error, InputError) and not isinstance(error, NotAStoreError):
             raise  # a newer format is not damage
-        tally.findings.append(finding_of(error, ""))
+        findings.append(finding_of(error, ""))
         return None
 
 
@@ -208,50 +197,39 @@ def record_findings(record: Mapping[str, Any], ids: list[str] | None = None) -> 
         yield Finding("obs/_index", "inconsistent", "the cells are not those of the run's record")
 
 
-def _check_shards(
-    root: Path, tally: _Tally, plan: StorePlan | None, ids: list[str] | None, *, deep: bool, progress: Reporter
-) -> tuple[list[int], int]:
-    """Compare the shards with their records; return those without a record, and the number of shards."""
-    if plan is None:  # the shape is unknown: those that have a record
-        shards = sorted(int(file.stem) for file in record_path(root, 0).parent.glob("[0-9]*.json"))
-    else:
-        shards = list(range(plan.n_shards))
+def _check_shards(check: _Check, plan: StorePlan | None, ids: list[str] | None) -> tuple[list[int], int]:
+    """Compare the records with the store's shape and cells, and the shards with their records.
 
-    def check(shard: int) -> _Tally | None:
-        return _check_shard(root, shard, plan, ids, deep=deep)
-
-    uncommitted = []
-    for shard, own in zip(shards, _in_threads(check, shards, "shards", progress), strict=True):
-        if own is None:
-            uncommitted.append(shard)
-        else:
-            tally.add(own)
-    return uncommitted, len(shards)
-
-
-def _check_shard(root: Path, shard: int, plan: StorePlan | None, ids: list[str] | None, *, deep: bool) -> _Tally | None:
-    """Compare a shard with its record, and that with the store's shape and cells; ``None`` without a record."""
-    file = record_path(root, shard)
-    name = file.relative_to(root).as_posix()
-    try:
-        record = ledger.read_record(root, shard)
-        if record is None:
-            return None
-        own = _Tally(n_files=1, n_bytes=file.stat().st_size)
-    except DamagedError as error:
-        return _Tally([Finding(name, "damaged", str(error), shard)])
-    except OSError as error:
-        return _Tally([finding_of(error, name)])
-    if plan is not None and ids is not None:
-        start, stop = plan.bounds(shard)
-        if fields := ledger.foreign_fields(record, plan, shard, ids[start:stop]):
+    Return the shards without a record, and the number of shards.
+    """
+    root = check.root
+    with_record = (int(file.stem) for file in record_path(root, 0).parent.glob("[0-9]*.json"))
+    shards = sorted(with_record) if plan is None else range(plan.n_shards)
+    uncommitted, chunks = [], []
+    for shard in shards:
+        file = record_path(root, shard)
+        name = file.relative_to(root).as_posix()
+        try:
+            record = ledger.read_record(root, shard)
+            if record is None:
+                uncommitted.append(shard)
+                continue
+            check.sizes.append(file.stat().st_size)
+        except DamagedError as error:
+            check.findings.append(Finding(name, "damaged", str(error), shard))
+            continue
+        except OSError as error:
+            check.findings.append(finding_of(error, name))
+            continue
+        own = None if plan is None or ids is None else ids[slice(*plan.bounds(shard))]
+        if plan is not None and (fields := ledger.foreign_fields(record, plan, shard, own)):
             message = f"belongs to another store or run (other {', '.join(fields)})"
-            own.findings.append(Finding(name, "inconsistent", message, shard))
-            return own
-    for view, expected in record["views"].items():
-        chunk = chunk_path(root, view, shard).relative_to(root).as_posix()
-        own.add(_compare(root, chunk, expected, hashed=deep, shard=shard))
-    return own
+            check.findings.append(Finding(name, "inconsistent", message, shard))
+            continue
+        views = record["views"].items()
+        chunks += [(chunk_path(root, view, shard).relative_to(root).as_posix(), size, shard) for view, size in views]
+    check.compare(chunks, "files of shards")
+    return uncommitted, len(shards)
 
 
 def rows_that_are_not_finite(rows: Any) -> int:
@@ -268,32 +246,25 @@ def _unexpected(root: Path, fixed: set[str], plan: StorePlan | None) -> list[str
         for shard in range(plan.n_shards):
             files = [record_path(root, shard), *(chunk_path(root, view.name, shard) for view in plan.views)]
             known |= {file.relative_to(root).as_posix() for file in files}
-    left = _leftovers_inside(root, complete=True, views=(), uncommitted=[])
-    ours = (*left, *(() if plan is not None else (f"{LEDGER}/shards/", "obsm/")))
+    ours = (*_leftovers_inside(root), *(() if plan is not None else (f"{LEDGER}/shards/", "obsm/")))
     return sorted(name for name in fsio.files_below(root) if name not in known and not name.startswith(ours))
 
 
-def _leftovers(root: Path, *, complete: bool, views: Iterable[str], uncommitted: list[int]) -> list[str]:
-    """Return names of what killed runs left in a store and, with ``../``, beside it, its creation lock included."""
-    inside = _leftovers_inside(root, complete=complete, views=views, uncommitted=uncommitted)
+def _leftovers_beside(root: Path) -> list[str]:
+    """Return names, with ``../``, of what killed runs left beside a store."""
     made = [root.name, *(file_beside(root, ending).name for ending in MADE_BESIDE)]
     starts = tuple(f".{name}{fsio.PARTIAL}" for name in made)
     locks = (ledger.creation_lock(root).name, *(fsio.writing_lock(root.with_name(name)).name for name in made))
-    beside = [file.name for file in root.parent.iterdir() if file.name.startswith(starts) or file.name in locks]
-    return [*inside, *(f"../{name}" for name in sorted(beside))]
+    names = (file.name for file in root.parent.iterdir())
+    return sorted(f"../{name}" for name in names if name.startswith(starts) or name in locks)
 
 
-def _leftovers_inside(root: Path, *, complete: bool, views: Iterable[str], uncommitted: list[int]) -> list[str]:
-    """Return names of what nothing refers to: temporary files, chunks without a record, expression of an ended run."""
-    found = []
-    for folder, folders, names in os.walk(root):
-        found += [Path(folder) / name for name in [*names, *folders] if fsio.PARTIAL in name or name.endswith(".lock")]
-        found += [Path(folder) / name for name in names if ZARR_PARTIAL.search(name)]
-        folders[:] = [name for name in folders if fsio.PARTIAL not in name]
-    if complete:
-        found.append(root / SCRATCH_EXPRESSION)
-    found += [chunk_path(root, view, shard) for view in views for shard in uncommitted]
-    return sorted({file.relative_to(root).as_posix() for file in found if file.exists()})
+def _leftovers_inside(root: Path, plan: StorePlan | None = None, uncommitted: Sequence[int] = ()) -> list[str]:
+    """Return names of what nothing in a store refers to: temporary files, chunks of shards without a record."""
+    found = [p for p in root.rglob("*") if fsio.PARTIAL in p.name or p.suffix == ".lock" or ZARR_PARTIAL.search(p.name)]
+    for view in () if plan is None else plan.views:
+        found += [file for shard in uncommitted if (file := chunk_path(root, view.name, shard)).exists()]
+    return sorted({file.relative_to(root).as_posix() for file in found})
 
 
 def _remove(root: Path, leftovers: list[str]) -> None:
@@ -301,5 +272,5 @@ def _remove(root: Path, leftovers: list[str]) -> None:
     for name in leftovers:
         fsio.disk.delete(root / name)
         parent = (root / name).parent
-        if not name.startswith((LEDGER, "../")) and not any(parent.iterdir()):
+        if not name.startswith((LEDGER, "../")) and parent.is_dir() and not any(parent.iterdir()):
             parent.rmdir()

@@ -23,9 +23,9 @@ from zarr.storage import LocalStore
 from scstore import fsio
 from scstore.cells.matrices import plain_frame
 from scstore.errors import DamagedError, LockedError, NumericsError
-from scstore.sealed import FORMAT, fingerprint, seal
-from scstore.store.layout import LEDGER, SCRATCH_EXPRESSION, StorePlan, ViewSpec, chunk_path, record_path
-from scstore.store.ledger import check_shard, read_record, seal_scratch, write_manifest, write_record
+from scstore.sealed import FORMAT, seal
+from scstore.store.layout import LEDGER, StorePlan, ViewSpec, chunk_path, record_path
+from scstore.store.ledger import check_shard, read_record, write_manifest, write_record
 from scstore.store.views import ARRAY, write_csr
 
 # What lies in a store's folder.
@@ -60,19 +60,14 @@ class StoreBuilder:
         self.root = root
         self._zarr = DiskStore(root)
         self._group = zarr.open_group(self._zarr, mode="w", zarr_format=3)
-        self._run = ""
 
-    def write_expression(self, blocks: Iterable[csr_matrix], *, n_genes: int, keep: bool) -> None:
-        """Write log-normalised expression: as the AnnData's ``X`` with ``keep``, else until the run ends."""
-        if keep:
-            write_csr(self._group.create_group("X"), blocks, n_genes)
-        else:
-            write_scratch_expression(self.root, blocks, n_genes=n_genes, run=None)
+    def write_expression(self, blocks: Iterable[csr_matrix], *, n_genes: int) -> None:
+        """Write log-normalised expression as the AnnData's ``X``."""
+        write_csr(self._group.create_group("X"), blocks, n_genes)
 
     def write_frames(self, obs: pd.DataFrame, var: pd.DataFrame, record: Mapping[str, Any]) -> None:
         """Write the metadata of cells and genes, and the run's record under ``uns["scstore"]``."""
         self._group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        self._run = fingerprint(record)
         uns = {"scstore": {"format": FORMAT, "record": json.dumps(seal(record), ensure_ascii=False)}}
         elements: dict[str, Any] = {"obs": plain_frame(obs), "var": plain_frame(var), "uns": uns}
         elements |= {name: {} for name in ("obsm", "varm", "obsp", "varp", "layers")}
@@ -92,10 +87,7 @@ class StoreBuilder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # zarr: consolidated metadata is not in the v3 specification yet
             zarr.consolidate_metadata(self._zarr)
-        names = fsio.files_below(self.root)
-        write_manifest(self.root, (name for name in names if not name.startswith(f"{SCRATCH_EXPRESSION}/")))
-        if (self.root / SCRATCH_EXPRESSION).exists():
-            seal_scratch(self.root / SCRATCH_EXPRESSION, self._run)
+        write_manifest(self.root, fsio.files_below(self.root))
 
 
 def store_problem(path: Path) -> str | None:
@@ -110,15 +102,6 @@ def build_store(path: Path, *, overwrite: bool = False) -> Iterator[StoreBuilder
         builder = StoreBuilder(folder)
         yield builder
         builder.seal()
-
-
-def write_scratch_expression(root: Path, blocks: Iterable[csr_matrix], *, n_genes: int, run: str | None) -> None:
-    """Write the expression that extraction works from, sealed as a run's; it is deleted when that ends."""
-    fsio.disk.delete(root / SCRATCH_EXPRESSION)
-    with fsio.atomic_folder(root / SCRATCH_EXPRESSION) as folder:
-        write_csr(zarr.open_group(DiskStore(folder), mode="w", zarr_format=3), blocks, n_genes)
-        if run is not None:
-            seal_scratch(folder, run)
 
 
 def commit_shard(

@@ -5,46 +5,35 @@ Only texts, and what was packed with codecs that do not say its size, are unpack
 
 from __future__ import annotations
 
-import bz2
-import lzma
 import math
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numcodecs  # type: ignore[import-untyped]
 import numpy as np
 
-from scstore.errors import show
+from scstore.errors import CellsError, show
 
 # Codecs that unpack to more than they read. An array may have one of them: the ratios of two would multiply.
-PACKERS = frozenset({"blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma"})
+PACKERS = frozenset({"blosc", "zstd", "gzip", "zlib"})
 
 # Texts of any length.
 TEXTS = frozenset({"vlen-utf8", "vlen-bytes"})
 
-# Codecs whose result is as long as what they read, but for a checksum or another width of the numbers.
-PLAIN = frozenset({"bytes", "endian", "transpose", "crc32c", "crc32", "adler32", "fletcher32", "jenkins_lookup3"})
-PLAIN |= {"shuffle", "delta", "fixedscaleoffset", "quantize", "bitround", "astype", "scale_offset", "cast_value"}
-
-# Where those that change the width of numbers say it, that of the stored ones first.
-WIDTHS = ("encode_dtype", "astype", "data_type", "dtype", "decode_dtype")
+# Codecs whose result is as long as what they read, but for a checksum.
+PLAIN = frozenset({"bytes", "endian", "transpose", "crc32c"})
 
 # Bytes that a checksum may add to what a chunk declares.
 CHECKSUMS = 64
 
-# Bytes that a block of Zstandard unpacks to at most, those that are unpacked at once to count them, and of a window.
-ZSTD_BLOCK, STEP, LZMA_MEMORY = 1 << 17, 1 << 20, 1 << 28
+# Bytes that a block of Zstandard unpacks to at most, and those that are unpacked at once to count them.
+ZSTD_BLOCK, STEP = 1 << 17, 1 << 20
 
 # How the index of a shard marks a chunk that holds nothing but the fill value.
 ABSENT = 2**64 - 1
-
-
-class RefusedError(Exception):
-    """An array that is not read, and why; the sentence begins with its name."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +65,8 @@ class Packing:
         return any(codec["id"] in PACKERS | TEXTS for codec in self.codecs)
 
 
-def packing_of(about: Mapping[str, Any]) -> Packing:
-    """Read the metadata of an array, Zarr v2 or v3; :class:`RefusedError` for codecs that are not known here.
+def packing_of(about: Mapping[str, Any], *, place: str) -> Packing:
+    """Read the metadata of the array at a place, Zarr v2 or v3; ``CellsError`` for codecs that are not known here.
 
     Metadata that are malformed raise anything; Zarr does too.
     """
@@ -93,36 +82,29 @@ def packing_of(about: Mapping[str, Any]) -> Packing:
         shard = codecs[0]
         index = [_words(codec) for codec in shard["index_codecs"]]
         if not {codec["id"] for codec in index} <= {"bytes", "crc32c"}:
-            raise RefusedError("has an index of shards in codecs that are not known.")
+            raise CellsError(f"{place} has an index of shards in codecs that are not known.")
         per_shard = n_values // math.prod(map(int, shard["chunk_shape"]))
         order = ">u8" if index[0].get("endian") == "big" else "<u8"
         first = shard.get("index_location") == "start"
         shards = {"per_shard": per_shard, "index_bytes": 16 * per_shard + 4 * (len(index) - 1)}
         shards |= {"index_first": first, "index_dtype": order}
         codecs, n_values = [_words(codec) for codec in shard["codecs"]], n_values // per_shard
-    itemsize = stored = _itemsize(dtype)
-    for codec in codecs:
-        stored = _checked(codec, stored)
+    for name in (str(codec["id"]) for codec in codecs):
+        if "pickle" in name:
+            why = "is stored as a Python pickle, which can run code. Write the array again without it."
+            raise CellsError(f"{place} {why}")
+        if name not in PACKERS | TEXTS | PLAIN:
+            cure = "Write the array again with Zstandard, Blosc or gzip."
+            raise CellsError(f"{place} is stored with the codec {show(name)}, which is not read here. {cure}")
     if sum(codec["id"] in PACKERS for codec in codecs) > 1:
-        raise RefusedError("is packed twice. Write it again with one compressor.")
+        raise CellsError(f"{place} is packed twice. Write it again with one compressor.")
+    itemsize = _itemsize(dtype)
     declared = math.prod(map(int, about["shape"])) * max(itemsize, 8)
-    return Packing(tuple(reversed(codecs)), n_values, stored, declared, **shards)
+    return Packing(tuple(reversed(codecs)), n_values, itemsize, declared, **shards)
 
 
 def _words(codec: Mapping[str, Any]) -> dict[str, Any]:
     return {**(codec.get("configuration") or {}), "id": codec["name"].removeprefix("numcodecs.")}
-
-
-def _checked(codec: Mapping[str, Any], itemsize: int) -> int:
-    """Return the bytes of a value behind a codec; refuse one that is not known, or makes no numbers of numbers."""
-    name = str(codec["id"])
-    if "pickle" in name:
-        raise RefusedError("is stored as a Python pickle, which can run code. Write the array again without it.")
-    widths = [np.dtype(codec[key]) for key in WIDTHS if codec.get(key) is not None]
-    if name not in PACKERS | TEXTS | PLAIN or any(width.kind not in "biufc" for width in widths):
-        cure = "Write the array again with Zstandard, Blosc or gzip."
-        raise RefusedError(f"is stored with the codec {show(name)}, which is not read here. {cure}")
-    return widths[0].itemsize if widths and name in PLAIN else itemsize
 
 
 def _itemsize(dtype: Any) -> int:
@@ -152,18 +134,11 @@ def chunk_problem(data: bytes, packing: Packing, *, limit: int) -> str | None:
         if name in TEXTS:
             number, room = int.from_bytes(data[:4], "little"), min(packing.n_values, (len(data) - 4) // 4)
             return f"announces {number:,} texts, where {room:,} are possible" if number > room else None
-        data = _decoded(codec, data)
+        if name in PACKERS:
+            data = bytes(numcodecs.get_codec({"id": name}).decode(data))
+        elif name == "crc32c":
+            data = data[:-4]
     return None
-
-
-def _decoded(codec: Mapping[str, Any], data: bytes) -> bytes:
-    name = codec["id"]
-    if name in ("bytes", "endian", "transpose"):
-        return data
-    if name == "crc32c":
-        return data[:-4]
-    plain = {"id": name} if name in PACKERS - {"lzma"} else codec  # v3 has other words for what only packing needs
-    return bytes(numcodecs.get_codec(dict(plain)).decode(data))
 
 
 def unpacked_size(name: str, data: bytes, *, limit: int) -> int:
@@ -173,32 +148,22 @@ def unpacked_size(name: str, data: bytes, *, limit: int) -> int:
     """
     if name == "zstd":
         return _zstd_size(data)
-    if name == "lz4":
-        return int.from_bytes(data[:4], "little")
     if name == "blosc":
         size, _, packed = struct.unpack_from("<III", data, 4)
         if packed != len(data):
             raise ValueError(f"it says that it has {packed:,} bytes, and has {len(data):,}")
         return int(size)
-    return _counted(DECOMPRESSORS[name], data, limit)
+    return _inflated(data, limit)
 
 
-DECOMPRESSORS: dict[str, Callable[[], Any]] = {
-    "gzip": partial(zlib.decompressobj, 47),
-    "zlib": zlib.decompressobj,
-    "bz2": bz2.BZ2Decompressor,
-    "lzma": partial(lzma.LZMADecompressor, memlimit=LZMA_MEMORY),
-}
-
-
-def _counted(decompressor: Callable[[], Any], data: bytes, limit: int) -> int:
+def _inflated(data: bytes, limit: int) -> int:
+    """Return the bytes that the members of gzip or zlib unpack to."""
     total = 0
     while data and total <= limit:
-        unpack = decompressor()
+        unpack = zlib.decompressobj(47)  # of both
         while not unpack.eof and total <= limit:
             piece = unpack.decompress(data, STEP)
-            total += len(piece)
-            data = getattr(unpack, "unconsumed_tail", b"")
+            total, data = total + len(piece), unpack.unconsumed_tail
             if not piece and not unpack.eof:
                 return total  # it is cut off
         data = unpack.unused_data.lstrip(b"\0")

@@ -7,8 +7,6 @@ import mmap
 import os
 import pickle
 import re
-import warnings
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore.errors import GenesError, ScstoreError
-from scstore.untrusted.guards import FLOOR, reading
+from scstore.untrusted.guards import reading
 
 # NumPy's codes for real numbers.
 CODES = {kind + size for kind in "fiu" for size in "1248"} - {"f1"}
@@ -28,20 +26,6 @@ class _ForbiddenError(ScstoreError):
 
 def _forbid(what: str) -> NoReturn:
     raise _ForbiddenError(what)
-
-
-# Bytes of an entry of a mapping.
-ENTRY = 100
-
-# What the pickle that is being read may still have its functions make: one argument may stand in many calls.
-_room: ContextVar[list[int]] = ContextVar("_room")
-
-
-def _take(n: int) -> None:
-    room = _room.get([1 << 20])
-    room[0] -= n
-    if room[0] < 0:
-        _forbid("far more bytes than it has")
 
 
 class _Dtype:
@@ -76,42 +60,36 @@ class _Function:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __call__(self, first: Any = (), *others: Any) -> Any:
-        if self._name == "OrderedDict" and isinstance(first, (list, tuple)) and not others:
-            _take(ENTRY * len(first))
-            return dict(first)
-        if self._name == "_reconstruct" and first is _Array:
-            return _Array()
-        if self._name == "_frombuffer":
-            made = _Array()
-            made.values = _build(first, *others)
-            return made
-        if self._name == "scalar" and others:
-            return float(_build(others[0], first, (1,))[0])
-        if self._name == "encode" and isinstance(first, str) and others in ((), ("latin1",), ("latin-1",)):
-            _take(len(first))
-            return first.encode("latin1")  # how old protocols write bytes
-        _forbid(f"{self._name} with {str((first, *others))[:60]}")
+    def __call__(self, *given: Any) -> Any:
+        match self._name, given:
+            case "OrderedDict", ():
+                return {}
+            case "_reconstruct", (kind, _, _) if kind is _Array:
+                return _Array()
+            case "_frombuffer", (data, dtype, shape, order):
+                made = _Array()
+                made.values = _build(data, dtype, shape, order)
+                return made
+            case "scalar", (dtype, data):
+                return float(_build(data, dtype, (1,))[0])
+        _forbid(f"{self._name} with {str(given)[:60]}")
 
     def __setstate__(self, state: Any) -> NoReturn:
         _forbid("a change of the reader itself")
 
 
 def _build(data: Any, dtype: Any, shape: Any, order: Any = "C") -> NDArray[Any]:
-    data = data.encode("latin1") if isinstance(data, str) else data  # of Python 2
+    """Return an array over the pickle's own bytes, which may stand in many arrays and are not copied."""
     if not isinstance(dtype, _Dtype) or not isinstance(data, (bytes, bytearray)):
         _forbid("an array that is not made of plain numbers")
     lengths = tuple(int(n) for n in shape)
     if min(lengths, default=0) < 0 or math.prod(lengths) * dtype.dtype.itemsize != len(data):
         raise ValueError("an array whose bytes do not fit its shape")
-    _take(len(data))
-    # copied: an array over a bytearray would keep looking at a buffer that the pickle still holds
-    return np.frombuffer(bytes(data), dtype=dtype.dtype).reshape(lengths, order="F" if order == "F" else "C")
+    return np.frombuffer(data, dtype=dtype.dtype).reshape(lengths, order="F" if order == "F" else "C")
 
 
 ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _Function("OrderedDict"),
-    ("_codecs", "encode"): _Function("encode"),
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
 }
@@ -121,38 +99,29 @@ for core in ("core", "_core"):  # before NumPy 2, and since
 """Every name that a pickle may use, and what it gets for it."""
 
 
-# Instructions of a fixed length, by the bytes of their argument, or up to the end of one line or two.
-RUN = re.compile(
-    rb"(?:[(.012\]})abelstudNQRo\x81\x85-\x89\x8f-\x94\x97\x98]|[Khq\x80\x82].|[M\x83]..|[Jj\x84].{4}|G.{8}"
-    rb"|[FILSVPg][^\n]*\n|[ci][^\n]*\n[^\n]*\n){1,9999}+",
-    re.DOTALL,
-)
+# Instructions that Python writes in protocols 4 and 5, with arguments of a fixed length.
+RUN = re.compile(rb"(?s:[(.N})\]\x81\x85-\x89\x8f-\x91taesubR\x93\x94]|[Kh\x80].|M..|[Jj].{4}|G.{8}){1,9999}+")
 
 # Bytes of the length that others begin with.
-COUNTED = {op: n for ops, n in ((b"U\x8cC\x8a", 1), (b"TXB\x8b", 4), (b"\x8d\x8e\x96\x95", 8)) for op in ops}
+COUNTED = {op: n for ops, n in ((b"\x8cC\x8a", 1), (b"XB", 4), (b"\x8d\x8e\x96\x95", 8)) for op in ops}
 
 # Which states a length and is followed by instructions.
 FRAME = 0x95
 
 
-def _check_places(data: mmap.mmap) -> None:
-    """Refuse places and lengths beyond a pickle's own: Python reserves all memory up to them."""
-    at, size = 0, len(data)
-    while at < size:
+def _check_instructions(data: bytes | mmap.mmap) -> None:
+    """Refuse other instructions, and lengths beyond the pickle's own: Python reserves that memory before it reads."""
+    at = 0
+    while at < len(data):
         if (run := RUN.match(data, at)) is not None:
             at = run.end()
-        elif (n := COUNTED.get(data[at], 0)) or data[at : at + 1] == b"r":
-            number = int.from_bytes(data[at + 1 : at + 1 + (n or 4)], "little")
-            if number > size:
-                _forbid(f"{number:,} bytes or places, and has {size:,} bytes")
-            at += 1 + (n or 4) + (number if n and data[at] != FRAME else 0)
-        elif data[at : at + 1] == b"p":
-            end = data.find(b"\n", at)
-            if not data[at + 1 : end].isdigit() or int(data[at + 1 : end]) > size:
-                _forbid(f"the place {data[at + 1 : min(end, at + 30)]!r}, and has {size:,} bytes")
-            at = end + 1
-        else:
-            return  # not an instruction: the reader stops here too
+            continue
+        if (n := COUNTED.get(data[at])) is None:
+            _forbid(f"the instruction {data[at : at + 1]!r}")
+        number = int.from_bytes(data[at + 1 : at + 1 + n], "little")
+        if number > len(data):
+            _forbid(f"{number:,} bytes, and has {len(data):,}")
+        at += 1 + n + (0 if data[at] == FRAME else number)
 
 
 class _Reader(pickle.Unpickler):
@@ -163,15 +132,17 @@ class _Reader(pickle.Unpickler):
 
 
 def read_pickle(path: str | os.PathLike[str]) -> Any:
-    """Return a pickled mapping; a :class:`GenesError` names anything but containers, numbers, strings and arrays."""
+    """Return a pickled mapping, of protocol 4 or 5; a :class:`GenesError` names anything but plain data in it."""
     file = Path(path)
     try:
-        with reading(file, "the pickle", error=GenesError), file.open("rb") as handle, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the spelling of strings in old protocols
+        with reading(file, "the pickle", error=GenesError), file.open("rb") as handle:
+            if handle.read(2) not in (b"\x80\x04", b"\x80\x05"):
+                cure = "Read it where it is trusted, and write the vectors as .parquet"
+                raise GenesError(f"{file}: not a pickle of protocol 4 or 5, which Python writes since 3.8. {cure}.")
+            handle.seek(0)
             with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                _check_places(data)
-                _room.set([max(FLOOR, 2 * ENTRY * len(data))])
-            content = _Reader(handle, encoding="latin1").load()
+                _check_instructions(data)
+            content = _Reader(handle).load()
     except _ForbiddenError as error:
         raise GenesError(
             f"{file}: this pickle asks for {error}. A pickle can run code, so only containers, numbers, strings and "

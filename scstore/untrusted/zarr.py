@@ -15,19 +15,22 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import zarr
-from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
 from scstore.errors import CellsError, ScstoreError, show
 from scstore.untrusted.guards import AGAIN, EXHAUSTS, FLOOR, RATIO, check_path, reading
-from scstore.untrusted.packing import ABSENT, CHECKSUMS, Packing, RefusedError, chunk_problem, packing_of
+from scstore.untrusted.packing import ABSENT, CHECKSUMS, Packing, chunk_problem, packing_of
 
 # Zarr's files of metadata; every other is a chunk.
 DESCRIPTIONS, METADATA = (".zarray", "zarr.json"), (".zarray", "zarr.json", ".zattrs", ".zgroup", ".zmetadata")
 
 # Bytes of one such file: Python takes twenty times as much for it.
 METADATA_LIMIT = 1 << 24
+
+# What malformed metadata raise; Zarr reports them.
+MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError, FileNotFoundError)
 
 # Arrays, groups and folders; more are no AnnData.
 OBJECTS = 200_000
@@ -55,8 +58,9 @@ class BoundedStore(LocalStore):
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """Read one value; every way to read leads here."""
-        return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
+        """Look at one value, then read it."""
+        await asyncio.to_thread(self._look_at, key)
+        return await super().get(key, prototype, byte_range)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -64,21 +68,10 @@ class BoundedStore(LocalStore):
         """Read parts of values."""
         return [await self.get(key, prototype, part) for key, part in key_ranges]
 
-    def get_sync(
-        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        """Read one value, and look at it first."""
-        folder, _, name = key.rpartition("/")
-        if name in DESCRIPTIONS and folder in self._arrays and (part := _part_of(folder)):  # which is read whole
-            self._refuse_hollow(part, self._declared[part], self._stored(part) if self._declared[part] > FLOOR else 0)
-        path = Path(self.root, key)
-        if os.path.realpath(path) != str(Path(self._real, key)):
-            self._refuse_special(path)
-        if not path.is_file():
-            return self._refuse_special(path) if path.exists() and not path.is_dir() else None
-        with path.open("rb") as file:
-            data = _part(file, byte_range) if name in METADATA else self._chunk(key, file, byte_range)
-        return (prototype or default_buffer_prototype()).buffer.from_bytes(data)
+    def get_sync(self, key: str, **how: Any) -> Buffer | None:
+        """Look at one value, then read it, as newer Zarr does."""
+        self._look_at(key)
+        return super().get_sync(key, **how)
 
     def check_whole(self) -> None:
         """Refuse a folder that declares far more than it stores, matrices included, before all of it is read."""
@@ -114,58 +107,60 @@ class BoundedStore(LocalStore):
         with contextlib.suppress(FileNotFoundError):
             if (size := entry.stat().st_size) > METADATA_LIMIT:
                 raise CellsError(f"{entry.path} has {size:,} bytes, where {METADATA_LIMIT:,} are possible. {EXHAUSTS}")
-        if entry.name in (".zattrs", ".zgroup"):
-            return
-        try:
-            about = json.loads(Path(entry.path).read_bytes())
+        nodes: dict[str, Any] = {}
+        with contextlib.suppress(*MALFORMED):
+            about = {} if entry.name in (".zattrs", ".zgroup") else json.loads(Path(entry.path).read_bytes())
             if "metadata" in about:  # consolidated, in v2
                 nodes = {name.removesuffix("/.zarray"): node for name, node in about["metadata"].items()}
             else:
                 copies = (about.get("consolidated_metadata") or {}).get("metadata") or {}
-                nodes = {f"{folder}/{name}".lstrip("/"): node for name, node in copies.items()}
-                nodes[folder] = about
-        except (FileNotFoundError, ValueError, AttributeError, TypeError, RecursionError):  # Zarr reports it
-            return
+                nodes = {f"{folder}/{name}".lstrip("/"): node for name, node in copies.items()} | {folder: about}
         for name, node in nodes.items():
-            self._read_array(name, node, is_own=node is about)
-
-    def _read_array(self, name: str, about: Any, *, is_own: bool) -> None:
-        if not isinstance(about, dict) or not about.keys() & {"chunks", "codecs"}:
-            return
-        try:
-            packing = packing_of(about)
-        except RefusedError as error:
-            raise CellsError(f"{self.root}: {name or 'it'} {error}") from error
-        except Exception:  # noqa: BLE001  # malformed: Zarr reports it
-            return
-        if is_own:
-            self._arrays.setdefault(name, []).append(packing)
-            self._declared[_part_of(name)] += packing.declared
+            if not isinstance(node, dict) or not node.keys() & {"chunks", "codecs"}:
+                continue
+            try:
+                packing = packing_of(node, place=f"{self.root}: {name or 'it'}")
+            except CellsError:
+                raise
+            except MALFORMED:
+                continue
+            if node is about:
+                self._arrays.setdefault(name, []).append(packing)
+                self._declared[_part_of(name)] += packing.declared
 
     def _refuse_hollow(self, part: str, declared: int, stored: int) -> None:
         if declared > max(FLOOR, RATIO * stored):
             why = f"{part} declares {declared:,} bytes, but {stored:,} are stored"
             raise CellsError(f"{self.root}: {why}. {EXHAUSTS}")
 
-    def _chunk(self, key: str, file: BinaryIO, byte_range: ByteRequest | None) -> bytes:
-        folder = key
-        while folder and folder not in self._arrays:
-            folder = folder.rpartition("/")[0]
-        if folder not in self._arrays:
-            raise ValueError(f"{key} belongs to no array")
-        data: bytes | None = None
-        for packing in self._arrays[folder]:
-            if not packing.per_shard:
-                size, room = os.fstat(file.fileno()).st_size, 2 * packing.n_values * packing.itemsize + FLOOR
-                if packing.itemsize and size > room:  # a file may have holes
-                    what = f"chunk {key} has {size:,} bytes, where {room:,} are possible"
-                    raise CellsError(f"{self.root}: {what}. {EXHAUSTS}")
-                data = file.read() if data is None else data
-                self._check_chunk(key, data, packing, folder)
-            elif key not in self._shards:
+    def _look_at(self, key: str) -> None:
+        folder, _, name = key.rpartition("/")
+        if name in DESCRIPTIONS and folder in self._arrays and (part := _part_of(folder)):  # which is read whole
+            self._refuse_hollow(part, self._declared[part], self._stored(part) if self._declared[part] > FLOOR else 0)
+        path = Path(self.root, key)
+        is_elsewhere = os.path.realpath(path) != str(Path(self._real, key))
+        if is_elsewhere or (path.exists() and not path.is_file() and not path.is_dir()):
+            self._refuse_special(path)
+        if name not in METADATA and path.is_file():
+            while folder and folder not in self._arrays:
+                folder = folder.rpartition("/")[0]
+            if folder not in self._arrays:
+                raise ValueError(f"{key} belongs to no array")
+            for packing in self._arrays[folder]:
+                with path.open("rb") as file:
+                    self._look_at_values(key, file, packing, folder)
+
+    def _look_at_values(self, key: str, file: BinaryIO, packing: Packing, folder: str) -> None:
+        if packing.per_shard:
+            if key not in self._shards:
                 self._check_shard(key, file, packing, folder)
                 self._shards.add(key)
-        return _part(file, byte_range) if data is None else data[_bounds(byte_range, len(data))]
+            return
+        size, room = os.fstat(file.fileno()).st_size, 2 * packing.n_values * packing.itemsize + FLOOR
+        if packing.itemsize and size > room:  # a file may have holes
+            what = f"chunk {key} has {size:,} bytes, where {room:,} are possible"
+            raise CellsError(f"{self.root}: {what}. {EXHAUSTS}")
+        self._check_chunk(key, file.read(), packing, folder)
 
     def _check_chunk(self, key: str, data: bytes, packing: Packing, folder: str) -> None:
         limit = packing.n_values * packing.itemsize + CHECKSUMS
@@ -213,20 +208,6 @@ def _part_of(name: str) -> str:
     if first in ("", "X", "raw.X", "layers") or (first, second) == ("raw", "X"):
         return ""
     return "/".join(parts[: at + (2 if first == "raw" else 1)])
-
-
-def _bounds(byte_range: ByteRequest | None, size: int) -> slice:
-    if isinstance(byte_range, RangeByteRequest):
-        return slice(byte_range.start, byte_range.end)
-    if isinstance(byte_range, SuffixByteRequest):
-        return slice(max(0, size - byte_range.suffix), size)
-    return slice(0 if byte_range is None else byte_range.offset, size)
-
-
-def _part(file: BinaryIO, byte_range: ByteRequest | None) -> bytes:
-    bounds = _bounds(byte_range, file.seek(0, os.SEEK_END))
-    file.seek(bounds.start)
-    return file.read(max(0, bounds.stop - bounds.start))
 
 
 def open_zarr(path: Path, *, error: type[ScstoreError] = CellsError, cure: str = AGAIN) -> zarr.Group:

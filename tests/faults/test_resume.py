@@ -20,7 +20,7 @@ from scstore.errors import (
     FeatureSpaceError,
     LockedError,
 )
-from scstore.store.layout import SCRATCH_EXPRESSION, chunk_path, record_path
+from scstore.store.layout import chunk_path, record_path
 
 VIEWS = ("readout_wmean_l3", "readout_last_l3", "genept", "genept_random", "X")
 
@@ -205,33 +205,6 @@ def test_an_unfinished_store_is_not_gone_on_with_from_other_expression(
     with pytest.raises(DamagedError):
         extract(source, root, llama, shard_rows=16)
     assert not record_path(root, 1).exists()
-
-
-@pytest.mark.parametrize("change", ["chunk", "store", "manifest"])
-def test_kept_expression_of_another_run_is_made_anew(
-    source: Path, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
-    """RELIABILITY 59: the expression that a run without X works from is its own, or read from the cells again."""
-    import scstore.extraction.extract as workflow
-
-    roots = {seed: tmp_path / str(seed) / "s.zarr" for seed in (0, 1)}
-    options: dict[str, Any] = {"keep_expression": False, "shard_rows": 16}
-    whole = fsio.digest_tree(extract(source, tmp_path / "whole" / "s.zarr", llama, **options).path)
-    with monkeypatch.context() as patched:
-        patched.setattr(workflow, "commit_shard", stop_here)
-        for seed, root in roots.items():
-            make_cells(seed=seed).write_h5ad(tmp_path / "cells.h5ad")
-            with pytest.raises(Killed):
-                extract(source if seed == 0 else tmp_path / "cells.h5ad", root, llama, **options)
-    theirs, mine = (roots[seed] / SCRATCH_EXPRESSION for seed in (1, 0))
-    if change == "store":
-        shutil.rmtree(mine)
-        shutil.copytree(theirs, mine)
-    elif change == "chunk":
-        shutil.copy(theirs / "data" / "c" / "0", mine / "data" / "c" / "0")
-    else:
-        (mine / "manifest.json").unlink()
-    assert fsio.digest_tree(extract(source, roots[0], llama, **options).path) == whole
 
 
 def stop_here(*_: object, **__: object) -> None:

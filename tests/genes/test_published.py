@@ -41,8 +41,8 @@ def h5ad(matrix: Any) -> Write:
 
 FORMS: dict[str, Write] = {
     "lists.pickle": lambda path: path.write_bytes(pickle.dumps(dict(zip(NAMES, VECTORS.tolist(), strict=True)))),
-    "arrays.pkl": lambda path: path.write_bytes(pickle.dumps(dict(zip(NAMES, VECTORS, strict=True)), protocol=2)),
-    "text.pkl": lambda path: path.write_bytes(pickle.dumps(dict(zip(NAMES, VECTORS.tolist(), strict=True)), 0)),
+    "arrays.pkl": lambda path: path.write_bytes(pickle.dumps(dict(zip(NAMES, VECTORS, strict=True)), protocol=4)),
+    "lists.pkl": lambda path: path.write_bytes(pickle.dumps(dict(zip(NAMES, VECTORS.tolist(), strict=True)), 4)),
     "index.parquet": lambda path: frame(index=NAMES).to_parquet(path),
     "column.parquet": lambda path: frame().assign(gene=NAMES).to_parquet(path),
     "first.parquet": lambda path: frame().assign(x=NAMES)[["x", *"abcd"]].to_parquet(path),

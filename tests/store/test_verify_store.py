@@ -14,7 +14,7 @@ from support import Run, extract, make_cells
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError, NewerFormatError
 from scstore.sealed import seal
-from scstore.store.layout import MANIFEST, SCRATCH_EXPRESSION, chunk_path, record_path
+from scstore.store.layout import MANIFEST, chunk_path, record_path
 from scstore.store.ledger import write_manifest
 from scstore.store.reader import open_store
 from scstore.store.verify_store import verify_store
@@ -183,15 +183,13 @@ def test_gc_removes_leftovers_and_nothing_that_is_referenced(root: Path) -> None
     whole = fsio.digest_tree(root)
     (root / "obsm" / "genept" / "c" / "1" / f".0{fsio.PARTIAL}77").write_bytes(b"half")
     (root / "obs" / f"zarr.{'0a' * 16}.partial").write_bytes(b"half")
-    (root / SCRATCH_EXPRESSION / "X").mkdir(parents=True)
-    (root / SCRATCH_EXPRESSION / "X" / "c").write_bytes(b"1")
     (root.parent / f".{root.name}{fsio.PARTIAL}xyz").mkdir()
     (root.parent / f".s.genes.h5ad{fsio.PARTIAL}9").write_bytes(b"half")
     (root.parent / f".other.zarr{fsio.PARTIAL}xyz").mkdir()
     found = verify_store(root)
     assert found.ok
-    assert "5 leftovers" in found.notes[0]
-    assert len(verify_store(root, gc=True).removed) == 5
+    assert "4 leftovers" in found.notes[0]
+    assert len(verify_store(root, gc=True).removed) == 4
     assert fsio.digest_tree(root) == whole
     assert sorted(file.name for file in root.parent.iterdir()) == [f".other.zarr{fsio.PARTIAL}xyz", "s.zarr"]
     assert verify_store(root, gc=True).removed == ()
@@ -200,10 +198,8 @@ def test_gc_removes_leftovers_and_nothing_that_is_referenced(root: Path) -> None
 def test_gc_keeps_what_an_unfinished_run_needs(root: Path) -> None:
     record_path(root, 2).unlink()
     flip(record_path(root, 1))  # its chunks may be whole: only --repair gives them up
-    (root / SCRATCH_EXPRESSION).mkdir()
     found = verify_store(root, gc=True)
     assert set(found.removed) == {f"obsm/{view}/c/2/0" for view in open_store(root).views if view != "X"}
-    assert (root / SCRATCH_EXPRESSION).exists()
     assert chunk_path(root, "genept", 1).exists()
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import gzip
 import json
-import lzma
 import struct
 import zlib
 from collections.abc import Callable
@@ -26,11 +24,8 @@ from scstore.untrusted.zarr import BoundedStore, open_zarr
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "blosc": lambda data: bytes(numcodecs.Blosc().encode(data)),
     "zstd": lambda data: bytes(numcodecs.Zstd().encode(data)),
-    "lz4": lambda data: bytes(numcodecs.LZ4().encode(data)),
     "gzip": gzip.compress,
     "zlib": zlib.compress,
-    "bz2": bz2.compress,
-    "lzma": lzma.compress,
 }
 
 # A frame that does not state its content: three blocks of 128 kB, each a byte that is repeated.
@@ -57,7 +52,7 @@ def test_sizes(name: str) -> None:
     assert unpacked_size(name, COMPRESSORS[name](bytes(1 << 24)), limit=1000) > 1000
 
 
-@pytest.mark.parametrize("name", ["gzip", "zstd", "bz2", "lzma"])
+@pytest.mark.parametrize("name", ["gzip", "zstd"])
 def test_streams_of_several_members(name: str) -> None:
     assert unpacked_size(name, 3 * COMPRESSORS[name](bytes(1000)), limit=5000) == 3000
 
@@ -79,8 +74,7 @@ def make(path: Path, values: Any, codec: str, *, version: int, form: str) -> Pat
     compressor: Any = numcodecs.get_codec({"id": codec})
     if version == 3:
         known = {"blosc": zarr.codecs.BloscCodec, "zstd": zarr.codecs.ZstdCodec, "gzip": zarr.codecs.GzipCodec}
-        wrapped = {"lz4": "LZ4", "zlib": "Zlib", "bz2": "BZ2", "lzma": "LZMA"}
-        compressor = known[codec]() if codec in known else getattr(zarr.codecs.numcodecs, wrapped[codec])()
+        compressor = known[codec]() if codec in known else zarr.codecs.numcodecs.Zlib()
     shards = {"shards": values.shape} if form == "shard" else {}
     chunks = (len(values) // 2,) if form == "shard" else values.shape
     kind = {"shape": values.shape, "chunks": chunks, "dtype": values.dtype if values.dtype != object else str}
@@ -140,28 +134,13 @@ def test_texts(codec: str, version: int, form: str, tmp_path: Path, monkeypatch:
         open_zarr(tmp_path / "a.zarr")["obs/a"][:]
 
 
-def test_other_codecs_that_keep_the_length(tmp_path: Path) -> None:
-    """Filters of numcodecs that change numbers, and checksums."""
-    values = np.arange(1000, dtype="f4")
-    filters = [
-        [numcodecs.Delta("f4"), numcodecs.Shuffle(4)],
-        [numcodecs.FixedScaleOffset(0, 1, "f4", "i8")],
-        [numcodecs.Quantize(3, "f4")],
-        [numcodecs.AsType("f8", "f4"), numcodecs.CRC32()],
-        [numcodecs.Fletcher32()],
-    ]
-    for i, chain in enumerate(filters):
-        group = zarr.open_group(tmp_path / f"{i}.zarr", mode="w", zarr_format=2)
-        array = group.create_array("a", shape=(1000,), dtype="f4", filters=chain, compressors=numcodecs.BZ2())
-        array[:] = values
-        np.testing.assert_allclose(open_zarr(tmp_path / f"{i}.zarr")["a"][:], values, atol=1e-3)
-
-
 REFUSED = {
     "pickle": {"id": "pickle", "protocol": 0},
     "packbits": {"id": "packbits"},
     "categorize": {"id": "categorize", "labels": ["a"], "dtype": "<U1000000", "astype": "u1"},
     "to text": {"id": "astype", "encode_dtype": "u1", "decode_dtype": "S1000000"},
+    "bz2": {"id": "bz2"},
+    "delta": {"id": "delta", "dtype": "<f4"},
     "json2": {"id": "json2"},
     "not known": {"id": "made-up"},
     "no name": {"id": None},
@@ -201,7 +180,7 @@ def test_codecs_that_are_not_read(name: str, place: str, version: int, copy: str
 def test_packed_twice(tmp_path: Path) -> None:
     """The ratios of two compressors multiply."""
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
-    group.create_array("a", shape=(10,), dtype="u1", filters=[numcodecs.BZ2()], compressors=numcodecs.Zlib())
+    group.create_array("a", shape=(10,), dtype="u1", filters=[numcodecs.GZip()], compressors=numcodecs.Zlib())
     with pytest.raises(CellsError, match="a is packed twice"):
         BoundedStore(tmp_path / "a.zarr")
 
