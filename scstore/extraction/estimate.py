@@ -26,7 +26,7 @@ from scstore.extraction.sequence_plan import (
     layers_to_read,
 )
 from scstore.model.flops import cell_flop, pass_bytes, weight_bytes
-from scstore.model.loading import DEFAULT_MODEL, MINILM, ModelFiles
+from scstore.model.loading import DEFAULT_MODEL, EMBEDDED, ModelFiles
 from scstore.model.shapes import GPUS, DeviceKind, Gpu, device_of, model_shape
 from scstore.options import with_options
 from scstore.progress import Reporter
@@ -116,7 +116,7 @@ def estimate(cells: Cells, output: Output, options: EstimateOptions) -> Estimate
         match, slot = genes.match, found.slot
         runs = (lognorm_block(opened, slot, *run, groups=match.groups) for run in sampled_runs(opened.n_cells))
         sample = csr_matrix(vstack([match.apply(rows) for rows in runs], format="csr"))
-    usual: DeviceKind = "cpu" if settings.device == "cpu" or settings.model == MINILM else "h100"
+    usual: DeviceKind = "cpu" if settings.device == "cpu" or settings.model in EMBEDDED else "h100"
     return _estimated(settings, options.gpu or usual, genes, sample, n_cells=opened.n_cells)
 
 

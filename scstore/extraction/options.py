@@ -19,7 +19,7 @@ from scstore.cells.options import (
 from scstore.errors import FeatureSpaceError, OptionError
 from scstore.extraction.presets import PRESETS
 from scstore.genes.table import load_gene_table
-from scstore.model.loading import INSTRUCTION
+from scstore.model.layout import INSTRUCTION
 from scstore.model.projector import PROJECTORS
 from scstore.model.projector_file import load_projector
 from scstore.options import Option, Overwrite, Progress, did_you_mean
@@ -91,7 +91,8 @@ class SequenceOptions:
     """Options of extract and align; ``None`` is «not given», so that a preset, a recipe or another store may choose."""
 
     model: Annotated[
-        str | None, Option("minilm, a folder in Hugging Face layout, or a hub name. By default Llama-2-13b.")
+        str | None,
+        Option("minilm, smollm2, a Hugging Face folder, a .gguf file, or a hub name. By default Llama-2-13b."),
     ] = None
     revision: Annotated[str | None, Option("Branch, tag or commit of a hub model.", advanced=True)] = None
     genes: Annotated[StrPath | None, Option("Gene table. By default the symbols, encoded by the model.")] = None

@@ -32,14 +32,14 @@ from scstore.genes.ncbi import TAXA
 from scstore.genes.orthologs import Translation, describe_cells, match_cells, needed_translation
 from scstore.genes.table import DescribedGenes, GeneTable, describe_by_symbol, load_gene_table, unique_names
 from scstore.model.flops import tokens_that_fit
+from scstore.model.gguf_files import SMOLLM2
+from scstore.model.layout import Layout, make_layout
 from scstore.model.loading import (
     DEFAULT_MODEL,
     MINILM,
-    Layout,
     ModelFiles,
     load_tokenizer,
     locate_model,
-    make_layout,
     pick_device,
 )
 from scstore.panels.panel import Panel, load_panel
@@ -316,7 +316,7 @@ def plan_sequences(
     found = find_cells(source, cells, options, progress)
     genes = find_genes(found, target, options, progress)
     encodes = genes.named is None and options.needs_vectors
-    files = _find_model(options) if options.runs_model or encodes else None
+    files = _find_model(options, progress) if options.runs_model or encodes else None
     readout = _plan_readout(options, files) if files is not None and options.poolings else None
     table_file = str(options.genes or file_beside(target, ".genes.h5ad"))
     table = genes.named
@@ -347,15 +347,15 @@ def plan_sequences(
     )
 
 
-def _find_model(options: SequenceOptions) -> ModelFiles:
+def _find_model(options: SequenceOptions, progress: Reporter) -> ModelFiles:
     """Find the model's files; the default, 13 billion parameters, is refused where there is no GPU."""
     if options.model is None and not _has_gpu():
         raise OptionError(
             f"There is no GPU here, and no model was named. The default, {DEFAULT_MODEL}, takes a GPU with 32 GB or "
-            f"more, and 26 GB of weights. Use the embedded model here: model='{MINILM}' (or model='{DEFAULT_MODEL}' "
-            "with device='cpu', at minutes a cell)."
+            f"more, and 26 GB of weights. Use an embedded model here: model='{MINILM}' or model='{SMOLLM2}' (or "
+            f"model='{DEFAULT_MODEL}' with device='cpu', at minutes a cell)."
         )
-    return locate_model(options.model or DEFAULT_MODEL, revision=options.revision)
+    return locate_model(options.model or DEFAULT_MODEL, revision=options.revision, progress=progress)
 
 
 def _has_gpu() -> bool:

