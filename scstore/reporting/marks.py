@@ -152,16 +152,32 @@ class Labels:
 
 
 def labels_of(values: Any, colours: Sequence[str] | None = None) -> Labels:
-    """Return a column as labels; ``colours`` are those of its categories, where they are known."""
-    column = pd.Categorical(values)
-    every = [str(name) for name in column.categories]
+    """Return a column as labels; ``colours`` are those of its categories, where they are known.
+
+    Names keep the order of the categories; where that is the alphabet's, cluster 10 stands behind cluster 2.
+    """
+    column = pd.Series(values)
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.map(str, na_action="ignore").astype("category")
+    every = [str(name) for name in column.cat.categories]
     known = dict(zip(every, label_colours(every) if colours is None else colours, strict=True)) | {NO_VALUE: LIGHT_GREY}
-    found = np.where(column.codes < 0, len(every), column.codes)
-    there = [(name, code) for code, name in enumerate([*every, NO_VALUE]) if (found == code).any()]
+    found = column.cat.codes.to_numpy(dtype=np.int64)
+    found[found < 0] = len(every)
+    counts = np.bincount(found, minlength=len(every) + 1)
+    there = [(name, code) for code, name in enumerate([*every, NO_VALUE]) if counts[code]]
+    if every == sorted(every):
+        there.sort(key=lambda one: re.sub("[0-9]+", lambda number: number[0].zfill(9), one[0]))
     there.sort(key=lambda one: one[0] in NO_LABELS)
     place = np.zeros(len(every) + 1, dtype=np.int64)
     place[[code for _, code in there]] = np.arange(len(there))
     return Labels([name for name, _ in there], place[found], [known[name] for name, _ in there])
+
+
+def cross_counts(rows: Labels, columns: Labels) -> NDArray[np.int64]:
+    """Return how many cells have each pair of labels, ``(n_rows, n_columns)``."""
+    counts = np.zeros((len(rows.names), len(columns.names)), dtype=np.int64)
+    np.add.at(counts, (rows.codes, columns.codes), 1)
+    return counts
 
 
 def read_column(store: Store, column: str, *, option: str) -> pd.Series:

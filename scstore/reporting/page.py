@@ -22,7 +22,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.annotation.annotated_cells import GREY, PREFIX, SPACE, label_colours
+from scstore.annotation.annotated_cells import PREFIX, SPACE, label_colours
 from scstore.annotation.head_inputs import head_features
 from scstore.annotation.predict import TrainedHead
 from scstore.annotation.record import CONFIDENCE_EDGES, NOVELTY_EDGES, counted
@@ -34,7 +34,16 @@ from scstore.heads.rejection import Rejection
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
 from scstore.reporting.marker_genes import expression_of, gene_weights, strongest_genes
-from scstore.reporting.marks import LABEL, NO_LABELS, STATUSES, Labels, as_annotate_writes, labels_of, read_scores
+from scstore.reporting.marks import (
+    LABEL,
+    NO_VALUE,
+    STATUSES,
+    Labels,
+    as_annotate_writes,
+    cross_counts,
+    labels_of,
+    read_scores,
+)
 from scstore.reporting.words import methods, verdict
 from scstore.search.query import query
 from scstore.store.reader import Cells, Store, open_store
@@ -202,7 +211,7 @@ def _columns(obs: pd.DataFrame, wanted: Sequence[str]) -> tuple[list[dict[str, A
     found: list[dict[str, Any]] = []
     left_out: list[str] = []
     for name in order:
-        known = STATUSES if name == f"{PREFIX}status" else colours if "label" in name and name in own else {"": GREY}
+        known = STATUSES if name == f"{PREFIX}status" else colours if "label" in name and name in own else {}
         column = _column(obs[name], known, is_wanted=name in own or name in wanted)
         if column is None or len(found) >= len(own) + MOST_COLUMNS:
             left_out.append(str(name))
@@ -217,30 +226,19 @@ def _column(values: pd.Series, known: Mapping[str, str], *, is_wanted: bool) -> 
     if is_number and (not is_wanted or values.dtype.kind == "f"):
         with np.errstate(over="ignore"):  # infinite on the page
             return {"numbers": _packed(values.to_numpy(dtype=np.float64, na_value=np.nan), np.float32)}
-    texts = _texts(values)
-    names = sorted(texts.unique(), key=_natural)
-    if len(names) > min(MOST_VALUES, 1 + len(values) // 2) and not is_wanted:
+    labels = labels_of(values)
+    if len(labels.names) > min(MOST_VALUES, 1 + len(values) // 2) and not is_wanted:
         return None
-    colours = [known.get(name, colour) for name, colour in zip(names, label_colours(names), strict=True)]
-    codes = pd.Categorical(texts, names).codes
-    return {"values": names, "colours": colours, "codes": _packed(codes, np.uint8 if len(names) <= 256 else np.uint32)}
-
-
-def _texts(values: pd.Series) -> pd.Series:
-    return values.astype(object).where(values.notna(), "").astype(str)
-
-
-def _natural(text: str) -> list[Any]:
-    """Return a key that sorts cluster 10 behind cluster 2, and what is no label last."""
-    parts = [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"([0-9]+)", text)]
-    return [text in NO_LABELS, *parts]
+    colours = [known.get(name, colour) for name, colour in zip(labels.names, labels.colours, strict=True)]
+    codes = _packed(labels.codes, np.uint8 if len(labels.names) <= 256 else np.uint32)
+    return {"values": ["" if name == NO_VALUE else name for name in labels.names], "colours": colours, "codes": codes}
 
 
 def _counts(obs: pd.DataFrame, column: str) -> dict[str, Any]:
     """Return how many cells of each value of a column have which label."""
-    table = pd.crosstab(_texts(obs[column]).to_numpy(), _texts(obs[LABEL]).to_numpy())
-    table = table.reindex(index=sorted(table.index, key=_natural), columns=sorted(table.columns, key=_natural))
-    return {"column": column, "rows": [*table.index], "labels": [*table.columns], "counts": table.to_numpy().tolist()}
+    rows, labels = labels_of(obs[column]), labels_of(obs[LABEL])
+    counts = cross_counts(rows, labels).tolist()
+    return {"column": column, "rows": rows.names, "labels": labels.names, "counts": counts}
 
 
 def _sure(obs: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,25 +291,23 @@ def _nearest(store: Store, reference: Store, head: AnyHead | None, label: str, p
     """Return the nearest reference cells of each cell: in the space of novelty of the head, else by a view of both."""
     donor = _usual(reference.obs, SAMPLES)
     columns = [name for name in dict.fromkeys((label, donor)) if name and name in reference.obs]
-    cells: Any = store
-    others: Any = reference
-    view = None
-    if SPACE in store.views and isinstance(head, FusedHead) and head.rejection_ is not None:
-        view, others = SPACE, _placed(reference, head, progress)
-        cells = AnnData(obs=store.obs[[]], obsm={SPACE: np.asarray(store.view(SPACE)[:])})
-        if cells.obsm[SPACE].shape[1] != others.obsm[SPACE].shape[1]:
+    how: dict[str, Any] = {"k": min(NEIGHBOURS, reference.n_obs), "columns": columns, "progress": progress}
+    if SPACE in store.views and isinstance(head, FusedHead) and isinstance(head.rejection_, Rejection):
+        placed = _placed(reference, head, head.rejection_, progress)
+        if store.view(SPACE).shape[1] != placed.obsm[SPACE].shape[1]:
             raise FeatureSpaceError(f"{store.path}: another head labelled these cells. Name that one with head=.")
-    k = min(NEIGHBOURS, reference.n_obs)
-    found = query(cells, others, k=k, view=view, columns=columns, allow_partial=True, progress=progress).table
+        found = query(store, placed, view=SPACE, **how).table
+    else:
+        found = query(store, reference, allow_partial=True, **how).table
     names, unique = pd.factorize(found["neighbour"])
     first = found.drop_duplicates("neighbour").set_index("neighbour").loc[unique]
     about = [", ".join(str(row[name]) for name in columns) for _, row in first.iterrows()]
-    codes = np.full((store.n_obs, k), -1, dtype=np.int32)
-    distances = np.zeros((store.n_obs, k), dtype=np.float32)
+    codes = np.full((store.n_obs, how["k"]), -1, dtype=np.int32)
+    distances = np.zeros(codes.shape, dtype=np.float32)
     rows = pd.Index(store.obs.index.astype(str)).get_indexer(found["cell_id"])
     codes[rows, found["rank"] - 1], distances[rows, found["rank"] - 1] = names, found["distance"]
     return {
-        "k": k,
+        "k": how["k"],
         "ids": [str(name) for name in unique],
         "about": about,
         "codes": _packed(codes, np.int32),
@@ -319,11 +315,9 @@ def _nearest(store: Store, reference: Store, head: AnyHead | None, label: str, p
     }
 
 
-def _placed(reference: Store, head: FusedHead, progress: Reporter) -> AnnData:
+def _placed(reference: Store, head: FusedHead, rejection: Rejection, progress: Reporter) -> AnnData:
     """Return reference cells where they lie in the space of novelty of a head."""
     inputs = head_features(reference, head, "the head", progress, min_accuracy=0)
-    rejection = inputs.head.rejection_
-    assert isinstance(rejection, Rejection)  # noqa: S101  # the caller looked
     rows = reference.usable_rows(allow_partial=True)
     blocks = [
         rejection.distances.place(inputs.head.members_, inputs.block(rows[start : start + 4096]), selected=True)

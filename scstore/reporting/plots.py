@@ -26,6 +26,7 @@ from scstore.reporting.marks import (
     STATUSES,
     Labels,
     as_annotate_writes,
+    cross_counts,
     labels_of,
     read_column,
     read_labels,
@@ -229,8 +230,7 @@ def composition(
     """
     store = open_store(cells)
     labels, samples = read_labels(store, label, option="label"), read_labels(store, by, option="by")
-    counts = np.zeros((len(samples.names), len(labels.names)))
-    np.add.at(counts, (samples.codes, labels.codes), 1)
+    counts = cross_counts(samples, labels)
     shares, rows = counts / counts.sum(axis=1, keepdims=True), range(len(counts))
     axes = place(ax, (4.0, max(0.5, 0.24 * len(counts))))[0]
     for code, colour in enumerate(labels.colours):
