@@ -35,7 +35,7 @@ from projector import PAIRS, gene_table
 from sklearn.metrics import roc_auc_score
 
 import scstore
-from scstore.evaluation.fits import with_genes
+from scstore.evaluation.runs import with_genes
 from scstore.heads.fusion import FusedHead
 from scstore.heads.rows import Array, RowSubset
 from scstore.heads.scores import reliability

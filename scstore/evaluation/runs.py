@@ -1,25 +1,29 @@
-"""Fitting every row on every split, and scoring what it predicts."""
+"""Fitting every row on every split, each view once for all rows that read it, and scoring what they predict."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from scstore.errors import LabelsError, ScstoreError
 from scstore.evaluation.cells import EvaluationCells
 from scstore.evaluation.disjoint_genes import GeneSplitFeatures
 from scstore.evaluation.features import StoredFeatures
-from scstore.evaluation.fits import HeadOptions, RowPredictions, predict_rows
 from scstore.evaluation.splits import Split
-from scstore.evaluation.table_rows import EvaluationRow
-from scstore.heads.rows import Array
+from scstore.evaluation.table_rows import EvaluationRow, ViewSource
+from scstore.heads.calibration import earning_members, fit_fusion
+from scstore.heads.fusion import FusedHead
+from scstore.heads.preprocessing import EXPRESSION
+from scstore.heads.rows import Array, MappedRows, Rows
 from scstore.heads.scores import METRICS, prediction_scores, widen
 from scstore.progress import Reporter, Track
 
@@ -54,8 +58,8 @@ class Scored:
         return codes
 
 
-def score_rows(table: Table, cells: EvaluationCells, *, heads: HeadOptions, progress: Reporter) -> Scored:
-    """Train every row on the training side of every split, everything fitted there, and score it on the test side."""
+def score_rows(table: Table, cells: EvaluationCells, *, head: FusedHead, progress: Reporter) -> Scored:
+    """Train heads like ``head`` on the training side of every split, and score each row on the test side."""
     rows = table.rows
     usable, absent, notes = _usable(table.splits, cells)
     scores: dict[str, list[dict[str, Any]]] = {row.name: [] for row in rows}
@@ -66,7 +70,7 @@ def score_rows(table: Table, cells: EvaluationCells, *, heads: HeadOptions, prog
     with progress.track(f"evaluating {table.name}", n_fits * len(usable), "fits") as track:
         for split in usable:
             truth = cells.codes[split.test]
-            for row, found in _predict(table, split, cells, heads=heads, track=track, failed=failed):
+            for row, found in _predict(table, split, cells, head=head, track=track, failed=failed):
                 if row.optional:
                     kept[row.name].update(found.kept)
                 proba = widen(found.proba, found.classes, cells.classes)
@@ -98,20 +102,20 @@ def score_rows(table: Table, cells: EvaluationCells, *, heads: HeadOptions, prog
 
 
 def _predict(
-    table: Table, split: Split, cells: EvaluationCells, *, heads: HeadOptions, track: Track, failed: dict[str, str]
+    table: Table, split: Split, cells: EvaluationCells, *, head: FusedHead, track: Track, failed: dict[str, str]
 ) -> Iterator[tuple[EvaluationRow, RowPredictions]]:
     """Yield each row's predictions of the test cells; note rows that fail in ``failed``."""
     features, labels = table.features, cells.labels[split.train]
     sides = partial(features.sides, split=split)
     with_views = [row for row in table.rows if row.views]
-    how: dict[str, Any] = {"gene_names": features.gene_names, "heads": heads, "track": track}
+    how: dict[str, Any] = {"gene_names": features.gene_names, "head": head, "track": track}
     yield from predict_rows(with_views, labels, sides, groups=cells.groups_of(split.train), **how)
     for row in table.rows:
         if row.views or row.name in failed:
             continue
         begun = time.monotonic()
         try:
-            classes, proba = features.own_proba(row, split, seed=heads.seed)
+            classes, proba = features.own_proba(row, split, seed=head.random_state)
         except ScstoreError as error:  # too few cells
             failed[row.name] = f"{row.words} failed and has no row: {type(error).__name__}: {error}"
         else:
@@ -135,3 +139,98 @@ def _usable(splits: Sequence[Split], cells: EvaluationCells) -> tuple[list[Split
     if not usable:
         raise LabelsError("No split leaves two classes to train on and cells to test on: change group= or label=.")
     return usable, {name: int(n) for name, n in zip(cells.classes, absent, strict=True) if n}, notes
+
+
+@dataclass(frozen=True, eq=False)
+class RowPredictions:
+    """A row's calibrated probabilities of the test cells."""
+
+    classes: tuple[str, ...]
+    proba: NDArray[np.float64]  # (n_test, n_classes)
+    seconds: float  # of fitting, calibration and prediction, as if the row were alone
+    kept: tuple[str, ...] = ()  # the views that were fused
+
+
+@dataclass(frozen=True, eq=False)
+class _ViewPredictions:
+    """Log-probabilities of one view's head before any temperature, out of fold and of the test cells."""
+
+    classes: tuple[str, ...]
+    shares: NDArray[np.float64]
+    prior_adjustment: float  # of the fusion: none where the head weighs the classes
+    codes: NDArray[np.int64]
+    held_out: NDArray[np.float64]
+    test: NDArray[np.float64]
+    seconds: float
+
+
+def predict_rows(
+    rows: Sequence[EvaluationRow],
+    labels: NDArray[np.object_],
+    sides: Callable[[ViewSource], tuple[Rows, Rows]],
+    *,
+    gene_names: Sequence[str],
+    head: FusedHead,
+    track: Track,
+    groups: Array | None = None,
+) -> Iterator[tuple[EvaluationRow, RowPredictions]]:
+    """Train every row on the same cells and predict the test cells: as ``head`` would, but each view fitted once."""
+    uses = Counter(source for row in rows for source in row.sources)
+    fitted: dict[ViewSource, _ViewPredictions] = {}
+    for row in rows:
+        for source in row.sources:
+            if source not in fitted:
+                train, test = sides(source)
+                how: dict[str, Any] = {"gene_names": gene_names, "groups": groups}
+                fitted[source] = _predict_view(copy(head), source.view, train, labels, test, **how)
+                track.advance()
+        yield row, _fuse({source.view: fitted[source] for source in sorted(row.sources)}, row.optional)
+        uses.subtract(row.sources)
+        for source in row.sources:
+            if not uses[source]:  # predictions of many cells are large
+                del fitted[source]
+
+
+def _predict_view(
+    head: FusedHead,
+    view: str,
+    train: Rows,
+    labels: NDArray[np.object_],
+    test: Rows,
+    *,
+    gene_names: Sequence[str],
+    groups: Array | None,
+) -> _ViewPredictions:
+    begun = time.monotonic()
+    head.fit({view: train}, labels, gene_names=gene_names if view == EXPRESSION else None, groups=groups)
+    blocks = head.iter_log_probas({view: with_genes(test, head, gene_names)})
+    return _ViewPredictions(
+        classes=tuple(str(name) for name in head.classes_),
+        shares=head.fusion_.shares,
+        prior_adjustment=head.fusion_.prior_adjustment,
+        codes=head.held_out_codes_,
+        held_out=head.held_out_log_probas_[view],
+        test=np.concatenate([log_probas[0] for _, log_probas in blocks]),
+        seconds=time.monotonic() - begun,
+    )
+
+
+def with_genes(rows: Rows, head: FusedHead, gene_names: Sequence[str]) -> Rows:
+    """Return the columns of ``X`` that the head reads; rows of another view as they are."""
+    if head.genes_ is None:
+        return rows
+    place = {name: column for column, name in enumerate(gene_names)}
+    columns = np.array([place[name] for name in head.genes_])
+    return MappedRows(rows, lambda block: block[:, columns], width=len(columns))
+
+
+def _fuse(parts: Mapping[str, _ViewPredictions], optional: Sequence[str]) -> RowPredictions:
+    begun, first = time.monotonic(), next(iter(parts.values()))
+    shares, prior = first.shares, first.prior_adjustment
+    held_out, kept = {view: part.held_out for view, part in parts.items()}, tuple(parts)
+    if optional:
+        kept = earning_members(held_out, first.codes, optional=optional, shares=shares, prior_adjustment=prior)
+    fusion = fit_fusion([held_out[view] for view in kept], first.codes, shares=shares, prior_adjustment=prior)
+    proba = fusion.proba([parts[view].test for view in kept])
+    seconds = sum(part.seconds for part in parts.values()) + time.monotonic() - begun
+    return RowPredictions(first.classes, proba, seconds, kept)

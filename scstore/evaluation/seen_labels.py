@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from scstore.errors import LabelsError
-from scstore.evaluation.features import StoredFeatures
-from scstore.evaluation.fold_genes import FoldMeans, fold_means
+from scstore.evaluation.features import FoldMeans, StoredFeatures, fold_means
 from scstore.evaluation.table_rows import DEFAULT, EvaluationRow, ViewSource
 from scstore.store.layout import SEEN_BY_PANEL, SEEN_BY_PROJECTOR
 

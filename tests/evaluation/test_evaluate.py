@@ -21,9 +21,8 @@ from scstore.errors import (
     OptionError,
 )
 from scstore.evaluation.conclusion import main_row
-from scstore.evaluation.evaluate import DRAWS
-from scstore.evaluation.fits import INNER_FOLDS
-from scstore.evaluation.fold_genes import fold_means
+from scstore.evaluation.evaluate import DRAWS, INNER_FOLDS
+from scstore.evaluation.features import fold_means
 from scstore.evaluation.result import Evaluation
 from scstore.evaluation.table_rows import ViewSource, choose_rows
 from scstore.heads.fusion import FusedHead

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from scstore.evaluation.fits import INNER_FOLDS, HeadOptions, predict_rows
+from scstore.evaluation.runs import predict_rows
 from scstore.evaluation.table_rows import EvaluationRow, ViewSource
 from scstore.heads.fusion import FusedHead
 from scstore.heads.rows import Rows
@@ -56,14 +56,14 @@ def test_every_row_has_the_numbers_of_a_head_of_its_own(
         asked.append(source)
         return views[source][:TRAIN], views[source][TRAIN:]
 
-    track, heads = Counted(), HeadOptions(kind, 0.3, 5)
-    how: dict[str, Any] = {"gene_names": GENES, "heads": heads, "track": track, "groups": groups}
+    track, made_like = Counted(), FusedHead(kind, n_folds=3, prior_adjustment=0.3, random_state=5)
+    how: dict[str, Any] = {"gene_names": GENES, "head": made_like, "track": track, "groups": groups}
     found = dict(predict_rows(ROWS, labels[:TRAIN], sides, **how))
     # expression is the cells' own, whatever the control: four views for eleven members of rows
     assert sorted(asked) == sorted(views)
     assert track.n == 4
     for row, said in found.items():
-        head = FusedHead(kind, n_folds=INNER_FOLDS, prior_adjustment=0.3, random_state=5)
+        head = FusedHead(kind, n_folds=3, prior_adjustment=0.3, random_state=5)
         train = {source.view: views[source][:TRAIN] for source in row.sources}
         names = GENES if "X" in train else None
         head.fit(train, labels[:TRAIN], gene_names=names, groups=groups, optional=row.optional)
@@ -86,7 +86,7 @@ def test_views_are_fitted_as_rows_need_them(made: tuple[dict[ViewSource, Any], n
         labels[:TRAIN],
         lambda source: (views[source][:TRAIN], views[source][TRAIN:]),
         gene_names=GENES,
-        heads=HeadOptions("knn", 0.5, 0),
+        head=FusedHead("knn", n_folds=3, prior_adjustment=0.5, random_state=0),
         track=track,
     )
     counts = [(row.name, track.n) for row, _ in rows]
