@@ -164,8 +164,8 @@ def _options(shown: list[Any]) -> list[str]:
 def _errors() -> list[str]:
     """Every class of error and warning."""
     lines = ["", "| kind | class | exit code | meaning |", "|---|---|---|---|"]
-    classes = [getattr(errors, name) for name in errors.__all__]
-    for one in sorted((c for c in classes if issubclass(c, errors.ScstoreError)), key=lambda c: (c.exit_code, c.kind)):
+    classes = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.ScstoreError)]
+    for one in sorted(classes, key=lambda c: (c.exit_code, c.kind)):
         first = inspect.getdoc(one).splitlines()[0]
         lines.append(f"| `{one.kind}` | `{one.__name__}` | {one.exit_code} | {first} |")
     return lines

@@ -1,71 +1,15 @@
 """Every error that scstore raises on purpose.
 
-::
-
-    ScstoreError
-    ├── InputError (also ValueError)      the user can mend it: exit code 2
-    │   ├── CellsError                    an input of cells cannot be used as it is
-    │   ├── GenesError                    gene texts, tables, panels or their match with the cells
-    │   ├── OptionError                   an option, or options that do not go together
-    │   ├── ModelError                    a model that cannot or may not be loaded
-    │   ├── FeatureSpaceError             a head, store or run made for another feature space
-    │   ├── LabelsError                   labels that cannot be learned from
-    │   ├── OutputError                   an output that exists or cannot be written
-    │   ├── NotAStoreError                a path that holds no store, AnnData or head
-    │   ├── IncompleteStoreError          rows that are not extracted yet
-    │   ├── NewerFormatError              a file that a later scstore wrote
-    │   └── MissingExtraError (ImportError)   an optional dependency is not installed
-    └── FaultError (also RuntimeError)    something broke or is damaged: exit code 1
-        ├── DamagedError                  bytes that do not match their digest, or do not parse
-        ├── UnreadableError               the system failed to read; the file may be whole
-        ├── LockedError                   somebody else is writing
-        ├── NetworkError                  a server that cannot be reached or does not answer as it should
-        └── NumericsError                 hidden states that are not finite
-
-and every warning::
-
-    ScstoreWarning (also UserWarning)     a result may be worse than expected
-    ├── CellsWarning                      cells that lack something
-    ├── GeneMatchWarning                  genes that are missing or hardly match
-    ├── LabelsWarning                     labels that look wrong
-    └── FarFromReferenceWarning           predictions that rest on little
-
-The message names the file, row or field, then what to do next. Cell ids and gene names are data: they may hold
-newlines, terminal escapes or ten thousand characters, so `show` escapes and shortens them, and no message shows control
-characters (`printable`).
+What the user can mend is an ``InputError`` (exit code 2), what broke or is damaged a ``FaultError`` (1). The message
+names the file, row or field, then what to do next. Cell ids and gene names are data: they may hold newlines, terminal
+escapes or ten thousand characters, so `show` escapes and shortens them, and no message shows control characters
+(`printable`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-
-__all__ = [
-    "CellsError",
-    "CellsWarning",
-    "DamagedError",
-    "FarFromReferenceWarning",
-    "FaultError",
-    "FeatureSpaceError",
-    "GeneMatchWarning",
-    "GenesError",
-    "IncompleteStoreError",
-    "InputError",
-    "LabelsError",
-    "LabelsWarning",
-    "LockedError",
-    "MissingExtraError",
-    "ModelError",
-    "NetworkError",
-    "NewerFormatError",
-    "NotAStoreError",
-    "NumericsError",
-    "OptionError",
-    "OutputError",
-    "ScstoreError",
-    "ScstoreWarning",
-    "UnreadableError",
-]
 
 
 class ScstoreError(Exception):

@@ -117,12 +117,6 @@ GENES = (
         'scstore genes build --text genes.tsv --template "{symbol}: {name}. {summary}" -o mine.h5ad',
         function="scstore:build_genes",
     ),
-    _model(
-        "info",
-        "Say what a gene table holds and what made it.",
-        "scstore genes info genes/human.h5ad",
-        function="scstore.genes.table:describe_genes",
-    ),
 )
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from scstore.cli.builder import state
-from scstore.cli.results import held_out_line, level_lines, show_describe_genes, show_panel
-from scstore.errors import OptionError
+from scstore.cli.results import held_out_line, level_lines, show_panel
 from scstore.fsio import mend
-from scstore.genes.table import GeneTable, describe_genes, load_gene_table
+from scstore.genes.table import GeneTable, load_gene_table
 from scstore.heads.artifact import AnyHead, load_head
-from scstore.options import Option, Overwrite, public
+from scstore.options import Option, public
 from scstore.panels.panel import Panel, load_panel
 from scstore.store.reader import Store, open_store
 from scstore.verification import file_kind
@@ -25,21 +24,11 @@ def info(
     path: Annotated[
         str | os.PathLike[str], Option("A store, an AnnData, a head, a gene table or a panel.", argument=True)
     ],
-    *,
-    card: Annotated[str | os.PathLike[str] | None, Option("Also write a head's model card to this file.")] = None,
-    overwrite: Overwrite = False,
 ) -> Store | AnyHead | GeneTable | Panel:
     """Open a store, an AnnData, a head, a gene table or a panel."""
     mend(path)
     if (Path(path) / "head.json").exists():
-        head = load_head(path)
-        if card is not None:
-            from scstore.reporting.card import save_model_card
-
-            save_model_card(head, card, name=Path(path).resolve().name, overwrite=overwrite)
-        return head
-    if card is not None:
-        raise OptionError(f"card={os.fspath(card)}: {os.fspath(path)} is not a head, and only heads have a model card.")
+        return load_head(path)
     kind = file_kind(Path(path)) if Path(path).is_file() else None
     return load_gene_table(path) if kind == "gene table" else load_panel(path) if kind == "panel" else open_store(path)
 
@@ -47,13 +36,27 @@ def info(
 def show(found: Store | AnyHead | GeneTable | Panel, given: Mapping[str, Any]) -> None:
     """Print what was opened."""
     if isinstance(found, GeneTable):
-        show_describe_genes(describe_genes(given["path"]), given)
+        _show_genes(found, given["path"])
     elif isinstance(found, Panel):
         show_panel(found, {"output": given["path"], "label_free": not found.label, "cells": "CELLS"})
     elif isinstance(found, Store):
         _show_store(found, given["path"])
     else:
-        _show_head(found, given)
+        _show_head(found, given["path"])
+
+
+def _show_genes(table: GeneTable, path: Any) -> None:
+    values = table.info
+    organisms = ", ".join(f"{name or 'not named'} {count:,}" for name, count in values["organisms"].items())
+    state.output.result(
+        values,
+        f"{path}: {values['n_genes']:,} genes × {values['width']}",
+        f"encoder: {', '.join(f'{name} {value}' for name, value in values['encoder'].items())}",
+        f"template: {values['template'] or 'none'}",
+        f"organisms: {organisms}",
+        f"sources of the texts: {values['coverage']}",
+        f"digest: {values['digest']}",
+    )
 
 
 def _show_store(store: Store, path: Any) -> None:
@@ -74,12 +77,12 @@ def _show_store(store: Store, path: Any) -> None:
     state.output.result(values, *lines, *store.notes)
 
 
-def _show_head(head: AnyHead, given: Mapping[str, Any]) -> None:
+def _show_head(head: AnyHead, path: Any) -> None:
     record: dict[str, Any] = head.record_
     scores = record.get("held_out_by_class", {})
     classes = record["trained_on"]["classes"]
     rows = [[name, f"{n:,}", f"{scores[name]['f1']:.3f}" if name in scores else "-"] for name, n in classes.items()]
-    state.output.table(f"{given['path']}: {head.kind} head", ["label", "training cells", "held-out F1"], rows)
+    state.output.table(f"{path}: {head.kind} head", ["label", "training cells", "held-out F1"], rows)
     thresholds: dict[str, float] = {}
     lines = ["no thresholds: every cell gets a label"]
     if (limits := head.rejection_) is not None:
@@ -89,11 +92,9 @@ def _show_head(head: AnyHead, given: Mapping[str, Any]) -> None:
             far = f" (by distance: novelty above {thresholds['distance']:.2f})"
         kept = f"{limits.keep:.0%} of correctly labelled held-out cells keep their label"
         lines = [f"unassigned where confidence is below {thresholds['confidence']:.3f}{far}; {kept}"]
-    if (card := given["card"]) is not None:
-        lines.append(f"model card: {card}")
     values = {"kind": head.kind, "views": list(head.views_), "held_out": head.held_out_}
     state.output.result(
-        values | {"thresholds": thresholds or None, "record": record, "card": None if card is None else str(card)},
+        values | {"thresholds": thresholds or None, "record": record},
         f"label: {record['label']} of {record['trained_on']['name']}",
         *level_lines(record),
         f"views: {', '.join(head.views_)}",

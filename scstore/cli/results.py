@@ -144,20 +144,6 @@ def show_build_genes(table: GeneTable, given: Mapping[str, Any]) -> None:
     )
 
 
-def show_describe_genes(found: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Print what a table holds."""
-    organisms = ", ".join(f"{name or 'not named'} {count:,}" for name, count in found["organisms"].items())
-    state.output.result(
-        found,
-        f"{given['path']}: {found['n_genes']:,} genes × {found['width']}",
-        f"encoder: {', '.join(f'{name} {value}' for name, value in found['encoder'].items())}",
-        f"template: {found['template'] or 'none'}",
-        f"organisms: {organisms}",
-        f"sources of the texts: {found['coverage']}",
-        f"digest: {found['digest']}",
-    )
-
-
 def show_fit(head: AnyHead, given: Mapping[str, Any]) -> None:
     """Write the model card and print how good the head is."""
     from scstore.reporting.card import save_model_card

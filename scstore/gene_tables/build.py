@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from scstore.cells.opening import open_cells
 from scstore.errors import OptionError
 from scstore.gene_tables.encoding import ENDPOINT, encode_table, open_encoder
-from scstore.genes.matching import guess_organism, match_genes
+from scstore.genes.matching import match_genes
 from scstore.genes.ncbi import NCBI_TEMPLATE, TAXA, describe_by_ncbi, read_gene_info, read_summaries
 from scstore.genes.orthologs import describe_cells, other_organism, read_orthologs
 from scstore.genes.published import read_published
@@ -33,7 +32,7 @@ GOES_WITH = {
     "text": {"template", "only_genes_of", *ENCODING},
     "gene_info": {"gene_summary", "orthologs", "ortholog_gene_info", "template", "only_genes_of", *ENCODING},
     "cells": {*ENCODING},
-    "vectors": {"gene_info"},
+    "vectors": set(),
 }
 ALWAYS = ("output", "organism", "overwrite", "progress")  # options that have an effect with every source
 
@@ -42,15 +41,15 @@ ALWAYS = ("output", "organism", "overwrite", "progress")  # options that have an
 def build_genes(
     output: Annotated[File, Option("The table to write, an .h5ad of genes × dimensions.", flags=("--output", "-o"))],
     *,
-    text: Annotated[File | None, Option("A TSV or JSON file of gene texts, with a column symbol.")] = None,
+    text: Annotated[File | None, Option("Gene texts: a TSV with a column symbol, or JSON {symbol: text}.")] = None,
     cells: Annotated[File | None, Option("Cells whose gene symbols are the texts.", flags=("--symbols-of",))] = None,
-    gene_info: Annotated[File | None, Option("NCBI's gene_info; it adds other names to published vectors.")] = None,
+    gene_info: Annotated[File | None, Option("NCBI's gene_info file.")] = None,
     gene_summary: Annotated[File | None, Option("NCBI's gene_summary file.")] = None,
     orthologs: Annotated[
         File | None, Option("NCBI's gene_orthologs, or a CSV of human and mouse genes, for missing summaries.")
     ] = None,
     ortholog_gene_info: Annotated[File | None, Option("The other organism's gene_info file.", advanced=True)] = None,
-    vectors: Annotated[File | None, Option("Published vectors: a pickle, .parquet or .h5ad.")] = None,
+    vectors: Annotated[File | None, Option("Published vectors: a pickle or .parquet.")] = None,
     only_genes_of: Annotated[
         Sequence[File] | None,
         Option("Cells: only their genes are encoded, and no others are known to later steps.", advanced=True),
@@ -91,7 +90,7 @@ def build_genes(
     only = [only_genes_of] if isinstance(only_genes_of, str | os.PathLike) else list(only_genes_of or ())
     target = check_sealed_output(output, KIND, overwrite=overwrite)
     if vectors is not None:
-        table = _published(vectors, gene_info, organism)
+        table = read_published(vectors, organism=organism)
         progress.note(f"genes: {len(table):,}, published vectors {table.width} wide")
         save_gene_table(table, target, overwrite=overwrite)
         return table
@@ -104,8 +103,17 @@ def build_genes(
                 progress.note(line)
             genes = describe_cells(opened.var(slot), organism=organism, source=opened.source)
     else:
-        files = {str(organism): gene_info, other_organism(str(organism)): ortholog_gene_info}
-        genes = _from_ncbi(files, gene_summary, orthologs, organism=str(organism), template=template or NCBI_TEMPLATE)
+        here, other = str(organism), other_organism(str(organism))
+        files = {here: gene_info, other: ortholog_gene_info}
+        infos = {name: read_gene_info(file, organism=name) for name, file in files.items() if file is not None}
+        genes = describe_by_ncbi(
+            infos[here],
+            {} if gene_summary is None else read_summaries(gene_summary),
+            organism=here,
+            template=template or NCBI_TEMPLATE,
+            orthologs=None if orthologs is None else read_orthologs(orthologs, gene_info=infos).symbols(here),
+            ortholog_genes=infos.get(other),
+        )
     progress.note(f"genes: {len(genes.obs):,}, their texts rest on: {coverage(genes.obs)}")
     enter = _genes_of(only, genes) if only else None
     if enter is not None:
@@ -122,8 +130,6 @@ def _check(options: Mapping[str, Any]) -> None:
     given = {name: value for name, value in options.items() if name not in ALWAYS and value is not None}
     given = {name: value for name, value in given.items() if not isinstance(value, list) or value}
     sources = [name for name in GOES_WITH if name in given]
-    if set(sources) == {"vectors", "gene_info"}:
-        sources = ["vectors"]
     if len(sources) != 1:
         found = " and ".join(f"{name}=" for name in sources) or "none of them"
         raise OptionError(
@@ -153,30 +159,3 @@ def _genes_of(inputs: Sequence[File], genes: DescribedGenes) -> NDArray[np.bool_
                 var = opened.var(next(iter(opened.slots)))
         found[match_genes(var, genes.obs, sum_duplicates=True, source=str(one)).genes] = True
     return found
-
-
-def _published(vectors: File, gene_info: File | None, organism: str | None) -> GeneTable:
-    known = None if gene_info is None else read_gene_info(gene_info, organism=str(organism))
-    table = read_published(vectors, organism=organism or "", gene_info=known)
-    if organism is None and (guess := guess_organism(table.obs["symbol"])):
-        table = replace(table, obs=table.obs.assign(organism=guess))
-    return table
-
-
-def _from_ncbi(
-    gene_info: Mapping[str, File | None],
-    gene_summary: File | None,
-    orthologs: File | None,
-    *,
-    organism: str,
-    template: str,
-) -> DescribedGenes:
-    genes = {name: read_gene_info(file, organism=name) for name, file in gene_info.items() if file is not None}
-    return describe_by_ncbi(
-        genes[organism],
-        {} if gene_summary is None else read_summaries(gene_summary),
-        organism=organism,
-        template=template,
-        orthologs=None if orthologs is None else read_orthologs(orthologs, gene_info=genes).symbols(organism),
-        ortholog_genes=genes.get(other_organism(organism)),
-    )

@@ -7,74 +7,43 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import anndata
-import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.cells.anndata_files import open_matrix
 from scstore.cells.gene_names import ENSEMBL_ID
 from scstore.errors import GenesError
-from scstore.genes.matching import match_genes
+from scstore.genes.matching import guess_organism
 from scstore.genes.table import COLUMNS, GeneTable, unique_names
-from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, Guard, check_path, reading
-from scstore.untrusted.hdf5 import open_hdf5
+from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, check_path, reading
 from scstore.untrusted.pickles import read_pickle
 
 # ``text_source`` of genes with unknown texts, and the kind of their encoder.
 PUBLISHED = "published"
 
-FORMS = "a pickle of {symbol: vector}, .parquet or .h5ad"
+FORMS = "a pickle of {symbol: vector} or .parquet"
 
 
-def read_published(
-    path: str | os.PathLike[str], *, organism: str = "", gene_info: pd.DataFrame | None = None
-) -> GeneTable:
+def read_published(path: str | os.PathLike[str], *, organism: str | None = None) -> GeneTable:
     """Read published gene vectors as a gene table, in the order of the file; its first bytes decide the form.
 
-    ``gene_info`` (:func:`scstore.genes.ncbi.read_gene_info`) adds the other names.
+    Names are symbols, Ensembl ids, or both mixed; the organism is guessed from them if it is not given.
     """
     file = Path(path)
     names, rows = _read(file)
     vectors = _matrix(file, names, rows)
-    obs = _named(names, organism=organism, gene_info=gene_info, source=str(file))
-    identity = {"kind": PUBLISHED, "file": file.name, "digest": fsio.digest_file(file)}
-    return GeneTable(obs, vectors, identity, "")
-
-
-def _named(names: Sequence[str], *, organism: str, gene_info: pd.DataFrame | None, source: str) -> pd.DataFrame:
-    """Return rows of a gene table for published names: symbols, Ensembl ids, or both mixed."""
     ids = [found[1] if (found := ENSEMBL_ID.fullmatch(name)) else "" for name in names]
     plain = [gene or name for gene, name in zip(ids, names, strict=True)]
     if "" in plain:
-        raise GenesError(f"{source}: gene {plain.index('') + 1} has no name.")
+        raise GenesError(f"{file}: gene {plain.index('') + 1} has no name.")
     if repeated := list(dict.fromkeys(pd.Series(plain)[pd.Index(plain).duplicated()])):
-        raise GenesError(f"{source}: genes occur more than once: {', '.join(repeated[:3])} ({len(repeated):,} in all).")
-    obs = pd.DataFrame({column: [""] * len(plain) for column in COLUMNS}, dtype=str)
-    obs["symbol"], obs["ensembl_id"], obs["organism"], obs["text_source"] = plain, ids, organism, PUBLISHED
-    if gene_info is not None:
-        _add_names(obs, gene_info)
-    obs.index = unique_names(obs["symbol"])
-    return obs
-
-
-def _add_names(obs: pd.DataFrame, gene_info: pd.DataFrame) -> None:
-    """Fill in what NCBI knows of the genes, in place; an old symbol stays, with the present one among its synonyms."""
-    try:
-        rows = match_genes(obs.set_index("symbol")[[]], gene_info.rename(index=str), min_match=0).table_rows
-    except GenesError:  # no gene of that organism
-        return
-    genes, named = gene_info.to_dict("records"), obs.to_dict("records")
-    for i in np.flatnonzero(rows >= 0).tolist():
-        gene, own = genes[rows[i]], named[i]
-        own["symbol"] = gene["symbol"] if own["ensembl_id"] else own["symbol"]
-        own["ensembl_id"] = gene["ensembl_id"] or own["ensembl_id"]
-        own["gene_id"] = gene["gene_id"]
-        names = dict.fromkeys([gene["symbol"], *gene["synonyms"].split("|")])
-        own["synonyms"] = "|".join(name for name in names if name not in ("", own["symbol"]))
-    obs[:] = pd.DataFrame.from_records(named, columns=obs.columns)
+        raise GenesError(f"{file}: genes occur more than once: {', '.join(repeated[:3])} ({len(repeated):,} in all).")
+    known = {"symbol": plain, "ensembl_id": ids, "text_source": PUBLISHED}
+    obs = pd.DataFrame(known, index=unique_names(plain), dtype=str).reindex(columns=COLUMNS, fill_value="")
+    obs["organism"] = (guess_organism(plain) or "") if organism is None else organism
+    identity = {"kind": PUBLISHED, "file": file.name, "digest": fsio.digest_file(file)}
+    return GeneTable(obs, vectors, identity, "")
 
 
 def _read(file: Path) -> tuple[list[str], Any]:
@@ -86,12 +55,11 @@ def _read(file: Path) -> tuple[list[str], Any]:
         if other := [name for name in vectors if not isinstance(name, str)]:
             raise GenesError(f"{file}: the key {other[0]!r:.60} is not a gene name.")
         return list(vectors), list(vectors.values())
-    for magic, read in ((b"PAR1", _from_parquet), (b"\x89HDF", _from_h5ad)):
-        if head.startswith(magic):
-            with reading(file, "it", error=GenesError, cure="Make it anew."):
-                return read(file)
+    if head.startswith(b"PAR1"):
+        with reading(file, "it", error=GenesError, cure="Make it anew."):
+            return _from_parquet(file)
     unpack = ": unpack it first (gunzip)" if head.startswith(b"\x1f\x8b") else ""
-    raise GenesError(f"{file}: is none of {FORMS}{unpack}.")
+    raise GenesError(f"{file}: is not {FORMS}{unpack}.")
 
 
 def _from_parquet(file: Path) -> tuple[list[str], Any]:
@@ -107,17 +75,6 @@ def _from_parquet(file: Path) -> tuple[list[str], Any]:
     elif isinstance(frame.index, pd.RangeIndex) and frame.shape[1]:
         frame = frame.set_index(frame.columns[0])
     return list(map(str, frame.index)), frame.to_numpy(dtype=np.float64)
-
-
-def _from_h5ad(file: Path) -> tuple[list[str], Any]:
-    with open_hdf5(file, error=GenesError) as opened:
-        if "X" not in opened:
-            raise ValueError("there is no X")
-        names, node = list(map(str, anndata.io.read_elem(opened["obs"]).index)), opened["X"]
-        width = int(node.shape[1] if isinstance(node, h5py.Dataset) else node.attrs["shape"][1])
-        _check_size(file, len(names), width)
-        rows = open_matrix(node, shape=(len(names), width), name="X", guard=Guard(str(file)))
-        return names, None if rows is None else rows.rows(0, len(names)).toarray()
 
 
 def _check_size(file: Path, n_genes: int, width: int) -> None:

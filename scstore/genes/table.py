@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import anndata
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from scstore import fsio
 from scstore.errors import FeatureSpaceError, GenesError
-from scstore.options import Option, did_you_mean, public
+from scstore.options import did_you_mean
 from scstore.sealed import FileKind, canonical_json, read_sealed_file, write_sealed_file
 from scstore.store.reader import Store
 from scstore.untrusted.guards import reading
@@ -71,6 +71,14 @@ class GeneTable:
         whole[self.encoded] = made
         return whole
 
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the table holds, as JSON values."""
+        organisms = {str(name): int(n) for name, n in self.obs["organism"].value_counts().items()}
+        numbers = {"n_genes": len(self), "n_encoded": int(self.encoded.sum()), "width": self.width}
+        made = {"encoder": dict(self.encoder), "template": self.template, "digest": self.digest}
+        return {**numbers, **made, "organisms": organisms, "coverage": coverage(self.obs)}
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over names, texts, encoder and vectors, as in a store's fingerprints."""
@@ -104,23 +112,6 @@ def load_gene_table(path: str | os.PathLike[str]) -> GeneTable:
     return read_sealed_file(path, KIND, build)
 
 
-@public
-def describe_genes(path: Annotated[str | os.PathLike[str], Option("A gene table.", argument=True)]) -> dict[str, Any]:
-    """Return what a gene table holds, as JSON values."""
-    table = load_gene_table(path)
-    return {
-        "n_genes": len(table),
-        "n_encoded": int(table.encoded.sum()),
-        "width": table.width,
-        "encoder": dict(table.encoder),
-        "template": table.template,
-        "organisms": table.obs["organism"].value_counts().to_dict(),
-        "texts": table.obs["text_source"].value_counts().to_dict(),
-        "coverage": coverage(table.obs),
-        "digest": table.digest,
-    }
-
-
 def coverage(obs: pd.DataFrame) -> str:
     """Return the sources of the texts in one line: ``summary 15,123 (25 %), name …``."""
     counts = obs["text_source"].value_counts()
@@ -152,8 +143,6 @@ def expression_genes(store: Store, *, purpose: str, all_encoded: bool = True) ->
     return table, rows
 
 
-COLUMNS_OF_JSON = 1000
-
 SYMBOL_TEMPLATE = "{symbol}"
 TEXT_TEMPLATE = "{text}"
 
@@ -181,7 +170,7 @@ def describe_by_symbol(
 def read_descriptions(
     path: str | os.PathLike[str], *, template: str | None = None, organism: str = ""
 ) -> DescribedGenes:
-    """Read gene texts from a TSV with a header, gzipped or not, or JSON (``{symbol: text}`` or a list of objects).
+    """Read gene texts from a TSV with a header, gzipped or not, or JSON (``{symbol: text}``).
 
     The template may use all columns; it is by default the column ``text``, else the symbol. A gene with an empty text
     is described by its symbol, and ``text_source`` says so.
@@ -199,16 +188,12 @@ def read_descriptions(
 
 
 def _read_frame(file: Path) -> pd.DataFrame:
-    with reading(file, "gene texts", error=GenesError, cure="Give a TSV with a header, or JSON."):
+    with reading(file, "gene texts", error=GenesError, cure="Give a TSV with a header, or JSON: {symbol: text}."):
         if file.suffix == ".json":
             content: Any = json.loads(read_unpacked(file))
-            if isinstance(content, Mapping):
-                content = [{"symbol": symbol, "text": text} for symbol, text in content.items()]
-            if not isinstance(content, list) or not all(isinstance(row, Mapping) for row in content):
-                raise ValueError("expected {symbol: text} or a list of objects")
-            if len({name for row in content for name in row}) > COLUMNS_OF_JSON:  # each object gets them all
-                raise ValueError(f"the objects have more than {COLUMNS_OF_JSON:,} fields")
-            frame = pd.DataFrame.from_records(content)
+            if not isinstance(content, Mapping):
+                raise ValueError("expected {symbol: text}")
+            frame = pd.DataFrame({"symbol": list(content), "text": list(content.values())})
         else:
             with io.BytesIO(read_unpacked(file)) as handle:
                 frame = pd.read_csv(handle, sep="\t", dtype=str, keep_default_na=False, quoting=3)

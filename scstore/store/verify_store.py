@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from scstore import fsio
 from scstore.errors import DamagedError, InputError, NotAStoreError, UnreadableError
 from scstore.progress import Reporter
@@ -35,9 +33,9 @@ MADE_BESIDE = (".genes.h5ad", ".panel.h5ad")
 class Finding:
     """One thing that is wrong with a file, named relative to what was verified, or (empty) with the whole.
 
-    ``problem`` is ``missing``, ``damaged``, ``unexpected``, ``inconsistent``, ``not finite`` (of files without a digest
-    of their bytes), or ``unreadable`` where the system refused to read the file, which may be whole. ``shard`` is the
-    one it belongs to, which `extract` can redo; ``None`` for what `extract` cannot mend.
+    ``problem`` is ``missing``, ``damaged``, ``unexpected``, ``inconsistent``, or ``unreadable`` where the system
+    refused to read the file, which may be whole. ``shard`` is the one it belongs to, which `extract` can redo; ``None``
+    for what `extract` cannot mend.
     """
 
     file: str
@@ -60,7 +58,7 @@ class Verification:
     """Result of a verification."""
 
     path: Path
-    kind: str  # a store, exported store, head, projector, gene table or panel
+    kind: str  # a store, head, projector, gene table or panel
     deep: bool  # whether every byte was read
     findings: tuple[Finding, ...] = ()  # all that is wrong
     notes: tuple[str, ...] = ()  # not wrong: shards that are not extracted yet, leftovers of killed runs
@@ -230,13 +228,6 @@ def _check_shards(check: _Check, plan: StorePlan | None, ids: list[str] | None) 
         chunks += [(chunk_path(root, view, shard).relative_to(root).as_posix(), size, shard) for view, size in views]
     check.compare(chunks, "files of shards")
     return uncommitted, len(shards)
-
-
-def rows_that_are_not_finite(rows: Any) -> int:
-    """Return the number of rows of a dense or CSR block with NaN or infinity."""
-    if hasattr(rows, "indptr"):
-        return len(np.unique(np.searchsorted(rows.indptr, np.flatnonzero(~np.isfinite(rows.data)), side="right")))
-    return int((~np.isfinite(rows).all(axis=1)).sum())
 
 
 def _unexpected(root: Path, fixed: set[str], plan: StorePlan | None) -> list[str]:

@@ -19,7 +19,7 @@ from scstore.errors import NotAStoreError
 
 COMMANDS = [
     "extract", "align", "annotate", "fit", "predict", "query", "evaluate", "panel", "info", "export", "verify",
-    "genes build", "genes info", "plot umap", "plot markers",
+    "genes build", "plot umap", "plot markers",
 ]  # fmt: skip
 
 

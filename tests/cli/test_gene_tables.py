@@ -15,11 +15,11 @@ def test_from_texts_to_a_table(tmp_path: Path, scstore_command: Run) -> None:
     said = scstore_command(*words).stdout
     assert "g.h5ad: 2 genes × 8" in said
     assert "next: scstore extract" in said
-    said = scstore_command("genes", "info", "g.h5ad").stdout
+    said = scstore_command("info", "g.h5ad").stdout
     for line in ("2 genes × 8", "encoder: kind random, seed 0, width 8", "template: {text}", "digest: sha256:"):
         assert line in said
-    found = json.loads(scstore_command("--json", "genes", "info", "g.h5ad").stdout)
-    assert (found["organisms"], found["texts"]) == ({"human": 2}, {"template": 2})
+    found = json.loads(scstore_command("--json", "info", "g.h5ad").stdout)
+    assert (found["organisms"], found["coverage"]) == ({"human": 2}, "template 2 (100%)")
 
 
 def test_an_endpoint_without_a_key(tmp_path: Path, scstore_command: Run) -> None:

@@ -15,7 +15,7 @@ from support import Notes, make_cells
 import scstore
 from scstore.errors import GenesError, MissingExtraError, ModelError, OptionError, OutputError
 from scstore.gene_tables import encoding
-from scstore.genes.table import describe_genes, load_gene_table
+from scstore.genes.table import load_gene_table
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_only_the_genes_of_some_cells_are_encoded(
     assert np.flatnonzero(some.encoded).tolist() == [3, 7, 20]
     np.testing.assert_allclose(some.vectors[[3, 7, 20]], whole.vectors[[3, 7, 20]], atol=1e-5)
     assert "genes: 3 of 40 are genes of" in notes.said[1]
-    assert describe_genes(tmp_path / "some.h5ad")["n_encoded"] == 3
+    assert load_gene_table(tmp_path / "some.h5ad").info["n_encoded"] == 3
     one = scstore.build_genes(tmp_path / "one.h5ad", only_genes_of=tmp_path / "a.h5ad", **how)
     assert np.flatnonzero(one.encoded).tolist() == [3, 7]
     renamed = cells.copy()
@@ -177,23 +177,13 @@ def test_published_vectors_become_a_table_that_extraction_uses(llama: Path, tmp_
     assert store.view("genept").shape == (60, 6)
 
 
-def test_published_vectors_get_their_ids_from_gene_info(tmp_path: Path) -> None:
-    (tmp_path / "v.pkl").write_bytes(pickle.dumps({"CD3D": [1.0, 2.0], "T": [0.5, 1.0]}))
-    (tmp_path / "info").write_text(f"{INFO}\n{HUMAN}")
-    files = {"vectors": tmp_path / "v.pkl", "gene_info": tmp_path / "info"}
-    obs = scstore.build_genes(tmp_path / "g.h5ad", **files, organism="human").obs
-    assert list(obs["ensembl_id"]) == ["ENSG00000167286", ""]
-    with pytest.raises(OptionError, match="organism="):
-        scstore.build_genes(tmp_path / "h.h5ad", **files)
-
-
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         ({"vectors": "v", "text": "t"}, "text= and vectors="),
         ({"vectors": "v", "encoder": "minilm"}, "encoder='minilm'"),
         ({"vectors": "v", "template": "{symbol}"}, "template='{symbol}'"),
-        ({"vectors": "v", "gene_info": "i", "gene_summary": "s", "organism": "human"}, "gene_summary='s'"),
+        ({"vectors": "v", "gene_info": "i"}, "gene_info= and vectors="),
         ({"text": "t", "gene_summary": "s"}, "gene_summary='s'"),
         ({"text": "t", "orthologs": "o"}, "orthologs='o'"),
         ({"text": "t", "encoder": "openai:m", "device": "cpu"}, "device='cpu'"),

@@ -283,8 +283,7 @@ def test_a_build_that_was_stopped_goes_on(service: Service, tmp_path: Path, monk
 
 
 def test_texts_that_are_too_long_are_cut_and_named(service: Service, tmp_path: Path) -> None:
-    rows = [{"symbol": "TTN", "text": "titin" * 6_000}, {"symbol": "LYZ", "text": "short"}]
-    (tmp_path / "genes.json").write_text(json.dumps(rows))
+    (tmp_path / "genes.json").write_text(json.dumps({"TTN": "titin" * 6_000, "LYZ": "short"}))
     notes = Notes()
     table = scstore.build_genes(
         tmp_path / "g.h5ad", text=tmp_path / "genes.json", encoder="openai:test", progress=notes

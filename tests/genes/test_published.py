@@ -7,11 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.sparse import csr_matrix
 
 from scstore import fsio
 from scstore.errors import GenesError
@@ -20,23 +18,11 @@ from scstore.genes.table import load_gene_table, save_gene_table
 
 NAMES = ["CD3D", "LYZ", "ENSG00000105374.9"]
 VECTORS = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
-INFO = pd.DataFrame(
-    {
-        "gene_id": ["915", "4069", "4818", "931"],
-        "symbol": ["CD3D", "LYZ", "NKG7", "MS4A1"],
-        "synonyms": ["T3D|CD3-DELTA", "", "GIG1", "CD20|B1"],
-        "ensembl_id": ["ENSG00000167286", "", "ENSG00000105374", "ENSG00000156738"],
-    }
-)
 Write = Callable[[Path], None]
 
 
 def frame(**columns: Any) -> pd.DataFrame:
     return pd.DataFrame(VECTORS, columns=list("abcd"), **columns)
-
-
-def h5ad(matrix: Any) -> Write:
-    return lambda path: anndata.AnnData(matrix, obs=pd.DataFrame(index=NAMES)).write_h5ad(path)
 
 
 FORMS: dict[str, Write] = {
@@ -46,8 +32,6 @@ FORMS: dict[str, Write] = {
     "index.parquet": lambda path: frame(index=NAMES).to_parquet(path),
     "column.parquet": lambda path: frame().assign(gene=NAMES).to_parquet(path),
     "first.parquet": lambda path: frame().assign(x=NAMES)[["x", *"abcd"]].to_parquet(path),
-    "dense.h5ad": h5ad(VECTORS),
-    "sparse.h5ad": h5ad(csr_matrix(VECTORS)),
 }  # fmt: skip
 
 
@@ -64,17 +48,6 @@ def test_every_form_gives_the_same_table(tmp_path: Path, name: str) -> None:
     assert table.encoder == {"kind": "published", "file": name, "digest": fsio.digest_file(path)}
     save_gene_table(table, tmp_path / "saved.h5ad")
     assert load_gene_table(tmp_path / "saved.h5ad").digest == table.digest
-
-
-def test_gene_info_fills_in_the_other_names(tmp_path: Path) -> None:
-    """By symbol, Ensembl id, and an old symbol whose gene is not there under its present one."""
-    names = ["CD3D", "T3D", "ENSG00000105374", "CD20", "NOBODY", "LYZ"]
-    pd.DataFrame(np.eye(6), index=names).rename(columns=str).to_parquet(tmp_path / "v.parquet")
-    obs = read_published(tmp_path / "v.parquet", organism="human", gene_info=INFO).obs
-    assert list(obs["symbol"]) == ["CD3D", "T3D", "NKG7", "CD20", "NOBODY", "LYZ"]
-    assert list(obs["ensembl_id"]) == ["ENSG00000167286", "", "ENSG00000105374", "ENSG00000156738", "", ""]
-    assert list(obs["gene_id"]) == ["915", "", "4818", "931", "", "4069"]
-    assert list(obs["synonyms"]) == ["T3D|CD3-DELTA", "", "GIG1", "MS4A1|B1", "", ""]
 
 
 def mapping(**vectors: Any) -> Write:
@@ -99,7 +72,6 @@ BAD: dict[str, Write] = {
     "text.parquet": lambda path: frame().assign(gene=NAMES, x="y").to_parquet(path),
     "half.parquet": lambda path: path.write_bytes(b"PAR1\0\0"),
     "vectors.npz": lambda path: np.savez(path, genes=np.array(["A"]), vectors=np.eye(1)),
-    "half.h5ad": lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n\0"),
     "packed.pickle.gz": lambda path: path.write_bytes(gzip.compress(b"x")),
     "words.csv": lambda path: path.write_text("a,b\n") and None,
     "absent.pkl": lambda path: None,
@@ -129,11 +101,3 @@ def test_vectors_that_unfold(tmp_path: Path, name: str) -> None:
         read_published(path)
     assert tracemalloc.get_traced_memory()[1] < 1 << 26
     tracemalloc.stop()
-
-
-def test_repeated_names_of_an_anndata(tmp_path: Path) -> None:
-    adata = anndata.AnnData(np.eye(2), obs=pd.DataFrame(index=["A", "B"]))
-    adata.obs_names = ["A", "A"]
-    adata.write_h5ad(tmp_path / "twice.h5ad")
-    with pytest.raises(GenesError, match=r"twice\.h5ad"):
-        read_published(tmp_path / "twice.h5ad")

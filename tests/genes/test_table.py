@@ -14,7 +14,6 @@ from scstore.genes.table import (
     GeneTable,
     check_template,
     describe_by_symbol,
-    describe_genes,
     fill_template,
     load_gene_table,
     read_descriptions,
@@ -38,16 +37,14 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     assert (read.encoder, read.template) == ({"kind": "test"}, "{symbol}")
 
 
-def test_its_description(tmp_path: Path) -> None:
-    save_gene_table(table(), tmp_path / "g.h5ad")
-    assert describe_genes(tmp_path / "g.h5ad") == {
+def test_its_description() -> None:
+    assert table().info == {
         "n_genes": 3,
         "n_encoded": 3,
         "width": 4,
         "encoder": {"kind": "test"},
         "template": "{symbol}",
         "organisms": {"human": 3},
-        "texts": {"symbol": 3},
         "coverage": "symbol 3 (100%)",
         "digest": table().digest,
     }
@@ -127,11 +124,8 @@ def test_a_gene_without_text_is_described_by_its_symbol(tmp_path: Path) -> None:
     assert list(obs["text_source"]) == ["template", "symbol"]
 
 
-@pytest.mark.parametrize(
-    "content", [{"CD3D": "T cells", "LYZ": None}, [{"symbol": "CD3D", "text": "T cells"}, {"symbol": "LYZ"}]]
-)
-def test_json_in_both_forms(tmp_path: Path, content: object) -> None:
-    (tmp_path / "g.json").write_text(json.dumps(content))
+def test_json_of_texts(tmp_path: Path) -> None:
+    (tmp_path / "g.json").write_text(json.dumps({"CD3D": "T cells", "LYZ": None}))
     obs, template = read_descriptions(tmp_path / "g.json")
     assert (list(obs["text"]), template) == (["T cells", "LYZ"], "{text}")
 
