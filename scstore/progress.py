@@ -5,9 +5,9 @@ On the command line results go to standard output, everything else to standard e
 
 from __future__ import annotations
 
+import io
 import json
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,6 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from scstore.errors import UNPRINTABLE, ScstoreWarning, printable
@@ -85,30 +84,19 @@ class Silent(Reporter):
 LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
 
 
-class _Counter(Track):
-    """Counts units and seconds; units done in an earlier run do not count towards the speed."""
+class _Lines(tqdm):  # type: ignore[misc]  # tqdm has no types
+    """Tells in lines what a bar would show, now and then."""
 
-    def __init__(self, show: Callable[[_Counter], None]) -> None:
-        self._show = show
-        self.done = self.before = 0
-        self.begun = self.shown = time.monotonic()
+    def __init__(self, note: Callable[[str], None], **how: Any) -> None:
+        self._note = note
+        super().__init__(file=io.StringIO(), mininterval=LINE_EVERY, miniters=1, delay=LINE_EVERY, **how)
 
-    def advance(self, n: int = 1) -> None:
-        self.done += n
-        self._show(self)
-
-    def resume_at(self, n: int) -> None:
-        self.done = self.before = n
-        self.begun = time.monotonic()
-        self._show(self)
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.begun
-
-    @property
-    def rate(self) -> float:
-        return (self.done - self.before) / max(self.seconds, 1e-9)
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        del pos
+        if msg is None and self.initial < self.n < self.total:
+            rate = (self.n - self.initial) / self.format_dict["elapsed"]
+            left = self.format_interval((self.total - self.n) / rate)
+            self._note(f"{self.desc}: {self.n:,} of {self.total:,}{self.unit}, {rate:,.1f}/s, {left} left")
 
 
 class ConsoleReporter(Reporter):
@@ -120,7 +108,11 @@ class ConsoleReporter(Reporter):
 
     def note(self, message: str) -> None:
         """Print it."""
-        self.console.print(printable(message), highlight=False, markup=False, soft_wrap=True)
+        self._print(escape(printable(message)))
+
+    def _print(self, text: str) -> None:
+        with tqdm.external_write_mode(file=self.console.file):  # not into a bar
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     def warn(self, message: str, kind: type[ScstoreWarning] = ScstoreWarning) -> None:
         """Print it, marked, once."""
@@ -128,37 +120,19 @@ class ConsoleReporter(Reporter):
         if message in self._warned:
             return
         self._warned.add(message)
-        self.console.print(f"[yellow]warning:[/] {escape(printable(message))}", highlight=False, soft_wrap=True)
+        self._print(f"[yellow]warning:[/] {escape(printable(message))}")
 
     @contextmanager
     def track(self, label: str, total: int, unit: str) -> Iterator[Track]:
         """Draw a bar on a terminal; elsewhere print a line now and then, and one at the end."""
-        text, speed = TextColumn("{task.description}"), TextColumn("{task.fields[speed]}")
-        columns = (text, BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
-        bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        task = bar.add_task(label, total=total, speed="")
-
-        def show(counter: _Counter) -> None:
-            if self.console.is_terminal:
-                bar.update(task, completed=counter.done, speed=f"{counter.rate:,.1f} {unit}/s")
-            elif time.monotonic() - counter.shown >= LINE_EVERY and counter.done < total and counter.rate:
-                counter.shown = time.monotonic()
-                left = _clock((total - counter.done) / counter.rate)
-                self.note(f"{label}: {counter.done:,} of {total:,} {unit}, {counter.rate:,.1f}/s, {left} left")
-
-        counter = _Counter(show)
-        with bar:
-            yield counter
-        if fresh := counter.done - counter.before:
-            self.note(f"{label}: {fresh:,} {unit} in {_clock(counter.seconds)} ({counter.rate:,.1f} {unit}/s)")
-
-
-def _clock(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+        how: dict[str, Any] = {"desc": label, "total": total, "unit": f" {unit}", "leave": False, "smoothing": 0}
+        terminal = self.console.is_terminal
+        with tqdm(file=self.console.file, **how) if terminal else _Lines(self.note, **how) as bar:
+            yield _Bar(bar)
+        if fresh := bar.n - bar.initial:
+            seconds = max(bar.format_dict["elapsed"], 1e-9)
+            took = f"{seconds:.1f} s" if seconds < 60 else bar.format_interval(seconds)
+            self.note(f"{label}: {fresh:,} {unit} in {took} ({fresh / seconds:,.1f} {unit}/s)")
 
 
 class Output:

@@ -5,7 +5,6 @@ A digest finds damage. It is not a signature: anyone who can write the files can
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -41,7 +40,7 @@ def canonical_json(value: Any) -> str:
 
 def fingerprint(space: Space) -> str:
     """Return the SHA-256 of the canonical JSON of a feature space, as ``sha256:<64 hex digits>``."""
-    return "sha256:" + hashlib.sha256(canonical_json(space).encode()).hexdigest()
+    return fsio.digest_bytes(canonical_json(space).encode())
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -69,11 +69,9 @@ def open_table(path: str | os.PathLike[str], *, index: bool = False, overwrite: 
     """Write a table in blocks; the file appears, whole, when the ``with`` block ends without an error."""
     target = Path(path)
     with fsio.atomic_path(target, overwrite=overwrite) as partial:
-        kinds: dict[str, Callable[[], Any]] = {
-            ".parquet": lambda: ParquetTable(partial, index=index),
-            ".xlsx": lambda: ExcelTable(partial, index=index),
-        }
-        writer: TableWriter = kinds.get(target.suffix, lambda: TextTable(partial, _separator(target), index=index))()
+        writer: TableWriter = TextTable(partial, _separator(target), index=index)
+        if target.suffix in (".parquet", ".xlsx"):
+            writer = (ParquetTable if target.suffix == ".parquet" else ExcelTable)(partial, index=index)
         try:
             yield writer
         except BaseException:
@@ -83,18 +81,8 @@ def open_table(path: str | os.PathLike[str], *, index: bool = False, overwrite: 
         writer.close()
 
 
-class TableWriter(Protocol):
-    """Appends blocks with the same columns to a file."""
-
-    def write(self, frame: pd.DataFrame) -> None:
-        """Append a block."""
-
-    def close(self) -> None:
-        """Finish the file."""
-
-
 class TextTable:
-    """Comma- or tab-separated values."""
+    """Blocks with the same columns, as comma- or tab-separated values."""
 
     def __init__(self, path: Path, separator: str, *, index: bool) -> None:
         self._path, self._separator, self._index = path, separator, index
@@ -165,3 +153,6 @@ class ExcelTable:
 
     def close(self) -> None:
         self._book.close()
+
+
+TableWriter: TypeAlias = TextTable | ParquetTable | ExcelTable

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tqdm.std
 from rich.console import Console
 from support import Notes, make_cells
 
@@ -119,7 +120,7 @@ def test_a_terminal_gets_a_bar_with_speed_and_time_left() -> None:
 
 def test_elsewhere_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(tqdm.std, "time", lambda: clock[0])
     tell, text = reporter(terminal=False)
     with tell.track("extracting", 100, "cells") as track:
         track.resume_at(50)
@@ -127,15 +128,18 @@ def test_elsewhere_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> N
             clock[0] += 1.0
             track.advance()
     lines = text.getvalue().splitlines()
-    assert lines[0] == "extracting: 60 of 100 cells, 1.0/s, 40.0 s left"
+    assert lines[0] == "extracting: 60 of 100 cells, 1.0/s, 00:40 left"
     assert lines[-1] == "extracting: 50 cells in 50.0 s (1.0 cells/s)"
     assert len(lines) == 5
     assert "\x1b" not in text.getvalue()
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(3.21, "3.2 s"), (65, "1:05"), (3725, "1:02:05")])
-def test_the_clock(seconds: float, shown: str) -> None:
-    assert progress._clock(seconds) == shown
+def test_a_note_does_not_end_in_a_bar() -> None:
+    tell, text = reporter(terminal=True)
+    with tell.track("extracting", 10, "cells") as track:
+        track.advance()
+        tell.note("a note")
+    assert "a note" in [line.rpartition("\r")[2] for line in text.getvalue().split("\n")]
 
 
 def test_markup_in_names_is_text(capsys: pytest.CaptureFixture[str]) -> None:

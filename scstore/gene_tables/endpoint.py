@@ -48,10 +48,8 @@ BYTES_OF_VECTOR = 1 << 18
 BYTES_AROUND = 1 << 20
 PACKINGS = ("identity", "gzip", "deflate")  # none makes more than a thousand bytes of one
 
-REQUEST_TOKENS = 100_000  # estimated; OpenAI's own limits are 2,048 texts and 300,000 tokens a request
-
-# About right for English: for estimates.
-CHARACTERS_PER_TOKEN = 4
+# Estimated by four characters each; OpenAI's own limits are 2,048 texts and 300,000 tokens a request.
+REQUEST_TOKENS = 100_000
 
 MAX_CHARACTERS = 8191 * 3  # where texts are cut: 8,191 tokens, of at least three characters each in gene descriptions
 
@@ -127,33 +125,28 @@ class EndpointEncoder:
         """Requests of about :data:`REQUEST_TOKENS`, after a note of how much there is to pay for."""
         if long := [text[:30] for text in texts if len(text) > MAX_CHARACTERS]:
             self._progress.warn(f"{len(long):,} texts are cut to {MAX_CHARACTERS:,} characters: {show_some(long)}")
-        ends = np.cumsum([_estimated_tokens(text) for text in texts])
+        ends = np.cumsum([-(-min(len(text), MAX_CHARACTERS) // 4) for text in texts])
         counts = f"{len(texts):,} texts to send, about {ends[-1]:,} tokens (estimated)"
         self._progress.note(f"{self.endpoint.model} at {self.endpoint.server}: {counts}")
-        numbers = (ends // REQUEST_TOKENS).tolist()
-        for _, group in groupby(zip(numbers, texts, strict=True), key=lambda pair: pair[0]):
+        for _, group in groupby(zip((ends // REQUEST_TOKENS).tolist(), texts, strict=True), key=lambda pair: pair[0]):
             yield [text for _, text in group]
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return ``(n_texts, width) float32``, by one request."""
-        return self._ask([text[:MAX_CHARACTERS] for text in texts])
-
-    def _ask(self, texts: list[str]) -> NDArray[np.float32]:
-        """Send one request, which the client repeats with growing waits, and check the answer."""
-        self._bound.limit = BYTES_AROUND + len(texts) * BYTES_OF_VECTOR
+        """Return ``(n_texts, width) float32`` by one request, which the client repeats with growing waits."""
+        sent = [text[:MAX_CHARACTERS] for text in texts]
+        self._bound.limit = BYTES_AROUND + len(sent) * BYTES_OF_VECTOR
         try:
             create: Any = self._client.embeddings.create
-            answer = create(model=self.endpoint.model, input=texts, encoding_format="float")
+            answer = create(model=self.endpoint.model, input=sent, encoding_format="float")
             by_index = {item.index: item.embedding for item in answer.data}
             with np.errstate(over="ignore"):
-                vectors = np.array([by_index[i] for i in range(len(texts))], dtype=np.float32)
+                vectors = np.array([by_index[i] for i in range(len(sent))], dtype=np.float32)
             shape = (len(answer.data), self.width or np.atleast_2d(vectors).shape[1])
         except TooLarge:
-            raise self._failed(
-                f"the answer has more than {self._bound.limit:,} bytes, or is packed in an unusual way"
-            ) from None
+            too_large = f"the answer has more than {self._bound.limit:,} bytes, or is packed in an unusual way"
+            raise self._failed(too_large) from None
         except openai.APIStatusError as error:
-            raise self._refused(error, texts) from None  # the cause may show the key
+            raise self._refused(error, sent) from None  # the cause may show the key
         except openai.OpenAIError as error:
             raise self._failed(self._said(error)) from None
         except (AttributeError, TypeError, ValueError, KeyError, OverflowError, RecursionError):
@@ -208,18 +201,13 @@ def endpoint_encoder(model: str, progress: Reporter) -> Iterator[EndpointEncoder
 
 def _shows(line: str, key: str) -> bool:
     """Whether a text may hold a part of a key, however it is written: split, escaped, percent, hex or base64."""
-    raw = key.encode()
-    forms = [key, raw.hex(), *(base64.b64encode(raw[start:]).decode() for start in range(3))]
     for _ in range(2):  # an escape within an escape
         line = unquote(html.unescape(ESCAPED.sub(lambda found: chr(int(found[1], 16)), line)))
-    seen = _letters(line)
-    parts = {form[at : at + SHOWN] for form in map(_letters, forms) for at in range(max(1, len(form) - SHOWN + 1))}
+    raw, seen = key.encode(), _letters(line)
+    forms = map(_letters, [key, raw.hex(), *(base64.b64encode(raw[start:]).decode() for start in range(3))])
+    parts = (form[at : at + SHOWN] for form in forms for at in range(max(1, len(form) - SHOWN + 1)))
     return bool(key) and any(part in seen for part in parts)
 
 
 def _letters(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.casefold())
-
-
-def _estimated_tokens(text: str) -> int:
-    return -(-min(len(text), MAX_CHARACTERS) // CHARACTERS_PER_TOKEN)
