@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from scstore.evaluation.result import Evaluation
     from scstore.genes.table import GeneTable
     from scstore.heads.artifact import AnyHead
-    from scstore.labelling.annotate import AnnotationResult
     from scstore.model.projector_file import ProjectorFile
     from scstore.panels.panel import Panel
     from scstore.search.query import Neighbours
@@ -198,9 +197,9 @@ def show_predict_to_file(counts: PredictionCounts, given: Mapping[str, Any]) -> 
     state.output.result(values | ({"majority": counts.majority} if counts.majority else {}), *lines)
 
 
-def show_annotate_to_file(found: AnnotationResult, given: Mapping[str, Any]) -> None:
+def show_annotate_to_file(found: PredictionCounts, given: Mapping[str, Any]) -> None:
     """Print how many cells have which label, and why others have none."""
-    show_predict_to_file(found.counts, given)
+    show_predict_to_file(found, given)
     if given["report"] is not None:
         state.reporter.note(f"page: {given['report']}")
 
@@ -244,8 +243,7 @@ def show_evaluate(found: Evaluation, given: Mapping[str, Any]) -> None:
     from scstore.reporting.evaluation_files import save_evaluation
 
     if (output := given["output"]) is not None:
-        how = {"figures": given["figures"], "overwrite": given["overwrite"], "progress": state.reporter}
-        save_evaluation(found, output, **how)
+        save_evaluation(found, output, figures=given["figures"], overwrite=given["overwrite"])
         state.reporter.note(f"written to {output}")
     state.output.result(
         found.as_json(), *(in_flags(line, state.parameters) for line in found.lines(wide=given["wide"]))

@@ -155,7 +155,7 @@ def evaluate(
     settings["n_cells"] = len(cells)
     settings["classes"] = dict(zip(cells.classes, np.bincount(cells.codes).tolist(), strict=True))
     settings |= {"classes_with_too_few_cells": dict(cells.too_few), "views": None if views is None else list(views)}
-    return Evaluation(settings, tuple(regimes), features)
+    return Evaluation(settings, tuple(regimes), cells)
 
 
 def _notes(cells: EvaluationCells, features: StoredFeatures, *, group: str | None, min_cells: int) -> list[str]:

@@ -14,7 +14,6 @@ import pandas as pd
 
 from scstore.evaluation.cells import EvaluationCells
 from scstore.evaluation.conclusion import RowComparison, conclude, pairs_to_compare
-from scstore.evaluation.features import StoredFeatures
 from scstore.evaluation.paired_bootstrap import paired_difference
 from scstore.evaluation.runs import Scored
 from scstore.heads.scores import METRICS, scores_by_class
@@ -131,13 +130,13 @@ class Evaluation:
         Options, design, cells, classes, seed, and what was left out.
     regimes
         The tables: the folds first.
-    features
-        The features of the scored cells, for figures.
+    cells
+        The scored cells.
     """
 
     settings: Mapping[str, Any]
     regimes: tuple[Regime, ...]
-    features: StoredFeatures
+    cells: EvaluationCells
 
     def __repr__(self) -> str:
         first = self.regimes[0]
@@ -161,11 +160,6 @@ class Evaluation:
         for regime in self.regimes[1:]:
             lines += ["", *regime.lines(wide=wide)]
         return lines
-
-    @property
-    def cells(self) -> EvaluationCells:
-        """The scored cells."""
-        return self.features.cells
 
     @cached_property
     def predictions(self) -> pd.DataFrame:

@@ -72,25 +72,6 @@ class AnnotateOptions(LabelOptions):
     ] = None
 
 
-@dataclass(frozen=True, eq=False)
-class AnnotationResult:
-    """What :func:`annotate_to_file` wrote.
-
-    Attributes
-    ----------
-    output
-        The file.
-    counts
-        Cells by label and by status.
-    record
-        How the labels were made, as in ``uns["scstore"]["annotation"]``.
-    """
-
-    output: Path
-    counts: PredictionCounts
-    record: Mapping[str, Any]
-
-
 @with_options(AnnotateOptions)
 def annotate(cells: ToAnnotate, head: TrainedHead, options: AnnotateOptions) -> anndata.AnnData:
     """Label cells, and give them back whole, with the labels in them.
@@ -134,8 +115,8 @@ def annotate(cells: ToAnnotate, head: TrainedHead, options: AnnotateOptions) -> 
 
 
 @with_options(AnnotateOptions)
-def annotate_to_file(cells: ToAnnotate, head: TrainedHead, options: AnnotateOptions) -> AnnotationResult:
-    """Label cells as :func:`annotate`, into a copy of their file or a table, in bounded memory.
+def annotate_to_file(cells: ToAnnotate, head: TrainedHead, options: AnnotateOptions) -> PredictionCounts:
+    """Label cells as :func:`annotate`, into a copy of their file or a table, in bounded memory; count them.
 
     Raises
     ------
@@ -154,7 +135,7 @@ def annotate_to_file(cells: ToAnnotate, head: TrainedHead, options: AnnotateOpti
             table, annotation = _labelled(labelling, record, options)
             counts.add(table)
             _write(labelling, table, annotation, options)
-    return AnnotationResult(target, counts, record)
+    return counts
 
 
 def _prepared(

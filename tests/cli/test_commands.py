@@ -80,7 +80,7 @@ def test_evaluate_prints_the_table_and_what_the_model_added(folder: Path, scstor
     assert sorted(path.name for path in (folder / "e").iterdir()) == [
         "evaluation.csv",
         "evaluation.json",
-        "evaluation.md",
+        "evaluation.txt",
         "predictions.parquet",
     ]
     numbers = json.loads(run("--json", *asked).stdout)

@@ -24,7 +24,7 @@ from scstore.evaluation.conclusion import main_row
 from scstore.evaluation.evaluate import DRAWS, INNER_FOLDS
 from scstore.evaluation.features import fold_means
 from scstore.evaluation.result import Evaluation
-from scstore.evaluation.table_rows import ViewSource, choose_rows
+from scstore.evaluation.table_rows import choose_rows
 from scstore.heads.fusion import FusedHead
 from scstore.store.layout import SEEN_BY_PANEL, record_path
 
@@ -340,7 +340,7 @@ def test_what_the_panel_saw_is_chosen_again_or_left_out_of_the_conclusion(seen_s
     seen = {row.name for row in regime.scored.rows if row.seen}
     assert seen == {READOUT, "readout_last_l3", DEFAULT}
     assert "genept+X" in [row.name for row in regime.scored.rows]
-    assert set(found.features.refitted) == {ViewSource("genept", ""), ViewSource("genept_random", "")}
+    assert any("genept, genept_random: genes chosen again" in note for note in regime.notes)
     assert main_row(regime.scored, "model") is None
     assert main_row(regime.scored, "gene texts") in ("genept", "genept+X")
     assert [row["name"] for row in found.as_json()["regimes"][0]["rows"] if row["seen"]] == [
@@ -350,7 +350,7 @@ def test_what_the_panel_saw_is_chosen_again_or_left_out_of_the_conclusion(seen_s
     assert scores["genept"] > 0.8
     mouse = scstore.evaluate(seen_store, label="cell_type", test_on=["species=mouse"], views=["readout", "genept"])
     assert not any(row.seen for row in mouse.regimes[0].scored.rows)
-    assert not mouse.features.refitted
+    assert not any("chosen again" in note for note in mouse.regimes[0].notes)
 
 
 def test_genes_that_are_chosen_again_on_the_panel_s_own_cells_are_the_panel_s(seen_store: Path) -> None:
