@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scstore import fsio
 from scstore.cli.builder import in_flags, state
 from scstore.errors import OptionError
 from scstore.model.shapes import Gpu
@@ -145,10 +146,12 @@ def show_build_genes(table: GeneTable, given: Mapping[str, Any]) -> None:
 
 def show_fit(head: AnyHead, given: Mapping[str, Any]) -> None:
     """Write the model card and print how good the head is."""
-    from scstore.reporting.card import save_model_card
+    from scstore.reporting.card import model_card
 
     folder = Path(given["output"])
-    card = save_model_card(head, folder / "README.md", name=folder.name, overwrite=True)
+    card = folder / "README.md"
+    with fsio.atomic_path(card) as partial:
+        partial.write_text(model_card(head, name=folder.name), encoding="utf-8")
     state.output.result(
         {"head": str(folder), "classes": [str(name) for name in head.classes_], "held_out": head.held_out_},
         f"{folder}: {given['head']} head for {len(head.classes_)} labels on {', '.join(head.views_)}",

@@ -14,7 +14,7 @@ from scstore.errors import OptionError, printable
 from scstore.evaluation.result import HEADINGS, Evaluation, mean_and_sd
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.options import Option, public
-from scstore.reporting.marker_genes import expression_of, gene_weights, strongest_genes
+from scstore.reporting.marker_genes import gene_weights, marker_expression, strongest_genes
 from scstore.reporting.marks import LABEL, DotRow, read_labels, read_scores, shown
 from scstore.reporting.matplotlib_parts import Axes, Line2D, ListedColormap
 from scstore.reporting.plots import BESIDE, Where, place, styled
@@ -99,25 +99,23 @@ def markers(
         Rows are labels, columns genes, those of the first label first.
     """
     trained: Any = load_head(head) if isinstance(head, str | os.PathLike) else head
-    weights = gene_weights(trained)
     if cells is None:
-        sizes, shades, names = weights.abs(), np.sign(weights), [shown(name) for name in weights.index]
+        weights = gene_weights(trained)
+        weights = weights[strongest_genes(weights, n_genes)]
+        sizes, names = weights.abs() / weights.abs().max(axis=None), [shown(name) for name in weights.index]
+        shades = np.sign(weights)
         how: Any = {"cmap": SIGNS, "vmin": -1, "vmax": 1}
         legend: list[Any] = [(60, PALETTE[0], "for the label"), (60, PALETTE[1], "against it")]
     else:
-        store = open_store(cells)
-        labels = read_labels(store, LABEL, option="cells")
-        sizes, shades = expression_of(store, trained, labels)
-        weights, names = weights[sizes.columns], labels.numbered
-        how, shades = {"cmap": "Blues", "vmin": -0.15, "vmax": 1}, shades / shades.max().clip(lower=1e-9)
+        labels = read_labels(store := open_store(cells), LABEL, option="cells")
+        sizes, shades = marker_expression(store, trained, labels, n_genes)
+        names, how = labels.numbered, {"cmap": "Blues", "vmin": -0.15, "vmax": 1}
         legend = [(60 * share, "0.7", f"{share:.0%} of the cells") for share in (0.25, 0.5, 1)]
-    genes = [gene for own in strongest_genes(weights, n_genes).values() for gene in own]
-    area = sizes[genes].to_numpy()
+    genes = list(sizes.columns)
     columns, rows = np.meshgrid(range(len(genes)), range(len(names)))
     height = 0.18 * len(names)
     axes = place(ax, (0.15 * len(genes), height))[0]
-    area = 60 * area / (area.max() if cells is None else 1)
-    dots = axes.scatter(columns, rows, s=area, c=shades[genes].to_numpy(), edgecolors="0.4", linewidths=0.3, **how)
+    dots = axes.scatter(columns, rows, s=60 * sizes, c=shades.to_numpy(), edgecolors="0.4", linewidths=0.3, **how)
     if cells is not None:
         below = axes.inset_axes((1.05, 1 - 1.2 / height, 0.02, 0.5 / height))
         bar = axes.figure.colorbar(dots, cax=below, label="mean, of\nthe highest")

@@ -30,24 +30,28 @@ def gene_weights(head: AnyHead) -> pd.DataFrame:
     return found.loc[:, ~genes.duplicated()]
 
 
-def strongest_genes(weights: pd.DataFrame, n_genes: int) -> dict[str, list[str]]:
+def strongest_genes(weights: pd.DataFrame, n_genes: int) -> list[str]:
     """Return the genes that speak most for each label, the strongest first; each gene stands at one label."""
     own = weights.where((weights > 0) & weights.eq(weights.max()))
-    return {label: list(row.dropna().nlargest(n_genes).index) for label, row in own.iterrows()}
+    return [gene for _, row in own.iterrows() for gene in row.dropna().nlargest(n_genes).index]
 
 
-def expression_of(store: Store, head: FusedHead, labels: Labels) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the share of each label's cells that express a gene, and its mean log-normalised expression.
+def marker_expression(store: Store, head: AnyHead, labels: Labels, n_genes: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the share of each label's cells that express the strongest genes, and their mean over the highest mean.
 
-    Both are ``(labels, genes)``, of the head's genes that were measured, by symbols.
+    Both are ``(labels, genes)``, of the genes that were measured, by symbols.
     """
+    weights = gene_weights(head)
+    assert isinstance(head, FusedHead)  # noqa: S101  # it has weights
     found = head_features(store, head, "the head", Silent(), min_accuracy=0, expression_alone=True)
-    shares, means = np.zeros((2, len(labels.names), len(head.record_["genes"]["symbol"])))
+    genes = pd.Index(head.record_["genes"]["symbol"])
+    shares, means = np.zeros((2, len(labels.names), len(genes)))
     for start, block in iter_blocks(found.views[EXPRESSION]):
         of_label = labels.codes[start : start + len(block)] == np.arange(len(labels.names))[:, None]
         shares += of_label @ (block > 0).astype(np.float32)
         means += of_label @ block
-    genes = pd.Index(head.record_["genes"]["symbol"])
-    kept = np.flatnonzero(found.measured & ~genes.duplicated())
-    parts = (sums[:, kept] / labels.counts[:, None] for sums in (shares, means))
-    return tuple(pd.DataFrame(part, index=list(labels.names), columns=genes[kept]) for part in parts)
+    named = [name for name in labels.names if name in weights.index]
+    best = strongest_genes(weights.loc[named, genes[found.measured & ~genes.duplicated()]], n_genes)
+    at = [list(genes).index(gene) for gene in best]
+    share, mean = (pd.DataFrame(part[:, at] / labels.counts[:, None], labels.names, best) for part in (shares, means))
+    return share, mean / mean.max().clip(lower=1e-9)

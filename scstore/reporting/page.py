@@ -33,7 +33,7 @@ from scstore.heads.fusion import FusedHead
 from scstore.heads.rejection import Rejection
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
-from scstore.reporting.marker_genes import expression_of, gene_weights, strongest_genes
+from scstore.reporting.marker_genes import gene_weights, marker_expression
 from scstore.reporting.marks import (
     LABEL,
     NO_VALUE,
@@ -274,17 +274,12 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, object]]:
 def describe_markers(store: Store, head: AnyHead, labels: Labels) -> dict[str, Any] | None:
     """Return how much cells with labels express of the genes that speak most for each; None where none are weighed."""
     try:
-        weights = gene_weights(head)
+        gene_weights(head)
     except FeatureSpaceError:
         return None
-    assert isinstance(head, FusedHead)  # noqa: S101  # it has weights
-    shares, means = expression_of(store, head, labels)
-    rows = [name for name in labels.names if name in weights.index]
-    best = strongest_genes(weights.loc[rows, shares.columns], MARKERS)
-    genes = [gene for own in best.values() for gene in own]
-    shades = means / means.max().clip(lower=1e-9)
-    parts = {name: part[genes].round(3).to_numpy().tolist() for name, part in (("shares", shares), ("shades", shades))}
-    return {"labels": labels.numbered, "genes": genes, **parts}
+    shares, shades = marker_expression(store, head, labels, MARKERS)
+    parts = {name: part.round(3).to_numpy().tolist() for name, part in (("shares", shares), ("shades", shades))}
+    return {"labels": labels.numbered, "genes": list(shares.columns), **parts}
 
 
 def _nearest(store: Store, reference: Store, head: AnyHead | None, label: str, progress: Reporter) -> dict[str, Any]:

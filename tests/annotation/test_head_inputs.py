@@ -14,7 +14,7 @@ from support import Notes
 import scstore
 from scstore.errors import CellsError, FeatureSpaceError, GenesError, OptionError
 from scstore.genes.table import GeneTable, describe_by_symbol, save_gene_table
-from scstore.reporting.card import model_card, save_model_card
+from scstore.reporting.card import model_card
 
 N_GENES = 160
 SYMBOLS = [f"GENE{i}" for i in range(N_GENES)]
@@ -136,9 +136,9 @@ def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path) -> None:
         scstore.fit(bare, label="cell_type", head="across-genes")
 
 
-def test_its_card(folder: Path, tmp_path: Path) -> None:
+def test_its_card(folder: Path) -> None:
     head = scstore.load_head(folder / "head")
-    card = save_model_card(head, tmp_path / "README.md", name="head").read_text()
+    card = model_card(head, name="head")
     assert "across-genes" in card
     assert head.cases_ is not None
     rows = [f"{a:.3f} | {t:.2f}" for a, t in zip(head.cases_.accuracy, head.cases_.temperature, strict=True)]

@@ -12,7 +12,7 @@ from support import Notes, make_cells
 import scstore
 from scstore.annotation.predict import predict_to_file
 from scstore.errors import LabelsError, OptionError
-from scstore.reporting.card import save_model_card
+from scstore.reporting.card import model_card
 
 LINEAGE = {"type 0": "T", "type 1": "T", "type 2": "B"}
 
@@ -130,7 +130,7 @@ def test_words_of_predict_are_not_learned(word: str, path: Path, tmp_path: Path)
     assert list(head.classes_) == ["type 0", "type 1", "type 2"]
 
 
-def test_the_card_tells_the_levels_apart(path: Path, tmp_path: Path) -> None:
+def test_the_card_tells_the_levels_apart(path: Path) -> None:
     head = scstore.fit(path, label=["lineage", "cell_type"], views=["X_emb"])
-    card = save_model_card(head, tmp_path / "README.md", name="head").read_text()
+    card = model_card(head, name="head")
     assert card.index("level lineage") < card.index("level cell_type")

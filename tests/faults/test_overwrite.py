@@ -14,7 +14,7 @@ from support import make_cells
 import scstore
 from scstore import fsio
 from scstore.errors import OutputError
-from scstore.reporting.card import save_model_card
+from scstore.reporting.card import model_card
 from scstore.reporting.evaluation_files import check_evaluation_output
 from scstore.tables import write_table
 
@@ -30,7 +30,6 @@ REPLACE: dict[str, Callable[[Path], Any]] = {
     "query": lambda out: scstore.query(ABSENT, ABSENT, output=out, overwrite=True),
     "export": lambda out: scstore.export(ABSENT, out, overwrite=True),
     "evaluate": lambda out: check_evaluation_output(out, figures=False, overwrite=True),
-    "card": lambda out: save_model_card(None, out, name="", overwrite=True),  # type: ignore[arg-type]
 }
 # By what writes them: endings of names that it takes.
 ENDINGS = {"predict": (".csv", ".parquet"), "query": (".csv", ".parquet")}
@@ -44,8 +43,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cells.obsm["X_pca"] = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
     cells.write_h5ad(folder / "cells.h5ad")
     head = scstore.fit(folder / "cells.h5ad", folder / "fit", label="cell_type", views=["X_pca"])
-    save_model_card(head, folder / "fit" / "README.md", name="fit")
-    save_model_card(head, folder / "card", name="fit")
+    (folder / "fit" / "README.md").write_text(model_card(head, name="fit"), encoding="utf-8")
     scstore.annotate(folder / "cells.h5ad", head, output=folder / "export.h5ad", proba=True, umap=False)
     for ending in ENDINGS["query"]:
         scstore.predict(folder / "cells.h5ad", head, folder / f"predict query{ending}")

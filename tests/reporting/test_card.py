@@ -6,9 +6,8 @@ import pytest
 from support import make_cells
 
 import scstore
-from scstore.errors import OutputError
 from scstore.heads.fusion import FusedHead
-from scstore.reporting.card import model_card, save_model_card
+from scstore.reporting.card import model_card
 
 NAMES = {"type 0": "T | B", "type 1": "<b>B</b>", "type 2": "`rm`\n# x"}
 
@@ -72,13 +71,6 @@ def test_without_held_out_cells_it_says_so(tmp_path: Path) -> None:
     card = model_card(scstore.fit(tmp_path / "cells.h5ad", label="cell_type", views=["X_new"]), name="few")
     assert "it is not calibrated" in card
     assert "Never: the head has no thresholds." in card
-
-
-def test_a_card_that_exists_is_kept(head: FusedHead, tmp_path: Path) -> None:
-    written = save_model_card(head, tmp_path / "card.md", name="blood")
-    assert written.read_text(encoding="utf-8") == model_card(head, name="blood")
-    with pytest.raises(OutputError):
-        save_model_card(head, tmp_path / "card.md", name="blood")
 
 
 def test_it_says_which_groups_were_held_out_and_that_knn_keeps_cells(tmp_path: Path) -> None:
