@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -54,7 +53,7 @@ class Disk:
 def this_process() -> dict[str, Any]:
     """Return host, machine since it was started, container, process and when that began."""
     place = {"host": socket.gethostname(), "boot": _boot(), "namespace": _namespace()}
-    return {**place, "pid": os.getpid(), "begun": _begun(os.getpid()), "since": time.time()}
+    return {**place, "pid": os.getpid(), "begun": _begun(os.getpid())}
 
 
 def is_dead(owner: Mapping[str, Any], *, freed: bool) -> bool:

@@ -32,8 +32,8 @@ if sys.platform != "win32":
 # Marks temporary files and folders, which may be deleted.
 PARTIAL = ".partial-"
 
-# After that: marks what is being replaced, until its replacement has its name.
-OLD = "old-"
+# Marks what is being replaced, until its replacement has its name.
+OLD = f"{PARTIAL}old-"
 
 # Marks a folder to work in beside an output, and its lock.
 SCRATCH = ".scratch-"
@@ -206,10 +206,10 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
 @contextmanager
 def scratch_folder(output: Path) -> Iterator[Path]:
     """Yield a hidden folder beside an output, for as long as the block runs; those of dead processes are deleted."""
-    for left in _left_of(output, mark=SCRATCH):
+    for left in _left_of(output, SCRATCH):
         if reclaim_if_dead(left.with_name(f"{left.name.removesuffix('.lock')}.lock")):
             disk.delete(left)
-    folder = _hidden(output, mark=SCRATCH)
+    folder = _hidden(output, SCRATCH)
     with lock(folder.with_name(f"{folder.name}.lock"), output=output):
         try:
             disk.make_folder(folder)
@@ -229,14 +229,13 @@ def _flush(path: Path) -> None:
             disk.sync(file.fileno())
 
 
-def _hidden(target: Path, kind: str = "", *, mark: str = PARTIAL) -> Path:
+def _hidden(target: Path, mark: str = PARTIAL) -> Path:
     """Return a name that no other process takes, also where containers give one process id several times."""
-    return target.with_name(f".{target.name}{mark}{kind}{os.getpid()}-{token_hex(4)}")
+    return target.with_name(f".{target.name}{mark}{os.getpid()}-{token_hex(4)}")
 
 
-def _left_of(target: Path, kind: str = "", *, mark: str = PARTIAL) -> list[Path]:
-    start = f".{target.name}{mark}{kind}"
-    return sorted(file for file in target.parent.iterdir() if file.name.startswith(start))
+def _left_of(target: Path, mark: str = PARTIAL) -> list[Path]:
+    return sorted(file for file in target.parent.iterdir() if file.name.startswith(f".{target.name}{mark}"))
 
 
 def writing_lock(target: Path) -> Path:
@@ -407,8 +406,7 @@ def _refuse_locked(file: Path, output: Path | None) -> None:
         owner = _owner(file)
     except FileNotFoundError:  # it has just ended
         return
-    host, pid = owner.get("host"), owner.get("pid")
-    holder = f"process {pid} on {host}" if host else "another process that is just starting"
+    holder = f"process {owner.get('pid')} on {owner['host']}" if owner.get("host") else "another that is just starting"
     cure = f"Wait for it to end; if it is dead, delete {'this lock file' if output is None else file}."
     raise LockedError(f"{output or file}: {holder} is writing here. {cure}")
 

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import h5py
-
 from scstore import fsio
-from scstore.errors import DamagedError, NewerFormatError, NotAStoreError, OptionError, ScstoreError
+from scstore.errors import DamagedError, NewerFormatError, NotAStoreError, OptionError
 from scstore.genes.table import load_gene_table
 from scstore.heads.artifact import HEAD, load_head
 from scstore.model.projector_file import PROJECTOR, load_projector
@@ -19,13 +17,14 @@ from scstore.panels.panel import load_panel
 from scstore.sealed import CARD, DESCRIPTION_LIMIT, FolderKind
 from scstore.store.layout import LEDGER
 from scstore.store.verify_store import Finding, Verification, finding_of, verify_store
-from scstore.untrusted.guards import check_layout, check_path
-from scstore.untrusted.hdf5 import open_hdf5
+from scstore.untrusted.guards import FILES, check_layout, check_path, what_is
 
 Load = Callable[[Path], Any]
 
-# Kinds of files by their key in ``uns["scstore"]``, and of folders.
-FILES: dict[str, tuple[str, Load]] = {"genes": ("gene table", load_gene_table), "panel": ("panel", load_panel)}
+FILE_KINDS: dict[str, tuple[str, Load]] = {
+    FILES["genes"]: ("gene table", load_gene_table),
+    FILES["panel"]: ("panel", load_panel),
+}
 FOLDERS: tuple[tuple[FolderKind, Load], ...] = ((HEAD, load_head), (PROJECTOR, load_projector))
 
 SEALED_NOTE = "the digest covers the content: genes, texts, vectors; not the bytes that HDF5 leaves unused"
@@ -70,40 +69,25 @@ def verify(
     if (target / LEDGER).is_dir():
         return verify_store(target, deep=deep, gc=gc, repair=repair, progress=progress)
     check_path(target, error=NotAStoreError)
-    kinds = [one for one in FOLDERS if any((target / name).exists() for name in (one[0].description, one[0].weights))]
-    kind = kinds[0][0].name if kinds else None if target.is_dir() else file_kind(target)
-    if kind is None:
+    made = (one for one in FOLDERS if any((target / name).exists() for name in (one[0].description, one[0].weights)))
+    folder, load = next(made, (None, None))
+    kind, load = (folder.name, load) if folder else FILE_KINDS.get(what_is(target), ("", None))
+    if load is None:
+        if target.is_file():
+            target.open("rb").close()  # what the system refuses to read is of any kind
         raise NotAStoreError(f"{target} is nothing of scstore's that has digests to compare with.")
     if gc or repair:
         raise OptionError(f"{'gc' if gc else 'repair'}=True is for stores alone; {target} is an artifact: {kind}.")
-    if kinds:
-        folder, load = kinds[0]
+    if folder is not None:
         others = {file.name for file in target.iterdir()} - {folder.description, folder.weights, CARD, *folder.parts}
         note = f"not checked, since scstore never reads it: {', '.join(sorted(others))}" if others else ""
         findings = tuple(_check_folder(target, folder, load))
     else:
-        error, note = _error_of(dict(FILES.values())[kind], target), SEALED_NOTE
+        error, note = _error_of(load, target), SEALED_NOTE
         findings = () if error is None else (finding_of(error, ""),)
     sizes = [file.stat().st_size for file in ([target] if target.is_file() else target.iterdir()) if file.is_file()]
     notes = (note,) if note else ()
     return Verification(target, kind, deep=True, findings=findings, notes=notes, n_files=len(sizes), n_bytes=sum(sizes))
-
-
-def file_kind(path: Path) -> str | None:
-    """Return what scstore wrote into a file: ``gene table`` or ``panel``; ``None`` for others."""
-    with path.open("rb") as file:  # h5py takes what it cannot read for another kind of file
-        file.read(1)
-    if not h5py.is_hdf5(path):
-        return None
-    try:
-        with open_hdf5(path, error=DamagedError, unreadable=NotAStoreError) as opened:
-            keys = list(opened["uns/scstore"])
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        if isinstance(error, ScstoreError):
-            raise
-        fsio.check_read(error, str(path))
-        return None
-    return next((kind for key, (kind, _) in FILES.items() if key in keys), None)
 
 
 def _error_of(load: Load, path: Path) -> Exception | None:

@@ -73,7 +73,7 @@ def read_labels(
         said = f": all are {words} (missing_labels= names such words)" if words else ""
         raise LabelsError(f"{source}: no cell has a {column!r}{said}.")
     if learned and (why := _why_no_labels(obs[column][~absent])) is not None:
-        likely = _likely_columns(obs.drop(columns=column))
+        likely = likely_columns(obs.drop(columns=column))
         hint = f" Columns that look like labels: {', '.join(likely)}." if likely else ""
         raise LabelsError(f"{source}: {column!r} {why}, so these are no labels to learn.{hint}")
     return [None if gone else str(value) for value, gone in zip(obs[column], absent, strict=True)]
@@ -94,7 +94,7 @@ def _why_no_labels(values: pd.Series) -> str | None:
     return f"differs in nearly every cell ({n:,} values in {n_cells:,} cells)" if 2 * n > n_cells else None
 
 
-def _likely_columns(obs: pd.DataFrame) -> list[str]:
+def likely_columns(obs: pd.DataFrame) -> list[str]:
     """Return the names of a few columns that look like labels, the likeliest first."""
     columns = [str(name) for name in obs.columns if not str(name).startswith("scstore_")]
     texts = [name for name in columns if not pd.api.types.is_numeric_dtype(obs[name])]

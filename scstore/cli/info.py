@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from math import isfinite
-from pathlib import Path
 from typing import Annotated, Any
 
 from scstore.cli.builder import state
@@ -16,7 +15,7 @@ from scstore.heads.artifact import AnyHead, load_head
 from scstore.options import Option, public
 from scstore.panels.panel import Panel, load_panel
 from scstore.store.reader import Store, open_store
-from scstore.verification import file_kind
+from scstore.untrusted.guards import FILES, FOLDERS, what_is
 
 
 @public
@@ -27,10 +26,12 @@ def info(
 ) -> Store | AnyHead | GeneTable | Panel:
     """Open a store, an AnnData, a head, a gene table or a panel."""
     mend(path)
-    if (Path(path) / "head.json").exists():
+    what = what_is(path)
+    if what == FOLDERS["head.json"]:
         return load_head(path)
-    kind = file_kind(Path(path)) if Path(path).is_file() else None
-    return load_gene_table(path) if kind == "gene table" else load_panel(path) if kind == "panel" else open_store(path)
+    if what == FILES["genes"]:
+        return load_gene_table(path)
+    return load_panel(path) if what == FILES["panel"] else open_store(path)
 
 
 def show(found: Store | AnyHead | GeneTable | Panel, given: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scstore import fsio
+from scstore.cells.labels import likely_columns
 from scstore.cli.builder import in_flags, state
 from scstore.errors import OptionError
 from scstore.model.shapes import Gpu
 from scstore.options import Option, Overwrite
 from scstore.progress import Output
-from scstore.store.layout import PREFIX
 from scstore.tables import FORMATS
 
 if TYPE_CHECKING:
@@ -70,12 +69,11 @@ def adapt_extract(
 
 
 def show_extract(store: Store, given: Mapping[str, Any]) -> None:
-    """Print what the store holds and the next command."""
     output, done = given["output"], int(store.committed.sum())
     control = (store.record or {}).get("control")
     lines = [f"{output}: {done:,} of {store.n_obs:,} cells so far; other processes extract the rest"]
     if done == store.n_obs:
-        label = _label_column(store)
+        label = next(iter(likely_columns(store.obs)), None)
         if control is not None:
             words = ["evaluate", "STORE", "--label", label or "COLUMN", "--control", f"{control['kind']}={output}"]
         elif given["like"] is not None or label is None:
@@ -86,19 +84,7 @@ def show_extract(store: Store, given: Mapping[str, Any]) -> None:
     state.output.result(store.info, *lines)
 
 
-def _label_column(store: Store) -> str | None:
-    """The column of ``obs`` that looks most like labels, if one does: words that come back, named for what they are."""
-    found = []
-    for name in store.obs.columns.astype(str):
-        column = store.obs[name]
-        counts = () if column.dtype.kind in "biufc" else column.astype(object).value_counts()
-        if 2 <= len(counts) <= store.n_obs / 2 and min(counts[:2]) > 1 and not name.startswith(PREFIX):
-            found.append(name)
-    return min(found, key=lambda name: not re.search("type|label|annot|cluster", name.lower()), default=None)
-
-
 def show_panel(panel: Panel, given: Mapping[str, Any]) -> None:
-    """Print the first genes of a panel and the next command."""
     output = given["output"]
     purpose = "chosen without labels" if given["label_free"] else f"that separate {panel.label}"
     symbols = [str(name) for name in panel.obs["symbol"]]
@@ -112,7 +98,6 @@ def show_panel(panel: Panel, given: Mapping[str, Any]) -> None:
 
 
 def show_align(projector: ProjectorFile, given: Mapping[str, Any]) -> None:
-    """Print the learning curve and the next command."""
     best, output = projector.training["best_epoch"], given["output"]
     rows = []
     for row in projector.curve:
@@ -135,7 +120,6 @@ def show_align(projector: ProjectorFile, given: Mapping[str, Any]) -> None:
 
 
 def show_build_genes(table: GeneTable, given: Mapping[str, Any]) -> None:
-    """Print the size of a new table and the next command."""
     output = given["output"]
     state.output.result(
         {"genes": str(output), "n_genes": len(table), "width": table.width, "digest": table.digest},
@@ -179,7 +163,6 @@ def held_out_line(held_out: Mapping[str, Any]) -> str:
 
 
 def show_predict_to_file(counts: PredictionCounts, given: Mapping[str, Any]) -> None:
-    """Print how many cells have which label, and why others have none."""
     labels = dict(sorted(counts.cells.items(), key=lambda item: -item[1]))
     rows = []
     for name in [*labels, *(name for name in counts.majority if name not in labels)]:
@@ -201,14 +184,12 @@ def show_predict_to_file(counts: PredictionCounts, given: Mapping[str, Any]) -> 
 
 
 def show_annotate_to_file(found: PredictionCounts, given: Mapping[str, Any]) -> None:
-    """Print how many cells have which label, and why others have none."""
     show_predict_to_file(found, given)
     if given["report"] is not None:
         state.reporter.note(f"page: {given['report']}")
 
 
 def show_query_to_file(found: Neighbours, given: Mapping[str, Any]) -> None:
-    """Print how many neighbours were written, and the shares by group."""
     output, k, column, by = (given[name] for name in ("output", "k", "summarise", "by"))
     if by is not None:
         rows = [
@@ -242,7 +223,6 @@ def adapt_evaluate(
 
 
 def show_evaluate(found: Evaluation, given: Mapping[str, Any]) -> None:
-    """Print the conclusion and every table, and write the files."""
     from scstore.reporting.evaluation_files import save_evaluation
 
     if (output := given["output"]) is not None:
@@ -277,12 +257,10 @@ def show_plot(drawn: Any, given: Mapping[str, Any]) -> None:
 
 
 def show_export(written: Path, _given: Mapping[str, Any]) -> None:
-    """Print the file and its size."""
     state.output.result({"output": str(written)}, f"{written}: {written.stat().st_size / 1e6:,.1f} MB")
 
 
 def show_verify(found: Verification, given: Mapping[str, Any]) -> None:
-    """Print every finding and the verdict."""
     path = Path(given["path"])
     lines = [_finding(path, finding) for finding in found.findings[:LISTED]]
     if len(found.findings) > LISTED:

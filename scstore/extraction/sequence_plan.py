@@ -27,7 +27,7 @@ from scstore.errors import CellsError, FeatureSpaceError, OptionError
 from scstore.extraction.auto_panel import kept_panel
 from scstore.extraction.options import AUTO_PANEL, GENEPT_W, SequenceOptions
 from scstore.gene_tables.encoding import cached_table
-from scstore.genes.matching import OTHER_TABLE, GeneMatch, common_name, match_genes
+from scstore.genes.matching import OTHER_TABLE, GeneMatch, common_name, match_genes, organisms_of
 from scstore.genes.ncbi import TAXA
 from scstore.genes.orthologs import Translation, describe_cells, match_cells, needed_translation
 from scstore.genes.table import DescribedGenes, GeneTable, describe_by_symbol, load_gene_table, unique_names
@@ -141,8 +141,7 @@ def find_genes(source: CellInput, target: Path, options: SequenceOptions, progre
     """Match the cells' genes with the gene table, or describe them by their symbols; no model is looked for."""
     named = load_gene_table(options.genes) if options.genes else None
     if options.organism:
-        theirs = [] if named is None or "organism" not in named.obs else named.obs["organism"].dropna().unique()
-        known = sorted({*TAXA, *map(common_name, map(str, theirs))} - {""})
+        known = sorted({*TAXA, *([] if named is None else organisms_of(named.obs))})
         if common_name(options.organism) not in known:
             raise OptionError(f"organism={options.organism!r}: give one of {', '.join(known)}.")
     panel_file = options.panel_file
@@ -171,7 +170,6 @@ def find_genes(source: CellInput, target: Path, options: SequenceOptions, progre
         source.var,
         described.obs,
         translation,
-        organism=options.organism,
         min_match=options.min_match,
         sum_duplicates=options.sum_duplicate_genes,
         source=source.cells.source,
@@ -209,7 +207,7 @@ def _of_panel(
 ) -> NDArray[np.bool_]:
     """Return which genes of the table are in the panel, and have a vector if others have none."""
     enter = np.zeros(len(obs), dtype=bool)
-    enter[match_genes(panel.obs, obs, min_match=0.0, source="the panel", organism=match.organism).genes] = True
+    enter[match_genes(panel.obs, obs, min_match=0.0, source="the panel").genes] = True
     measured = f"{int(enter[match.genes].sum()):,} of its {len(panel):,} are measured here"
     if encoded is not None:
         enter &= encoded

@@ -40,10 +40,13 @@ def guess_organism(names: Iterable[str]) -> str | None:
 
 def organism_of_table(table: pd.DataFrame) -> str | None:
     """Return the organism of a gene table, as written there or else guessed; ``None`` for several, or if unclear."""
-    named = {common_name(str(name)) for name in table["organism"].dropna()} - {""} if "organism" in table else set()
-    if named:
-        return named.pop() if len(named) == 1 else None
-    return guess_organism(table["symbol"])
+    held = organisms_of(table)
+    return guess_organism(table["symbol"]) if not held else held[0] if len(held) == 1 else None
+
+
+def organisms_of(table: pd.DataFrame) -> list[str]:
+    """Return the organisms that a gene table names."""
+    return sorted({*map(common_name, strings(table["organism"]))} - {""}) if "organism" in table else []
 
 
 def common_name(organism: str) -> str:
@@ -76,19 +79,16 @@ OTHER_TABLE = "Use a table of the same organism and naming (genes=)"
 class GeneMatch:
     """The gene of a table that each input gene is.
 
-    ``table_rows`` and ``how`` are (n_input_genes,): the row of the table, or -1, and the kind of match. ``genes`` are
-    the rows of the table that are present, ascending. ``groups`` (n_input_genes,), if genes of one name are summed, is
-    the column that each one's counts are added to, before the logarithm (``lognorm_rows``).
-    ``organism`` is the one that was looked at, if the table of ``n_table`` genes has several.
+    ``table_rows`` (n_input_genes,) are rows of the table of ``n_table`` genes, or -1; ``genes`` those that are present,
+    ascending. ``groups`` (n_input_genes,), if genes of one name are summed, is the column that each one's counts are
+    added to, before the logarithm (``lognorm_rows``).
     """
 
     table_rows: NDArray[np.int64]
-    how: NDArray[np.str_]
     n_table: int
     genes: NDArray[np.int64]
     report: str
     groups: NDArray[np.int64] | None = None
-    organism: str | None = None
 
     def apply(self, rows: sparse.csr_matrix) -> sparse.csr_matrix:
         """Return the matched columns as (n, len(genes)) float32, in the order of the table, with sorted indices.
@@ -132,7 +132,6 @@ def match_genes(
     min_match: float = 0.3,
     sum_duplicates: bool = False,
     source: str = "cells",
-    organism: str | None = None,
     cure: str = OTHER_TABLE,
 ) -> GeneMatch:
     """Find each input gene in a gene table.
@@ -142,14 +141,13 @@ def match_genes(
     gene of the table, the better kind of match wins, then the first.
 
     ``table``, the ``obs`` of a gene table, has ``symbol`` and, where known, ``ensembl_id``, ``synonyms`` (``A|B``) and
-    ``organism``: of several, only the input's (by default guessed) counts. At least the fraction ``min_match`` of the
-    smaller side's genes must match, or ``cure`` is advised. Genes of one name are refused, or summed.
+    ``organism``, the same for all. At least the fraction ``min_match`` of the smaller side's genes must match, or
+    ``cure`` is advised. Genes of one name are refused, or summed.
     """
     columns = _identifier_columns(var)
     groups = _group_duplicates(columns, sum_duplicates=sum_duplicates, source=source)
-    names = [name for column in columns.values() for name in column if name]
-    rows_looked_at, looked_at = _of_one_organism(table, organism, names, source=source)
-    whole, table = table, table.iloc[rows_looked_at]
+    if len(held := organisms_of(table)) > 1:
+        raise GenesError(f"{source}: the gene table has genes of {' and '.join(held)}. Give a table of one of them.")
     known = _table_names(table)
     leads = np.ones(len(var), bool) if groups is None else groups == np.arange(len(var))
     found = _find(columns, known)
@@ -161,12 +159,9 @@ def match_genes(
     if not n_matched or n_matched < min_match * min(len(var), len(table)):
         about = _refusal(var, table, columns, n_matched=n_matched, min_match=min_match, known=known, cure=cure)
         raise GenesError(f"{source}: {about}")
-    rows = np.where(kept, rows_looked_at[found["row"]], -1)
+    rows = np.where(kept, found["row"], -1)
     report = _describe_match(columns, found, kept, leads, n_table=len(table))
-    if looked_at is not None:
-        report += f"\nof the table's {len(whole):,} genes, those of {looked_at} were looked at"
-    how = np.where(kept, found["kind"], "").astype("<U8")
-    return GeneMatch(rows, how, len(whole), np.unique(rows[kept]), report, groups, looked_at)
+    return GeneMatch(rows, len(table), np.unique(rows[kept]), report, groups)
 
 
 def match_columns(
@@ -178,25 +173,6 @@ def match_columns(
     """
     table = pd.DataFrame({key: list(wanted[key]) for key in ("symbol", "ensembl_id")}, dtype=str)
     return match_genes(genes, table.rename(index=str), min_match=min_match, source=source)
-
-
-def _of_one_organism(
-    table: pd.DataFrame, organism: str | None, names: Sequence[str], *, source: str
-) -> tuple[NDArray[np.int64], str | None]:
-    """Return the rows of a table that may match, and their organism if the table holds several."""
-    rows = np.arange(len(table))
-    if "organism" not in table:
-        return rows, None
-    theirs = np.array([common_name(text) for text in strings(table["organism"])], dtype=object)
-    held = sorted({*theirs} - {""})
-    if len(held) < 2:
-        return rows, None
-    ours = common_name(organism) if organism else guess_organism(names)
-    if ours not in held:
-        here = f"of {show(ours)}" if ours else "not clearly of either"
-        these = f"{' and '.join(held)}, and the genes here are {here}"
-        raise GenesError(f"{source}: the gene table has genes of {these}. Set organism=, or use another table.")
-    return rows[(theirs == ours) | (theirs == "")], ours
 
 
 def gene_names(

@@ -168,12 +168,6 @@ class RenamedGenes:
     columns: NDArray[np.int64]
     report: str
 
-    def in_input(self, groups: NDArray[np.int64], n_genes: int) -> NDArray[np.int64]:
-        """Extend groups of the renamed genes (as in :class:`GeneMatch`) to all ``n_genes`` of the input."""
-        whole = np.arange(n_genes, dtype=np.int64)
-        whole[self.columns] = self.columns[groups]
-        return whole
-
 
 def rename_by_orthologs(var: pd.DataFrame, translation: Translation, *, source: str = "cells") -> RenamedGenes:
     """Give each gene of an input the names of its ortholog, looked up by Ensembl id, else by symbol."""
@@ -235,7 +229,6 @@ def match_cells(
     table: pd.DataFrame,
     translation: Translation | None,
     *,
-    organism: str | None = None,
     min_match: float = 0.3,
     sum_duplicates: bool = False,
     source: str = "cells",
@@ -247,14 +240,15 @@ def match_cells(
     """
     how: Any = {"min_match": min_match, "sum_duplicates": sum_duplicates, "source": source, "cure": cure}
     if translation is None:
-        return match_genes(var, table, organism=organism, **how)
+        return match_genes(var, table, **how)
     renamed = rename_by_orthologs(var, translation, source=source)
-    match = match_genes(renamed.var, table, organism=other_organism(translation.organism), **how)
-    rows = np.full(len(var), -1, dtype=np.int64)
-    how = np.full(len(var), "", dtype=match.how.dtype)
-    rows[renamed.columns], how[renamed.columns] = match.table_rows, match.how
-    groups = None if match.groups is None else renamed.in_input(match.groups, len(var))
-    return replace(match, table_rows=rows, how=how, groups=groups, report=f"{renamed.report}\n{match.report}")
+    match = match_genes(renamed.var, table, **how)
+    rows, groups = np.full(len(var), -1, dtype=np.int64), None
+    rows[renamed.columns] = match.table_rows
+    if match.groups is not None:
+        groups = np.arange(len(var), dtype=np.int64)
+        groups[renamed.columns] = renamed.columns[match.groups]
+    return replace(match, table_rows=rows, groups=groups, report=f"{renamed.report}\n{match.report}")
 
 
 def describe_cells(

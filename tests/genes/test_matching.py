@@ -39,7 +39,6 @@ def test_symbols_in_any_order(table):
     match = match_genes(var("LYZ", "CD3D", "UNKNOWN1", "NKG7"), table)
     assert match.table_rows.tolist() == [3, 0, -1, 2]
     assert match.table_rows.dtype == match.genes.dtype == np.int64
-    assert match.how.tolist() == ["symbol", "symbol", "", "symbol"]
     assert match.genes.tolist() == [0, 2, 3]
     assert match.n_table == 10
     assert match.groups is None
@@ -65,7 +64,6 @@ def test_versions_are_stripped_of_ids_only(table):
         table,
     )
     assert match.table_rows.tolist() == [1, 3, -1, 5, -1, -1]
-    assert match.how.tolist() == ["ensembl", "symbol", "", "ensembl", "", ""]
 
 
 def test_ids_in_another_column(table):
@@ -83,7 +81,6 @@ def test_mixed_names(table):
     ids = ["", "", "ENSG00000000000", "retired"]
     match = match_genes(var("ENSG00000000001", "NKG7", "CD20X", "LYZ", gene_ids=ids), table)
     assert match.table_rows.tolist() == [1, 2, 0, 3]
-    assert match.how.tolist() == ["ensembl", "symbol", "ensembl", "symbol"]
     assert "2 by Ensembl id, 2 by symbol" in match.report
     assert "the var index (3), var column 'gene_ids' (1)" in match.report
 
@@ -91,7 +88,6 @@ def test_mixed_names(table):
 def test_synonyms(table):
     """A synonym matches when it means one gene and is no other gene's symbol."""
     match = match_genes(var("T3D", "B1", "CD8", "LAT", "GMP-17", "LYZ"), table)
-    assert match.how.tolist() == ["synonym", "", "", "symbol", "synonym", "symbol"]
     assert match.table_rows.tolist() == [0, -1, -1, 8, 2, 3]
 
 
@@ -99,7 +95,6 @@ def test_the_better_match_wins(table):
     """Two input names of one table gene: ensembl > symbol > synonym, then input order; the other is counted."""
     match = match_genes(var("CD20", "MS4A1", "LYZ"), table)
     assert match.table_rows.tolist() == [-1, 1, 3]
-    assert match.how.tolist() == ["", "symbol", "symbol"]
     assert "left out, being the same gene of the table as another one here: 1, e.g. 'CD20'" in match.report
     assert "not in the table" not in match.report
     match = match_genes(var("MS4A1", "ENSG00000000001.2", "CD20"), table, min_match=0)
@@ -122,36 +117,14 @@ def test_tables_with_less(table):
     gaps.loc["NKG7", "symbol"] = ""
     assert match_genes(var("LYZ", "", "NKG7"), gaps).table_rows.tolist() == [3, -1, -1]
     by_id = table[["symbol"]].set_axis(table["ensembl_id"])
-    assert match_genes(var("ENSG00000000004.1"), by_id).how.tolist() == ["ensembl"]
+    assert match_genes(var("ENSG00000000004.1"), by_id).table_rows.tolist() == [4]
 
 
-def test_tables_of_two_organisms(table):
-    """One symbol in both: the gene of the input's organism is taken."""
-    symbols = ["Cd3d", "Ms4a1", "Nkg7", *table["symbol"][3:]]
-    mouse = table.assign(organism="Mus musculus", symbol=symbols, ensembl_id="", synonyms="")
-    both = pd.concat([table, mouse.set_axis(mouse.index + "-mouse")])
-    assert match_genes(var("Cd3d", "Ms4a1", "Nkg7", "Lat", "PPBP"), both).table_rows.tolist() == [10, 11, 12, -1, 16]
-    human = match_genes(var("CD3D", "MS4A1", "PPBP"), both)
-    assert human.table_rows.tolist() == [0, 1, 6]
-    assert (human.organism, human.n_table) == ("human", 20)
-    assert "3 of 3 here match, among the table's 10" in human.report
-    assert "of the table's 20 genes, those of human were looked at" in human.report
-    assert match_genes(var("CD3D", "MS4A1", "PPBP"), table).organism is None
-
-
-def test_whose_genes_of_a_table_of_two_organisms(table):
-    """The organism that is said wins over the guess; genes of the other do not match, whatever their names."""
-    mouse = table.assign(organism="mouse", ensembl_id="", synonyms="")
-    both = pd.concat([table, mouse.set_axis(mouse.index + "-mouse")])
-    assert match_genes(var("CD3D", "MS4A1"), both, organism="Mus musculus").table_rows.tolist() == [10, 11]
-    with pytest.raises(GenesError, match="0 of 1 genes"):
-        match_genes(var("ENSG00000000003"), both, organism="mouse")
-    with pytest.raises(GenesError, match="human and mouse"):
-        match_genes(var("C3", "x"), both)
-    with pytest.raises(GenesError, match="human and mouse.*'rat'"):
-        match_genes(var("CD3D"), both, organism="rat")
-    shared = both.assign(organism=["human"] * 9 + [""] + ["mouse"] * 10)
-    assert match_genes(var("Cd3d", "FCGR3A", "CD3D"), shared, organism="mouse").table_rows.tolist() == [-1, 9, 10]
+def test_tables_of_two_organisms_are_refused(table):
+    both = pd.concat([table, table.assign(organism="Mus musculus").set_axis(table.index + "-mouse")])
+    with pytest.raises(GenesError, match=r"f\.h5ad: .*human and mouse"):
+        match_genes(var("CD3D"), both, source="f.h5ad")
+    assert match_genes(var("CD3D"), table.assign(organism=["human"] * 9 + [""])).table_rows.tolist() == [0]
 
 
 def test_duplicate_names(table):
@@ -261,10 +234,9 @@ def test_a_small_table(table):
 
 def test_10x_genes(table, write_10x_h5):
     with open_cells(write_10x_h5()) as cells:
-        match = match_genes(cells.var("X"), table)
-        assert match.how.tolist() == ["ensembl"] * 8
+        assert "8 by Ensembl id" in match_genes(cells.var("X"), table).report
         symbols = table[["symbol"]].assign(symbol=[f"GENE{i}" for i in range(10)])
-        assert match_genes(cells.var("X"), symbols).how.tolist() == ["symbol"] * 8
+        assert "8 by symbol" in match_genes(cells.var("X"), symbols).report
 
 
 def test_names_of_an_input_are_those_it_is_matched_by() -> None:

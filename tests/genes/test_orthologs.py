@@ -146,7 +146,6 @@ def test_genes_take_their_orthologs_names(orthologs: Orthologs, from_mouse: Tran
 def test_a_match_covers_all_input_genes(from_mouse: Translation, table: pd.DataFrame) -> None:
     match = match_cells(var("Own", "Lyz2", "ENSMUSG000001", "Gm3"), table, from_mouse)
     assert match.table_rows.tolist() == [-1, 2, 1, -1]
-    assert match.how.tolist() == ["", "symbol", "ensembl", ""]
     assert match.genes.tolist() == [1, 2]
     assert "3 of 4" in match.report
     theirs = match_cells(var("Cd3d", "Lyz2", "Ms4a1"), table, from_mouse)
@@ -193,4 +192,4 @@ def test_symbols_are_described_with_their_ids() -> None:
     described = describe_cells(pd.DataFrame({"feature_name": ["CD3D", "LYZ", "LYZ", ""]}, index=IDS)).obs
     assert described["text"].tolist() == ["CD3D", "LYZ", IDS[3]]
     assert described["ensembl_id"].tolist() == [IDS[0], IDS[1], IDS[3]]
-    assert match_genes(pd.DataFrame(index=IDS[:2]), described).how.tolist() == ["ensembl", "ensembl"]
+    assert match_genes(pd.DataFrame(index=IDS[:2]), described).table_rows.tolist() == [0, 1]
