@@ -20,7 +20,7 @@ from scstore.cells.labels import check_column
 from scstore.cells.matrices import Opened, RowMatrix
 from scstore.cells.mtx import find_mtx, read_mtx_folder
 from scstore.cells.tenx import read_10x_hdf5, tenx_groups
-from scstore.errors import CellsError, show, show_some
+from scstore.errors import CellsError, ScstoreError, show, show_some
 from scstore.options import did_you_mean
 from scstore.untrusted.guards import FORMATS, STORES, Guard, check_path, other_hdf5, reading, what_else, what_is
 from scstore.untrusted.hdf5 import open_hdf5
@@ -109,14 +109,12 @@ def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str 
     Features that are no genes are left out. ``id_prefix_from`` is a column of ``obs`` with a prefix of every cell id.
     """
     with contextlib.ExitStack() as stack:
-        if not isinstance(source, str | os.PathLike | AnnData):
-            raise CellsError(f"This is {what_is(source)}, where cells are wanted: an AnnData, or {FORMATS}.")
         if isinstance(source, AnnData):
             name, opened = describe_anndata(source), open_anndata(source)
         else:
-            name = str(Path(source))
+            name = str(source)
             with reading(name, "it"):
-                opened = _open_path(Path(source), stack=stack)
+                opened = _open_path(source, stack=stack)
         _check_extent(opened, source=name)
         obs = identify_cells(opened.obs, source=name, id_prefix_from=id_prefix_from)
         genes = _find_genes(opened)
@@ -126,18 +124,45 @@ def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str 
         return CellFile(name, obs, slots, genes, opened.notes, stack.pop_all())
 
 
-def is_tenx(source: object) -> bool:
-    """Whether this is the path of a 10x file or of a folder with a matrix, and not of an AnnData."""
-    if not isinstance(source, str | os.PathLike):
-        return False
-    path = Path(source)
+def open_root(
+    place: str | os.PathLike[str], *, error: type[ScstoreError] = CellsError, damaged: type[ScstoreError] = CellsError
+) -> Any:
+    """Open the root group of an AnnData, MuData or 10x file, Zarr or HDF5; ``None`` for a folder with a matrix.
+
+    ``error`` if it is something else, ``damaged`` if it asks for what is refused.
+    """
+    if (what := what_is(place)) not in STORES:
+        name = f"{place}: this" if isinstance(place, str | os.PathLike) else "This"
+        raise error(f"{name} is {what}, where cells are wanted: {FORMATS}. Swapped with another?")
+    path = Path(place)
+    check_path(path, error=error)
     if path.is_dir():
-        return not {file.name for file in path.iterdir()} & {"zarr.json", ".zgroup", ".zarray"} and bool(find_mtx(path))
-    with contextlib.suppress(CellsError, OSError):
-        if path.is_file() and h5py.is_hdf5(path):
-            with open_hdf5(path) as root:
-                return "obs" not in root and bool(tenx_groups(root))
-    return False
+        return _open_folder(path, error=error)
+    if not h5py.is_hdf5(path):
+        raise error(f"{path}: it is {what_else(path)}. Known are {FORMATS}.")
+    root = open_hdf5(path, error=damaged, unreadable=error)
+    if not ("obs" in root or tenx_groups(root)):
+        with root:
+            raise error(f"{path}: it is {other_hdf5(set(root))}. Known are {FORMATS}.")
+    return root
+
+
+def _open_folder(path: Path, *, error: type[ScstoreError]) -> Any:
+    names = {p.name for p in path.iterdir()}
+    if names & {"zarr.json", ".zgroup", ".zarray"}:
+        root = open_zarr(path, error=error)
+        if "obs" in root:
+            return root
+        only = show_some(sorted(names), limit=6)
+        raise error(f"{path}: it is Zarr without obs, only {only}. Of a SpatialData folder give tables/NAME.")
+    if find_mtx(path):
+        return None
+    below = sorted([*path.glob("*"), *path.glob("*/*")])
+    cells = [p for p in below if p.suffix in (".h5ad", ".h5mu", ".h5", ".zarr") or (p.is_dir() and find_mtx(p))]
+    inside = [str(p.relative_to(path)) for p in cells]
+    hint = f" Inside it there is {show_some(inside)}: give that." if inside else ""
+    listing = show_some(sorted(names), limit=6) or "nothing"
+    raise error(f"{path}: a folder with {listing} is neither AnnData Zarr nor 10x. Known are {FORMATS}.{hint}")
 
 
 def _find_genes(opened: Opened) -> dict[str, Genes]:
@@ -160,46 +185,18 @@ def _check_extent(opened: Opened, *, source: str) -> None:
         raise CellsError(f"{source}: there are 0 {what} in it. Check the filtering step that wrote it.")
 
 
-def _open_path(path: Path, *, stack: contextlib.ExitStack) -> Opened:
-    check_path(path, error=CellsError)
-    if (what := what_is(path)) not in STORES:
-        raise CellsError(f"{path}: this is {what}, where cells are wanted: {FORMATS}. Swapped with another?")
-    if path.is_dir():
-        return _open_folder(path)
-    if not h5py.is_hdf5(path):
-        raise CellsError(f"{path}: it is {what_else(path)}. Known are {FORMATS}.")
-    root = stack.enter_context(open_hdf5(path))
-    guard = Guard(str(path))
-    names = set(root)
-    if {"obs", "var"} <= names or "encoding-type" in root.attrs:
-        return _read_modality(root, guard=guard)
-    if tenx_groups(root):
+def _open_path(source: str | os.PathLike[str], *, stack: contextlib.ExitStack) -> Opened:
+    root = open_root(source)
+    if root is None:
+        return read_mtx_folder(Path(source))
+    if isinstance(root, h5py.Group):
+        stack.enter_context(root)
+    guard = Guard(str(source))
+    if "obs" not in root:
         return read_10x_hdf5(root, guard=guard)
-    raise CellsError(f"{path}: it is {other_hdf5(names)}. Known are {FORMATS}.")
-
-
-def _read_modality(root: Any, *, guard: Guard) -> Opened:
     if not is_mudata(root):
         return read_anndata(root, guard=guard)
     group, note = rna_modality(root, source=guard.source)
     opened, shared = read_anndata(group, guard=guard), read_frame(root, "obs", guard=guard)
     obs = opened.obs if shared is None else with_shared_obs(opened.obs, shared)
     return replace(opened, obs=obs, notes=(note,))
-
-
-def _open_folder(path: Path) -> Opened:
-    names = {p.name for p in path.iterdir()}
-    if names & {"zarr.json", ".zgroup", ".zarray"}:
-        root = open_zarr(path)
-        if "obs" in root:
-            return _read_modality(root, guard=Guard(str(path)))
-        only = show_some(sorted(names), limit=6)
-        raise CellsError(f"{path}: it is Zarr without obs, only {only}. Of a SpatialData folder give tables/NAME.")
-    if find_mtx(path):
-        return read_mtx_folder(path)
-    below = sorted([*path.glob("*"), *path.glob("*/*")])
-    cells = [p for p in below if p.suffix in (".h5ad", ".h5mu", ".h5", ".zarr") or (p.is_dir() and find_mtx(p))]
-    inside = [str(p.relative_to(path)) for p in cells]
-    hint = f" Inside it there is {show_some(inside)}: give that." if inside else ""
-    listing = show_some(sorted(names), limit=6) or "nothing"
-    raise CellsError(f"{path}: a folder with {listing} is neither AnnData Zarr nor 10x. Known are {FORMATS}.{hint}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -81,8 +80,7 @@ def write_h5ad(
 ) -> None:
     """Write cells with their views to a new file, in bounded memory beside ``obs``.
 
-    An ``.h5ad`` that is wanted whole is copied. From an AnnData Zarr that scstore did not make, which may hold
-    anything, and from part of an ``.h5ad``, everything wanted is read first.
+    Views and counts go from block to block; of an AnnData, all that is wanted is read first.
     """
     if isinstance(store.source, anndata.AnnData):
         with hdf5_output(path) as file, anndata.settings.override(allow_write_nullable_strings=True):
@@ -90,47 +88,26 @@ def write_h5ad(
             file.attrs[MADE_HERE] = FORMAT
         return
     if not store.is_sharded and store.is_anndata_on_disk:
-        whole = views is None and rows is None and not store.is_modality
-        if store.path.is_file() and whole and not is_legacy(store.path):
-            shutil.copyfile(store.path, path)
-            with hdf5_output(path, "r+") as file:
-                if MADE_HERE not in file.attrs:
-                    file.attrs[MADE_HERE] = FORMAT
-        else:
-            _write_anndata(store.to_anndata(views, rows=rows), path)
-        return
-    if not store.is_sharded:
-        _write_cells(store, path)
+        _write_anndata(store.to_anndata(views, rows=rows), path)
         return
     names = list(store.views if views is None else dict.fromkeys(store.view(name).name for name in views))
     frame = store.to_anndata([], rows=rows)
-    if "X" in names:
-        frame = anndata.AnnData(obs=frame.obs, var=store.expression_genes, uns=frame.uns)
-    _write_anndata(frame, path)
+    if store.is_sharded:
+        expression, genes = (store.view("X"), store.expression_genes) if "X" in names else (None, None)
+    else:  # the counts of a 10x input as they are
+        cells = open_cells(store.path)
+        matrix, genes = cells.matrix("X"), cells.var("X")
+        expression = View("X", matrix.shape, np.float32, {}, matrix.rows)
+    _write_anndata(anndata.AnnData(obs=frame.obs, var=genes, uns=frame.uns), path)
     chosen = np.arange(store.n_obs) if rows is None else rows
     with hdf5_output(path, "r+") as file:
         for name in names:
-            view = store.view(name)
             if name != "X":
-                _write_dense(file, view, chosen)
-                continue
+                _write_dense(file, store.view(name), chosen)
+        if expression is not None:
             if "X" in file:
                 del file["X"]
-            write_csr(file.create_group("X"), _blocks(file, view, chosen), view.shape[1])
-
-
-def _write_cells(store: Store, path: Path) -> None:
-    """Write the matrix of a 10x input as it is, with its cells and genes."""
-    cells = open_cells(store.path)
-    with cells:
-        matrix, genes = cells.matrix("X"), cells.var("X")
-        _write_anndata(anndata.AnnData(obs=cells.obs, var=genes), path)
-        with hdf5_output(path, "r+") as file:
-            if "X" in file:
-                del file["X"]
-            starts = range(0, cells.n_cells, SPARSE_ROWS)
-            blocks = (matrix.rows(at, min(at + SPARSE_ROWS, cells.n_cells)) for at in starts)
-            write_csr(file.create_group("X"), blocks, len(genes))
+            write_csr(file.create_group("X"), _blocks(file, expression, chosen), expression.shape[1])
 
 
 def _write_anndata(adata: anndata.AnnData, path: Path) -> None:

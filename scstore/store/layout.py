@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,16 +9,11 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
-import zarr
 
-from scstore import fsio
-from scstore.errors import CellsError, DamagedError, NotAStoreError, show_some
+from scstore.errors import DamagedError
 from scstore.sealed import Space, fingerprint
-from scstore.untrusted.guards import STORES, check_path, other_hdf5, reading, what_else, what_is
-from scstore.untrusted.hdf5 import first_missing_filter, open_hdf5
-from scstore.untrusted.zarr import open_zarr
+from scstore.untrusted.guards import reading
 
 # Folder of scstore's own JSON beside the Zarr nodes.
 LEDGER = "_scstore"
@@ -130,51 +124,6 @@ def record_path(root: Path, shard: int) -> Path:
     return root / LEDGER / "shards" / f"{shard:06d}.json"
 
 
-KNOWN = "Known here are stores, and AnnData (.h5ad, Zarr folder)."
-
-
-def decoding(source: Path, name: str) -> AbstractContextManager[None]:
+def decoding(source: object, name: str) -> AbstractContextManager[None]:
     """Turn any error of a library that decodes a part of ``source`` into :class:`DamagedError`."""
     return reading(source, name, error=DamagedError, cure=f"It is damaged: `scstore verify {source}` says where.")
-
-
-def _refuse_another(thing: Any) -> None:
-    """Raise ``NotAStoreError`` for a head, a panel, a table, … where cells with features are wanted."""
-    if (what := what_is(thing)) not in STORES:
-        name = f"{thing}: this" if isinstance(thing, str | os.PathLike) else "This"
-        wanted = "the path of a store or an AnnData, or an open store, is wanted"
-        raise NotAStoreError(f"{name} is {what}, where {wanted}. Swapped with another?")
-
-
-def open_group(place: Any) -> Any:
-    """Open the root group of a store or an AnnData, Zarr or HDF5; ``NotAStoreError`` if there are no cells in it."""
-    _refuse_another(place)
-    path = Path(place)
-    fsio.mend(path)
-    check_path(path, error=NotAStoreError)
-    if path.is_dir():
-        group: Any = _open_folder(path)
-        with decoding(path, "its list of parts"):
-            names = {"obs"} if "obs" in group else {file.name for file in path.iterdir()}
-    elif h5py.is_hdf5(path):
-        group = open_hdf5(path, error=DamagedError, unreadable=NotAStoreError)
-        with decoding(path, "its list of parts"):
-            names = set(group)
-            # matrices of cells and genes are looked at when they are read
-            problem = first_missing_filter(group, besides=("X", "layers", "raw"))
-        if problem is not None:
-            raise CellsError(f"{path}: {problem}")
-    else:
-        raise NotAStoreError(f"{path}: it is {what_else(path)}. {KNOWN}")
-    if "obs" not in names:
-        what = other_hdf5(names) if path.is_file() else f"Zarr with {show_some(sorted(names), limit=6) or 'nothing'}"
-        raise NotAStoreError(f"{path}: there are no cells (obs) in it: it is {what}. {KNOWN}")
-    return group
-
-
-def _open_folder(path: Path) -> zarr.Group:
-    files = {file.name for file in path.iterdir()}
-    if not files & {"zarr.json", ".zgroup", ".zarray"}:
-        inside = show_some(sorted(files), limit=6) or "nothing"
-        raise NotAStoreError(f"{path}: it is a folder with {inside}, not Zarr. {KNOWN}")
-    return open_zarr(path, error=NotAStoreError, cure=KNOWN)

@@ -191,22 +191,24 @@ def committed_shards(root: Path, plan: StorePlan) -> list[bool]:
     return committed
 
 
-def check_shard(root: Path, plan: StorePlan, shard: int, *, ids: Sequence[str] | None = None) -> str | None:
+def check_shard(
+    root: Path, plan: StorePlan, shard: int, *, ids: Sequence[str] | None = None, view: str | None = None
+) -> str | None:
     """Return why a shard must be extracted again; ``None`` when it is committed, this store's, and every byte matches.
 
-    ``ids`` are those that its cells should have.
+    ``ids`` are those that its cells should have; ``view`` is the only one whose bytes are compared.
     """
     try:
         record = read_record(root, shard)
     except DamagedError as error:
-        return str(error)
+        return str(error).removesuffix(f". {REDO}")
     if record is None:
         return NOT_YET
     if fields := foreign_fields(record, plan, shard, ids):
         return f"{record_path(root, shard)} belongs to another store or run (other {', '.join(fields)})"
-    for view, expected in record["views"].items():
-        file = chunk_path(root, view, shard)
-        if (problem := file_problem(file, expected)) is not None:
+    for name in record["views"] if view is None else (view,):
+        file = chunk_path(root, name, shard)
+        if (problem := file_problem(file, record["views"][name])) is not None:
             return f"{file} {problem[1]}"
     return None
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -15,15 +16,25 @@ import pandas as pd
 import zarr
 from anndata.io import read_elem
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
-from scstore.cells.anndata_files import is_mudata, read_frame, rna_modality, with_shared_obs
+from scstore import fsio
+from scstore.cells.anndata_files import is_mudata, open_matrix, read_frame, rna_modality, with_shared_obs
 from scstore.cells.anndata_memory import describe_anndata
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_block
 from scstore.cells.matrices import is_numeric, plain_frame
-from scstore.cells.opening import CellFile, identify_cells, is_tenx, open_cells
+from scstore.cells.opening import CellFile, identify_cells, open_cells, open_root
 from scstore.cells.scales import TARGET_SUM
 from scstore.described import Described
-from scstore.errors import CellsError, CellsWarning, DamagedError, IncompleteStoreError, InputError, show
+from scstore.errors import (
+    CellsError,
+    CellsWarning,
+    DamagedError,
+    IncompleteStoreError,
+    InputError,
+    NotAStoreError,
+    show,
+)
 from scstore.options import Option, did_you_mean, public
 from scstore.progress import Reporter
 from scstore.sealed import Space, fingerprint
@@ -33,11 +44,10 @@ from scstore.store.layout import (
     STATUS_EMPTY,
     StorePlan,
     decoding,
-    open_group,
     view_specs,
 )
 from scstore.store.ledger import CURE, ManifestStore, committed_shards, parse_run_record, read_run_record
-from scstore.store.views import ShardView, View, array_view, open_csr
+from scstore.store.views import ShardView, View, array_view
 from scstore.store.whole_files import read_whole
 from scstore.untrusted.guards import Guard
 from scstore.untrusted.zarr import lost_chunks
@@ -70,12 +80,20 @@ class Store(Described):
     def __init__(self, path: str | os.PathLike[str] | anndata.AnnData) -> None:
         self._about = self._no_expression = ""
         self._cells: CellFile | None = None
-        self.source = path
-        if isinstance(path, anndata.AnnData) or is_tenx(path):
-            self._open_without_groups(path)
+        self.source, self.record, self._specs = path, None, {}
+        if isinstance(path, anndata.AnnData):
+            self._open_memory(path)
             return
-        self._root = self._group = open_group(path)
+        if isinstance(path, str | os.PathLike):
+            fsio.mend(path)
+        with decoding(path, "it"):
+            self._root = self._group = open_root(path, error=NotAStoreError, damaged=DamagedError)
+            is_anndata = self._root is not None and "obs" in self._root
         self.path = Path(path)
+        if not is_anndata:  # but a 10x file or folder
+            self._cells = open_cells(path)
+            self._root = self._group = {"obs": self._cells.obs, "var": pd.DataFrame(), "obsm": {}}
+            return
         if is_mudata(self._root):
             self._group, self._about = rna_modality(self._root, source=str(self.path))
         self.record = read_run_record(self.path, self._group)
@@ -85,22 +103,14 @@ class Store(Described):
                 checked = ManifestStore(self._group.store, self.path)
                 self._group = zarr.open_group(checked, mode="r", use_consolidated=False)
 
-    def _open_without_groups(self, source: str | os.PathLike[str] | anndata.AnnData) -> None:
-        """Open cells that are no AnnData on disk: one in memory, or a 10x file or folder."""
-        self.record, self._specs = None, {}
-        if isinstance(source, anndata.AnnData):
-            self.path = Path(describe_anndata(source))
-            obsm = {name: array for name, array in source.obsm.items() if isinstance(array, np.ndarray)}
-            self._group = {"obs": plain_frame(source.obs), "var": plain_frame(source.var), "obsm": obsm}
-            about = source.uns.get("scstore")
-            if isinstance(about, Mapping) and "record" in about:
-                self.record = parse_run_record(self.path, str(about["record"]))
-                self._specs = view_specs(self.record)
-        else:
-            self._cells = open_cells(source)
-            self.path = Path(source)
-            self._group = {"obs": self._cells.obs, "var": pd.DataFrame(), "obsm": {}}
-        self._root = self._group
+    def _open_memory(self, source: anndata.AnnData) -> None:
+        self.path = Path(describe_anndata(source))
+        obsm = {name: array for name, array in source.obsm.items() if isinstance(array, np.ndarray)}
+        self._root = self._group = {"obs": plain_frame(source.obs), "var": plain_frame(source.var), "obsm": obsm}
+        about = source.uns.get("scstore")
+        if isinstance(about, Mapping) and "record" in about:
+            self.record = parse_run_record(self.path, str(about["record"]))
+            self._specs = view_specs(self.record)
 
     @property
     def _is_foreign(self) -> bool:
@@ -271,7 +281,8 @@ class Store(Described):
         if self.plan is not None and spec is not None:
             return ShardView(self.path, self.plan, spec, self.obs.index)
         with decoding(self.path, name):
-            array = self._group["obsm"][name]
+            obsm = self._group["obsm"]
+            array = Guard(str(self.path)).member(obsm, name) if isinstance(obsm, h5py.Group) else obsm[name]
             is_ours = isinstance(array, zarr.Array) and array.dtype.kind == "f" and np.isnan(array.fill_value)
         if is_ours and spec is not None:
             raise DamagedError(f"{self.path}: its folder {LEDGER}, which says what was extracted, is missing. {CURE}")
@@ -460,10 +471,17 @@ class Store(Described):
     @cached_property
     def _expression(self) -> View:
         if not self._is_foreign:
-            with decoding(self.path, "X"):
-                group = self._group["X"]
-            shape, rows = open_csr(group, "X", source=self.path, shape=(self.n_obs, len(self.var)))
-            return View("X", shape, np.float32, EXPRESSION_SPACE, rows)
+            with _damage(self.path):
+                guard = Guard(str(self.path))
+                matrix = open_matrix(self._group["X"], shape=(self.n_obs, len(self.var)), name="X", guard=guard)
+            if matrix is None:
+                raise DamagedError(f"{self.path}: X is empty.")
+
+            def stored(start: int, stop: int) -> csr_matrix:
+                with _damage(self.path):
+                    return matrix.rows(start, stop)
+
+            return View("X", matrix.shape, np.float32, EXPRESSION_SPACE, stored)
         cells, slot = self._cells, self.expression_slot
         if cells is None or slot is None:
             raise InputError(f"{self.path} has no expression: neither counts nor log-normalised values.")
@@ -471,6 +489,16 @@ class Store(Described):
             Reporter().warn(f"{self.path}: {slot.slot} {slot.remark}", CellsWarning)
         rows = partial(lognorm_block, cells, slot)
         return View("X", cells.slots[slot.slot].shape, np.float32, EXPRESSION_SPACE, rows)
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn :class:`CellsError` into damage: scstore itself wrote this expression."""
+    try:
+        with decoding(path, "X"):
+            yield
+    except CellsError as error:
+        raise DamagedError(str(error)) from error
 
 
 # What every function of stage 2 reads.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 from zarr.codecs import ZstdCodec
 
-from scstore.cells.matrices import open_compressed
-from scstore.errors import CellsError, DamagedError, IncompleteStoreError
+from scstore.errors import DamagedError, IncompleteStoreError
 from scstore.sealed import Space, fingerprint
-from scstore.store.layout import StorePlan, ViewSpec, chunk_path, decoding, record_path
-from scstore.store.ledger import REDO, file_problem, foreign_fields, read_record
+from scstore.store.layout import StorePlan, ViewSpec, chunk_path, decoding
+from scstore.store.ledger import NOT_YET, REDO, check_shard
 
 # Embeddings of a foreign file that are pictures: used only where they are named.
 PICTURES = re.compile("umap|tsne|draw_graph|phate", re.IGNORECASE)
@@ -43,15 +41,15 @@ CHECKED: dict[str, Any] = {
 
 def write_csr(group: zarr.Group | h5py.Group, blocks: Iterable[csr_matrix], n_columns: int) -> None:
     """Write CSR blocks of ``n_columns`` columns into an empty group, one below the other."""
-    data = _GrowingArray(group, "data", np.float32)
-    indices = _GrowingArray(group, "indices", np.int32)
+    parts = {name: _growing(group, name, dtype) for name, dtype in (("data", np.float32), ("indices", np.int32))}
     ends: list[NDArray[np.int64]] = [np.zeros(1, dtype=np.int64)]
     for block in blocks:
-        data.extend(block.data)
-        indices.extend(block.indices)
+        for name, array in parts.items():
+            size = array.shape[0]
+            array.resize((size + block.nnz,))
+            if block.nnz:
+                array[size:] = getattr(block, name)
         ends.append(block.indptr[1:].astype(np.int64) + ends[-1][-1])
-    data.flush()
-    indices.flush()
     indptr = np.concatenate(ends)
     if isinstance(group, h5py.Group):
         group.create_dataset("indptr", data=indptr)
@@ -61,63 +59,10 @@ def write_csr(group: zarr.Group | h5py.Group, blocks: Iterable[csr_matrix], n_co
     group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
 
 
-class _GrowingArray:
-    """A one-dimensional array of unknown length, written in whole chunks."""
-
-    def __init__(self, group: zarr.Group | h5py.Group, name: str, dtype: type[np.generic]) -> None:
-        self._array: Any
-        if isinstance(group, h5py.Group):
-            self._array = group.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(HDF5_CHUNK,))
-        else:
-            options = {"chunks": (SPARSE_CHUNK,), "attributes": ARRAY, **CHECKED}
-            self._array = group.create_array(name, shape=(0,), dtype=dtype, **options)
-        self._waiting: list[NDArray[Any]] = []
-        self._size = 0
-
-    def extend(self, values: NDArray[Any]) -> None:
-        self._waiting.append(values.astype(self._array.dtype, copy=False))
-        if sum(map(len, self._waiting)) >= 4 * SPARSE_CHUNK:
-            self.flush(SPARSE_CHUNK)
-
-    def flush(self, multiple: int = 1) -> None:
-        """Write what waits, up to a multiple of some number of values."""
-        values = np.concatenate([np.zeros(0, dtype=self._array.dtype), *self._waiting])
-        ready = len(values) // multiple * multiple
-        self._array.resize((self._size + ready,))
-        if ready:
-            self._array[self._size : self._size + ready] = values[:ready]
-        self._size += ready
-        self._waiting = [values[ready:].copy()]
-
-
-def open_csr(
-    group: Any, name: str, *, source: Path, shape: tuple[int, int | None]
-) -> tuple[tuple[int, int], Callable[[int, int], csr_matrix]]:
-    """Return the shape of a CSR group, ``name`` in ``source``, and a function that reads a run of its rows."""
-    with _damage(source, name):
-        parts = {part: group[part] for part in ("indptr", "indices", "data")}
-        n_rows, n_columns = (int(n) for n in group.attrs["shape"])
-        wanted = (shape[0], n_columns if shape[1] is None else shape[1])
-        if (n_rows, n_columns) != wanted:
-            said = f"has shape {n_rows:,} × {n_columns:,}, not {wanted[0]:,} × {wanted[1]:,}"
-            raise DamagedError(f"{source}: {name} {said}.")
-        matrix = open_compressed(**parts, shape=(n_rows, n_columns), source=str(source), name=name)
-
-    def rows(start: int, stop: int) -> csr_matrix:
-        with _damage(source, name):
-            return matrix.rows(start, stop)
-
-    return (n_rows, n_columns), rows
-
-
-@contextmanager
-def _damage(source: Path, name: str) -> Iterator[None]:
-    """Turn :class:`CellsError` into damage: scstore itself wrote this expression."""
-    try:
-        with decoding(source, name):
-            yield
-    except CellsError as error:
-        raise DamagedError(str(error)) from error
+def _growing(group: zarr.Group | h5py.Group, name: str, dtype: type[np.generic]) -> Any:
+    if isinstance(group, h5py.Group):
+        return group.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(HDF5_CHUNK,))
+    return group.create_array(name, shape=(0,), dtype=dtype, chunks=(SPARSE_CHUNK,), attributes=ARRAY, **CHECKED)
 
 
 BLOCK = 4096
@@ -203,22 +148,20 @@ class ShardView(View):
         self._verified: set[int] = set()
 
     def _shard(self, shard: int) -> NDArray[Any]:
-        file = chunk_path(self._root, self.name, shard)
         if shard not in self._verified:
-            self._verify(file, shard)
+            self._verify(shard)
+        file = chunk_path(self._root, self.name, shard)
         return np.memmap(file, mode="r", shape=(self._plan.shard_rows, self.shape[1]), dtype=self.dtype)
 
-    def _verify(self, file: Path, shard: int) -> None:
+    def _verify(self, shard: int) -> None:
         start, stop = self._plan.bounds(shard)
-        record = read_record(self._root, shard)
-        if record is None:
-            why = f"cells {start:,} to {stop - 1:,} are not extracted yet"
-            raise IncompleteStoreError(f"{self._root}: {why}. Run `scstore extract` again, or set allow_partial=True.")
-        if fields := foreign_fields(record, self._plan, shard, None if self._ids is None else self._ids[start:stop]):
-            why = f"belongs to another store or run (other {', '.join(fields)}), cells {start:,} to {stop - 1:,}"
-            raise DamagedError(f"{record_path(self._root, shard)} {why}. {REDO}")
-        if (problem := file_problem(file, record["views"][self.name])) is not None:
-            raise DamagedError(f"{file} {problem[1]} (cells {start:,} to {stop - 1:,}). {REDO}")
+        ids, cells = None if self._ids is None else self._ids[start:stop], f"cells {start:,} to {stop - 1:,}"
+        problem = check_shard(self._root, self._plan, shard, ids=ids, view=self.name)
+        if problem == NOT_YET:
+            why = f"{cells} are not extracted yet. Run `scstore extract` again, or set allow_partial=True"
+            raise IncompleteStoreError(f"{self._root}: {why}.")
+        if problem is not None:
+            raise DamagedError(f"{problem} ({cells}). {REDO}")
         self._verified.add(shard)
 
     def _read_shards(self, start: int, stop: int) -> NDArray[Any]:

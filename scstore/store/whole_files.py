@@ -22,27 +22,15 @@ def read_whole(group: Any, path: Path) -> anndata.AnnData:
         group.store.check_whole()
     elif (problem := first_missing_filter(group)) is not None:
         raise CellsError(f"{path}: {problem}")
-    try:
-        with decoding(path, "the AnnData"):
-            whole = _decoded(group, path)
-    except UnicodeDecodeError as error:
-        what = f"it has text in another encoding than it declares ({error.reason})"
-        raise CellsError(f"{path}: {what}. Write a table (.csv, .parquet), or the file again with anndata.") from error
-    return whole
-
-
-def _decoded(group: Any, path: Path) -> anndata.AnnData:
-    whole: anndata.AnnData
-    if isinstance(group, zarr.Group):
-        whole = anndata.io.read_zarr(group)
-    elif "encoding-type" in group.attrs:
-        whole = read_elem(group)
-    else:
-        whole = anndata.io.read_h5ad(path)
-    raw = [] if whole.raw is None else [whole.raw.X]
-    for part in (whole.layers, whole.obsm, whole.varm, whole.obsp, whole.varp):
-        raw += part.values()
-    for matrix in (whole.X, *raw):
-        if sparse.issparse(matrix) and hasattr(matrix, "indptr"):
-            matrix.check_format()
-    return whole
+    with decoding(path, "the AnnData"):
+        if isinstance(group, zarr.Group):
+            whole = anndata.io.read_zarr(group)
+        else:
+            whole = read_elem(group) if "encoding-type" in group.attrs else anndata.io.read_h5ad(path)
+        matrices = [whole.X] if whole.raw is None else [whole.X, whole.raw.X]
+        for part in (whole.layers, whole.obsm, whole.varm, whole.obsp, whole.varp):
+            matrices += part.values()
+        for matrix in matrices:
+            if sparse.issparse(matrix) and hasattr(matrix, "indptr"):
+                matrix.check_format()
+        return whole

@@ -6,7 +6,6 @@ import contextlib
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import h5py
 
@@ -105,15 +104,11 @@ def _find_problem(file: h5py.File, path: Path) -> str | None:
     return None
 
 
-def first_missing_filter(file: h5py.Group, *, besides: tuple[str, ...] = ()) -> str | None:
-    """Return what to do about the first data set, below other names than these, whose filter is not installed."""
-
-    def look(name: str, node: Any) -> str | None:
-        needed = isinstance(node, h5py.Dataset) and not name.startswith(besides)
-        return missing_filter(node) if needed else None
-
-    found: str | None = file.visititems(look)
-    return found
+def first_missing_filter(file: h5py.Group) -> str | None:
+    """Return what to do about the first data set whose filter is not installed."""
+    datasets: list[h5py.Dataset] = []
+    file.visititems(lambda _, node: datasets.append(node) if isinstance(node, h5py.Dataset) else None)
+    return next(filter(None, map(missing_filter, datasets)), None)
 
 
 def _follow(group: h5py.Group, name: str | bytes) -> h5py.Group | h5py.Dataset | object | None:

@@ -20,7 +20,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
 from scstore.errors import CellsError, ScstoreError, show
-from scstore.untrusted.guards import AGAIN, EXHAUSTS, FLOOR, RATIO, check_path, reading
+from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, check_path, reading
 from scstore.untrusted.packing import ABSENT, CHECKSUMS, Packing, chunk_problem, packing_of
 
 # Zarr's files of metadata; every other is a chunk.
@@ -210,9 +210,9 @@ def _part_of(name: str) -> str:
     return "/".join(parts[: at + (2 if first == "raw" else 1)])
 
 
-def open_zarr(path: Path, *, error: type[ScstoreError] = CellsError, cure: str = AGAIN) -> zarr.Group:
+def open_zarr(path: Path, *, error: type[ScstoreError] = CellsError) -> zarr.Group:
     """Open a local Zarr group (v2 or v3) for reading; ``error`` if its metadata cannot be read."""
-    with reading(path, "the Zarr folder", error=error, cure=cure):
+    with reading(path, "the Zarr folder", error=error):
         # each array's own metadata, not the consolidated copy, which is stale where somebody changed one
         return zarr.open_group(BoundedStore(path), mode="r", use_consolidated=False)
 

@@ -192,7 +192,7 @@ def test_filters_that_are_not_installed(number, adata, write_h5ad):
         assert "damaged" not in str(caught.value)
     path = write_h5ad(adata, "other.h5ad")
     behind_a_filter(path, "obs/n", number, b"")
-    for opens in (scstore.open, open_cells):
+    for opens in (lambda path: scstore.open(path).obs, open_cells):
         with pytest.raises(CellsError, match=rf"obs/n .*{number}.*hdf5plugin"):
             opens(path)
 
