@@ -1,4 +1,4 @@
-"""AnnData and MuData on disk: ``.h5ad``, ``.h5mu`` (HDF5) and Zarr folders, with their matrices left there."""
+"""AnnData and MuData on disk (``.h5ad``, ``.h5mu``, Zarr folders), with their matrices left there, and in memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NoReturn
 
 import anndata
@@ -13,12 +14,15 @@ import h5py
 import numpy as np
 import pandas as pd
 import zarr
+from anndata import AnnData
+from anndata.abc import CSCDataset, CSRDataset
+from anndata.io import read_elem
+from scipy import sparse
 
 from scstore.cells.gene_names import has_gene_expression
 from scstore.cells.matrices import (
     Opened,
     RowMatrix,
-    SlicedRows,
     decoded,
     dense_rows,
     is_numeric,
@@ -28,7 +32,7 @@ from scstore.cells.matrices import (
 from scstore.errors import CellsError, NewerFormatError, show, show_some
 from scstore.untrusted.guards import Guard, damaged, reading
 from scstore.untrusted.hdf5 import first_missing_filter
-from scstore.untrusted.zarr import lost_chunks
+from scstore.untrusted.zarr import BoundedStore, lost_chunks
 
 # Newest version of each AnnData encoding that is read here.
 UNDERSTOOD = dict.fromkeys(("anndata", "raw", "dict", "null", "csr_matrix", "csc_matrix"), "0.1.0")
@@ -131,7 +135,7 @@ def _doubtful(shape: tuple[int, int], error: CellsError) -> RowMatrix:
     def take(start: int, stop: int) -> NoReturn:
         raise error
 
-    return SlicedRows(shape, take, "", "")
+    return RowMatrix(shape, take, "", "")
 
 
 def doubtful_chunks(parts: Mapping[str, Any], name: str) -> str | None:
@@ -198,7 +202,7 @@ def _read_frame(node: Any, name: str, *, guard: Guard) -> pd.DataFrame:
     # a file of anndata 0.7 is read all the same; nothing for the user to do
     with warnings.catch_warnings(action="ignore", category=anndata.OldFormatWarning), reading(guard.source, name):
         try:
-            frame = anndata.io.read_elem(node)
+            frame = read_elem(node)
         except UnicodeDecodeError:
             frame = _read_by_column(node)
         except Exception as error:
@@ -221,7 +225,7 @@ def _read_by_column(node: Any) -> pd.DataFrame:
 
 def _read_column(node: Any) -> Any:
     try:
-        return anndata.io.read_elem(node)
+        return read_elem(node)
     except UnicodeDecodeError:
         if isinstance(node, h5py.Dataset):
             return decoded(node[()])
@@ -273,3 +277,76 @@ def with_shared_obs(obs: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:
     if not titles or not shared.index.is_unique or not obs.index.isin(shared.index).all():
         return obs
     return obs.join(shared[titles])
+
+
+def read_whole(group: Any, path: Path) -> AnnData:
+    """Read the AnnData in a group, Zarr or HDF5; what it holds is checked before compiled code sees it."""
+    if isinstance(group, zarr.Group) and isinstance(group.store, BoundedStore):
+        group.store.check_whole()
+    elif (problem := first_missing_filter(group)) is not None:
+        raise CellsError(f"{path}: {problem}")
+    with reading(path, "the AnnData"):
+        if isinstance(group, zarr.Group):
+            whole = anndata.io.read_zarr(group)
+        else:
+            whole = read_elem(group) if "encoding-type" in group.attrs else anndata.io.read_h5ad(path)
+        matrices = [whole.X] if whole.raw is None else [whole.X, whole.raw.X]
+        for part in (whole.layers, whole.obsm, whole.varm, whole.obsp, whole.varp):
+            matrices += part.values()
+        for matrix in matrices:
+            if sparse.issparse(matrix) and hasattr(matrix, "indptr"):
+                matrix.check_format()
+        return whole
+
+
+def describe_anndata(adata: AnnData) -> str:
+    """Return the path of a backed AnnData, else ``"AnnData in memory"``."""
+    return str(adata.filename) if adata.isbacked else "AnnData in memory"
+
+
+def open_anndata(adata: AnnData) -> Opened:
+    """Open the matrices of an AnnData object; nothing in it is changed.
+
+    Views are sliced as they are read, except views of a backed one, which anndata reads whole.
+    """
+    slots: dict[str, RowMatrix] = {}
+    slot_vars: dict[str, pd.DataFrame] = {}
+    var, raw = plain_frame(adata.var), None if adata.raw is None else plain_frame(adata.raw.var)
+    layers = sorted(f"layers/{name}" for name in adata.layers if name is not None)  # anndata 0.13 lists X under None
+    for slot in ("X", *layers, "raw"):
+        genes = raw if slot == "raw" else var
+        if genes is not None and (rows := _open(adata, slot, shape=(adata.n_obs, len(genes)))) is not None:
+            slots[slot], slot_vars[slot] = rows, genes
+    return Opened(plain_frame(adata.obs), slots, slot_vars)
+
+
+def _take(adata: AnnData, slot: str) -> Any:
+    if slot == "X":
+        return adata.X
+    return adata.raw.X if slot == "raw" else adata.layers[slot.removeprefix("layers/")]
+
+
+def _open(adata: AnnData, slot: str, *, shape: tuple[int, int]) -> RowMatrix | None:
+    source = describe_anndata(adata)
+    # A view copies what it is asked for: asked by runs of rows, it copies no more than that. Not so a view of a backed
+    # AnnData, which anndata reads into memory and does not slice again.
+    sliced = adata.is_view and not adata.isbacked and adata.n_obs > 0
+    matrix = _take(adata[:1] if sliced else adata, slot)
+    if matrix is None:
+        return None
+    if not (hasattr(matrix, "dtype") and is_numeric(matrix.dtype)):
+        if slot.startswith("layers/"):
+            return None
+        raise CellsError(f"{source}: {slot} is a {type(matrix).__name__}, not a matrix of numbers. Put counts into it.")
+    if isinstance(matrix, (CSRDataset, CSCDataset)):
+        return open_matrix(matrix.group, shape=shape, name=slot, guard=Guard(source))  # the user opened it
+    if sparse.issparse(matrix) and (matrix.format != "csr" or not sliced):
+        # by column, a run of rows costs a pass over everything: turned round once instead
+        whole = _take(adata, slot)
+        whole = whole if whole.format in ("csr", "csc") else whole.tocsr()
+        parts = {part: getattr(whole, part) for part in ("indptr", "indices", "data")}
+        by_column = whole.format == "csc"
+        return open_compressed(**parts, shape=shape, by_column=by_column, source=source, name=slot)
+    if sliced:
+        return RowMatrix(shape, lambda start, stop: _take(adata[start:stop], slot).copy(), source, slot)
+    return dense_rows(matrix, source, slot)

@@ -6,7 +6,7 @@ Counts become counts per 10,000 of the cell, then ``log1p``: what scanpy's ``nor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +44,6 @@ class ExpressionSlot:
     fractional: bool = False
     scale: str | None = None
     remark: str = ""  # for the user
-
-    @property
-    def limit(self) -> float:
-        """Larger values are none of this kind."""
-        return LARGEST_COUNT if self.kind == "counts" else SCALES[self.scale or NATURAL].limit
 
     def report(self, name: str, cells: CellFile, progress: Reporter) -> None:
         """Say where the expression of an input is read from, and what is odd about it."""
@@ -149,37 +144,38 @@ def _cure(looks: dict[str, _Look], others: dict[str, _Look], expression: str) ->
     return "Give a file with raw counts; log-normalised values (not scaled ones) are read with expression='lognorm'."
 
 
-def _sample(cells: CellFile, slot: str) -> list[tuple[int, sparse.csr_matrix]]:
-    """Return first row and values of the first rows, the last, and runs between them."""
-    matrix, last = cells.matrix(slot), cells.n_cells - RUN_ROWS
-    starts = [0] if cells.n_cells <= RUNS * RUN_ROWS else np.linspace(0, last, RUNS).round().astype(int).tolist()
-    size = cells.n_cells if len(starts) == 1 else RUN_ROWS
-    return [(start, matrix.rows(start, start + size)) for start in starts]
+def _sample(cells: CellFile, slot: str) -> tuple[NDArray[np.int64], sparse.csr_matrix]:
+    """Return numbers and values of the first rows, the last, and runs between them."""
+    matrix, n, size = cells.matrix(slot), cells.n_cells, RUN_ROWS
+    starts = np.linspace(0, n - RUN_ROWS, RUNS).round().astype(int).tolist()
+    if n <= RUNS * RUN_ROWS:
+        starts, size = [0], n
+    numbers = np.concatenate([np.arange(start, start + size) for start in starts])
+    return numbers, sparse.vstack([matrix.rows(start, start + size) for start in starts], format="csr")
 
 
 def _look_at(cells: CellFile, slot: str) -> _Look:
     """Look at a sample of a slot; single values that are NaN, infinite or negative do not change the kind."""
     try:
-        blocks = _sample(cells, slot)
+        numbers, rows = _sample(cells, slot)
     except CellsError as error:  # a slot that is not used does not decide
         return _Look("unread", str(error))
-    rows = sparse.vstack([block for _, block in blocks], format="csr")
     if rows.dtype.kind == "f":
         rows.data[~np.isfinite(rows.data)] = 0
     rows.eliminate_zeros()
     values = rows.data
     if not len(values):
         return _Look("zeros", "holds nothing but zeros in the rows looked at")
-    largest = float(values.max())
-    if values.dtype.kind in "iu" or bool((values == np.floor(values)).all()):
+    largest, is_fraction = float(values.max()), values != np.floor(values)
+    if not is_fraction.any():
         return _Look("counts", f"holds integers (largest {largest:,.0f})")
+    odd = values < 0 if values.min() < 0 else is_fraction
+    place = f"{values[odd.argmax()]:.9g} in {_place(cells, slot, numbers, rows, int(odd.argmax()))}"
     if values.min() < 0:
-        place = _first(cells, slot, blocks, lambda data: data < 0)
         return _Look("scaled", f"holds negative values ({place}), as scaled data does")
     found = scales.recognise(rows)
     if found is not None and (look := _recognised(found, rows)) is not None:
         return look
-    place = _first(cells, slot, blocks, lambda data: np.isfinite(data) & (data != np.floor(data)))
     words = f"holds values that are not integers ({place}; largest {largest:,.6g})"
     if found is not None or largest > LARGEST_LOG:
         return _Look("fractional", words)
@@ -210,19 +206,11 @@ def _recognised(found: scales.Recognised, rows: sparse.csr_matrix) -> _Look | No
     return _Look("other", f"{words}, with genes missing{cure}")
 
 
-def _first(
-    cells: CellFile, slot: str, blocks: list[tuple[int, sparse.csr_matrix]], wanted: Callable[[NDArray[Any]], Any]
-) -> str:
-    """Return the first value of a kind in a sample, and where it is."""
-    start, block = next((start, block) for start, block in blocks if wanted(block.data).any())
-    at = int(wanted(block.data).argmax())
-    return f"{block.data[at]:.9g} in {_place(cells, slot, start, block, at)}"
-
-
-def _place(cells: CellFile, slot: str, start: int, block: sparse.csr_matrix, at: int) -> str:
-    row = int(np.searchsorted(block.indptr, at, side="right")) - 1
-    gene = cells.genes[slot].var.index[int(block.indices[at])]
-    return f"cell {show(cells.obs.index[start + row])}, gene {show(gene)}"
+def _place(cells: CellFile, slot: str, numbers: NDArray[np.int64], rows: sparse.csr_matrix, at: int) -> str:
+    """Return where a value of rows is whose numbers in the file are known."""
+    row = int(np.searchsorted(rows.indptr, at, side="right")) - 1
+    gene = cells.genes[slot].var.index[int(rows.indices[at])]
+    return f"cell {show(cells.obs.index[numbers[row]])}, gene {show(gene)}"
 
 
 def lognorm_rows(
@@ -277,7 +265,7 @@ def _normalise(rows: sparse.csr_matrix) -> None:
 def _check_values(rows: sparse.csr_matrix, *, cells: CellFile, slot: ExpressionSlot, start: int) -> None:
     """Refuse values that are not expression: every value that is read passes here."""
     values = rows.data
-    limit = slot.limit
+    limit = LARGEST_COUNT if slot.kind == "counts" else SCALES[slot.scale or NATURAL].limit
     bad: NDArray[Any] = np.zeros(0, dtype=bool)
     if values.dtype.kind == "f":
         bad = ~((values >= 0) & (values <= limit))  # NaN fails every comparison
@@ -297,5 +285,5 @@ def _check_values(rows: sparse.csr_matrix, *, cells: CellFile, slot: ExpressionS
     else:
         fault = f"is not an integer ({value:.9g})"
         cure = "Take the slot with raw counts (slot=), or accept corrected counts with allow_fractional=True."
-    place = _place(cells, slot.slot, start, rows, at)
+    place = _place(cells, slot.slot, start + np.arange(rows.shape[0]), rows, at)
     raise CellsError(f"{cells.source}: {place}: the value in {slot.slot} {fault}. {cure}")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scstore.cells.matrices import RowMatrix, SlicedRows
+from scstore.cells.matrices import RowMatrix
 from scstore.errors import show, show_some
 
 # ENSG00000167286.8; not the symbol ENSAP2.
@@ -251,7 +251,7 @@ class Genes:
         if (keep := self.keep) is None:
             return matrix
         shape = (matrix.shape[0], len(keep))
-        return SlicedRows(shape, lambda start, stop: matrix.rows(start, stop)[:, keep], source, name)
+        return RowMatrix(shape, lambda start, stop: matrix.rows(start, stop)[:, keep], source, name)
 
 
 def find_genes(var: pd.DataFrame, beside: pd.DataFrame | None = None) -> Genes:

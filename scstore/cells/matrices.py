@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 from unicodedata import category
 
 import numpy as np
@@ -27,22 +27,6 @@ WINDOW = 1 << 27
 BLOCK = 1 << 22
 
 
-class RowMatrix(Protocol):
-    """Values of cells × genes, read by runs of rows."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(n_cells, n_genes)``."""
-        ...
-
-    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Return rows ``start`` to ``stop``, a copy of the stored numeric dtype.
-
-        Entries that are stored twice are summed and the column indices of each row ascend; explicit zeros may be there.
-        """
-        ...
-
-
 def is_numeric(dtype: Any) -> bool:
     """Whether values of a dtype can be counts or expression: boolean, integer or real."""
     return np.dtype(dtype).kind in "buif"
@@ -58,8 +42,8 @@ def _plain(values: Array) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class SlicedRows:
-    """Anything that gives a block of its own, dense, sparse or lazy, for ``(start, stop)``."""
+class RowMatrix:
+    """Values of cells × genes, read by runs of rows: ``take`` gives a block of its own, dense, sparse or lazy."""
 
     shape: tuple[int, int]
     take: Callable[[int, int], Any]
@@ -67,6 +51,10 @@ class SlicedRows:
     name: str
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Return rows ``start`` to ``stop``, a copy of the stored numeric dtype.
+
+        Entries that are stored twice are summed and the column indices of each row ascend; explicit zeros may be there.
+        """
         stop = min(stop, self.shape[0])
         with reading(self.source, f"{self.name}, rows {start:,} to {stop:,},"):
             block = self.take(start, stop)
@@ -88,15 +76,15 @@ class SlicedRows:
         return rows
 
 
-def dense_rows(array: Any, source: str, name: str) -> SlicedRows:
+def dense_rows(array: Any, source: str, name: str) -> RowMatrix:
     """Open a dense matrix on disk or in memory that is sliced by rows."""
     shape = int(array.shape[0]), int(array.shape[1])
-    return SlicedRows(shape, lambda start, stop: array[start:stop], source, name)
+    return RowMatrix(shape, lambda start, stop: array[start:stop], source, name)
 
 
 def csr_rows(
     indptr: NDArray[np.integer[Any]], indices: Any, data: Any, *, shape: tuple[int, int], source: str, name: str
-) -> SlicedRows:
+) -> RowMatrix:
     """Open a CSR matrix on disk or in memory; a run of rows is one slice of ``indices`` and one of ``data``."""
 
     def take(start: int, stop: int) -> sparse.csr_matrix:
@@ -104,50 +92,47 @@ def csr_rows(
         parts = (_plain(np.array(data[run])), np.array(indices[run]), indptr[start : stop + 1] - run.start)
         return sparse.csr_matrix(parts, shape=(stop - start, shape[1]))
 
-    return SlicedRows(shape, take, source, name)
+    return RowMatrix(shape, take, source, name)
 
 
-@dataclass(eq=False)
-class CompressedColumns:
-    """A CSC matrix on disk, turned into rows in memory: read in order, it takes a pass for every ``window`` values."""
+def csc_rows(
+    indptr: NDArray[np.int64],
+    indices: Any,
+    data: Any,
+    *,
+    shape: tuple[int, int],
+    source: str,
+    name: str,
+    window: int = WINDOW,
+    block: int = BLOCK,
+) -> RowMatrix:
+    """Open a CSC matrix, turned into rows in memory: read in order, it takes a pass for every ``window`` values."""
+    n_values = int(indptr[-1])
+    n_windows = max(1, -(-n_values // window))
+    starts = np.searchsorted(indptr, np.arange(block, n_values, block))
+    edges = np.unique([0, *starts, shape[1]]).tolist()
+    held: list[tuple[int, sparse.csr_matrix]] = []
 
-    shape: tuple[int, int]
-    indptr: NDArray[np.int64]
-    indices: Any
-    data: Any
-    source: str
-    name: str
-    window: int = WINDOW
-    block: int = BLOCK
-    _held: tuple[int, SlicedRows] | None = field(default=None, repr=False)
+    def read(first: int, last: int) -> sparse.csr_matrix:
+        parts = []
+        for low, high in pairwise(edges):
+            run = slice(int(indptr[low]), int(indptr[high]))
+            cells, values = np.asarray(indices[run]), _plain(np.asarray(data[run]))
+            if len(cells) and (int(cells.min()) < 0 or int(cells.max()) >= shape[0]):
+                raise damaged(source, f"{name} has a value outside its {shape[0]:,} cells.")
+            columns = (values, cells, indptr[low : high + 1] - run.start)
+            parts.append(sparse.csc_matrix(columns, shape=(shape[0], high - low))[first:last].tocsr())
+        return sparse.hstack(parts, format="csr")
 
-    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        stop = min(stop, self.shape[0])
-        if self._held is None or start < self._held[0] or stop > self._held[0] + self._held[1].shape[0]:
-            n_windows = max(1, -(-int(self.indptr[-1]) // self.window))
-            size = -(-self.shape[0] // n_windows)
+    def take(start: int, stop: int) -> sparse.csr_matrix:
+        if not held or start < held[0][0] or stop > held[0][0] + held[0][1].shape[0]:
+            held.clear()  # its memory is needed for the next
             first = start if n_windows > 1 else 0
-            self._held = None  # its memory is needed for the next
-            self._held = first, self._read(first, min(max(stop, first + size), self.shape[0]))
-        first, held = self._held
-        return held.rows(start - first, stop - first)
+            held.append((first, read(first, min(max(stop, first - (-shape[0] // n_windows)), shape[0]))))
+        first, rows = held[0]
+        return rows[start - first : stop - first]
 
-    def _read(self, first: int, last: int) -> SlicedRows:
-        starts = np.searchsorted(self.indptr, np.arange(self.block, int(self.indptr[-1]), self.block))
-        parts = [sparse.csr_matrix((last - first, 0), dtype=_plain(np.zeros(0, self.data.dtype)).dtype)]
-        for low, high in pairwise(np.unique([0, *starts, self.shape[1]]).tolist()):
-            pointer = self.indptr[low : high + 1]
-            with reading(self.source, self.name):
-                cells = np.asarray(self.indices[int(pointer[0]) : int(pointer[-1])])
-                values = _plain(np.asarray(self.data[int(pointer[0]) : int(pointer[-1])]))
-            if len(cells) and (int(cells.min()) < 0 or int(cells.max()) >= self.shape[0]):
-                raise damaged(self.source, f"{self.name} has a value outside its {self.shape[0]:,} cells.")
-            wanted = (cells >= first) & (cells < last)
-            lengths = np.concatenate([[0], np.cumsum(wanted)])[pointer - pointer[0]]
-            kept = (values[wanted], cells[wanted].astype(np.int64) - first, lengths)
-            parts.append(sparse.csc_matrix(kept, shape=(last - first, high - low)).tocsr())
-        held = sparse.hstack(parts, format="csr")
-        return csr_rows(held.indptr, held.indices, held.data, shape=held.shape, source=self.source, name=self.name)
+    return RowMatrix(shape, take, source, name)
 
 
 def open_compressed(
@@ -170,9 +155,8 @@ def open_compressed(
         wanted = f"{n_values:,} values in {major:,} runs of at most {minor:,}"
         found = f"it has {indptr.shape[0]:,} entries, and indices {indices.shape[0]:,}"
         raise damaged(source, f"{name}/indptr does not describe {wanted}: {found}.")
-    if by_column:
-        return CompressedColumns(shape, pointer, indices, data, source, name)
-    return csr_rows(pointer, indices, data, shape=shape, source=source, name=name)
+    opens = csc_rows if by_column else csr_rows
+    return opens(pointer, indices, data, shape=shape, source=source, name=name)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,39 +16,23 @@ import pyarrow.csv
 from scipy import sparse
 
 from scstore.cells.gene_names import NAME_KEYS, clean_texts, column_key
-from scstore.cells.matrices import Opened, SlicedRows
+from scstore.cells.matrices import Opened, RowMatrix
 from scstore.errors import CellsError, show, show_some
 from scstore.untrusted.guards import reading
 from scstore.untrusted.text import open_unpacked, read_unpacked
 
-
-@dataclass(frozen=True)
-class Layout:
-    """The files of a program, by the ends of their names without ``.gz``: a matrix, its features, and its cells."""
-
-    matrix: str
-    features: tuple[str, ...]
-    cells: tuple[str, ...]
-    by_cell: bool = False  # cells × features; where the lengths do not tell
-
-
-TABLES = (
-    ("features.tsv", "genes.tsv", "features.csv", "genes.csv", "features.txt", "genes.txt"),
-    ("barcodes.tsv", "barcodes.csv", "barcodes.txt", "cells.tsv", "cells.csv", "cells.txt"),
-)
-PARSE = (("all_genes.csv", "genes.csv"), ("cell_metadata.csv",))
-KB = (("cells_x_genes.genes.txt",), ("cells_x_genes.barcodes.txt",))
-
-# The first whose matrix is there.
-LAYOUTS = (
-    Layout("count_matrix.mtx", *PARSE, by_cell=True),
-    Layout("DGE.mtx", *PARSE, by_cell=True),
-    Layout("cells_x_genes.mtx", *KB, by_cell=True),
-    Layout("cells_x_genes.total.mtx", *KB, by_cell=True),
-    Layout("quants_mat.mtx", ("quants_mat_cols.txt",), ("quants_mat_rows.txt",), by_cell=True),  # alevin-fry
-    Layout("matrix.mtx", *TABLES),  # 10x, STARsolo, BD Rhapsody, DropletUtils
-    Layout(".mtx", *TABLES),
-)
+# Ends of the names of matrices, without ``.gz``; the first that is there is read. Those of Parse, kb and alevin-fry are
+# cells × features, where the lengths do not tell; 10x, STARsolo, BD Rhapsody and DropletUtils write the reverse.
+BY_CELL = ("count_matrix.mtx", "DGE.mtx", "cells_x_genes.mtx", "cells_x_genes.total.mtx", "quants_mat.mtx")
+MATRICES = (*BY_CELL, "matrix.mtx", ".mtx")
+# Ends of the names of the files beside them.
+FEATURES = (
+    "features.tsv", "genes.tsv", "features.csv", "genes.csv", "features.txt", "genes.txt", "quants_mat_cols.txt",
+)  # fmt: skip
+CELLS = (
+    "barcodes.tsv", "barcodes.csv", "barcodes.txt", "cells.tsv", "cells.csv", "cells.txt", "cell_metadata.csv",
+    "quants_mat_rows.txt",
+)  # fmt: skip
 # Beside kb's ids lie the symbols.
 KB_SYMBOLS = "genes.names.txt"
 
@@ -78,8 +62,8 @@ def _visible(folder: Path) -> list[Path]:
 def find_mtx(folder: Path) -> list[Path]:
     """Return the matrices of a folder, plain or gzipped, also with a prefix before the name (as in GEO)."""
     found = [path for path in _visible(folder) if _stem(path).endswith(".mtx") and path.is_file()]
-    for layout in LAYOUTS:
-        if chosen := [path for path in found if _stem(path).endswith(layout.matrix)]:
+    for end in MATRICES:
+        if chosen := [path for path in found if _stem(path).endswith(end)]:
             return chosen
     return []
 
@@ -93,24 +77,24 @@ def read_mtx_folder(folder: Path) -> Opened:
     if len(found) != 1:
         listed = f"{len(found)} matrices in it ({show_some(one.name for one in found)})"
         raise CellsError(f"{folder}: there are {listed}. Keep one matrix with its features and barcodes in a folder.")
-    fitting = [layout for layout in LAYOUTS if _stem(path).endswith(layout.matrix)]
-    layout = next((one for one in fitting if _partner(path, one, one.features)), fitting[-1])
-    features, cells = (_read_table(_needed(path, layout, names)) for names in (layout.features, layout.cells))
+    end = next(end for end in MATRICES if _stem(path).endswith(end))
+    features, cells = (_read_table(_needed(path, end, names)) for names in (FEATURES, CELLS))
     with reading(str(path), "the header"), open_unpacked(path, error=CellsError) as file:
         shape = _read_header(path, file)[:2]
-    var, obs, transposed = _fitted(features, cells, shape, layout, path)
-    if symbols := _partner(path, layout, (KB_SYMBOLS,)):
+    by_cell = end in BY_CELL and not _stem(features.path).endswith(".tsv")
+    var, obs, transposed = _fitted(features, cells, shape, by_cell=by_cell, path=path)
+    if symbols := _partner(path, end, (KB_SYMBOLS,)):
         names = _read_table(symbols)
         if len(names.lines) == len(var):
             var["symbol"] = [line[0] for line in names.lines]
     whole = functools.cache(functools.partial(_read_mtx, path, transposed=transposed))  # when a row is asked for
-    matrix = SlicedRows((len(obs), len(var)), lambda start, stop: whole()[start:stop].copy(), str(folder), path.name)
+    matrix = RowMatrix((len(obs), len(var)), lambda start, stop: whole()[start:stop].copy(), str(folder), path.name)
     return Opened(obs, {"X": matrix}, {"X": var})
 
 
-def _partner(matrix: Path, layout: Layout, names: Sequence[str]) -> Path | None:
+def _partner(matrix: Path, end: str, names: Sequence[str]) -> Path | None:
     """Return the file of one of these names with the matrix's prefix, or the only one that ends so."""
-    prefix, files = _stem(matrix).removesuffix(layout.matrix), _visible(matrix.parent)
+    prefix, files = _stem(matrix).removesuffix(end), _visible(matrix.parent)
     for name in names:
         ends = [path for path in files if _stem(path).endswith(name) and path != matrix and path.is_file()]
         same = [path for path in ends if _stem(path) == f"{prefix}{name}"]
@@ -119,11 +103,10 @@ def _partner(matrix: Path, layout: Layout, names: Sequence[str]) -> Path | None:
     return None
 
 
-def _needed(matrix: Path, layout: Layout, names: Sequence[str]) -> Path:
-    if found := _partner(matrix, layout, names):
+def _needed(matrix: Path, end: str, names: Sequence[str]) -> Path:
+    if found := _partner(matrix, end, names):
         return found
-    prefix = _stem(matrix).removesuffix(layout.matrix)
-    wanted = " or ".join(f"{prefix}{name}[.gz]" for name in names[:2])
+    wanted = f"{_stem(matrix).removesuffix(end)}{names[0]}[.gz] (or {', '.join(names[1:])})"
     raise CellsError(f"{matrix.parent}: {wanted} is missing. Put the matrix, features and barcodes of one run into it.")
 
 
@@ -165,12 +148,12 @@ def _read_table(path: Path) -> Table:
 
 
 def _fitted(
-    features: Table, cells: Table, shape: tuple[int, int], layout: Layout, path: Path
+    features: Table, cells: Table, shape: tuple[int, int], *, by_cell: bool, path: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame, bool]:
     """Return features, cells, and whether the matrix is features × cells: by their lengths, with or without titles."""
     n_features = [len(features.lines), *([len(features.lines) - 1] if features.has_title else [])]
     n_cells = [len(cells.lines), *([len(cells.lines) - 1] if cells.has_title else [])]
-    order = (False, True) if layout.by_cell else (True, False)
+    order = (False, True) if by_cell else (True, False)
     for n, m, transposed in ((n, m, t) for n in n_features for m in n_cells for t in order):
         if shape == ((n, m) if transposed else (m, n)):
             return features.frame(n, plain=("symbol", "feature_types")), cells.frame(m, plain=()), transposed

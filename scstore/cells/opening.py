@@ -7,24 +7,41 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import h5py
 import pandas as pd
 from anndata import AnnData
 
-from scstore.cells.anndata_files import is_mudata, read_anndata, read_frame, rna_modality, with_shared_obs
-from scstore.cells.anndata_memory import describe_anndata, open_anndata
+from scstore.cells.anndata_files import (
+    describe_anndata,
+    is_mudata,
+    open_anndata,
+    read_anndata,
+    read_frame,
+    rna_modality,
+    with_shared_obs,
+)
 from scstore.cells.gene_names import Genes, find_genes
 from scstore.cells.labels import check_column
 from scstore.cells.matrices import Opened, RowMatrix
 from scstore.cells.mtx import find_mtx, read_mtx_folder
 from scstore.cells.tenx import read_10x_hdf5, tenx_groups
 from scstore.errors import CellsError, ScstoreError, show, show_some
-from scstore.options import did_you_mean
+from scstore.options import Option, did_you_mean
 from scstore.untrusted.guards import FORMATS, STORES, Guard, check_path, other_hdf5, reading, what_else, what_is
 from scstore.untrusted.hdf5 import open_hdf5
 from scstore.untrusted.zarr import open_zarr
+
+# An .h5ad, AnnData Zarr, 10x .h5 or 10x mtx folder, or an AnnData.
+CellSource: TypeAlias = str | os.PathLike[str] | AnnData
+
+# Options of every command that reads cells.
+Expression = Annotated[Literal["counts", "lognorm"], Option("What the input holds: counts or log-normalised values.")]
+Slot = Annotated[str | None, Option("Where the expression is: X, layers/NAME or raw; by default found.", advanced=True)]
+AllowFractional = Annotated[bool, Option("Accept corrected counts that are not whole numbers.", advanced=True)]
+SumDuplicateGenes = Annotated[bool, Option("Add up the counts of genes of the same name.", advanced=True)]
+IdPrefixFrom = Annotated[str | None, Option("Column of obs put before cell ids, to make them unique.", advanced=True)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar, get_args
 
-from scstore.cells.options import (
+from scstore.cells.opening import (
     AllowFractional,
     CellSource,
     Expression,

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore.cells.opening import CellFile
-from scstore.cells.options import CellSource
+from scstore.cells.opening import CellFile, CellSource
 from scstore.cells.scales import TARGET_SUM
 from scstore.errors import FeatureSpaceError, OutputError
 from scstore.extraction.options import (

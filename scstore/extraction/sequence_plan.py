@@ -21,8 +21,7 @@ from scipy.sparse import csr_matrix
 from scstore import fsio
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_block
 from scstore.cells.gene_names import ENSEMBL_ID
-from scstore.cells.opening import CellFile
-from scstore.cells.options import CellSource
+from scstore.cells.opening import CellFile, CellSource
 from scstore.errors import CellsError, FeatureSpaceError, OptionError
 from scstore.extraction.auto_panel import kept_panel
 from scstore.extraction.options import AUTO_PANEL, GENEPT_W, SequenceOptions

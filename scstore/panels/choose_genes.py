@@ -11,8 +11,16 @@ import numpy as np
 
 from scstore.cells.expression import find_expression
 from scstore.cells.labels import MISSING_LABELS, MISSING_VALUES, MissingLabels, read_labels, report_labels
-from scstore.cells.opening import CellFile, open_cells
-from scstore.cells.options import AllowFractional, CellSource, Expression, IdPrefixFrom, Slot, SumDuplicateGenes
+from scstore.cells.opening import (
+    AllowFractional,
+    CellFile,
+    CellSource,
+    Expression,
+    IdPrefixFrom,
+    Slot,
+    SumDuplicateGenes,
+    open_cells,
+)
 from scstore.errors import GenesError, OptionError, show_some
 from scstore.genes.matching import gene_names
 from scstore.genes.table import unique_names

@@ -19,8 +19,15 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scstore import fsio
-from scstore.cells.anndata_files import is_mudata, open_matrix, read_frame, rna_modality, with_shared_obs
-from scstore.cells.anndata_memory import describe_anndata
+from scstore.cells.anndata_files import (
+    describe_anndata,
+    is_mudata,
+    open_matrix,
+    read_frame,
+    read_whole,
+    rna_modality,
+    with_shared_obs,
+)
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_block
 from scstore.cells.matrices import is_numeric, plain_frame
 from scstore.cells.opening import CellFile, identify_cells, open_cells, open_root
@@ -48,7 +55,6 @@ from scstore.store.layout import (
 )
 from scstore.store.ledger import CURE, ManifestStore, committed_shards, parse_run_record, read_run_record
 from scstore.store.views import ShardView, View, array_view
-from scstore.store.whole_files import read_whole
 from scstore.untrusted.guards import Guard
 from scstore.untrusted.zarr import lost_chunks
 

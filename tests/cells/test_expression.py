@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_block, lognorm_rows
-from scstore.cells.matrices import SlicedRows
+from scstore.cells.matrices import RowMatrix
 from scstore.cells.opening import CellFile, open_cells
 from scstore.errors import CellsError
 
@@ -330,7 +330,7 @@ def test_the_sample_comes_from_everywhere():
         seen.extend(range(start, stop))
         return values[start:stop]
 
-    cells = CellFile("f", obs, {"X": SlicedRows(values.shape, take, "f", "X")}, {"X": var})
+    cells = CellFile("f", obs, {"X": RowMatrix(values.shape, take, "f", "X")}, {"X": var})
     find_expression(cells)
     assert len(seen) == len(set(seen)) == 512
     assert {0, 9_999} <= set(seen)
