@@ -38,73 +38,62 @@ ABSENT = 2**64 - 1
 
 @dataclass(frozen=True)
 class Packing:
-    """How the chunks of an array are packed: its codecs in numcodecs' words, the outermost first.
+    """How the chunks of an array are packed: the names of its codecs, the outermost first.
 
     ``n_values`` are those of a chunk (inside a shard, if there are shards); ``itemsize`` the bytes of a packed value, 0
     for texts and where it is not known; ``declared`` the bytes of the whole array. ``per_shard`` counts the chunks of a
-    shard, 0 without shards; the rest is about a shard's index.
+    shard, 0 without shards.
     """
 
-    codecs: tuple[Mapping[str, Any], ...]
+    codecs: tuple[str, ...]
     n_values: int
     itemsize: int
     declared: int
-    per_shard: int = 0
-    index_bytes: int = 0
-    index_first: bool = False
-    index_dtype: str = "<u8"
+    per_shard: int
 
     @property
     def has_texts(self) -> bool:
         """Whether the values are texts of any length."""
-        return any(codec["id"] in TEXTS for codec in self.codecs)
+        return not TEXTS.isdisjoint(self.codecs)
 
     @property
     def is_checked(self) -> bool:
         """Whether a chunk can take more memory than it has bytes."""
-        return any(codec["id"] in PACKERS | TEXTS for codec in self.codecs)
+        return self.has_texts or not PACKERS.isdisjoint(self.codecs)
 
 
-def packing_of(about: Mapping[str, Any], *, place: str) -> Packing:
-    """Read the metadata of the array at a place, Zarr v2 or v3; ``CellsError`` for codecs that are not known here.
+def packing_of(about: Mapping[str, Any], *, version: int, place: str) -> Packing:
+    """Read the metadata of the array at a place; :class:`CellsError` for codecs that are not known here.
 
     Metadata that are malformed raise anything; Zarr does too.
     """
-    if "codecs" in about:
-        codecs = [_words(codec) for codec in about["codecs"]]
-        lengths, dtype = about["chunk_grid"]["configuration"]["chunk_shape"], about["data_type"]
+    if version == 3:
+        codecs, lengths = about["codecs"], about["chunk_grid"]["configuration"]["chunk_shape"]
+        dtype, key = about["data_type"], "name"
     else:
-        codecs = [codec for codec in (*(about["filters"] or ()), about["compressor"]) if codec is not None]
-        lengths, dtype = about["chunks"], about["dtype"]
-    n_values = math.prod(map(int, lengths))
-    shards: dict[str, Any] = {}
-    if [codec["id"] for codec in codecs] == ["sharding_indexed"]:
-        shard = codecs[0]
-        index = [_words(codec) for codec in shard["index_codecs"]]
-        if not {codec["id"] for codec in index} <= {"bytes", "crc32c"}:
-            raise CellsError(f"{place} has an index of shards in codecs that are not known.")
+        codecs, lengths = [*(about["filters"] or ()), about["compressor"]], about["chunks"]
+        dtype, key = about["dtype"], "id"
+    n_values, per_shard = math.prod(map(int, lengths)), 0
+    if version == 3 and [codec[key] for codec in codecs] == ["sharding_indexed"]:
+        shard, index = codecs[0]["configuration"], codecs[0]["configuration"]["index_codecs"]
+        is_usual = [codec["name"] for codec in index] == ["bytes", "crc32c"] and shard.get("index_location") != "start"
+        if not is_usual or index[0]["configuration"] != {"endian": "little"}:
+            raise CellsError(f"{place} has an index of shards in another form than zarr-python's. Write it with that.")
         per_shard = n_values // math.prod(map(int, shard["chunk_shape"]))
-        order = ">u8" if index[0].get("endian") == "big" else "<u8"
-        first = shard.get("index_location") == "start"
-        shards = {"per_shard": per_shard, "index_bytes": 16 * per_shard + 4 * (len(index) - 1)}
-        shards |= {"index_first": first, "index_dtype": order}
-        codecs, n_values = [_words(codec) for codec in shard["codecs"]], n_values // per_shard
-    for name in (str(codec["id"]) for codec in codecs):
+        codecs, n_values = shard["codecs"], n_values // per_shard
+    names = tuple(str(codec[key]).removeprefix("numcodecs.") for codec in codecs if codec is not None)
+    for name in names:
         if "pickle" in name:
             why = "is stored as a Python pickle, which can run code. Write the array again without it."
             raise CellsError(f"{place} {why}")
         if name not in PACKERS | TEXTS | PLAIN:
             cure = "Write the array again with Zstandard, Blosc or gzip."
             raise CellsError(f"{place} is stored with the codec {show(name)}, which is not read here. {cure}")
-    if sum(codec["id"] in PACKERS for codec in codecs) > 1:
+    if sum(name in PACKERS for name in names) > 1:
         raise CellsError(f"{place} is packed twice. Write it again with one compressor.")
     itemsize = _itemsize(dtype)
     declared = math.prod(map(int, about["shape"])) * max(itemsize, 8)
-    return Packing(tuple(reversed(codecs)), n_values, itemsize, declared, **shards)
-
-
-def _words(codec: Mapping[str, Any]) -> dict[str, Any]:
-    return {**(codec.get("configuration") or {}), "id": codec["name"].removeprefix("numcodecs.")}
+    return Packing(names[::-1], n_values, itemsize, declared, per_shard)
 
 
 def _itemsize(dtype: Any) -> int:
@@ -124,8 +113,7 @@ def chunk_problem(data: bytes, packing: Packing, *, limit: int) -> str | None:
 
     One that is damaged makes its codec raise anything, as it would for Zarr.
     """
-    for codec in packing.codecs if packing.is_checked else ():
-        name = codec["id"]
+    for name in packing.codecs if packing.is_checked else ():
         if name in PACKERS:
             if (size := unpacked_size(name, data, limit=limit)) > limit:
                 return f"unpacks to {size:,} bytes, where {limit:,} are possible"

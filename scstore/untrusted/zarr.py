@@ -108,6 +108,7 @@ class BoundedStore(LocalStore):
             if (size := entry.stat().st_size) > METADATA_LIMIT:
                 raise CellsError(f"{entry.path} has {size:,} bytes, where {METADATA_LIMIT:,} are possible. {EXHAUSTS}")
         nodes: dict[str, Any] = {}
+        version = 3 if entry.name == "zarr.json" else 2
         with contextlib.suppress(*MALFORMED):
             about = {} if entry.name in (".zattrs", ".zgroup") else json.loads(Path(entry.path).read_bytes())
             if "metadata" in about:  # consolidated, in v2
@@ -119,7 +120,7 @@ class BoundedStore(LocalStore):
             if not isinstance(node, dict) or not node.keys() & {"chunks", "codecs"}:
                 continue
             try:
-                packing = packing_of(node, place=f"{self.root}: {name or 'it'}")
+                packing = packing_of(node, version=version, place=f"{self.root}: {name or 'it'}")
             except CellsError:
                 raise
             except MALFORMED:
@@ -178,10 +179,10 @@ class BoundedStore(LocalStore):
     def _check_shard(self, key: str, file: BinaryIO, packing: Packing, folder: str) -> None:
         """Look at the index of a shard, and at each of its chunks."""
         size = file.seek(0, os.SEEK_END)
-        if packing.index_bytes > size:
+        if (at := size - 16 * packing.per_shard - 4) < 0:
             raise ValueError(f"shard {key} is shorter than its index")
-        file.seek(0 if packing.index_first else size - packing.index_bytes)
-        index = np.frombuffer(file.read(16 * packing.per_shard), packing.index_dtype).reshape(-1, 2)
+        file.seek(at)
+        index = np.frombuffer(file.read(16 * packing.per_shard), "<u8").reshape(-1, 2)
         for offset, length in np.unique(index[index[:, 0] != ABSENT], axis=0).tolist():
             if offset + length > size:
                 raise ValueError(f"shard {key} is shorter than its index says")

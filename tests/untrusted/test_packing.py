@@ -177,6 +177,34 @@ def test_codecs_that_are_not_read(name: str, place: str, version: int, copy: str
         BoundedStore(tmp_path / "a.zarr")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_codecs_are_those_of_the_version(tmp_path: Path) -> None:
+    """RELIABILITY 62: Zarr v2 passes over what only v3 has, so no harmless codecs may stand there for others."""
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("a", shape=(10,), dtype="u1")
+    file = tmp_path / "a.zarr" / "a" / ".zarray"
+    decoy = {
+        "codecs": [{"name": "bytes"}],
+        "chunk_grid": {"configuration": {"chunk_shape": [10]}},
+        "data_type": "uint8",
+    }
+    file.write_text(json.dumps({**json.loads(file.read_text()), **decoy, "filters": [{"id": "pickle"}]}))
+    with pytest.raises(CellsError, match="a is stored as a Python pickle"):
+        BoundedStore(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("change", [{"index_location": "start"}, {"index_codecs": [{"name": "bytes"}]}])
+def test_another_index_of_shards(change: dict[str, Any], tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
+    group.create_array("a", shape=(40,), chunks=(10,), shards=(20,), dtype="i4")
+    file = tmp_path / "a.zarr" / "a" / "zarr.json"
+    about = json.loads(file.read_text())
+    about["codecs"][0]["configuration"] |= change
+    file.write_text(json.dumps(about))
+    with pytest.raises(CellsError, match="index of shards"):
+        BoundedStore(tmp_path / "a.zarr")
+
+
 def test_packed_twice(tmp_path: Path) -> None:
     """The ratios of two compressors multiply."""
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
