@@ -34,9 +34,11 @@ from scstore.untrusted.guards import Guard, damaged, reading
 from scstore.untrusted.hdf5 import first_missing_filter
 from scstore.untrusted.zarr import BoundedStore, lost_chunks
 
-# Newest version of each AnnData encoding that is read here.
-UNDERSTOOD = dict.fromkeys(("anndata", "raw", "dict", "null", "csr_matrix", "csc_matrix"), "0.1.0")
-UNDERSTOOD |= dict.fromkeys(("array", "dataframe"), "0.2.0")
+# Versions of each AnnData encoding that are read here.
+UNDERSTOOD: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("anndata", "raw", "dict", "null", "csr_matrix", "csc_matrix"), ("0.1.0",)),
+    **dict.fromkeys(("array", "dataframe"), ("0.1.0", "0.2.0")),
+}
 
 # What the modality of gene expression is called: rna, gex, RNA:counts.
 RNA = re.compile(r"(?:.*[^a-z])?(?:rna|gex|genes?|transcriptome)(?:[^a-z].*)?")
@@ -89,12 +91,16 @@ def open_matrix(node: Any, *, shape: tuple[int, int], name: str, guard: Guard) -
     encoding = _check_encoding(node, guard.source, name)
     if encoding == "null":
         return None
-    if isinstance(node, (h5py.Dataset, zarr.Array)):
-        if node.ndim == 2 and is_numeric(node.dtype):
-            _check_shape(tuple(node.shape), shape, guard.source, name)
+    is_dense = isinstance(node, (h5py.Dataset, zarr.Array)) and node.ndim == 2 and is_numeric(node.dtype)
+    if is_dense or encoding in ("csr_matrix", "csc_matrix"):
+        with reading(guard.source, f"{name} (shape)"):
+            found = _declared_shape(node)
+        if found != shape:
+            described = f"obs and var describe {shape[0]:,} cells × {shape[1]:,} genes"
+            raise damaged(guard.source, f"{name} has shape {found or 'none'}, but {described}.")
+        if is_dense:
             return dense_rows(node, guard.source, name)
-    elif encoding in ("csr_matrix", "csc_matrix"):
-        return _open_sparse(node, encoding=encoding, shape=shape, name=name, guard=guard)
+        return _open_sparse(node, by_column=encoding == "csc_matrix", shape=shape, name=name, guard=guard)
     if name.startswith("layers/"):
         return None
     stored = f"stored as {show(encoding or 'something without a name')}, which is not a matrix of numbers"
@@ -103,30 +109,18 @@ def open_matrix(node: Any, *, shape: tuple[int, int], name: str, guard: Guard) -
 
 def _declared_shape(node: Any) -> tuple[int, ...]:
     """Return the shape that a matrix declares; empty where it has none."""
-    shape = getattr(node, "shape", ())
-    if isinstance(node, (h5py.Group, zarr.Group)):
-        shape = node.attrs.get("shape", node.attrs.get("h5sparse_shape", ()))
+    attributes = node.attrs if isinstance(node, (h5py.Group, zarr.Group)) else {}
+    shape: Any = attributes.get("shape", attributes.get("h5sparse_shape", getattr(node, "shape", ())))
     return tuple(int(n) for n in shape)
 
 
-def _open_sparse(group: Any, *, encoding: str, shape: tuple[int, int], name: str, guard: Guard) -> RowMatrix:
+def _open_sparse(group: Any, *, by_column: bool, shape: tuple[int, int], name: str, guard: Guard) -> RowMatrix:
     parts = {part: guard.member(group, part) for part in ("indptr", "indices", "data")}
-    with reading(guard.source, f"{name} (shape)"):
-        found = _declared_shape(group)
-    missing = [part for part, array in parts.items() if not isinstance(array, (h5py.Dataset, zarr.Array))]
-    if missing or not found:
-        raise damaged(guard.source, f"{name} lacks its {' and '.join(missing) or 'shape'}.")
-    _check_shape(found, shape, guard.source, name)
-    by_column = encoding == "csc_matrix"
+    if missing := [part for part, array in parts.items() if not isinstance(array, (h5py.Dataset, zarr.Array))]:
+        raise damaged(guard.source, f"{name} lacks its {' and '.join(missing)}.")
     matrix = open_compressed(**parts, shape=shape, by_column=by_column, source=guard.source, name=name)
     problem = doubtful_chunks(parts, name)
     return matrix if problem is None else _doubtful(matrix.shape, CellsError(f"{guard.source}: {problem}"))
-
-
-def _check_shape(found: tuple[int, ...], expected: tuple[int, int], source: str, name: str) -> None:
-    if found != expected:
-        cells, genes = expected
-        raise damaged(source, f"{name} has shape {found}, but obs and var describe {cells:,} cells × {genes:,} genes.")
 
 
 def _doubtful(shape: tuple[int, int], error: CellsError) -> RowMatrix:
@@ -161,25 +155,17 @@ def doubtful_chunks(parts: Mapping[str, Any], name: str) -> str | None:
 def _check_encoding(node: Any, source: str, name: str) -> str:
     """Return a node's encoding type (``""`` when it has none), and refuse a version that is newer than understood."""
     with reading(source, f"{name} (attributes)"):
-        encoding = _text(node.attrs.get("encoding-type", ""))
-        written = _text(node.attrs.get("encoding-version", ""))
+        encoding, written = (_text(node.attrs.get(f"encoding-{part}", "")) for part in ("type", "version"))
         if not encoding and "h5sparse_format" in node.attrs:
             encoding = _text(node.attrs["h5sparse_format"]) + "_matrix"
-    understood = UNDERSTOOD.get(encoding)
-    if understood is not None and _is_newer(written, understood):
-        raise NewerFormatError(f"{source}: {name}", f"{show(encoding)} {show(written)}", understood)
+    understood = UNDERSTOOD.get(encoding, (written,))
+    if written and written not in understood:
+        raise NewerFormatError(f"{source}: {name}", f"{show(encoding)} {show(written)}", understood[-1])
     return encoding
 
 
 def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _is_newer(written: str, than: str) -> bool:
-    parts = written.split(".")
-    if not written or not all(part.isdecimal() and part.isascii() for part in parts):
-        return bool(written)
-    return [int(part) for part in parts] > [int(part) for part in than.split(".")]
 
 
 def read_frame(group: Any, name: str, *, guard: Guard) -> pd.DataFrame | None:

@@ -45,7 +45,7 @@ IdPrefixFrom = Annotated[str | None, Option("Column of obs put before cell ids, 
 
 
 @dataclass(frozen=True, eq=False)
-class CellFile:
+class CellFile(contextlib.AbstractContextManager["CellFile"]):
     """An input of cells whose matrices are read by runs of rows; close it, or use it in a ``with`` statement.
 
     ``source`` is the path, or ``"AnnData in memory"``; every message begins with it. The index of ``obs`` is the cell
@@ -91,9 +91,6 @@ class CellFile:
     def close(self) -> None:
         """Close the file; the matrices cannot be read any more."""
         self.resources.close()
-
-    def __enter__(self) -> CellFile:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

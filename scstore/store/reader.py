@@ -152,9 +152,7 @@ class Store(Described):
     def notes(self) -> list[str]:
         """Lines about a file: what in it is not read as cells and genes, or that it is a paper's recipe."""
         if paper := self._paper:
-            return [
-                f"preset {paper}: by default {self.default_view} alone is read, the paper's own; views= names others"
-            ]
+            return [f"preset {paper}: by default its own {self.default_view} alone is read; views= names others"]
         slot = self.expression_slot if self._is_foreign else None
         if slot is None or self._cells is None:
             return [self._about] if self._about else []
