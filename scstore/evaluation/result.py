@@ -92,7 +92,7 @@ class Regime:
         for row in scored.rows:
             folds = scored.scores[scored.scores["row"] == row.name].drop(columns="row").astype(object)
             found = scored.predictions[scored.predictions["row"] == row.name]
-            figures = {name: self.mean_and_sd(row.name, name) for name in (*METRICS, "seconds")}
+            figures = {name: self.mean_and_sd(row.name, name) for name in METRICS}
             rows.append(
                 {
                     **asdict(row),
@@ -114,7 +114,7 @@ class Regime:
 
     def tidy(self) -> pd.DataFrame:
         """Return one line for each row, fold and metric."""
-        lines = self.scored.scores.melt(["row", "run", "fold"], [*METRICS, "seconds"], "metric")
+        lines = self.scored.scores.melt(["row", "run", "fold"], [*METRICS], "metric")
         lines.insert(0, "regime", self.name)
         lines.insert(2, "uses", lines["row"].map({row.name: row.uses for row in self.scored.rows}))
         return lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
@@ -20,7 +19,7 @@ from scstore.evaluation.disjoint_genes import GeneSplitFeatures
 from scstore.evaluation.features import StoredFeatures
 from scstore.evaluation.splits import Split
 from scstore.evaluation.table_rows import EvaluationRow, ViewSource
-from scstore.heads.calibration import earning_members, fit_fusion
+from scstore.heads.calibration import Fusion, earning_members, fit_fusion
 from scstore.heads.fusion import FusedHead
 from scstore.heads.preprocessing import EXPRESSION
 from scstore.heads.rows import Array, MappedRows, Rows
@@ -45,7 +44,7 @@ class Scored:
     """The rows that ran on all splits."""
 
     rows: tuple[EvaluationRow, ...]
-    scores: pd.DataFrame  # of each row and split: row, run, fold, n_train, n_test, every metric, seconds
+    scores: pd.DataFrame  # of each row and split: row, run, fold, n_train, n_test, every metric
     predictions: pd.DataFrame  # of each row, run and scored cell: row, run, fold, cell, code, predicted, confidence
     absent: Mapping[str, int]  # test cells, by class, that no training cell shares the class of
     notes: tuple[str, ...]
@@ -76,10 +75,10 @@ def score_rows(table: Table, cells: EvaluationCells, *, head: FusedHead, progres
                 proba = widen(found.proba, found.classes, cells.classes)
                 about = {"row": row.name, "run": split.run, "fold": split.fold}
                 sizes = {"n_train": len(split.train), "n_test": len(split.test)}
-                scores[row.name].append(about | sizes | prediction_scores(truth, proba) | {"seconds": found.seconds})
+                scores[row.name].append(about | sizes | prediction_scores(truth, proba))
                 columns = {"cell": split.test, "code": truth, "predicted": proba.argmax(axis=1)}
-                confidence = proba.max(axis=1).astype(np.float32)
-                predictions[row.name].append(pd.DataFrame(about | columns | {"confidence": confidence}))
+                columns["confidence"] = proba.max(axis=1).astype(np.float32)
+                predictions[row.name].append(pd.DataFrame(about | columns))
     for message in failed.values():
         progress.warn(message)
     trained = f"{len(usable)} {'folds' if table.name == 'folds' else 'trainings'}"
@@ -105,22 +104,22 @@ def _predict(
     table: Table, split: Split, cells: EvaluationCells, *, head: FusedHead, track: Track, failed: dict[str, str]
 ) -> Iterator[tuple[EvaluationRow, RowPredictions]]:
     """Yield each row's predictions of the test cells; note rows that fail in ``failed``."""
-    features, labels = table.features, cells.labels[split.train]
-    sides = partial(features.sides, split=split)
-    with_views = [row for row in table.rows if row.views]
-    how: dict[str, Any] = {"gene_names": features.gene_names, "head": head, "track": track}
-    yield from predict_rows(with_views, labels, sides, groups=cells.groups_of(split.train), **how)
+    yield from predict_rows(
+        [row for row in table.rows if row.views],
+        cells.labels[split.train],
+        partial(table.features.sides, split=split),
+        gene_names=table.features.gene_names,
+        head=head,
+        track=track,
+        groups=cells.groups_of(split.train),
+    )
     for row in table.rows:
-        if row.views or row.name in failed:
-            continue
-        begun = time.monotonic()
-        try:
-            classes, proba = features.own_proba(row, split, seed=head.random_state)
-        except ScstoreError as error:  # too few cells
-            failed[row.name] = f"{row.words} failed and has no row: {type(error).__name__}: {error}"
-        else:
-            yield row, RowPredictions(classes, proba, time.monotonic() - begun)
-        track.advance()
+        if not row.views and row.name not in failed:
+            try:
+                yield row, RowPredictions(*table.features.own_proba(row, split, seed=head.random_state))
+            except ScstoreError as error:  # too few cells
+                failed[row.name] = f"{row.words} failed and has no row: {type(error).__name__}: {error}"
+            track.advance()
 
 
 def _usable(splits: Sequence[Split], cells: EvaluationCells) -> tuple[list[Split], dict[str, int], list[str]]:
@@ -147,7 +146,6 @@ class RowPredictions:
 
     classes: tuple[str, ...]
     proba: NDArray[np.float64]  # (n_test, n_classes)
-    seconds: float  # of fitting, calibration and prediction, as if the row were alone
     kept: tuple[str, ...] = ()  # the views that were fused
 
 
@@ -156,12 +154,10 @@ class _ViewPredictions:
     """Log-probabilities of one view's head before any temperature, out of fold and of the test cells."""
 
     classes: tuple[str, ...]
-    shares: NDArray[np.float64]
-    prior_adjustment: float  # of the fusion: none where the head weighs the classes
+    fusion: Fusion  # without prior adjustment where the head weighs the classes
     codes: NDArray[np.int64]
     held_out: NDArray[np.float64]
     test: NDArray[np.float64]
-    seconds: float
 
 
 def predict_rows(
@@ -177,42 +173,24 @@ def predict_rows(
     """Train every row on the same cells and predict the test cells: as ``head`` would, but each view fitted once."""
     uses = Counter(source for row in rows for source in row.sources)
     fitted: dict[ViewSource, _ViewPredictions] = {}
+
+    def fit(source: ViewSource) -> _ViewPredictions:
+        (train, test), view = sides(source), source.view
+        names = gene_names if view == EXPRESSION else None
+        own = copy(head).fit({view: train}, labels, gene_names=names, groups=groups)
+        blocks = own.iter_log_probas({view: with_genes(test, own, gene_names)})
+        found = np.concatenate([log_probas[0] for _, log_probas in blocks])
+        track.advance()
+        classes = tuple(str(name) for name in own.classes_)
+        return _ViewPredictions(classes, own.fusion_, own.held_out_codes_, own.held_out_log_probas_[view], found)
+
     for row in rows:
-        for source in row.sources:
-            if source not in fitted:
-                train, test = sides(source)
-                how: dict[str, Any] = {"gene_names": gene_names, "groups": groups}
-                fitted[source] = _predict_view(copy(head), source.view, train, labels, test, **how)
-                track.advance()
+        fitted |= {source: fit(source) for source in row.sources if source not in fitted}
         yield row, _fuse({source.view: fitted[source] for source in sorted(row.sources)}, row.optional)
         uses.subtract(row.sources)
         for source in row.sources:
             if not uses[source]:  # predictions of many cells are large
                 del fitted[source]
-
-
-def _predict_view(
-    head: FusedHead,
-    view: str,
-    train: Rows,
-    labels: NDArray[np.object_],
-    test: Rows,
-    *,
-    gene_names: Sequence[str],
-    groups: Array | None,
-) -> _ViewPredictions:
-    begun = time.monotonic()
-    head.fit({view: train}, labels, gene_names=gene_names if view == EXPRESSION else None, groups=groups)
-    blocks = head.iter_log_probas({view: with_genes(test, head, gene_names)})
-    return _ViewPredictions(
-        classes=tuple(str(name) for name in head.classes_),
-        shares=head.fusion_.shares,
-        prior_adjustment=head.fusion_.prior_adjustment,
-        codes=head.held_out_codes_,
-        held_out=head.held_out_log_probas_[view],
-        test=np.concatenate([log_probas[0] for _, log_probas in blocks]),
-        seconds=time.monotonic() - begun,
-    )
 
 
 def with_genes(rows: Rows, head: FusedHead, gene_names: Sequence[str]) -> Rows:
@@ -225,12 +203,10 @@ def with_genes(rows: Rows, head: FusedHead, gene_names: Sequence[str]) -> Rows:
 
 
 def _fuse(parts: Mapping[str, _ViewPredictions], optional: Sequence[str]) -> RowPredictions:
-    begun, first = time.monotonic(), next(iter(parts.values()))
-    shares, prior = first.shares, first.prior_adjustment
+    first = next(iter(parts.values()))
+    how: dict[str, Any] = {"shares": first.fusion.shares, "prior_adjustment": first.fusion.prior_adjustment}
     held_out, kept = {view: part.held_out for view, part in parts.items()}, tuple(parts)
     if optional:
-        kept = earning_members(held_out, first.codes, optional=optional, shares=shares, prior_adjustment=prior)
-    fusion = fit_fusion([held_out[view] for view in kept], first.codes, shares=shares, prior_adjustment=prior)
-    proba = fusion.proba([parts[view].test for view in kept])
-    seconds = sum(part.seconds for part in parts.values()) + time.monotonic() - begun
-    return RowPredictions(first.classes, proba, seconds, kept)
+        kept = earning_members(held_out, first.codes, optional=optional, **how)
+    fusion = fit_fusion([held_out[view] for view in kept], first.codes, **how)
+    return RowPredictions(first.classes, fusion.proba([parts[view].test for view in kept]), kept)
