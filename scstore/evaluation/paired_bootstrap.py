@@ -21,7 +21,7 @@ from scstore.heads.rows import Array
 MIN_GROUPS = 5
 TOO_SMALL = 0.01  # a difference of macro-F1 that means nothing
 
-N_RESAMPLES = 2000
+N_RESAMPLES, UPPER = 2000, 0.975
 BLOCK_VALUES = 1 << 22  # weights of drawn units held at a time
 
 
@@ -72,11 +72,10 @@ def paired_difference(
     baseline: Array,
     *,
     groups: Array | None = None,
-    level: float = 0.95,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> Difference:
-    """Return the difference of macro-F1 with its interval, from class numbers ``(runs, n)``, -1 where not scored."""
+    """Return the difference of macro-F1 with its 95 % interval; class numbers are ``(runs, n)``, -1 if not scored."""
     scored = (truth >= 0).any(axis=0)
     sides = [part[:, scored] for part in (truth, predicted, baseline)]
     n_classes = 1 + max(int(part.max(initial=0)) for part in sides)
@@ -105,18 +104,15 @@ def paired_difference(
         mean_difference(rng.multinomial(n_units, drawn / n_units, size=min(step, n_resamples - first)))
         for first in range(0, n_resamples, step)
     ]
-    ends = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2])
+    ends = np.quantile(np.concatenate(draws), [1 - UPPER, UPPER])
     mean = float(mean_difference(drawn[None, :])[0])
-    low, high = np.clip(mean + (ends - mean) * _stretch(n_units, level), -1, 1).tolist()
+    low, high = np.clip(mean + (ends - mean) * _stretch(n_units), -1, 1).tolist()
     return Difference(mean, low, high, int(scored.sum()), n_groups)
 
 
-def _stretch(n_units: int, level: float) -> float:
+def _stretch(n: int) -> float:
     """Return how much wider an interval of so few units has to be."""
-    if n_units < 2:
-        return 1.0
-    tail = (1 + level) / 2
-    return float(stats.t.ppf(tail, n_units - 1) / stats.norm.ppf(tail) * np.sqrt(n_units / (n_units - 1)))
+    return 1.0 if n < 2 else float(stats.t.ppf(UPPER, n - 1) / stats.norm.ppf(UPPER) * np.sqrt(n / (n - 1)))
 
 
 def _macro_f1(truth: Array, codes: Array, *, unit: Array, shape: tuple[int, int]) -> Callable[[Array], Array]:

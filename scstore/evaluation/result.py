@@ -112,13 +112,6 @@ class Regime:
             "says": list(self.says),
         }
 
-    def tidy(self) -> pd.DataFrame:
-        """Return one line for each row, fold and metric."""
-        lines = self.scored.scores.melt(["row", "run", "fold"], [*METRICS], "metric")
-        lines.insert(0, "regime", self.name)
-        lines.insert(2, "uses", lines["row"].map({row.name: row.uses for row in self.scored.rows}))
-        return lines
-
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
@@ -175,7 +168,13 @@ class Evaluation:
     @property
     def scores(self) -> pd.DataFrame:
         """One line for each regime, row, fold and metric."""
-        return pd.concat([regime.tidy() for regime in self.regimes], ignore_index=True)
+        frames = []
+        for regime in self.regimes:
+            uses = {row.name: row.uses for row in regime.scored.rows}
+            lines = regime.scored.scores.melt(["row", "run", "fold"], [*METRICS], "metric")
+            frames.append(lines.assign(regime=regime.name, uses=lines["row"].map(uses)))
+        columns = ["regime", "row", "uses", "run", "fold", "metric", "value"]
+        return pd.concat(frames, ignore_index=True)[columns]
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the predictions, as JSON values."""

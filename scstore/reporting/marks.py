@@ -107,15 +107,10 @@ def as_annotate_writes(store: Store) -> Iterator[None]:
         raise DamagedError(f"{store.path}: {why}. Label the cells again.") from error
 
 
-def view_words(words: str) -> str:
-    """Return text with its readouts in plain words: ``language model (weighted mean, layer 20)``."""
-    plain = re.sub(READOUT, lambda m: f"language model ({POOLINGS[m[1]]}, layer {m[2]})", words)
-    return WORDS.get(plain, plain)
-
-
 def row_words(row: EvaluationRow) -> str:
-    """Return what a row reads in plain words."""
-    return view_words(row.words).removeprefix("the ").removeprefix("a ")
+    """Return what a row reads in plain words; a readout is ``language model (weighted mean, layer 20)``."""
+    plain = re.sub(READOUT, lambda m: f"language model ({POOLINGS[m[1]]}, layer {m[2]})", row.words)
+    return WORDS.get(plain, plain).removeprefix("the ").removeprefix("a ")
 
 
 def shown(name: object) -> str:
@@ -144,11 +139,6 @@ class Labels:
     def numbered(self) -> list[str]:
         """Names with their numbers of cells, as they are drawn."""
         return [f"{shown(name)} ({n:,})" for name, n in zip(self.names, self.counts, strict=True)]
-
-    @property
-    def each(self) -> NDArray[np.object_]:
-        """The name of each cell ``(n,)``."""
-        return np.array(self.names, dtype=object)[self.codes]
 
 
 def labels_of(values: Any, colours: Sequence[str] | None = None) -> Labels:

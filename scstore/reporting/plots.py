@@ -174,16 +174,15 @@ def confusion(
         Shares of each true label, with its number of cells; where both columns share names, on the diagonal.
     """
     store = open_store(cells)
-    true, got = read_labels(store, truth, option="truth"), read_labels(store, label, option="label")
-    return draw_confusions(ax, {"": confusion_counts(true.each, got.each)}, f"true: {truth}", f"got: {label}")[0]
+    counts = confusion_counts(read_column(store, truth, option="truth"), read_column(store, label, option="label"))
+    return draw_confusions(ax, {"": counts}, f"true: {truth}", f"got: {label}")[0]
 
 
 def confusion_counts(truth: Any, got: Any) -> pd.DataFrame:
     """Return cells by true label and by the label they got."""
-    rows, columns = labels_of(truth).names, labels_of(got).names
-    if set(rows) & set(columns):
-        columns = [*rows, *(name for name in columns if name not in rows)]
-    return pd.crosstab(truth, got).reindex(index=rows, columns=columns, fill_value=0)
+    rows, columns = labels_of(truth), labels_of(got)
+    names = columns.names if set(rows.names).isdisjoint(columns.names) else dict.fromkeys([*rows.names, *columns.names])
+    return pd.DataFrame(cross_counts(rows, columns), rows.names, columns.names).reindex(columns=names, fill_value=0)
 
 
 @styled
