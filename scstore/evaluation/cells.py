@@ -26,8 +26,7 @@ class EvaluationCells:
     rows: NDArray[np.int64]  # (n,) row in the store
     classes: tuple[str, ...]  # sorted
     codes: NDArray[np.int64]  # (n,) class numbers
-    groups: NDArray[np.int64] | None  # (n,) group numbers
-    group_names: tuple[str, ...]
+    groups: NDArray[np.str_] | None  # (n,) names of groups
     test: NDArray[np.bool_] | None  # (n,) the test side, where sides were named; the other cells are trained on
     too_few: Mapping[str, int]  # cells of each class that was left out because it has too few
 
@@ -39,8 +38,8 @@ class EvaluationCells:
         """``(n,)`` names of the classes of the cells."""
         return np.array(self.classes, dtype=object)[self.codes]
 
-    def groups_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Return the group numbers of training cells; ``None`` where they are not of two groups at least."""
+    def groups_of(self, rows: NDArray[np.int64]) -> NDArray[np.str_] | None:
+        """Return the groups of training cells; ``None`` where they are not of two groups at least."""
         found = None if self.groups is None else self.groups[rows]
         return found if found is not None and len(np.unique(found)) > 1 else None
 
@@ -79,10 +78,6 @@ def gather_cells(
         raise LabelsError(
             f"{stores[0].path}: {label!r} has {len(classes)} class(es) of min_cells={min_cells}; two are needed."
         )
-    group_names, groups = (), None
-    if group is not None:
-        names, groups = np.unique(cells["group"].to_numpy(dtype=str), return_inverse=True)
-        group_names = tuple(names.tolist())
     return EvaluationCells(
         stores=tuple(stores),
         ids=cells["id"].to_numpy(dtype=object),
@@ -90,8 +85,7 @@ def gather_cells(
         rows=cells["row"].to_numpy(),
         classes=tuple(classes.tolist()),
         codes=codes,
-        groups=groups,
-        group_names=group_names,
+        groups=None if group is None else cells["group"].to_numpy(dtype=str),
         test=cells["test"].to_numpy(dtype=bool) if sided else None,
         too_few=too_few,
     )
@@ -129,23 +123,19 @@ def _sides(
 
 def _meets(store: Store, conditions: Sequence[str], *, option: str) -> NDArray[np.bool_]:
     """Return which cells have one of the wanted values in every column named (``COLUMN=VALUE``)."""
-    wanted: dict[str, list[str]] = {}
+    by_column: dict[str, NDArray[np.bool_]] = {}
     for condition in conditions:
         column, _, value = condition.partition("=")
         if not column or not value:
             raise OptionError(f"{option}={condition!r}: write COLUMN=VALUE, such as species=human.")
-        wanted.setdefault(column, []).append(value)
-    meets = np.ones(store.n_obs, dtype=bool)
-    for column, values in wanted.items():
         check_column(store.obs, column, option=option, source=str(store.path))
         found = store.obs[column].astype(str).to_numpy()
         known = sorted(set(found))
-        if absent := [value for value in values if value not in known]:
-            raise OptionError(
-                f"{option}='{column}={absent[0]}': no cell of {store.path} has this value."
-                f"{did_you_mean(absent[0], known)} Values: {', '.join(known[:10])}."
-            )
-        meets &= np.isin(found, values)
+        if value not in known:
+            listed = f"{did_you_mean(value, known)} Values: {', '.join(known[:10])}."
+            raise OptionError(f"{option}='{condition}': no cell of {store.path} has this value.{listed}")
+        by_column[column] = by_column.get(column, False) | (found == value)
+    meets: NDArray[np.bool_] = np.all([np.ones(store.n_obs, dtype=bool), *by_column.values()], axis=0)
     return meets
 
 

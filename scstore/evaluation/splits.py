@@ -60,10 +60,7 @@ def cross_validation(cells: EvaluationCells, *, group: str | None, folds: int, r
     if n_groups <= folds:
         runs = range(1)  # there is one way to leave out one group at a time
         words = f"leaving out one {group} at a time ({n_groups}), mean ± sd over folds"
-    dealt = [
-        group_folds(cells.codes, cells.groups, names=cells.group_names, n_folds=folds, run=run, seed=seed)
-        for run in runs
-    ]
+    dealt = [group_folds(cells.codes, cells.groups, n_folds=folds, run=run, seed=seed) for run in runs]
     return Design(tuple(split for splits in dealt for split in splits), words)
 
 
@@ -74,14 +71,14 @@ def k_folds(codes: Array, *, n_folds: int, run: int, seed: int) -> list[Split]:
     return [Split(run, str(i), np.setdiff1d(every, fold), fold) for i, fold in enumerate(folds)]
 
 
-def group_folds(codes: Array, groups: Array, *, names: Sequence[str], n_folds: int, run: int, seed: int) -> list[Split]:
+def group_folds(codes: Array, groups: Array, *, n_folds: int, run: int, seed: int) -> list[Split]:
     """Return folds of whole groups: each alone where there are at most ``n_folds``, else stratified."""
     present = np.unique(groups)
     if len(present) < 2:
-        raise OptionError(f"All cells belong to one group ({', '.join(names)}): none is held out. Leave out group=.")
+        raise OptionError(f"All cells belong to one group ({present[0]}): none is held out. Leave out group=.")
     every = np.arange(len(codes))
     if len(present) <= n_folds:
-        alone = [(names[group], np.flatnonzero(groups == group)) for group in present]
+        alone = [(str(group), np.flatnonzero(groups == group)) for group in present]
         return [Split(run, name, np.setdiff1d(every, test), test) for name, test in alone]
     shuffle = int(np.random.default_rng([seed, run]).integers(2**31))
     largest = int(np.bincount(codes).max())

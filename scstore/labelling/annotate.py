@@ -206,21 +206,20 @@ def _labelled(
         space[rows[labelling.usable[start : start + len(places)]]] = places
 
     table = with_categories(pd.concat(list(labelling.frames(take))))
-    obsm = {} if space is None else {SPACE: space}
-    earlier = _own_umap(labelling.store)
-    if space is not None and (layout := _umap(labelling.store, space, options, anew=earlier != "")) is not None:
-        obsm[UMAP], earlier = layout, _digest(layout)
-    about = {**record, **_counted(table, record), **({"umap": earlier} if earlier else {})}
-    return table, Annotation.make(table, obsm, about)
-
-
-def _counted(table: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
-    by_label = table["label"].value_counts()
-    return {
+    by_label, by_status = (table[name].value_counts() for name in ("label", "status"))
+    about = {
+        **record,
         "n_cells": len(table),
-        "n_by_status": {str(name): int(n) for name, n in table["status"].value_counts().items()},
+        "n_by_status": {str(name): int(n) for name, n in by_status.items()},
         "n_by_label": [int(by_label.get(label, 0)) for label in record["labels"]],
     }
+    obsm: dict[str, NDArray[np.float32]] = {}
+    made = _own_umap(labelling.store)
+    if space is not None:
+        obsm[SPACE] = space
+        if (layout := _umap(labelling.store, space, options, anew=made != "")) is not None:
+            obsm[UMAP], made = layout, _digest(layout)
+    return table, Annotation.make(table, obsm, about | ({"umap": made} if made else {}))
 
 
 def _own_umap(store: Store) -> str:
@@ -237,17 +236,16 @@ def _umap(
     store: Store, space: NDArray[np.float32], options: AnnotateOptions, *, anew: bool
 ) -> NDArray[np.float32] | None:
     """Draw a UMAP of the space of novelty, unless the cells have one of their user."""
-    progress = options.progress or Reporter()
-    wanted, n = options.umap, len(space)
-    if wanted is None:
-        wanted = (anew or UMAP not in store.views) and n >= FEWEST_CELLS
-        if wanted and n > MANY_CELLS:
-            progress.note(f"{UMAP} is not made, since there are more than {MANY_CELLS:,} cells; umap=True makes it")
+    progress, many = options.progress or Reporter(), len(space) > MANY_CELLS
+    if options.umap is None:
+        if len(space) < FEWEST_CELLS or (UMAP in store.views and not anew):
             return None
-        if wanted and find_spec("umap") is None:
-            progress.note(f"{UMAP} is not made, since umap-learn is not installed: pip install 'scstore[plot]'")
+        if many or find_spec("umap") is None:
+            why = "umap-learn is not installed: pip install 'scstore[plot]'"
+            why = f"there are more than {MANY_CELLS:,} cells; umap=True makes it" if many else why
+            progress.note(f"{UMAP} is not made, since {why}")
             return None
-    if not wanted:
+    elif not options.umap:
         return None
     from scstore.reporting.plots import embed
 

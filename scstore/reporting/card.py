@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scstore.errors import printable
 from scstore.heads.across_genes import AcrossGenesHead
 from scstore.heads.artifact import AnyHead
 from scstore.heads.fusion import FusedHead
 from scstore.heads.missing_genes import MIN_ACCURACY
 from scstore.heads.preprocessing import EXPRESSION
 from scstore.heads.rejection import RULES, ConfidenceRejection
-from scstore.reporting.markdown import as_table, escaped
 
 METRICS = {
     "accuracy": "accuracy",
@@ -32,6 +33,12 @@ LOOKED_UP = (
     "`predict` looks up the row of the genes at hand, takes its temperature and thresholds, and refuses cells below an "
     f"accuracy of {MIN_ACCURACY:.0%} (`min_accuracy`)."
 )
+
+REPLACED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", **{mark: f"\\{mark}" for mark in r"\|[]*`~$"}})
+
+# What many programs make links of, and underscores that are emphasis: those within a word are not.
+LINK = re.compile(r"(?<=:)//|(?<=www)\.|@", re.IGNORECASE)
+EMPHASIS = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 
 
 def model_card(head: AnyHead, *, name: str) -> str:
@@ -192,3 +199,16 @@ def _feature_space(head: AnyHead, record: Mapping[str, Any]) -> str:
         listed = escaped(", ".join(record["genes"]["symbol"]))
         genes = f"The {len(head.genes_):,} genes that the head reads the expression of, best first: {listed}."
     return _section("Feature space", as_table(["view", "width", "fingerprint"], rows), genes)
+
+
+def escaped(text: object) -> str:
+    """Return text on one line that is no HTML, link, emphasis, formula, code or table cell."""
+    line = " ".join(printable(str(text)).translate(REPLACED).split())
+    return EMPHASIS.sub(r"\\_", LINK.sub(lambda found: "".join(f"&#{ord(sign)};" for sign in found[0]), line))
+
+
+def as_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of text; columns with a heading, but for the first, are aligned to the right."""
+    rule = ["---", *("---:" if heading else "---" for heading in headings[1:])]
+    lines = [[escaped(cell) for cell in row] for row in (headings, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))

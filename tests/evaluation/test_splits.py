@@ -19,8 +19,7 @@ def test_no_group_is_on_both_sides(
     groups = np.array(data.draw(st.lists(st.integers(0, n_groups - 1), min_size=len(codes), max_size=len(codes))))
     if len(np.unique(groups)) < 2:
         groups[0] = (groups[0] + 1) % n_groups
-    names = [f"g{i}" for i in range(n_groups)]
-    splits = group_folds(codes, groups, names=names, n_folds=n_folds, run=run, seed=0)
+    splits = group_folds(codes, groups, n_folds=n_folds, run=run, seed=0)
     for split in splits:
         assert len(split.test)
         assert not set(groups[split.train]) & set(groups[split.test])
@@ -29,19 +28,19 @@ def test_no_group_is_on_both_sides(
     np.testing.assert_array_equal(np.sort(tested), np.arange(len(codes)))
     present = len(np.unique(groups))
     if present <= n_folds:
-        assert [split.fold for split in splits] == [names[group] for group in np.unique(groups)]
+        assert [split.fold for split in splits] == [str(group) for group in np.unique(groups)]
 
 
 def test_one_group_cannot_be_held_out() -> None:
     with pytest.raises(OptionError, match="group="):
-        group_folds(np.array([0, 1, 0]), np.zeros(3, dtype=int), names=["d"], n_folds=5, run=0, seed=0)
+        group_folds(np.array([0, 1, 0]), np.zeros(3, dtype=int), n_folds=5, run=0, seed=0)
 
 
 def test_every_run_deals_anew_and_a_seed_deals_the_same() -> None:
     codes, groups = np.arange(60) % 3, np.arange(60) % 10
     for make in (
         lambda run, seed: k_folds(codes, n_folds=4, run=run, seed=seed),
-        lambda run, seed: group_folds(codes, groups, names=list("abcdefghij"), n_folds=4, run=run, seed=seed),
+        lambda run, seed: group_folds(codes, groups, n_folds=4, run=run, seed=seed),
     ):
         first, again, other, elsewhere = (
             [s.test.tolist() for s in make(*key)] for key in [(0, 1), (0, 1), (1, 1), (0, 2)]
