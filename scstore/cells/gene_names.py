@@ -274,14 +274,10 @@ def find_genes(var: pd.DataFrame, beside: pd.DataFrame | None = None) -> Genes:
     if taken := sorted({name for names in genomes for name in names if name}):
         notes.append(f"gene names: the prefix of the genome ({show_some(taken)}) is taken off")
     own = [strings(found[by_key[key]]) for key in GENOME_KEYS if key in by_key]
-    if several := _several_species(found, [*genomes, *own], notes):
-        those = f"{len(several)} genomes ({show_some(several, limit=6)})"
-        return Genes(found, keep, problem=f"it holds {those}. Write the cells and genes of one to a file of their own.")
-    if apart := _spliced_apart(found):
-        return Genes(found, keep, problem=apart)
     if dates := [name for name in found.index if DATE.fullmatch(name)]:
         notes.append(f"gene names: {len(dates):,} were made dates by a spreadsheet, and are lost ({show_some(dates)})")
-    return Genes(found, keep, tuple(notes), _nameless(found))
+    problem = _several_species(found, [*genomes, *own], notes) or _spliced_apart(found) or _nameless(found)
+    return Genes(found, keep, tuple(notes), problem)
 
 
 def _joined(var: pd.DataFrame, beside: pd.DataFrame | None) -> pd.DataFrame:
@@ -292,9 +288,9 @@ def _joined(var: pd.DataFrame, beside: pd.DataFrame | None) -> pd.DataFrame:
     known = {*NAME_KEYS, *TYPE_KEYS, *GENOME_KEYS, "filteredprobes"}
     titles = [title for title in beside.columns if column_key(title) in known - own]
     index, theirs = pd.Index(clean_texts(var.index)), pd.Index(clean_texts(beside.index))
-    if all(map(str.isdecimal, index)) and len(index) != len(theirs):  # numbered anew after genes were left out
-        return var
-    if not titles or not theirs.is_unique or 2 * index.isin(theirs).sum() < min(len(index), len(theirs)):
+    is_other = 2 * index.isin(theirs).sum() < min(len(index), len(theirs))
+    is_numbered_anew = all(map(str.isdecimal, index)) and len(index) != len(theirs)  # after genes were left out
+    if not titles or not theirs.is_unique or is_other or is_numbered_anew:
         return var
     more = beside[titles].astype(object).set_axis(theirs).reindex(index)
     return pd.concat([var, more.set_axis(var.index)], axis=1)
@@ -353,11 +349,12 @@ def _of_probes(features: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return features
 
 
-def _several_species(var: pd.DataFrame, genomes: list[list[str]], notes: list[str]) -> list[str]:
-    """Return the genomes of a file that holds genes of more than one species, else nothing.
+def _several_species(var: pd.DataFrame, genomes: list[list[str]], notes: list[str]) -> str | None:
+    """Return why genes cannot be used that are of more than one species.
 
     A reporter, a transgene or the genes of a virus beside them are no second species: a note says that they are kept.
     """
+    cure = "Write the cells and genes of one to a file of their own."
     by_id = [_species(found[0]) if (found := ENSEMBL_SPECIES.match(name)) else "" for name in var["ensembl_id"]]
     for names in (*genomes, by_id):
         first: dict[str, str] = {}
@@ -370,18 +367,18 @@ def _several_species(var: pd.DataFrame, genomes: list[list[str]], notes: list[st
             counts[species] += bool(species)
         held = [s for s, n in counts.items() if n > FEW_GENES or (s in SPECIES and n > max(1, FEW_SHARE * len(names)))]
         if len(held) > 1:
-            return sorted(first[species] or species for species in held)
+            names = sorted(first[species] or species for species in held)
+            return f"it holds {len(names)} genomes ({show_some(names, limit=6)}). {cure}"
         few = {first[s] or s: n for s, n in counts.items() if held and n and s not in held}
         said = [f"genes of another genome are kept: {n:,} of {show(name)}" for name, n in few.items()]
         notes += [line for line in said if line not in notes]
     symbols = {name for name in var["symbol"] if name}
     pairs = len(symbols) - len({name.casefold() for name in symbols})
-    return ["human", "mouse"] if pairs > max(FEWEST_PAIRS, len(symbols) / 10) else []
+    return f"it holds 2 genomes (human, mouse). {cure}" if pairs > max(FEWEST_PAIRS, len(symbols) / 10) else None
 
 
 @functools.cache
 def _species(genome: str) -> str:
-    """Return the common name of a known genome's species, else the genome."""
     return next((species for species, form in SPECIES.items() if form.match(genome.casefold())), genome)
 
 

@@ -198,7 +198,10 @@ def _plain_column(column: pd.Series) -> Any:
     if isinstance(column.dtype, pd.ArrowDtype):
         column = pd.Series(pd.array(column.to_numpy(dtype=object)), index=column.index)
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return _plain_categories(column)
+        categories = pd.Index(np.asarray(_plain_column(pd.Series(column.cat.categories))))
+        if not categories.is_unique:  # 1 and "1"
+            return column.astype(object).map(str, na_action="ignore").astype("category")
+        return column.cat.rename_categories(categories)
     kind = pd.api.types.infer_dtype(column, skipna=True)
     if kind == "bytes":
         column, kind = pd.Series(decoded(column.to_numpy(dtype=object)), index=column.index, dtype=object), "string"
@@ -213,20 +216,6 @@ def _plain_column(column: pd.Series) -> Any:
             return column.astype(np.float64)
         return column if missing.any() else column.astype(column.dtype.numpy_dtype)
     return column if column.dtype.isnative else column.astype(column.dtype.newbyteorder("="))
-
-
-def _plain_categories(column: pd.Series) -> pd.Series:
-    categories = column.cat.categories
-    kind = pd.api.types.infer_dtype(categories, skipna=True)
-    if kind == "bytes":
-        categories = pd.Index(decoded(categories.to_numpy(dtype=object)), dtype=object)
-    elif kind not in STORABLE or kind == "string":
-        categories = categories.astype(str).astype(object).map(_storable)
-    elif pd.api.types.is_extension_array_dtype(categories.dtype):
-        categories = categories.astype(categories.dtype.numpy_dtype)
-    if not categories.is_unique:  # 1 and "1"
-        return column.astype(object).map(str, na_action="ignore").astype("category")
-    return column.cat.rename_categories(categories)
 
 
 def _storable(text: Any) -> Any:

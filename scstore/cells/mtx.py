@@ -55,7 +55,6 @@ def _stem(path: Path) -> str:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Return the files of a folder, without the hidden ones that macOS and file servers leave."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 

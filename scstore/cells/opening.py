@@ -129,7 +129,12 @@ def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str 
             name = str(source)
             with reading(name, "it"):
                 opened = _open_path(source, stack=stack)
-        _check_extent(opened, source=name)
+        if not opened.slots:
+            raise CellsError(f"{name}: there is no matrix (X, layers or raw). Give the file that holds the expression.")
+        n_genes = max(matrix.shape[1] for matrix in opened.slots.values())
+        if not len(opened.obs) or not n_genes:
+            what = "genes" if len(opened.obs) else "cells"
+            raise CellsError(f"{name}: there are 0 {what} in it. Check the filtering step that wrote it.")
         obs = identify_cells(opened.obs, source=name, id_prefix_from=id_prefix_from)
         genes = _find_genes(opened)
         slots = {slot: genes[slot].of(rows, source=name, name=slot) for slot, rows in opened.slots.items()}
@@ -187,16 +192,6 @@ def _find_genes(opened: Opened) -> dict[str, Genes]:
         if id(features) not in found:
             found[id(features)] = find_genes(features, var if features is raw else raw)
     return {slot: found[id(features)] for slot, features in opened.slot_vars.items()}
-
-
-def _check_extent(opened: Opened, *, source: str) -> None:
-    """Refuse an input without cells, without a matrix or without genes."""
-    if not opened.slots:
-        raise CellsError(f"{source}: there is no matrix (X, layers or raw). Give the file that holds the expression.")
-    n_genes = max(matrix.shape[1] for matrix in opened.slots.values())
-    if not len(opened.obs) or not n_genes:
-        what = "genes" if len(opened.obs) else "cells"
-        raise CellsError(f"{source}: there are 0 {what} in it. Check the filtering step that wrote it.")
 
 
 def _open_path(source: str | os.PathLike[str], *, stack: contextlib.ExitStack) -> Opened:
