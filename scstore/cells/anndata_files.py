@@ -291,10 +291,7 @@ def describe_anndata(adata: AnnData) -> str:
 
 
 def open_anndata(adata: AnnData) -> Opened:
-    """Open the matrices of an AnnData object; nothing in it is changed.
-
-    Views are sliced as they are read, except views of a backed one, which anndata reads whole.
-    """
+    """Open the matrices of an AnnData; views are sliced as they are read, but for those of a backed one."""
     slots: dict[str, RowMatrix] = {}
     slot_vars: dict[str, pd.DataFrame] = {}
     var, raw = plain_frame(adata.var), None if adata.raw is None else plain_frame(adata.raw.var)

@@ -57,11 +57,7 @@ class ExpressionSlot:
 
 @dataclass(frozen=True)
 class _Look:
-    """What a sample of a slot's values suggests, as a kind and as the end of a sentence.
-
-    ``rescaled`` is on another ``scale`` that can be undone, ``linear`` on one that is no logarithm, ``other`` on one
-    that cannot be undone, for lack of genes; ``unclear`` may be logarithms, ``fractional`` cannot; ``scaled`` < 0.
-    """
+    """What a sample of a slot suggests, as a kind and as the end of a sentence, and the scale that can be undone."""
 
     kind: str
     words: str
@@ -216,11 +212,7 @@ def _place(cells: CellFile, slot: str, numbers: NDArray[np.int64], rows: sparse.
 def lognorm_rows(
     cells: CellFile, slot: ExpressionSlot, *, chunk_rows: int = 4096, groups: NDArray[np.int64] | None = None
 ) -> Iterator[tuple[int, sparse.csr_matrix]]:
-    """Yield the first row's number and ``(n, n_genes of the slot)`` float32 log-normalised expression, block by block.
-
-    Column indices ascend, without explicit zeros. ``groups`` gives for each column the one that its counts are added
-    to, before the logarithm. A :class:`CellsError` names the first cell and gene with a value that is no expression.
-    """
+    """Yield the first row's number and ``(n, n_genes of the slot)`` of :func:`lognorm_block`, block by block."""
     for start in range(0, cells.n_cells, chunk_rows):
         yield start, lognorm_block(cells, slot, start, start + chunk_rows, groups=groups)
 
@@ -228,7 +220,11 @@ def lognorm_rows(
 def lognorm_block(
     cells: CellFile, slot: ExpressionSlot, start: int, stop: int, *, groups: NDArray[np.int64] | None = None
 ) -> sparse.csr_matrix:
-    """Read cells ``start`` to ``stop`` as :func:`lognorm_rows` does."""
+    """Return ``(n, n_genes of the slot)`` float32 log-normalised expression of cells ``start`` to ``stop``.
+
+    Column indices ascend, without explicit zeros. ``groups`` gives for each column the one that its counts are added
+    to, before the logarithm. A :class:`CellsError` names the first cell and gene with a value that is no expression.
+    """
     stored = cells.matrix(slot.slot).rows(start, min(stop, cells.n_cells))
     _check_values(stored, cells=cells, slot=slot, start=start)
     # One dtype from here on: integers and floats of any width then give the same bits.

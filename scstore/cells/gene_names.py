@@ -100,10 +100,7 @@ def name_columns(var: pd.DataFrame) -> dict[str, object]:
 
 
 def split_genome(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Take a genome's name off names that (nearly) all begin with one; return the names, and what was taken off.
-
-    The prefix of an assembly, what stands before Ensembl ids, or what all names share before well-known genes.
-    """
+    """Take a genome's name off names that (nearly) all begin with one; return the names, and what was taken off."""
     found = [ASSEMBLY.match(name) or (BEFORE_ID.match(name) if "ENS" in name else None) for name in names]
     counts = Counter(match[1] for match in found if match)
     enough = max(2, 0.05 * len(names))

@@ -81,10 +81,7 @@ class ClassSums:
         return np.expm1(total / len(splits))
 
     def _split(self, classes: Array) -> tuple[Array, Array, int, int] | None:
-        """Return sums of squares between and within some classes and their degrees of freedom, if there are any.
-
-        A gene that is constant but for rounding has zeros.
-        """
+        """Return sums of squares between and within some classes and their degrees of freedom, if there are any."""
         counts, sums = self.counts[classes][:, None], self.sums[classes]
         n, n_classes = int(counts.sum()), len(counts)
         if n_classes < 2 or n <= n_classes:

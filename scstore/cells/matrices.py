@@ -51,10 +51,7 @@ class RowMatrix:
     name: str
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Return rows ``start`` to ``stop``, a copy of the stored numeric dtype.
-
-        Entries that are stored twice are summed and the column indices of each row ascend; explicit zeros may be there.
-        """
+        """Return a copy of rows ``start`` to ``stop`` in canonical CSR, duplicates summed; zeros may be there."""
         stop = min(stop, self.shape[0])
         with reading(self.source, f"{self.name}, rows {start:,} to {stop:,},"):
             block = self.take(start, stop)
@@ -179,10 +176,7 @@ RESERVED_COLUMNS = ("", ".", "..", "_index", "zarr.json")
 
 
 def plain_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with columns that AnnData has a form for: numbers, booleans, text, categories of these.
-
-    Dates, intervals and mixed values become text. The index has no name that is a column's, too.
-    """
+    """Return a table with columns that AnnData has a form for: what is no number or boolean becomes text."""
     columns = [_plain_column(frame.iloc[:, i]) for i in range(frame.shape[1])]
     plain = pd.DataFrame(dict(enumerate(columns)), index=frame.index)
     plain.index = frame.index.map(_storable)

@@ -118,10 +118,7 @@ def identify_cells(obs: pd.DataFrame, *, source: str, id_prefix_from: str | None
 
 
 def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str | None = None) -> CellFile:
-    """Open an input of cells; its matrices stay where they are and are read by runs of rows.
-
-    Features that are no genes are left out. ``id_prefix_from`` is a column of ``obs`` with a prefix of every cell id.
-    """
+    """Open an input of cells; ``id_prefix_from`` is a column of ``obs`` with a prefix of every cell id."""
     with contextlib.ExitStack() as stack:
         if isinstance(source, AnnData):
             name, opened = describe_anndata(source), open_anndata(source)
@@ -146,10 +143,7 @@ def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str 
 def open_root(
     place: str | os.PathLike[str], *, error: type[ScstoreError] = CellsError, damaged: type[ScstoreError] = CellsError
 ) -> Any:
-    """Open the root group of an AnnData, MuData or 10x file, Zarr or HDF5; ``None`` for a folder with a matrix.
-
-    ``error`` if it is something else, ``damaged`` if it asks for what is refused.
-    """
+    """Open the root group of cells; ``None`` for a folder with a matrix, ``damaged`` if it asks for what is refused."""
     if (what := what_is(place)) not in STORES:
         name = f"{place}: this" if isinstance(place, str | os.PathLike) else "This"
         raise error(f"{name} is {what}, where cells are wanted: {FORMATS}. Swapped with another?")

@@ -78,10 +78,7 @@ def _problem(path: Path) -> str | None:
 def write_h5ad(
     store: Store, path: Path, *, views: Sequence[str] | None = None, rows: NDArray[np.int64] | None = None
 ) -> None:
-    """Write cells with their views to a new file, in bounded memory beside ``obs``.
-
-    Views and counts go from block to block; of an AnnData, all that is wanted is read first.
-    """
+    """Write cells with their views to a new file: from block to block, but for an AnnData, which is read whole."""
     if isinstance(store.source, anndata.AnnData):
         with hdf5_output(path) as file, anndata.settings.override(allow_write_nullable_strings=True):
             write_elem(file, "/", store.source if rows is None else store.source[rows])

@@ -57,10 +57,7 @@ class ViewSpec:
 
 @dataclass(frozen=True)
 class StorePlan:
-    """The fixed shape of a store: cells, rows of a shard (one chunk of every view, the unit of commit), views.
-
-    ``run`` is the digest of the record of the run that made it, which every shard's record repeats.
-    """
+    """The fixed shape of a store; ``run`` is the digest of its run's record, which every shard's record repeats."""
 
     n_obs: int
     shard_rows: int
@@ -82,10 +79,7 @@ class StorePlan:
 
 
 def default_shard_rows(n_obs: int, views: Iterable[ViewSpec], *, rate: float = inf) -> int:
-    """Return the rows that take about a minute at a rate (cells/s): a power of two, or all.
-
-    At most as many as make the largest view 16 MB, and 4,096.
-    """
+    """Return the rows of about a minute at a rate (cells/s): a power of two up to 16 MB and 4,096 rows, or all."""
     row_bytes = max(view.width * np.dtype(view.dtype).itemsize for view in views)
     most = int(max(1, min(MAX_SHARD_ROWS, SHARD_BYTES // row_bytes, SHARD_SECONDS * rate)))
     return min(n_obs, 1 << most.bit_length() - 1)

@@ -108,10 +108,7 @@ def _not_ours(root: Path, name: str, problem: str) -> DamagedError:
 
 
 class ManifestStore(WrapperStore[Store]):
-    """A store's Zarr: each file that never changes is compared with the manifest before it is first decoded.
-
-    A file that the manifest lacks is refused as well: it would be read as a chunk that was left out.
-    """
+    """A store's Zarr: each fixed file is compared with the manifest before it is first decoded; others are refused."""
 
     _supports_sync_io = False  # newer Zarr would go past `get`
 
@@ -194,10 +191,7 @@ def committed_shards(root: Path, plan: StorePlan) -> list[bool]:
 def check_shard(
     root: Path, plan: StorePlan, shard: int, *, ids: Sequence[str] | None = None, view: str | None = None
 ) -> str | None:
-    """Return why a shard must be extracted again; ``None`` when it is committed, this store's, and every byte matches.
-
-    ``ids`` are those that its cells should have; ``view`` is the only one whose bytes are compared.
-    """
+    """Return why a shard (of ``view`` alone, if given) must be extracted again; ``None`` when every byte matches."""
     try:
         record = read_record(root, shard)
     except DamagedError as error:

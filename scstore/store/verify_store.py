@@ -196,10 +196,7 @@ def record_findings(record: Mapping[str, Any], ids: list[str] | None = None) -> 
 
 
 def _check_shards(check: _Check, plan: StorePlan | None, ids: list[str] | None) -> tuple[list[int], int]:
-    """Compare the records with the store's shape and cells, and the shards with their records.
-
-    Return the shards without a record, and the number of shards.
-    """
+    """Compare records with the store, and shards with records; return those without one, and how many there are."""
     root = check.root
     with_record = (int(file.stem) for file in record_path(root, 0).parent.glob("[0-9]*.json"))
     shards = sorted(with_record) if plan is None else range(plan.n_shards)

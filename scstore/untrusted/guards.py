@@ -93,10 +93,7 @@ def declared_bytes(array: h5py.Dataset) -> int:
 
 
 def too_large(array: h5py.Dataset, stored: int) -> str | None:
-    """Return why a data set in a file of ``stored`` bytes cannot be what it declares; no value is read.
-
-    Chunks that were never written hold the fill value, which is allowed up to :data:`FLOOR`.
-    """
+    """Return why a data set in a file of ``stored`` bytes cannot be what it declares; no value is read."""
     name = str(array.name).strip("/")
     declared = declared_bytes(array)
     if declared > max(FLOOR, RATIO * stored):
@@ -123,10 +120,7 @@ def damaged(source: str, problem: str) -> CellsError:
 
 @contextlib.contextmanager
 def reading(source: object, name: str, *, error: type[ScstoreError] = CellsError, cure: str = AGAIN) -> Iterator[None]:
-    """Turn whatever a library raises while it decodes a part of ``source`` into one plain error.
-
-    What the system fails to read is an ``UnreadableError``, for it may be whole.
-    """
+    """Turn what a library raises while it decodes a part of ``source`` into one error, of damage or the system."""
     try:
         yield
     except (ScstoreError, MemoryError):
@@ -176,10 +170,7 @@ WEIGHT_DTYPES = {"F64", "F32", "F16", "I64"}
 
 
 def read_weights(path: Path, *, digest: str, limit: int = WEIGHTS_LIMIT) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a weights file by name.
-
-    ``DamagedError`` if it is too large, malformed, has another digest than ``sha256:<hex>``, or holds NaN or infinity.
-    """
+    """Return the finite arrays of a weights file by name; ``DamagedError`` for other arrays or another digest."""
     check_layout(path, limit=limit)
     if (found := digest_file(path)) != digest:
         _refuse(path, f"its digest is {found[:19]}… where its description says {digest[:19]}…")

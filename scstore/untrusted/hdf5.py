@@ -35,10 +35,7 @@ OWN_DATA = "Write a file that holds its own data."
 def open_hdf5(
     path: Path, *, error: type[ScstoreError] = CellsError, unreadable: type[ScstoreError] | None = None
 ) -> h5py.File:
-    """Open an HDF5 file for reading, and look at it before a value is read.
-
-    ``unreadable`` is the error for a file that cannot be opened, by default the same. ``PermissionError`` passes.
-    """
+    """Open and look at an HDF5 file; ``unreadable`` if it cannot be opened (``PermissionError`` passes)."""
     check_path(path, error=unreadable or error)
     try:
         file = open_to_read(path)

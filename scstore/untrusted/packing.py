@@ -63,10 +63,7 @@ class Packing:
 
 
 def packing_of(about: Mapping[str, Any], *, version: int, place: str) -> Packing:
-    """Read the metadata of the array at a place; :class:`CellsError` for codecs that are not known here.
-
-    Metadata that are malformed raise anything; Zarr does too.
-    """
+    """Read the metadata of an array; ``CellsError`` for unknown codecs, anything for what is malformed."""
     if version == 3:
         codecs, lengths = about["codecs"], about["chunk_grid"]["configuration"]["chunk_shape"]
         dtype, key = about["data_type"], "name"
@@ -109,10 +106,7 @@ def _itemsize(dtype: Any) -> int:
 
 
 def chunk_problem(data: bytes, packing: Packing, *, limit: int) -> str | None:
-    """Return why a chunk is not decoded: it would take more than ``limit`` bytes, or has fewer texts than it says.
-
-    One that is damaged makes its codec raise anything, as it would for Zarr.
-    """
+    """Return why a chunk is not decoded: it unpacks to more than ``limit``, or has fewer texts than it says."""
     for name in packing.codecs if packing.is_checked else ():
         if name in PACKERS:
             if (size := unpacked_size(name, data, limit=limit)) > limit:

@@ -26,10 +26,7 @@ def largest_text(file: Path) -> int:
 
 
 def read_unpacked(file: Path, *, error: type[ScstoreError] = GenesError) -> bytes:
-    """Read a table whole; ``error`` past the largest size, with more lines than its packed bytes account for, or wide.
-
-    A parser fills short lines up to the width of the first.
-    """
+    """Read a table whole; ``error`` if it unpacks too far, or has too many lines or columns (parsers fill lines)."""
     with open_unpacked(file, error=error) as opened:
         content = opened.read()
     n_lines, first = content.count(b"\n"), content.partition(b"\n")[0]

@@ -156,14 +156,13 @@ def test_an_input_that_changes_while_it_is_read_is_refused(
     """RELIABILITY 13: the input file changes during the run."""
     import scstore.extraction.sequence_plan as workflow
 
-    real = workflow.lognorm_rows
+    real = workflow.lognorm_block
 
     def meddle(*words: Any, **named: Any) -> Any:
-        for block in real(*words, **named):
-            os.utime(cells_file, ns=(1, 1))
-            yield block
+        os.utime(cells_file, ns=(1, 1))
+        return real(*words, **named)
 
-    monkeypatch.setattr(workflow, "lognorm_rows", meddle)
+    monkeypatch.setattr(workflow, "lognorm_block", meddle)
     with pytest.raises(CellsError, match="cells.h5ad"):
         extract(cells_file, tmp_path / "s.zarr", llama)
     assert not (tmp_path / "s.zarr").exists()
