@@ -18,13 +18,16 @@ class ScstoreError(Exception):
     Attributes
     ----------
     kind
-        Stable, machine-readable name of the error (printed by ``--json``).
+        Stable, machine-readable name of the error (printed by ``--json``): that of the class, as ``feature_space``.
     exit_code
         What the command line exits with.
     """
 
     kind: str = "error"
     exit_code: int = 1
+
+    def __init_subclass__(cls) -> None:
+        cls.kind = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("Error")).lower()
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -33,93 +36,54 @@ class ScstoreError(Exception):
 class InputError(ScstoreError, ValueError):
     """The user can mend it."""
 
-    kind = "input"
     exit_code = 2
 
 
 class CellsError(InputError):
     """An input of cells cannot be used as it is."""
 
-    kind = "cells"
-
 
 class GenesError(InputError):
     """Gene texts, a gene table, a panel, or their match with the cells."""
-
-    kind = "genes"
 
 
 class OptionError(InputError):
     """An option, or options that do not go together."""
 
-    kind = "option"
-
 
 class ModelError(InputError):
     """A model that cannot or may not be loaded."""
-
-    kind = "model"
 
 
 class FeatureSpaceError(InputError):
     """A head, store or run that belongs to another feature space."""
 
-    kind = "feature_space"
-
 
 class LabelsError(InputError):
     """Labels that cannot be learned from."""
-
-    kind = "labels"
 
 
 class OutputError(InputError):
     """An output that exists already or cannot be written."""
 
-    kind = "output"
-
 
 class NotAStoreError(InputError):
     """A path that holds no store, no AnnData and no head."""
-
-    kind = "not_a_store"
 
 
 class IncompleteStoreError(InputError):
     """Rows that are not extracted yet."""
 
-    kind = "incomplete_store"
-
 
 class NewerFormatError(InputError):
-    """A file that a later scstore wrote; this one cannot read it.
-
-    Parameters
-    ----------
-    path
-        The file.
-    found, known
-        Its format, and the newest that this scstore reads.
-    """
-
-    kind = "newer_format"
+    """A file that a later scstore wrote, of the format ``found``; this one reads those up to ``known``."""
 
     def __init__(self, path: object, found: str, known: str) -> None:
         super().__init__(f"{path}: format {found}; this scstore reads up to {known}. Update it: pip install -U scstore")
 
 
 class MissingExtraError(InputError, ImportError):
-    """An optional dependency is not installed.
-
-    Parameters
-    ----------
-    needs
-        What cannot be done without it, as the beginning of a sentence.
-    extra
-        The extra of scstore that brings it.
-    """
-
-    kind = "missing_extra"
+    """An optional dependency is not installed: ``needs`` begins a sentence, ``extra`` of scstore brings it."""
 
     def __init__(self, needs: str, extra: str) -> None:
         super().__init__(f"{needs} needs more packages. Install them with: pip install 'scstore[{extra}]'")
@@ -128,37 +92,25 @@ class MissingExtraError(InputError, ImportError):
 class FaultError(ScstoreError, RuntimeError):
     """Something broke or is damaged."""
 
-    kind = "fault"
-
 
 class DamagedError(FaultError):
     """Bytes that do not match their digest, or do not parse."""
-
-    kind = "damaged"
 
 
 class UnreadableError(FaultError):
     """The system failed to read: a network disk, a permission, too many open files. The file may be whole."""
 
-    kind = "unreadable"
-
 
 class LockedError(FaultError):
     """Somebody else is writing."""
-
-    kind = "locked"
 
 
 class NetworkError(FaultError):
     """A server that cannot be reached, or does not answer as it should."""
 
-    kind = "network"
-
 
 class NumericsError(FaultError):
     """Hidden states that are not finite."""
-
-    kind = "numerics"
 
 
 class ScstoreWarning(UserWarning):

@@ -29,39 +29,32 @@ if sys.platform != "win32":
     import fcntl
 
 
-# Marks temporary files and folders, which may be deleted.
-PARTIAL = ".partial-"
+PARTIAL = ".partial-"  # marks temporary files and folders, which may be deleted
+OLD = f"{PARTIAL}old-"  # marks what is being replaced, until its replacement has its name
+SCRATCH = ".scratch-"  # marks a folder to work in beside an output, and its lock
 
-# Marks what is being replaced, until its replacement has its name.
-OLD = f"{PARTIAL}old-"
-
-# Marks a folder to work in beside an output, and its lock.
-SCRATCH = ".scratch-"
-
-# Bytes of an output's name; its hidden name is longer, and file systems take 255.
-LONGEST_NAME = 200
+LONGEST_NAME = 200  # bytes of an output's name; its hidden name is longer, and file systems take 255
 
 # Beginnings of the names of files that systems leave in any folder.
 OF_THE_SYSTEM = (".DS_Store", "._", ".nfs", ".directory", "Thumbs.db", "desktop.ini")
 
-# Errors of a disk without room, or of a quota that is used up.
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk without room, or a quota that is used up
 
 # Numbers of the system's errors that say something about the file; of all others it may be whole.
 OF_THE_FILE = {0, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG, errno.EFBIG}
 
-# Seconds between touches of a lock by its owner.
-HEARTBEAT = 30.0
-
-# Seconds without a touch after which a lock's owner shows no sign of life.
-STALE = 600.0
-
-# Seconds after which a lock without an owner in it may be deleted.
-STARTING = 60.0
-
+HEARTBEAT = 30.0  # seconds between touches of a lock by its owner
+STALE = 600.0  # seconds without a touch after which a lock's owner shows no sign of life
+STARTING = 60.0  # seconds after which a lock without an owner in it may be deleted
 
 # All of scstore writes with this one; only tests put another in its place.
 disk = Disk()
+
+
+def _number(error: OSError) -> int:
+    """Return the system's number of an error; HDF5 has one of its own, with that number in its words."""
+    words = re.search(r"errno = (\d+)", str(error))
+    return error.errno or int(words[1] if words else 0)
 
 
 def check_read(error: BaseException, what: str) -> None:
@@ -69,11 +62,7 @@ def check_read(error: BaseException, what: str) -> None:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__
-    if cause is None:
-        return
-    # HDF5 has an error of its own, with the system's number in its words
-    words = re.search(r"errno = (\d+)", str(cause))
-    if (number := cause.errno or int(words[1] if words else 0)) not in OF_THE_FILE:
+    if cause is not None and (number := _number(cause)) not in OF_THE_FILE:
         msg = f"{what} could not be read ({os.strerror(number)}). It may be whole: try again, or ask who runs the disk."
         raise UnreadableError(msg) from error
 
@@ -174,7 +163,7 @@ def read_json(path: str | os.PathLike[str], *, limit: int = 1 << 28) -> Any:
 def atomic_path(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
     """Yield a hidden path beside ``path``; then flush what is there and rename it into place, or delete it on an error.
 
-    ``LockedError`` if another process writes the same output. Whoever holds it deletes what killed runs left.
+    Whoever holds the lock of an output deletes what killed runs left.
     """
     given = Path(path)
     target = given.resolve() if given.is_symlink() or given.name in ("", "..") else given
@@ -286,8 +275,7 @@ def _name_full_disk(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # HDF5 has an error of its own, with the system's number in its words
-        if error.errno not in FULL and f"errno = {errno.ENOSPC}" not in str(error):
+        if _number(error) not in FULL:
             raise
         place = target.parent.resolve()
         while not place.is_mount() and place != place.parent:

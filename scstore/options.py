@@ -109,20 +109,17 @@ def with_options(
 
     def decorate(function: Callable[[A, B, OptionsT], R]) -> Callable[Concatenate[A, B, P], R]:
         before = list(inspect.signature(function).parameters.values())[:2]
-        names = [one.name for one in before]
+        signature = inspect.Signature([*before, *inspect.signature(make).parameters.values()])
 
         @functools.wraps(function)
         def checked(*args: Any, **kwargs: Any) -> R:
             _check(checked, kwargs)
-            ends = {**dict(zip(names, args, strict=False)), **{n: kwargs.pop(n) for n in names if n in kwargs}}
-            if missing := [name for name in names if name not in ends]:
-                raise TypeError(f"{function.__name__}() needs {missing[0]}=.")
-            first, second = (ends[name] for name in names)
-            return function(first, second, make(*args[2:], **kwargs))
+            given = signature.bind(*args, **kwargs).arguments
+            first, second = (given.pop(one.name) for one in before)
+            return function(first, second, make(**given))  # type: ignore[call-arg]
 
         checked.__options__ = make  # type: ignore[attr-defined]
-        fields = inspect.signature(make).parameters.values()
-        checked.__signature__ = inspect.Signature([*before, *fields])  # type: ignore[attr-defined]
+        checked.__signature__ = signature  # type: ignore[attr-defined]
         checked.__doc__ = _documented(checked)
         return checked
 

@@ -74,7 +74,6 @@ class Silent(Reporter):
 
     @contextmanager
     def track(self, label: str, total: int, unit: str) -> Iterator[Track]:
-        """Draw nothing."""
         yield Track()
 
     def warn(self, message: str, kind: type[ScstoreWarning] = ScstoreWarning) -> None:
@@ -107,7 +106,6 @@ class ConsoleReporter(Reporter):
         self._warned: set[str] = set()
 
     def note(self, message: str) -> None:
-        """Print it."""
         self._print(escape(printable(message)))
 
     def _print(self, text: str) -> None:
@@ -115,7 +113,6 @@ class ConsoleReporter(Reporter):
             self.console.print(text, highlight=False, soft_wrap=True)
 
     def warn(self, message: str, kind: type[ScstoreWarning] = ScstoreWarning) -> None:
-        """Print it, marked, once."""
         del kind
         if message in self._warned:
             return

@@ -26,11 +26,9 @@ from scstore.hdf5_output import hdf5_output
 from scstore.untrusted.guards import FILES, WEIGHTS_LIMIT, read_weights, reading, what_else, what_is
 from scstore.untrusted.hdf5 import open_hdf5
 
-# Characters of two values that are shown side by side.
-LONGEST = 400
+LONGEST = 400  # characters of two values that are shown side by side
 
-# A JSON object that names a feature space.
-Space = Mapping[str, Any]
+Space = Mapping[str, Any]  # a JSON object that names a feature space
 
 
 def canonical_json(value: Any) -> str:
@@ -107,11 +105,9 @@ def _difference(name: str, before: str, after: str) -> str:
 # Format of stores, heads, projectors, gene tables and panels. A larger first number cannot be read.
 FORMAT = "1.0"
 
-# What a command may write into a folder beside its two files.
-CARD = "README.md"
+CARD = "README.md"  # what a command may write into a folder beside its two files
 
-# Bytes of a folder's description, at writing and at reading.
-DESCRIPTION_LIMIT = 1 << 25
+DESCRIPTION_LIMIT = 1 << 25  # bytes of a folder's description, at writing and at reading
 
 
 @dataclass(frozen=True)
@@ -163,10 +159,7 @@ def check_format(path: Path, found: object) -> None:
 
 
 def read_sealed_json(file: Path, *, limit: int, cure: str, has_format: bool = True) -> dict[str, Any]:
-    """Return the content of a JSON file that holds its own digest.
-
-    ``DamagedError``, with ``cure`` at its end, if any byte differs from what was written.
-    """
+    """Return the content of a JSON file that holds its own digest; ``DamagedError``, with ``cure``, if it changed."""
     document = fsio.read_json(file, limit=limit)
     if has_format and isinstance(document, dict):
         check_format(file, document.get("format"))
@@ -192,9 +185,7 @@ def write_sealed_folder(
 ) -> Path:
     """Write a JSON document, arrays and ``copies`` of other artifacts, by the name there, as a folder, atomically.
 
-    The same content gives the same bytes.
-
-    ``OutputError`` as :func:`check_sealed_output`, ``OptionError`` if JSON cannot hold the document as it is.
+    The same content gives the same bytes. ``OptionError`` if JSON cannot hold the document as it is.
     """
     target = check_sealed_output(path, kind, overwrite=overwrite)
     weights = save(dict(sorted(arrays.items())))
@@ -227,10 +218,7 @@ def _check_path(path: object, kind: FolderKind | FileKind) -> None:
 def read_sealed_folder(
     path: str | os.PathLike[str], kind: FolderKind, *, limit: int = WEIGHTS_LIMIT
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return the document and the arrays of a folder; other files in it are ignored.
-
-    ``NotAStoreError``, ``NewerFormatError``, or ``DamagedError`` if any byte differs from what was written.
-    """
+    """Return the document and the arrays of a folder; other files in it are ignored."""
     _check_path(path, kind)
     fsio.mend(path)
     description, weights = Path(path) / kind.description, Path(path) / kind.weights
@@ -266,18 +254,13 @@ def write_sealed_file(
 def read_sealed_file(
     path: str | os.PathLike[str], kind: FileKind, build: Callable[[anndata.AnnData, Mapping[str, Any]], ContentT]
 ) -> ContentT:
-    """Return the content of an AnnData file, which ``build`` makes from the AnnData and its header.
-
-    ``GenesError``, ``NewerFormatError``, or ``DamagedError`` if it cannot be decoded or does not match its digest.
-    """
+    """Return the content of an AnnData file, which ``build`` makes from the AnnData and its header."""
     _check_path(path, kind)
     file, cure = Path(path), f"Restore it from a copy, or make it again with `{kind.command}`."
     make = f"A {kind.name} is wanted here. Make one with `{kind.command}`."
-    if not file.is_file():
-        what = f"this is {what}, and no" if (what := what_is(file)) else "there is no such"
-        raise GenesError(f"{file}: {what} {kind.name}. Make one with `{kind.command}`.")
-    if not h5py.is_hdf5(file):
-        raise GenesError(f"{file}: this is {what_is(file) or what_else(file)}. {make}")
+    if not file.is_file() or not h5py.is_hdf5(file):
+        other = what_else(file) if file.is_file() else "a folder" if file.exists() else "not there"
+        raise GenesError(f"{file} is {what_is(file) or other}. {make}")
     with open_hdf5(file, error=GenesError) as opened:
         with reading(file, "its header", error=GenesError, cure=f"It is {what_is(file) or 'damaged'}. {make}"):
             header = json.loads(opened["uns/scstore"][kind.key].asstr()[()])

@@ -23,8 +23,7 @@ FORMATS = (".parquet", ".csv", ".tsv", ".xlsx")
 # Columns that tell the tables of predictions and of neighbours from a user's own, which are not replaced.
 OWN_COLUMNS = ({"confidence", "best_label"}, {"cell_id", "rank", "distance"}, {"n_labelled", "coherence"})
 
-# Rows of a sheet of Excel, at most, and what marks those written here.
-EXCEL_ROWS, EXCEL_MARK = 1_048_576, "Written by scstore"
+EXCEL_ROWS, EXCEL_MARK = 1_048_576, "Written by scstore"  # rows of a sheet at most; what marks those written here
 
 
 def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:

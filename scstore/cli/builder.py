@@ -51,8 +51,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 SWITCHES = {"quiet": Quiet, "as_json": AsJson, "debug": Debug}  # before a command and, hidden, after it
-# Heading of the advanced options.
-MORE = "More options"
+MORE = "More options"  # heading of the advanced ones
 METAVARS = {bool: None, int: "<int>", float: "<float>", str: "<str>", Path: "<path>"}
 # Settings of every typer application.
 LOOK: Any = {"rich_markup_mode": "markdown", "pretty_exceptions_enable": False, "context_settings": HELP}

@@ -55,6 +55,7 @@ COMMANDS = (
         "scstore annotate cells.h5ad --head heads/blood -o annotated.h5ad --report page.html",
         "scstore annotate cells.h5ad --head heads/blood -o doubtful.xlsx --only-unassigned",
         function="scstore.labelling.annotate:annotate_to_file",
+        show="scstore.cli.results:show_predict_to_file",
         required=("output",),
     ),
     _laptop(
@@ -148,9 +149,10 @@ app = typer.Typer(
         "**predict** and **query** work on stores and on any AnnData with embeddings, without the model."
     ),
 )
-genes_app = typer.Typer(cls=group_of(GENES), no_args_is_help=True, help="Gene tables: genes as vectors of text.")
-genes_app.callback()(lambda: None)
-app.add_typer(genes_app, name="genes", rich_help_panel=MODEL)
-plot_app = typer.Typer(cls=group_of(PLOTS), no_args_is_help=True, help="Figures of labelled cells: .png, .pdf, .svg.")
-plot_app.callback()(lambda: None)
-app.add_typer(plot_app, name="plot", rich_help_panel=LAPTOP)
+for name, commands, about, panel in (
+    ("genes", GENES, "Gene tables: genes as vectors of text.", MODEL),
+    ("plot", PLOTS, "Figures of labelled cells: .png, .pdf, .svg.", LAPTOP),
+):
+    group = typer.Typer(cls=group_of(commands), no_args_is_help=True, help=about)
+    group.callback()(lambda: None)
+    app.add_typer(group, name=name, rich_help_panel=panel)

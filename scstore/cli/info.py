@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Annotated, Any
 
 from scstore.cli.builder import state
-from scstore.cli.results import held_out_line, level_lines, show_panel
+from scstore.cli.results import held_out_line, level_lines, show_build_genes, show_panel
 from scstore.fsio import mend
 from scstore.genes.table import GeneTable, load_gene_table
 from scstore.heads.artifact import AnyHead, load_head
@@ -37,27 +37,13 @@ def info(
 def show(found: Store | AnyHead | GeneTable | Panel, given: Mapping[str, Any]) -> None:
     """Print what was opened."""
     if isinstance(found, GeneTable):
-        _show_genes(found, given["path"])
+        show_build_genes(found, {"output": given["path"]})
     elif isinstance(found, Panel):
         show_panel(found, {"output": given["path"], "label_free": not found.label, "cells": "CELLS"})
     elif isinstance(found, Store):
         _show_store(found, given["path"])
     else:
         _show_head(found, given["path"])
-
-
-def _show_genes(table: GeneTable, path: Any) -> None:
-    values = table.info
-    organisms = ", ".join(f"{name or 'not named'} {count:,}" for name, count in values["organisms"].items())
-    state.output.result(
-        values,
-        f"{path}: {values['n_genes']:,} genes × {values['width']}",
-        f"encoder: {', '.join(f'{name} {value}' for name, value in values['encoder'].items())}",
-        f"template: {values['template'] or 'none'}",
-        f"organisms: {organisms}",
-        f"sources of the texts: {values['coverage']}",
-        f"digest: {values['digest']}",
-    )
 
 
 def _show_store(store: Store, path: Any) -> None:

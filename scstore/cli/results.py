@@ -30,13 +30,9 @@ if TYPE_CHECKING:
     from scstore.store.reader import Store
     from scstore.store.verify_store import Finding, Verification
 
-# Exit code when something is wrong with what was verified.
-EXIT_DAMAGED = 3
-
+EXIT_DAMAGED = 3  # when something is wrong with what was verified
 LISTED = 1000  # findings that are printed; ``--json`` gives all
-
-# Genes of a panel that are printed.
-SHOWN = 8
+SHOWN = 8  # genes of a panel that are printed
 
 REASONS = {"unsure": "confidence too low", "far": "too far from the training cells", "empty": "no gene to read"}
 
@@ -120,11 +116,16 @@ def show_align(projector: ProjectorFile, given: Mapping[str, Any]) -> None:
 
 
 def show_build_genes(table: GeneTable, given: Mapping[str, Any]) -> None:
-    output = given["output"]
+    path, values = given["output"], table.info
+    organisms = ", ".join(f"{name or 'not named'} {count:,}" for name, count in values["organisms"].items())
     state.output.result(
-        {"genes": str(output), "n_genes": len(table), "width": table.width, "digest": table.digest},
-        f"{output}: {len(table):,} genes × {table.width}",
-        f"next: scstore extract CELLS -o STORE --genes {output}",
+        {"genes": str(path), **values},
+        f"{path}: {values['n_genes']:,} genes × {values['width']}",
+        f"encoder: {', '.join(f'{name} {value}' for name, value in values['encoder'].items())}",
+        f"template: {values['template'] or 'none'}; sources of the texts: {values['coverage']}",
+        f"organisms: {organisms}",
+        f"digest: {values['digest']}",
+        f"next: scstore extract CELLS -o STORE --genes {path}",
     )
 
 
@@ -133,9 +134,7 @@ def show_fit(head: AnyHead, given: Mapping[str, Any]) -> None:
     from scstore.reporting.card import model_card
 
     folder = Path(given["output"])
-    card = folder / "README.md"
-    with fsio.atomic_path(card) as partial:
-        partial.write_text(model_card(head, name=folder.name), encoding="utf-8")
+    fsio.write_bytes(card := folder / "README.md", model_card(head, name=folder.name).encode())
     state.output.result(
         {"head": str(folder), "classes": [str(name) for name in head.classes_], "held_out": head.held_out_},
         f"{folder}: {given['head']} head for {len(head.classes_)} labels on {', '.join(head.views_)}",
@@ -181,21 +180,15 @@ def show_predict_to_file(counts: PredictionCounts, given: Mapping[str, Any]) -> 
         lines.append(f"unassigned: {', '.join(why)}; the most probable label of each is in best_label")
     values = {"output": str(given["output"]), "n_cells": counts.n_cells, "labels": labels, "statuses": counts.statuses}
     state.output.result(values | ({"majority": counts.majority} if counts.majority else {}), *lines)
-
-
-def show_annotate_to_file(found: PredictionCounts, given: Mapping[str, Any]) -> None:
-    show_predict_to_file(found, given)
-    if given["report"] is not None:
+    if given.get("report") is not None:
         state.reporter.note(f"page: {given['report']}")
 
 
 def show_query_to_file(found: Neighbours, given: Mapping[str, Any]) -> None:
     output, k, column, by = (given[name] for name in ("output", "k", "summarise", "by"))
     if by is not None:
-        rows = [
-            [str(row[by]), str(row["label"]), f"{row['fraction']:.3f}", f"{row['coherence']:.3f}"]
-            for _, row in found.table.iterrows()
-        ]
+        shares = found.table[[by, "label", "fraction", "coherence"]].itertuples(index=False, name=None)
+        rows = [[str(one), str(label), f"{share:.3f}", f"{same:.3f}"] for one, label, share, same in shares]
         title = f"{output}: {column} of the {k} neighbours of each cell, by {by}"
         state.output.table(title, [by, column, "fraction", "coherence"], rows)
     numbers = {"n_cells": found.n_cells, "n_rows": found.n_rows, "k": k, "columns": list(found.table.columns)}

@@ -66,10 +66,7 @@ def _vote(name: str) -> str:
     return "mouse" if MOUSE.fullmatch(name) else ""
 
 
-# Kinds of match, the best first.
-KINDS = ("ensembl", "symbol", "synonym")
-KIND_WORDS = ("Ensembl id", "symbol", "synonym")
-
+KINDS = {"ensembl": "Ensembl id", "symbol": "symbol", "synonym": "synonym"}  # of match, the best first
 EXAMPLES = 5
 
 OTHER_TABLE = "Use a table of the same organism and naming (genes=)"
@@ -110,10 +107,7 @@ class GeneMatch:
 
 
 def _find(columns: Mapping[str, Sequence[str]], known: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
-    """Find genes by one of their names: the best kind of match, then the first column.
-
-    The result is (n_genes,) rows of ``row`` of the table (-1 for none), ``kind``, and ``source`` of the name.
-    """
+    """Return ``row`` of the table (-1 for none), ``kind`` and ``source`` of each gene: best kind, then first column."""
     n_genes = len(next(iter(columns.values())))
     row, kind, source = np.full(n_genes, -1), np.full(n_genes, "", dtype=object), np.full(n_genes, "", dtype=object)
     for this_kind, row_of in known.items():
@@ -153,7 +147,7 @@ def match_genes(
     found = _find(columns, known)
     found.loc[~leads, "row"] = -1
     # each gene of the table is left to one input gene: the best kind of match, then the first
-    best = found[found["row"] >= 0].sort_values("kind", kind="stable", key=lambda kinds: kinds.map(KINDS.index))
+    best = found[found["row"] >= 0].sort_values("kind", kind="stable", key=lambda kinds: kinds.map(list(KINDS).index))
     kept = found.index.isin(best.drop_duplicates("row").index)
     n_matched = int(kept.sum())
     if not n_matched or n_matched < min_match * min(len(var), len(table)):
@@ -167,10 +161,7 @@ def match_genes(
 def match_columns(
     genes: pd.DataFrame, wanted: Mapping[str, Sequence[str]], *, min_match: float = 0.0, source: str
 ) -> GeneMatch:
-    """Find wanted genes (by ``symbol`` and ``ensembl_id``) among a store's columns of expression.
-
-    :meth:`GeneMatch.align` then gives the expression in the order of the wanted genes.
-    """
+    """Find wanted genes (by ``symbol`` and ``ensembl_id``) among a store's columns of expression."""
     table = pd.DataFrame({key: list(wanted[key]) for key in ("symbol", "ensembl_id")}, dtype=str)
     return match_genes(genes, table.rename(index=str), min_match=min_match, source=source)
 
@@ -201,12 +192,11 @@ def _group_duplicates(
 ) -> NDArray[np.int64] | None:
     """Return for each input gene the first gene of the same name; ``None`` if no name repeats."""
     per_gene = list(zip(*columns.values(), strict=True))
-    first: dict[tuple[str, str], int] = {}
-    groups = np.arange(len(per_gene), dtype=np.int64)
-    for column, names in enumerate(per_gene):
-        # one symbol with two Ensembl ids is two genes
-        ids = [stable_id(name) for name in names if ENSEMBL_ID.fullmatch(name)]
-        groups[column] = first.setdefault((stable_id(names[0]), ids[0] if ids else ""), column)
+    # one symbol with two Ensembl ids is two genes
+    ids = [next((stable_id(name) for name in names if ENSEMBL_ID.fullmatch(name)), "") for names in per_gene]
+    numbers = pd.Series(range(len(per_gene)), dtype=np.int64)
+    first = numbers.groupby([[stable_id(names[0]) for names in per_gene], ids], sort=False).transform("first")
+    groups: NDArray[np.int64] = first.to_numpy()
     repeated = np.flatnonzero(groups != np.arange(len(groups)))
     if not len(repeated):
         return None
@@ -224,21 +214,17 @@ def _table_names(table: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Return the rows of a table by name, for each kind of match, the best first."""
     read = ("symbol", "ensembl_id", "synonyms")
     symbols, ids, synonyms = (strings(table[name]) if name in table else [""] * len(table) for name in read)
-    ensembl: dict[str, int] = {}
-    symbol: dict[str, int] = {}
-    for row, (own, gene_id, name) in enumerate(zip(symbols, ids, map(str, table.index), strict=True)):
-        for one in (gene_id, name if ENSEMBL_ID.fullmatch(name) else ""):
-            ensembl.setdefault(stable_id(one), row)
-        symbol.setdefault(own, row)
-    rows_of: dict[str, list[int]] = {}
-    for row, text in enumerate(synonyms):
-        for name in {part.strip() for part in text.split("|")}:
-            rows_of.setdefault(name, []).append(row)
-    synonym = {name: rows[0] for name, rows in rows_of.items() if len(rows) == 1 and name not in symbol}
-    known = dict(zip(KINDS, (ensembl, symbol, synonym), strict=True))
-    for names in known.values():
-        names.pop("", None)
-    return known
+    ensembl = _first_rows(stable_id(name) if ENSEMBL_ID.fullmatch(name) else "" for name in map(str, table.index))
+    ensembl |= _first_rows(map(stable_id, ids))
+    symbol = _first_rows(symbols)
+    pairs = pd.Series(synonyms, dtype=object).str.split("|").explode().str.strip().reset_index().drop_duplicates()
+    single = pairs[~pairs[0].duplicated(keep=False)].itertuples(index=False, name=None)
+    synonym = {name: row for row, name in single if name and name not in symbol}
+    return dict(zip(KINDS, (ensembl, symbol, synonym), strict=True))
+
+
+def _first_rows(names: Iterable[str]) -> dict[str, int]:
+    return {name: row for row, name in reversed(list(enumerate(names))) if name}
 
 
 def _describe_match(
@@ -252,7 +238,7 @@ def _describe_match(
     """Report how many genes match, by what, and which do not; genes that do not lead are added to an earlier one."""
     n_kept, index = int(kept.sum()), np.array(next(iter(columns.values())), dtype=object)
     kinds, sources = Counter(found.loc[kept, "kind"]), Counter(found.loc[kept, "source"])
-    by = ", ".join(f"{kinds[kind]:,} by {word}" for kind, word in zip(KINDS, KIND_WORDS, strict=True))
+    by = ", ".join(f"{kinds[kind]:,} by {word}" for kind, word in KINDS.items())
     smaller = min(len(found), n_table)
     here, table = f"{len(found):,} here", f"the table's {n_table:,}"
     of, among = (table, here) if n_table < len(found) else (here, table)

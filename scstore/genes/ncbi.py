@@ -1,7 +1,4 @@
-"""Gene descriptions from NCBI's own files, ``gene_info`` and ``gene_summary``: tab-separated, gzipped or not.
-
-Few mouse genes have a summary of their own; that of a human ortholog can stand in.
-"""
+"""Gene descriptions from NCBI's own files, ``gene_info`` and ``gene_summary``: tab-separated, gzipped or not."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from scstore.errors import GenesError
-from scstore.genes.table import COLUMNS, DescribedGenes, check_template, fill_template, unique_names
+from scstore.genes.table import DescribedGenes, check_template, described_genes, fill_template
 from scstore.untrusted.guards import reading
 from scstore.untrusted.text import open_unpacked
 
@@ -24,10 +21,8 @@ NOT_GENES = frozenset({"biological-region"})
 INFO_COLUMNS = {
     "#tax_id": "tax_id", "GeneID": "gene_id", "Symbol": "symbol", "Synonyms": "synonyms", "dbXrefs": "xrefs",
     "description": "description", "type_of_gene": "type", "Full_name_from_nomenclature_authority": "full_name",
+    "chromosome": "chromosome", "map_location": "map_location", "Other_designations": "other_designations",
 }  # fmt: skip
-# Columns of whole ``gene_info`` files that extracts of them may lack; they are then empty.
-MORE_COLUMNS = {"chromosome": "chromosome", "map_location": "map_location", "Other_designations": "other_designations"}
-
 SUMMARY_COLUMNS = ("#tax_id", "GeneID", "Source", "Summary")
 # Fields that a template may use.
 FIELDS = (
@@ -35,9 +30,7 @@ FIELDS = (
     "gene_id", "ensembl_id",
 )  # fmt: skip
 
-# Fields with several names, separated by ``|``.
-LISTS = ("synonyms", "other_designations")
-
+LISTS = ("synonyms", "other_designations")  # fields with several names, separated by ``|``
 CHUNK_ROWS = 200_000
 
 
@@ -47,15 +40,14 @@ def read_gene_info(path: str | os.PathLike[str], *, organism: str) -> pd.DataFra
     Of lists the parts are separated by ``|``; ``name`` is that of the nomenclature authority, else NCBI's description.
     """
     taxa = {str(TAXA[organism])}
-    frame = read_columns(path, tuple(INFO_COLUMNS), optional=tuple(MORE_COLUMNS), taxa=taxa)
-    frame = frame.rename(columns=INFO_COLUMNS | MORE_COLUMNS)
+    frame = read_columns(path, tuple(INFO_COLUMNS), taxa=taxa).rename(columns=INFO_COLUMNS)
     frame = frame[~frame["type"].isin(NOT_GENES)]
     if frame.empty:
         raise GenesError(f"{path}: no gene of {organism} (tax id {TAXA[organism]}). Give that organism's gene_info.")
     frame = frame.replace("-", "").drop_duplicates("gene_id").reset_index(drop=True)
     frame["ensembl_id"] = frame["xrefs"].str.extract(r"Ensembl:(ENS[A-Z]*G\d+)", expand=False).fillna("")
     frame["name"] = frame["full_name"].where(frame["full_name"] != "", frame["description"])
-    return frame[["gene_id", "symbol", "synonyms", "ensembl_id", "name", "type", *MORE_COLUMNS.values()]]
+    return frame.drop(columns=["tax_id", "xrefs", "description", "full_name"])
 
 
 def read_summaries(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -91,12 +83,9 @@ def describe_by_ncbi(
             source = "name" if row["name"] else "symbol"
         lists = {name: row[name].replace("|", ", ") for name in LISTS}
         text = fill_template(template, {**row, **lists, "summary": summary, "organism": organism})
-        texts.append(_tidy(text) or row["symbol"])
+        texts.append(_tidy(text))
         sources.append(source)
-    obs = pd.DataFrame({column: genes.get(column, "") for column in COLUMNS}, dtype=str)
-    obs = obs.assign(text=texts, text_source=sources, organism=organism)
-    obs.index = unique_names(obs["symbol"])
-    return DescribedGenes(obs, template)
+    return described_genes(genes, template, texts, sources, organism)
 
 
 def _tidy(text: str) -> str:
@@ -106,13 +95,11 @@ def _tidy(text: str) -> str:
     return re.sub(r"(?:\s*\.)+(?=\s*\.)", "", text).strip(" :,")
 
 
-def read_columns(
-    path: str | os.PathLike[str], columns: tuple[str, ...], *, taxa: Collection[str], optional: tuple[str, ...] = ()
-) -> pd.DataFrame:
+def read_columns(path: str | os.PathLike[str], columns: tuple[str, ...], *, taxa: Collection[str]) -> pd.DataFrame:
     """Read columns of one of NCBI's files as strings; only the rows of these taxa are kept in memory."""
     file = Path(path)
     plain: dict[str, Any] = {"sep": "\t", "dtype": str, "keep_default_na": False, "quoting": 3}
-    plain["usecols"] = lambda name: name in columns or name in optional
+    plain["usecols"] = lambda name: name in columns
     what, cure = f"NCBI's file with the columns {', '.join(columns)}", "Fetch it again from NCBI's gene/DATA."
     with (
         reading(file, what, error=GenesError, cure=cure),
@@ -124,5 +111,4 @@ def read_columns(
             if lacking := [name for name in columns if name not in chunk]:
                 raise ValueError(f"no column {lacking[0]}")
             kept.append(chunk[chunk["#tax_id"].isin(taxa)])
-        frame = pd.concat(kept, ignore_index=True)
-    return frame.assign(**{name: "" for name in optional if name not in frame})
+        return pd.concat(kept, ignore_index=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,9 +50,6 @@ class Orthologs:
 
     pairs: pd.DataFrame
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the pairs, independent of their order."""
@@ -60,18 +57,16 @@ class Orthologs:
 
     def symbols(self, organism: str) -> dict[str, str]:
         """Symbols of the other organism by symbols of this one, where both are known."""
-        return {name: symbol for name, (symbol, _) in self._named(organism, "symbol").items() if symbol}
+        return {name: symbol for name, (symbol, _) in self.names(organism, ("symbol",)).items() if symbol}
 
-    def names(self, organism: str) -> dict[str, tuple[str, str]]:
+    def names(self, organism: str, keys: Sequence[str] = ("symbol", "ensembl_id")) -> dict[str, tuple[str, str]]:
         """The other organism's symbol and Ensembl id (either may be empty) by symbol or Ensembl id of this one."""
-        return {**self._named(organism, "symbol"), **self._named(organism, "ensembl_id")}
-
-    def _named(self, organism: str, key: str) -> dict[str, tuple[str, str]]:
-        names = self.pairs[f"{organism}_{key}"]
-        clear = self.pairs[(names != "") & ~names.duplicated(keep=False)]  # a symbol of two genes is ambiguous
-        other = other_organism(organism)
-        targets = zip(clear[f"{other}_symbol"], clear[f"{other}_ensembl_id"], strict=True)
-        return dict(zip(clear[f"{organism}_{key}"], targets, strict=True))
+        other, found = other_organism(organism), dict[str, tuple[str, str]]()
+        for names in (self.pairs[f"{organism}_{key}"] for key in keys):
+            clear = (names != "") & ~names.duplicated(keep=False)  # a symbol of two genes is ambiguous
+            targets = self.pairs.loc[clear, [f"{other}_symbol", f"{other}_ensembl_id"]]
+            found |= dict(zip(names[clear], targets.itertuples(index=False, name=None), strict=True))
+        return found
 
 
 def read_orthologs(path: str | os.PathLike[str], *, gene_info: Mapping[str, pd.DataFrame] | None = None) -> Orthologs:

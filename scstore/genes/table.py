@@ -205,12 +205,18 @@ def _read_frame(file: Path) -> pd.DataFrame:
 def _described(frame: pd.DataFrame, template: str, organism: str) -> DescribedGenes:
     texts = [fill_template(template, row) for row in frame.to_dict("records")]
     source = "symbol" if template == SYMBOL_TEMPLATE else "template"
+    return described_genes(frame, template, texts, [source if text else "symbol" for text in texts], organism)
+
+
+def described_genes(
+    frame: pd.DataFrame, template: str, texts: Iterable[str], sources: Iterable[str], organism: str
+) -> DescribedGenes:
+    """Return genes with texts, those without one described by their symbol."""
     obs = pd.DataFrame({column: frame.get(column, "") for column in COLUMNS}, dtype=str)
     obs["text"] = [text or symbol for text, symbol in zip(texts, obs["symbol"], strict=True)]
-    obs["text_source"] = [source if text else "symbol" for text in texts]
+    obs["text_source"] = list(sources)
     obs.loc[obs["organism"] == "", "organism"] = organism
-    obs.index = unique_names(obs["symbol"])
-    return DescribedGenes(obs, template)
+    return DescribedGenes(obs.set_axis(unique_names(obs["symbol"])), template)
 
 
 def check_template(template: str, known: Collection[str], *, source: str) -> None:

@@ -1,7 +1,4 @@
-"""Gene vectors: texts encoded, kept in the user's cache so that none is paid for twice, and their geometry.
-
-The Hugging Face encoder needs torch and is in scstore.model; any object with the members of TextEncoder serves.
-"""
+"""Gene vectors: texts encoded, kept in the user's cache so that none is paid for twice, and their geometry."""
 
 from __future__ import annotations
 
@@ -84,10 +81,7 @@ class TextEncoder(Protocol):
 
 
 class RandomEncoder:
-    """Standard normal vectors seeded by the text itself: the control that knows nothing about genes.
-
-    The same text gets the same vector on every machine and in every table.
-    """
+    """Standard normal vectors seeded by the text itself: the control that knows nothing about genes."""
 
     def __init__(self, width: int, *, seed: int = 0) -> None:
         self.width = width
@@ -129,7 +123,9 @@ def encode_texts(
         with progress.track("encoding gene texts", len(todo), "texts") as track:
             for batch in encoder.batches(todo) if todo else ():
                 vectors = encoder.encode(batch)
-                _check_finite(batch, vectors)
+                if len(bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
+                    what = f"The vector of the gene text {batch[bad[0]][:60]!r}"
+                    raise GenesError(f"{what} is not finite. Encode with dtype='float32'.")
                 fresh.update(zip(batch, vectors, strict=True))
                 if time.monotonic() - since > KEEP_SECONDS:
                     fresh, since = _keep(kept, fresh, known, progress), time.monotonic()
@@ -139,12 +135,6 @@ def encode_texts(
     if kept is not None and len({len(vector) for vector in known.values()}) > 1:
         raise GenesError(f"{kept.folder}: vectors there have another width than new ones. Delete that folder.")
     return np.stack([known[text] for text in texts])
-
-
-def _check_finite(texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-    if not np.isfinite(vectors).all():
-        bad = texts[int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
-        raise GenesError(f"The vector of the gene text {bad[:60]!r} is not finite. Encode with dtype='float32'.")
 
 
 def _keep(kept: KeptVectors | None, fresh: Vectors, known: Vectors, progress: Reporter) -> Vectors:

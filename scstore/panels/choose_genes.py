@@ -109,7 +109,7 @@ def panel(
     chosen = genes.iloc[:n_genes]
     obs = chosen.drop(columns="name").set_axis(unique_names(chosen["name"]))
     seen = sorted(ids[plan.seen]) if plan.by_labels else ()
-    fitted = Panel(obs, label or "", tuple(seen), name, record)
+    fitted = Panel(obs, label or "", tuple(seen), record)
     save_panel(fitted, output, overwrite=overwrite)
     return fitted
 

@@ -1,7 +1,4 @@
-"""Panels: the genes that may enter a sequence, in a file with a digest.
-
-Letting in only genes that separate cell types is the largest gain that was measured, in quality and in cost.
-"""
+"""Panels: the genes that may enter a sequence, in a file with a digest."""
 
 from __future__ import annotations
 
@@ -29,14 +26,12 @@ class Panel:
 
     ``obs`` has unique names in the index, ``symbol`` and ``ensembl_id`` (empty where unknown), and of fitted panels
     ``score`` (the F where there were labels). ``trained_on`` are ids of the cells whose labels, in the column
-    ``label``, it saw, sorted; both are empty for a panel without labels. ``source`` names the cells, ``record`` says
-    how it was fitted.
+    ``label``, it saw, sorted; both are empty for a panel without labels. ``record`` says how it was fitted.
     """
 
     obs: pd.DataFrame
     label: str
     trained_on: tuple[str, ...] = field(repr=False)
-    source: str = ""
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -53,7 +48,7 @@ def save_panel(panel: Panel, path: str | os.PathLike[str], *, overwrite: bool = 
     """Write a panel as ``.h5ad`` (genes × no dimensions), atomically."""
     trained_on = np.array(panel.trained_on, dtype=object)
     adata = anndata.AnnData(obs=panel.obs, uns={"scstore": {"trained_on": trained_on}})
-    header = {"label": panel.label, "source": panel.source, "record": panel.record}
+    header = {"label": panel.label, "record": panel.record}
     return write_sealed_file(path, KIND, panel, adata, header, overwrite=overwrite)
 
 
@@ -63,6 +58,6 @@ def load_panel(path: str | os.PathLike[str]) -> Panel:
     def build(adata: anndata.AnnData, header: Mapping[str, Any]) -> Panel:
         ids = tuple(str(name) for name in adata.uns["scstore"]["trained_on"])
         obs = adata.obs.astype(dict.fromkeys(COLUMNS, str))
-        return Panel(obs, str(header["label"]), ids, str(header["source"]), dict(header["record"]))
+        return Panel(obs, str(header["label"]), ids, dict(header["record"]))
 
     return read_sealed_file(path, KIND, build)

@@ -87,11 +87,14 @@ def test_mistakes_are_found_before_any_model_loads(text: Path, tmp_path: Path) -
     assert out.read_text() == "mine"
 
 
-INFO = "#tax_id\tGeneID\tSymbol\tSynonyms\tdbXrefs\tdescription\ttype_of_gene\tFull_name_from_nomenclature_authority"
+INFO = (
+    "#tax_id\tGeneID\tSymbol\tSynonyms\tdbXrefs\tdescription\ttype_of_gene\tFull_name_from_nomenclature_authority\t"
+    "chromosome\tmap_location\tOther_designations"
+)
 
 
 def test_ncbi_files_become_a_table(tmp_path: Path) -> None:
-    (tmp_path / "info").write_text(f"{INFO}\n9606\t1\tA1BG\t-\t-\tglycoprotein\tprotein-coding\t-\n")
+    (tmp_path / "info").write_text(f"{INFO}\n9606\t1\tA1BG\t-\t-\tglycoprotein\tprotein-coding\t-\t-\t-\t-\n")
     (tmp_path / "summary").write_text("#tax_id\tGeneID\tSource\tSummary\n9606\t1\tRefSeq\tPlasma.\n")
     files = {"gene_info": tmp_path / "info", "gene_summary": tmp_path / "summary"}
     table = scstore.build_genes(tmp_path / "g.h5ad", **files, organism="human", encoder="random:4")
@@ -135,8 +138,8 @@ def test_only_the_genes_of_some_cells_are_encoded(
     assert not (tmp_path / "none.h5ad").exists()
 
 
-HUMAN = "9606\t915\tCD3D\tT3D\tEnsembl:ENSG00000167286\tx\tprotein-coding\tCD3 delta\n"
-MOUSE = "10090\t12500\tCd3d\t-\tEnsembl:ENSMUSG00000032094\tx\tprotein-coding\tCD3 antigen\n"
+HUMAN = "9606\t915\tCD3D\tT3D\tEnsembl:ENSG00000167286\tx\tprotein-coding\tCD3 delta\t-\t-\t-\n"
+MOUSE = "10090\t12500\tCd3d\t-\tEnsembl:ENSMUSG00000032094\tx\tprotein-coding\tCD3 antigen\t-\t-\t-\n"
 SERVED = {
     "/GENE_INFO/Mammalia/Homo_sapiens.gene_info.gz": f"{INFO}\n{HUMAN}",
     "/GENE_INFO/Mammalia/Mus_musculus.gene_info.gz": f"{INFO}\n{MOUSE}",

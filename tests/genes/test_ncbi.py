@@ -115,15 +115,6 @@ def test_a_template_may_use_all_that_the_files_say(files: dict[str, Path]) -> No
     assert list(obs["text"]) == ["CD3D. Also named delta chain, T3D. On 1p.", "LYZ. On 1p."]
 
 
-def test_columns_that_only_whole_files_have_may_be_absent(tmp_path: Path) -> None:
-    header = HEADER.strip().split("\t")
-    keep = [i for i, name in enumerate(header) if name not in ("chromosome", "map_location", "Other_designations")]
-    rows = [header, line(9606, 1, "A1BG").strip("\n").split("\t")]
-    (tmp_path / "info").write_text("".join("\t".join(row[i] for i in keep) + "\n" for row in rows))
-    genes = read_gene_info(tmp_path / "info", organism="human")
-    assert list(genes.loc[0, ["symbol", "chromosome", "map_location", "other_designations"]]) == ["A1BG", "", "", ""]
-
-
 def test_the_real_files_cover_what_blood_and_pancreas_express(shared: Path) -> None:
     """Own summaries: ≥ 70 % of a human blood cell's 2,048 most expressed genes; mouse ≥ 65 % with orthologs."""
     folder = shared / "genes"

@@ -22,7 +22,7 @@ def make_panel(genes: str = "ABCD", **options: Any) -> Panel:
         },
         index=pd.Index(names, name="gene"),
     )
-    return Panel(obs, **{"label": "cell_type", "trained_on": ("c1", "c2"), "source": "cells.h5ad", **options})
+    return Panel(obs, **{"label": "cell_type", "trained_on": ("c1", "c2"), **options})
 
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     save_panel(panel, tmp_path / "p.h5ad")
     read = load_panel(tmp_path / "p.h5ad")
     assert read.digest == panel.digest
-    assert (read.label, read.source, read.trained_on) == ("cell_type", "cells.h5ad", ("c1", "c2"))
+    assert (read.label, read.trained_on) == ("cell_type", ("c1", "c2"))
     assert read.record == panel.record
     pd.testing.assert_frame_equal(read.obs, panel.obs)
 
