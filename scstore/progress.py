@@ -25,27 +25,21 @@ INNER = {__name__.partition(".")[0], "functools", "contextlib"}
 
 
 class Track:
-    """Progress of one piece of work whose size is known."""
+    """Progress of one piece of work whose size is known, in a bar of tqdm's: alike in terminals and notebooks."""
 
-    def advance(self, n: int = 1) -> None:
-        """Say that ``n`` more units are done."""
-
-    def resume_at(self, n: int) -> None:
-        """Say that ``n`` units were done before this run began: they count as done, not towards the speed."""
-
-
-class _Bar(Track):
-    """A bar of tqdm's, which terminals and notebooks draw alike."""
-
-    def __init__(self, bar: Any) -> None:
+    def __init__(self, bar: Any = None) -> None:
         self._bar = bar
 
     def advance(self, n: int = 1) -> None:
-        self._bar.update(n)
+        """Say that ``n`` more units are done."""
+        if self._bar is not None:
+            self._bar.update(n)
 
     def resume_at(self, n: int) -> None:
-        self._bar.n = self._bar.initial = n
-        self._bar.refresh()
+        """Say that ``n`` units were done before this run began: they count as done, not towards the speed."""
+        if self._bar is not None:
+            self._bar.n = self._bar.initial = n
+            self._bar.refresh()
 
 
 class Reporter:
@@ -66,7 +60,7 @@ class Reporter:
         """Follow ``total`` units of work (``unit`` is their plural name: cells, texts)."""
         hidden = not (sys.stderr.isatty() or "ipykernel" in sys.modules)
         with tqdm(total=total, desc=label, unit=f" {unit}", leave=False, disable=hidden) as bar:
-            yield _Bar(bar)
+            yield Track(bar)
 
 
 class Silent(Reporter):
@@ -125,7 +119,7 @@ class ConsoleReporter(Reporter):
         how: dict[str, Any] = {"desc": label, "total": total, "unit": f" {unit}", "leave": False, "smoothing": 0}
         terminal = self.console.is_terminal
         with tqdm(file=self.console.file, **how) if terminal else _Lines(self.note, **how) as bar:
-            yield _Bar(bar)
+            yield Track(bar)
         if fresh := bar.n - bar.initial:
             seconds = max(bar.format_dict["elapsed"], 1e-9)
             took = f"{seconds:.1f} s" if seconds < 60 else bar.format_interval(seconds)

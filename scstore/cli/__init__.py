@@ -130,14 +130,13 @@ def _report(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, BrokenPipeError):  # whoever read the output has had enough
         return 128 + 13
-    if isinstance(error, MemoryError):
-        message = f"the memory of this machine is not enough ({error or 'out of memory'}). Finished work is kept."
-        state.output.failure(message, kind="memory")
-        return 1
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        state.output.failure(f"{where}{error.strerror or error}. Finished work is kept.", kind="os")
-        return 1
+    kind = "internal"
     message = f"{type(error).__name__}: {error}\nInternal error. Run again with scstore --debug and report it."
-    state.output.failure(message, kind="internal")
+    if isinstance(error, MemoryError):
+        kind = "memory"
+        message = f"the memory of this machine is not enough ({error or 'out of memory'}). Finished work is kept."
+    elif isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        kind, message = "os", f"{where}{error.strerror or error}. Finished work is kept."
+    state.output.failure(message, kind=kind)
     return 1

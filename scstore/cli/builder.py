@@ -6,7 +6,7 @@ import collections.abc
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import UnionType
@@ -126,7 +126,8 @@ def _build(command: Command) -> TyperCommand:
 
     def run(context: typer.Context, **words: Any) -> None:
         state.switch(**{name: words[name] for name in SWITCHES})
-        typed = {name: words[name] for name in options if _was_typed(context, name)}
+        sources = {name: getattr(context.get_parameter_source(name), "name", "DEFAULT") for name in options}
+        typed = {name: words[name] for name, source in sources.items() if source not in ("DEFAULT", "DEFAULT_MAP")}
         state.parameters = tuple(options.values())
         values = {name: _value(options[name], word) for name, word in typed.items()}
         given = {name: value for name, value in values.items() if name in own}
@@ -152,11 +153,6 @@ def _build(command: Command) -> TyperCommand:
         if one.name in SWITCHES:
             one.hidden, one.rich_help_panel = True, MORE  # type: ignore[attr-defined]
     return built
-
-
-def _was_typed(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
 
 
 def _typer_parameter(parameter: Parameter) -> inspect.Parameter:
@@ -191,11 +187,9 @@ def _flags(parameter: Parameter) -> tuple[str, ...]:
 def _list_type(parameter: Parameter) -> Any:
     """The ``Sequence[…]`` or ``Mapping[…]`` that the parameter is or may be; ``None`` for others."""
     members = get_args(parameter.type) if get_origin(parameter.type) in (Union, UnionType) else (parameter.type,)
-    for member in members:
-        origin = get_origin(member)
-        if isinstance(origin, type) and issubclass(origin, Sequence | Mapping):
-            return member
-    return None
+    return next(
+        (one for one in members if get_origin(one) in (collections.abc.Sequence, collections.abc.Mapping)), None
+    )
 
 
 def _typed(parameter: Parameter) -> tuple[Any, Any]:
@@ -219,7 +213,7 @@ def _value(parameter: Parameter, word: Any) -> Any:
     listed = _list_type(parameter)
     if listed is None or word is None:
         return word
-    if issubclass(get_origin(listed), Mapping):
+    if get_origin(listed) is collections.abc.Mapping:
         return _mapping(parameter, word)
     element = get_args(listed)[0]
     if not _splits(listed):

@@ -127,8 +127,7 @@ def build_genes(
 
 def _check(options: Mapping[str, Any]) -> None:
     """Refuse options of :func:`build_genes` that do not go together."""
-    given = {name: value for name, value in options.items() if name not in ALWAYS and value is not None}
-    given = {name: value for name, value in given.items() if not isinstance(value, list) or value}
+    given = {name: value for name, value in options.items() if name not in ALWAYS and value not in (None, [])}
     sources = [name for name in GOES_WITH if name in given]
     if len(sources) != 1:
         found = " and ".join(f"{name}=" for name in sources) or "none of them"

@@ -164,7 +164,7 @@ def describe_by_symbol(
     frame = pd.DataFrame({"symbol": [str(symbol) for symbol in symbols]}, dtype=str)
     if ensembl_ids is not None:
         frame["ensembl_id"] = [str(name) for name in ensembl_ids]
-    return _described(frame, SYMBOL_TEMPLATE, organism)
+    return described_genes(frame, SYMBOL_TEMPLATE, frame["symbol"], ["symbol"] * len(frame), organism)
 
 
 def read_descriptions(
@@ -184,7 +184,9 @@ def read_descriptions(
     if template is None:
         template = TEXT_TEMPLATE if "text" in frame else SYMBOL_TEMPLATE
     check_template(template, list(frame.columns), source=str(file))
-    return _described(frame, template, organism)
+    texts = [fill_template(template, row) for row in frame.to_dict("records")]
+    source = "symbol" if template == SYMBOL_TEMPLATE else "template"
+    return described_genes(frame, template, texts, [source if text else "symbol" for text in texts], organism)
 
 
 def _read_frame(file: Path) -> pd.DataFrame:
@@ -200,12 +202,6 @@ def _read_frame(file: Path) -> pd.DataFrame:
     if frame.empty:
         raise GenesError(f"{file}: contains no genes.")
     return frame.fillna("").astype(str)
-
-
-def _described(frame: pd.DataFrame, template: str, organism: str) -> DescribedGenes:
-    texts = [fill_template(template, row) for row in frame.to_dict("records")]
-    source = "symbol" if template == SYMBOL_TEMPLATE else "template"
-    return described_genes(frame, template, texts, [source if text else "symbol" for text in texts], organism)
 
 
 def described_genes(

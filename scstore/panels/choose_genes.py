@@ -25,8 +25,7 @@ from scstore.errors import GenesError, OptionError, show_some
 from scstore.genes.matching import gene_names
 from scstore.genes.table import unique_names
 from scstore.options import Option, Overwrite, Progress, public
-from scstore.panels.comparison import MIN_GROUP_CELLS, Design, design
-from scstore.panels.gene_scores import score_genes
+from scstore.panels.gene_scores import MIN_GROUP_CELLS, Design, design, score_genes
 from scstore.panels.panel import KIND, Panel, save_panel
 from scstore.progress import Reporter
 from scstore.sealed import check_sealed_output
