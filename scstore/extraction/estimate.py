@@ -149,12 +149,16 @@ def _estimated(
     files = None
     if options.runs_model or encodes:
         files = model_shape(options.model or DEFAULT_MODEL, revision=options.revision)
-    overhead = 2 + math.ceil(len(options.instruction) / CHARACTERS_OF_A_TOKEN) if options.poolings else 2
-    room = files.context - overhead if files is not None and options.runs_model else None
+    overhead = 2 + math.ceil(len(options.words) / CHARACTERS_OF_A_TOKEN) if options.poolings else 2
+    a_gene = 1.0  # tokens
+    if options.reads_symbols and options.poolings:
+        a_gene += float(np.mean([len(symbol) for symbol in genes.symbols])) / CHARACTERS_OF_A_SYMBOLS_TOKEN
+    room = int((files.context - overhead) / a_gene) if files is not None and options.runs_model else None
     top = fewest_genes(options, room, genes.n_panel)
     lengths = count_genes(sample, top_genes=top, admitted=genes.admitted)
     scale = n_cells / max(1, len(lengths))
-    passes = [] if files is None else _passes(options, files, genes, lengths[lengths > 0], overhead)
+    read = np.ceil(a_gene * lengths[lengths > 0]).astype(np.int64)
+    passes = [] if files is None else _passes(options, files, genes, lengths[lengths > 0], read + overhead)
     flop, weights, memory = 0.0, 0, 0.0
     if files is not None:
         flop = scale * sum(float(cell_flop(files.config, read, depth=depth).sum()) for read, depth in passes)
@@ -162,7 +166,8 @@ def _estimated(
         depth = files.n_layers if encodes else max(depth for _, depth in passes)
         itemsize = 4 if options.dtype == "float32" or (options.dtype is None and gpu == "cpu") else 2
         weights = weight_bytes(files.config, depth=depth, itemsize=itemsize)
-        batch = pass_bytes(files.config, -(-(top + overhead) // 1024) * 1024, depth=depth, itemsize=itemsize)
+        longest = math.ceil(top * a_gene) + overhead
+        batch = pass_bytes(files.config, -(-longest // 1024) * 1024, depth=depth, itemsize=itemsize)
         memory = weights + batch + len(genes.match.genes) * files.width * itemsize + DRIVER_BYTES
     device = device_of(gpu)
     hours = flop / device.speed / 3600
@@ -188,12 +193,16 @@ def _estimated(
 
 
 def _passes(
-    options: ExtractOptions, files: ModelFiles, genes: MatchedGenes, lengths: NDArray[np.int64], overhead: int
+    options: ExtractOptions,
+    files: ModelFiles,
+    genes: MatchedGenes,
+    lengths: NDArray[np.int64],
+    positions: NDArray[np.int64],
 ) -> list[tuple[NDArray[np.int64], int]]:
-    """Positions of cells with so many genes, and layers that read them, for each pass of the model."""
+    """Positions of cells with so many genes, those of the readout given, and layers that read them, for each pass."""
     passes = []
     if options.poolings:
-        passes.append((lengths + overhead, max(layers_to_read(options, files))))
+        passes.append((positions, max(layers_to_read(options, files))))
     if options.writes_sentences:
         tokens = np.mean([len(symbol) for symbol in genes.symbols]) / CHARACTERS_OF_A_SYMBOLS_TOKEN
         written = np.minimum(files.context, np.ceil(2 + lengths * tokens)).astype(np.int64)

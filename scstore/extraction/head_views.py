@@ -8,7 +8,7 @@ from typing import Any
 
 from scstore.errors import FeatureSpaceError, ScstoreError
 from scstore.extraction.extract import extract
-from scstore.extraction.options import ExtractOptions, complete_options
+from scstore.extraction.options import READOUT_ONLY, ExtractOptions, complete_options
 from scstore.heads.artifact import AnyHead
 from scstore.progress import Reporter
 from scstore.store.reader import Store
@@ -35,6 +35,7 @@ def extract_views(
         spaces: list[Any] = [head.record_["views"][view]["space"] for view in views]
         chosen: dict[str, Any] = {
             "like": None,
+            **({} if has_readouts else {name: getattr(ExtractOptions, name) for name in READOUT_ONLY}),
             "pool": like.pool if has_readouts else (),
             "companions": companions,
             "expression": slot.kind,

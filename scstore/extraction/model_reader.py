@@ -16,7 +16,15 @@ from scstore.extraction.sequence_plan import SequencePlan
 from scstore.model.loading import Backbone, load_backbone, pick_device
 from scstore.model.projector import project
 from scstore.progress import Reporter, Track
-from scstore.tokens.sequences import RankedCells, assemble, batch_unit, plan_batches, reordered, take_cells
+from scstore.tokens.sequences import (
+    RankedCells,
+    assemble,
+    batch_unit,
+    count_slots,
+    plan_batches,
+    reordered,
+    take_cells,
+)
 
 if TYPE_CHECKING:
     from scstore.model.readout import Readout
@@ -46,14 +54,15 @@ class CellReader:
         self, readout: Readout, ranked: RankedCells, track: Track
     ) -> tuple[dict[str, NDArray[np.float32]], int]:
         sequences, poolings = self.plan.sequences, self.plan.options.poolings
-        frame = sequences.needed_readout.layout.frame
+        frame, slots = sequences.needed_readout.layout.frame, sequences.needed_readout.gene_slots
         ordered = ranked if self.plan.places is None else reordered(ranked, self.plan.places)
-        lengths = np.where(ordered.lengths > 0, ordered.lengths + frame.overhead, 0)
+        lengths = np.where(ordered.lengths > 0, count_slots(ordered, slots) + frame.overhead, 0)
         gathered = readout.gather(len(ordered), len(poolings))
         tokens = sequences.run.tokens
-        unit = batch_unit(sequences.top_genes + frame.overhead, tokens)
+        unit = batch_unit(sequences.longest, tokens)
+        lay_out = partial(assemble, ordered, frame=frame, poolings=poolings, gene_slots=slots)
         for cells in plan_batches(lengths, tokens=tokens, unit=unit):
-            gathered.add(cells, lambda some: assemble(ordered, some, frame=frame, poolings=poolings))
+            gathered.add(cells, lay_out)
             track.advance(len(cells))
         hidden = gathered.rows()
         views = {
@@ -119,7 +128,10 @@ def _load_readout(plan: ExtractionPlan, progress: Reporter) -> Readout:
     options, genes = plan.options, plan.sequences.genes.match.genes
     readout = plan.sequences.needed_readout
     backbone = load_model(plan.sequences, progress, random_seed=plan.random_seed)
-    if plan.projector is None:
+    inputs: NDArray[np.float32] | None
+    if options.reads_symbols:
+        inputs = None
+    elif plan.projector is None:
         to_input = partial(
             project, token_embeddings=backbone.token_embeddings, kind=str(options.projector), seed=options.seed
         )

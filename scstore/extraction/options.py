@@ -19,7 +19,7 @@ from scstore.cells.opening import (
 from scstore.errors import FeatureSpaceError, OptionError
 from scstore.extraction.presets import PRESETS
 from scstore.genes.table import load_gene_table
-from scstore.model.layout import INSTRUCTION
+from scstore.model.layout import INSTRUCTION, SYMBOLS_INSTRUCTION
 from scstore.model.projector import PROJECTORS
 from scstore.model.projector_file import load_projector
 from scstore.options import Option, Overwrite, Progress, did_you_mean
@@ -29,10 +29,11 @@ from scstore.untrusted.guards import FOLDERS, what_is
 
 AUTO_PANEL, ALL_GENES = "auto", "all"
 
-RANDOM_GENES, RANDOM_LLM, SHUFFLED_ORDER = "random-genes", "random-llm", "shuffled-order"
+RANDOM_GENES, RENAMED, RANDOM_LLM, SHUFFLED_ORDER = "random-genes", "renamed", "random-llm", "shuffled-order"
 # What each control makes meaningless.
 CONTROLS = {
     RANDOM_GENES: "every gene has a random vector in place of its own",
+    RENAMED: "every gene has the symbol of another one in place of its own",
     RANDOM_LLM: "the model has random weights in place of those it learnt",
     SHUFFLED_ORDER: "every cell has its genes in one random order in place of expression's",
 }
@@ -46,12 +47,15 @@ GENEPT_W, GENEPT_S = "genept_w", "genept_s"
 
 # Options that decide the feature space: what ``like`` takes from another store.
 SPACE = (
-    "model", "revision", "genes", "panel", "top_genes", "expression_scaling", "projector", "seed", "instruction",
-    "readout_token", "layers", "pool", "companions",
+    "model", "revision", "input", "genes", "panel", "top_genes", "expression_scaling", "projector", "seed",
+    "instruction", "readout_token", "layers", "pool", "companions",
 )  # fmt: skip
 
 # Options without effect when ``pool`` is empty; ``expression_scaling`` is another.
-READOUT_ONLY = ("projector", "seed", "instruction", "readout_token", "layers", "spread")
+READOUT_ONLY = ("input", "projector", "seed", "instruction", "readout_token", "layers", "spread")
+
+# Options without effect on symbols.
+VECTORS_ONLY = ("projector", "seed", "expression_scaling")
 
 # Options that may name a file; a store's record has them relative to its folder.
 FILES = ("genes", "panel", "projector", "orthologs")
@@ -118,11 +122,12 @@ class SequenceOptions:
         Literal["none", "multiply"] | None, Option("multiply: scale gene vectors by expression.", advanced=True)
     ] = None
     seed: Annotated[int, Option("Seed of the projector and of the cells held out.", minimum=0, advanced=True)] = 0
-    instruction: Annotated[str, Option("Words behind the genes, by default the published ones.", advanced=True)] = (
-        INSTRUCTION
-    )
+    instruction: Annotated[
+        str | None, Option("Words behind the genes. By default the papers', or «The cell type is».", advanced=True)
+    ] = None
     readout_token: Annotated[
-        str | None, Option("A decoder's readout token. By default its end-of-sequence token.", advanced=True)
+        str | None,
+        Option("A decoder's readout token. By default that of the end, or the instruction's last.", advanced=True),
     ] = None
     expression: Expression = "counts"
     slot: Slot = None
@@ -182,6 +187,17 @@ class SequenceOptions:
         return self.expression_scaling == "multiply"
 
     @property
+    def reads_symbols(self) -> bool:
+        """Whether genes enter as their symbols, and not as vectors."""
+        return False
+
+    @property
+    def words(self) -> str:
+        """The instruction."""
+        usual = SYMBOLS_INSTRUCTION if self.reads_symbols else INSTRUCTION
+        return usual if self.instruction is None else self.instruction
+
+    @property
     def companion_views(self) -> tuple[str, ...]:
         """Views without a readout."""
         return ()
@@ -199,7 +215,7 @@ class SequenceOptions:
     @property
     def needs_vectors(self) -> bool:
         """Whether a view is made from the genes' vectors."""
-        return bool(self.poolings) or self.companion_views != (GENEPT_S,)
+        return bool({*self.companion_views} - {GENEPT_S}) or (bool(self.poolings) and not self.reads_symbols)
 
     @property
     def panel_file(self) -> str | None:
@@ -216,15 +232,23 @@ class ExtractOptions(SequenceOptions):
         Option("A published recipe, or the best choice without labels (default). Other options given here win."),
     ] = None
     like: Annotated[Like | None, Option("Take the whole feature space of another store, or of a head.")] = None
+    input: Annotated[
+        Literal["vectors", "symbols"],
+        Option("How genes enter the model: as projected vectors (the papers'), or as the tokens of their symbols."),
+    ] = "vectors"
     control: Annotated[
-        Literal["random-genes", "random-llm", "shuffled-order"] | None,
+        Literal["random-genes", "renamed", "random-llm", "shuffled-order"] | None,
         Option(
-            "Make one thing meaningless, for a comparison: gene vectors, weights, or order of genes.", advanced=True
+            "Make one thing meaningless, for a comparison: gene vectors, symbols, weights, or order of genes.",
+            advanced=True,
         ),
     ] = None
     companions: Annotated[
         Sequence[Companion] | None,
-        Option("Views without a readout, or none. By default genept,genept_random.", advanced=True),
+        Option(
+            "Views without a readout, or none. By default genept,genept_random; of symbols only with genes=.",
+            advanced=True,
+        ),
     ] = None
     projector: Annotated[
         StrPath,
@@ -246,6 +270,8 @@ class ExtractOptions(SequenceOptions):
         if self.trained_projector is not None and not Path(self.trained_projector).exists():
             suggestion = did_you_mean(self.trained_projector, PROJECTORS, form="projector='{}'")
             raise OptionError(f"projector={str(self.projector)!r}: no such folder.{suggestion}")
+        if self.reads_symbols:
+            self._check_symbols()
         self._check_control()
         if not self.poolings:
             self._check_idle()
@@ -268,9 +294,7 @@ class ExtractOptions(SequenceOptions):
         """Refuse options without effect, where no readout is wanted."""
         if not self.companion_views:
             raise OptionError("pool=() and companions=(): no view is left to extract. Name one.")
-        defaults = {field.name: field.default for field in fields(self)}
-        names = [*READOUT_ONLY, *(["top_genes"] if self.companion_views == (GENEPT_W,) else [])]
-        idle = [name for name in names if getattr(self, name) != defaults[name]]
+        idle = self._given(*READOUT_ONLY, *(["top_genes"] if self.companion_views == (GENEPT_W,) else []))
         if self.multiplies:
             idle.append("expression_scaling")
         if idle:
@@ -279,10 +303,29 @@ class ExtractOptions(SequenceOptions):
                 f"{idle[0]}={getattr(self, idle[0])!r} has no effect: without a readout the store has {views}."
             )
 
+    def _check_symbols(self) -> None:
+        """Refuse what acts on gene vectors alone, where symbols enter the model."""
+        if self.preset not in (None, "default"):
+            raise OptionError(f"preset={self.preset!r} reads gene vectors: it cannot go with input='symbols'.")
+        if self.control == RANDOM_GENES:
+            raise OptionError("control='random-genes' is for gene vectors. With input='symbols' it is 'renamed'.")
+        if idle := [name for name in self._given(*VECTORS_ONLY) if self.multiplies or name != "expression_scaling"]:
+            raise OptionError(f"{idle[0]}={getattr(self, idle[0])!r} has no effect with input='symbols'.")
+
+    def _given(self, *names: str) -> list[str]:
+        """The options among these that differ from their defaults."""
+        defaults = {field.name: field.default for field in fields(self)}
+        return [name for name in names if getattr(self, name) != defaults[name]]
+
+    @property
+    def reads_symbols(self) -> bool:
+        return self.input == "symbols"
+
     @property
     def companion_views(self) -> tuple[str, ...]:
         """The companions that the store gets: with random gene vectors, only what these change."""
-        names = DEFAULT_COMPANIONS if self.companions is None else tuple(self.companions)
+        usual = () if self.reads_symbols and self.genes is None else DEFAULT_COMPANIONS
+        names = usual if self.companions is None else tuple(self.companions)
         return tuple(name for name in names if name == GENEPT_W) if self.control == RANDOM_GENES else names
 
     @property
@@ -301,11 +344,13 @@ def _check_words(name: str, words: Sequence[str] | None, known: tuple[str, ...])
 def complete_options(options: ExtractOptions) -> ExtractOptions:
     """Fill in what was not given, from the preset or from the store that the cells are to be like."""
     if options.like is not None:
-        return _options_like(options.like, options)
-    if options.preset is None:
-        return options
-    chosen = PRESETS[options.preset].options
-    return replace(options, **{name: chosen[name] for name in chosen if getattr(options, name) is None})
+        options = _options_like(options.like, options)
+    elif options.preset is not None:
+        chosen = PRESETS[options.preset].options
+        options = replace(options, **{name: chosen[name] for name in chosen if getattr(options, name) is None})
+    if options.control == RENAMED and not (options.reads_symbols and options.poolings):
+        raise OptionError("control='renamed': no readout has symbols to rename. Give input='symbols'.")
+    return options
 
 
 def _options_like(reference: Like, options: ExtractOptions) -> ExtractOptions:
@@ -366,7 +411,7 @@ def _name(reference: Like) -> str:
 def options_record(options: ExtractOptions, folder: Path) -> dict[str, Any]:
     """The options as JSON, files relative to the store's folder so that both can be moved together."""
     values: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(options)}
-    values |= {"pool": options.poolings, "companions": options.companion_views, "panel": options.panel_file}
+    values |= {"pool": options.poolings, "panel": options.panel_file}
     for name in FILES:
         if _is_file(name, values[name]):
             values[name] = Path(os.path.relpath(values[name], folder)).as_posix()

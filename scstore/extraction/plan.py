@@ -28,6 +28,7 @@ from scstore.extraction.presets import PRESETS
 from scstore.extraction.sequence_plan import SequencePlan, installed_versions, plan_sequences
 from scstore.genes.table import GeneTable
 from scstore.genes.vectors import RandomEncoder
+from scstore.model.layout import PROMPT, SEPARATOR
 from scstore.model.loading import ModelFiles
 from scstore.model.projector_file import ProjectorFile, load_projector
 from scstore.progress import Reporter
@@ -144,14 +145,18 @@ def _readout_spaces(
     if plan.readout is None:
         return {}
     files = plan.readout.files
+    if options.reads_symbols:
+        written = {"symbols": plan.genes.digest, "prompt": PROMPT, "separator": SEPARATOR}
+        entering = {name: value for name, value in tokens.items() if name != "genes"} | {"input": written}
+    else:
+        seeded = {"kind": options.projector, "seed": options.seed}
+        trained = None if projector is None else {"kind": "trained", "digest": projector.digest}
+        scaling = plan.options.expression_scaling or "none"
+        entering = {**tokens, "projector": trained or seeded, "expression_scaling": scaling}
     frozen: Space = {
-        **tokens,
+        **entering,
         "model": _model(options, files),
         "layout": _layout(plan),
-        "projector": {"kind": options.projector, "seed": options.seed}
-        if projector is None
-        else {"kind": "trained", "digest": projector.digest},
-        "expression_scaling": plan.options.expression_scaling or "none",
         **_control(options, *CONTROLS),
     }
     return {
@@ -164,7 +169,7 @@ def _readout_spaces(
 def _layout(plan: SequencePlan) -> dict[str, Any]:
     """What stands around the genes."""
     layout = plan.needed_readout.layout
-    return {"instruction": plan.options.instruction, "prefix": list(layout.prefix), "suffix": list(layout.suffix)}
+    return {"instruction": plan.options.words, "prefix": list(layout.prefix), "suffix": list(layout.suffix)}
 
 
 def _model(options: ExtractOptions, files: ModelFiles) -> dict[str, Any]:
@@ -229,7 +234,8 @@ def _record(
         "views": {view.name: view.as_json() for view in views},
         "default_view": views[0].name,
         "shard_rows": shape.shard_rows,
-        "options": options_record(used, folder),
+        # the default companions hang on a table that was given
+        "options": options_record(used, folder) | {"companions": list(options.companion_views)},
         "model": sequences.model_record,
         **_control(options, *CONTROLS),
         "genes": {

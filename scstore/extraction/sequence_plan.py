@@ -24,7 +24,7 @@ from scstore.cells.gene_names import ENSEMBL_ID
 from scstore.cells.opening import CellFile, CellSource
 from scstore.errors import CellsError, FeatureSpaceError, OptionError
 from scstore.extraction.auto_panel import kept_panel
-from scstore.extraction.options import AUTO_PANEL, GENEPT_W, SequenceOptions
+from scstore.extraction.options import AUTO_PANEL, CONTROL_SEED, GENEPT_W, RENAMED, SequenceOptions
 from scstore.gene_tables.encoding import cached_table
 from scstore.genes.matching import OTHER_TABLE, GeneMatch, common_name, match_genes, organisms_of
 from scstore.genes.ncbi import TAXA
@@ -32,7 +32,7 @@ from scstore.genes.orthologs import Translation, describe_cells, match_cells, ne
 from scstore.genes.table import DescribedGenes, GeneTable, describe_by_symbol, load_gene_table, unique_names
 from scstore.model.flops import tokens_that_fit
 from scstore.model.gguf_files import SMOLLM2
-from scstore.model.layout import Layout, make_layout
+from scstore.model.layout import PROMPT, Layout, make_layout, write_symbols
 from scstore.model.loading import (
     DEFAULT_MODEL,
     MINILM,
@@ -43,9 +43,10 @@ from scstore.model.loading import (
 )
 from scstore.panels.panel import Panel, load_panel
 from scstore.progress import Reporter
+from scstore.sealed import canonical_json
 from scstore.store.layout import file_beside
 from scstore.store.ledger import ids_digest
-from scstore.tokens.sequences import RankedCells, count_genes, rank_genes
+from scstore.tokens.sequences import GeneSlots, RankedCells, count_genes, cut_genes, rank_genes, renamed
 
 DEFAULT_TOP_GENES = 2048
 
@@ -132,6 +133,22 @@ class MatchedGenes:
         return [str(symbol) for symbol in self.described.obs["symbol"].iloc[self.match.genes]]
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of the symbols of all genes that may enter, in the order of the table."""
+        symbols = self.described.obs["symbol"].astype(str)
+        return fsio.digest_bytes(
+            canonical_json((symbols if self.enter is None else symbols[self.enter]).tolist()).encode()
+        )
+
+    def written(self, *, rename: bool) -> list[str]:
+        """``(n_matched,)`` symbols that the model reads; to ``rename`` deals those anew that may enter."""
+        symbols = self.described.obs["symbol"].astype(str).to_numpy(dtype=object, copy=True)
+        if rename:
+            enter = slice(None) if self.enter is None else self.enter
+            symbols[enter] = renamed(symbols[enter].tolist(), seed=CONTROL_SEED)
+        return [str(symbol) for symbol in symbols[self.match.genes]]
+
+    @property
     def n_panel(self) -> int | None:
         return None if self.panel is None else len(self.panel)
 
@@ -158,7 +175,7 @@ def find_genes(source: CellInput, target: Path, options: SequenceOptions, progre
     )
     if named is None:
         described = describe_cells(source.var, translation, organism=options.organism, source=source.cells.source)
-        described = described if panel is None else _with_panel(described, panel)
+        described = described if panel is None else _with_panel(described, panel, first=options.reads_symbols)
         if n := int(described.obs["symbol"].str.fullmatch(ENSEMBL_ID.pattern).sum()):
             progress.note(
                 f"{n:,} genes have no symbol and are called by their id, which tells a language model nothing"
@@ -185,14 +202,19 @@ def find_genes(source: CellInput, target: Path, options: SequenceOptions, progre
     return MatchedGenes(described, match, panel, panel_file, enter, translation, named)
 
 
-def _with_panel(described: DescribedGenes, panel: Panel) -> DescribedGenes:
-    """The cells' genes, and behind them the panel's that they lack: cells like these may have measured them."""
+def _with_panel(described: DescribedGenes, panel: Panel, *, first: bool) -> DescribedGenes:
+    """The cells' genes, and behind them the panel's that they lack: cells like these may have measured them.
+
+    Or ``first`` all of the panel's, by its own symbols and in its order, so that these are the same for all cells.
+    """
     here = match_genes(panel.obs, described.obs, min_match=0.0, source="the panel").table_rows
-    rest = panel.obs[(here < 0) & (panel.obs["symbol"] != "")]
+    taken = (panel.obs["symbol"] != "").to_numpy() & (first | (here < 0))
+    theirs = panel.obs[taken]
     own = describe_by_symbol(
-        rest["symbol"], ensembl_ids=rest["ensembl_id"], organism=str(described.obs["organism"].iloc[0])
+        theirs["symbol"], ensembl_ids=theirs["ensembl_id"], organism=str(described.obs["organism"].iloc[0])
     )
-    obs = pd.concat([described.obs, own.obs])
+    others = described.obs.drop(described.obs.index[here[taken & (here >= 0)]])
+    obs = pd.concat([own.obs, others] if first else [others, own.obs])
     return described._replace(obs=obs.set_axis(unique_names(obs["symbol"])))
 
 
@@ -225,6 +247,12 @@ class ReadoutPlan:
     files: ModelFiles
     layout: Layout
     layers: tuple[int, ...]
+    gene_slots: GeneSlots | None = None  # of the matched genes, where their symbols are read
+
+    @property
+    def room(self) -> int:
+        """Positions for genes."""
+        return self.files.context - self.layout.frame.overhead
 
 
 @dataclass(frozen=True)
@@ -282,9 +310,32 @@ class SequencePlan:
             **({} if translation is None else {"orthologs": translation.record}),
         }
 
+    @property
+    def longest(self) -> int:
+        """Positions of the longest sequence that may be."""
+        readout, admitted = self.needed_readout, self.genes.admitted
+        genes = self.top_genes
+        if readout.gene_slots is not None:
+            lengths = np.sort(readout.gene_slots.lengths[slice(None) if admitted is None else admitted])
+            genes = min(readout.room, int(lengths[-self.top_genes :].sum()))
+        return genes + readout.layout.frame.overhead
+
     def rank(self, rows: csr_matrix) -> RankedCells:
         """The genes of each cell that may be read, in descending expression."""
-        return rank_genes(rows, top_genes=self.top_genes, admitted=self.genes.admitted)
+        ranked = rank_genes(rows, top_genes=self.top_genes, admitted=self.genes.admitted)
+        if self.readout is None or self.readout.gene_slots is None:
+            return ranked
+        return cut_genes(ranked, self.readout.gene_slots, room=self.readout.room)
+
+    def count(self, rows: csr_matrix) -> NDArray[np.int64]:
+        """How many genes of each cell are read, ``(n_cells,) int64``; ranked only where some may not fit."""
+        if (
+            self.readout is not None
+            and self.readout.gene_slots is not None
+            and self.longest == self.readout.files.context
+        ):
+            return self.rank(rows).lengths
+        return count_genes(rows, top_genes=self.top_genes, admitted=self.genes.admitted)
 
     def expression(self, start: int, stop: int) -> csr_matrix:
         """Expression of the matched genes in cells ``start`` to ``stop``."""
@@ -300,7 +351,7 @@ class SequencePlan:
             for start in range(0, n_cells, READ_ROWS):
                 matched = self.expression(start, start + READ_ROWS)
                 if lengths is not None:
-                    lengths.append(count_genes(matched, top_genes=self.top_genes, admitted=self.genes.admitted))
+                    lengths.append(self.count(matched))
                 yield matched
                 track.advance(matched.shape[0])
         self.source.check_unchanged()
@@ -314,7 +365,7 @@ def plan_sequences(
     genes = find_genes(found, target, options, progress)
     encodes = genes.named is None and options.needs_vectors
     files = _find_model(options, progress) if options.runs_model or encodes else None
-    readout = _plan_readout(options, files) if files is not None and options.poolings else None
+    readout = _plan_readout(options, files, genes) if files is not None and options.poolings else None
     table_file = str(options.genes or file_beside(target, ".genes.h5ad"))
     table = genes.named
     if table is None:
@@ -363,19 +414,27 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _plan_readout(options: SequenceOptions, files: ModelFiles) -> ReadoutPlan:
+def _plan_readout(options: SequenceOptions, files: ModelFiles, genes: MatchedGenes) -> ReadoutPlan:
     """Choose what the options leave open, and check them against the model."""
     tokenizer, token = load_tokenizer(files), options.readout_token
-    layout = make_layout(files, tokenizer, instruction=options.instruction, readout_token=token)
-    room = files.context - layout.frame.overhead
-    if room < 1:
+    prompt = PROMPT if options.reads_symbols else ""
+    layout = make_layout(files, tokenizer, instruction=options.words, readout_token=token, prompt=prompt)
+    layers = layers_to_read(options, files)
+    if options.reads_symbols:
+        symbols = genes.written(rename=getattr(options, "control", None) == RENAMED)
+        readout = ReadoutPlan(files, layout, layers, write_symbols(files, tokenizer, layout, symbols))
+    else:
+        readout = ReadoutPlan(files, layout, layers)
+    lengths = np.ones(files.context) if readout.gene_slots is None else np.sort(readout.gene_slots.lengths)
+    if readout.room < lengths[-1]:
         raise OptionError(f"instruction=: it fills the {files.context} positions of {files.name}. Shorten it.")
-    if options.top_genes is not None and options.top_genes > room:
+    fit = int((np.cumsum(lengths) <= readout.room).sum())  # the shortest
+    if options.top_genes is not None and options.top_genes > fit < len(lengths):
         raise OptionError(
             f"top_genes={options.top_genes}: {files.name} has {files.context} positions and the instruction takes "
-            f"{layout.frame.overhead}. At most {room} genes fit."
+            f"{layout.frame.overhead}. At most {fit} genes fit."
         )
-    return ReadoutPlan(files, layout, layers_to_read(options, files))
+    return readout
 
 
 def layers_to_read(options: SequenceOptions, files: ModelFiles) -> tuple[int, ...]:

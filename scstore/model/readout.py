@@ -31,14 +31,15 @@ class Readout:
     """Runs batches of cells through a frozen model and pools the hidden states of some layers.
 
     The last layer of the whole model is read after its final norm. ``gene_inputs`` ``(n_genes, width) float32`` are in
-    gene-table order; ``multiply`` scales them with each cell's expression.
+    gene-table order, ``None`` where slots are the model's own tokens; ``multiply`` scales them with each cell's
+    expression.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         layout: Layout,
-        gene_inputs: NDArray[np.float32],
+        gene_inputs: NDArray[np.float32] | None,
         *,
         layers: tuple[int, ...],
         multiply: bool = False,
@@ -46,10 +47,13 @@ class Readout:
         self.backbone = backbone
         self.layers = layers
         self.multiply = multiply
+        self._n_frame = layout.frame.first_gene_slot
+        if gene_inputs is None:
+            self._inputs = backbone.token_embeddings
+            return
         device = backbone.input_device
         genes = torch.from_numpy(np.ascontiguousarray(gene_inputs)).to(device, backbone.dtype)
         padding = torch.zeros(1, genes.shape[1], device=device, dtype=backbone.dtype)
-        self._n_frame = layout.frame.first_gene_slot
         # every input vector lives on the device, so that a cell costs the bus a few bytes a gene and not its vectors
         self._inputs = torch.cat([padding, layout.embeddings(backbone).to(device), genes])
 

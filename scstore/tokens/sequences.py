@@ -1,8 +1,9 @@
 """The most expressed genes of each cell, in order, and the batches of sequences that they become.
 
 Source: the top-n ranking of scInterpreter (arXiv 2402.12405). A sequence is ``prefix | genes | suffix | padding``. Its
-positions hold *slots* of one table of input vectors, so that a batch is built by a single gather on the device: slot 0
-is padding, then the prefix, then the suffix, then the genes.
+positions hold *slots* of one table of input vectors, so that a batch is built by a single gather on the device. Where a
+gene is one vector, slot 0 is padding, then the prefix, then the suffix, then the genes. Where it is written as its
+symbol, the table is that of the model's token embeddings, and slots are tokens.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def take_cells(ranked: RankedCells, cells: NDArray[np.int64]) -> RankedCells:
     """Return some cells, rows ``(n,)`` of ``ranked``, in the order given."""
     lengths = ranked.lengths[cells]
     offsets = _offsets(lengths)
-    entries = np.arange(offsets[-1]) + np.repeat(ranked.offsets[cells] - offsets[:-1], lengths)
+    entries = np.repeat(ranked.offsets[cells], lengths) + _within(lengths)
     return RankedCells(offsets=offsets, genes=ranked.genes[entries], values=ranked.values[entries])
 
 
@@ -82,6 +83,11 @@ def drop_genes(ranked: RankedCells, *, rate: float, rng: np.random.Generator) ->
     """
     keep = rng.random(len(ranked.genes)) >= rate
     keep[ranked.offsets[:-1][ranked.lengths > 0]] = True
+    return _keep(ranked, keep)
+
+
+def _keep(ranked: RankedCells, keep: NDArray[np.bool_]) -> RankedCells:
+    """Return the genes ``(n_entries,)`` that are to be kept."""
     offsets = np.concatenate([[0], np.cumsum(keep)])[ranked.offsets].astype(np.int64)
     return RankedCells(offsets=offsets, genes=ranked.genes[keep], values=ranked.values[keep])
 
@@ -94,6 +100,14 @@ def shuffled_order(symbols: Sequence[str], *, seed: int) -> NDArray[np.int64]:
     return places
 
 
+def renamed(symbols: Sequence[str], *, seed: int) -> list[str]:
+    """Return the symbols dealt anew, each to another gene: one round through all of them, in an order that is drawn."""
+    order = np.argsort(shuffled_order(symbols, seed=seed))
+    dealt = np.array(symbols, dtype=object)
+    dealt[order] = dealt[np.roll(order, 1)]
+    return [str(symbol) for symbol in dealt]
+
+
 def reordered(ranked: RankedCells, places: NDArray[np.int64]) -> RankedCells:
     """Return the same genes and values in every cell, in the order of their places instead of their expression."""
     cell = np.repeat(np.arange(len(ranked)), ranked.lengths)
@@ -103,6 +117,11 @@ def reordered(ranked: RankedCells, places: NDArray[np.int64]) -> RankedCells:
 
 def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _within(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the place of every entry in its own run, for runs of these lengths."""
+    return np.arange(int(lengths.sum())) - np.repeat(_offsets(lengths)[:-1], lengths)
 
 
 def _entering(rows: csr_matrix, admitted: NDArray[np.bool_] | None) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
@@ -153,6 +172,41 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class GeneSlots:
+    """The slots of each gene: one vector's, or those of the tokens that its symbol and a separator are written with."""
+
+    slots: NDArray[np.int64]  # (n_slots,): gene i has slots[offsets[i]:offsets[i + 1]]
+    offsets: NDArray[np.int64]  # (n_genes + 1,)
+    read: NDArray[np.int64]  # (n_genes,): which of a gene's slots is pooled, the last of its symbol
+    around: NDArray[np.int64]  # (n_prefix + n_suffix,): slots of prefix and suffix
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """``(n_genes,) int64``: number of slots of each gene."""
+        return np.diff(self.offsets)
+
+    @classmethod
+    def of_vectors(cls, frame: Frame, n_genes: int) -> GeneSlots:
+        genes = np.arange(n_genes)
+        around = 1 + np.arange(frame.overhead)
+        return cls(frame.first_gene_slot + genes, np.arange(n_genes + 1), np.zeros_like(genes), around)
+
+
+def count_slots(ranked: RankedCells, genes: GeneSlots | None = None) -> NDArray[np.int64]:
+    """Return how many positions the genes of each cell take, ``(n_cells,) int64``."""
+    if genes is None:
+        return ranked.lengths
+    return np.diff(_offsets(genes.lengths[ranked.genes])[ranked.offsets])
+
+
+def cut_genes(ranked: RankedCells, genes: GeneSlots, *, room: int) -> RankedCells:
+    """Return as many first genes of each cell as ``room`` positions hold."""
+    spent = _offsets(genes.lengths[ranked.genes])
+    before = np.repeat(spent[ranked.offsets[:-1]], ranked.lengths)
+    return _keep(ranked, spent[1:] - before <= room)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Sequences of equal padded length."""
 
@@ -192,30 +246,44 @@ def plan_batches(lengths: NDArray[np.int64], *, tokens: int, unit: int | None = 
     return batches
 
 
-def assemble(ranked: RankedCells, cells: NDArray[np.int64], *, frame: Frame, poolings: tuple[str, ...]) -> Batch:
-    """Lay out the sequences of some cells, ``(B,)`` rows of ``ranked`` with at least one gene each."""
-    n_genes = ranked.lengths[cells]
-    lengths = n_genes + frame.overhead
+def assemble(
+    ranked: RankedCells,
+    cells: NDArray[np.int64],
+    *,
+    frame: Frame,
+    poolings: tuple[str, ...],
+    gene_slots: GeneSlots | None = None,
+) -> Batch:
+    """Lay out the sequences of some cells, ``(B,)`` rows of ``ranked`` with at least one gene each.
+
+    ``gene_slots`` are by default those of one vector a gene.
+    """
+    some = take_cells(ranked, cells)
+    written = gene_slots or GeneSlots.of_vectors(frame, int(some.genes.max()) + 1)
+    n_genes, n_slots, first = some.lengths, written.lengths[some.genes], frame.n_prefix
+    n_positions = count_slots(some, written)
+    lengths = n_positions + frame.overhead
     shape = (len(cells), int(lengths.max()))
-    first = frame.n_prefix
-    row = np.repeat(np.arange(len(cells)), n_genes)
-    within = np.arange(int(n_genes.sum())) - np.repeat(np.cumsum(n_genes) - n_genes, n_genes)
-    entry = np.repeat(ranked.offsets[cells], n_genes) + within
+    each = np.arange(len(cells))
 
     slots = np.zeros(shape, dtype=np.int64)
+    slots[:, :first] = written.around[:first]
+    places = np.repeat(written.offsets[some.genes], n_slots) + _within(n_slots)
+    slots[np.repeat(each, n_positions), first + _within(n_positions)] = written.slots[places]
+    slots[each[:, None], first + n_positions[:, None] + np.arange(frame.n_suffix)] = written.around[first:]
+
+    row = np.repeat(each, n_genes)
+    starts = _offsets(n_slots)[:-1] - np.repeat(_offsets(n_positions)[:-1], n_genes)
+    read = first + starts + written.read[some.genes]
     scale = np.zeros(shape, dtype=np.float32)
-    slots[:, :first] = 1 + np.arange(first)
-    slots[row, first + within] = frame.first_gene_slot + ranked.genes[entry]
-    scale[row, first + within] = ranked.values[entry]
-    suffix = np.arange(frame.n_suffix)
-    slots[np.arange(len(cells))[:, None], first + n_genes[:, None] + suffix] = 1 + first + suffix
+    scale[row, read] = some.values
 
     pooling = np.zeros((len(cells), len(poolings), shape[1]), dtype=np.float32)
     for p, name in enumerate(poolings):
         if name == "last":
-            pooling[np.arange(len(cells)), p, lengths - 1 if frame.readout_at_end else 0] = 1
+            pooling[each, p, lengths - 1 if frame.readout_at_end else 0] = 1
         elif name == "mean":
-            pooling[row, p, first + within] = np.repeat(1 / n_genes, n_genes)
+            pooling[row, p, read] = np.repeat(1 / n_genes, n_genes)
         else:
             pooling[:, p] = scale / scale.sum(axis=1, keepdims=True, dtype=np.float64)
     return Batch(cells=cells, slots=slots, lengths=lengths, scale=scale, pooling=pooling)

