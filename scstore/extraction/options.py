@@ -234,7 +234,7 @@ class ExtractOptions(SequenceOptions):
     like: Annotated[Like | None, Option("Take the whole feature space of another store, or of a head.")] = None
     input: Annotated[
         Literal["vectors", "symbols"],
-        Option("How genes enter the model: as projected vectors (the papers'), or as the tokens of their symbols."),
+        Option("How genes enter the model: as projected vectors (the papers'), or as tokens.", advanced=True),
     ] = "vectors"
     control: Annotated[
         Literal["random-genes", "renamed", "random-llm", "shuffled-order"] | None,
