@@ -214,9 +214,7 @@ def _table_names(table: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Return the rows of a table by name, for each kind of match, the best first."""
     read = ("symbol", "ensembl_id", "synonyms")
     symbols, ids, synonyms = (strings(table[name]) if name in table else [""] * len(table) for name in read)
-    ensembl = _first_rows(stable_id(name) if ENSEMBL_ID.fullmatch(name) else "" for name in map(str, table.index))
-    ensembl |= _first_rows(map(stable_id, ids))
-    symbol = _first_rows(symbols)
+    ensembl, symbol = _first_rows(map(stable_id, ids)), _first_rows(symbols)
     pairs = pd.Series(synonyms, dtype=object).str.split("|").explode().str.strip().reset_index().drop_duplicates()
     single = pairs[~pairs[0].duplicated(keep=False)].itertuples(index=False, name=None)
     synonym = {name: row for row, name in single if name and name not in symbol}
@@ -287,8 +285,6 @@ def _refusal(
         if hits > n_matched and hits >= min_match * min(n_input, len(table)):
             knows = f"{show(column)} has names that the table knows ({hits / n_input:.1%})"
             return f"{begin} The var column {knows}: rename it to 'gene_ids' or 'gene_symbols'."
-    if all(name.isdecimal() for name in index):
-        return f"{begin} The genes are only numbered: put their symbols or Ensembl ids into the index of var."
     share = np.floor(100 * n_matched / max(1, min(n_input, len(table)))) / 100
     looked = [name for name, names in columns.items() if any(names)]
     lower = f", or let these in with min_match={share:g}" if share else ""

@@ -19,9 +19,7 @@ from scstore.genes.table import COLUMNS, GeneTable, unique_names
 from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, check_path, reading
 from scstore.untrusted.pickles import read_pickle
 
-# ``text_source`` of genes with unknown texts, and the kind of their encoder.
-PUBLISHED = "published"
-
+PUBLISHED = "published"  # ``text_source`` of genes with unknown texts, and the kind of their encoder
 FORMS = "a pickle of {symbol: vector} or .parquet"
 
 

@@ -55,11 +55,9 @@ def _hex(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# By text.
-Vectors: TypeAlias = dict[str, NDArray[np.float32]]
+Vectors: TypeAlias = dict[str, NDArray[np.float32]]  # by text
 
-# Seconds of work that are lost where a process is killed outright.
-KEEP_SECONDS = 10.0
+KEEP_SECONDS = 10.0  # of work that are lost where a process is killed outright
 
 
 class TextEncoder(Protocol):
