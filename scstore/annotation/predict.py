@@ -273,7 +273,7 @@ def _predictions(
         _, proba, novelty = next(head.iter_predictions(block))
         yield Predictions(start, proba, novelty, inputs.empty(block))
         if take_places is not None and head.rejection_ is not None:
-            take_places(start, head.rejection_.distances.place(head.members_, block, selected=True))
+            take_places(start, head.rejection_.distances.place(head.members_, block))
 
 
 def _mostly_far(

@@ -19,14 +19,24 @@ from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
 from scstore.heads.linear import ExpressionHead, LinearHead, Regression
 from scstore.heads.missing_genes import (
-    HeldOut,
+    HeldOutCase,
     MissingCase,
     MissingGenes,
     gene_importance,
+    missing_cases,
     share_known,
+    widened,
 )
 from scstore.heads.mlp import MLPHead
-from scstore.heads.preprocessing import EXPRESSION, ExpressionReducer, GeneEstimate, Member, Views
+from scstore.heads.preprocessing import (
+    EXPRESSION,
+    ExpressionReducer,
+    GeneEstimate,
+    Member,
+    Views,
+    columns_of,
+    selected_genes,
+)
 from scstore.heads.rejection import Rejection, fit_distances, fit_rejection
 from scstore.heads.rows import Array, Rows, RowSubset, as_rows, count_cells, read
 from scstore.heads.scores import held_out_scores
@@ -39,6 +49,16 @@ NOT_PARAMS = {"random_state", "standardize"}  # parameters that are not the call
 
 # Share of the log-frequencies that logit adjustment takes off: all of them cost perceptrons and neighbours accuracy.
 LOGIT_SHARE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class _HeldOut:
+    """Of held-out cells ``(m,)`` the class, log-probabilities by view, distance from that class, and missing genes."""
+
+    truth: Array
+    log_probas: dict[str, Array]
+    distances: Array
+    cases: list[HeldOutCase]
 
 
 @dataclass(eq=False, repr=False)
@@ -203,9 +223,9 @@ class FusedHead(DescribedHead):
         self.rejection_: Rejection | None = None
         self.missing_: MissingGenes | None = None
         if keep is not None:
-            seed = self.random_state
+            own, seed, far = selected_genes(self.members_, rows), self.random_state, held.distances
             self.rejection_ = fit_rejection(
-                self.members_, rows, codes, proba=proba, truth=held.truth, measured=held.distances, keep=keep, seed=seed
+                self.members_, own, codes, proba=proba, truth=held.truth, measured=far, keep=keep, seed=seed
             )
         if self.rejection_ is not None and held.cases:
             fusion = replace(self.fusion_, temperatures=(self.fusion_.temperatures[self.views_.index(EXPRESSION)],))
@@ -248,7 +268,8 @@ class FusedHead(DescribedHead):
             if view == EXPRESSION:
                 sizes = {"n_genes": self.n_genes or 0, "n_components": self.n_components or 0}
                 reducer = ExpressionReducer.fit(rows, labels, **sizes, background=background)
-            head, given = self._kind_of(view)(**options), reducer.over(rows, selected=False) if reducer else rows
+            head = self._kind_of(view)(**options)
+            given = reducer.over(columns_of(rows, reducer.selected)) if reducer else rows
             if isinstance(head, Regression):
                 head.fit(given, labels, groups)
             else:
@@ -268,23 +289,33 @@ class FusedHead(DescribedHead):
         background: Rows | None,
         *,
         with_distances: bool,
-    ) -> HeldOut:
+    ) -> _HeldOut:
         """Fit on the rows outside each fold, everything included, and predict the rows inside."""
-        found = HeldOut(len(self.classes_), rows)
+        n_classes, seed = len(self.classes_), self.random_state
+        truth, distances, cases = [np.zeros(0, dtype=np.int64)], [np.empty(0)], []
+        log_probas = {name: [np.empty((0, n_classes))] for name in rows}
         for outside, inside in folds:
             learned = np.unique(codes[outside])
             inside = inside[np.isin(codes[inside], learned)]  # what no other group has cannot be right
             if len(learned) < 2 or not len(inside):
                 continue
-            known, left = ({name: RowSubset(view, part) for name, view in rows.items()} for part in (outside, inside))
-            members = self._fit_members(known, codes[outside], None, background)
-            truth = np.searchsorted(learned, codes[inside])
-            distances = None
-            if with_distances:
-                rng = np.random.default_rng(self.random_state)
-                distances = fit_distances(members, known, np.searchsorted(learned, codes[outside]), rng=rng)
-            found.add(members, left, learned, truth, distances, seed=self.random_state)
-        return found
+            sides = [{name: RowSubset(view, part) for name, view in rows.items()} for part in (outside, inside)]
+            members = self._fit_members(sides[0], codes[outside], None, background)
+            known, left = (selected_genes(members, side) for side in sides)
+            truth.append(codes[inside])
+            for name, member in members.items():
+                log_probas[name].append(widened(member.log_proba(left[name]), learned, n_classes))
+            if not with_distances:
+                continue
+            own, mine = (np.searchsorted(learned, codes[part]) for part in (outside, inside))
+            space = fit_distances(members, known, own, rng=np.random.default_rng(seed))
+            distances.append(space.measure(members, left, mine))
+            if EXPRESSION in members:
+                expression = members[EXPRESSION], left[EXPRESSION]
+                cases.append(missing_cases(*expression, mine, space, learned, n_classes, seed=seed))
+        joined = [HeldOutCase.join(parts) for parts in zip(*cases, strict=True)]
+        by_view = {name: np.concatenate(parts) for name, parts in log_probas.items()}
+        return _HeldOut(np.concatenate(truth), by_view, np.concatenate(distances), joined)
 
     def predict_proba(self, views: Views) -> Array:
         """Return calibrated probabilities ``(n, n_classes) float64``; each row sums to 1.
@@ -301,7 +332,7 @@ class FusedHead(DescribedHead):
         CellsError
             If views differ in their rows, or a value is not finite.
         """
-        parts = [self.fusion_.proba(log_probas) for _, log_probas in self.iter_log_probas(views)]
+        parts = [self.fusion_.proba(self._log_probas(block)) for _, block in self._iter_blocks(views, 4096)]
         return np.concatenate([np.empty((0, len(self.classes_))), *parts])
 
     def predict(self, views: Views) -> Array:
@@ -347,20 +378,10 @@ class FusedHead(DescribedHead):
 
     def gene_importance(self) -> Array:
         """Return how much labels depend on each gene of ``genes_``, ``(g,) float64``."""
-        member = self.members_[EXPRESSION]
-        assert member.reducer is not None  # noqa: S101  # expression has one
-        return gene_importance(member)
-
-    def iter_log_probas(self, views: Views, *, block_rows: int = 4096) -> Iterator[tuple[int, list[Array]]]:
-        """Yield first row, and each member's log-probabilities ``(b, n_classes)`` before any temperature.
-
-        Blocks and errors are as for :meth:`iter_predictions`; members in the order of ``members_``.
-        """
-        for start, block in self._iter_blocks(views, block_rows):
-            yield start, self._log_probas(block)
+        return gene_importance(self.members_[EXPRESSION])
 
     def _log_probas(self, block: Mapping[str, Array]) -> list[Array]:
-        return [member.log_proba(block[name], selected=True) for name, member in self.members_.items()]
+        return [member.log_proba(block[name]) for name, member in self.members_.items()]
 
     def _iter_blocks(self, views: Views, block_rows: int) -> Iterator[tuple[int, dict[str, Array]]]:
         check_positive(block_rows=block_rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -11,9 +11,9 @@ import numpy as np
 from scstore.heads.base import State, require, take_arrays
 from scstore.heads.calibration import Fusion, fit_temperature
 from scstore.heads.linear import ExpressionHead
-from scstore.heads.preprocessing import EXPRESSION, ExpressionReducer, Member, Views
+from scstore.heads.preprocessing import EXPRESSION, ExpressionReducer, Member
 from scstore.heads.rejection import Distances
-from scstore.heads.rows import Array, MappedRows, materialise
+from scstore.heads.rows import Array, Rows, materialise
 
 # Shares of the genes taken away, each at random and from the lowest expressed, which are the specific ones; at last all
 # genes but one, so that no file knows less than what was measured.
@@ -89,69 +89,19 @@ class HeldOutCase:
         return cls(known, np.concatenate([p.log_proba for p in parts]), np.concatenate([p.distances for p in parts]))
 
 
-class HeldOut:
-    """Gathers what held-out cells show: true classes, log-probabilities by view, distances, and missing genes."""
-
-    def __init__(self, n_classes: int, views: Iterable[str]) -> None:
-        self._n_classes = n_classes
-        self._truth = [np.zeros(0, dtype=np.int64)]
-        self._log_probas = {name: [np.empty((0, n_classes))] for name in views}
-        self._distances = [np.empty(0)]
-        self._cases: list[list[HeldOutCase]] = []
-
-    def add(
-        self,
-        members: Mapping[str, Member],
-        views: Views,
-        learned: Array,
-        truth: Array,
-        distances: Distances | None,
-        *,
-        seed: int,
-    ) -> None:
-        """Predict held-out rows of the classes ``learned[truth]`` with members that learned the classes ``learned``."""
-        self._truth.append(learned[truth])
-        for name, member in members.items():
-            self._log_probas[name].append(
-                widened(member.log_proba(views[name], selected=False), learned, self._n_classes)
-            )
-        if distances is None:
-            return
-        self._distances.append(distances.measure(members, views, truth, selected=False))
-        if EXPRESSION not in members:
-            return
-        member = members[EXPRESSION]
-        reducer = member.reducer
-        assert reducer is not None  # noqa: S101  # expression has one
-        genes = MappedRows(views[EXPRESSION], reducer.columns, width=len(reducer.selected))
-        values, importance = materialise(genes), gene_importance(member)
-        cases = []
-        for measured in measured_cases(reducer.mean, np.random.default_rng(seed)):
-            rows = reducer.estimate(measured).over(values)
-            log_proba = widened(member.log_proba(rows, selected=True), learned, self._n_classes)
-            far = distances.measure(members, {EXPRESSION: rows}, truth, selected=True)
-            cases.append(HeldOutCase(share_known(reducer, importance, measured), log_proba, far))
-        self._cases.append(cases)
-
-    @property
-    def truth(self) -> Array:
-        """True classes ``(m,)``."""
-        return np.concatenate(self._truth)
-
-    @property
-    def log_probas(self) -> dict[str, Array]:
-        """By view, log-probabilities ``(m, n_classes)`` before any temperature."""
-        return {name: np.concatenate(parts) for name, parts in self._log_probas.items()}
-
-    @property
-    def distances(self) -> Array:
-        """Distances ``(m,)`` from the means of the true classes."""
-        return np.concatenate(self._distances)
-
-    @property
-    def cases(self) -> list[HeldOutCase]:
-        """Every case, over all folds."""
-        return [HeldOutCase.join(parts) for parts in zip(*self._cases, strict=True)]
+def missing_cases(
+    member: Member, rows: Rows, truth: Array, distances: Distances, learned: Array, n_classes: int, *, seed: int
+) -> list[HeldOutCase]:
+    """Label held-out cells of the classes ``learned[truth]`` by expression, of which some genes are estimated."""
+    reducer = member.reducer
+    assert reducer is not None  # noqa: S101  # expression has one
+    values, importance, cases = materialise(rows), gene_importance(member), []
+    for measured in measured_cases(reducer.mean, np.random.default_rng(seed)):
+        estimated = reducer.estimate(measured).over(values)
+        log_proba = widened(member.log_proba(estimated), learned, n_classes)
+        far = distances.measure({EXPRESSION: member}, {EXPRESSION: estimated}, truth)
+        cases.append(HeldOutCase(share_known(reducer, importance, measured), log_proba, far))
+    return cases
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from scstore.cells.gene_statistics import ClassSums, top_genes
-from scstore.errors import CellsError, FeatureSpaceError
+from scstore.errors import CellsError
 from scstore.heads.base import RowClassifier, State, loading, require, take_arrays
 from scstore.heads.class_numbers import encode_labels
 from scstore.heads.rows import (
@@ -114,26 +114,23 @@ class ExpressionReducer:
     spread: Array
     places: Array
     n_components: int
-    n_features_in: int
 
     @classmethod
     def fit(cls, rows: Rows, y: Any, *, n_genes: int, n_components: int, background: Rows | None = None) -> Self:
         """Learn from log-normalised expression and labels in two passes; what needs none, from ``background``."""
-        n, n_features_in = rows.shape
-        labels = encode_labels(y, n)
-        sums = ClassSums(len(labels.classes), n_features_in)
+        labels = encode_labels(y, rows.shape[0])
+        sums = ClassSums(len(labels.classes), rows.shape[1])
         for start, block in iter_raw_blocks(rows, block_bytes=EXPRESSION_BLOCK_BYTES):
             sums.add(block, labels.codes[start : start + block.shape[0]])
         every = sums
         if background is not None:
-            every = ClassSums(1, n_features_in)
+            every = ClassSums(1, rows.shape[1])
             for _, block in iter_raw_blocks(background, block_bytes=EXPRESSION_BLOCK_BYTES):
                 every.add(block, np.zeros(block.shape[0], dtype=np.int64))
         selected, places = _informative(sums, every.dispersions(), n_genes)
         if not len(selected):
             raise CellsError("X: no gene varies among the training cells. Leave out the view X.")
-        varied = rows if background is None else background
-        chosen = MappedRows(varied, lambda block: _columns(block, selected), width=len(selected))
+        chosen = columns_of(rows if background is None else background, selected)
         with one_blas_thread():
             mean, covariance = _moments(chosen, lambda values: values.T @ values, EXPRESSION_BLOCK_BYTES)
             scale = usable_scale(mean, np.diag(covariance))
@@ -142,45 +139,33 @@ class ExpressionReducer:
         spread, axes = spread[::-1], axes[:, ::-1][:, : max(1, min(FACTORS, spanned))].T
         largest = axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)]
         axes = np.ascontiguousarray(axes * np.where(largest < 0, -1.0, 1.0)[:, None])
-        n_components = min(n_components, len(axes))
-        return cls(selected, mean, scale, axes, spread[: len(axes)].copy(), places, n_components, n_features_in)
+        return cls(selected, mean, scale, axes, spread[: len(axes)].copy(), places, min(n_components, len(axes)))
 
     @property
     def width(self) -> int:
         """Columns that a head reads."""
         return self.n_components or len(self.selected)
 
-    def over(self, rows: Rows, *, selected: bool) -> MappedRows:
-        """Return what a head reads, ``(n, width)``, of rows of all genes or, if ``selected``, of its own alone."""
-        self._check_width(rows, selected=selected)
+    def over(self, rows: Rows) -> Rows:
+        """Return what a head reads, ``(n, width)``, of rows of the genes ``selected``."""
 
         def project(block: Any) -> Array:
             # Row by row in float64: a cell has the same components alone or among a million.
-            values = to_dense(block) if selected else self.columns(block)
-            if not self.n_components:
-                return values
-            return (((values - self.mean) / self.scale) @ self.axes[: self.n_components].T).astype(np.float32)
+            z = (to_dense(block) - self.mean) / self.scale
+            return (z @ self.axes[: self.n_components].T).astype(np.float32)
 
-        return MappedRows(rows, project, width=self.width)
-
-    def placed(self, rows: Rows, *, selected: bool) -> MappedRows:
-        """Return expression of the genes ``places``, ``(n, p) float32``; rows as for :meth:`over`."""
-        self._check_width(rows, selected=selected)
-        columns = self.places if selected else self.selected[self.places]
-        return MappedRows(rows, lambda block: _columns(block, columns), width=len(columns))
-
-    def columns(self, block: Any) -> Array:
-        """Return the genes ``selected`` of a block of all genes."""
-        return _columns(block, self.selected)
-
-    def _check_width(self, rows: Rows, *, selected: bool) -> None:
-        width = len(self.selected) if selected else self.n_features_in
-        if rows.shape[1] != width:
-            raise FeatureSpaceError(f"X: {rows.shape[1]:,} genes in place of {width:,}. Give the head's, in its order.")
+        return MappedRows(rows, project, width=self.width) if self.n_components else rows
 
     def estimate(self, measured: Array) -> GeneEstimate:
         """Return how the genes that are not in ``measured`` ``(g,) bool`` follow from those that are."""
-        return GeneEstimate.fit(self, measured)
+        loadings = self.axes.T * np.sqrt(self.spread)
+        noise = np.maximum(1 - (loadings**2).sum(axis=1), LEAST_NOISE)
+        seen, unseen = loadings[measured], loadings[~measured]
+        weighted = seen / noise[measured][:, None]
+        information = seen.T @ weighted
+        posterior = np.linalg.solve(np.eye(len(information)) + information, np.eye(len(information)))
+        explained = np.einsum("gk,kl,gl->g", unseen, np.eye(len(posterior)) - posterior, unseen)
+        return GeneEstimate(self, measured, weighted @ posterior @ unseen.T, np.clip(explained, 0, 1))
 
     def to_state(self) -> State:
         """Return what was learned as JSON values and arrays; :meth:`from_state` takes it back."""
@@ -191,13 +176,12 @@ class ExpressionReducer:
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """Return the fitted reducer; :class:`DamagedError` where its parts do not fit together."""
         shapes = {"selected": "g", "mean": "g", "scale": "g", "axes": "kg", "spread": "k", "places": "p"}
-        numbers: dict[str, Any] = {name: int(state[name]) for name in ("n_components", "n_features_in")}
-        parts: dict[str, Any] = take_arrays(state, shapes, integers=("selected", "places"))
-        reducer = cls(**parts, **numbers)
-        limits = ((reducer.selected, reducer.n_features_in), (reducer.places, len(reducer.selected)))
-        in_range = all(genes.size and genes.min() >= 0 and genes.max() < limit for genes, limit in limits)
-        fits = 0 <= reducer.n_components <= len(reducer.axes) and len(reducer.axes)
-        require(in_range and fits, "reducer: its genes or components are missing or out of range.")
+        arrays = take_arrays(state, shapes, integers=("selected", "places"))
+        reducer = cls(**arrays, n_components=int(state["n_components"]))
+        places, n_axes = reducer.places, len(reducer.axes)
+        in_range = places.size and places.min() >= 0 and places.max() < len(reducer.selected)
+        fits = in_range and n_axes and 0 <= reducer.n_components <= n_axes
+        require(fits, "reducer: its genes or components are missing or out of range.")
         require((reducer.scale > 0).all() and (reducer.spread > 0).all(), "reducer: its scales are not positive.")
         return reducer
 
@@ -215,18 +199,6 @@ class GeneEstimate:
     weights: Array
     explained: Array
 
-    @classmethod
-    def fit(cls, reducer: ExpressionReducer, measured: Array) -> Self:
-        """Condition the model on the measured genes."""
-        loadings = reducer.axes.T * np.sqrt(reducer.spread)
-        noise = np.maximum(1 - (loadings**2).sum(axis=1), LEAST_NOISE)
-        seen, unseen = loadings[measured], loadings[~measured]
-        weighted = seen / noise[measured][:, None]
-        information = seen.T @ weighted
-        posterior = np.linalg.solve(np.eye(len(information)) + information, np.eye(len(information)))
-        explained = np.einsum("gk,kl,gl->g", unseen, np.eye(len(posterior)) - posterior, unseen)
-        return cls(reducer, measured, weighted @ posterior @ unseen.T, np.clip(explained, 0, 1))
-
     def complete(self, values: Array) -> Array:
         """Return expression ``(b, g)`` with its unmeasured genes estimated, never below 0, as ``float32``."""
         mean, scale, seen = self.reducer.mean, self.reducer.scale, self.measured
@@ -237,9 +209,7 @@ class GeneEstimate:
 
     def over(self, rows: Rows) -> Rows:
         """Return rows with their unmeasured genes estimated, when read."""
-        return (
-            rows if self.measured.all() else MappedRows(rows, lambda b: self.complete(to_dense(b)), width=rows.shape[1])
-        )
+        return MappedRows(rows, lambda block: self.complete(to_dense(block)), width=rows.shape[1])
 
 
 def marker_count(n_classes: int) -> int:
@@ -258,8 +228,13 @@ def _informative(sums: ClassSums, dispersion: Array, n_genes: int) -> tuple[Arra
     return genes, places if len(places) else np.arange(len(genes))
 
 
-def _columns(block: Any, columns: Array) -> Array:
-    return to_dense((sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block))[:, columns])
+def columns_of(rows: Rows, columns: Array) -> Rows:
+    """Return some columns ``(k,)`` of a matrix, read when asked for as ``(n, k) float32``."""
+
+    def some(block: Any) -> Array:
+        return to_dense((sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block))[:, columns])
+
+    return MappedRows(rows, some, width=len(columns))
 
 
 EXPRESSION = "X"  # the view that passes through an :class:`ExpressionReducer`
@@ -268,24 +243,23 @@ Views = Mapping[str, Rows]  # rows of the same cells, by the view's name
 
 @dataclass(frozen=True)
 class Member:
-    """A fitted head on one view, and the reducer before it where the view is ``X``."""
+    """A fitted head on one view, and the reducer before it where the view is ``X``: rows then are its genes alone."""
 
     head: RowClassifier
     reducer: ExpressionReducer | None = None
 
-    def places(self, rows: Rows, *, selected: bool) -> Rows:
+    def places(self, rows: Rows) -> Rows:
         """Return where the cells lie: the genes of the highest F of expression, or the rows of another view."""
-        return rows if self.reducer is None else self.reducer.placed(rows, selected=selected)
+        return rows if self.reducer is None else columns_of(rows, self.reducer.places)
 
     @property
     def n_places(self) -> int:
         """Columns of :meth:`places`."""
         return self.head.n_features_in_ if self.reducer is None else len(self.reducer.places)
 
-    def log_proba(self, rows: Rows, *, selected: bool) -> Array:
-        """Return log-probabilities ``(n, n_classes)`` before any temperature; ``selected`` as for the reducer."""
-        given = rows if self.reducer is None else self.reducer.over(rows, selected=selected)
-        return self.head.predict_log_proba(given)
+    def log_proba(self, rows: Rows) -> Array:
+        """Return log-probabilities ``(n, n_classes)`` before any temperature."""
+        return self.head.predict_log_proba(rows if self.reducer is None else self.reducer.over(rows))
 
     def to_state(self) -> State:
         """Return the member as nested JSON values and arrays; :meth:`from_state` takes them back."""
@@ -304,6 +278,12 @@ class Member:
 Members = Mapping[str, Member]
 
 
-def place_views(members: Members, views: Views, names: Sequence[str], *, selected: bool) -> ConcatRows:
+def selected_genes(members: Members, views: Views) -> Views:
+    """Return views of all genes with those alone that the members read."""
+    reducer = members[EXPRESSION].reducer if EXPRESSION in members else None
+    return views if reducer is None else {**views, EXPRESSION: columns_of(views[EXPRESSION], reducer.selected)}
+
+
+def place_views(members: Members, views: Views, names: Sequence[str]) -> ConcatRows:
     """Return the named views side by side, of ``X`` the genes that cells are placed by."""
-    return ConcatRows([members[name].places(views[name], selected=selected) for name in names])
+    return ConcatRows([members[name].places(views[name]) for name in names])

@@ -43,17 +43,16 @@ class Distances:
     axes: Array
     centres: Array
 
-    def place(self, members: Members, views: Views, *, selected: bool) -> Array:
-        """Return where cells lie in the space, ``(n, k) float64``; ``selected`` as for :meth:`Member.log_proba`."""
-        rows = place_views(members, views, self.views, selected=selected)
+    def place(self, members: Members, views: Views) -> Array:
+        """Return where cells lie in the space, ``(n, k) float64``."""
+        rows = place_views(members, views, self.views)
         with one_blas_thread():
             placed = [(block - self.mean) @ self.axes for _, block in iter_blocks(rows)]
         return np.concatenate([np.empty((0, self.axes.shape[1])), *placed])
 
-    def measure(self, members: Members, views: Views, codes: Array, *, selected: bool) -> Array:
+    def measure(self, members: Members, views: Views, codes: Array) -> Array:
         """Return the distance ``(n,) float64`` of each cell from the mean of the class in ``codes`` ``(n,)``."""
-        placed = self.place(members, views, selected=selected)
-        return np.asarray(np.linalg.norm(placed - self.centres[codes], axis=1))
+        return np.asarray(np.linalg.norm(self.place(members, views) - self.centres[codes], axis=1))
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], *, n_classes: int) -> Self:
@@ -65,7 +64,7 @@ class Distances:
 def fit_distances(members: Members, views: Views, codes: Array, *, rng: np.random.Generator) -> Distances:
     """Fit the space on a sample of the training cells, as many of a rare class as of a common one."""
     names = [EXPRESSION] if EXPRESSION in members else sorted(members)
-    rows = place_views(members, views, names, selected=False)
+    rows = place_views(members, views, names)
     n_classes = int(codes.max()) + 1
     room = min(SAMPLE_CELLS, SAMPLE_BYTES // (4 * widest(rows)))
     each = max(FEWEST_CELLS, room // n_classes)
@@ -128,10 +127,9 @@ class Rejection:
     keep: float
     sure: float = SURE
 
-    def novelty_of(self, members: Members, views: Views, codes: Array, *, selected: bool = True) -> Array:
-        """Return the novelty ``(n,) float64`` of cells that got the labels ``codes``; views as for ``measure``."""
-        measured = self.distances.measure(members, views, codes, selected=selected)
-        return np.asarray(measured / self.units[codes])
+    def novelty_of(self, members: Members, views: Views, codes: Array) -> Array:
+        """Return the novelty ``(n,) float64`` of cells that got the labels ``codes``."""
+        return np.asarray(self.distances.measure(members, views, codes) / self.units[codes])
 
     def thresholds(self, rule: str, keep: float | None = None) -> Thresholds:
         """Return thresholds that the fraction ``keep`` of the right held-out cells passes; ``both`` equally strict."""
@@ -155,10 +153,7 @@ class Rejection:
 
     def to_state(self) -> State:
         """Return nested JSON values and arrays; :meth:`from_state` takes them back."""
-        thresholds = {rule: vars(self.thresholds(rule)) for rule in RULES if rule != "none"}
-        del thresholds["confidence"]["novelty"], thresholds["distance"]["confidence"]  # they reject nothing
-        distances = {**vars(self.distances), "views": list(self.distances.views)}
-        return {**vars(self), "distances": distances, "thresholds": thresholds}
+        return {**vars(self), "distances": {**vars(self.distances), "views": list(self.distances.views)}}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], *, n_classes: int) -> Self:

@@ -315,7 +315,7 @@ def _placed(reference: Store, head: FusedHead, rejection: Rejection, progress: R
     inputs = head_features(reference, head, "the head", progress, min_accuracy=0)
     rows = reference.usable_rows(allow_partial=True)
     blocks = [
-        rejection.distances.place(inputs.head.members_, inputs.block(rows[start : start + 4096]), selected=True)
+        rejection.distances.place(inputs.head.members_, inputs.block(rows[start : start + 4096]))
         for start in range(0, len(rows), 4096)
     ]
     return AnnData(obs=reference.obs.iloc[rows], obsm={SPACE: np.concatenate(blocks).astype(np.float32)})

@@ -96,7 +96,7 @@ def test_a_saved_head_judges_alike(fitted: FusedHead, views: dict[str, Any]) -> 
     for seen, again in zip(judge(fitted, views, slice(0, 50)), judge(loaded, views, slice(0, 50)), strict=True):
         np.testing.assert_array_equal(seen, again)
     assert loaded.rejection_ is not None
-    assert loaded.rejection_.thresholds("both") == Thresholds(**state["rejection"]["thresholds"]["both"])
+    assert loaded.rejection_.thresholds("both") == fitted.rejection_.thresholds("both")
 
 
 def test_a_cell_is_as_novel_alone_as_among_others(fitted: FusedHead, views: dict[str, Any]) -> None:
@@ -174,7 +174,7 @@ def test_novelty_is_the_mahalanobis_distance_from_the_mean_of_the_label(views: d
     np.testing.assert_allclose(distances.centres, centres, atol=1e-9)
     inside = placed - centres[codes]
     assert np.abs(np.cov(inside.T, bias=True)).max() < 1.001  # whitened, but for the ridge
-    measured = distances.measure(head.members_, {"b": views["b"][:300]}, codes, selected=True)
+    measured = distances.measure(head.members_, {"b": views["b"][:300]}, codes)
     np.testing.assert_allclose(measured, np.linalg.norm(inside, axis=1), rtol=1e-6)
 
 
