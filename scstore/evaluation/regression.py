@@ -61,7 +61,7 @@ def _part(codes: Array, size: int, rng: np.random.Generator) -> Array:
 def _folds(codes: Array, groups: Array | None, rng: np.random.Generator) -> list[Array]:
     if groups is None or not groups.any():
         return stratified_folds(codes, n_folds=INNER_FOLDS, rng=rng)
-    return group_folds(codes, groups, n_folds=INNER_FOLDS, rng=rng)
+    return group_folds(groups, n_folds=INNER_FOLDS)
 
 
 def _fits(

@@ -23,7 +23,7 @@ from scstore.heads.calibration import Fusion, earning_members, fit_fusion
 from scstore.heads.fusion import FusedHead
 from scstore.heads.preprocessing import EXPRESSION
 from scstore.heads.rows import Array, MappedRows, Rows
-from scstore.heads.scores import METRICS, prediction_scores, widen
+from scstore.heads.scores import METRICS, prediction_scores, widened
 from scstore.progress import Reporter, Track
 
 
@@ -72,7 +72,7 @@ def score_rows(table: Table, cells: EvaluationCells, *, head: FusedHead, progres
             for row, found in _predict(table, split, cells, head=head, track=track, failed=failed):
                 if row.optional:
                     kept[row.name].update(found.kept)
-                proba = widen(found.proba, found.classes, cells.classes)
+                proba = widened(found.proba, np.searchsorted(cells.classes, found.classes), len(cells.classes))
                 about = {"row": row.name, "run": split.run, "fold": split.fold}
                 sizes = {"n_train": len(split.train), "n_test": len(split.test)}
                 scores[row.name].append(about | sizes | prediction_scores(truth, proba))
@@ -178,8 +178,7 @@ def predict_rows(
         (train, test), view = sides(source), source.view
         names = gene_names if view == EXPRESSION else None
         own = copy(head).fit({view: train}, labels, gene_names=names, groups=groups)
-        blocks = own.iter_log_probas({view: with_genes(test, own, gene_names)})
-        found = np.concatenate([log_probas[0] for _, log_probas in blocks])
+        found = own.members_[view].log_proba(with_genes(test, own, gene_names))
         track.advance()
         classes = tuple(str(name) for name in own.classes_)
         return _ViewPredictions(classes, own.fusion_, own.held_out_codes_, own.held_out_log_probas_[view], found)

@@ -25,11 +25,11 @@ from sklearn.utils.sparsefuncs import mean_variance_axis
 from scstore.errors import CellsError, LabelsError, OptionError
 from scstore.heads.base import JSON, DescribedHead, State, loading, require, take_arrays
 from scstore.heads.calibration import Fusion, fit_temperature
-from scstore.heads.class_numbers import encode_groups, encode_labels, group_folds, stratified_folds, stratified_sample
-from scstore.heads.missing_genes import HeldOutCase, MissingCase, MissingGenes, measured_cases, widened
+from scstore.heads.class_numbers import encode_groups, encode_labels, held_out_folds, stratified_sample
+from scstore.heads.missing_genes import HeldOutCase, MissingCase, MissingGenes, measured_cases
 from scstore.heads.rejection import KEEP, ConfidenceRejection, check_keep
 from scstore.heads.rows import Array, Rows, fetch, iter_raw_blocks
-from scstore.heads.scores import held_out_scores
+from scstore.heads.scores import held_out_scores, widened
 from scstore.heads.training import log_softmax
 
 KIND = "across-genes"  # name of the head among the others
@@ -189,27 +189,22 @@ class AcrossGenesHead(DescribedHead):
         rng = np.random.default_rng(self.random_state)
         some = np.sort(rng.choice(n, SAMPLE, replace=False)) if n > SAMPLE else np.arange(n)
         sample = csr_matrix(fetch(expression, some))
-        components = ExpressionComponents.fit(sample, seed=self.random_state)
-        mixture = fit_mixture(profiles, _means(sample, units), components.of(sample))
-        return lambda block: mixture(_means(block, units), components.of(block))
+        components = expression_components(sample)
+        mixture = fit_mixture(profiles, _means(sample, units), components(sample))
+        return lambda block: mixture(_means(block, units), components(block))
 
     def _calibrate(self, expression: Rows, codes: Array, units: Array, groups: Array | None) -> None:
         """Label held-out cells, or whole groups in turn, by heads of the other cells on the other half of the genes."""
         rng = np.random.default_rng(self.random_state)
         some = stratified_sample(codes, size=HELD_OUT, rng=rng) if len(codes) > HELD_OUT else np.arange(len(codes))
         sample, truth = csr_matrix(fetch(expression, some)), codes[some]
-        if groups is None:
-            folds = stratified_folds(truth, n_folds=2, rng=rng)
-        else:
-            folds = group_folds(truth, groups[some], n_folds=GROUP_FOLDS, rng=rng)
+        whole, n_folds = (None, 2) if groups is None else (groups[some], GROUP_FOLDS)
         deals = [rng.permutation(sample.shape[1]) for _ in range(DEALS)]
         halves = [(np.sort(dealt[::2]), np.sort(dealt[1::2])) for dealt in deals]
         found, true = [], []
-        for fold in folds:
-            outside = np.setdiff1d(np.arange(len(truth)), fold)
+        for outside, inside in held_out_folds(truth, whole, n_folds=n_folds, seed=self.random_state):
             learned = np.unique(truth[outside])
-            inside = fold[np.isin(truth[fold], learned)]  # what no other group has cannot be right
-            if len(inside) < MIN_CELLS or len(learned) < 2:
+            if len(inside) < MIN_CELLS:
                 continue
             numbers = np.searchsorted(learned, truth[outside])
             for known, new in (sides for pair in halves for sides in (pair, pair[::-1])):
@@ -330,31 +325,14 @@ class ClassProfiles:
         return (rows - (along * (self.strengths / (self.floor + self.strengths))) @ self.axes) / self.floor
 
 
-@dataclass(frozen=True)
-class ExpressionComponents:
-    """Principal components ``(x[genes] - centre) @ axes.T / scale`` of the most variable genes of the new cells."""
-
-    genes: Array
-    centre: Array
-    axes: Array
-    scale: float
-
-    @classmethod
-    def fit(cls, expression: csr_matrix, *, seed: int) -> Self:
-        """Learn from log-normalised expression ``(n, n_genes)``."""
-        _, variances = mean_variance_axis(expression, axis=0)
-        genes = np.sort(np.argsort(-variances, kind="stable")[:VARIABLE_GENES])
-        dense = np.asarray(expression[:, genes].toarray(), dtype=np.float64)
-        n_components = min(N_COMPONENTS, len(genes), len(dense) - 1)
-        with np.errstate(invalid="ignore"):  # genes that no cell expresses have no variance to explain
-            found = PCA(n_components, svd_solver="covariance_eigh", random_state=seed).fit(dense)
-        scale = float(np.sqrt(found.explained_variance_.mean()))
-        return cls(genes, found.mean_, found.components_, max(scale, TINY))
-
-    def of(self, expression: csr_matrix) -> Array:
-        """Return the components ``(n, p) float64`` of cells."""
-        dense = np.asarray(expression[:, self.genes].toarray(), dtype=np.float64)
-        return (dense - self.centre) @ self.axes.T / self.scale
+def expression_components(expression: csr_matrix) -> Callable[[csr_matrix], Array]:
+    """Return the function from cells ``(m, n_genes)`` to principal components ``(m, p)`` of the most variable genes."""
+    genes = np.sort(np.argsort(-mean_variance_axis(expression, axis=0)[1], kind="stable")[:VARIABLE_GENES])
+    pca = PCA(min(N_COMPONENTS, len(genes), expression.shape[0] - 1), svd_solver="covariance_eigh")
+    with np.errstate(invalid="ignore"):  # genes that no cell expresses have no variance to explain
+        pca.fit(expression[:, genes].toarray().astype(np.float64))
+    scale = max(float(np.sqrt(pca.explained_variance_.mean())), TINY)
+    return lambda cells: pca.transform(cells[:, genes].toarray().astype(np.float64)) / scale
 
 
 def fit_mixture(profiles: ClassProfiles, rows: Array, components: Array) -> Callable[[Array, Array], Array]:

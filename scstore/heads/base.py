@@ -33,10 +33,6 @@ class DescribedHead(Described):
     held_out_: dict[str, Any]
     record_: dict[str, Any]
 
-    @property
-    def _reads(self) -> Collection[str]:
-        return getattr(self, "views_", ())
-
     def described(self) -> tuple[str, Mapping[str, str]]:
         """Return what is shown at a prompt and in notebooks."""
         title = f"{self.kind} head"
@@ -44,7 +40,10 @@ class DescribedHead(Described):
             return title, {"state": "not fitted"}
         names = [str(name) for name in self.classes_]
         more = ", …" if len(names) > SHOWN else ""
-        facts = {"labels": f"{len(names)} ({', '.join(names[:SHOWN])}{more})", "reads": ", ".join(self._reads)}
+        facts = {
+            "labels": f"{len(names)} ({', '.join(names[:SHOWN])}{more})",
+            "reads": ", ".join(getattr(self, "views_", ())),
+        }
         if trained := self.record_.get("trained_on"):
             facts["trained on"] = f"{trained['n_cells']:,} cells of {trained['name']}"
         if self.held_out_.get("n"):

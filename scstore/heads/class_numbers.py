@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.model_selection import GroupKFold
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
@@ -60,16 +61,26 @@ def _check_labels(y: Any, n_rows: int, *, name: str = "y", what: str = "label") 
 
 
 def held_out_folds(codes: Array, groups: Array | None, *, n_folds: int, seed: int) -> list[tuple[Array, Array]]:
-    """Return the rows to learn from and those held out, for each fold; of many rows one part is held out once."""
+    """Return the rows to learn from and those held out, for each fold; of many rows one part is held out once.
+
+    What no row outside a fold shows cannot be right: cells of such classes are not held out.
+    """
     rng, every = np.random.default_rng(seed), np.arange(len(codes))
     many = len(codes) > MANY_ROWS
     if groups is not None:
-        whole = group_folds(codes, groups, n_folds=n_folds, rng=rng)[: 1 if many else None]
-        inside = [rng.permutation(fold)[:PART_ROWS] if many else fold for fold in whole]
+        folds = group_folds(groups, n_folds=n_folds)[: 1 if many else None]
+    elif many:
+        folds = [stratified_part(codes, size=PART_ROWS, rng=rng)]
     else:
-        parts = [stratified_part(codes, size=PART_ROWS, rng=rng)] if many else None
-        inside = whole = parts or stratified_folds(codes, n_folds=n_folds, rng=rng)
-    return [(np.setdiff1d(every, w), np.sort(i)) for w, i in zip(whole, inside, strict=True)]
+        folds = stratified_folds(codes, n_folds=n_folds, rng=rng)
+    most = PART_ROWS if many and groups is not None else None
+    found = []
+    for fold in folds:
+        outside, inside = np.setdiff1d(every, fold), np.sort(rng.permutation(fold)[:most])
+        inside = inside[np.isin(codes[inside], codes[outside])]
+        if len(inside) and len(np.unique(codes[outside])) > 1:
+            found.append((outside, inside))
+    return found
 
 
 def stratified_folds(codes: Array, *, n_folds: int, rng: np.random.Generator) -> list[Array]:
@@ -93,18 +104,10 @@ def encode_groups(groups: Any, n_rows: int) -> Array:
     return codes.astype(np.int64)
 
 
-def group_folds(codes: Array, groups: Array, *, n_folds: int, rng: np.random.Generator) -> list[Array]:
-    """Return the rows of each fold, sorted: whole groups, largest first, the folds of about equal size."""
-    sizes = np.bincount(groups)
-    order = rng.permutation(len(sizes))
-    order = order[np.argsort(-sizes[order], kind="stable")]
-    dealt = np.zeros(len(sizes), dtype=np.int64)
-    totals = np.zeros(min(n_folds, len(sizes)), dtype=np.int64)
-    for group in order.tolist():
-        dealt[group] = totals.argmin()
-        totals[dealt[group]] += sizes[group]
-    folds = dealt[groups]
-    return [np.flatnonzero(folds == fold) for fold in range(len(totals))]
+def group_folds(groups: Array, *, n_folds: int) -> list[Array]:
+    """Return the rows of each fold, sorted: whole groups, the folds of about equal size; none of a single group."""
+    n_folds = min(n_folds, len(np.unique(groups)))
+    return [fold for _, fold in GroupKFold(n_folds).split(groups, groups=groups)] if n_folds > 1 else []
 
 
 def stratified_part(codes: Array, *, size: int, rng: np.random.Generator) -> Array:

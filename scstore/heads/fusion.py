@@ -25,7 +25,6 @@ from scstore.heads.missing_genes import (
     gene_importance,
     missing_cases,
     share_known,
-    widened,
 )
 from scstore.heads.mlp import MLPHead
 from scstore.heads.preprocessing import (
@@ -39,7 +38,7 @@ from scstore.heads.preprocessing import (
 )
 from scstore.heads.rejection import Rejection, fit_distances, fit_rejection
 from scstore.heads.rows import Array, Rows, RowSubset, as_rows, count_cells, read
-from scstore.heads.scores import held_out_scores
+from scstore.heads.scores import NOT_LEARNED, held_out_scores, widened
 from scstore.options import did_you_mean
 
 HEADS: dict[str, type[RowClassifier]] = {"knn": KNNHead, "linear": LinearHead, "mlp": MLPHead}
@@ -296,15 +295,12 @@ class FusedHead(DescribedHead):
         log_probas = {name: [np.empty((0, n_classes))] for name in rows}
         for outside, inside in folds:
             learned = np.unique(codes[outside])
-            inside = inside[np.isin(codes[inside], learned)]  # what no other group has cannot be right
-            if len(learned) < 2 or not len(inside):
-                continue
             sides = [{name: RowSubset(view, part) for name, view in rows.items()} for part in (outside, inside)]
             members = self._fit_members(sides[0], codes[outside], None, background)
             known, left = (selected_genes(members, side) for side in sides)
             truth.append(codes[inside])
             for name, member in members.items():
-                log_probas[name].append(widened(member.log_proba(left[name]), learned, n_classes))
+                log_probas[name].append(widened(member.log_proba(left[name]), learned, n_classes, least=NOT_LEARNED))
             if not with_distances:
                 continue
             own, mine = (np.searchsorted(learned, codes[part]) for part in (outside, inside))

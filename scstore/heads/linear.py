@@ -174,7 +174,7 @@ class LinearHead(Regression):
             held_out = stratified_part(labels.codes[sample], size=round(len(sample) * PATH_HELD_OUT), rng=rng)
         else:
             batches = encode_groups(groups, len(labels.codes))[sample]
-            held_out = group_folds(labels.codes[sample], batches, n_folds=round(1 / PATH_HELD_OUT), rng=rng)[0]
+            held_out = next(iter(group_folds(batches, n_folds=round(1 / PATH_HELD_OUT))), sample[:0])
         if not len(held_out):
             return DEFAULT_C
         values = materialise(RowSubset(rows, sample))

@@ -14,6 +14,7 @@ from scstore.heads.linear import ExpressionHead
 from scstore.heads.preprocessing import EXPRESSION, ExpressionReducer, Member
 from scstore.heads.rejection import Distances
 from scstore.heads.rows import Array, Rows, materialise
+from scstore.heads.scores import NOT_LEARNED, n_surest, widened
 
 # Shares of the genes taken away, each at random and from the lowest expressed, which are the specific ones; at last all
 # genes but one, so that no file knows less than what was measured.
@@ -26,7 +27,6 @@ TRUSTED, TRUSTED_UNKNOWN = 0.95, 0.12
 MIN_ACCURACY = 0.8
 FIELDS = ("known", "accuracy", "temperature", "confidence", "novelty")
 TINY = float(np.finfo(np.float64).tiny)
-NOT_LEARNED = -30.0  # log-probability of a class that the other groups do not have
 
 
 def measured_cases(mean: Array, rng: np.random.Generator, shares: Sequence[float] = SHARES) -> Iterator[Array]:
@@ -39,21 +39,6 @@ def measured_cases(mean: Array, rng: np.random.Generator, shares: Sequence[float
             measured = np.ones(n, dtype=bool)
             measured[order[:taken]] = False
             yield measured
-
-
-def widened(log_proba: Array, learned: Array, n_classes: int, *, least: float = NOT_LEARNED) -> Array:
-    """Return log-probabilities of all classes, from those of the ``learned``; the others have the ``least``."""
-    wide = np.full((len(log_proba), n_classes), least)
-    wide[:, learned] = log_proba
-    return wide
-
-
-def _trusted_from(confidence: Array, right: Array, known: float) -> float:
-    """Return the least confidence from which enough labels of held-out cells are right; 1 where none is enough."""
-    order = np.argsort(-confidence, kind="stable")
-    share = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    enough = np.flatnonzero(share >= min(0.99, TRUSTED + TRUSTED_UNKNOWN * (1 - known)))
-    return float(confidence[order[enough[-1]]]) if len(enough) else 1.0
 
 
 def gene_importance(member: Member) -> Array:
@@ -98,7 +83,7 @@ def missing_cases(
     values, importance, cases = materialise(rows), gene_importance(member), []
     for measured in measured_cases(reducer.mean, np.random.default_rng(seed)):
         estimated = reducer.estimate(measured).over(values)
-        log_proba = widened(member.log_proba(estimated), learned, n_classes)
+        log_proba = widened(member.log_proba(estimated), learned, n_classes, least=NOT_LEARNED)
         far = distances.measure({EXPRESSION: member}, {EXPRESSION: estimated}, truth)
         cases.append(HeldOutCase(share_known(reducer, importance, measured), log_proba, far))
     return cases
@@ -145,7 +130,10 @@ class MissingGenes:
                 continue
             # the same number of each case, evenly spaced over the cells: quantiles stay about what they are
             kept = right[np.linspace(0, len(right) - 1, KEPT).round().astype(np.int64)]
-            confidence = np.maximum(proba[kept].max(axis=1), _trusted_from(proba.max(axis=1), said, case.known))
+            surest = proba.max(axis=1)
+            n_trusted = n_surest(surest, said, right=min(0.99, TRUSTED + TRUSTED_UNKNOWN * (1 - case.known)))
+            trusted = np.sort(surest)[-n_trusted] if n_trusted else 1.0
+            confidence = np.maximum(surest[kept], trusted)
             novelty = case.distances[kept] / units[truth[kept]]
             rows.append((case.known, len(right) / len(truth), temperature, confidence, novelty))
         if not rows:

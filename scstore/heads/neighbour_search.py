@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from scstore.heads.rows import BLOCK_BYTES, Array, MappedRows, Rows, RowSubset, iter_blocks, materialise, read, to_dense
-from scstore.heads.training import in_threads, no_spinning
+from scstore.heads.training import in_threads, one_blas_thread
 
 EXACT_BELOW = 50_000  # rows below which an exact search answers as quickly as an approximate one
 FEWEST = 100  # rows below which nothing can be held out to measure recall on
@@ -162,7 +162,7 @@ class ApproximateIndex:
 
     def project(self, rows: Array) -> Float32:
         """Return prepared rows ``(m, d)`` as they are kept, ``(m, p)``; a row alone and among others is the same."""
-        with no_spinning():
+        with one_blas_thread():
             return _half(rows.astype(np.float64) @ self.components.astype(np.float64))
 
     def search(

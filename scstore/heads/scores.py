@@ -13,6 +13,7 @@ from scstore.heads.rows import Array
 # Names of what :func:`prediction_scores` gives, in the order of a table.
 METRICS = ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "auroc", "ece")
 BINS = 15  # equally wide bins of confidence
+NOT_LEARNED = -30.0  # log-probability of a class that the cells outside a fold do not have
 
 
 def label_scores(truth: Any, predicted: Any) -> dict[str, float]:
@@ -45,13 +46,15 @@ def held_out_scores(truth: Array, proba: Array) -> dict[str, float | int | None]
 
 def coverage(truth: Array, proba: Array, *, right: float = 0.95) -> float:
     """Return the largest share of the cells, most confident first and ties together, of which ``right`` is right."""
-    confidence = proba.max(axis=1)
+    return n_surest(proba.max(axis=1), proba.argmax(axis=1) == truth, right=right) / len(truth)
+
+
+def n_surest(confidence: Array, is_right: Array, *, right: float) -> int:
+    """Return how many of the cells, most confident first and ties together, may be taken so that ``right`` is right."""
     order = np.argsort(-confidence, kind="stable")
-    n = np.arange(1, len(truth) + 1)
-    share = np.cumsum((proba.argmax(axis=1) == truth)[order]) / n
+    n = np.arange(1, len(order) + 1)
     last = np.append(np.diff(confidence[order]) < 0, True)  # of those of its confidence
-    enough = np.flatnonzero(last & (share >= right))
-    return float(n[enough[-1]] / len(truth)) if len(enough) else 0.0
+    return int(n[last & (np.cumsum(is_right[order]) / n >= right)].max(initial=0))
 
 
 def scores_by_class(truth: Array, predicted: Array, classes: Sequence[str]) -> dict[str, dict[str, float | int]]:
@@ -88,9 +91,8 @@ def reliability(truth: Array, proba: Array) -> list[dict[str, Any]]:
     ]
 
 
-def widen(proba: Array, known: Sequence[str], classes: Sequence[str]) -> Array:
-    """Return probabilities over ``classes`` from those over some of them, ``known``; the others get 0."""
-    place = {name: column for column, name in enumerate(classes)}
-    wide = np.zeros((len(proba), len(classes)))
-    wide[:, [place[str(name)] for name in known]] = proba
+def widened(proba: Array, learned: Array, n_classes: int, *, least: float = 0.0) -> Array:
+    """Return probabilities of all classes, or their logarithms, from those of the ``learned``; others the ``least``."""
+    wide = np.full((len(proba), n_classes), least)
+    wide[:, learned] = proba
     return wide

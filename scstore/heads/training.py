@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
 from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
-from threadpoolctl import ThreadpoolController, threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from scstore.heads.rows import Array, Rows, read, widest
-
-_LIMITED: ContextVar[bool] = ContextVar("one_blas_thread", default=False)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -92,34 +88,19 @@ def _cut(order: Array, size: int) -> Iterator[Array]:
         yield order[start : start + size]
 
 
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Run each matrix product on one thread inside the block; nested blocks are free.
+def one_blas_thread() -> Any:
+    """Run each matrix product on one thread inside the ``with`` block.
 
     A head's products are small: beside a busy process OpenBLAS's spinning threads take 5 to 30 times as long, and the
-    last bit would depend on the number of cores.
+    last bit would depend on the number of cores. Before a search of FAISS's they would hold the cores that it needs.
     """
-    if _LIMITED.get():
-        yield
-        return
-    token = _LIMITED.set(True)
-    try:
-        with threadpool_limits(limits=1, user_api="blas"):
-            yield
-    finally:
-        _LIMITED.reset(token)
-
-
-@contextmanager
-def no_spinning() -> Iterator[None]:
-    """Keep NumPy's products off the cores that FAISS needs next: OpenBLAS's threads spin, which doubled a search."""
-    with nullcontext() if _LIMITED.get() else _spinning_libraries().limit(limits=1):
-        yield
+    return _blas().limit(limits=1)
 
 
 @cache
-def _spinning_libraries() -> Any:
-    return ThreadpoolController().select(threading_layer=["pthreads"])  # FAISS's own is of OpenMP
+def _blas() -> Any:
+    """Return the libraries of NumPy and SciPy: to look for them takes longer than a small product."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

@@ -15,7 +15,7 @@ from scstore.heads.scores import (
     prediction_scores,
     reliability,
     scores_by_class,
-    widen,
+    widened,
 )
 
 
@@ -60,12 +60,12 @@ def test_by_class() -> None:
 
 
 @settings(max_examples=50)
-@given(st.permutations(["a", "b", "c", "d"]), st.integers(1, 4))
-def test_widened_probabilities_keep_their_class(names: list[str], known: int) -> None:
+@given(st.permutations(range(4)), st.integers(1, 4))
+def test_widened_probabilities_keep_their_class(codes: list[int], known: int) -> None:
     proba = np.arange(1.0, known + 1)[None, :]
-    wide = widen(proba, names[:known], ["a", "b", "c", "d"])
+    wide = widened(proba, np.array(codes[:known]), 4)
     assert wide.sum() == proba.sum()
-    assert [wide[0, "abcd".index(name)] for name in names[:known]] == proba[0].tolist()
+    assert wide[0, codes[:known]].tolist() == proba[0].tolist()
 
 
 def test_calibration_error_by_hand() -> None:
