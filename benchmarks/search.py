@@ -84,7 +84,7 @@ def scstore_and_flat(folder: Path, truth: np.ndarray, *, threads: int) -> tuple[
     built = in_own_process(build, folder, threads=threads)
     index, rows = CosineIndex.from_bytes((folder / "index").read_bytes()), OnDisk(folder / "reference.npy")
     new, everything = OnDisk(folder / "new.npy")[:], np.ones(rows.shape[0], dtype=bool)
-    measured = index.measured
+    measured = index.rows.measured
     setting = f"{index.rows.components.shape[1]} dims, {measured.probes} of {index.rows.n_lists} lists"
     setting += f", measured {measured.recall:.3f}"
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,25 +88,30 @@ def _on_white(red: float, green: float, blue: float) -> str:
 def add_to_anndata(adata: AnnData, annotation: Annotation) -> AnnData:
     """Add labels to an AnnData in memory, of a view to a copy, in place of those of an earlier run."""
     adata = adata.copy() if adata.is_view else adata
-    for name in [name for name in adata.obs.columns if str(name).startswith(OPTIONAL)]:
-        del adata.obs[name]
-    for name in annotation.obs.columns:
-        adata.obs[name] = annotation.obs[name].array
-    for name in (PROBABILITY, SPACE):
-        if name in adata.obsm and name not in annotation.obsm:
-            del adata.obsm[name]
-    for name in filter(_is_stale, list(adata.uns)):
-        del adata.uns[name]
-    adata.obsm.update(annotation.obsm)
-    adata.uns.update(annotation.uns)
     about = adata.uns.get(OWN)
-    adata.uns[OWN] = {**(about if isinstance(about, Mapping) else {}), RECORD: dict(annotation.record)}
+    adata.uns[OWN] = dict(about) if isinstance(about, Mapping) else {}
+    _add(adata.obs, adata.obsm, adata.uns, annotation)
     return adata
 
 
-def _is_stale(name: str) -> bool:
-    """Whether an entry of uns is one that each annotation writes anew."""
-    return name.startswith(PREFIX) and name.endswith(("_colors", "_classes"))
+def _add(obs: Any, obsm: Any, uns: Any, annotation: Annotation) -> None:
+    """Add labels to the parts of an AnnData, in memory or on disk, in place of those of an earlier run."""
+    texts = {name for name, dtype in annotation.obs.dtypes.items() if isinstance(dtype, pd.CategoricalDtype)}
+    columns = {str(name): v.array if name in texts else v.to_numpy() for name, v in annotation.obs.items()}
+    _put(obs, columns, stale=lambda name: name.startswith(OPTIONAL))
+    _put(obsm, annotation.obsm, stale=lambda name: name in (PROBABILITY, SPACE))
+    _put(uns, annotation.uns, stale=lambda name: name.startswith(PREFIX) and name.endswith(("_colors", "_classes")))
+    _put(uns[OWN], {RECORD: dict(annotation.record)}, stale=lambda _: False)
+
+
+def _put(holder: Any, values: Mapping[str, Any], *, stale: Callable[[str], bool]) -> None:
+    for name in [name for name in holder if name in values or stale(str(name))]:
+        del holder[name]
+    for name, value in values.items():
+        if isinstance(holder, h5py.Group | zarr.Group):
+            write_elem(holder, name, value)
+        else:
+            holder[name] = value
 
 
 def check_annotated_output(store: Store, output: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -144,7 +149,7 @@ def write_annotated(store: Store, output: Path, annotation: Annotation, *, overw
         with fsio.atomic_folder(output, overwrite=overwrite) as folder, whole:
             _copy_folder(store.path, folder)
             group = zarr.open_group(folder, mode="r+", use_consolidated=False)
-            _add(group[store.group_name.strip("/")] if store.is_modality else group, annotation)
+            _add_to_group(group[store.group_name.strip("/")] if store.is_modality else group, annotation)
             if _is_consolidated(folder):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # no part of format 3 yet; the input has it as well
@@ -157,7 +162,7 @@ def write_annotated(store: Store, output: Path, annotation: Annotation, *, overw
             write_h5ad(store, partial, rows=None if store.is_complete else np.flatnonzero(store.committed))
         with hdf5_output(partial, "r+") as file:
             file.attrs.setdefault(MADE_HERE, "annotated")
-            _add(file[store.group_name], annotation)
+            _add_to_group(file[store.group_name], annotation)
 
 
 def _copy_folder(source: Path, target: Path) -> None:
@@ -180,36 +185,12 @@ def _is_consolidated(folder: Path) -> bool:
     return about.exists() and "consolidated_metadata" in fsio.read_json(about, limit=1 << 28)
 
 
-def _add(root: Any, annotation: Annotation) -> None:
-    """Add labels to the AnnData in a group, in place of those of an earlier run."""
-    obs, obsm, uns = (_child(root, name) for name in ("obs", "obsm", "uns"))
-    order = [str(name) for name in obs.attrs["column-order"]]
-    for name in [name for name in order if name in annotation.obs.columns or name.startswith(OPTIONAL)]:
-        del obs[name]
-        order.remove(name)
-    for name in annotation.obs.columns:
-        values = annotation.obs[name]
-        is_text = isinstance(values.dtype, pd.CategoricalDtype)
-        write_elem(obs, name, values.array if is_text else values.to_numpy())
-    names = [*order, *annotation.obs.columns]
+def _add_to_group(root: Any, annotation: Annotation) -> None:
+    for name in ("obs", "obsm", "uns", f"uns/{OWN}"):
+        if name not in root:
+            write_elem(root, name, {})
+    obs = root["obs"]
+    _add(obs, root["obsm"], root["uns"], annotation)
+    kept = [str(name) for name in obs.attrs["column-order"] if name in obs and name not in annotation.obs]
+    names = [*kept, *annotation.obs.columns]
     obs.attrs["column-order"] = np.array(names, dtype=object) if isinstance(obs, h5py.Group) else names
-    for name in (PROBABILITY, SPACE, *annotation.obsm):
-        if name in obsm:
-            del obsm[name]
-    for name, matrix in annotation.obsm.items():
-        write_elem(obsm, name, matrix)
-    for name in filter(_is_stale, list(uns)):
-        del uns[name]
-    for name, value in annotation.uns.items():
-        write_elem(uns, name, value)
-    own = _child(uns, OWN)
-    if RECORD in own:
-        del own[RECORD]
-    write_elem(own, RECORD, dict(annotation.record))
-
-
-def _child(group: Any, name: str) -> Any:
-    """Return a group of an AnnData, made where it is missing."""
-    if name not in group:
-        write_elem(group, name, {})
-    return group[name]

@@ -20,10 +20,9 @@ from scstore.heads.neighbour_search import (
     build_index,
 )
 from scstore.heads.preprocessing import column_moments, usable_scale
-from scstore.heads.rows import MEMORY_LIMIT, Array, MappedRows, RowSubset, block_within, iter_blocks, to_dense
+from scstore.heads.rows import MEMORY_LIMIT, Array, MappedRows, RowSubset, block_within, materialise, to_dense
 
 METRICS = ("cosine", "euclidean")
-DTYPES = ("float32", "float16")
 PRIOR_VOTES = 0.3  # votes shared out by class frequency, so that no class ever gets a probability of 0
 GATHER_VALUES = 1 << 22  # neighbour values held at a time while distances are computed in float64
 
@@ -48,8 +47,6 @@ class KNNHead(RowClassifier):
         Neighbours that vote; all of them where there are fewer.
     metric
         ``"cosine"`` or ``"euclidean"``.
-    dtype
-        How the training rows are kept: ``"float32"`` or ``"float16"``; above ``exact_below`` always ``"float16"``.
     memory_limit
         Bytes that the kept rows may take. Where all would take more, a stratified sample is kept.
     exact_below
@@ -62,7 +59,7 @@ class KNNHead(RowClassifier):
     classes_
         ``(n_classes,)`` labels, sorted.
     vectors_
-        ``(m, d)`` kept training rows as prepared, in ``dtype``, or their ``(m, p) float16`` components.
+        ``(m, d) float32`` kept training rows as prepared, or their ``(m, p) float16`` components.
     codes_
         ``(m,) int64`` class number of each.
     prior_
@@ -80,7 +77,6 @@ class KNNHead(RowClassifier):
     k: int = 15
     _: KW_ONLY
     metric: str = "cosine"
-    dtype: str = "float32"
     memory_limit: int = MEMORY_LIMIT
     exact_below: int = EXACT_BELOW
     random_state: Any = 0
@@ -110,17 +106,14 @@ class KNNHead(RowClassifier):
         if approximate and len(self.codes_) > FEWEST:
             seed = int(seeded(self.random_state).integers(2**31))
             self.approximate_ = build_index(prepared, seed=seed, block_bytes=step)
-            self.vectors_: Array = self.approximate_.codes()
-            return self
-        self.vectors_ = np.empty((len(self.codes_), width), dtype=self.dtype)
-        for start, block in iter_blocks(prepared, block_bytes=step):
-            self.vectors_[start : start + len(block)] = block
+        index = self.approximate_
+        self.vectors_: Array = materialise(prepared) if index is None else index.codes()
         return self
 
     def training_note(self) -> str:
         """Return one line that says how the head was trained."""
         kept = f"among {len(self.codes_):,} training cells kept"
-        if self.approximate_ is None or self.approximate_.measured is None:
+        if self.approximate_ is None:
             return f"nearest neighbours: exact search {kept}"
         index, measured = self.approximate_, self.approximate_.measured
         return (
@@ -131,7 +124,6 @@ class KNNHead(RowClassifier):
 
     def _check_options(self) -> None:
         check_choice("metric", self.metric, METRICS)
-        check_choice("dtype", self.dtype, DTYPES)
         check_positive(k=self.k, memory_limit=self.memory_limit, exact_below=self.exact_below)
 
     def _prepare(self, block: Array) -> Array:
@@ -139,19 +131,18 @@ class KNNHead(RowClassifier):
         if self.metric == "cosine":
             norms = np.linalg.norm(values, axis=1, keepdims=True)
             values /= np.where(norms > 0, norms, 1.0)
-        return np.asarray(np.clip(values, -FARTHEST, FARTHEST).astype(self.dtype))
+        return np.asarray(np.clip(values, -FARTHEST, FARTHEST).astype(np.float32))
 
     def _search(self, block: Array) -> tuple[Array, Array]:
         """Return Euclidean distances ``(b, k)``, ascending, and places ``(b, k)`` in ``vectors_``."""
         import faiss
 
         k = min(int(self.k), len(self.codes_))
-        queries, vectors = np.ascontiguousarray(self._prepare(block), dtype=np.float32), self.vectors_
+        queries, vectors = self._prepare(block), self.vectors_
         if self.approximate_ is not None:
             queries = self.approximate_.project(queries)
             places = self.approximate_.search(queries, k=k)
         else:
-            vectors = np.ascontiguousarray(vectors, dtype=np.float32)
             places = faiss.knn(queries, vectors, k)[1]
         distances = np.empty(places.shape)
         step = max(1, GATHER_VALUES // (k * vectors.shape[1]))
@@ -176,7 +167,7 @@ class KNNHead(RowClassifier):
 
     def _learned(self) -> State:
         learned = {name: getattr(self, f"{name}_") for name in ("vectors", "codes", "prior", "mean", "scale")}
-        if (index := self.approximate_) is not None and index.measured is not None:
+        if (index := self.approximate_) is not None:
             learned |= {"components": index.components, "centroids": index.centroids, "measured": vars(index.measured)}
         return learned
 

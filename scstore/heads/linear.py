@@ -21,7 +21,7 @@ from scstore.heads.base import (
     take_arrays,
 )
 from scstore.heads.class_numbers import Labels, encode_groups, group_folds, stratified_part, stratified_sample
-from scstore.heads.preprocessing import fit_scaling, marker_count, no_scaling
+from scstore.heads.preprocessing import fit_scaling, marker_count
 from scstore.heads.rows import MEMORY_LIMIT, Array, MappedRows, Rows, RowSubset, fits, materialise, to_dense
 from scstore.heads.scores import negative_log_likelihood
 from scstore.heads.training import (
@@ -133,7 +133,7 @@ class LinearHead(Regression):
         self._check_options()
         rows, labels = self._begin(X, y)
         weights = class_weights(self.class_weight, labels)
-        scaling = fit_scaling(rows, memory_limit=self.memory_limit) if self.standardize else no_scaling(rows)
+        scaling = fit_scaling(rows, memory_limit=self.memory_limit, standardize=self.standardize)
         scaled: Rows = scaling.over(rows)
         fitting = "exact" if fits(rows, self.memory_limit) else "stream"
         self.solver_ = fitting if self.solver == "auto" else self.solver

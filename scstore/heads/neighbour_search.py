@@ -18,8 +18,10 @@ EXACT_BELOW = 50_000  # rows below which an exact search answers as quickly as a
 FEWEST = 100  # rows below which nothing can be held out to measure recall on
 WIDTHS = (16, 24, 32, 40, 48, 64, 96, 128, 192, 256)  # numbers of principal components to choose from
 PROBES = tuple(sorted({round(2 ** (eighth / 8)) for eighth in range(90)}))  # numbers of lists to choose from
+RECALL, RECALL_AT = 0.95, 10  # share of so many nearest rows that a search should find
+FETCH = 2  # rows found per neighbour where exact distances decide among them: far fewer components are enough
 HELD_OUT = 512  # rows held out: half to choose the number of lists, half to measure the recall of that choice
-MARGIN = 0.01  # recall demanded of the choosing half beyond the target, so that the other half reaches it too
+MARGIN = 0.01  # recall demanded of the choosing half beyond that, so that the other half reaches it too
 SAMPLE_ROWS, SAMPLE_BYTES = 20_000, 1 << 28  # of the rows that the components are fitted on, at most
 ROWS_PER_LIST = 40  # rows that k-means sees for each list at least; FAISS asks for 39
 MOST_PER_LIST = 100  # and at most, where there are as many: the lists are better, and fewer are searched
@@ -113,29 +115,16 @@ class MeasuredRecall:
     n_queries: int
 
 
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """Row numbers ``own`` (m,), the rows ``queries`` (m, d), and their exact neighbours ``truth`` (m, k)."""
-
-    own: Array
-    queries: Float32
-    truth: NDArray[np.int64]
-
-    def recall(self, found: NDArray[np.int64], part: slice) -> float:
-        """Return the share of the exact neighbours of some rows that is among those found for them."""
-        return _recall(_without_own(found, self.own[part]), self.truth[part])
-
-
+@dataclass(eq=False)
 class ApproximateIndex:
-    """FAISS's inverted file (Jégou, Douze, Schmid 2011) of unit rows on components ``(d, p)``, in half precision."""
+    """FAISS's inverted file (Jégou, Douze, Schmid 2011) of rows on components ``(d, p)``, in half precision."""
 
-    def __init__(self, components: Float32, faiss_index: Any, measured: MeasuredRecall | None = None) -> None:
-        self.components = components
-        self.faiss_index = faiss_index
-        self.measured = measured
+    components: Float32
+    faiss_index: Any
+    measured: MeasuredRecall
 
     @classmethod
-    def from_codes(cls, components: Float32, centroids: Float32, rows: Array, measured: MeasuredRecall | None) -> Self:
+    def from_codes(cls, components: Float32, centroids: Float32, rows: Array, measured: MeasuredRecall) -> Self:
         """Return the index of projected rows ``(n, p)``."""
         index = cls(components, _inverted_file(centroids.shape[1], len(centroids)), measured)
         index.faiss_index.quantizer.add(centroids)
@@ -169,8 +158,7 @@ class ApproximateIndex:
         self, queries: Float32, *, k: int, probes: int | None = None, chosen: NDArray[np.bool_] | None = None
     ) -> NDArray[np.int64]:
         """Return ``chosen`` rows near projected queries, ``(m, k)``, of more lists if too few; -1 for none."""
-        if probes is None:
-            probes = self.n_lists if self.measured is None else self.measured.probes
+        probes = probes or self.measured.probes
         found = self._search_lists(queries, k, probes, chosen)
         while (short := found[:, -1] < 0).any() and probes < self.n_lists:
             probes *= 4
@@ -190,74 +178,72 @@ class ApproximateIndex:
         _, found = self.faiss_index.search(np.ascontiguousarray(queries[order]), k, params=parameters(**options))
         return np.asarray(found[np.argsort(order)])
 
-    def measure(self, held_out: HeldOut, *, fetch: int, target: float) -> MeasuredRecall:
-        """Choose the fewest lists that reach the recall on half of the held-out rows, and measure it on the others."""
-        k, n = held_out.truth.shape[1], len(held_out.own)
-        halves = (slice(0, n, 2), slice(1, n, 2))
+    def measure(self, queries: Float32, own: Array, truth: Array, *, fetch: int = 1) -> MeasuredRecall:
+        """Choose the fewest lists that reach the recall on half of the rows ``own``, and measure it on the others."""
+        projected, k = self.project(queries), truth.shape[1]
         for probes in [*(p for p in PROBES if p < self.n_lists), self.n_lists]:
-            recalls = []
-            for half, bound in zip(halves, (target + MARGIN, target), strict=True):
-                found = self.search(self.project(held_out.queries[half]), k=fetch * k + 1, probes=probes)
-                recalls.append(held_out.recall(found, half))
-                if recalls[-1] < bound and probes < self.n_lists:
-                    break
-            else:
+            found = _without_own(self.search(projected, k=fetch * k + 1, probes=probes), own)
+            choosing, measuring = _recall(found[::2], truth[::2]), _recall(found[1::2], truth[1::2])
+            if choosing >= RECALL + MARGIN and measuring >= RECALL:
                 break
-        return MeasuredRecall(probes, recalls[-1], k, len(range(n)[halves[1]]))
+        return MeasuredRecall(probes, measuring, k, len(truth[1::2]))
 
 
 def build_index(
-    rows: Rows, *, k: int = 10, fetch: int = 1, target: float = 0.95, seed: int = 0, block_bytes: int = BLOCK_BYTES
+    rows: Rows, *, refined: bool = False, seed: int = 0, block_bytes: int = BLOCK_BYTES
 ) -> ApproximateIndex:
-    """Build an index in two passes: as few components and lists as give the recall ``target`` on held-out rows.
+    """Build an index in two passes: as few components and lists as give :data:`RECALL` on held-out rows.
 
-    With ``fetch`` above 1 rows are of length 1, and the caller computes exact distances of what is found. Then inner
-    products of the components order the rows within a list: what the components leave out moves them less than
-    distances, which want fewer components and lists for the same recall.
+    If ``refined``, rows are of length 1, and the caller computes exact distances of ``FETCH`` times as many as it
+    wants. Then inner products of the components order the rows within a list: what the components leave out moves them
+    less than distances, so fewer components and lists do.
     """
     n, width = rows.shape
     order = np.random.default_rng(seed).permutation(n)
     own, rest = np.sort(order[: min(HELD_OUT, n // 10)]), order[min(HELD_OUT, n // 10) :]
     queries = read(rows, own)
-    _, found = nearest_prepared(rows, queries, k=k + 1, block_bytes=block_bytes)
-    held_out = HeldOut(own, queries, _without_own(found, own))
+    truth = _without_own(nearest_prepared(rows, queries, k=RECALL_AT + 1, block_bytes=block_bytes)[1], own)
     sample = materialise(RowSubset(rows, np.sort(rest[: min(SAMPLE_ROWS, SAMPLE_BYTES // (4 * width))])))
     with np.errstate(invalid="ignore"):  # equal rows have no variance to explain
         axes = PCA(min(WIDTHS[-1], *sample.shape), random_state=seed).fit(sample).components_.T.astype(np.float32)
-    widths = _enough_widths(axes, sample, queries, k=k, fetch=fetch, target=target)
+    widths = _enough_widths(axes, sample, queries, refined=refined)
     del sample
     n_lists = 1 << int(np.log2(np.clip(4 * np.sqrt(n), 1, n / (2 * ROWS_PER_LIST) + 1)))
     training_rows = RowSubset(rows, np.sort(rest[: min(n_lists * MOST_PER_LIST, n // 2)]))
+    unmeasured = MeasuredRecall(n_lists, 0.0, RECALL_AT, 0)
     for p in widths:
-        index = ApproximateIndex(np.ascontiguousarray(axes[:, :p]), _inverted_file(p, n_lists, seed=seed, fetch=fetch))
+        lists = _inverted_file(p, n_lists, seed=seed, refined=refined)
+        index = ApproximateIndex(np.ascontiguousarray(axes[:, :p]), lists, unmeasured)
         index.faiss_index.train(np.concatenate([index.project(b) for _, b in iter_blocks(training_rows)]))
         for _, block in iter_blocks(rows, block_bytes=block_bytes):
             index.faiss_index.add(index.project(block))
-        index.measured = index.measure(held_out, fetch=fetch, target=target)
-        if index.measured.recall >= target:
+        index.measured = index.measure(queries, own, truth, fetch=FETCH if refined else 1)
+        if index.measured.recall >= RECALL:
             break
     return index
 
 
-def _enough_widths(axes: Float32, sample: Float32, queries: Float32, *, k: int, fetch: int, target: float) -> list[int]:
+def _enough_widths(axes: Float32, sample: Float32, queries: Float32, *, refined: bool) -> list[int]:
     """Return the fewest components with which a search of the whole sample finds most neighbours, and more to try."""
     import faiss
 
-    k, metric = min(k, len(sample)), faiss.METRIC_L2 if fetch == 1 else faiss.METRIC_INNER_PRODUCT
-    truth = faiss.knn(queries, sample, k)[1]
+    metric, n_found = faiss.METRIC_L2, min(RECALL_AT, len(sample))
+    truth = faiss.knn(queries, sample, n_found)[1]
+    if refined:
+        metric, n_found = faiss.METRIC_INNER_PRODUCT, min(FETCH * RECALL_AT, len(sample))
     widths = [*(w for w in WIDTHS if w < axes.shape[1]), axes.shape[1]]
     for place, width in enumerate(widths):
         codes, near = _half(sample @ axes[:, :width]), _half(queries @ axes[:, :width])
-        if _recall(faiss.knn(near, codes, min(fetch * k, len(sample)), metric=metric)[1], truth) >= (1 + target) / 2:
+        if _recall(faiss.knn(near, codes, n_found, metric=metric)[1], truth) >= (1 + RECALL) / 2:
             return widths[place:]
     return widths[-1:]
 
 
-def _inverted_file(width: int, n_lists: int, *, seed: int = 0, fetch: int = 1) -> Any:
+def _inverted_file(width: int, n_lists: int, *, seed: int = 0, refined: bool = False) -> Any:
     import faiss
 
     index: Any = faiss.index_factory(width, f"IVF{n_lists},SQfp16")
-    if fetch > 1:
+    if refined:
         index.metric_type = faiss.METRIC_INNER_PRODUCT  # within the lists, which are chosen by distance
     index.by_residual = False
     index.cp.niter, index.cp.seed = 10, seed

@@ -62,16 +62,13 @@ class Scaling:
         return folded, bias.astype(np.float64) - folded @ self.mean
 
 
-def fit_scaling(rows: Rows, *, memory_limit: int = MEMORY_LIMIT) -> Scaling:
+def fit_scaling(rows: Rows, *, memory_limit: int = MEMORY_LIMIT, standardize: bool = True) -> Scaling:
     """Standardise columns and divide by √d: one penalty or learning rate then suits views of any width."""
+    if not standardize:
+        return Scaling(np.zeros(rows.shape[1]), np.ones(rows.shape[1]))
     mean, variance = column_moments(rows, block_bytes=block_within(memory_limit))
     scale = usable_scale(mean, variance) * np.sqrt(rows.shape[1])
     return Scaling(mean.astype(np.float32).astype(np.float64), scale.astype(np.float32).astype(np.float64))
-
-
-def no_scaling(rows: Rows) -> Scaling:
-    """Leave rows as they are."""
-    return Scaling(np.zeros(rows.shape[1]), np.ones(rows.shape[1]))
 
 
 def column_moments(rows: Rows, *, block_bytes: int = BLOCK_BYTES) -> tuple[Array, Array]:

@@ -15,6 +15,8 @@ from safetensors.numpy import load, save
 from scstore import fsio
 from scstore.errors import ScstoreError
 from scstore.heads.neighbour_search import (
+    FETCH,
+    RECALL,
     ApproximateIndex,
     MeasuredRecall,
     build_index,
@@ -31,8 +33,6 @@ from scstore.store.reader import Store
 from scstore.store.views import View
 
 FORMAT = "2.1"
-RECALL = 0.95  # share of the 10 nearest cells that a search should find
-FETCH = 2  # cells found per neighbour asked for; exact distances decide among them, so far fewer dimensions are enough
 REFINE_BYTES = 4 * BLOCK_BYTES  # float32 of the reference rows that are read at a time for exact distances
 
 
@@ -43,12 +43,6 @@ class CosineIndex:
     mean: NDArray[np.float32]
     rows: ApproximateIndex
 
-    @property
-    def measured(self) -> MeasuredRecall:
-        """Recall on held-out rows."""
-        assert self.rows.measured is not None  # noqa: S101  # build_index measures
-        return self.rows.measured
-
     def nearest(
         self, reference: Rows, queries: Rows, *, k: int, chosen: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -56,7 +50,7 @@ class CosineIndex:
         m, n_chosen = queries.shape[0], int(chosen.sum())
         distances, indices = np.empty((m, k), dtype=np.float32), np.empty((m, k), dtype=np.int64)
         found_each = min(FETCH * k, n_chosen)
-        probes = int(np.ceil(self.measured.probes * len(chosen) / n_chosen))
+        probes = int(np.ceil(self.rows.measured.probes * len(chosen) / n_chosen))
         allowed = None if n_chosen == len(chosen) else chosen
         for start, block in iter_blocks(queries, block_bytes=min(BLOCK_BYTES, max(1, REFINE_BYTES // found_each))):
             part = slice(start, start + len(block))
@@ -75,7 +69,7 @@ class CosineIndex:
         """Return the index as bytes for :meth:`from_bytes`."""
         import faiss
 
-        about = json.dumps(asdict(self.measured)).encode()
+        about = json.dumps(asdict(self.rows.measured)).encode()
         return save(
             {
                 "mean": self.mean,
@@ -99,7 +93,7 @@ class CosineIndex:
 def build_cosine_index(reference: Rows) -> CosineIndex:
     """Build the index of reference rows ``(n, d)``, in three passes over them."""
     mean = centre_of(reference)
-    return CosineIndex(mean, build_index(unit_view(reference, mean), fetch=FETCH, target=RECALL))
+    return CosineIndex(mean, build_index(unit_view(reference, mean), refined=True))
 
 
 def cached_index(store: Store, matrix: View, rows: NDArray[np.int64], *, progress: Reporter) -> CosineIndex:
@@ -110,7 +104,7 @@ def cached_index(store: Store, matrix: View, rows: NDArray[np.int64], *, progres
         progress.note(f"building an index of {len(rows):,} cells of {matrix.name}, once; later queries reuse it")
         index = build_cosine_index(RowSubset(matrix, rows))
         _keep(index, file, progress)
-    measured = index.measured
+    measured = index.rows.measured
     progress.note(
         f"approximate search: recall at {measured.k} is {measured.recall:.3f} on {measured.n_queries} held-out cells; "
         "exact=True compares all cells"

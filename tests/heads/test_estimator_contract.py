@@ -25,7 +25,7 @@ HEADS: list[RowClassifier] = [
     MLPHead((32,), epochs=12),
     MLPHead((16, 8), epochs=20, memory_limit=64),
     KNNHead(),
-    KNNHead(metric="euclidean", dtype="float16"),
+    KNNHead(metric="euclidean"),
 ]
 NAMES = ["linear", "linear streamed", "mlp", "mlp streamed", "knn", "knn euclidean"]
 every_head = pytest.mark.parametrize("head", HEADS, ids=NAMES)
@@ -158,7 +158,6 @@ def test_arrays_that_do_not_fit_together_are_damage(head: RowClassifier, cells: 
         (MLPHead(patience=0), "patience"),
         (KNNHead(0), "k=0"),
         (KNNHead(metric="cityblock"), "metric"),
-        (KNNHead(dtype="int8"), "dtype"),
     ],
 )
 def test_options_out_of_range_are_named(head: RowClassifier, named: str, cells: Any) -> None:

@@ -155,7 +155,7 @@ def test_a_low_recall_is_a_warning(reference: Path) -> None:
     (file,) = kept(reference)
     index_module._keep(CosineIndex(index.mean, index.rows), file, Notes())
     said = Notes()
-    assert cached_index(store, store.view("X_pca"), rows, progress=said).measured == poor
+    assert cached_index(store, store.view("X_pca"), rows, progress=said).rows.measured == poor
     assert any("0.500" in line and "exact=True" in line for line in said.said)
 
 
@@ -171,7 +171,7 @@ def test_distances_are_exact_and_the_bytes_come_back(values: np.ndarray) -> None
         assert (np.diff(distances, axis=1) >= 0).all()
         same = (found == places).all(axis=1)
         np.testing.assert_allclose(distances[same], wanted[same], atol=1e-5)
-    assert again.measured == index.measured
+    assert again.rows.measured == index.rows.measured
     assert again.nearest(values, values[:0], k=4, chosen=everything)[0].shape == (0, 4)
     assert build_cosine_index(values).to_bytes() == index.to_bytes()
 
