@@ -303,8 +303,7 @@ def _label_rule(
     head: AnyHead, name: str, options: LabelOptions, progress: Reporter, *, unlike: bool = False
 ) -> LabelRule:
     """Choose the thresholds of a head; where the cells are unlike its training cells, distance counts too."""
-    rejection = head.rejection_
-    hierarchy = None if isinstance(head, AcrossGenesHead) else head.hierarchy_
+    rejection, hierarchy = head.rejection_, head.hierarchy_
     levels = () if hierarchy is None else hierarchy.levels
     coarse = (0.0,) * len(levels)
     if rejection is None:

@@ -93,6 +93,7 @@ class AcrossGenesHead(DescribedHead):
 
     record_: dict[str, JSON]
     kind = KIND
+    hierarchy_ = None  # coarser levels of the labels: it has none
     views_: tuple[str, ...] = ("X",)  # views that a prediction needs
 
     def __init__(self, *, keep: float = KEEP, random_state: int = 0) -> None:
@@ -103,7 +104,8 @@ class AcrossGenesHead(DescribedHead):
     @property
     def rejection_(self) -> ConfidenceRejection | None:
         """Thresholds; None where no held-out cell was labelled correctly."""
-        return ConfidenceRejection(self.confidence_, self.keep) if len(self.confidence_) else None
+        sure, far = self.confidence_, np.full(len(self.confidence_), np.inf)  # across genes distances mean nothing
+        return ConfidenceRejection(confidence=sure, novelty=far, keep=self.keep, sure=1.0) if len(sure) else None
 
     def fit(self, expression: Rows, y: Any, *, vectors: Array, centre: Array, groups: Any = None) -> Self:
         """Learn from labelled cells.

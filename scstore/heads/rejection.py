@@ -112,35 +112,31 @@ class Thresholds:
     novelty: float = np.inf
 
 
-@dataclass(frozen=True, eq=False)
-class Rejection:
-    """Thresholds of a head, and the means from which novelty is measured.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ConfidenceRejection:
+    """Confidence and novelty ``(m,)``, infinite where unknown, of held-out cells labelled correctly.
 
-    Novelty 1 is the distance ``units`` ``(n_classes,)``, a 95 % quantile; thresholds are those of ``confidence`` and
-    ``novelty`` ``(m,)`` of held-out cells labelled correctly; a cell of the confidence ``sure`` keeps its label anyway.
+    A cell of the confidence ``sure`` keeps its label whatever theirs was.
     """
 
-    distances: Distances
-    units: Array
     confidence: Array
     novelty: Array
     keep: float
     sure: float = SURE
 
-    def novelty_of(self, members: Members, views: Views, codes: Array) -> Array:
-        """Return the novelty ``(n,) float64`` of cells that got the labels ``codes``."""
-        return np.asarray(self.distances.measure(members, views, codes) / self.units[codes])
-
     def thresholds(self, rule: str, keep: float | None = None) -> Thresholds:
         """Return thresholds that the fraction ``keep`` of the right held-out cells passes; ``both`` equally strict."""
         check_choice("unassigned", rule, RULES)
-        keep = self.keep if keep is None else check_keep(keep)
-        allowed = max_rejected(len(self.confidence), keep)
+        allowed = max_rejected(len(self.confidence), self.keep if keep is None else check_keep(keep))
         confidence, novelty = np.minimum(np.sort(self.confidence), self.sure), np.sort(self.novelty)[::-1]
         if rule == "none":
             return Thresholds()
         if rule == "confidence":
             return Thresholds(confidence=float(confidence[allowed]))
+        if rule == "distance" and np.isinf(novelty[0]):
+            raise OptionError(
+                "unassigned='distance': a head='across-genes' has no distance. Use 'confidence' or 'none'."
+            )
         if rule == "distance":
             return Thresholds(novelty=float(novelty[allowed]))
 
@@ -150,6 +146,18 @@ class Rejection:
         # The strictest pair that rejects no more than allowed: the rejected cells only grow with the rank.
         rank = bisect_right(range(allowed + 1), allowed, key=rejected) - 1
         return Thresholds(float(confidence[rank]), float(novelty[rank]))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rejection(ConfidenceRejection):
+    """And the means from which novelty is measured: 1 is the distance ``units`` ``(n_classes,)``, a 95 % quantile."""
+
+    distances: Distances
+    units: Array
+
+    def novelty_of(self, members: Members, views: Views, codes: Array) -> Array:
+        """Return the novelty ``(n,) float64`` of cells that got the labels ``codes``."""
+        return np.asarray(self.distances.measure(members, views, codes) / self.units[codes])
 
     def to_state(self) -> State:
         """Return nested JSON values and arrays; :meth:`from_state` takes them back."""
@@ -162,27 +170,7 @@ class Rejection:
         arrays = take_arrays(state, {"units": "c", "confidence": "m", "novelty": "m"}, c=n_classes)
         sound = len(arrays["confidence"]) and (arrays["units"] > 0).all()
         require(sound, "rejection: no held-out cells, or units that are not positive.")
-        return cls(distances, **arrays, keep=check_keep(state["keep"]), sure=float(state["sure"]))
-
-
-@dataclass(frozen=True)
-class ConfidenceRejection:
-    """Thresholds on the ascending confidence of held-out cells alone: across genes distances mean nothing."""
-
-    confidence: Array
-    keep: float
-
-    def thresholds(self, rule: str, keep: float | None = None) -> Thresholds:
-        """Return thresholds as :meth:`scstore.heads.rejection.Rejection.thresholds`; ``both`` is confidence alone."""
-        if rule == "distance":
-            raise OptionError(
-                "unassigned='distance': a head='across-genes' has no distance. Use 'confidence' or 'none'."
-            )
-        check_choice("unassigned", rule, RULES)
-        keep = self.keep if keep is None else check_keep(keep)
-        if rule == "none":
-            return Thresholds()
-        return Thresholds(confidence=float(self.confidence[max_rejected(len(self.confidence), keep)]))
+        return cls(distances=distances, **arrays, keep=check_keep(state["keep"]), sure=float(state["sure"]))
 
 
 def check_keep(keep: float) -> float:
@@ -204,26 +192,22 @@ def fit_rejection(
     right = proba.argmax(axis=1) == truth
     if not right.any():
         return None
-    classes, distances, rng = truth[right], measured[right], np.random.default_rng(seed)
-    final = fit_distances(members, views, codes, rng=rng)
+    classes, far, rng = truth[right], measured[right], np.random.default_rng(seed)
+    distances = fit_distances(members, views, codes, rng=rng)
 
     def units(chosen: Array) -> Array:
-        own = EXPRESSION in members
-        return _units(distances[chosen], classes[chosen], n_classes=proba.shape[1], own=own)
+        """Return the distances ``(n_classes,)`` that count as 1: with expression each class's own, else one for all."""
+        found: Array = np.full(proba.shape[1], np.quantile(far[chosen], UNIT))
+        for code in np.unique(classes[chosen]).tolist() if EXPRESSION in members else ():
+            mine = far[chosen][classes[chosen] == code]
+            weight = len(mine) / (len(mine) + SHRINK)
+            found[code] = weight * np.quantile(mine, UNIT) + (1 - weight) * found[code]
+        return np.maximum(found, np.finfo(np.float32).tiny)
 
     # The units of one half serve the other: a quantile never lies among the cells from which it was computed.
     halves = np.array_split(rng.permutation(len(classes)), 2)
     novelty = np.empty(len(classes))
     for mine, others in (halves, halves[::-1]):
-        novelty[mine] = distances[mine] / units(others if len(others) else mine)[classes[mine]]
-    return Rejection(final, units(np.arange(len(classes))), proba[right].max(axis=1), novelty, check_keep(keep))
-
-
-def _units(distances: Array, classes: Array, *, n_classes: int, own: bool) -> Array:
-    """Return the distances ``(n_classes,)`` that count as 1: each class's own, or one for all."""
-    units: Array = np.full(n_classes, np.quantile(distances, UNIT))
-    for code in np.unique(classes).tolist() if own else ():
-        mine = distances[classes == code]
-        weight = len(mine) / (len(mine) + SHRINK)
-        units[code] = weight * np.quantile(mine, UNIT) + (1 - weight) * units[code]
-    return np.maximum(units, np.finfo(np.float32).tiny)
+        novelty[mine] = far[mine] / units(others if len(others) else mine)[classes[mine]]
+    confidence, every = proba[right].max(axis=1), units(np.arange(len(classes)))
+    return Rejection(confidence=confidence, novelty=novelty, keep=check_keep(keep), distances=distances, units=every)

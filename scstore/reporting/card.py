@@ -9,10 +9,9 @@ from typing import Any
 from scstore.errors import printable
 from scstore.heads.across_genes import AcrossGenesHead
 from scstore.heads.artifact import AnyHead
-from scstore.heads.fusion import FusedHead
 from scstore.heads.missing_genes import MIN_ACCURACY
 from scstore.heads.preprocessing import EXPRESSION
-from scstore.heads.rejection import RULES, ConfidenceRejection
+from scstore.heads.rejection import RULES, Rejection
 
 METRICS = {
     "accuracy": "accuracy",
@@ -124,7 +123,7 @@ def _rejection(head: AnyHead) -> str:
         f"(`keep={rejection.keep:g}`)."
     )
     rules: tuple[str, ...] = ("confidence",)
-    if not isinstance(rejection, ConfidenceRejection):
+    if isinstance(rejection, Rejection):
         rules = tuple(rule for rule in RULES if rule != "none")
         words += (
             " Novelty is the distance to the mean of the training cells of the label, measured in "
@@ -132,7 +131,7 @@ def _rejection(head: AnyHead) -> str:
         )
     why = [(f"unassigned={rule}", WHY[rule].format(**vars(rejection.thresholds(rule)))) for rule in rules]
     coarser = ""
-    if isinstance(head, FusedHead) and head.hierarchy_ is not None:
+    if head.hierarchy_ is not None:
         levels = head.hierarchy_.levels[::-1]
         listed = ", ".join(f"{level.column} from {level.threshold(rejection.keep):.3f}" for level in levels)
         coarser = f"Below that, a coarser label is given if it is sure enough: {escaped(listed)}."

@@ -144,7 +144,8 @@ def test_at_least_the_stated_share_of_held_out_cells_passes(
     if ties:
         confidence, novelty = confidence.round(1), novelty.round(0)
     none = Distances((), *(np.empty((0, 0)),) * 3)
-    limits = Rejection(none, np.empty(0), confidence, novelty, 0.5).thresholds(rule, keep)
+    held_out: dict[str, Any] = {"confidence": confidence, "novelty": novelty, "keep": 0.5}
+    limits = Rejection(distances=none, units=np.empty(0), **held_out).thresholds(rule, keep)
     passed = (confidence >= limits.confidence) & (novelty <= limits.novelty)
     assert passed.mean() >= keep - 1e-9
     sure = confidence >= SURE
