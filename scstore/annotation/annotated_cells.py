@@ -186,11 +186,16 @@ def _is_consolidated(folder: Path) -> bool:
 
 
 def _add_to_group(root: Any, annotation: Annotation) -> None:
-    for name in ("obs", "obsm", "uns", f"uns/{OWN}"):
-        if name not in root:
-            write_elem(root, name, {})
-    obs = root["obs"]
-    _add(obs, root["obsm"], root["uns"], annotation)
+    obs, obsm, uns = (_child(root, name) for name in ("obs", "obsm", "uns"))
+    _child(uns, OWN)
+    _add(obs, obsm, uns, annotation)
     kept = [str(name) for name in obs.attrs["column-order"] if name in obs and name not in annotation.obs]
     names = [*kept, *annotation.obs.columns]
     obs.attrs["column-order"] = np.array(names, dtype=object) if isinstance(obs, h5py.Group) else names
+
+
+def _child(group: Any, name: str) -> Any:
+    """Return a group of an AnnData, made where it is missing."""
+    if name not in group:
+        write_elem(group, name, {})
+    return group[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,19 +64,21 @@ def head_features(
 
     Where genes were not measured they are estimated, and the head reads expression alone.
     """
-    able, estimate, case = head, None, None
-    own: dict[str, Rows] = {}
-    measured = None
-    if "X" in head.views_:
-        _check_views(store, head, name, ("X",), None)
-        rows, measured = _aligned(store, store.view("X"), head.record_["genes"], name)
-        able, estimate, case = head.for_genes(measured, expression_alone=expression_alone)
-        own["X"] = rows if estimate is None else estimate.over(rows)
-    _check_views(store, head, name, able.views_, more)
-    if estimate is not None and measured is not None:
-        _report_missing(store, head, name, measured, case, progress, min_accuracy=min_accuracy)
-    found = {view: _view(store, more, view) for view in able.views_ if view not in own}
-    return HeadInputs(able, {view: own[view] if view in own else found[view] for view in able.views_}, measured, case)
+    found = _for_genes(store, head, name, expression_alone=expression_alone)
+    _check_views(store, head, name, found.head.views_, more)
+    if found.measured is not None and not found.measured.all():
+        _report_missing(store, head, name, found.measured, found.case, progress, min_accuracy=min_accuracy)
+    others = {view: _view(store, more, view) for view in found.head.views_ if view not in found.views}
+    return replace(found, views=found.views | others)
+
+
+def _for_genes(store: Store, head: FusedHead, name: str, *, expression_alone: bool) -> HeadInputs:
+    """Return the head for the genes that were measured, and their expression, if it reads any."""
+    if "X" not in head.views_ or "X" not in store.views:
+        return HeadInputs(head, {})
+    rows, measured = _aligned(store, store.view("X"), head.record_["genes"], name)
+    able, estimate, case = head.for_genes(measured, expression_alone=expression_alone)
+    return HeadInputs(able, {"X": rows if estimate is None else estimate.over(rows)}, measured, case)
 
 
 def _view(store: Store, more: Store | None, name: str) -> View:
@@ -85,10 +87,7 @@ def _view(store: Store, more: Store | None, name: str) -> View:
 
 def lacking_views(store: Store, head: FusedHead, name: str, *, expression_alone: bool) -> tuple[str, ...]:
     """Return the views that a head reads of cells and that these do not have."""
-    able = head
-    if "X" in head.views_ and "X" in store.views:
-        _, measured = _aligned(store, store.view("X"), head.record_["genes"], name)
-        able, _, _ = head.for_genes(measured, expression_alone=expression_alone)
+    able = _for_genes(store, head, name, expression_alone=expression_alone).head
     return tuple(view for view in able.views_ if view not in store.views)
 
 

@@ -251,10 +251,10 @@ def plan_labelling(
 
 def expression_alone(head: AnyHead, name: str, members: Sequence[str] | None) -> bool:
     """Return whether a head is to read expression alone; refuse members that it cannot be cut down to."""
-    if members is None or (isinstance(head, FusedHead) and sorted(members) == sorted(head.views_)):
+    views = head.views_
+    if members is None or sorted(members) == sorted(views):
         return False
-    views = head.views_ if isinstance(head, FusedHead) else ("X",)
-    if list(members) != ["X"] or "X" not in views or isinstance(head, AcrossGenesHead):
+    if list(members) != ["X"] or "X" not in views:
         choices = " or ".join(dict.fromkeys((*(["X"] if "X" in views else []), " and ".join(views))))
         raise OptionError(
             f"members={list(members)}: {name} labels by {choices}; how sure it is was measured for those."
