@@ -158,13 +158,11 @@ def left_out(store: Path, name: str, views: list[str], seed: int) -> dict[str, A
             view: with_genes(RowSubset(matrix, index), head, genes) if view == "X" else RowSubset(matrix, index)
             for view, matrix in rows.items()
         }
-        blocks = [(proba, novelty) for _, proba, novelty in head.iter_predictions(test)]
-    rejection = head.rejection_
-    if rejection is None or any(novelty is None for _, novelty in blocks):
+        said = head.judge(test)
+    rejection, proba, novelty = head.rejection_, said.proba, said.novelty
+    if rejection is None or novelty is None:
         message = f"{name} left out: no held-out cell was labelled correctly, so there are no thresholds."
         raise SystemExit(message)
-    proba = np.concatenate([block for block, _ in blocks])
-    novelty = np.concatenate([np.asarray(far) for _, far in blocks])
     confidence, is_known = proba.max(axis=1), np.arange(len(index)) < len(tested)
     right = is_known & (head.classes_[proba.argmax(axis=1)] == labels[index])
     rejected, caught = {}, {}

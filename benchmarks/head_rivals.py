@@ -31,8 +31,8 @@ MOST = {
 allows itself."""
 
 SCRIPT = Path(__file__).with_name("celltypist_features.py")
-BUDGET = 1 << 28
-"""Bytes of rows that the streamed heads may hold, so that they stream at every size."""
+BUDGET, STREAMED = 1 << 28, 1 << 24
+"""Bytes of rows that the perceptron may hold, and the streamed regression, so few that it streams at every size."""
 
 
 def runs(name: str, n: int, width: int) -> bool:
@@ -52,9 +52,9 @@ def estimator(name: str, width: int, threads: int) -> Any:
     from scstore.heads.mlp import MLPHead
 
     return {
-        "linear, streamed": lambda: LinearHead(solver="stream", memory_limit=BUDGET),
-        "linear, streamed, C auto": lambda: LinearHead("auto", solver="stream", memory_limit=BUDGET),
-        "linear, exact": lambda: LinearHead(solver="exact"),
+        "linear, streamed": lambda: LinearHead(memory_limit=STREAMED),
+        "linear, streamed, C auto": lambda: LinearHead("auto", memory_limit=STREAMED),
+        "linear, exact": lambda: LinearHead(memory_limit=1 << 33),
         "mlp, streamed": lambda: MLPHead(memory_limit=BUDGET),
         "knn": lambda: KNNHead(),
         "knn, euclidean": lambda: KNNHead(metric="euclidean"),

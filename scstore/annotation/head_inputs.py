@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scstore.annotation.prediction_frames import Predictions
 from scstore.errors import FarFromReferenceWarning, FeatureSpaceError, GeneMatchWarning, GenesError, show
 from scstore.genes.matching import match_columns
 from scstore.genes.table import GeneTable, expression_genes
 from scstore.heads.across_genes import KIND, AcrossGenesHead
-from scstore.heads.fusion import FusedHead
+from scstore.heads.fusion import FusedHead, Judged
 from scstore.heads.missing_genes import MissingCase
 from scstore.heads.rows import MappedRows, Rows, RowSubset, read
 from scstore.progress import Reporter
@@ -39,15 +38,13 @@ class HeadInputs:
     measured: NDArray[np.bool_] | None = None
     case: MissingCase | None = None
 
-    def block(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Read the views of some cells."""
-        return {name: read(view, rows) for name, view in self.views.items()}
-
-    def empty(self, block: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
-        """Return which cells of a block express none of the genes that the head reads, ``(b,)``."""
-        if self.measured is None:
-            return np.zeros(len(next(iter(block.values()))), dtype=bool)
-        return np.asarray(~(block["X"][:, self.measured] > 0).any(axis=1))
+    def judge(self, rows: NDArray[np.int64]) -> Judged:
+        """Return what the head says of some cells: NaN of those that express none of the genes that it reads."""
+        block = {name: read(view, rows) for name, view in self.views.items()}
+        said = self.head.judge(block)
+        if self.measured is not None:
+            said.proba[~(block["X"][:, self.measured] > 0).any(axis=1)] = np.nan
+        return said
 
 
 def head_features(
@@ -186,8 +183,8 @@ def predict_across_genes(
     progress: Reporter,
     *,
     min_accuracy: float,
-) -> tuple[AcrossGenesHead, Iterator[Predictions]]:
-    """Return the head as it labels these cells, and predictions without novelty, block by block."""
+) -> tuple[AcrossGenesHead, Callable[[NDArray[np.int64]], Judged]]:
+    """Return the head as it labels these cells, and what it says of some of them."""
     record = head.record_
     table, columns = expression_genes(store, purpose=name)
     if fields := differences(record["gene_texts"], _texts(table)):
@@ -212,8 +209,8 @@ def predict_across_genes(
             "min_accuracy=0 only what is sure gets a label; with unassigned='none' as well, every cell."
         )
     progress.warn(f"{told}. A label may change with the cells beside it.", FarFromReferenceWarning)
-    found = able.iter_proba(cells, vectors=vectors)
-    return able, (Predictions(start, proba, None, np.zeros(len(proba), dtype=bool)) for start, proba in found)
+    proba = able.fit_cells(cells, vectors=vectors)
+    return able, lambda some: Judged(proba(store.view("X")[some]))
 
 
 def _texts(table: GeneTable) -> dict[str, Any]:

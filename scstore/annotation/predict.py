@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,14 +16,12 @@ from numpy.typing import NDArray
 
 from scstore.annotation.head_inputs import HeadInputs, head_features, predict_across_genes
 from scstore.annotation.majority import read_clusters, with_majority
-from scstore.annotation.prediction_frames import LabelRule, Predictions, prediction_frames, with_categories
+from scstore.annotation.prediction_frames import Judge, LabelRule, prediction_frames, with_categories
 from scstore.errors import FarFromReferenceWarning, OptionError, OutputError
 from scstore.heads.across_genes import AcrossGenesHead
 from scstore.heads.artifact import AnyHead, load_head
-from scstore.heads.fusion import FusedHead
 from scstore.heads.missing_genes import MIN_ACCURACY
 from scstore.heads.rejection import Thresholds
-from scstore.heads.rows import Rows, RowSubset
 from scstore.options import AllowPartial, Option, Overwrite, Progress, fraction, with_options
 from scstore.progress import Reporter
 from scstore.store.reader import Cells, Store, open_store
@@ -32,8 +29,7 @@ from scstore.tables import FORMATS, check_table, four_digits, open_table
 
 # Share of far cells above which the whole data set is unlike the training cells.
 MANY_FAR = 0.5
-# Cells looked at to see that, at most, and those labelled at a time.
-SAMPLE, BLOCK = 2048, 4096
+SAMPLE = 2048  # cells looked at to see that, at most
 
 Labelled = Annotated[Cells, Option("A store, or any AnnData with the views that the head reads.", argument=True)]
 TrainedHead = Annotated[str | os.PathLike[str] | AnyHead, Option("Folder that fit wrote, or what it returned.")]
@@ -198,19 +194,14 @@ class Labelling:
     usable: NDArray[np.int64]  # (m,) rows
     clusters: NDArray[np.int32] | None
     options: LabelOptions
-    predictions: Callable[[Callable[[int, NDArray[np.float64]], None] | None], Iterator[Predictions]]
+    judge: Judge
     inputs: HeadInputs | None = None  # of heads that read views
 
-    def frames(self, take_places: Callable[[int, NDArray[np.float64]], None] | None = None) -> Iterator[pd.DataFrame]:
-        """Yield tables of predictions of all committed cells.
-
-        ``take_places`` gets the first place among the usable cells, and where the cells of each block lie in the space
-        of novelty.
-        """
+    def frames(self) -> Iterator[pd.DataFrame]:
+        """Yield tables of predictions of all committed cells."""
         progress = self.options.progress or Reporter()
         with progress.track("labelling", len(self.usable), "cells") as track:
-            found = self.predictions(take_places)
-            frames = prediction_frames(self.store, self.rule, found, self.usable, track=track)
+            frames = prediction_frames(self.store, self.rule, self.judge, self.usable, track=track)
             if self.clusters is not None:
                 frames = with_majority(frames, self.clusters, min_share=self.options.min_share)
             yield from frames
@@ -237,16 +228,15 @@ def plan_labelling(
     clusters = None if options.majority is None else read_clusters(opened, options.majority)
     alone = expression_alone(trained, name, options.members)
     if isinstance(trained, AcrossGenesHead):
-        able, found = predict_across_genes(opened, trained, name, usable, progress, min_accuracy=options.min_accuracy)
+        able, judge = predict_across_genes(opened, trained, name, usable, progress, min_accuracy=options.min_accuracy)
         rule = _label_rule(able, name, options, progress)
-        return Labelling(opened, able, rule, usable, clusters, options, lambda _: found)
+        return Labelling(opened, able, rule, usable, clusters, options, judge)
     inputs = head_features(
         opened, trained, name, progress, min_accuracy=options.min_accuracy, more=more, expression_alone=alone
     )
-    unlike = _mostly_far(inputs.head, inputs.views, usable, options, progress)
+    unlike = _mostly_far(inputs, usable, options, progress)
     rule = _label_rule(inputs.head, name, options, progress, unlike=unlike)
-    found_by = partial(_predictions, inputs, usable)
-    return Labelling(opened, inputs.head, rule, usable, clusters, options, found_by, inputs)
+    return Labelling(opened, inputs.head, rule, usable, clusters, options, inputs.judge, inputs)
 
 
 def expression_alone(head: AnyHead, name: str, members: Sequence[str] | None) -> bool:
@@ -262,31 +252,13 @@ def expression_alone(head: AnyHead, name: str, members: Sequence[str] | None) ->
     return True
 
 
-def _predictions(
-    inputs: HeadInputs,
-    usable: NDArray[np.int64],
-    take_places: Callable[[int, NDArray[np.float64]], None] | None,
-) -> Iterator[Predictions]:
-    head = inputs.head
-    for start in range(0, len(usable), BLOCK):
-        block = inputs.block(usable[start : start + BLOCK])
-        _, proba, novelty = next(head.iter_predictions(block))
-        yield Predictions(start, proba, novelty, inputs.empty(block))
-        if take_places is not None and head.rejection_ is not None:
-            take_places(start, head.rejection_.distances.place(head.members_, block))
-
-
-def _mostly_far(
-    head: FusedHead, views: Mapping[str, Rows], usable: NDArray[np.int64], options: LabelOptions, progress: Reporter
-) -> bool:
+def _mostly_far(inputs: HeadInputs, usable: NDArray[np.int64], options: LabelOptions, progress: Reporter) -> bool:
     """Return whether most cells lie far from the training cells, by an even sample of them, and warn of it."""
-    if head.rejection_ is None or not len(usable):
+    if inputs.head.rejection_ is None or not len(usable):
         return False
     sample = usable[np.unique(np.linspace(0, len(usable) - 1, SAMPLE).astype(np.int64))]
-    found = head.iter_predictions({view: RowSubset(rows, sample) for view, rows in views.items()})
-    novelty = np.concatenate([np.empty(0) if far is None else far for _, _, far in found])
-    limit = head.rejection_.thresholds("both", options.keep).novelty
-    share = float((novelty > limit).mean()) if len(novelty) else 0.0
+    limit = inputs.head.rejection_.thresholds("both", options.keep).novelty
+    share = float((np.asarray(inputs.judge(sample).novelty) > limit).mean())
     if share <= MANY_FAR:
         return False
     kept = "They stay unassigned; unassigned='confidence' labels them all the same."

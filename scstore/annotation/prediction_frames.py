@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scstore.heads.fusion import Judged
 from scstore.heads.hierarchy import Hierarchy, label_cells
 from scstore.heads.rejection import Thresholds
 from scstore.progress import Track
@@ -20,7 +21,10 @@ COARSE = "coarse"
 
 UNASSIGNED = "unassigned"
 
+BLOCK = 4096  # cells labelled at a time
+
 Array = NDArray[Any]
+Judge = Callable[[NDArray[np.int64]], Judged]  # from rows of a store to what a head says; NaN of empty cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,41 +56,21 @@ class LabelRule:
         return [str(name) for names in (self.classes, *(level.labels for level in levels)) for name in names]
 
 
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What a head says of a run of usable cells, from the place ``start`` among them.
-
-    ``proba`` ``(b, n_classes)``, ``novelty`` ``(b,)`` if the head has any; ``empty`` ``(b,)`` cells express none of the
-    genes that are read.
-    """
-
-    start: int
-    proba: NDArray[np.float64]
-    novelty: NDArray[np.float64] | None
-    empty: NDArray[np.bool_]
-
-
 def prediction_frames(
-    store: Store, rule: LabelRule, predictions: Iterator[Predictions], usable: NDArray[np.int64], *, track: Track
+    store: Store, rule: LabelRule, judge: Judge, usable: NDArray[np.int64], *, track: Track
 ) -> Iterator[pd.DataFrame]:
     """Yield tables of all committed cells block by block; cells that are not ``usable`` ``(m,)`` are empty."""
-    ids, committed, begin = store.obs.index.astype(str), store.committed, 0
-    for said in predictions:
-        rows = usable[said.start : said.start + len(said.proba)]
-        end = int(rows[-1]) + 1
-        span = begin + np.flatnonzero(committed[begin:end])
-        yield _frame(rule, ids[span], np.searchsorted(span, rows), said)
-        track.advance(len(rows))
-        begin = end
-    span = begin + np.flatnonzero(committed[begin:])
-    if len(span) or not begin:
-        none = Predictions(0, np.empty((0, len(rule.classes))), None, np.empty(0, dtype=bool))
-        yield _frame(rule, ids[span], np.empty(0, dtype=np.int64), none)
+    ids, committed = store.obs.index.astype(str), np.flatnonzero(store.committed)
+    can, nothing = np.isin(committed, usable), Judged(np.empty((0, len(rule.classes))))
+    for start in range(0, max(1, len(committed)), BLOCK):
+        span, places = committed[start : start + BLOCK], np.flatnonzero(can[start : start + BLOCK])
+        yield _frame(rule, ids[span], places, judge(span[places]) if len(places) else nothing)
+        track.advance(len(places))
 
 
-def _frame(rule: LabelRule, ids: pd.Index, places: Array, said: Predictions) -> pd.DataFrame:
+def _frame(rule: LabelRule, ids: pd.Index, places: Array, said: Judged) -> pd.DataFrame:
     """Return the table of one block, whose cells at ``places`` have predictions and whose others are empty."""
-    some = ~said.empty
+    some = ~np.isnan(said.proba).any(axis=1)
     places, proba = places[some], said.proba[some]
     novelty = None if said.novelty is None else said.novelty[some]
     chosen = None if rule.hierarchy is None else rule.hierarchy.choose(proba)

@@ -167,14 +167,14 @@ class AcrossGenesHead(DescribedHead):
         CellsError
             If there are too few cells to form groups.
         """
-        return np.concatenate([block for _, block in self.iter_proba(expression, vectors=vectors)])
+        proba = self.fit_cells(expression, vectors=vectors)
+        return np.concatenate([proba(block) for _, block in iter_raw_blocks(expression)])
 
-    def iter_proba(self, expression: Rows, *, vectors: Array) -> Iterator[tuple[int, Array]]:
-        """Yield first row and probabilities of blocks of cells; takes and raises what :meth:`predict_proba` does."""
+    def fit_cells(self, expression: Rows, *, vectors: Array) -> Callable[[csr_matrix], Array]:
+        """Return the function from some of the new cells to their probabilities; takes what ``predict_proba`` does."""
         units = self._units(vectors, n_cells=expression.shape[0])
         log_proba = self._fit_mixture(self._profiles, expression, units)
-        for start, block in iter_raw_blocks(expression):
-            yield start, np.exp(log_softmax(log_proba(block) / self.temperature_))
+        return lambda block: np.exp(log_softmax(log_proba(block) / self.temperature_))
 
     def _units(self, vectors: Array, *, n_cells: int = MIN_CELLS) -> Array:
         """Return centred gene vectors of length one; refuse those of another encoder, and too few cells."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
@@ -48,6 +48,17 @@ NOT_PARAMS = {"random_state", "standardize"}  # parameters that are not the call
 
 # Share of the log-frequencies that logit adjustment takes off: all of them cost perceptrons and neighbours accuracy.
 LOGIT_SHARE = 0.5
+
+BLOCK = 4096  # cells labelled at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Probabilities ``(n, n_classes)``, novelty with the label ``(n,)``, and places in its space ``(n, k)``, if any."""
+
+    proba: Array
+    novelty: Array | None = None
+    places: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,25 +339,24 @@ class FusedHead(DescribedHead):
         CellsError
             If views differ in their rows, or a value is not finite.
         """
-        parts = [self.fusion_.proba(self._log_probas(block)) for _, block in self._iter_blocks(views, 4096)]
+        rows = self._check_views(views)
+        n = count_cells(rows)
+        parts = [self._proba(_read(rows, start, min(n, start + BLOCK))) for start in range(0, n, BLOCK)]
         return np.concatenate([np.empty((0, len(self.classes_))), *parts])
 
     def predict(self, views: Views) -> Array:
         """Return the most probable label of each cell, ``(n,)`` text; views as for :meth:`predict_proba`."""
         return self.classes_[self._choose(self.predict_proba(views))]
 
-    def iter_predictions(self, views: Views, *, block_rows: int = 4096) -> Iterator[tuple[int, Array, Array | None]]:
-        """Yield first row, probabilities and novelty of blocks of at most ``block_rows`` cells.
-
-        Probabilities ``(b, n_classes)`` and errors are those of :meth:`predict_proba`. Novelty ``(b,)`` is that of each
-        cell with the label it gets; None for a head without ``rejection_``. One block of each view is held at a time.
-        """
-        for start, block in self._iter_blocks(views, block_rows):
-            proba = self.fusion_.proba(self._log_probas(block))
-            novelty = None
-            if self.rejection_ is not None:
-                novelty = self.rejection_.novelty_of(self.members_, block, self._choose(proba))
-            yield start, proba, novelty
+    def judge(self, views: Views) -> Judged:
+        """Return what the head says of some cells, all of which are read at once; takes and raises as predict_proba."""
+        rows = self._check_views(views)
+        block = _read(rows, 0, count_cells(rows))
+        proba = self._proba(block)
+        if self.rejection_ is None:
+            return Judged(proba)
+        places = self.rejection_.distances.place(self.members_, block)
+        return Judged(proba, self.rejection_.novelty_of(places, self._choose(proba)), places)
 
     def for_genes(
         self, measured: Array, *, expression_alone: bool = False
@@ -376,15 +386,8 @@ class FusedHead(DescribedHead):
         """Return how much labels depend on each gene of ``genes_``, ``(g,) float64``."""
         return gene_importance(self.members_[EXPRESSION])
 
-    def _log_probas(self, block: Mapping[str, Array]) -> list[Array]:
-        return [member.log_proba(block[name]) for name, member in self.members_.items()]
-
-    def _iter_blocks(self, views: Views, block_rows: int) -> Iterator[tuple[int, dict[str, Array]]]:
-        check_positive(block_rows=block_rows)
-        rows = self._check_views(views)
-        n = count_cells(rows)
-        for start in range(0, n, block_rows):
-            yield start, {name: read(view, slice(start, min(n, start + block_rows))) for name, view in rows.items()}
+    def _proba(self, block: Views) -> Array:
+        return self.fusion_.proba([member.log_proba(block[name]) for name, member in self.members_.items()])
 
     def _choose(self, proba: Array) -> Array:
         """Return the class of each cell ``(n,)``: the most probable one, inside the coarser labels if there are any."""
@@ -458,6 +461,10 @@ class FusedHead(DescribedHead):
             require(fits, "Its distances are of other views than it reads.")
         n_genes = 0 if reducer is None else len(reducer.selected)
         require(len(self.genes_ or ()) == n_genes, f"It names other genes than the {n_genes} that it reads.")
+
+
+def _read(rows: Views, start: int, end: int) -> dict[str, Array]:
+    return {name: read(view, slice(start, end)) for name, view in rows.items()}
 
 
 def _check_gene_names(rows: Mapping[str, Rows], gene_names: Sequence[str] | None) -> list[str]:

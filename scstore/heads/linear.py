@@ -39,7 +39,6 @@ CHUNK = 4096  # rows of one product in the exact fit: so many go to a thread, an
 BATCH_ROWS = 128
 MIN_STEPS = 1000
 LEARNING_RATE = 0.1
-SOLVERS = ("auto", "exact", "stream")
 # Values that ``C="auto"`` tries, weakest weights first: each fit starts from the one before.
 PATH = (0.1, 1.0, 10.0, 100.0)
 DEFAULT_C = 10.0  # C where ``"auto"`` has no cell to hold out
@@ -56,7 +55,6 @@ class Regression(RowClassifier):
     """What both heads of this module are told; their docstrings say what it means."""
 
     class_weight: Any = None
-    solver: str = "auto"
     epochs: int = 5
     memory_limit: int = MEMORY_LIMIT
     random_state: Any = 0
@@ -83,12 +81,10 @@ class LinearHead(Regression):
         highest likelihood, found on at most 20,000 of the training cells.
     class_weight
         ``None``, ``"balanced"``, or a mapping of label to weight.
-    solver
-        ``"exact"``, ``"stream"``, or ``"auto"``: exact where the rows fit into ``memory_limit``.
     epochs
         Passes over rows that are streamed (more when that makes fewer than 1,000 steps).
     memory_limit
-        Bytes of float32 rows that training may hold; a bound for ``"exact"`` only where the solver is ``"auto"``.
+        Bytes of float32 rows that training may hold; more are streamed.
     random_state
         Seed of the streamed order and of the cells held out for ``C="auto"``; the exact fit has no randomness.
     standardize
@@ -135,8 +131,7 @@ class LinearHead(Regression):
         weights = class_weights(self.class_weight, labels)
         scaling = fit_scaling(rows, memory_limit=self.memory_limit, standardize=self.standardize)
         scaled: Rows = scaling.over(rows)
-        fitting = "exact" if fits(rows, self.memory_limit) else "stream"
-        self.solver_ = fitting if self.solver == "auto" else self.solver
+        self.solver_ = "exact" if fits(rows, self.memory_limit) else "stream"
         with one_blas_thread():
             scaled = materialise(scaled) if self.solver_ == "exact" else scaled
             self.C_ = self._choose_c(scaled, labels, weights, groups)
@@ -161,7 +156,6 @@ class LinearHead(Regression):
             check_choice("C", self.C, ("auto",))
         else:
             check_positive(C=self.C)
-        check_choice("solver", self.solver, SOLVERS)
 
     def _choose_c(self, rows: Rows, labels: Labels, weights: Array, groups: Any) -> float:
         """Return ``C``, or for ``"auto"`` the best of the path on cells held out from a sample of scaled rows."""
@@ -217,8 +211,8 @@ class LinearHead(Regression):
         arrays = take_arrays(state, {"coef": "cd", "intercept": "c"}, c=len(self.classes_), d=self.n_features_in_)
         self.coef_, self.intercept_ = arrays.values()
         self.C_, self.solver_, self.n_iter_ = C, solver, n_iter = state["C"], state["solver"], state["n_iter"]
-        sound = isinstance(C, float) and C > 0 and solver in SOLVERS and isinstance(n_iter, int) and n_iter > 0
-        require(sound, f"LinearHead: C={C!r}, solver={solver!r}, n_iter={n_iter!r}.")
+        sound = isinstance(C, float) and C > 0 and solver in ("exact", "stream")
+        require(sound and isinstance(n_iter, int) and n_iter > 0, f"C={C!r}, solver={solver!r}, n_iter={n_iter!r}.")
 
 
 def _split(theta: Array, n_classes: int) -> tuple[Array, Array]:

@@ -18,7 +18,9 @@ from scstore.heads.training import Adam, cross_entropy, log_softmax, n_batches, 
 
 ROUND_STEPS = 20  # steps of a round, after which the held-out loss is measured, where a pass is shorter than that
 LONGEST_ROUND = 2000  # steps of a round where a pass is longer: a million cells need not be seen twenty times over
-HELD_OUT_ROWS = 10_000  # held-out rows at most; more would not rank the rounds more surely
+BATCH_ROWS = 128
+HELD_OUT, HELD_OUT_ROWS = 0.1, 10_000  # share of the rows held out, and most of them
+PATIENCE = 8  # rounds without a lower held-out loss before training stops
 BLIND_ROUNDS = 15  # rounds when there are too few cells to hold any out
 # Cells up to which the weight decay is as given; beyond, it falls in proportion, as a fixed penalty in a sum of losses.
 FULL_DECAY = 10_000
@@ -38,14 +40,10 @@ class MLPHead(RowClassifier):
         Width of each hidden layer; one or two of them.
     weight_decay
         Weight decay for up to 10,000 cells; for n cells more than that it is ``weight_decay * 10_000 / n``.
-    learning_rate, batch_rows
-        Step size and rows of a batch.
+    learning_rate
+        Step size.
     epochs
         Most rounds. A round is a pass over the rows, but at least 20 and at most 2,000 steps.
-    patience
-        Rounds without a lower held-out loss before training stops.
-    validation_fraction
-        Share of the cells held out, at most 10,000 cells.
     class_weight
         ``None``, ``"balanced"``, or a mapping of label to weight.
     memory_limit
@@ -78,10 +76,7 @@ class MLPHead(RowClassifier):
     _: KW_ONLY
     weight_decay: float = 0.5
     learning_rate: float = 3e-3
-    batch_rows: int = 128
     epochs: int = 100
-    patience: int = 8
-    validation_fraction: float = 0.1
     class_weight: Any = None
     memory_limit: int = MEMORY_LIMIT
     random_state: Any = 0
@@ -117,22 +112,19 @@ class MLPHead(RowClassifier):
         sizes = list(self.hidden)
         if not 1 <= len(sizes) <= 2 or not all(isinstance(size, int | np.integer) and size > 0 for size in sizes):
             raise OptionError(f"hidden={self.hidden!r}: give the width of one or two hidden layers, such as (128,).")
-        if not 0 < self.validation_fraction < 1:
-            raise OptionError(f"validation_fraction={self.validation_fraction!r}: must lie between 0 and 1.")
         if not 0 <= self.weight_decay < np.inf:
             raise OptionError(f"weight_decay={self.weight_decay!r}: must be 0 or more.")
-        names = ("learning_rate", "batch_rows", "epochs", "patience", "memory_limit")
-        check_positive(**{name: getattr(self, name) for name in names})
+        check_positive(learning_rate=self.learning_rate, epochs=self.epochs, memory_limit=self.memory_limit)
 
     def _train(self, rows: Rows, labels: Labels, weights: Array) -> list[Array]:
         """Return weights and biases in turn, those of the best round; set ``n_iter_``."""
         rng, n = seeded(self.random_state), rows.shape[0]
-        size = min(HELD_OUT_ROWS, round(n * self.validation_fraction))
+        size = min(HELD_OUT_ROWS, round(n * HELD_OUT))
         held_out = stratified_part(labels.codes, size=size, rng=rng)
         index = np.setdiff1d(np.arange(n), held_out)
         layers = _initial_layers([rows.shape[1], *self.hidden, len(labels.classes)], rng)
         adam = Adam(layers, weight_decay=self.weight_decay * min(1.0, FULL_DECAY / n))
-        per_pass = n_batches(len(index), int(self.batch_rows))
+        per_pass = n_batches(len(index), BATCH_ROWS)
         steps = min(LONGEST_ROUND, per_pass * n_batches(ROUND_STEPS, per_pass))
         batches = self._batches(rows, index, rng)
         best, best_loss, best_round = [layer.copy() for layer in layers], np.inf, 0
@@ -146,16 +138,14 @@ class MLPHead(RowClassifier):
             loss = self._loss(layers, RowSubset(rows, held_out), labels.codes[held_out], weights[held_out])
             if loss < best_loss:
                 best, best_loss, best_round = [layer.copy() for layer in layers], loss, self.n_iter_
-            elif self.n_iter_ - best_round >= self.patience:
+            elif self.n_iter_ - best_round >= PATIENCE:
                 break
         return best if len(held_out) else layers
 
     def _batches(self, rows: Rows, index: Array, rng: np.random.Generator) -> Iterator[tuple[Array, Array]]:
         """Yield the batches of one pass after another, without end."""
         while True:
-            yield from shuffled_batches(
-                rows, index, rng=rng, batch_rows=int(self.batch_rows), memory_limit=self.memory_limit
-            )
+            yield from shuffled_batches(rows, index, rng=rng, batch_rows=BATCH_ROWS, memory_limit=self.memory_limit)
 
     def _loss(self, layers: Sequence[Array], rows: Rows, codes: Array, weights: Array) -> float:
         total = 0.0

@@ -52,7 +52,11 @@ class Distances:
 
     def measure(self, members: Members, views: Views, codes: Array) -> Array:
         """Return the distance ``(n,) float64`` of each cell from the mean of the class in ``codes`` ``(n,)``."""
-        return np.asarray(np.linalg.norm(self.place(members, views) - self.centres[codes], axis=1))
+        return self.from_centres(self.place(members, views), codes)
+
+    def from_centres(self, places: Array, codes: Array) -> Array:
+        """Return the distance ``(n,)`` of each place ``(n, k)`` from the mean of its class."""
+        return np.asarray(np.linalg.norm(places - self.centres[codes], axis=1))
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], *, n_classes: int) -> Self:
@@ -155,9 +159,9 @@ class Rejection(ConfidenceRejection):
     distances: Distances
     units: Array
 
-    def novelty_of(self, members: Members, views: Views, codes: Array) -> Array:
-        """Return the novelty ``(n,) float64`` of cells that got the labels ``codes``."""
-        return np.asarray(self.distances.measure(members, views, codes) / self.units[codes])
+    def novelty_of(self, places: Array, codes: Array) -> Array:
+        """Return the novelty ``(n,) float64`` of cells in ``places`` ``(n, k)`` that got the labels ``codes``."""
+        return np.asarray(self.distances.from_centres(places, codes) / self.units[codes])
 
     def to_state(self) -> State:
         """Return nested JSON values and arrays; :meth:`from_state` takes them back."""

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +40,7 @@ from scstore.errors import OptionError
 from scstore.extraction.head_views import extract_views
 from scstore.fsio import digest_bytes, scratch_folder
 from scstore.heads.artifact import AnyHead, load_head
-from scstore.heads.fusion import FusedHead
+from scstore.heads.fusion import FusedHead, Judged
 from scstore.options import Option, with_options
 from scstore.progress import Reporter
 from scstore.reporting.marks import LABEL, labels_of
@@ -199,13 +199,16 @@ def _labelled(
     rows = np.cumsum(committed) - 1
     space: NDArray[np.float32] | None = None
 
-    def take(start: int, places: NDArray[np.float64]) -> None:
+    def judge(some: NDArray[np.int64]) -> Judged:
         nonlocal space
-        if space is None:
-            space = np.zeros((int(committed.sum()), places.shape[1]), dtype=np.float32)
-        space[rows[labelling.usable[start : start + len(places)]]] = places
+        said = labelling.judge(some)
+        if said.places is not None:
+            if space is None:
+                space = np.zeros((int(committed.sum()), said.places.shape[1]), dtype=np.float32)
+            space[rows[some]] = said.places
+        return said
 
-    table = with_categories(pd.concat(list(labelling.frames(take))))
+    table = with_categories(pd.concat(list(replace(labelling, judge=judge).frames())))
     by_label, by_status = (table[name].value_counts() for name in ("label", "status"))
     about = {
         **record,

@@ -30,7 +30,6 @@ from scstore.cells.labels import check_column
 from scstore.errors import CellsError, FeatureSpaceError, printable
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead
-from scstore.heads.rejection import Rejection
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
 from scstore.reporting.marker_genes import gene_weights, marker_expression
@@ -287,8 +286,8 @@ def _nearest(store: Store, reference: Store, head: AnyHead | None, label: str, p
     donor = _usual(reference.obs, SAMPLES)
     columns = [name for name in dict.fromkeys((label, donor)) if name and name in reference.obs]
     how: dict[str, Any] = {"k": min(NEIGHBOURS, reference.n_obs), "columns": columns, "progress": progress}
-    if SPACE in store.views and isinstance(head, FusedHead) and isinstance(head.rejection_, Rejection):
-        placed = _placed(reference, head, head.rejection_, progress)
+    if SPACE in store.views and isinstance(head, FusedHead) and head.rejection_ is not None:
+        placed = _placed(reference, head, progress)
         if store.view(SPACE).shape[1] != placed.obsm[SPACE].shape[1]:
             raise FeatureSpaceError(f"{store.path}: another head labelled these cells. Name that one with head=.")
         found = query(store, placed, view=SPACE, **how).table
@@ -310,14 +309,11 @@ def _nearest(store: Store, reference: Store, head: AnyHead | None, label: str, p
     }
 
 
-def _placed(reference: Store, head: FusedHead, rejection: Rejection, progress: Reporter) -> AnnData:
+def _placed(reference: Store, head: FusedHead, progress: Reporter) -> AnnData:
     """Return reference cells where they lie in the space of novelty of a head."""
-    inputs = head_features(reference, head, "the head", progress, min_accuracy=0)
+    judge = head_features(reference, head, "the head", progress, min_accuracy=0).judge
     rows = reference.usable_rows(allow_partial=True)
-    blocks = [
-        rejection.distances.place(inputs.head.members_, inputs.block(rows[start : start + 4096]))
-        for start in range(0, len(rows), 4096)
-    ]
+    blocks: list[Any] = [judge(rows[start : start + 4096]).places for start in range(0, len(rows), 4096)]
     return AnnData(obs=reference.obs.iloc[rows], obsm={SPACE: np.concatenate(blocks).astype(np.float32)})
 
 

@@ -11,6 +11,7 @@ from support import make_cells, read_xlsx
 
 import scstore
 from scstore.annotation import predict as module
+from scstore.annotation import prediction_frames
 from scstore.annotation.predict import PredictionCounts, predict_to_file
 from scstore.errors import CellsError, FarFromReferenceWarning, OptionError, OutputError, ScstoreWarning
 from scstore.heads.rejection import SURE
@@ -38,7 +39,7 @@ def table(path: Path) -> pd.DataFrame:
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_blocks_join_to_the_whole(suffix: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = scstore.predict(folder / "new.zarr", folder / "named", proba=True)
-    monkeypatch.setattr(module, "BLOCK", 10)
+    monkeypatch.setattr(prediction_frames, "BLOCK", 10)
     pd.testing.assert_frame_equal(scstore.predict(folder / "new.zarr", folder / "named", proba=True), whole)
     assert list(whole.index) == [f"cell{i}" for i in range(41)]
     assert list(np.flatnonzero(whole["status"] == "empty")) == [5, 40]

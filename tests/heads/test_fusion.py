@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from scstore.errors import CellsError, FeatureSpaceError, GenesError, LabelsError, OptionError
-from scstore.heads import class_numbers
+from scstore.heads import class_numbers, fusion
 from scstore.heads.artifact import split_arrays
 from scstore.heads.calibration import fit_fusion
 from scstore.heads.fusion import FusedHead
@@ -94,13 +94,13 @@ def test_heads_on_one_view_each_give_the_fused_head_to_the_last_bit(kind: str, v
     alone = [FusedHead(kind, **options).fit({name: train[name]}, y, gene_names=GENES) for name in whole.views_]
     held_out = [head.held_out_log_probas_[name] for head, name in zip(alone, whole.views_, strict=True)]
     taken = 0.0 if kind == "linear" else 0.5  # linear heads weigh the classes instead
-    fusion = fit_fusion(held_out, alone[0].held_out_codes_, shares=whole.fusion_.shares, prior_adjustment=taken)
-    assert fusion.temperatures == whole.fusion_.temperatures
-    assert fusion.temperature == whole.fusion_.temperature
-    np.testing.assert_array_equal(fusion.proba(held_out), whole.held_out_proba_)
+    fused = fit_fusion(held_out, alone[0].held_out_codes_, shares=whole.fusion_.shares, prior_adjustment=taken)
+    assert fused.temperatures == whole.fusion_.temperatures
+    assert fused.temperature == whole.fusion_.temperature
+    np.testing.assert_array_equal(fused.proba(held_out), whole.held_out_proba_)
     test["X"] = part(views, slice(TRAIN, N), genes=whole.genes_)["X"]
     said = [head.members_[name].log_proba(test[name]) for head, name in zip(alone, whole.views_, strict=True)]
-    np.testing.assert_array_equal(fusion.proba(said), whole.predict_proba(test))
+    np.testing.assert_array_equal(fused.proba(said), whole.predict_proba(test))
 
 
 def test_without_adjustment_a_single_view_is_its_tempered_head(views: dict[str, Any]) -> None:
@@ -168,23 +168,23 @@ def test_the_same_seed_gives_the_same_head(views: dict[str, Any]) -> None:
 
 
 @settings(max_examples=4)
-@given(block_rows=st.integers(1, 200))
-def test_blocks_of_any_size_join_to_the_same(block_rows: int, views: dict[str, Any], fitted: FusedHead) -> None:
+@given(block=st.integers(1, 200))
+def test_blocks_of_any_size_join_to_the_same(block: int, views: dict[str, Any], fitted: FusedHead) -> None:
     test = part(views, slice(TRAIN, N), genes=fitted.genes_)
-    blocks = list(fitted.iter_predictions(test, block_rows=block_rows))
-    assert [start for start, *_ in blocks] == list(range(0, N - TRAIN, block_rows))
-    np.testing.assert_allclose(
-        np.concatenate([proba for _, proba, _ in blocks]), fitted.predict_proba(test), atol=1e-12
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fusion, "BLOCK", block)
+        np.testing.assert_allclose(fitted.predict_proba(test), fitted.judge(test).proba, atol=1e-12)
 
 
-def test_rows_on_disk_are_read_in_blocks(views: dict[str, Any], fitted: FusedHead, disk_rows: Any) -> None:
+def test_rows_on_disk_are_read_in_blocks(
+    views: dict[str, Any], fitted: FusedHead, disk_rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = {name: disk_rows(view) for name, view in part(views, slice(0, TRAIN)).items()}
     head = FusedHead(n_genes=20, n_components=8).fit(train, views["y"][:TRAIN], gene_names=GENES)
     test = part(views, slice(TRAIN, N), genes=fitted.genes_)
     lazy = {name: disk_rows(view) for name, view in test.items()}
-    parts = [proba for _, proba, _ in head.iter_predictions(lazy, block_rows=32)]
-    np.testing.assert_allclose(np.concatenate(parts), fitted.predict_proba(test), atol=1e-6)
+    monkeypatch.setattr(fusion, "BLOCK", 32)
+    np.testing.assert_allclose(head.predict_proba(lazy), fitted.predict_proba(test), atol=1e-6)
     assert all(view.most <= 32 for view in lazy.values())
 
 
@@ -276,7 +276,7 @@ def test_views_that_do_not_fit_at_prediction(views: dict[str, Any], fitted: Fuse
     bad = test["b"].copy()
     bad[140, 0] = np.inf
     with pytest.raises(CellsError, match="Row 140"):
-        list(fitted.iter_predictions({**test, "b": bad}, block_rows=64))
+        fitted.predict_proba({**test, "b": bad})
     np.testing.assert_array_equal(
         fitted.predict_proba({**test, "unused": np.zeros((1, 1))}), fitted.predict_proba(test)
     )
@@ -295,11 +295,6 @@ def test_views_that_do_not_fit_at_prediction(views: dict[str, Any], fitted: Fuse
 def test_options_out_of_range_are_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(OptionError, match=named):
         FusedHead(**options)
-
-
-def test_block_rows_must_be_positive(views: dict[str, Any], fitted: FusedHead) -> None:
-    with pytest.raises(OptionError, match="block_rows=0"):
-        list(fitted.iter_predictions(part(views, slice(0, 4), genes=fitted.genes_), block_rows=0))
 
 
 def test_weights_by_label_reach_the_heads(views: dict[str, Any]) -> None:

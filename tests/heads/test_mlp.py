@@ -42,7 +42,7 @@ def test_it_learns_what_no_line_can() -> None:
 
 def test_training_stops_when_the_held_out_loss_does_not_fall(cells: Any) -> None:
     rng = np.random.default_rng(0)
-    head = MLPHead((16,), patience=2).fit(cells.X, rng.permutation(cells.y))
+    head = MLPHead((16,)).fit(cells.X, rng.permutation(cells.y))
     assert head.n_iter_ < 100
 
 
@@ -77,8 +77,9 @@ def test_two_layers_come_back_from_their_arrays(cells: Any) -> None:
 def test_a_round_of_many_cells_is_no_whole_pass(cells: Any, disk_rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scstore.heads.mlp.LONGEST_ROUND", 2)
     monkeypatch.setattr("scstore.heads.mlp.HELD_OUT_ROWS", 30)
+    monkeypatch.setattr("scstore.heads.mlp.BATCH_ROWS", 32)
     rows = disk_rows(cells.X)
-    head = MLPHead((8,), epochs=3, batch_rows=32, memory_limit=1 << 13).fit(rows, cells.y)
+    head = MLPHead((8,), epochs=3, memory_limit=1 << 13).fit(rows, cells.y)
     assert head.n_iter_ == 3
     # the scaling's pass, windows of 64 rows for 6 batches of 32, and 3 looks at 30 held-out rows
     assert rows.read == 600 + 3 * 64 + 3 * 30

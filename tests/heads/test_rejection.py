@@ -31,9 +31,9 @@ def fitted(views: dict[str, Any]) -> FusedHead:
 
 
 def judge(head: FusedHead, views: dict[str, Any], rows: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    blocks = list(head.iter_predictions({name: views[name][rows] for name in "ab"}))
-    proba, novelty = (np.concatenate([block[place] for block in blocks]) for place in (1, 2))
-    return head.classes_[proba.argmax(axis=1)], proba.max(axis=1), novelty
+    said = head.judge({name: views[name][rows] for name in "ab"})
+    assert said.novelty is not None
+    return head.classes_[said.proba.argmax(axis=1)], said.proba.max(axis=1), said.novelty
 
 
 @pytest.mark.parametrize("rule", ["confidence", "distance", "both"])
@@ -78,14 +78,14 @@ def test_expression_is_where_novelty_is_measured() -> None:
     assert head.rejection_ is not None
     assert head.rejection_.distances.views == ("X",)
     test = {"X": X[600:][:, [genes.index(gene) for gene in head.genes_ or ()]], "other": noise[600:]}
-    novelty = np.concatenate([part for *_, part in head.iter_predictions(test, block_rows=70)])
+    novelty = head.judge(test).novelty
     assert roc_auc_score(codes[600:] == 3, novelty) > 0.85
 
 
 def test_no_thresholds_unless_asked_for(views: dict[str, Any]) -> None:
     head = FusedHead(n_folds=2).fit({"b": views["b"][:80]}, views["y"][:80])
     assert head.rejection_ is None
-    assert [part for *_, part in head.iter_predictions({"b": views["b"][:5]})] == [None]
+    assert head.judge({"b": views["b"][:5]}).novelty is None
     alone = FusedHead().fit({"b": views["b"][:3]}, ["x", "y", "z"], keep=0.95)
     assert alone.rejection_ is None  # no cell could be held out
 
