@@ -145,8 +145,7 @@ def predict(store: Labelled, head: TrainedHead, options: PredictOptions) -> pd.D
 def predict_to_file(store: Labelled, head: TrainedHead, options: PredictOptions) -> PredictionCounts:
     """Write what :func:`predict` returns block by block: memory grows by a few numbers a cell.
 
-    Numbers have four significant digits. With a majority vote the predictions wait in a temporary file until all cells
-    have voted.
+    Numbers have four significant digits. With a majority vote the table is kept until all cells have voted.
 
     Raises
     ------

@@ -418,7 +418,7 @@ class FusedHead(DescribedHead):
             "held_out": self.held_out_,
             "rejection": None if rejection is None else rejection.to_state(),
             "missing": None if self.missing_ is None else self.missing_.to_state(),
-            "hierarchy": None if hierarchy is None else hierarchy.to_state(self.classes_),
+            "hierarchy": None if hierarchy is None else hierarchy.to_state(),
         }
 
     @classmethod
@@ -436,11 +436,10 @@ class FusedHead(DescribedHead):
         head.fusion_ = Fusion(shares, head.logit_adjustment, temperatures, float(state["temperature"]))
         head.genes_ = None if state["genes"] is None else [str(gene) for gene in state["genes"]]
         head.held_out_, head.record_, head.files_ = dict(state["held_out"]), {}, {}
-        saved, above, classes = state["rejection"], state["hierarchy"], head.classes_
-        head.rejection_ = None if saved is None else Rejection.from_state(saved, n_classes=len(classes))
-        missing = state["missing"]
+        saved, above, missing, n_classes = state["rejection"], state["hierarchy"], state["missing"], len(head.classes_)
+        head.rejection_ = None if saved is None else Rejection.from_state(saved, n_classes=n_classes)
         head.missing_ = None if missing is None else MissingGenes.from_state(missing)
-        head.hierarchy_ = None if above is None else Hierarchy.from_state(above, classes=classes)
+        head.hierarchy_ = None if above is None else Hierarchy.from_state(above, n_classes=n_classes)
         head._check_whole()
         return head
 

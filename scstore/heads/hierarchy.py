@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -72,7 +72,7 @@ class Hierarchy:
             level = Level(name, labels, codes.astype(np.int64), np.empty(0))
             sums = level.sums(proba)
             right = sums.argmax(axis=1) == level.parents[truth]
-            levels.append(Level(name, labels, level.parents, np.sort(sums[right].max(axis=1, initial=0))))
+            levels.append(replace(level, confidence=np.sort(sums[right].max(axis=1, initial=0))))
         return cls(column, tuple(levels))
 
     def choose(self, proba: Array) -> Array:
@@ -84,26 +84,24 @@ class Hierarchy:
             left[level.parents[None, :] != best[:, None]] = -1  # a class of probability 0 may still be chosen
         return np.asarray(left.argmax(axis=1))
 
-    def to_state(self, classes: Array) -> State:
+    def to_state(self) -> State:
         """Return nested JSON values and arrays; :meth:`from_state` takes them back."""
-        levels = []
-        for level in self.levels:
-            parents = dict(zip(map(str, classes), map(str, level.labels[level.parents]), strict=True))
-            levels.append({"column": level.column, "parents": parents, "confidence": level.confidence})
+        levels = [{**vars(level), "labels": level.labels.tolist()} for level in self.levels]
         return {"column": self.column, "levels": levels}
 
     @classmethod
     @loading()
-    def from_state(cls, state: Mapping[str, Any], *, classes: Array) -> Self:
+    def from_state(cls, state: Mapping[str, Any], *, n_classes: int) -> Self:
         """Return the hierarchy; :class:`DamagedError` where the parts do not fit together."""
         levels = []
         for saved in state["levels"]:
-            parents = [str(saved["parents"][str(name)]) for name in classes]
-            labels, codes = np.unique(np.array(parents, dtype=str), return_inverse=True)
-            confidence = take_arrays(saved, {"confidence": "m"})["confidence"]
-            require((np.diff(confidence) >= 0).all(), "hierarchy: its confidences are not sorted.")
-            levels.append(Level(str(saved["column"]), labels, codes.astype(np.int64), confidence))
-        finer = [*(level.parents for level in levels[1:]), np.arange(len(classes))]
+            labels = np.array([str(label) for label in saved["labels"]])
+            arrays = take_arrays(saved, {"parents": "c", "confidence": "m"}, integers=("parents",), c=n_classes)
+            require((np.diff(arrays["confidence"]) >= 0).all(), "hierarchy: its confidences are not sorted.")
+            every = np.array_equal(np.unique(arrays["parents"]), np.arange(len(labels)))
+            require(every, "hierarchy: its classes lie in other labels than it names.")
+            levels.append(Level(str(saved["column"]), labels, **arrays))
+        finer = [*(level.parents for level in levels[1:]), np.arange(n_classes)]
         nested = bool(levels) and all(
             len({*zip(fine.tolist(), level.parents.tolist(), strict=True)}) == len(np.unique(fine))
             for level, fine in zip(levels, finer, strict=True)

@@ -87,8 +87,8 @@ def test_thresholds_are_read_off_cells_that_got_the_right_coarse_label() -> None
 
 def test_saved_and_loaded() -> None:
     first = make([[0.8, 0.1, 0.1, 0]], [0])
-    arrays_, state = split_arrays(first.to_state(CLASSES))
-    second = Hierarchy.from_state(join_arrays(arrays_, state), classes=CLASSES)
+    arrays_, state = split_arrays(first.to_state())
+    second = Hierarchy.from_state(join_arrays(arrays_, state), n_classes=4)
     assert second.column == "cell_type"
     for one, other in zip(first.levels, second.levels, strict=True):
         assert one.column == other.column
@@ -97,13 +97,16 @@ def test_saved_and_loaded() -> None:
 
 
 def test_a_damaged_hierarchy_is_refused() -> None:
-    saved, state = split_arrays(make([[0.8, 0.1, 0.1, 0], [0.6, 0.1, 0.3, 0]], [0, 0]).to_state(CLASSES))
-    crossed = {"column": "lineage", "parents": {"CD4": "a", "CD8": "b", "DC": "a", "mono": "b"}}
+    saved, state = split_arrays(make([[0.8, 0.1, 0.1, 0], [0.6, 0.1, 0.3, 0]], [0, 0]).to_state())
+    crossed = {**state["levels"][0], "labels": ["a", "b"]}
     for arrays_, state_ in (
         (saved, state | {"levels": []}),
         (saved, state | {"levels": [crossed, state["levels"][1]]}),
+        (saved | {"levels.0.parents": np.array([0, 1, 0, 1])}, state | {"levels": [crossed, state["levels"][1]]}),
+        (saved | {"levels.1.parents": np.array([0, 1, 2, 1])}, state),
+        (saved | {"levels.1.parents": np.array([0, -1, 1, 1])}, state),
         (saved | {"levels.1.confidence": saved["levels.1.confidence"][::-1]}, state),
         ({}, state),
     ):
         with pytest.raises(DamagedError):
-            Hierarchy.from_state(join_arrays(arrays_, state_), classes=CLASSES)
+            Hierarchy.from_state(join_arrays(arrays_, state_), n_classes=4)
