@@ -148,9 +148,10 @@ def write_annotated(store: Store, output: Path, annotation: Annotation, *, overw
         whole = settings.override(auto_shard_zarr_v3=False)
         with fsio.atomic_folder(output, overwrite=overwrite) as folder, whole:
             _copy_folder(store.path, folder)
+            consolidated = zarr.open_group(folder, mode="r").metadata.consolidated_metadata is not None
             group = zarr.open_group(folder, mode="r+", use_consolidated=False)
             _add_to_group(group[store.group_name.strip("/")] if store.is_modality else group, annotation)
-            if _is_consolidated(folder):
+            if consolidated:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # no part of format 3 yet; the input has it as well
                     zarr.consolidate_metadata(folder)
@@ -176,13 +177,6 @@ def _copy_folder(source: Path, target: Path) -> None:
                 raise CellsError(f"{source}: {show(name)} in it is a link or no ordinary file. Copy the folder first.")
         for name in files:
             shutil.copyfile(Path(folder, name), here / name)
-
-
-def _is_consolidated(folder: Path) -> bool:
-    if (folder / ".zmetadata").exists():
-        return True
-    about = folder / "zarr.json"
-    return about.exists() and "consolidated_metadata" in fsio.read_json(about, limit=1 << 28)
 
 
 def _add_to_group(root: Any, annotation: Annotation) -> None:

@@ -17,7 +17,7 @@ from scstore.heads.calibration import Fusion, earning_members, fit_fusion
 from scstore.heads.class_numbers import encode_groups, encode_labels, held_out_folds
 from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
-from scstore.heads.linear import ExpressionHead, LinearHead, Regression
+from scstore.heads.linear import ExpressionHead, LinearHead
 from scstore.heads.missing_genes import (
     HeldOutCase,
     MissingCase,
@@ -280,11 +280,8 @@ class FusedHead(DescribedHead):
                 reducer = ExpressionReducer.fit(rows, labels, **sizes, background=background)
             head = self._kind_of(view)(**options)
             given = reducer.over(columns_of(rows, reducer.selected)) if reducer else rows
-            if isinstance(head, Regression):
-                head.fit(given, labels, groups)
-            else:
-                head.fit(given, labels)
-            members[view] = Member(head, reducer)
+            whole = {"groups": groups} if isinstance(head, LinearHead | ExpressionHead) else {}
+            members[view] = Member(head.fit(given, labels, **whole), reducer)
         return members
 
     def _kind_of(self, view: str) -> type[RowClassifier]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
@@ -50,22 +49,8 @@ MARKER_C = 1 / 6  # C of the markers over that of all genes: 5, or scikit-learn'
 MARKER_WEIGHT = 1 / 3  # weight of the markers' log-probabilities; the rest is that of all genes
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
-class Regression(RowClassifier):
-    """What both heads of this module are told; their docstrings say what it means."""
-
-    class_weight: Any = None
-    epochs: int = 5
-    memory_limit: int = MEMORY_LIMIT
-    random_state: Any = 0
-
-    @abstractmethod
-    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
-        """Learn from rows ``(n, d)``, labels and groups ``(n,)``."""
-
-
 @dataclass(eq=False, repr=False)
-class LinearHead(Regression):
+class LinearHead(RowClassifier):
     """Multinomial logistic regression on standardised columns, or on columns as they are.
 
     Minimises ``Σ wᵢ CEᵢ + ‖W‖² / 2C`` with the softmax, for two classes as
@@ -116,6 +101,10 @@ class LinearHead(Regression):
 
     C: float | str = DEFAULT_C
     _: KW_ONLY
+    class_weight: Any = None
+    epochs: int = 5
+    memory_limit: int = MEMORY_LIMIT
+    random_state: Any = 0
     standardize: bool = True
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
@@ -251,7 +240,7 @@ def _fit_exact(
 
 
 @dataclass(eq=False, repr=False)
-class ExpressionHead(Regression):
+class ExpressionHead(RowClassifier):
     """Logistic regression on all genes of each cell at unit length, and on the standardised markers, averaged.
 
     They err on different cells. Unit length takes out a cell's depth; standardising lends weight to the markers of rare
@@ -260,6 +249,11 @@ class ExpressionHead(Regression):
     """
 
     C: float | str = EXPRESSION_C
+    _: KW_ONLY
+    class_weight: Any = None
+    epochs: int = 5
+    memory_limit: int = MEMORY_LIMIT
+    random_state: Any = 0
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Learn from log-normalised expression ``(n, d)`` and labels ``(n,)``; ``groups`` as for a linear head."""
