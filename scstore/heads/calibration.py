@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -13,6 +14,7 @@ from scstore.heads.rows import Array
 from scstore.heads.training import log_softmax
 
 HOTTEST = 50.0  # temperatures are sought from 1/50 to 50
+TINY = float(np.finfo(np.float64).tiny)
 LEAST_GAIN = 0.01  # share of the loss by which a member has to lower it: noise shifts a loss a little, and evenly
 
 
@@ -53,13 +55,16 @@ class Fusion:
         fused = sum(calibrated[1:], calibrated[0]) / len(calibrated) - self.prior_adjustment * np.log(self.shares)
         return np.exp(log_softmax(fused / self.temperature))
 
+    def calibrated(self, log_probas: Sequence[Array], truth: Array) -> Self:
+        """Return the fusion with the temperature that held-out cells ask for."""
+        proba = replace(self, temperature=1.0).proba(log_probas)
+        return replace(self, temperature=fit_temperature(np.log(np.maximum(proba, TINY)), truth))
+
 
 def fit_fusion(held_out: Sequence[Array], truth: Array, *, shares: Array, prior_adjustment: float) -> Fusion:
     """Fit the temperatures on log-probabilities ``(m, n_classes)`` of held-out cells; each is 1 without cells."""
     temperatures = tuple(fit_temperature(p, truth) for p in held_out)
-    uncalibrated = Fusion(shares, prior_adjustment, temperatures, 1.0)
-    temperature = fit_temperature(np.log(uncalibrated.proba(held_out)), truth)
-    return Fusion(shares, prior_adjustment, temperatures, temperature)
+    return Fusion(shares, prior_adjustment, temperatures, 1.0).calibrated(held_out, truth)
 
 
 def earning_members(
@@ -73,7 +78,7 @@ def earning_members(
     def losses(names: Sequence[str]) -> Array:
         parts = [held_out[name] for name in names]
         proba = fit_fusion(parts, truth, shares=shares, prior_adjustment=prior_adjustment).proba(parts)
-        return np.asarray(-np.log(np.maximum(proba[np.arange(len(truth)), truth], np.finfo(np.float64).tiny)))
+        return np.asarray(-np.log(np.maximum(proba[np.arange(len(truth)), truth], TINY)))
 
     chosen = [name for name in held_out if name not in optional]
     if not chosen or not len(truth):

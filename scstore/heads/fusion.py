@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,11 +20,10 @@ from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.knn import KNNHead
 from scstore.heads.linear import ExpressionHead, LinearHead
 from scstore.heads.missing_genes import (
-    HeldOutCase,
     MissingCase,
     MissingGenes,
     gene_importance,
-    missing_cases,
+    hold_out,
     share_known,
 )
 from scstore.heads.mlp import MLPHead
@@ -36,9 +36,9 @@ from scstore.heads.preprocessing import (
     columns_of,
     selected_genes,
 )
-from scstore.heads.rejection import Rejection, fit_distances, fit_rejection
-from scstore.heads.rows import Array, Rows, RowSubset, as_rows, count_cells, read
-from scstore.heads.scores import NOT_LEARNED, held_out_scores, widened
+from scstore.heads.rejection import Rejection, fit_rejection
+from scstore.heads.rows import Array, Rows, as_rows, count_cells, read
+from scstore.heads.scores import held_out_scores
 from scstore.options import did_you_mean
 
 HEADS: dict[str, type[RowClassifier]] = {"knn": KNNHead, "linear": LinearHead, "mlp": MLPHead}
@@ -59,16 +59,6 @@ class Judged:
     proba: Array
     novelty: Array | None = None
     places: Array | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _HeldOut:
-    """Of held-out cells ``(m,)`` the class, log-probabilities by view, distance from that class, and missing genes."""
-
-    truth: Array
-    log_probas: dict[str, Array]
-    distances: Array
-    cases: list[HeldOutCase]
 
 
 @dataclass(eq=False, repr=False)
@@ -218,12 +208,20 @@ class FusedHead(DescribedHead):
         batches = None if groups is None else encode_groups(groups, len(codes))
         shares = np.bincount(codes, minlength=len(self.classes_)) / len(codes)
         folds = held_out_folds(codes, batches, n_folds=self.n_folds, seed=self.random_state)
-        held = self._hold_out(rows, codes, folds, background, with_distances=keep is not None)
+        hold = partial(
+            hold_out,
+            codes=codes,
+            folds=folds,
+            fit=lambda known, mine: self._fit_members(known, mine, None, background),
+            n_classes=len(self.classes_),
+            seed=self.random_state,
+        )
+        held = hold(rows, with_distances=keep is not None)
         prior = self.logit_adjustment
         chosen = earning_members(held.log_probas, held.truth, optional=optional, shares=shares, prior_adjustment=prior)
         rows, log_probas = {name: rows[name] for name in chosen}, {name: held.log_probas[name] for name in chosen}
         if keep is not None and len(chosen) < len(views) and EXPRESSION not in chosen:  # their space is another one
-            held = self._hold_out(rows, codes, folds, background, with_distances=True)
+            held = hold(rows, with_distances=True)
         self.members_ = self._fit_members(rows, codes, batches, background)
         every = list(log_probas.values())
         self.fusion_ = fit_fusion(every, held.truth, shares=shares, prior_adjustment=prior)
@@ -288,39 +286,6 @@ class FusedHead(DescribedHead):
         of_genes = view == EXPRESSION and self.kind == "linear" and not self.n_components
         return ExpressionHead if of_genes else HEADS[self.kind]
 
-    def _hold_out(
-        self,
-        rows: Views,
-        codes: Array,
-        folds: Sequence[tuple[Array, Array]],
-        background: Rows | None,
-        *,
-        with_distances: bool,
-    ) -> _HeldOut:
-        """Fit on the rows outside each fold, everything included, and predict the rows inside."""
-        n_classes, seed = len(self.classes_), self.random_state
-        truth, distances, cases = [np.zeros(0, dtype=np.int64)], [np.empty(0)], []
-        log_probas = {name: [np.empty((0, n_classes))] for name in rows}
-        for outside, inside in folds:
-            learned = np.unique(codes[outside])
-            sides = [{name: RowSubset(view, part) for name, view in rows.items()} for part in (outside, inside)]
-            members = self._fit_members(sides[0], codes[outside], None, background)
-            known, left = (selected_genes(members, side) for side in sides)
-            truth.append(codes[inside])
-            for name, member in members.items():
-                log_probas[name].append(widened(member.log_proba(left[name]), learned, n_classes, least=NOT_LEARNED))
-            if not with_distances:
-                continue
-            own, mine = (np.searchsorted(learned, codes[part]) for part in (outside, inside))
-            space = fit_distances(members, known, own, rng=np.random.default_rng(seed))
-            distances.append(space.measure(members, left, mine))
-            if EXPRESSION in members:
-                expression = members[EXPRESSION], left[EXPRESSION]
-                cases.append(missing_cases(*expression, mine, space, learned, n_classes, seed=seed))
-        joined = [HeldOutCase.join(parts) for parts in zip(*cases, strict=True)]
-        by_view = {name: np.concatenate(parts) for name, parts in log_probas.items()}
-        return _HeldOut(np.concatenate(truth), by_view, np.concatenate(distances), joined)
-
     def predict_proba(self, views: Views) -> Array:
         """Return calibrated probabilities ``(n, n_classes) float64``; each row sums to 1.
 
@@ -368,10 +333,11 @@ class FusedHead(DescribedHead):
         reducer = self._reducer
         if reducer is None or (measured.all() and not expression_alone):
             return self, None, None
-        estimate = None if measured.all() else reducer.estimate(measured)
+        conditional = reducer.estimate(measured)
+        estimate = None if measured.all() else conditional
         if self.missing_ is None or self.rejection_ is None:
             return self, estimate, None
-        case = self.missing_.at(share_known(reducer, self.gene_importance(), measured))
+        case = self.missing_.at(share_known(conditional, self.gene_importance()))
         head, place = copy(self), self.views_.index(EXPRESSION)
         head.members_ = {EXPRESSION: self.members_[EXPRESSION]}
         temperatures = (self.fusion_.temperatures[place],)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
 from scstore.heads.base import State, require, take_arrays
-from scstore.heads.calibration import Fusion, fit_temperature
+from scstore.heads.calibration import TINY, Fusion
 from scstore.heads.linear import ExpressionHead
-from scstore.heads.preprocessing import EXPRESSION, ExpressionReducer, Member
-from scstore.heads.rejection import Distances
-from scstore.heads.rows import Array, Rows, materialise
+from scstore.heads.preprocessing import EXPRESSION, GeneEstimate, Member, Views, selected_genes
+from scstore.heads.rejection import fit_distances
+from scstore.heads.rows import Array, Rows, RowSubset, materialise
 from scstore.heads.scores import NOT_LEARNED, n_surest, widened
 
 # Shares of the genes taken away, each at random and from the lowest expressed, which are the specific ones; at last all
@@ -26,7 +26,6 @@ TRUSTED, TRUSTED_UNKNOWN = 0.95, 0.12
 # Accuracy of held-out cells below which cells that lack as much are refused by default.
 MIN_ACCURACY = 0.8
 FIELDS = ("known", "accuracy", "temperature", "confidence", "novelty")
-TINY = float(np.finfo(np.float64).tiny)
 
 
 def measured_cases(mean: Array, rng: np.random.Generator, shares: Sequence[float] = SHARES) -> Iterator[Array]:
@@ -50,11 +49,9 @@ def gene_importance(member: Member) -> Array:
     return np.asarray((reducer.axes.T**2 @ reducer.spread).clip(TINY))
 
 
-def share_known(reducer: ExpressionReducer, importance: Array, measured: Array) -> float:
+def share_known(estimate: GeneEstimate, importance: Array) -> float:
     """Return the share of the genes' importance ``(g,)`` that is measured, or explained by what is measured."""
-    if measured.all():
-        return 1.0
-    lost = importance[~measured] @ (1 - reducer.estimate(measured).explained)
+    lost = importance[~estimate.measured] @ (1 - estimate.explained)
     return float(1 - lost / max(importance.sum(), TINY))
 
 
@@ -74,19 +71,62 @@ class HeldOutCase:
         return cls(known, np.concatenate([p.log_proba for p in parts]), np.concatenate([p.distances for p in parts]))
 
 
-def missing_cases(
-    member: Member, rows: Rows, truth: Array, distances: Distances, learned: Array, n_classes: int, *, seed: int
-) -> list[HeldOutCase]:
-    """Label held-out cells of the classes ``learned[truth]`` by expression, of which some genes are estimated."""
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Of held-out cells ``(m,)`` the class, log-probabilities by view, distance from that class, and missing genes."""
+
+    truth: Array
+    log_probas: dict[str, Array]
+    distances: Array
+    cases: list[HeldOutCase]
+
+
+def hold_out(
+    views: Views,
+    *,
+    codes: Array,
+    folds: Sequence[tuple[Array, Array]],
+    fit: Callable[[Views, Array], Mapping[str, Member]],
+    n_classes: int,
+    with_distances: bool,
+    seed: int,
+) -> HeldOut:
+    """Fit on the rows outside each fold, everything included, and predict the rows inside."""
+    truth, distances = [np.zeros(0, dtype=np.int64)], [np.empty(0)]
+    cases: list[list[HeldOutCase]] = []
+    log_probas = {name: [np.empty((0, n_classes))] for name in views}
+    for outside, inside in folds:
+        learned = np.unique(codes[outside])
+        sides = [{name: RowSubset(view, part) for name, view in views.items()} for part in (outside, inside)]
+        members = fit(sides[0], codes[outside])
+        known, left = (selected_genes(members, side) for side in sides)
+        truth.append(codes[inside])
+        for name, member in members.items():
+            log_probas[name].append(widened(member.log_proba(left[name]), learned, n_classes, least=NOT_LEARNED))
+        if not with_distances:
+            continue
+        own, mine = (np.searchsorted(learned, codes[part]) for part in (outside, inside))
+        space = fit_distances(members, known, own, rng=np.random.default_rng(seed))
+        distances.append(space.measure(members, left, mine))
+        if EXPRESSION in members:
+            cases.append([])
+            for share, rows in _estimated(members[EXPRESSION], left[EXPRESSION], seed=seed):
+                log_proba = widened(members[EXPRESSION].log_proba(rows), learned, n_classes, least=NOT_LEARNED)
+                far = space.measure(members, {EXPRESSION: rows}, mine)
+                cases[-1].append(HeldOutCase(share, log_proba, far))
+    by_view = {name: np.concatenate(parts) for name, parts in log_probas.items()}
+    joined = [HeldOutCase.join(parts) for parts in zip(*cases, strict=True)]
+    return HeldOut(np.concatenate(truth), by_view, np.concatenate(distances), joined)
+
+
+def _estimated(member: Member, rows: Rows, *, seed: int) -> Iterator[tuple[float, Rows]]:
+    """Yield what is known in each case, and expression of which the missing genes are estimated."""
     reducer = member.reducer
     assert reducer is not None  # noqa: S101  # expression has one
-    values, importance, cases = materialise(rows), gene_importance(member), []
+    values, importance = materialise(rows), gene_importance(member)
     for measured in measured_cases(reducer.mean, np.random.default_rng(seed)):
-        estimated = reducer.estimate(measured).over(values)
-        log_proba = widened(member.log_proba(estimated), learned, n_classes, least=NOT_LEARNED)
-        far = distances.measure({EXPRESSION: member}, {EXPRESSION: estimated}, truth)
-        cases.append(HeldOutCase(share_known(reducer, importance, measured), log_proba, far))
-    return cases
+        estimate = reducer.estimate(measured)
+        yield share_known(estimate, importance), estimate.over(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +161,8 @@ class MissingGenes:
         """Measure the cases on held-out cells, each with a temperature of its own; None where none is ever right."""
         rows = []
         for case in cases:
-            uncalibrated = replace(fusion, temperature=1.0).proba([case.log_proba])
-            temperature = fit_temperature(np.log(np.maximum(uncalibrated, TINY)), truth)
-            proba = replace(fusion, temperature=temperature).proba([case.log_proba])
+            mine = fusion.calibrated([case.log_proba], truth)
+            proba = mine.proba([case.log_proba])
             said = proba.argmax(axis=1) == truth
             right = np.flatnonzero(said)
             if not len(right):
@@ -135,7 +174,7 @@ class MissingGenes:
             trusted = np.sort(surest)[-n_trusted] if n_trusted else 1.0
             confidence = np.maximum(surest[kept], trusted)
             novelty = case.distances[kept] / units[truth[kept]]
-            rows.append((case.known, len(right) / len(truth), temperature, confidence, novelty))
+            rows.append((case.known, len(right) / len(truth), mine.temperature, confidence, novelty))
         if not rows:
             return None
         rows.sort(key=lambda row: row[0])

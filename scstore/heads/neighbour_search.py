@@ -182,7 +182,7 @@ class ApproximateIndex:
         """Choose the fewest lists that reach the recall on half of the rows ``own``, and measure it on the others."""
         projected, k = self.project(queries), truth.shape[1]
         for probes in [*(p for p in PROBES if p < self.n_lists), self.n_lists]:
-            found = _without_own(self.search(projected, k=fetch * k + 1, probes=probes), own)
+            found = without_own(self.search(projected, k=fetch * k + 1, probes=probes), own)
             choosing, measuring = _recall(found[::2], truth[::2]), _recall(found[1::2], truth[1::2])
             if choosing >= RECALL + MARGIN and measuring >= RECALL:
                 break
@@ -202,7 +202,7 @@ def build_index(
     order = np.random.default_rng(seed).permutation(n)
     own, rest = np.sort(order[: min(HELD_OUT, n // 10)]), order[min(HELD_OUT, n // 10) :]
     queries = read(rows, own)
-    truth = _without_own(nearest_prepared(rows, queries, k=RECALL_AT + 1, block_bytes=block_bytes)[1], own)
+    truth = without_own(nearest_prepared(rows, queries, k=RECALL_AT + 1, block_bytes=block_bytes)[1], own)
     sample = materialise(RowSubset(rows, np.sort(rest[: min(SAMPLE_ROWS, SAMPLE_BYTES // (4 * width))])))
     with np.errstate(invalid="ignore"):  # equal rows have no variance to explain
         axes = PCA(min(WIDTHS[-1], *sample.shape), random_state=seed).fit(sample).components_.T.astype(np.float32)
@@ -255,8 +255,8 @@ def _recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
     return float((found[:, :, None] == truth[:, None, :]).any(axis=1).mean())
 
 
-def _without_own(found: NDArray[np.int64], own: Array) -> NDArray[np.int64]:
-    """Drop each row's own number from those found for it, or the last where it is not among them."""
+def without_own(found: NDArray[np.int64], own: Array) -> NDArray[np.int64]:
+    """Return the rows found ``(m, k + 1)`` without the row itself, or without the last where it is not among them."""
     away = found == own[:, None]
     away[~away.any(axis=1), -1] = True
     return np.asarray(found[~away].reshape(len(found), -1))

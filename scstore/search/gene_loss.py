@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scstore.errors import GeneMatchWarning, ScstoreError
 from scstore.genes.matching import match_genes
 from scstore.genes.table import GeneTable, expression_genes
+from scstore.heads.neighbour_search import without_own
 from scstore.heads.rows import Array, Rows, RowSubset
 from scstore.panels.panel import load_panel
 from scstore.progress import Reporter
@@ -64,7 +65,7 @@ def report_missing_genes(
     sample, made, k = sample[left], made[left], min(k, len(rows) - 1)
     if not len(sample) or k < 1:
         return
-    whole, without = (_others(search(queries, k + 1), sample) for queries in (RowSubset(view, sample), made))
+    whole, without = (without_own(search(queries, k + 1), sample) for queries in (RowSubset(view, sample), made))
     if shares is None:
         found = np.mean([np.isin(a, b).mean() for a, b in zip(whole, without, strict=True)])
         told = f"{len(sample):,} reference cells without these genes find {found:.0%} of their {k} nearest again"
@@ -111,9 +112,3 @@ def _without(store: Store, view: View, cells: NDArray[np.int64], genes: _Genes, 
         for mask in (genes.enter, genes.enter & ~lacking)
     )
     return without if np.abs(whole - view[cells]).max(initial=0) < ROUNDED else None
-
-
-def _others(found: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return all but one of the neighbours ``(m, k + 1)`` of each cell, without the cell itself."""
-    itself_last = np.argsort(found == own[:, None], axis=1, kind="stable")
-    return np.take_along_axis(found, itself_last, axis=1)[:, :-1]

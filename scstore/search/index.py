@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from scstore.store.ledger import read_record
 from scstore.store.reader import Store
 from scstore.store.views import View
 
-FORMAT = "2.1"
+FORMAT = "2.2"
 REFINE_BYTES = 4 * BLOCK_BYTES  # float32 of the reference rows that are read at a time for exact distances
 
 
@@ -69,15 +68,8 @@ class CosineIndex:
         """Return the index as bytes for :meth:`from_bytes`."""
         import faiss
 
-        about = json.dumps(asdict(self.rows.measured)).encode()
-        return save(
-            {
-                "mean": self.mean,
-                "components": self.rows.components,
-                "index": faiss.serialize_index(self.rows.faiss_index),
-                "measured": np.frombuffer(about, dtype=np.uint8),
-            }
-        )
+        index, measured = faiss.serialize_index(self.rows.faiss_index), np.array(astuple(self.rows.measured))
+        return save({"mean": self.mean, "components": self.rows.components, "index": index, "measured": measured})
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> CosineIndex:
@@ -85,7 +77,8 @@ class CosineIndex:
         import faiss
 
         parts = load(raw)
-        measured = MeasuredRecall(**json.loads(parts["measured"].tobytes()))
+        probes, recall, k, n_queries = parts["measured"].tolist()
+        measured = MeasuredRecall(int(probes), recall, int(k), int(n_queries))
         rows = ApproximateIndex(parts["components"], faiss.deserialize_index(parts["index"]), measured)
         return cls(parts["mean"], rows)
 

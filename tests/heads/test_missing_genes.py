@@ -115,9 +115,9 @@ def test_masks_go_from_all_genes_to_one(fitted: FusedHead) -> None:
     assert (importance >= 0).all()
     measured = half(fitted)
     more = measured | (np.arange(len(measured)) < 40)
-    few, many = (share_known(reducer, importance, which) for which in (measured, more))
+    few, many = (share_known(reducer.estimate(which), importance) for which in (measured, more))
     assert importance[measured].sum() / importance.sum() < few < many < 1
-    assert share_known(reducer, importance, np.ones_like(measured)) == 1
+    assert share_known(reducer.estimate(np.ones_like(measured)), importance) == 1
 
 
 def case(known: float, right: int, *, n: int = 40) -> HeldOutCase:
