@@ -134,12 +134,8 @@ class RowSubset:
     """Rows ``index`` ``(m,)`` of a matrix ``(n, d)``, in that order, read when asked for."""
 
     def __init__(self, rows: Rows, index: Array) -> None:
-        index = np.asarray(index)
-        whole = index.ndim == 1 and (index.dtype.kind in "iu" or not index.size)
-        if not whole or (index.size and (index.min() < 0 or index.max() >= rows.shape[0])):
-            raise OptionError(f"index: must be one-dimensional, with whole row numbers from 0 to {rows.shape[0] - 1}.")
         self.below = (rows,)
-        self.index = index.astype(np.int64)
+        self.index = np.asarray(index, dtype=np.int64)
         self.shape = len(self.index), rows.shape[1]
 
     def __getitem__(self, key: slice | Array) -> Any:
@@ -173,11 +169,8 @@ class StackedRows:
     """Matrices of the same columns one below the other, all dense or all sparse, read when asked for."""
 
     def __init__(self, parts: Sequence[Rows]) -> None:
-        widths = sorted({part.shape[1] for part in parts})
-        if len(widths) != 1:
-            raise OptionError(f"parts: matrices to stack must have the same number of columns; these have {widths}.")
         self.parts = tuple(parts)
-        self.shape = sum(part.shape[0] for part in parts), widths[0]
+        self.shape = sum(part.shape[0] for part in parts), parts[0].shape[1]
 
     def __getitem__(self, key: slice | Array) -> Any:
         wanted = np.arange(self.shape[0])[key]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from scstore.errors import CellsError, OptionError
+from scstore.errors import CellsError
 from scstore.heads.rows import (
     ConcatRows,
     MappedRows,
@@ -104,12 +104,6 @@ def test_a_sum_beyond_float32_is_no_bad_value() -> None:
     np.testing.assert_array_equal(read(values, slice(None)), values)
 
 
-def test_rows_that_are_not_there_are_refused() -> None:
-    for index in ([12], [-1], [[1]], [1.0], [True] * 12):
-        with pytest.raises(OptionError, match="from 0 to 11"):
-            RowSubset(VALUES, np.array(index))
-
-
 def test_memory_budget_counts_float32() -> None:
     assert fits(VALUES, 240)
     assert not fits(VALUES, 239)
@@ -129,8 +123,6 @@ def test_stacked_rows_are_one_matrix(kind: Any) -> None:
     for key in (slice(2, 7), slice(0, 0), np.array([9, 0, 4, 4, 5])):
         np.testing.assert_array_equal(to_dense(stacked[key]), whole[key])
     np.testing.assert_array_equal(materialise(RowSubset(stacked, np.array([8, 1]))), whole[[8, 1]])
-    with pytest.raises(OptionError):
-        StackedRows([whole, whole[:, :2]])
 
 
 def test_values_whose_sum_is_too_large_are_not_bad_ones() -> None:
