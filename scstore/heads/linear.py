@@ -19,7 +19,7 @@ from scstore.heads.base import (
     seeded,
     take_arrays,
 )
-from scstore.heads.class_numbers import Labels, encode_groups, group_folds, stratified_part, stratified_sample
+from scstore.heads.class_numbers import Labels, encode_groups, held_out_folds, stratified_sample
 from scstore.heads.preprocessing import fit_scaling, marker_count
 from scstore.heads.rows import MEMORY_LIMIT, Array, MappedRows, Rows, RowSubset, fits, materialise, to_dense
 from scstore.heads.scores import negative_log_likelihood
@@ -41,8 +41,7 @@ LEARNING_RATE = 0.1
 # Values that ``C="auto"`` tries, weakest weights first: each fit starts from the one before.
 PATH = (0.1, 1.0, 10.0, 100.0)
 DEFAULT_C = 10.0  # C where ``"auto"`` has no cell to hold out
-PATH_ROWS = 20_000  # cells on which ``C="auto"`` is chosen at most; a fifth of them is held out
-PATH_HELD_OUT = 0.2
+PATH_ROWS, PATH_FOLDS = 20_000, 5  # cells on which ``C="auto"`` is chosen at most; a fifth of them is held out
 
 EXPRESSION_C = 30.0
 MARKER_C = 1 / 6  # C of the markers over that of all genes: 5, or scikit-learn's C of 0.05 on 100 standardised columns
@@ -153,16 +152,12 @@ class LinearHead(RowClassifier):
         rng = seeded(self.random_state)
         room = max(1, min(PATH_ROWS, self.memory_limit // (4 * rows.shape[1])))
         sample = stratified_sample(labels.codes, size=min(room, rows.shape[0]), rng=rng)
-        if groups is None:
-            held_out = stratified_part(labels.codes[sample], size=round(len(sample) * PATH_HELD_OUT), rng=rng)
-        else:
-            batches = encode_groups(groups, len(labels.codes))[sample]
-            held_out = next(iter(group_folds(batches, n_folds=round(1 / PATH_HELD_OUT))), sample[:0])
-        if not len(held_out):
+        batches = None if groups is None else encode_groups(groups, len(labels.codes))[sample]
+        folds = held_out_folds(labels.codes[sample], batches, n_folds=PATH_FOLDS, seed=int(rng.integers(2**31)))
+        if not folds:
             return DEFAULT_C
-        values = materialise(RowSubset(rows, sample))
-        inside = np.setdiff1d(np.arange(len(sample)), held_out)
-        train, test = sample[inside], sample[held_out]
+        inside, held_out = folds[0]
+        values, train, test = materialise(RowSubset(rows, sample)), sample[inside], sample[held_out]
         part, theta, losses = Labels(labels.classes, labels.codes[train]), None, []
         for C in PATH:
             penalty = 1 / (C * weights[train].sum())
