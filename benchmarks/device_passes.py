@@ -24,8 +24,8 @@ from scipy.sparse import csr_matrix
 from scstore import fsio
 from scstore.extraction.extract import prefetch
 from scstore.model.flops import cell_flop
-from scstore.model.layout import Layout
 from scstore.model.loading import Backbone
+from scstore.model.prompt import Layout
 from scstore.model.readout import Readout
 from scstore.tokens.sequences import RankedCells, assemble, plan_batches, rank_genes
 

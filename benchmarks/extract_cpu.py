@@ -41,9 +41,9 @@ import scstore
 from scstore.extraction import extract as extraction
 from scstore.extraction.model_reader import CellReader, load_reader
 from scstore.genes.table import load_gene_table
-from scstore.model.layout import Layout, make_layout
 from scstore.model.loading import MINILM, load_backbone, locate_model
 from scstore.model.projector import project
+from scstore.model.prompt import Layout, make_layout
 from scstore.model.readout import Readout
 from scstore.progress import Reporter, Track
 from scstore.tokens.sequences import Batch, RankedCells, assemble, plan_batches, rank_genes

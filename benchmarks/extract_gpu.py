@@ -31,7 +31,7 @@ from synthetic_cells import lognorm, make_counts
 
 from scstore.genes.vectors import RandomEncoder
 from scstore.model.flops import cell_flop
-from scstore.model.layout import Layout
+from scstore.model.prompt import Layout
 from scstore.model.readout import Readout
 
 OF_CEILING = 0.85

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from scstore.model.layout import Layout
 from scstore.model.loading import Backbone, ModelFiles
+from scstore.model.prompt import Layout
 from scstore.tokens.sequences import Frame
 
 WORDS = ["what", "is", "the", "cell", "type", "of", "this", "given", "embedding", "?"]

@@ -73,6 +73,8 @@ def conclude(scored: Scored, comparisons: Sequence[RowComparison], *, unit: str)
     pairs = dict.fromkeys((*told.values(), *(c for c in comparisons if c.why != "no model")))
     says = [f"{words[c.row]} against {words[c.baseline]}: {c.difference.words}: {c.difference.verdict}" for c in pairs]
     first = [_in_words(c, scored, SUBJECTS.get(uses, c.row), unit) for uses, c in told.items()][:1]
+    if (c := next(iter(told.values()), None)) is not None and c.difference.is_gain:
+        first += [_beside_control(k, scored) for k in comparisons if (k.row, k.why) == (c.row, "control")]
     if "model" not in told and any(row.uses == "model" and row.seen for row in scored.rows):
         first.insert(0, "What the language model adds cannot be told from these cells, whose labels chose its genes.")
     if not first:
@@ -102,6 +104,16 @@ def _in_words(c: RowComparison, scored: Scored, subject: str, unit: str) -> str:
     else:
         effect = f"{subject} {'helps' if d.is_gain else 'does not help'}"
     return f"On your cells {effect}: {f1}; {counted}"
+
+
+def _beside_control(c: RowComparison, scored: Scored) -> str:
+    """Return whether a gain is due to what a control makes meaningless, such as the genes' symbols."""
+    control = next(row.control for row in scored.rows if row.name == c.baseline)
+    mean = scored.scores.groupby("row")["macro_f1"].mean()[c.baseline]
+    f1 = f"the control {control} (F1 {mean:.2f})".replace("0.", ".", 1)
+    if c.difference.is_gain:
+        return f"It is ahead of {f1} as well: what that makes meaningless counts."
+    return f"It is not ahead of {f1}: what that makes meaningless is not the reason."
 
 
 def _counted(n: int | None, unit: str) -> str:

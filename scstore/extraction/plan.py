@@ -28,9 +28,9 @@ from scstore.extraction.presets import PRESETS
 from scstore.extraction.sequence_plan import SequencePlan, installed_versions, plan_sequences
 from scstore.genes.table import GeneTable
 from scstore.genes.vectors import RandomEncoder
-from scstore.model.layout import PROMPT, SEPARATOR
 from scstore.model.loading import ModelFiles
 from scstore.model.projector_file import ProjectorFile, load_projector
+from scstore.model.prompt import PROMPT, SEPARATOR
 from scstore.progress import Reporter
 from scstore.sealed import FORMAT, Space, differences
 from scstore.store.layout import SEEN_BY_PANEL, SEEN_BY_PROJECTOR, StorePlan, ViewSpec, default_shard_rows

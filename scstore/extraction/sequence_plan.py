@@ -32,7 +32,6 @@ from scstore.genes.orthologs import Translation, describe_cells, match_cells, ne
 from scstore.genes.table import DescribedGenes, GeneTable, describe_by_symbol, load_gene_table, unique_names
 from scstore.model.flops import tokens_that_fit
 from scstore.model.gguf_files import SMOLLM2
-from scstore.model.layout import PROMPT, Layout, make_layout, write_symbols
 from scstore.model.loading import (
     DEFAULT_MODEL,
     MINILM,
@@ -41,6 +40,7 @@ from scstore.model.loading import (
     locate_model,
     pick_device,
 )
+from scstore.model.prompt import PROMPT, Layout, make_layout, write_symbols
 from scstore.panels.panel import Panel, load_panel
 from scstore.progress import Reporter
 from scstore.sealed import canonical_json

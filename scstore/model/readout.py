@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore.errors import FaultError, MissingExtraError
-from scstore.model.layout import Layout
+from scstore.model.prompt import Layout
 from scstore.tokens.sequences import Batch
 
 try:

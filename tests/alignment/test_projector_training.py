@@ -11,9 +11,9 @@ import torch
 from scstore.alignment.options import RECIPES, Recipe
 from scstore.alignment.projector_training import Training, TrainingState, load_training
 from scstore.alignment.training_cells import LabelledCells
-from scstore.model.layout import make_layout
 from scstore.model.loading import load_backbone, locate_model
 from scstore.model.projector import aligned_map, project
+from scstore.model.prompt import make_layout
 from scstore.model.readout import Readout
 from scstore.model.trained_projector import TrainedProjector
 from scstore.progress import Reporter

@@ -75,3 +75,21 @@ def test_a_row_that_has_seen_the_labels_concludes_nothing() -> None:
     seen = (replace(ROWS[0], seen=True), ROWS[1])
     assert "F1" not in said(0.99, 0.9, rows=seen)
     assert "no row with the model" in said(0.99, 0.9, rows=(replace(ROWS[0], uses="nothing"), ROWS[1]))
+
+
+@pytest.mark.parametrize("low", [0.01, -0.01])
+def test_a_gain_is_compared_with_the_control_of_its_row(low: float) -> None:
+    """Such as renamed symbols: a gain that it has as well is not due to what the model knows."""
+    control = EvaluationRow("renamed: default", ("X", "readout"), "control", control="renamed")
+    scores = pd.DataFrame({"row": ["default", "regression", control.name], "macro_f1": [0.96, 0.91, 0.9]})
+    scored = Scored((*ROWS, control), scores, pd.DataFrame(), {}, (), {})
+
+    def found(low: float) -> Difference:
+        return Difference(mean=0.05, low=low, high=0.07, n_cells=1190, n_groups=8)
+
+    compared = [RowComparison("default", "regression", "no model", found(0.02))]
+    compared.append(RowComparison("default", control.name, "control", found(low)))
+    said, every = conclude(scored, compared, unit="donor")
+    assert "the control renamed (F1 .90)" in said
+    assert ("not the reason" in said) == (low < 0)
+    assert any(f"{control.words}" in line for line in every)

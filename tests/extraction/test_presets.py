@@ -22,9 +22,9 @@ from scstore.extraction.options import ExtractOptions, complete_options
 from scstore.extraction.presets import PRESETS
 from scstore.extraction.sequence_plan import DEFAULT_TOP_GENES
 from scstore.genes.table import COLUMNS, GeneTable, load_gene_table, save_gene_table
-from scstore.model.layout import INSTRUCTION
 from scstore.model.loading import DEFAULT_MODEL, load_backbone, locate_model
 from scstore.model.projector import project
+from scstore.model.prompt import INSTRUCTION
 from scstore.model.text_encoder import HuggingFaceEncoder
 
 SYMBOLS = ["CD3E", "NKG7", "B2M", "MS4A1"]

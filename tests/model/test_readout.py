@@ -9,8 +9,8 @@ from scipy.sparse import random as random_sparse
 from support import write_model
 
 from scstore.errors import FaultError
-from scstore.model.layout import make_layout
 from scstore.model.loading import load_backbone, locate_model
+from scstore.model.prompt import make_layout
 from scstore.model.readout import Readout
 from scstore.tokens.sequences import POOLINGS, Batch, RankedCells, assemble, plan_batches, rank_genes
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from scstore.errors import OptionError
-from scstore.model.layout import INSTRUCTION, make_layout
 from scstore.model.loading import load_tokenizer, locate_model
+from scstore.model.prompt import INSTRUCTION, make_layout
 
 
 @pytest.fixture
