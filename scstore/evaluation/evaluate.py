@@ -16,16 +16,15 @@ from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels, rep
 from scstore.errors import OptionError
 from scstore.evaluation.cells import EvaluationCells, gather_cells
 from scstore.evaluation.disjoint_genes import GeneSplitFeatures, gene_split_rows
-from scstore.evaluation.features import StoredFeatures, match_control
+from scstore.evaluation.features import StoredFeatures, match_control, without_seen_labels
 from scstore.evaluation.result import Evaluation, Regime, make_regime
 from scstore.evaluation.runs import Table, score_rows
-from scstore.evaluation.seen_labels import without_seen_labels
 from scstore.evaluation.splits import Design, cross_validation, draw_few, named_sides
 from scstore.evaluation.table_rows import choose_rows
 from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.fusion import FusedHead
 from scstore.heads.training import one_blas_thread
-from scstore.options import AllowPartial, Option, Progress, Seed, public
+from scstore.options import AllowPartial, Option, Progress, Seed, fraction, public
 from scstore.progress import Reporter
 from scstore.store.reader import Cells, Store, open_store
 
@@ -55,9 +54,7 @@ def evaluate(
     test_on: Annotated[Sequence[str], Option("COLUMN=VALUE of the cells to test on, such as species=mouse.")] = (),
     min_cells: Annotated[int, Option("Leave out classes with fewer cells.", minimum=1, advanced=True)] = 10,
     few_shot: Annotated[Sequence[int], Option("Also train on so many cells a class: 2,5,20.", advanced=True)] = (),
-    hold_out_genes: Annotated[
-        float | None, Option("Also test on this share of the genes, such as 0.5.", advanced=True)
-    ] = None,
+    hold_out_genes: Annotated[float | None, fraction("Also test on this share of the genes, such as 0.5.")] = None,
     seed: Seed = 0,
     allow_partial: AllowPartial = False,
     progress: Progress = None,
@@ -100,7 +97,7 @@ def evaluate(
     """
     if any(n < 1 for n in few_shot) or len(set(few_shot)) < len(few_shot):
         raise OptionError(f"few_shot={list(few_shot)}: give different numbers of cells a class, each at least 1.")
-    if hold_out_genes is not None and not 0 < hold_out_genes < 1:
+    if hold_out_genes in (0, 1):
         raise OptionError(f"hold_out_genes={hold_out_genes:g}: give a share between 0 and 1, such as 0.5.")
     progress = progress or Reporter()
     cells = gather_cells(

@@ -244,13 +244,13 @@ def _sure(obs: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return counts of confidence and novelty, of these cells and of the head's held-out ones."""
     held_out = record.get("held_out") or {}
     found: dict[str, Any] = {"reliability": held_out.get("reliability"), "n": held_out.get("n", 0)}
-    limits = {"confidence": record.get("least_confidence"), "novelty": record.get("most_novelty")}
-    for name, edges in (("confidence", CONFIDENCE_EDGES), ("novelty", NOVELTY_EDGES)):
+    limits = (("confidence", CONFIDENCE_EDGES, "least_confidence"), ("novelty", NOVELTY_EDGES, "most_novelty"))
+    for name, edges, limit in limits:
         values = obs.get(f"{PREFIX}{name}", pd.Series(dtype=float)).dropna().to_numpy(dtype=np.float64)
         if len(values):
-            known = limits[name] if isinstance(limits[name], float) else None
-            found[name] = {"edges": edges.tolist(), "cells": counted(values, edges), "limit": known}
-            found[name]["held_out"] = held_out.get(name)
+            known = at if isinstance(at := record.get(limit), float) else None
+            counts = {"cells": counted(values, edges), "held_out": held_out.get(name)}
+            found[name] = {"edges": edges.tolist(), "limit": known, **counts}
     return found
 
 
