@@ -16,7 +16,7 @@ from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels, rep
 from scstore.errors import OptionError
 from scstore.evaluation.cells import EvaluationCells, gather_cells
 from scstore.evaluation.disjoint_genes import GeneSplitFeatures, gene_split_rows
-from scstore.evaluation.features import StoredFeatures, match_control, without_seen_labels
+from scstore.evaluation.features import ControlStores, StoredFeatures, match_control, without_seen_labels
 from scstore.evaluation.result import Evaluation, Regime, make_regime
 from scstore.evaluation.runs import Table, score_rows
 from scstore.evaluation.splits import Design, cross_validation, draw_few, named_sides
@@ -119,7 +119,8 @@ def evaluate(
     matched = {name: match_control(name, _opened(given), cells) for name, given in (controls or {}).items()}
     counterparts = {name: control.stores for name, control in matched.items()}
     rows = choose_rows(cells.stores[0], views=views, controls=counterparts)
-    rows, features = without_seen_labels(rows, StoredFeatures(cells, matched))
+    own = ControlStores(cells.stores, cells.rows)
+    rows, features = without_seen_labels(rows, StoredFeatures(cells, {"": own, **matched}))
     for source in (source for row in rows for source in row.sources):
         features.check_space(source)
     if cells.test is None:

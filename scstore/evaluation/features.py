@@ -71,7 +71,7 @@ class StoredFeatures:
     """Reads the features that the stores hold."""
 
     cells: EvaluationCells
-    controls: Mapping[str, ControlStores]
+    controls: Mapping[str, ControlStores]  # the cells' own by the name ""
     refitted: Mapping[ViewSource, FoldMeans] = field(default_factory=dict)  # views made anew on the cells trained on
     _cache: dict[ViewSource, Rows] = field(default_factory=dict, repr=False)
 
@@ -86,7 +86,7 @@ class StoredFeatures:
             expression = self.view(ViewSource(EXPRESSION, source.control))
             return self._kept(self.refitted[source].rows(expression, train, self.cells.codes[train]))
         if source not in self._cache:
-            found = self.stores(source.control)
+            found = self.controls[source.control]
             parts: list[Rows] = []
             for number, store in enumerate(found.stores):
                 part: Rows = store.view(source.view)
@@ -109,7 +109,7 @@ class StoredFeatures:
 
     def check_space(self, source: ViewSource) -> None:
         """Refuse a view that differs in its feature space between the training store and the test store."""
-        first, *others = self.stores(source.control).stores
+        first, *others = self.controls[source.control].stores
         for store in others:
             if lines := differences(first.view(source.view).space, store.view(source.view).space):
                 listed = "\n  ".join(lines)
@@ -117,10 +117,6 @@ class StoredFeatures:
                     f"{first.path} and {store.path}: the view {source.view} has two feature spaces. They differ in "
                     f"(training store → test store):\n  {listed}\nExtract the test cells with like='{first.path}'."
                 )
-
-    def stores(self, control: str) -> ControlStores:
-        """Return the stores of a control, or with no name the cells' own."""
-        return self.controls[control] if control else ControlStores(self.cells.stores, self.cells.rows)
 
     def _kept(self, rows: Rows) -> Rows:
         used = sum(_bytes(kept) for kept in self._cache.values() if isinstance(kept, np.ndarray | sparse.spmatrix))
@@ -191,7 +187,7 @@ def without_seen_labels(
     seen: set[ViewSource] = set()
     refitted: dict[ViewSource, FoldMeans] = {}
     for source in dict.fromkeys(source for row in rows for source in row.sources):
-        store = features.stores(source.control).stores[0]
+        store = features.controls[source.control].stores[0]
         space = store.view(source.view).space
         if space.get("projector", {}).get("kind") == "trained" and (n := _n_seen(features, source, SEEN_BY_PROJECTOR)):
             raise LabelsError(
@@ -215,7 +211,7 @@ def without_seen_labels(
 
 def _n_seen(features: StoredFeatures, source: ViewSource, mark: str) -> int:
     """Return how many cells to be tested on have the mark in the stores of a view."""
-    cells, of = features.cells, features.stores(source.control)
+    cells, of = features.cells, features.controls[source.control]
     return sum(
         int(store.obs[mark].to_numpy(bool)[of.rows[cells.tested & (cells.source == number)]].sum())
         for number, store in enumerate(of.stores)

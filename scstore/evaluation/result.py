@@ -92,11 +92,11 @@ class Regime:
         for row in scored.rows:
             folds = scored.scores[scored.scores["row"] == row.name].drop(columns="row").astype(object)
             found = scored.predictions[scored.predictions["row"] == row.name]
-            figures = {name: self.mean_and_sd(row.name, name) for name in METRICS}
+            figures = ((name, *self.mean_and_sd(row.name, name)) for name in METRICS)
             rows.append(
                 {
                     **asdict(row),
-                    "metrics": {name: {"mean": mean, "sd": sd} for name, (mean, sd) in figures.items()},
+                    "metrics": {name: {"mean": mean, "sd": sd} for name, mean, sd in figures},
                     "by_class": scores_by_class(found["code"].to_numpy(), found["predicted"].to_numpy(), classes),
                     "folds": folds.where(folds.notna(), None).to_dict("records"),
                 }

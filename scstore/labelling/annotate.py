@@ -151,8 +151,7 @@ def _prepared(
             check_annotated_output(store, options.output, overwrite=options.overwrite)
     if options.report is not None:
         check_page(options.report, overwrite=options.overwrite)
-    trained = head if isinstance(head, AnyHead) else load_head(head)
-    name = "the head" if isinstance(head, AnyHead) else str(head)
+    trained, name = (head, "the head") if isinstance(head, AnyHead) else (load_head(head), str(head))
     more = None
     if isinstance(trained, FusedHead):
         alone = expression_alone(trained, name, options.members)

@@ -294,8 +294,8 @@ def _nearest(store: Store, reference: Store, head: AnyHead | None, label: str, p
     else:
         found = query(store, reference, allow_partial=True, **how).table
     names, unique = pd.factorize(found["neighbour"])
-    first = found.drop_duplicates("neighbour").set_index("neighbour").loc[unique]
-    about = [", ".join(str(row[name]) for name in columns) for _, row in first.iterrows()]
+    first = found.drop_duplicates("neighbour")[columns]
+    about = [", ".join(map(str, row)) for row in first.itertuples(index=False)]
     codes = np.full((store.n_obs, how["k"]), -1, dtype=np.int32)
     distances = np.zeros(codes.shape, dtype=np.float32)
     rows = pd.Index(store.obs.index.astype(str)).get_indexer(found["cell_id"])

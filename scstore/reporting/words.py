@@ -113,12 +113,10 @@ def methods(record: Mapping[str, Any], n_cells: int) -> str:
     if isinstance(most := record.get("most_novelty"), float):
         rules.append(f"the cell's novelty was at most {most:.2f}")
     if rules:
-        keep = (
-            f", as at least {held_out['keep']:.0%} of correctly labelled held-out cells do"
-            if "keep" in held_out
-            else ""
-        )
-        said.append(f"A label was kept where {' and '.join(rules)}{keep}.")
+        said.append(f"A label was kept where {' and '.join(rules)}")
+        if "keep" in held_out:
+            said[-1] += f", as at least {held_out['keep']:.0%} of correctly labelled held-out cells do"
+        said[-1] += "."
     return " ".join(said)
 
 
