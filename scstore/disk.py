@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,7 +53,9 @@ class Disk:
 
 def this_process() -> dict[str, Any]:
     """Return host, machine since it was started, container, process and when that began."""
-    place = {"host": socket.gethostname(), "boot": _boot(), "namespace": _namespace()}
+    boot = _read(lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip())  # alike in all containers
+    namespace = _read(lambda: str(Path("/proc/self/ns/pid").readlink()))
+    place = {"host": socket.gethostname(), "boot": boot, "namespace": namespace}
     return {**place, "pid": os.getpid(), "begun": _begun(os.getpid())}
 
 
@@ -74,34 +77,21 @@ def is_dead(owner: Mapping[str, Any], *, freed: bool) -> bool:
     return not (_is_there(pid) and owner.get("begun", _begun(pid)) == _begun(pid))
 
 
-def _boot() -> str | None:
-    """Return what all containers of a machine share until it is started again; ``None`` where nothing says so."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-
-
-def _namespace() -> str | None:
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return None
+def _read(what: Callable[[], str]) -> str | None:
+    """Return what the system says of itself; ``None`` where it does not."""
+    with contextlib.suppress(OSError, IndexError):
+        return what()
+    return None
 
 
 def _begun(pid: int) -> str | None:
     """Return when a process began, in ticks since the start of the machine."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
+    return _read(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def _is_there(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
+    except OSError as error:
+        return isinstance(error, PermissionError)  # there, and another user's
     return True

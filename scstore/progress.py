@@ -45,6 +45,8 @@ class Track:
 class Reporter:
     """Listens to a workflow; this one passes on warnings and draws progress where somebody looks."""
 
+    words: Callable[[str], str] = staticmethod(printable)  # how messages are written
+
     def note(self, message: str) -> None:
         """Something the user should know: which slot was read, how many genes matched."""
 
@@ -100,7 +102,7 @@ class ConsoleReporter(Reporter):
         self._warned: set[str] = set()
 
     def note(self, message: str) -> None:
-        self._print(escape(printable(message)))
+        self._print(escape(self.words(message)))
 
     def _print(self, text: str) -> None:
         with tqdm.external_write_mode(file=self.console.file):  # not into a bar
@@ -111,14 +113,13 @@ class ConsoleReporter(Reporter):
         if message in self._warned:
             return
         self._warned.add(message)
-        self._print(f"[yellow]warning:[/] {escape(printable(message))}")
+        self._print(f"[yellow]warning:[/] {escape(self.words(message))}")
 
     @contextmanager
     def track(self, label: str, total: int, unit: str) -> Iterator[Track]:
         """Draw a bar on a terminal; elsewhere print a line now and then, and one at the end."""
         how: dict[str, Any] = {"desc": label, "total": total, "unit": f" {unit}", "leave": False, "smoothing": 0}
-        terminal = self.console.is_terminal
-        with tqdm(file=self.console.file, **how) if terminal else _Lines(self.note, **how) as bar:
+        with tqdm(file=self.console.file, **how) if self.console.is_terminal else _Lines(self.note, **how) as bar:
             yield Track(bar)
         if fresh := bar.n - bar.initial:
             seconds = max(bar.format_dict["elapsed"], 1e-9)

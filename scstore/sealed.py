@@ -264,11 +264,9 @@ def read_sealed_file(
     with open_hdf5(file, error=GenesError) as opened:
         with reading(file, "its header", error=GenesError, cure=f"It is {what_is(file) or 'damaged'}. {make}"):
             header = json.loads(opened["uns/scstore"][kind.key].asstr()[()])
-            found = header["format"]
-        check_format(file, found)
+            check_format(file, header["format"])
         with reading(file, f"this {kind.name}", error=DamagedError, cure=cure):
             content = build(anndata.io.read_elem(opened), header)
-            intact = content.digest == header["digest"]
-    if not intact:
-        raise DamagedError(f"{file}: the content does not match its digest. {cure}")
+            if content.digest != header["digest"]:
+                raise DamagedError(f"{file}: the content does not match its digest. {cure}")
     return content

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from scstore.errors import OptionError, ScstoreWarning
+from scstore.errors import OptionError, printable
 from scstore.options import Parameter, parameters_of
 from scstore.progress import Output, Reporter
 
@@ -31,8 +31,9 @@ class State:
 
     @property
     def reporter(self) -> Reporter:
-        """Where notes, warnings and progress go."""
-        return FlagReporter(self.output.reporter)
+        """Where notes, warnings and progress go, with options as they are typed."""
+        self.output.reporter.words = lambda message: printable(in_flags(message, self.parameters))
+        return self.output.reporter
 
     def switch(self, *, quiet: bool = False, as_json: bool = False, debug: bool = False) -> None:
         """Turn on what is asked for; what was asked for before the command stays."""
@@ -288,17 +289,3 @@ def in_flags(message: str, parameters: Iterable[Parameter]) -> str:
         return f"{word} {value if ' ' in inner or not inner else inner}"
 
     return re.sub(pattern, typed, message)
-
-
-class FlagReporter(Reporter):
-    """Passes notes and warnings on with options as they are typed."""
-
-    def __init__(self, inner: Reporter) -> None:
-        self._inner = inner
-        self.track = inner.track  # type: ignore[method-assign]
-
-    def note(self, message: str) -> None:
-        self._inner.note(in_flags(message, state.parameters))
-
-    def warn(self, message: str, kind: type[ScstoreWarning] = ScstoreWarning) -> None:
-        self._inner.warn(in_flags(message, state.parameters), kind)

@@ -71,20 +71,20 @@ def _show_head(head: AnyHead, path: Any) -> None:
     rows = [[name, f"{n:,}", f"{scores[name]['f1']:.3f}" if name in scores else "-"] for name, n in classes.items()]
     state.output.table(f"{path}: {head.kind} head", ["label", "training cells", "held-out F1"], rows)
     thresholds: dict[str, float] = {}
-    lines = ["no thresholds: every cell gets a label"]
+    line = "no thresholds: every cell gets a label"
     if (limits := head.rejection_) is not None:
         thresholds["confidence"], far = limits.thresholds("confidence").confidence, ""
         if isfinite(limits.thresholds("both").novelty):  # a head may know no distance
             thresholds["distance"] = limits.thresholds("distance").novelty
             far = f" (by distance: novelty above {thresholds['distance']:.2f})"
         kept = f"{limits.keep:.0%} of correctly labelled held-out cells keep their label"
-        lines = [f"unassigned where confidence is below {thresholds['confidence']:.3f}{far}; {kept}"]
-    values = {"kind": head.kind, "views": list(head.views_), "held_out": head.held_out_}
+        line = f"unassigned where confidence is below {thresholds['confidence']:.3f}{far}; {kept}"
+    values = {"kind": head.kind, "views": list(head.views_), "held_out": head.held_out_, "record": record}
     state.output.result(
-        values | {"thresholds": thresholds or None, "record": record},
+        values | {"thresholds": thresholds or None},
         f"label: {record['label']} of {record['trained_on']['name']}",
         *level_lines(record),
         f"views: {', '.join(head.views_)}",
         held_out_line(head.held_out_),
-        *lines,
+        line,
     )

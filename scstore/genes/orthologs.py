@@ -33,6 +33,7 @@ from scstore.sealed import canonical_json
 from scstore.untrusted.guards import reading
 from scstore.untrusted.text import open_unpacked, read_unpacked
 
+KEYS = ("symbol", "ensembl_id")
 COLUMNS = ("human_symbol", "human_ensembl_id", "mouse_symbol", "mouse_ensembl_id")
 NCBI_COLUMNS = ("#tax_id", "GeneID", "relationship", "Other_tax_id", "Other_GeneID")
 GENE_INFO_FILES = {"human": "Homo_sapiens.gene_info", "mouse": "Mus_musculus.gene_info"}
@@ -59,7 +60,7 @@ class Orthologs:
         """Symbols of the other organism by symbols of this one, where both are known."""
         return {name: symbol for name, (symbol, _) in self.names(organism, ("symbol",)).items() if symbol}
 
-    def names(self, organism: str, keys: Sequence[str] = ("symbol", "ensembl_id")) -> dict[str, tuple[str, str]]:
+    def names(self, organism: str, keys: Sequence[str] = KEYS) -> dict[str, tuple[str, str]]:
         """The other organism's symbol and Ensembl id (either may be empty) by symbol or Ensembl id of this one."""
         other, found = other_organism(organism), dict[str, tuple[str, str]]()
         for names in (self.pairs[f"{organism}_{key}"] for key in keys):
@@ -100,14 +101,12 @@ def _from_ncbi(file: Path, gene_info: Mapping[str, pd.DataFrame] | None) -> pd.D
     one, other = rows["GeneID"], rows["Other_GeneID"]
     forwards = rows["#tax_id"] == taxa["human"]
     pairs = _one_to_one(one.where(forwards, other), other.where(forwards, one))
-    found = pd.DataFrame(index=pairs.index)
+    named = {}
     for organism in TAXA:
         genes = (gene_info or {}).get(organism)
         genes = _gene_info_beside(file, organism) if genes is None else genes
-        named = genes.drop_duplicates("gene_id").set_index("gene_id")
-        for key in ("symbol", "ensembl_id"):
-            found[f"{organism}_{key}"] = pairs[organism].map(named[key]).fillna("")
-    return found
+        named[organism] = genes.drop_duplicates("gene_id").set_index("gene_id")
+    return pd.DataFrame({f"{o}_{key}": pairs[o].map(named[o][key]).fillna("") for o in TAXA for key in KEYS})
 
 
 def _gene_info_beside(file: Path, organism: str) -> pd.DataFrame:
@@ -135,12 +134,9 @@ def _from_two_columns(file: Path) -> pd.DataFrame:
     names = rows.apply(lambda column: column.str.strip().str.replace(f"^{ENSEMBL_ID.pattern}$", r"\1", regex=True))
     names = names.set_axis(order, axis=1)
     pairs = _one_to_one(names["human"], names["mouse"])
-    found = pd.DataFrame(index=pairs.index)
-    for organism in TAXA:
-        is_id = pairs[organism].str.fullmatch(ENSEMBL_ID.pattern)
-        found[f"{organism}_ensembl_id"] = pairs[organism].where(is_id, "")
-        found[f"{organism}_symbol"] = pairs[organism].mask(is_id, "")
-    return found
+    is_id = pairs.apply(lambda column: column.str.fullmatch(ENSEMBL_ID.pattern))
+    found = {(o, key): pairs[o].where(is_id[o] == (key == "ensembl_id"), "") for o in TAXA for key in KEYS}
+    return pd.DataFrame({f"{o}_{key}": column for (o, key), column in found.items()})
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,8 +107,7 @@ def panel(
     }
     chosen = genes.iloc[:n_genes]
     obs = chosen.drop(columns="name").set_axis(unique_names(chosen["name"]))
-    seen = sorted(ids[plan.seen]) if plan.by_labels else ()
-    fitted = Panel(obs, label or "", tuple(seen), record)
+    fitted = Panel(obs, label or "", tuple(sorted(ids[plan.seen])) if plan.by_labels else (), record)
     save_panel(fitted, output, overwrite=overwrite)
     return fitted
 
