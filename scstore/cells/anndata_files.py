@@ -20,15 +20,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from scstore.cells.gene_names import has_gene_expression
-from scstore.cells.matrices import (
-    Opened,
-    RowMatrix,
-    decoded,
-    dense_rows,
-    is_numeric,
-    open_compressed,
-    plain_frame,
-)
+from scstore.cells.matrices import Opened, RowMatrix, decoded, dense_rows, is_numeric, open_compressed, plain_frame
 from scstore.errors import CellsError, NewerFormatError, show, show_some
 from scstore.untrusted.guards import Guard, damaged, reading
 from scstore.untrusted.hdf5 import first_missing_filter
@@ -53,7 +45,6 @@ def read_anndata(root: Any, *, guard: Guard) -> Opened:
         raise CellsError(f"{guard.source}: there is no {'obs' if obs is None else 'var'}, so it is not an AnnData.")
 
     slots: dict[str, RowMatrix] = {}
-    slot_vars: dict[str, pd.DataFrame] = {}
 
     def add(slot: str, group: Any, name: str, genes: pd.DataFrame) -> None:
         shape = len(obs), len(genes)
@@ -65,7 +56,7 @@ def read_anndata(root: Any, *, guard: Guard) -> Opened:
                 raise
             matrix = _doubtful(shape, error)  # an error for who reads it: what is not used does not decide
         if matrix is not None:
-            slots[slot], slot_vars[slot] = matrix, genes
+            slots[slot] = matrix
 
     add("X", root, "X", var)
     layers = guard.member(root, "layers")
@@ -81,7 +72,7 @@ def read_anndata(root: Any, *, guard: Guard) -> Opened:
     # one of other cells is of no use, and no fault of X
     if raw_var is not None and not (slots and _declared_shape(guard.member(raw, f"{prefix}X"))[:1] != (len(obs),)):
         add("raw", raw, f"{prefix}X", raw_var)
-    return Opened(obs, slots, slot_vars)
+    return Opened(obs, slots, var, raw_var if "raw" in slots else None)
 
 
 def open_matrix(node: Any, *, shape: tuple[int, int], name: str, guard: Guard) -> RowMatrix | None:
@@ -236,13 +227,10 @@ def _read_legacy_frame(group: Any, name: str, *, guard: Guard) -> pd.DataFrame:
     return frame
 
 
-def is_mudata(root: Any) -> bool:
-    """Whether a root group, h5py or Zarr, holds modalities."""
-    return "mod" in root and "X" not in root
-
-
-def rna_modality(root: Any, *, source: str) -> tuple[Any, str]:
-    """Return the group of the modality of gene expression, and a line to print."""
+def read_modality(root: Any, *, source: str) -> tuple[Any, str]:
+    """Return of MuData the group of gene expression and a line to print, of an AnnData its own group."""
+    if "mod" not in root or "X" in root:
+        return root, ""
     names = sorted(root["mod"])
     found = names if len(names) == 1 else [name for name in names if RNA.fullmatch(name.casefold())]
     if len(found) != 1:
@@ -293,14 +281,13 @@ def describe_anndata(adata: AnnData) -> str:
 def open_anndata(adata: AnnData) -> Opened:
     """Open the matrices of an AnnData; views are sliced as they are read, but for those of a backed one."""
     slots: dict[str, RowMatrix] = {}
-    slot_vars: dict[str, pd.DataFrame] = {}
     var, raw = plain_frame(adata.var), None if adata.raw is None else plain_frame(adata.raw.var)
     layers = sorted(f"layers/{name}" for name in adata.layers if name is not None)  # anndata 0.13 lists X under None
     for slot in ("X", *layers, "raw"):
         genes = raw if slot == "raw" else var
         if genes is not None and (rows := _open(adata, slot, shape=(adata.n_obs, len(genes)))) is not None:
-            slots[slot], slot_vars[slot] = rows, genes
-    return Opened(plain_frame(adata.obs), slots, slot_vars)
+            slots[slot] = rows
+    return Opened(plain_frame(adata.obs), slots, var, raw if "raw" in slots else None)
 
 
 def _take(adata: AnnData, slot: str) -> Any:

@@ -78,12 +78,7 @@ def find_expression(
     allow_fractional: bool = False,
     declared: bool = True,
 ) -> ExpressionSlot:
-    """Find the slot that holds counts (or ``"lognorm"`` values), by looking at rows spread over the file.
-
-    Counts are looked for in ``X``, ``layers/counts`` and ``raw``; log-normalised values in ``X``, else ``raw``, where
-    scanpy keeps them. Unless they are ``declared``, only what is recognised is taken. The error says what each slot
-    holds and which option helps. :func:`lognorm_rows` checks every value later.
-    """
+    """Find the slot of counts or log-normalised values by a sample; undeclared, only what is recognised."""
     order: tuple[str, ...] = SEARCHED if expression == "counts" else ("X", "raw")
     if slot is not None:
         cells.matrix(slot)

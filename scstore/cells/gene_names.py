@@ -347,10 +347,7 @@ def _of_probes(features: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 
 
 def _several_species(var: pd.DataFrame, genomes: list[list[str]], notes: list[str]) -> str | None:
-    """Return why genes cannot be used that are of more than one species.
-
-    A reporter, a transgene or the genes of a virus beside them are no second species: a note says that they are kept.
-    """
+    """Return why genes are of several species; a note tells of a reporter's or virus's, which are kept."""
     cure = "Write the cells and genes of one to a file of their own."
     by_id = [_species(found[0]) if (found := ENSEMBL_SPECIES.match(name)) else "" for name in var["ensembl_id"]]
     for names in (*genomes, by_id):

@@ -93,20 +93,12 @@ def csr_rows(
 
 
 def csc_rows(
-    indptr: NDArray[np.int64],
-    indices: Any,
-    data: Any,
-    *,
-    shape: tuple[int, int],
-    source: str,
-    name: str,
-    window: int = WINDOW,
-    block: int = BLOCK,
+    indptr: NDArray[np.int64], indices: Any, data: Any, *, shape: tuple[int, int], source: str, name: str
 ) -> RowMatrix:
-    """Open a CSC matrix, turned into rows in memory: read in order, it takes a pass for every ``window`` values."""
+    """Open a CSC matrix, turned into rows in memory: read in order, it takes a pass for every :data:`WINDOW` values."""
     n_values = int(indptr[-1])
-    n_windows = max(1, -(-n_values // window))
-    starts = np.searchsorted(indptr, np.arange(block, n_values, block))
+    n_windows = max(1, -(-n_values // WINDOW))
+    starts = np.searchsorted(indptr, np.arange(BLOCK, n_values, BLOCK))
     edges = np.unique([0, *starts, shape[1]]).tolist()
     held: list[tuple[int, sparse.csr_matrix]] = []
 
@@ -158,11 +150,12 @@ def open_compressed(
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """What the reader of a format found: ``obs`` with ids as stored, matrices and features by slot, lines to print."""
+    """What the reader of a format found: ``obs`` with ids as stored, matrices by slot, their genes, lines to print."""
 
     obs: pd.DataFrame
     slots: Mapping[str, RowMatrix]
-    slot_vars: Mapping[str, pd.DataFrame]
+    var: pd.DataFrame
+    raw_var: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
 
 

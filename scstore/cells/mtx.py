@@ -88,7 +88,7 @@ def read_mtx_folder(folder: Path) -> Opened:
             var["symbol"] = [line[0] for line in names.lines]
     whole = functools.cache(functools.partial(_read_mtx, path, transposed=transposed))  # when a row is asked for
     matrix = RowMatrix((len(obs), len(var)), lambda start, stop: whole()[start:stop].copy(), str(folder), path.name)
-    return Opened(obs, {"X": matrix}, {"X": var})
+    return Opened(obs, {"X": matrix}, var)
 
 
 def _partner(matrix: Path, end: str, names: Sequence[str]) -> Path | None:

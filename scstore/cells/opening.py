@@ -13,15 +13,7 @@ import h5py
 import pandas as pd
 from anndata import AnnData
 
-from scstore.cells.anndata_files import (
-    describe_anndata,
-    is_mudata,
-    open_anndata,
-    read_anndata,
-    read_frame,
-    rna_modality,
-    with_shared_obs,
-)
+from scstore.cells import anndata_files
 from scstore.cells.gene_names import Genes, find_genes
 from scstore.cells.labels import check_column
 from scstore.cells.matrices import Opened, RowMatrix
@@ -70,10 +62,7 @@ class CellFile(contextlib.AbstractContextManager["CellFile"]):
         return self.slots[slot]
 
     def var(self, slot: str) -> pd.DataFrame:
-        """Return the genes of a slot, ``(n_genes of the slot, …)``; all gene names are taken from here.
-
-        The index is their clean names, which need not be unique; ``symbol`` and ``ensembl_id`` are empty where unknown.
-        """
+        """Return the genes of a slot: clean names as index, ``symbol`` and ``ensembl_id``, empty where unknown."""
         self._check(slot)
         if problem := self.genes[slot].problem:
             raise CellsError(f"{self.source}: {problem}")
@@ -121,7 +110,7 @@ def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str 
     """Open an input of cells; ``id_prefix_from`` is a column of ``obs`` with a prefix of every cell id."""
     with contextlib.ExitStack() as stack:
         if isinstance(source, AnnData):
-            name, opened = describe_anndata(source), open_anndata(source)
+            name, opened = anndata_files.describe_anndata(source), anndata_files.open_anndata(source)
         else:
             name = str(source)
             with reading(name, "it"):
@@ -133,7 +122,10 @@ def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str 
             what = "genes" if len(opened.obs) else "cells"
             raise CellsError(f"{name}: there are 0 {what} in it. Check the filtering step that wrote it.")
         obs = identify_cells(opened.obs, source=name, id_prefix_from=id_prefix_from)
-        genes = _find_genes(opened)
+        named, raw = find_genes(opened.var, opened.raw_var), None
+        if opened.raw_var is not None:
+            raw = find_genes(opened.raw_var, opened.var)
+        genes = {slot: raw if raw is not None and slot == "raw" else named for slot in opened.slots}
         slots = {slot: genes[slot].of(rows, source=name, name=slot) for slot, rows in opened.slots.items()}
         if all(found.problem for found in genes.values()):
             raise CellsError(f"{name}: {next(iter(genes.values())).problem}")
@@ -178,16 +170,6 @@ def _open_folder(path: Path, *, error: type[ScstoreError]) -> Any:
     raise error(f"{path}: a folder with {listing} is neither AnnData Zarr nor 10x. Known are {FORMATS}.{hint}")
 
 
-def _find_genes(opened: Opened) -> dict[str, Genes]:
-    """Find the genes of each slot; what ``var`` does not know of them is looked for in ``raw.var``, and the reverse."""
-    raw, var = opened.slot_vars.get("raw"), next((v for slot, v in opened.slot_vars.items() if slot != "raw"), None)
-    found: dict[int, Genes] = {}
-    for features in opened.slot_vars.values():
-        if id(features) not in found:
-            found[id(features)] = find_genes(features, var if features is raw else raw)
-    return {slot: found[id(features)] for slot, features in opened.slot_vars.items()}
-
-
 def _open_path(source: str | os.PathLike[str], *, stack: contextlib.ExitStack) -> Opened:
     root = open_root(source)
     if root is None:
@@ -197,9 +179,8 @@ def _open_path(source: str | os.PathLike[str], *, stack: contextlib.ExitStack) -
     guard = Guard(str(source))
     if "obs" not in root:
         return read_10x_hdf5(root, guard=guard)
-    if not is_mudata(root):
-        return read_anndata(root, guard=guard)
-    group, note = rna_modality(root, source=guard.source)
-    opened, shared = read_anndata(group, guard=guard), read_frame(root, "obs", guard=guard)
-    obs = opened.obs if shared is None else with_shared_obs(opened.obs, shared)
-    return replace(opened, obs=obs, notes=(note,))
+    group, note = anndata_files.read_modality(root, source=guard.source)
+    opened = anndata_files.read_anndata(group, guard=guard)
+    shared = None if group is root else anndata_files.read_frame(root, "obs", guard=guard)
+    obs = opened.obs if shared is None else anndata_files.with_shared_obs(opened.obs, shared)
+    return replace(opened, obs=obs, notes=(note,) if note else ())

@@ -45,7 +45,7 @@ def read_10x_hdf5(root: h5py.File, *, guard: Guard) -> Opened:
     parts = {part: _array(group, part, guard=guard) for part in ("indptr", "indices", "data")}
     matrix = open_compressed(**parts, shape=(n_cells, n_features), source=guard.source, name=name)
     obs = pd.DataFrame(index=pd.Index(barcodes, dtype=object))
-    return Opened(obs, {"X": matrix}, {"X": var})
+    return Opened(obs, {"X": matrix}, var)
 
 
 def _features(group: Any, *, guard: Guard, ids: str, symbols: str) -> pd.DataFrame:

@@ -26,10 +26,8 @@ from scstore.store.views import ARRAY, View, write_csr
 # Attribute of the files that are written here: only they are ever replaced.
 MADE_HERE = "scstore"
 
-# Bytes of a block of rows on their way from the store to the file.
-BLOCK_BYTES = 1 << 25
-
-SPARSE_ROWS = 4096
+# Rows that are on their way from the store to the file at once.
+BLOCK_ROWS = 4096
 
 
 @public
@@ -127,16 +125,15 @@ def is_legacy(path: Path) -> bool:
 
 
 def _blocks(file: OutputFile, view: View, rows: NDArray[np.int64]) -> Iterator[Any]:
-    for start in range(0, len(rows), SPARSE_ROWS):
+    for start in range(0, len(rows), BLOCK_ROWS):
         file.check()
-        yield view[rows[start : start + SPARSE_ROWS]]
+        yield view[rows[start : start + BLOCK_ROWS]]
 
 
 def _write_dense(file: OutputFile, view: View, rows: NDArray[np.int64]) -> None:
-    step = max(1, BLOCK_BYTES // (view.dtype.itemsize * max(1, view.shape[1])))
     array = file.require_group("obsm").create_dataset(view.name, shape=(len(rows), view.shape[1]), dtype=view.dtype)
     array.attrs.update(ARRAY)
-    for start in range(0, len(rows), step):
-        file.check()
-        part = rows[start : start + step]
-        array[start : start + len(part)] = np.asarray(view[part])
+    start = 0
+    for block in _blocks(file, view, rows):
+        array[start : start + len(block)] = block
+        start += len(block)

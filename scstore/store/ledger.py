@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from anndata.io import read_elem
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
@@ -36,15 +35,6 @@ CURE = "Restore the store from a copy."
 # Why a shard without a record must be extracted.
 NOT_YET = "not extracted yet"
 REDO = "Run the same `scstore extract` again to redo this shard."
-
-
-def read_run_record(path: Path, group: Any) -> dict[str, Any] | None:
-    """Return the record of the run that made a store; ``None`` where scstore did not make it."""
-    with reading(path, RUN_RECORD, error=DamagedError, cure=CURE):
-        if "uns" not in group or "scstore" not in group["uns"] or "record" not in group["uns/scstore"]:
-            return None
-        text = str(read_elem(group["uns/scstore/record"]))
-    return parse_run_record(path, text)
 
 
 def parse_run_record(path: Path, text: str) -> dict[str, Any]:

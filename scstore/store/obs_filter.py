@@ -39,10 +39,7 @@ Mask = NDArray[np.bool_]
 
 
 def cells_where(obs: pd.DataFrame, condition: str) -> Mask:
-    """Return a mask ``(n_obs,)`` of the cells that fulfil a condition on their metadata.
-
-    A cell with a missing value fulfils no comparison, ``!=`` and ``not in`` included.
-    """
+    """Return which cells fulfil a condition, ``(n_obs,)``; a missing value fulfils none, nor ``!=`` or ``not in``."""
     names: dict[str, str] = {}
 
     def named(found: re.Match[str]) -> str:

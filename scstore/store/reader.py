@@ -19,15 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scstore import fsio
-from scstore.cells.anndata_files import (
-    describe_anndata,
-    is_mudata,
-    open_matrix,
-    read_frame,
-    read_whole,
-    rna_modality,
-    with_shared_obs,
-)
+from scstore.cells import anndata_files
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_block
 from scstore.cells.matrices import is_numeric, plain_frame
 from scstore.cells.opening import CellFile, identify_cells, open_cells, open_root
@@ -45,15 +37,8 @@ from scstore.errors import (
 from scstore.options import Option, did_you_mean, public
 from scstore.progress import Reporter
 from scstore.sealed import Space, fingerprint
-from scstore.store.layout import (
-    LEDGER,
-    STATUS,
-    STATUS_EMPTY,
-    StorePlan,
-    decoding,
-    view_specs,
-)
-from scstore.store.ledger import CURE, ManifestStore, committed_shards, parse_run_record, read_run_record
+from scstore.store.layout import LEDGER, STATUS, STATUS_EMPTY, StorePlan, decoding, view_specs
+from scstore.store.ledger import CURE, ManifestStore, committed_shards, parse_run_record
 from scstore.store.views import ShardView, View, array_view
 from scstore.untrusted.guards import Guard
 from scstore.untrusted.zarr import lost_chunks
@@ -86,10 +71,25 @@ class Store(Described):
     def __init__(self, path: str | os.PathLike[str] | anndata.AnnData) -> None:
         self._about = self._no_expression = ""
         self._cells: CellFile | None = None
+        self._root: Any
+        self._group: Any
         self.source, self.record, self._specs = path, None, {}
         if isinstance(path, anndata.AnnData):
-            self._open_memory(path)
-            return
+            self.path = Path(anndata_files.describe_anndata(path))
+            obsm = {name: array for name, array in path.obsm.items() if isinstance(array, np.ndarray)}
+            parts = {"obs": plain_frame(path.obs), "var": plain_frame(path.var), "obsm": obsm, "uns": path.uns}
+            self._root = self._group = parts
+        else:
+            self._open(path)
+        if (text := self.uns("scstore", "record")) is not None:
+            self.record = parse_run_record(self.path, str(text))
+            with decoding(self.path, "the run's record"):
+                self._specs = view_specs(self.record)
+        if self.is_sharded:
+            checked = ManifestStore(self._group.store, self.path)
+            self._group = zarr.open_group(checked, mode="r", use_consolidated=False)
+
+    def _open(self, path: str | os.PathLike[str]) -> None:
         if isinstance(path, str | os.PathLike):
             fsio.mend(path)
         with decoding(path, "it"):
@@ -99,24 +99,8 @@ class Store(Described):
         if not is_anndata:  # but a 10x file or folder
             self._cells = open_cells(path)
             self._root = self._group = {"obs": self._cells.obs, "var": pd.DataFrame(), "obsm": {}}
-            return
-        if is_mudata(self._root):
-            self._group, self._about = rna_modality(self._root, source=str(self.path))
-        self.record = read_run_record(self.path, self._group)
-        with decoding(self.path, "the run's record"):
-            self._specs = {} if self.record is None else view_specs(self.record)
-            if self.is_sharded:
-                checked = ManifestStore(self._group.store, self.path)
-                self._group = zarr.open_group(checked, mode="r", use_consolidated=False)
-
-    def _open_memory(self, source: anndata.AnnData) -> None:
-        self.path = Path(describe_anndata(source))
-        obsm = {name: array for name, array in source.obsm.items() if isinstance(array, np.ndarray)}
-        self._root = self._group = {"obs": plain_frame(source.obs), "var": plain_frame(source.var), "obsm": obsm}
-        about = source.uns.get("scstore")
-        if isinstance(about, Mapping) and "record" in about:
-            self.record = parse_run_record(self.path, str(about["record"]))
-            self._specs = view_specs(self.record)
+        else:
+            self._group, self._about = anndata_files.read_modality(self._root, source=str(self.path))
 
     @property
     def _is_foreign(self) -> bool:
@@ -137,7 +121,7 @@ class Store(Described):
         if isinstance(self._group, dict):
             return identify_cells(frame, source=str(self.path))
         frame.index = frame.index.astype(str)
-        return with_shared_obs(frame, self._frame("obs", root=self._root)) if self.is_modality else frame
+        return anndata_files.with_shared_obs(frame, self._frame("obs", root=self._root)) if self.is_modality else frame
 
     def _frame(self, name: str, *, root: Any = None) -> pd.DataFrame:
         if self.is_sharded:
@@ -145,7 +129,7 @@ class Store(Described):
                 return read_elem(self._group[name])
         if isinstance(self._group, dict):
             return self._group[name]
-        frame = read_frame(self._group if root is None else root, name, guard=Guard(str(self.path)))
+        frame = anndata_files.read_frame(self._group if root is None else root, name, guard=Guard(str(self.path)))
         return pd.DataFrame() if frame is None else frame
 
     @property
@@ -330,14 +314,13 @@ class Store(Described):
 
     def uns(self, *names: str) -> Any:
         """Return an entry of ``uns`` by its names, the outermost first; None where there is none."""
-        in_memory = isinstance(self.source, anndata.AnnData)
-        found: Any = {"uns": self.source.uns} if isinstance(self.source, anndata.AnnData) else self._group
-        with decoding(self.path, "uns"):
+        found: Any = self._group
+        with decoding(self.path, "/".join(("uns", *names))):
             for name in ("uns", *names):
                 if not hasattr(found, "keys") or name not in found:
                     return None
                 found = found[name]
-            return found if in_memory else read_elem(found)
+            return read_elem(found) if self.is_anndata_on_disk else found
 
     def usable_rows(self, *, allow_partial: bool = False) -> NDArray[np.int64]:
         """Return the row numbers of the cells that are extracted and not empty.
@@ -426,7 +409,7 @@ class Store(Described):
             if name != "X":
                 adata.obsm[name] = np.asarray(self.view(name)[chosen])
         with decoding(self.path, "uns"):
-            if "uns" in self._group:
+            if self.is_anndata_on_disk and "uns" in self._group:
                 adata.uns = read_elem(self._group["uns"])
         return adata
 
@@ -437,7 +420,7 @@ class Store(Described):
         if self._cells is not None and not self.is_anndata_on_disk:
             matrix = self._cells.matrix("X")
             return anndata.AnnData(matrix.rows(0, matrix.shape[0]), obs=self.obs, var=self._cells.var("X"))
-        whole = read_whole(self._group, self.path)
+        whole = anndata_files.read_whole(self._group, self.path)
         if self.is_modality:
             whole.obs = self.obs
         return whole
@@ -476,8 +459,8 @@ class Store(Described):
     def _expression(self) -> View:
         if not self._is_foreign:
             with _damage(self.path):
-                guard = Guard(str(self.path))
-                matrix = open_matrix(self._group["X"], shape=(self.n_obs, len(self.var)), name="X", guard=guard)
+                guard, shape = Guard(str(self.path)), (self.n_obs, len(self.var))
+                matrix = anndata_files.open_matrix(self._group["X"], shape=shape, name="X", guard=guard)
             if matrix is None:
                 raise DamagedError(f"{self.path}: X is empty.")
 

@@ -107,11 +107,7 @@ def build_store(path: Path, *, overwrite: bool = False) -> Iterator[StoreBuilder
 def commit_shard(
     root: Path, plan: StorePlan, shard: int, views: Mapping[str, NDArray[np.float32]], *, ids: list[str]
 ) -> None:
-    """Write a shard's rows of every view, ``(n_rows, width)`` by name, then its record; ``ids`` names its cells.
-
-    ``NumericsError``, before anything is written, for values that are not finite or do not fit the view's precision;
-    ``LockedError`` if another process has committed other bytes meanwhile: the first record wins.
-    """
+    """Write a shard's finite rows of every view, ``(n_rows, width)`` by name, then its record; the first wins."""
     chunks = {view.name: _chunk(_cast(views[view.name], view, ids), plan.shard_rows) for view in plan.views}
     written = {name: {"bytes": data.nbytes, "digest": fsio.digest_bytes(data)} for name, data in chunks.items()}
     # no other process writes this shard, unless locks do not lock, as on some network file systems

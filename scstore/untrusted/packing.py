@@ -124,10 +124,7 @@ def chunk_problem(data: bytes, packing: Packing, *, limit: int) -> str | None:
 
 
 def unpacked_size(name: str, data: bytes, *, limit: int) -> int:
-    """Return the bytes that a codec allocates to unpack a chunk, or some number above the limit.
-
-    ``ValueError`` where the chunk contradicts itself. Blosc reads beyond the end of a chunk that says it is longer.
-    """
+    """Return the bytes that a codec allocates for a chunk, or some above the limit; ``ValueError`` for nonsense."""
     if name == "zstd":
         return _zstd_size(data)
     if name == "blosc":

@@ -19,12 +19,6 @@ LINES = 1 << 21
 COLUMNS = 10_000
 
 
-def largest_text(file: Path) -> int:
-    """Return the bytes that a file may unpack to."""
-    size = file.stat().st_size
-    return max(FLOOR, RATIO * size) if _is_gzip(file) else size
-
-
 def read_unpacked(file: Path, *, error: type[ScstoreError] = GenesError) -> bytes:
     """Read a table whole; ``error`` if it unpacks too far, or has too many lines or columns (parsers fill lines)."""
     with open_unpacked(file, error=error) as opened:
@@ -53,7 +47,8 @@ class _Bounded(io.RawIOBase):
     """The unpacked bytes of a gzip file, up to a limit."""
 
     def __init__(self, file: Path, error: type[ScstoreError]) -> None:
-        self._file, self._error, self._limit = file, error, largest_text(file)
+        self._file, self._error = file, error
+        self._limit = max(FLOOR, RATIO * file.stat().st_size)
         self._unpacked = gzip.open(file)  # noqa: SIM115  # closed with this
         self._read = 0
 

@@ -51,7 +51,7 @@ class BoundedStore(LocalStore):
         self._arrays: dict[str, list[Packing]] = {}  # two where a folder has metadata of v2 and v3
         self._declared: Counter[str] = Counter()
         self._shards: set[str] = set()
-        self._stored = cache(lambda folder: folder_bytes(Path(root, folder)))
+        self._stored = cache(lambda folder: sum(p.stat().st_size for p in Path(root, folder).rglob("*") if p.is_file()))
         self._real = os.path.realpath(root)
         self._look_around()
 
@@ -216,8 +216,3 @@ def open_zarr(path: Path, *, error: type[ScstoreError] = CellsError) -> zarr.Gro
     with reading(path, "the Zarr folder", error=error):
         # each array's own metadata, not the consolidated copy, which is stale where somebody changed one
         return zarr.open_group(BoundedStore(path), mode="r", use_consolidated=False)
-
-
-def folder_bytes(path: Path) -> int:
-    """Return the bytes of all files below a folder."""
-    return sum(Path(root, name).stat().st_size for root, _, names in os.walk(path) for name in names)

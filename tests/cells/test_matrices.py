@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import anndata
 import h5py
@@ -21,6 +22,7 @@ from scipy import sparse
 from support import Notes, extract, make_cells
 
 import scstore
+from scstore.cells import matrices
 from scstore.cells.expression import find_expression
 from scstore.cells.matrices import csc_rows, fitting_names, plain_frame
 from scstore.cells.opening import open_cells
@@ -40,7 +42,8 @@ def test_by_column_equals_by_row(n_cells, n_genes, density, window, block, seed)
     """RELIABILITY 12: whatever the size of windows and blocks, and in any order."""
     wanted = sparse.random(n_cells, n_genes, density, format="csc", random_state=seed)
     parts = (wanted.indptr.astype(np.int64), wanted.indices, wanted.data)
-    matrix = csc_rows(*parts, shape=wanted.shape, source="f", name="X", window=window, block=block)
+    with mock.patch.multiple(matrices, WINDOW=window, BLOCK=block):
+        matrix = csc_rows(*parts, shape=wanted.shape, source="f", name="X")
     for start in [*range(0, n_cells, 2), 0]:
         rows = matrix.rows(start, start + 2)
         assert rows.has_canonical_format
@@ -62,7 +65,8 @@ def test_a_window_is_read_in_one_pass():
     parts = (wanted.indptr.astype(np.int64), wanted.indices, Counting())
     for window, passes in ((wanted.nnz, 1), (wanted.nnz // 4 + 1, 4)):
         reads.clear()
-        matrix = csc_rows(*parts, shape=wanted.shape, source="f", name="X", window=window, block=500)
+        with mock.patch.multiple(matrices, WINDOW=window, BLOCK=500):
+            matrix = csc_rows(*parts, shape=wanted.shape, source="f", name="X")
         for start in range(0, 100, 5):
             matrix.rows(start, start + 5)
         assert sum(reads) == passes * wanted.nnz

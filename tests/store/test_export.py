@@ -21,8 +21,7 @@ def path(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_rows_go_from_store_to_file_in_blocks(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(export, "SPARSE_ROWS", 7)
+    monkeypatch.setattr(export, "BLOCK_ROWS", 7)
     store = open_store(path)
     wanted, found = store.to_anndata(), anndata.read_h5ad(scstore.export(path, tmp_path / "s.h5ad"))
     # writing turns text that repeats into categories
