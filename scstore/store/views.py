@@ -92,22 +92,11 @@ class View:
         return f"<{type(self).__name__} {self.name}: {self.shape[0]:,} × {self.shape[1]:,} {self.dtype}>"
 
     def __getitem__(self, rows: slice | NDArray[Any] | list[int]) -> Any:
-        if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
-            if step == 1:
-                return self._join([self._read(a, min(a + BLOCK, stop)) for a in range(start, max(stop, start), BLOCK)])
-            rows = np.arange(start, stop, step)
-        return self._take(self._checked(np.asarray(rows)))
-
-    def _checked(self, index: NDArray[Any]) -> NDArray[np.int64]:
-        if index.dtype == bool:
-            if len(index) != len(self):
-                raise IndexError(f"{self.name}: a mask of {len(index)} rows for {len(self)}.")
-            return np.flatnonzero(index)
-        index = index.astype(np.int64, copy=False) if index.size else np.zeros(0, dtype=np.int64)
-        if index.size and (index.min() < -len(self) or index.max() >= len(self)):
-            raise IndexError(f"{self.name}: row {int(index.max())} of {len(self)}.")
-        return np.where(index < 0, index + len(self), index)
+        if isinstance(rows, slice) and rows.step in (None, 1):
+            start, stop, _ = rows.indices(len(self))
+            return self._join([self._read(a, min(a + BLOCK, stop)) for a in range(start, max(stop, start), BLOCK)])
+        chosen = rows if isinstance(rows, slice) or len(rows) else slice(0)
+        return self._take(np.arange(len(self))[chosen])
 
     def _take(self, index: NDArray[np.int64]) -> Any:
         order = np.argsort(index, kind="stable")
