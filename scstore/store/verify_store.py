@@ -130,7 +130,7 @@ def _verify(check: _Check, *, gc: bool, repair: bool) -> Verification:
     plan = None if store is None else store.plan
     ids = None if store is None else [str(name) for name in store.obs.index]
     if store is not None and ids is not None:
-        findings += record_findings(store.record or {}, ids)
+        findings += _record_findings(store.record or {}, ids)
     uncommitted, n_shards = _check_shards(check, plan, ids)
     damaged = sorted({finding.shard for finding in findings if finding.shard is not None})
     message = "scstore did not write this file, and other readers may take it for data"
@@ -182,13 +182,11 @@ def _open(root: Path, findings: list[Finding]) -> Store | None:
         return None
 
 
-def record_findings(record: Mapping[str, Any], ids: list[str] | None = None) -> Iterator[Finding]:
-    """Compare the run's record with itself and, unless a file may hold some of them only, with the cells."""
+def _record_findings(record: Mapping[str, Any], ids: list[str]) -> Iterator[Finding]:
+    """Compare the run's record with itself and with the cells."""
     for name, view in record["views"].items():
         if fingerprint(view["space"]) != view["fingerprint"]:
             yield Finding("uns/scstore/record", "inconsistent", f"{name}: its feature space has another fingerprint")
-    if ids is None:
-        return
     if len(set(ids)) < len(ids):
         yield Finding("obs/_index", "inconsistent", "cell ids repeat")
     if "input" in record and record["input"]["ids"] != ledger.ids_digest(ids):
