@@ -132,7 +132,8 @@ class ShardView(View):
     """Rows of a view that scstore wrote, from the shard files, each compared with its record when first touched."""
 
     def __init__(self, root: Path, plan: StorePlan, spec: ViewSpec, ids: Sequence[str] | None = None) -> None:
-        super().__init__(spec.name, (plan.n_obs, spec.width), spec.dtype, spec.space, self._read_shards)
+        shape = plan.n_obs, spec.width
+        super().__init__(spec.name, shape, spec.dtype, spec.space, lambda a, b: self._take(np.arange(a, b)))
         self._root, self._plan, self._ids = root, plan, ids
         self._verified: set[int] = set()
 
@@ -152,15 +153,6 @@ class ShardView(View):
         if problem is not None:
             raise DamagedError(f"{problem} ({cells}). {REDO}")
         self._verified.add(shard)
-
-    def _read_shards(self, start: int, stop: int) -> NDArray[Any]:
-        rows = self._plan.shard_rows
-        pieces = []
-        for shard in range(start // rows, -(-stop // rows)):
-            base = shard * rows
-            pieces.append(np.asarray(self._shard(shard)[max(start - base, 0) : min(stop - base, rows)]))
-        joined: NDArray[Any] = self._join(pieces)
-        return joined
 
     def _take(self, index: NDArray[np.int64]) -> NDArray[Any]:
         out: NDArray[Any] = np.empty((len(index), self.shape[1]), dtype=self.dtype)
