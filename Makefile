@@ -1,6 +1,6 @@
 # make demo    real cells through a real frozen transformer: labels, pictures and a page
 # make test    the whole test suite
-# make docs    the site, in docs/_build/html; the code of its tutorials is run
+# make docs    the site, in docs/_build/html; the code of its pages is run
 # make laptop  the tests that need no torch, on Python 3.13 with the newest versions; run `make test` first, which
 #              keeps the stores that they read
 # make oldest  the same tests with the oldest versions that pyproject.toml allows

@@ -1,12 +1,14 @@
 """The site: ``make docs``. Its pages are the Markdown files of the repository, so that links work there and here.
 
-Code in ``docs/tutorials`` is run while the site is built; a block that is marked `text` or `console` is not.
+Blocks of ``bash`` and ``python`` are run while the site is built, those of a page in order in one folder; not those
+that say ``# not run here: REASON``. ``<!-- files: NAMES -->`` puts the small files of ``docs/given.py`` into the folder.
 """
 
 import importlib.metadata
 import inspect
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ project_copyright = author
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "docs" / "_build"
 MADE = BUILD / "work" / "made"  # files that tutorials made, to be opened
+GIVEN = BUILD / "work" / "given"  # files that pages name
 (MADE / "made").mkdir(parents=True, exist_ok=True)
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "numpydoc"]
@@ -53,6 +56,7 @@ nb_execution_raise_on_error = True
 nb_execution_in_temp = True  # each page starts in an empty folder, as its reader does
 nb_execution_timeout = 300
 nb_merge_streams = True
+nb_code_prompt_show, nb_code_prompt_hide = "Show what this printed", "What this printed"
 
 autodoc_typehints = "none"  # types stand beside the parameters
 numpydoc_show_class_members = False
@@ -67,8 +71,8 @@ _profile = Path(os.environ["IPYTHONDIR"], "profile_default")
 (_profile / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 'ERROR'\n")
 # no paths of this machine in warnings, no progress bars, what a shell prints in its order
 (_profile / "startup" / "plain.py").write_text(
-    """import os, subprocess, warnings
-from IPython.core.magic import register_cell_magic
+    """import contextlib, os, pathlib, shlex, shutil, subprocess, sys, warnings
+from IPython.core.magic import register_cell_magic, register_line_magic
 
 warnings.formatwarning = lambda message, kind, *_: f"{kind.__name__}: {message}\\n"
 for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "CLICOLOR"):
@@ -78,16 +82,40 @@ os.environ |= {"TERM": "dumb", "TQDM_DELAY": "3600"}
 
 @register_cell_magic
 def shell(_, commands):
+    # commands of scstore alone run in this process, which imports it once
+    lines = commands.replace("\\\\\\n", "").strip().splitlines()
+    if all(line.startswith(("scstore ", "#")) and not set(line) & set("|<>;&$`") for line in lines):
+        from scstore.cli import run
+
+        for words in filter(None, (shlex.split(line, comments=True) for line in lines)):
+            with contextlib.redirect_stderr(sys.stdout):
+                if code := run(words[1:]):
+                    raise RuntimeError(f"{shlex.join(words)}: exit code {code}")
+        return
     plain = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     done = subprocess.run(["bash", "-ec", commands], stdout=-1, stderr=subprocess.STDOUT, text=True, env=plain)
     print(done.stdout, end="")
     done.check_returncode()
+
+
+@register_line_magic
+def files(names):
+    # each with what lies beside it under the same name
+    given = pathlib.Path(os.environ["SCSTORE_GIVEN"])
+    for name in names.split():
+        for path in given.glob(f"{name.partition('.')[0]}*"):
+            target = pathlib.Path(path.relative_to(given))
+            target.parent.mkdir(exist_ok=True)
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, target)
 """
 )
+os.environ["SCSTORE_GIVEN"] = str(GIVEN)
 
 
 def setup(app: Sphinx) -> None:
     """Connect what is done to the pages."""
+    if not GIVEN.exists():
+        subprocess.run([sys.executable, ROOT / "docs" / "given.py", GIVEN], check=True)
     app.connect("source-read", _read_page)
     app.connect("doctree-read", _show_shell)
     app.connect("autodoc-process-docstring", _add_types, priority=400)  # before numpydoc
@@ -95,19 +123,27 @@ def setup(app: Sphinx) -> None:
 
 
 def _read_page(app: Sphinx, docname: str, source: list[str]) -> None:
-    if docname.startswith("docs/tutorials/"):
-        source[0] = _executed(source[0])
-    elif docname == "docs/commands":
+    source[0] = _executed(source[0], collapsed=not docname.startswith("docs/tutorials/"))
+    if docname == "docs/commands":
         source[0] += "\n".join(_commands())
     elif docname == "docs/errors":
         source[0] += "\n".join(_errors())
 
 
-def _executed(page: str) -> str:
+def _executed(page: str, *, collapsed: bool) -> str:
     """Blocks of code as cells of a notebook; ``<!-- shows: FILE -->`` as a picture, ``opens:`` as a link."""
-    page = re.sub(r"^```python$", "```{code-cell} ipython3", page, flags=re.M)
-    page = re.sub(r"^```bash$", "```{code-cell} ipython3\n%%shell", page, flags=re.M)
+
+    def cell(block: re.Match[str]) -> str:
+        language, code = block.groups()
+        if re.search("^# not run here: .", code, flags=re.M):
+            return block[0]
+        tags = ":tags: [hide-output]\n" if collapsed else ""
+        shell = "%%shell\n" if language == "bash" else ""
+        return f"```{{code-cell}} ipython3\n{tags}{shell}{code}```"
+
+    page = re.sub(r"^```(python|bash)\n(.*?)^```$", cell, page, flags=re.M | re.S)
     hidden = "```{code-cell} ipython3\n:tags: [remove-input]\n"
+    page = re.sub(r"^<!-- files: (.+?) -->$", lambda found: f"{hidden}%files {found[1]}\n```\n\n{_told(found[1])}", page, flags=re.M)
     picture = rf"{hidden}from IPython.display import Image\nImage('\1')\n```"
     page = re.sub(r"^<!-- shows: (\S+) -->$", picture, page, flags=re.M)
     link = r'<p><a href="../../made/\1">Open the page that this run made</a></p>'
@@ -116,6 +152,14 @@ def _executed(page: str) -> str:
     if "{code-cell}" not in page:
         return page
     return f"---\nfile_format: mystnb\nkernelspec: {{name: python3, display_name: Python}}\n---\n{page}"
+
+
+def _told(files: str) -> str:
+    names = ", ".join(f"`{name}`" for name in files.split())
+    return (
+        f"*The code of this page was run when the page was made, in a folder with {names}: some hundred blood cells in "
+        "five types, with made-up donors and tissues. What it printed is folded.*"
+    )
 
 
 def _show_shell(app: Sphinx, doctree: nodes.document) -> None:
