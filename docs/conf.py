@@ -1,13 +1,14 @@
 """The site: ``make docs``. Its pages are the Markdown files of the repository, so that links work there and here.
 
-Blocks of ``bash`` and ``python`` are run while the site is built, those of a page in order in one folder; not those
-that say ``# not run here: REASON``. ``<!-- files: NAMES -->`` puts the small files of ``docs/given.py`` into the folder.
+Blocks of ``bash`` and ``python`` are run while the site is built, those of a page in order in a folder of its own; not
+those that say ``# not run here: REASON``. ``<!-- files: NAMES -->`` puts files of ``docs/given.py`` into that folder.
 """
 
 import importlib.metadata
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,47 +70,10 @@ for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER
 _profile = Path(os.environ["IPYTHONDIR"], "profile_default")
 (_profile / "startup").mkdir(parents=True, exist_ok=True)
 (_profile / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 'ERROR'\n")
-# no paths of this machine in warnings, no progress bars, what a shell prints in its order
-(_profile / "startup" / "plain.py").write_text(
-    """import contextlib, os, pathlib, shlex, shutil, subprocess, sys, warnings
-from IPython.core.magic import register_cell_magic, register_line_magic
-
-warnings.formatwarning = lambda message, kind, *_: f"{kind.__name__}: {message}\\n"
-for name in ("FORCE_COLOR", "CLICOLOR_FORCE", "CLICOLOR"):
-    os.environ.pop(name, None)
-os.environ |= {"TERM": "dumb", "TQDM_DELAY": "3600"}
-
-
-@register_cell_magic
-def shell(_, commands):
-    # commands of scstore alone run in this process, which imports it once
-    lines = commands.replace("\\\\\\n", "").strip().splitlines()
-    if all(line.startswith(("scstore ", "#")) and not set(line) & set("|<>;&$`") for line in lines):
-        from scstore.cli import run
-
-        for words in filter(None, (shlex.split(line, comments=True) for line in lines)):
-            with contextlib.redirect_stderr(sys.stdout):
-                if code := run(words[1:]):
-                    raise RuntimeError(f"{shlex.join(words)}: exit code {code}")
-        return
-    plain = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    done = subprocess.run(["bash", "-ec", commands], stdout=-1, stderr=subprocess.STDOUT, text=True, env=plain)
-    print(done.stdout, end="")
-    done.check_returncode()
-
-
-@register_line_magic
-def files(names):
-    # each with what lies beside it under the same name
-    given = pathlib.Path(os.environ["SCSTORE_GIVEN"])
-    for name in names.split():
-        for path in given.glob(f"{name.partition('.')[0]}*"):
-            target = pathlib.Path(path.relative_to(given))
-            target.parent.mkdir(exist_ok=True)
-            (shutil.copytree if path.is_dir() else shutil.copy)(path, target)
-"""
-)
+shutil.copy(ROOT / "docs" / "startup.py", _profile / "startup")
 os.environ["SCSTORE_GIVEN"] = str(GIVEN)
+TOLD = r"""*This page's code was run when the page was made, in a folder with `\1`: some hundred blood cells of five
+types, with made-up donors and tissues.*"""
 
 
 def setup(app: Sphinx) -> None:
@@ -143,7 +107,7 @@ def _executed(page: str, *, collapsed: bool) -> str:
 
     page = re.sub(r"^```(python|bash)\n(.*?)^```$", cell, page, flags=re.M | re.S)
     hidden = "```{code-cell} ipython3\n:tags: [remove-input]\n"
-    page = re.sub(r"^<!-- files: (.+?) -->$", lambda found: f"{hidden}%files {found[1]}\n```\n\n{_told(found[1])}", page, flags=re.M)
+    page = re.sub(r"^<!-- files: (.+) -->$", rf"{hidden}%files \1\n```\n\n{TOLD}", page, flags=re.M)
     picture = rf"{hidden}from IPython.display import Image\nImage('\1')\n```"
     page = re.sub(r"^<!-- shows: (\S+) -->$", picture, page, flags=re.M)
     link = r'<p><a href="../../made/\1">Open the page that this run made</a></p>'
@@ -152,14 +116,6 @@ def _executed(page: str, *, collapsed: bool) -> str:
     if "{code-cell}" not in page:
         return page
     return f"---\nfile_format: mystnb\nkernelspec: {{name: python3, display_name: Python}}\n---\n{page}"
-
-
-def _told(files: str) -> str:
-    names = ", ".join(f"`{name}`" for name in files.split())
-    return (
-        f"*The code of this page was run when the page was made, in a folder with {names}: some hundred blood cells in "
-        "five types, with made-up donors and tissues. What it printed is folded.*"
-    )
 
 
 def _show_shell(app: Sphinx, doctree: nodes.document) -> None:

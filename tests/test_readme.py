@@ -16,13 +16,14 @@ from scstore.cli import app
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "tutorials").glob("*.md")])
+OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "stores/README.md")]
 TUTORIAL = (ROOT / "docs" / "tutorials" / "label_blood_cells.md").read_text(encoding="utf-8")
 
 
 def commands(text: str) -> list[list[str]]:
     """The words of the commands in blocks of code, each without its remark."""
-    text = re.sub(r"\\\n *", "", text).replace(" …\n", "\n")
-    lines = re.findall(r"^(?:    )?scstore ([a-z].*)$", text, re.MULTILINE)
+    text = re.sub(r"\\\n *", "", text)
+    lines = re.findall(r"^scstore ([a-z].*)$", text, re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines]
 
 
@@ -65,6 +66,21 @@ def test_the_ten_minutes_run(
     assert len(Path("doubtful.csv").read_text().splitlines()) == 1 + (found["scstore_status"] != "ok").sum()
     for made in re.findall(r"^<!-- (?:shows|opens): (\S+) -->$", TUTORIAL, re.MULTILINE):
         assert Path(made).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: page.stem)
+def test_every_block_is_run_or_says_why_not(page: Path) -> None:
+    """The site's build runs blocks of `bash` and `python` but those with a reason; no command stands elsewhere."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(.*)\n((?:.*\n)*?)```$", text, re.MULTILINE)
+    for language, block in blocks:
+        assert language in ("bash", "python", "text", "json") or language.startswith("{"), block
+        if language in ("bash", "python"):
+            assert "not run" not in block or re.search(r"^# not run here: \w", block, re.MULTILINE), block
+        else:
+            assert not re.search(r"^(scstore|python|make) ", block, re.MULTILINE), block
+    assert len(re.findall(r"^ *```", text, re.MULTILINE)) == 2 * len(blocks)
+    assert not re.search(r"^$\n {4}\w", text, re.MULTILINE), "an indented block: mark it `bash` or `text`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
