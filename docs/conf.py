@@ -53,7 +53,7 @@ html_extra_path = [str(MADE)]
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "deflist"]
 nb_execution_mode = "force"
-nb_execution_raise_on_error = True
+nb_execution_raise_on_error, nb_execution_show_tb = False, True  # each failure is a warning with its cause
 nb_execution_in_temp = True  # each page starts in an empty folder, as its reader does
 nb_execution_timeout = 300
 nb_merge_streams = True
@@ -101,9 +101,10 @@ def _executed(page: str, *, collapsed: bool) -> str:
         language, code = block.groups()
         if re.search("^# not run here: .", code, flags=re.M):
             return block[0]
+        if language == "python":
+            return f"```{{code-cell}} ipython3\n{code}```"
         tags = ":tags: [hide-output]\n" if collapsed else ""
-        shell = "%%shell\n" if language == "bash" else ""
-        return f"```{{code-cell}} ipython3\n{tags}{shell}{code}```"
+        return f"```{{code-cell}} ipython3\n{tags}%%shell\n{code}```"
 
     page = re.sub(r"^```(python|bash)\n(.*?)^```$", cell, page, flags=re.M | re.S)
     hidden = "```{code-cell} ipython3\n:tags: [remove-input]\n"

@@ -26,7 +26,6 @@ genes build --organism human --gene-info ncbi/Homo_sapiens.gene_info.gz --gene-s
 extract reference.h5ad -o stores/ref.zarr --model minilm --layers 1 --panel panels/blood.h5ad
 extract new.h5ad -o stores/new.zarr --like stores/ref.zarr
 fit reference.h5ad --label cell_type --group donor -o heads/blood
-fit stores/ref.zarr --label cell_type --group donor --view X,readout -o heads/llm
 annotate new.h5ad --head heads/blood -o annotated.h5ad
 """
 INFO = "#tax_id\tGeneID\tSymbol\tSynonyms\tdbXrefs\tdescription\ttype_of_gene\tFull_name_from_nomenclature_authority\n"
@@ -41,7 +40,7 @@ def main(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # anndata's, about the age of the file
         full = scanpy.datasets.pbmc68k_reduced()
-    known, others = np.split(np.random.default_rng(0).permutation(full.raw.var_names)[:400], [250])
+    known, others = np.split(np.random.default_rng(0).permutation(full.raw.var_names)[:350], [250])
     for source, most, genes, names in (
         ("reference", 36, known, ["reference", "cells"]),
         ("new", 15, others, ["targeted"]),

@@ -119,6 +119,7 @@ class ConsoleReporter(Reporter):
     def track(self, label: str, total: int, unit: str) -> Iterator[Track]:
         """Draw a bar on a terminal; elsewhere print a line now and then, and one at the end."""
         how: dict[str, Any] = {"desc": label, "total": total, "unit": f" {unit}", "leave": False, "smoothing": 0}
+        how["disable"] = False  # TQDM_DISABLE leaves out what is read below
         with tqdm(file=self.console.file, **how) if self.console.is_terminal else _Lines(self.note, **how) as bar:
             yield Track(bar)
         if fresh := bar.n - bar.initial:
