@@ -128,6 +128,9 @@ def _show_shell(app: Sphinx, doctree: nodes.document) -> None:
             block.rawsource, block["language"] = text, "bash"
 
 
+HIDDEN = ("quiet", "as_json", "debug", "help_all")  # what every command has
+
+
 def _commands(group: Any = None, words: str = "scstore") -> list[str]:
     """Every command with all of its options, from the parsers that the command line uses."""
     lines = [""]
@@ -137,7 +140,7 @@ def _commands(group: Any = None, words: str = "scstore") -> list[str]:
             continue
         parser = one.make_context(name, [], resilient_parsing=True).command
         text, _, examples = parser.help.partition("\n\nExamples:")
-        shown = [option for option in parser.params if option.name not in ("quiet", "as_json", "debug")]
+        shown = [option for option in parser.params if option.name not in HIDDEN]
         lines += [
             f"## {words} {name}",
             "",

@@ -28,7 +28,8 @@ extract new.h5ad -o stores/new.zarr --like stores/ref.zarr
 fit reference.h5ad --label cell_type --group donor -o heads/blood
 annotate new.h5ad --head heads/blood -o annotated.h5ad
 """
-INFO = "#tax_id\tGeneID\tSymbol\tSynonyms\tdbXrefs\tdescription\ttype_of_gene\tFull_name_from_nomenclature_authority\n"
+INFO = """#tax_id GeneID Symbol Synonyms dbXrefs description type_of_gene Full_name_from_nomenclature_authority
+chromosome map_location Other_designations"""  # columns of NCBI's gene_info
 
 
 def main(folder: Path) -> None:
@@ -54,7 +55,7 @@ def main(folder: Path) -> None:
             cells.write_h5ad(folder / f"{name}.h5ad")
     _write_ncbi(folder / "ncbi", [*known, *others])
     with contextlib.chdir(folder):
-        codes = [run(["--quiet", *shlex.split(line)]) for line in STEPS.strip().replace("\\\n", "").splitlines()]
+        codes = [run(["--quiet", *shlex.split(line)]) for line in STEPS.strip().splitlines()]
     if any(codes):
         raise SystemExit(1)
 
@@ -74,13 +75,12 @@ def _describe(cells: anndata.AnnData, full: anndata.AnnData) -> None:
 def _write_ncbi(folder: Path, symbols: list[str]) -> None:
     """Files in the form of NCBI's, with these genes and made-up texts."""
     folder.mkdir()
-    genes = [f"9606\t{i}\t{name}\t-\t-\t{name}\tprotein-coding\tgene {i}\n" for i, name in enumerate(symbols, 1)]
-    texts = [f"9606\t{i}\tRefSeq\tWhat {name} does.\n" for i, name in enumerate(symbols, 1)]
-    for name, lines in {
-        "Homo_sapiens.gene_info.gz": [INFO, *genes],
-        "gene_summary.gz": ["#tax_id\tGeneID\tSource\tSummary\n", *texts],
-    }.items():
-        (folder / name).write_bytes(gzip.compress("".join(lines).encode()))
+    genes, texts = [INFO.split()], [["#tax_id", "GeneID", "Source", "Summary"]]
+    for number, name in enumerate(symbols, 1):
+        genes.append(["9606", str(number), name, "-", "-", "-", "protein-coding", f"gene {number}", "-", "-", "-"])
+        texts.append(["9606", str(number), "RefSeq", f"What {name} does."])
+    for name, rows in {"Homo_sapiens.gene_info.gz": genes, "gene_summary.gz": texts}.items():
+        (folder / name).write_bytes(gzip.compress("".join("\t".join(row) + "\n" for row in rows).encode()))
 
 
 if __name__ == "__main__":
