@@ -14,11 +14,14 @@ from pathlib import Path
 
 import rich.console
 from IPython.core.magic import register_cell_magic, register_line_magic
+from tqdm import tqdm
 
 warnings.formatwarning = lambda message, kind, *_: f"{kind.__name__}: {message}\n"
 for color in ("FORCE_COLOR", "CLICOLOR_FORCE", "CLICOLOR"):
     os.environ.pop(color, None)
-os.environ |= {"TERM": "dumb", "TQDM_DELAY": "3600", "TQDM_DISABLE": "1"}
+os.environ |= {"TERM": "dumb", "TQDM_DELAY": "3600"}
+tqdm.display = lambda *_, **__: None
+warnings.filterwarnings("ignore", "IProgress not found")
 rich.console._is_jupyter = lambda: False  # commands print as in a terminal
 
 
