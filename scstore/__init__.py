@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from scstore.heads.linear import LinearHead as LinearHead
     from scstore.heads.mlp import MLPHead as MLPHead
     from scstore.labelling.annotate import annotate as annotate
+    from scstore.labelling.label_ids import label_ids as label_ids
+    from scstore.labelling.name import name as name
     from scstore.panels.choose_genes import panel as panel
     from scstore.reporting.evaluation_files import save_evaluation as save_evaluation
     from scstore.reporting.page import report as report
@@ -51,7 +53,9 @@ _MODULES = {
     "export": "scstore.store.export",
     "extract": "scstore.extraction.extract",
     "fit": "scstore.annotation.fit",
+    "label_ids": "scstore.labelling.label_ids",
     "load_head": "scstore.heads.artifact",
+    "name": "scstore.labelling.name",
     "open": "scstore.store.reader",
     "panel": "scstore.panels.choose_genes",
     "predict": "scstore.annotation.predict",

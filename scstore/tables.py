@@ -21,7 +21,12 @@ from scstore.errors import OutputError
 FORMATS = (".parquet", ".csv", ".tsv", ".xlsx")
 
 # Columns that tell the tables of predictions and of neighbours from a user's own, which are not replaced.
-OWN_COLUMNS = ({"confidence", "best_label"}, {"cell_id", "rank", "distance"}, {"n_labelled", "coherence"})
+OWN_COLUMNS = (
+    {"confidence", "best_label"},
+    {"cell_id", "rank", "distance"},
+    {"n_labelled", "coherence"},
+    {"next_id", "next_term"},
+)
 
 EXCEL_ROWS, EXCEL_MARK = 1_048_576, "Written by scstore"  # rows of a sheet at most; what marks those written here
 

@@ -70,6 +70,7 @@ class Command:
     examples: tuple[str, ...] = ()  # whole command lines
     adapt: str | None = None  # changes the keyword arguments; its signature may add options of the command line alone
     required: tuple[str, ...] = ()  # options that the command line needs though Python does not
+    optional: tuple[str, ...] = ()  # and that it does not need though Python does, for ``adapt`` to look at
 
 
 class _Plain:
@@ -122,6 +123,7 @@ def _build(command: Command) -> TyperCommand:
     everything = {one.name: one for one in parameters_of(function)}
     own = {name: one for name, one in everything.items() if not one.option.in_python_only}
     own |= {name: replace(own[name], default=inspect.Parameter.empty) for name in command.required}
+    own |= {name: replace(own[name], default=None, optional=True) for name in command.optional}
     extra = {} if adapt is None else {one.name: one for one in parameters_of(adapt) if one.name != "given"}
     options = {**own, **extra}
 

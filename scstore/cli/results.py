@@ -184,6 +184,36 @@ def show_predict_to_file(counts: PredictionCounts, given: Mapping[str, Any]) -> 
         state.reporter.note(f"page: {given['report']}")
 
 
+def adapt_name(
+    given: dict[str, Any],
+    *,
+    labels: Annotated[
+        str | None, Option("Of labels, a file of one a line or an obs column, find ids of the Cell Ontology.")
+    ] = None,
+) -> dict[str, Any]:
+    """Find ids of labels in place of labels of cells."""
+    if labels is None:
+        if missing := [name for name in ("cells", "types") if name not in given]:
+            raise OptionError(f"{'CELLS' if missing[0] == 'cells' else 'types='}: needed, but for labels= of a file.")
+        return given
+    from scstore.labelling.label_ids import label_ids
+
+    if idle := sorted({*given} - {"cells", "output", "overwrite"}):
+        raise OptionError(f"{idle[0]}= has no effect with labels=. Leave it out.")
+    how = {name: given.get(name) for name in ("cells", "output")} | {"overwrite": given.get("overwrite", False)}
+    found = label_ids(labels, **how)
+    rows = [
+        [str(name), *(str(one[key]) for key in ("id", "term", "status", "next_term"))] for name, one in found.iterrows()
+    ]
+    state.output.table("labels and terms of the Cell Ontology", ["label", "id", "term", "status", "next best"], rows)
+    stands = int((found["status"] == "ok").sum())
+    state.output.result(
+        {"labels": found.reset_index().to_dict("records")},
+        f"{stands} of {len(found)} labels have a term; look at the others",
+    )
+    raise typer.Exit
+
+
 def show_query_to_file(found: Neighbours, given: Mapping[str, Any]) -> None:
     output, k, column, by = (given[name] for name in ("output", "k", "summarise", "by"))
     if by is not None:

@@ -107,11 +107,7 @@ def annotate(cells: ToAnnotate, head: TrainedHead, options: AnnotateOptions) -> 
     with ExitStack() as stack:
         labelling, record = _prepared(cells, head, options, stack)
         table, annotation = _labelled(labelling, record, options)
-        store = labelling.store
-        # read before its file may be replaced
-        adata = store.to_anndata(rows=None if store.is_complete else np.flatnonzero(store.committed))
-        _write(labelling, table, annotation, options)
-        return add_to_anndata(adata, annotation)
+        return write_and_return(labelling.store, labelling.head, table, annotation, options)
 
 
 @with_options(AnnotateOptions)
@@ -134,7 +130,7 @@ def annotate_to_file(cells: ToAnnotate, head: TrainedHead, options: AnnotateOpti
         else:
             table, annotation = _labelled(labelling, record, options)
             counts.add(table)
-            _write(labelling, table, annotation, options)
+            write_labelled(labelling.store, labelling.head, table, annotation, options)
     return counts
 
 
@@ -144,13 +140,7 @@ def _prepared(
     """Check everything, and compute the views that the cells lack; with them the record of the annotation."""
     progress = options.progress or Reporter()
     store = open_store(cells)
-    if options.output is not None:
-        if Path(options.output).suffix in FORMATS:
-            check_table(options.output, overwrite=options.overwrite)
-        else:
-            check_annotated_output(store, options.output, overwrite=options.overwrite)
-    if options.report is not None:
-        check_page(options.report, overwrite=options.overwrite)
+    check_outputs(store, options)
     trained, name = (head, "the head") if isinstance(head, AnyHead) else (load_head(head), str(head))
     more = None
     if isinstance(trained, FusedHead):
@@ -168,9 +158,30 @@ def _prepared(
     return labelling, record
 
 
-def _write(labelling: Labelling, table: pd.DataFrame, annotation: Annotation, options: AnnotateOptions) -> None:
+def write_and_return(
+    store: Store, head: AnyHead | None, table: pd.DataFrame, annotation: Annotation, options: AnnotateOptions
+) -> anndata.AnnData:
+    """Write what is asked for, and return the cells, which are read before their file may be replaced."""
+    adata = store.to_anndata(rows=None if store.is_complete else np.flatnonzero(store.committed))
+    write_labelled(store, head, table, annotation, options)
+    return add_to_anndata(adata, annotation)
+
+
+def check_outputs(store: Store, options: AnnotateOptions) -> None:
+    """Refuse outputs that cannot be written before the work starts."""
+    if options.output is not None:
+        if Path(options.output).suffix in FORMATS:
+            check_table(options.output, overwrite=options.overwrite)
+        else:
+            check_annotated_output(store, options.output, overwrite=options.overwrite)
+    if options.report is not None:
+        check_page(options.report, overwrite=options.overwrite)
+
+
+def write_labelled(
+    store: Store, head: AnyHead | None, table: pd.DataFrame, annotation: Annotation, options: AnnotateOptions
+) -> None:
     """Write what is asked for, the page before the cells' own file may be replaced."""
-    store = labelling.store
     if options.report is not None:
         rows = np.flatnonzero(store.committed)
         before = [name for name in store.obs.columns if not str(name).startswith(PREFIX)]
@@ -181,8 +192,8 @@ def _write(labelling: Labelling, table: pd.DataFrame, annotation: Annotation, op
         if umap is None and UMAP in store.views:
             umap = store.view(UMAP)[rows]
         page = describe(obs, umap, annotation.record, source=str(store.path))
-        if store.is_complete:
-            page["markers"] = describe_markers(store, labelling.head, labels_of(obs[LABEL]))
+        if store.is_complete and head is not None:
+            page["markers"] = describe_markers(store, head, labels_of(obs[LABEL]))
         write_page(page, Path(options.report), overwrite=options.overwrite)
     if options.output is not None and Path(options.output).suffix in FORMATS:
         list(write_frames(iter([table]), options.output, options))
@@ -208,6 +219,17 @@ def _labelled(
         return said
 
     table = with_categories(pd.concat(list(replace(labelling, judge=judge).frames())))
+    return table, make_annotation(labelling.store, table, space, record, options)
+
+
+def make_annotation(
+    store: Store,
+    table: pd.DataFrame,
+    space: NDArray[np.float32] | None,
+    record: Mapping[str, Any],
+    options: AnnotateOptions,
+) -> Annotation:
+    """Return what is added to cells: their labels, the space that they lie in with a UMAP of it, and the record."""
     by_label, by_status = (table[name].value_counts() for name in ("label", "status"))
     about = {
         **record,
@@ -216,12 +238,12 @@ def _labelled(
         "n_by_label": [int(by_label.get(label, 0)) for label in record["labels"]],
     }
     obsm: dict[str, NDArray[np.float32]] = {}
-    made = _own_umap(labelling.store)
+    made = _own_umap(store)
     if space is not None:
         obsm[SPACE] = space
-        if (layout := _umap(labelling.store, space, options, anew=made != "")) is not None:
+        if (layout := _umap(store, space, options, anew=made != "")) is not None:
             obsm[UMAP], made = layout, _digest(layout)
-    return table, Annotation.make(table, obsm, about | ({"umap": made} if made else {}))
+    return Annotation.make(table, obsm, about | ({"umap": made} if made else {}))
 
 
 def _own_umap(store: Store) -> str:

@@ -19,6 +19,7 @@ WHY = {
 UNLIKE, MOSTLY_UNLIKE = 0.15, 0.5
 # Share of unassigned cells, and number of cells, from which a label or a cluster is one to look at.
 DOUBTFUL, FEW = 0.3, 10
+TEXTS = "texts"  # kind of a record of scstore.name
 THINGS = 3  # to look at, at most
 
 
@@ -42,6 +43,11 @@ def _labelled(frame: pd.DataFrame) -> str:
 
 
 def _how_sure(frame: pd.DataFrame, record: Mapping[str, Any]) -> str:
+    if record.get("kind") == TEXTS:
+        return (
+            "The labels rest on texts about genes and cell types, not on labelled cells: how often they are right is "
+            "not known here."
+        )
     held_out, genes = record.get("held_out") or {}, record.get("genes") or {}
     right, lacking = held_out.get("accuracy"), ""
     if genes.get("missing") and "accuracy" in genes:
@@ -88,6 +94,8 @@ def _cells(n: int) -> str:
 
 def methods(record: Mapping[str, Any], n_cells: int) -> str:
     """Return a paragraph for a paper, true to this run."""
+    if record.get("kind") == TEXTS:
+        return _methods_of_texts(record, n_cells)
     held_out, genes, views = record.get("held_out") or {}, record.get("genes") or {}, record.get("views", [])
     group, many = record.get("group", ""), record.get("n_groups", 0)
     whose = f" ({many} values of {group})" if many else ""
@@ -118,6 +126,19 @@ def methods(record: Mapping[str, Any], n_cells: int) -> str:
             said[-1] += f", as at least {held_out['keep']:.0%} of correctly labelled held-out cells do"
         said[-1] += "."
     return " ".join(said)
+
+
+def _methods_of_texts(record: Mapping[str, Any], n_cells: int) -> str:
+    by = f"each cluster of {record['cluster']}" if record.get("cluster") else "each cell, averaged with its nearest 15,"
+    markers = f" and {record['markers']:,} marker genes" if record.get("markers") else ""
+    return (
+        f"{n_cells:,} cells were labelled with scstore {record.get('scstore', '')} without labelled cells, by the "
+        f"similarity of texts (MiniLM): NCBI's of {record.get('n_genes', 0):,} genes and the Cell Ontology's of "
+        f"{len(record.get('labels', [])):,} cell types{markers}. Of {by} the log-normalised expression above the "
+        "mean of all cells was summed over the genes whose texts are nearest to a type's. A label was kept where "
+        f"dealing the genes' texts anew gave as high a score with p ≤ {record.get('max_p', 0):g}, and as large a lead "
+        "with p ≤ 0.2."
+    )
 
 
 def _percent(part: int, whole: int) -> str:

@@ -1,0 +1,1 @@
+"""Names for cells with no labelled cell: texts of genes against texts of cell types."""

@@ -1,0 +1,142 @@
+"""Scores of cell types for cells: expression weighed by how near the genes' texts are to the types' texts.
+
+A score is compared with those of the same cells where the genes' weights are dealt anew: what such scores reach by
+chance gives p-values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.decomposition import PCA
+
+Float32 = NDArray[np.float32]
+
+NEAREST = 16  # cells that are averaged, the cell itself among them
+VARIABLE, COMPONENTS = 2000, 30  # genes and components that neighbours are found by
+# A gene speaks for a type where its text is nearer to the type's than other genes' by this many standard deviations.
+SPEAKS = 1.5
+# Deals of the null, at least, cells that it is made of, at most, and scores that it has where these are few.
+SHUFFLES, SAMPLE, FEW = 100, 200, 5000
+BLOCK = 2048  # rows that are averaged at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Of ``n`` rows (cells with their neighbours, or clusters) and ``t`` types.
+
+    ``values`` ``(n, t)``: in standard deviations of scores with dealt weights. ``order`` ``(n, t)``: types, the best
+    first. ``p`` and ``lead_p`` ``(n,)``: how often dealt weights give the best type as high a score, or as large a lead
+    over the second.
+    """
+
+    values: Float32
+    order: NDArray[np.int64]
+    p: NDArray[np.float64]
+    lead_p: NDArray[np.float64]
+
+
+def gene_weights(similarity: Float32, markers: sparse.csc_matrix | None = None) -> Float32:
+    """Return how much each gene speaks for each type ``(g, t)``, columns of length one or zero.
+
+    ``similarity`` ``(g, t)`` is that of the texts; a type without a text has zeros. Markers ``(g, t)`` count as much as
+    all texts together.
+    """
+    spread = similarity.std(axis=0)
+    standard = (similarity - similarity.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    weights = _unit_columns(np.maximum(standard - SPEAKS, 0))
+    if markers is not None:
+        weights = _unit_columns(weights + _unit_columns(markers.toarray()))
+    return weights.astype(np.float32)
+
+
+def _unit_columns(weights: NDArray[Any]) -> NDArray[Any]:
+    unit: NDArray[Any] = weights / np.maximum(np.linalg.norm(weights, axis=0), 1e-12)
+    return unit
+
+
+def places_of(expression: sparse.csr_matrix) -> Float32:
+    """Return principal components ``(n, ≤ 30)`` of the most variable genes."""
+    mean = np.asarray(expression.mean(axis=0)).ravel()
+    variance = np.asarray(expression.multiply(expression).mean(axis=0)).ravel() - mean**2
+    variable = np.sort(np.argsort(-variance, kind="stable")[:VARIABLE])
+    n_components = min(COMPONENTS, len(variable), expression.shape[0] - 1)
+    pca = PCA(max(1, n_components), svd_solver="covariance_eigh")
+    placed: Float32 = pca.fit_transform(expression[:, variable].toarray()).astype(np.float32)
+    return placed
+
+
+def neighbour_means(places: Float32) -> sparse.csr_matrix:
+    """Return what averages each cell with its nearest ones ``(n, n)``."""
+    import faiss
+
+    n, k = len(places), min(NEAREST, len(places))
+    _, near = faiss.knn(places, places, k)
+    return sparse.csr_matrix((np.full(n * k, 1 / k, np.float32), near.ravel(), np.arange(0, n * k + 1, k)), (n, n))
+
+
+def cluster_means(codes: NDArray[np.int64]) -> sparse.csr_matrix:
+    """Return what averages the cells of each cluster ``(n_clusters, n)``."""
+    counts = np.bincount(codes).astype(np.float32)
+    return sparse.csr_matrix((1 / counts[codes], (codes, np.arange(len(codes)))))
+
+
+def score(expression: sparse.csr_matrix, means: sparse.csr_matrix, weights: Float32, *, seed: int = 0) -> Scores:
+    """Score averaged rows, ``means`` ``(n, cells)`` of log-normalised ``expression`` ``(cells, g)``, for each type."""
+    rng, n_genes = np.random.default_rng(seed), len(weights)
+    centre = np.asarray(expression.mean(axis=0)).ravel().astype(np.float32)
+    values = np.empty((means.shape[0], weights.shape[1]), dtype=np.float32)
+    for start in range(0, len(values), BLOCK):
+        rows = _centred(expression, means[start : start + BLOCK], centre)
+        values[start : start + BLOCK] = _standard(rows @ weights, rows, weights)
+    sample = np.sort(rng.choice(len(values), min(SAMPLE, len(values)), replace=False))
+    rows = _centred(expression, means[sample], centre)
+    deals = max(SHUFFLES, FEW // len(sample))
+    dealt = [_standard(rows @ weights[rng.permutation(n_genes)], rows, weights) for _ in range(deals)]
+    null = np.concatenate(dealt)
+    order = np.argsort(-values, axis=1, kind="stable")
+    return Scores(values, order, *(_p_values(kind(values), kind(null)) for kind in (_best, _lead)))
+
+
+def _centred(expression: sparse.csr_matrix, means: sparse.csr_matrix, centre: Float32) -> Float32:
+    rows: Float32 = (means @ expression).toarray() - centre
+    return rows
+
+
+def _standard(sums: Float32, rows: Float32, weights: Float32) -> Float32:
+    """Return weighted sums in the mean and spread that they have over all deals of the weights, which are known."""
+    n = len(weights)
+    expected = rows.sum(axis=1)[:, None] * weights.mean(axis=0)
+    spread = np.sqrt(n / max(1, n - 1) * n * rows.var(axis=1)[:, None] * weights.var(axis=0))
+    return np.where(spread > 0, (sums - expected) / np.where(spread > 0, spread, 1), 0)
+
+
+def _best(values: Float32) -> Float32:
+    best: Float32 = values.max(axis=1)
+    return best
+
+
+def _lead(values: Float32) -> Float32:
+    if values.shape[1] < 2:
+        return values[:, 0]
+    top = np.partition(values, -2, axis=1)
+    return top[:, -1] - top[:, -2]
+
+
+def _p_values(found: Float32, null: Float32) -> NDArray[np.float64]:
+    above = len(null) - np.searchsorted(np.sort(null), found, side="left")
+    shares: NDArray[np.float64] = (1.0 + above) / (1.0 + len(null))
+    return shares
+
+
+def speaking_genes(
+    expression: sparse.csr_matrix, rows: NDArray[np.int64], weights: NDArray[np.float32], *, most: int = 5
+) -> list[int]:
+    """Return the genes that add most to the score of a type, of ``weights`` ``(g,)``, in some cells."""
+    above = np.asarray(expression[rows].mean(axis=0) - expression.mean(axis=0)).ravel()
+    added = above * weights
+    return [int(gene) for gene in np.argsort(-added, kind="stable")[:most] if added[gene] > 0]
