@@ -67,7 +67,7 @@ COMMANDS = (
         "scstore name cells.h5ad --labels cell_type -o ids.csv           # your labels as ids of the Cell Ontology",
         "scstore name --labels labels.txt -o ids.csv",
         function="scstore.labelling.name:name_to_file",
-        show="scstore.cli.results:show_annotate_to_file",
+        show="scstore.cli.results:show_predict_to_file",
         adapt="scstore.cli.results:adapt_name",
         optional=("cells", "types"),
     ),

@@ -200,8 +200,7 @@ def adapt_name(
 
     if idle := sorted({*given} - {"cells", "output", "overwrite"}):
         raise OptionError(f"{idle[0]}= has no effect with labels=. Leave it out.")
-    how = {name: given.get(name) for name in ("cells", "output")} | {"overwrite": given.get("overwrite", False)}
-    found = label_ids(labels, **how)
+    found = label_ids(labels, **given)
     rows = [
         [str(name), *(str(one[key]) for key in ("id", "term", "status", "next_term"))] for name, one in found.iterrows()
     ]

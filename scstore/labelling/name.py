@@ -213,7 +213,8 @@ def _clusters(store: Store, column: str, rows: NDArray[np.int64]) -> NDArray[np.
     missing = missing_labels(values)
     if missing.all():
         raise OptionError(f"cluster={column!r}: no cell of {store.path} has a value in it. Choose another column.")
-    return pd.factorize(values.astype(str).where(~missing))[0].astype(np.int64)
+    codes: NDArray[np.int64] = pd.factorize(values.astype(str).where(~missing))[0].astype(np.int64)
+    return codes
 
 
 def _why(
@@ -264,7 +265,7 @@ def _ranks(types: Types) -> range:
 def _whole(table: pd.DataFrame, usable: NDArray[np.bool_], ids: pd.Index) -> pd.DataFrame:
     """Return the table of all cells; those that are not usable are empty."""
     table = table.set_axis(np.flatnonzero(usable)).reindex(range(len(usable)))
-    rest = {title: UNASSIGNED for title in table.columns if title.endswith("label")}
+    rest: dict[str, Any] = {title: UNASSIGNED for title in table.columns if title.endswith("label")}
     rest |= {"status": "empty", "reason": "expresses none of the genes that are read, or is in no cluster"}
     rest |= {"ontology_id": "", "p_value": 1.0}
     table = table.fillna(rest | {title: 0.0 for title in table.columns if title not in rest})

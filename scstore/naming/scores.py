@@ -129,8 +129,7 @@ def _lead(values: Float32) -> Float32:
 
 def _p_values(found: Float32, null: Float32) -> NDArray[np.float64]:
     above = len(null) - np.searchsorted(np.sort(null), found, side="left")
-    shares: NDArray[np.float64] = (1.0 + above) / (1.0 + len(null))
-    return shares
+    return np.asarray((1 + above) / (1 + len(null)), dtype=np.float64)
 
 
 def speaking_genes(
