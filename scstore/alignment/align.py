@@ -149,7 +149,7 @@ def _load(plan: SequencePlan, cells: LabelledCells, options: AlignOptions, progr
         start = aligned_map(table.vectors[table.encoded], backbone.token_embeddings, seed=options.seed)
     no_genes = np.zeros((0, files.width), dtype=np.float32)  # projected anew at every step
     itemsize = backbone.dtype.itemsize
-    kept = kept_bytes(files.config, plan.run.tokens, depth=max(wanted.layers), itemsize=itemsize)
+    kept = kept_bytes(files.config, plan.run.tokens_per_batch, depth=max(wanted.layers), itemsize=itemsize)
     return Training(
         Readout(backbone, wanted.layout, no_genes, layers=wanted.layers, multiply=plan.options.multiplies),
         TrainedProjector(table.width, files.width, blocks=recipe.blocks, start=start, seed=options.seed),
@@ -158,7 +158,7 @@ def _load(plan: SequencePlan, cells: LabelledCells, options: AlignOptions, progr
         recipe,
         frame=wanted.layout.frame,
         poolings=plan.options.poolings,
-        tokens_per_batch=plan.run.tokens,
+        tokens_per_batch=plan.run.tokens_per_batch,
         seed=options.seed,
         recompute=kept > KEPT_BYTES,
     )

@@ -16,17 +16,12 @@ from scipy.sparse import csr_matrix, vstack
 from scstore.cells.expression import lognorm_block
 from scstore.cells.opening import open_cells
 from scstore.extraction.auto_panel import kept_panel
+from scstore.extraction.cell_input import CellInput, MatchedGenes, find_cells, find_genes
 from scstore.extraction.options import AUTO_PANEL, Cells, ExtractOptions, Output, complete_options
-from scstore.extraction.sequence_plan import (
-    CellInput,
-    MatchedGenes,
-    fewest_genes,
-    find_cells,
-    find_genes,
-    layers_to_read,
-)
+from scstore.extraction.sequence_plan import fewest_genes, layers_to_read
 from scstore.model.flops import cell_flop, pass_bytes, weight_bytes
-from scstore.model.loading import DEFAULT_MODEL, EMBEDDED, ModelFiles
+from scstore.model.gguf_files import SMOLLM2
+from scstore.model.loading import DEFAULT_MODEL, MINILM, ModelFiles
 from scstore.model.shapes import GPUS, DeviceKind, Gpu, device_of, model_shape
 from scstore.options import with_options
 from scstore.progress import Reporter
@@ -116,7 +111,7 @@ def estimate(cells: Cells, output: Output, options: EstimateOptions) -> Estimate
         match, slot = genes.match, found.slot
         runs = (lognorm_block(opened, slot, *run, groups=match.groups) for run in sampled_runs(opened.n_cells))
         sample = csr_matrix(vstack([match.apply(rows) for rows in runs], format="csr"))
-    usual: DeviceKind = "cpu" if settings.device == "cpu" or settings.model in EMBEDDED else "h100"
+    usual: DeviceKind = "cpu" if settings.device == "cpu" or settings.model in (MINILM, SMOLLM2) else "h100"
     return _estimated(settings, options.gpu or usual, genes, sample, n_cells=opened.n_cells)
 
 
@@ -152,7 +147,7 @@ def _estimated(
     overhead = 2 + math.ceil(len(options.words) / CHARACTERS_OF_A_TOKEN) if options.poolings else 2
     a_gene = 1.0  # tokens
     if options.reads_symbols and options.poolings:
-        a_gene += float(np.mean([len(symbol) for symbol in genes.symbols])) / CHARACTERS_OF_A_SYMBOLS_TOKEN
+        a_gene += float(np.mean([len(symbol) for symbol in genes.symbols()])) / CHARACTERS_OF_A_SYMBOLS_TOKEN
     room = int((files.context - overhead) / a_gene) if files is not None and options.runs_model else None
     top = fewest_genes(options, room, genes.n_panel)
     lengths = count_genes(sample, top_genes=top, admitted=genes.admitted)
@@ -204,7 +199,7 @@ def _passes(
     if options.poolings:
         passes.append((positions, max(layers_to_read(options, files))))
     if options.writes_sentences:
-        tokens = np.mean([len(symbol) for symbol in genes.symbols]) / CHARACTERS_OF_A_SYMBOLS_TOKEN
+        tokens = np.mean([len(symbol) for symbol in genes.symbols()]) / CHARACTERS_OF_A_SYMBOLS_TOKEN
         written = np.minimum(files.context, np.ceil(2 + lengths * tokens)).astype(np.int64)
         passes.append((written, files.n_layers))
     return passes

@@ -25,16 +25,10 @@ from scstore.extraction.auto_panel import panel_of_store
 from scstore.extraction.model_reader import CellReader, cells_per_second, load_reader
 from scstore.extraction.options import AUTO_PANEL, Cells, ExtractOptions, Output, complete_options
 from scstore.extraction.plan import ExtractionPlan, check_same_run, make_plan
+from scstore.extraction.sequence_plan import READ_ROWS
 from scstore.options import with_options
 from scstore.progress import Reporter
-from scstore.store.layout import (
-    PREFIX,
-    STATUS,
-    STATUS_EMPTY,
-    STATUS_OK,
-    StorePlan,
-    file_beside,
-)
+from scstore.store.layout import PREFIX, STATUS, STATUS_EMPTY, STATUS_OK, StorePlan, file_beside
 from scstore.store.ledger import (
     NOT_YET,
     Part,
@@ -46,8 +40,7 @@ from scstore.store.ledger import (
 )
 from scstore.store.reader import Store, open_store
 from scstore.store.writer import build_store, commit_shard, store_problem
-from scstore.tokens.genept import companion_vectors, weighted_means
-from scstore.tokens.sequences import RankedCells, expressed_genes
+from scstore.tokens.sequences import RankedCells
 
 T = TypeVar("T")
 
@@ -188,20 +181,18 @@ def _create(target: Path, plan: ExtractionPlan, progress: Reporter) -> tuple[Ext
     cells = sequences.source.cells
     obs = _own_columns(cells.obs, cells.source, progress)
     lengths: list[NDArray[np.int64]] = []
-    first: list[csr_matrix] = []
     model = None
     var = sequences.genes.described.obs.iloc[sequences.genes.match.genes].drop(columns=["text", "text_source"])
     with build_store(target, overwrite=plan.options.overwrite) as builder:
         with ThreadPoolExecutor(1, "scstore-read") as reader:
             blocks = prefetch(sequences.expression_blocks(progress, lengths), reader, depth=PREFETCHED)
-            kept = _keeping_first(blocks, first)
             if keep:
-                builder.write_expression(kept, n_genes=len(var))
+                builder.write_expression(blocks, n_genes=len(var))
             else:
-                deque(kept, maxlen=0)  # every cell is checked and counted all the same
+                deque(blocks, maxlen=0)  # every cell is checked and counted all the same
         if plan.options.shard_rows is None and plan.options.runs_model:
             model = load_reader(plan, progress)
-            plan = plan.at_rate(cells_per_second(model, sequences.rank(first[0])))
+            plan = plan.at_rate(cells_per_second(model, sequences.rank(sequences.expression(0, READ_ROWS))))
         obs[N_GENES] = np.concatenate(lengths)
         obs[STATUS] = pd.Categorical(
             np.where(obs[N_GENES] > 0, STATUS_OK, STATUS_EMPTY), categories=[STATUS_OK, STATUS_EMPTY]
@@ -214,13 +205,6 @@ def _create(target: Path, plan: ExtractionPlan, progress: Reporter) -> tuple[Ext
         said = f"{empty:,} cells express none of the genes that may enter; they are kept and marked `empty`."
         progress.warn(said, CellsWarning)
     return plan, model
-
-
-def _keeping_first(blocks: Iterator[csr_matrix], kept: list[csr_matrix]) -> Iterator[csr_matrix]:
-    for block in blocks:
-        if not kept:
-            kept.append(block)
-        yield block
 
 
 def _own_columns(obs: pd.DataFrame, source: str, progress: Reporter) -> pd.DataFrame:
@@ -246,7 +230,6 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, model: CellReader | Non
         return
     keep = plan.options.keep_expression
     reader_of_cells = model or load_reader(plan, progress)
-    vectors: dict[str, NDArray[np.float32]] = {}
 
     def read() -> Iterator[tuple[int, csr_matrix, RankedCells]]:
         for shard in todo:
@@ -256,11 +239,8 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, model: CellReader | Non
             yield shard, rows, sequences.rank(rows)
 
     def write(shard: int, rows: csr_matrix, ranked: RankedCells, views: dict[str, NDArray[np.float32]]) -> None:
-        if not vectors:  # first needed here, beside the model's first cells and not before them
-            vectors.update(companions_of(plan))
         start, stop = shape.bounds(shard)
-        found = companion_rows(plan, vectors, rows, ranked) | views
-        commit_shard(target, shape, shard, found, ids=ids[start:stop])
+        commit_shard(target, shape, shard, plan.companion_rows(rows, ranked) | views, ids=ids[start:stop])
 
     total = done + sum(stop - start for start, stop in map(shape.bounds, todo))
     pending: deque[Future[None]] = deque()
@@ -298,23 +278,6 @@ def _saying_what_is_kept(target: Path, shape: StorePlan, options: ExtractOptions
                 again = "Run the same command again" + (", without overwrite=True," if options.overwrite else "")
                 progress.note(f"{target}: {kept:,} of {shape.n_obs:,} cells are kept. {again} to go on.")
         raise
-
-
-def companions_of(plan: ExtractionPlan) -> dict[str, NDArray[np.float32]]:
-    """Gene vectors of the views that are weighted means, ``(n_matched, width)`` by view."""
-    genes = plan.sequences.genes
-    return companion_vectors(plan.table, genes.match.genes, admitted=genes.admitted, names=plan.options.companion_views)
-
-
-def companion_rows(
-    plan: ExtractionPlan, vectors: dict[str, NDArray[np.float32]], rows: csr_matrix, ranked: RankedCells
-) -> dict[str, NDArray[np.float32]]:
-    """Weighted means of gene vectors, ``(n_cells, width)`` by view: of all expressed genes, or the ranked ones."""
-    admitted = plan.sequences.genes.admitted
-    return {
-        name: weighted_means(expressed_genes(rows, admitted=admitted) if name == "genept_w" else ranked, one)
-        for name, one in vectors.items()
-    }
 
 
 def _unfinished(

@@ -16,15 +16,7 @@ from scstore.extraction.sequence_plan import SequencePlan
 from scstore.model.loading import Backbone, load_backbone, pick_device
 from scstore.model.projector import project
 from scstore.progress import Reporter, Track
-from scstore.tokens.sequences import (
-    RankedCells,
-    assemble,
-    batch_unit,
-    count_slots,
-    plan_batches,
-    reordered,
-    take_cells,
-)
+from scstore.tokens.sequences import RankedCells, assemble, batch_unit, count_slots, plan_batches, reordered, take_cells
 
 if TYPE_CHECKING:
     from scstore.model.readout import Readout
@@ -47,19 +39,20 @@ class CellReader:
             views, halved = self._readouts(self.readout, ranked, track)
         if self.sentences is not None:
             advance = track.advance if self.readout is None else None
-            views["genept_s"], _ = self.sentences.rows(ranked, advance=advance)
+            views["genept_s"] = self.sentences.rows(ranked, advance=advance)
         return views, halved
 
     def _readouts(
         self, readout: Readout, ranked: RankedCells, track: Track
     ) -> tuple[dict[str, NDArray[np.float32]], int]:
         sequences, poolings = self.plan.sequences, self.plan.options.poolings
-        frame, slots = sequences.needed_readout.layout.frame, sequences.needed_readout.gene_slots
+        planned = sequences.needed_readout
+        frame, slots = planned.layout.frame, planned.gene_slots
         ordered = ranked if self.plan.places is None else reordered(ranked, self.plan.places)
         lengths = np.where(ordered.lengths > 0, count_slots(ordered, slots) + frame.overhead, 0)
         gathered = readout.gather(len(ordered), len(poolings))
-        tokens = sequences.run.tokens
-        unit = batch_unit(sequences.longest, tokens)
+        tokens = sequences.run.tokens_per_batch
+        unit = batch_unit(frame.overhead + min(sequences.most_positions, planned.room), tokens)
         lay_out = partial(assemble, ordered, frame=frame, poolings=poolings, gene_slots=slots)
         for cells in plan_batches(lengths, tokens=tokens, unit=unit):
             gathered.add(cells, lay_out)
@@ -109,16 +102,13 @@ def load_model(plan: SequencePlan, progress: Reporter, *, random_seed: int | Non
         spread=plan.options.spread,
         random_seed=random_seed,
     )
+    weights = "" if random_seed is None else " with random weights"
     layers = ", ".join(map(str, readout.layers))
     progress.note(
-        f"model: {readout.files.name}{_weights(random_seed)}, layers {layers} of {readout.files.n_layers}, "
+        f"model: {readout.files.name}{weights}, layers {layers} of {readout.files.n_layers}, "
         f"on {device} in {plan.run.dtype}; at most {plan.top_genes:,} genes a cell"
     )
     return backbone
-
-
-def _weights(random_seed: int | None) -> str:
-    return "" if random_seed is None else " with random weights"
 
 
 def _load_readout(plan: ExtractionPlan, progress: Reporter) -> Readout:
@@ -154,6 +144,8 @@ def _load_sentence_encoder(plan: ExtractionPlan, readout: Readout | None, progre
         backbone = load_backbone(files, device=device, dtype=dtype, random_seed=plan.random_seed)
     progress.note(
         f"sentences: at most {plan.sequences.top_genes:,} symbols a cell, as many as {files.context:,} tokens hold, "
-        f"encoded by {files.name}{_weights(plan.random_seed)} on {device} in {run.dtype}"
+        f"encoded by {files.name} on {device} in {run.dtype}"
     )
-    return SentenceEncoder(backbone, plan.sequences.genes.symbols, tokens_per_batch=run.tokens, places=plan.places)
+    return SentenceEncoder(
+        backbone, plan.sequences.genes.symbols(), tokens_per_batch=run.tokens_per_batch, places=plan.places
+    )

@@ -51,11 +51,9 @@ SPACE = (
     "instruction", "readout_token", "layers", "pool", "companions",
 )  # fmt: skip
 
-# Options without effect when ``pool`` is empty; ``expression_scaling`` is another.
-READOUT_ONLY = ("input", "projector", "seed", "instruction", "readout_token", "layers", "spread")
-
-# Options without effect on symbols.
+# Options without effect on symbols, and when ``pool`` is empty.
 VECTORS_ONLY = ("projector", "seed", "expression_scaling")
+READOUT_ONLY = (*VECTORS_ONLY, "input", "instruction", "readout_token", "layers", "spread")
 
 # Options that may name a file; a store's record has them relative to its folder.
 FILES = ("genes", "panel", "projector", "orthologs")
@@ -270,14 +268,15 @@ class ExtractOptions(SequenceOptions):
         if self.trained_projector is not None and not Path(self.trained_projector).exists():
             suggestion = did_you_mean(self.trained_projector, PROJECTORS, form="projector='{}'")
             raise OptionError(f"projector={str(self.projector)!r}: no such folder.{suggestion}")
-        if self.reads_symbols:
-            self._check_symbols()
+        if self.reads_symbols and self.preset not in (None, "default"):
+            raise OptionError(f"preset={self.preset!r} reads gene vectors: it cannot go with input='symbols'.")
         self._check_control()
-        if not self.poolings:
-            self._check_idle()
+        self._check_idle()
 
     def _check_control(self) -> None:
         """Refuse a control that has nothing to act on, or would not be one."""
+        if self.control == RANDOM_GENES and self.reads_symbols:
+            raise OptionError("control='random-genes' is for gene vectors. With input='symbols' it is 'renamed'.")
         if self.control == RANDOM_GENES and self.trained_projector is not None:
             raise OptionError(
                 f"control='random-genes' cannot go with projector={self.projector!r}, which was trained for other gene "
@@ -291,31 +290,16 @@ class ExtractOptions(SequenceOptions):
             raise OptionError("control='random-llm' cannot go with spread=True: its weights are drawn on one device.")
 
     def _check_idle(self) -> None:
-        """Refuse options without effect, where no readout is wanted."""
-        if not self.companion_views:
+        """Refuse options without effect: those of readouts without one, those of gene vectors with symbols."""
+        if not self.poolings and not self.companion_views:
             raise OptionError("pool=() and companions=(): no view is left to extract. Name one.")
-        idle = self._given(*READOUT_ONLY, *(["top_genes"] if self.companion_views == (GENEPT_W,) else []))
-        if self.multiplies:
-            idle.append("expression_scaling")
-        if idle:
-            views = ", ".join(self.companion_views)
-            raise OptionError(
-                f"{idle[0]}={getattr(self, idle[0])!r} has no effect: without a readout the store has {views}."
-            )
-
-    def _check_symbols(self) -> None:
-        """Refuse what acts on gene vectors alone, where symbols enter the model."""
-        if self.preset not in (None, "default"):
-            raise OptionError(f"preset={self.preset!r} reads gene vectors: it cannot go with input='symbols'.")
-        if self.control == RANDOM_GENES:
-            raise OptionError("control='random-genes' is for gene vectors. With input='symbols' it is 'renamed'.")
-        if idle := [name for name in self._given(*VECTORS_ONLY) if self.multiplies or name != "expression_scaling"]:
-            raise OptionError(f"{idle[0]}={getattr(self, idle[0])!r} has no effect with input='symbols'.")
-
-    def _given(self, *names: str) -> list[str]:
-        """The options among these that differ from their defaults."""
-        defaults = {field.name: field.default for field in fields(self)}
-        return [name for name in names if getattr(self, name) != defaults[name]]
+        why, names = "with input='symbols'", [*VECTORS_ONLY] if self.reads_symbols else []
+        if not self.poolings:
+            names = [*READOUT_ONLY, *(["top_genes"] if self.companion_views == (GENEPT_W,) else [])]
+            why = f"without a readout: the store has {', '.join(self.companion_views)}"
+        usual = {field.name: (field.default,) for field in fields(self)} | {"expression_scaling": (None, "none")}
+        if idle := next((name for name in names if getattr(self, name) not in usual[name]), None):
+            raise OptionError(f"{idle}={getattr(self, idle)!r} has no effect {why}.")
 
     @property
     def reads_symbols(self) -> bool:

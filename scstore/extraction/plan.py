@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from scstore.cells.opening import CellFile, CellSource
 from scstore.cells.scales import TARGET_SUM
@@ -16,6 +18,7 @@ from scstore.errors import FeatureSpaceError, OutputError
 from scstore.extraction.options import (
     CONTROL_SEED,
     CONTROLS,
+    GENEPT_W,
     RANDOM_GENES,
     RANDOM_LLM,
     SHUFFLED_ORDER,
@@ -35,7 +38,8 @@ from scstore.progress import Reporter
 from scstore.sealed import FORMAT, Space, differences
 from scstore.store.layout import SEEN_BY_PANEL, SEEN_BY_PROJECTOR, StorePlan, ViewSpec, default_shard_rows
 from scstore.store.reader import open_store
-from scstore.tokens.sequences import shuffled_order
+from scstore.tokens.genept import companion_vectors, weighted_means
+from scstore.tokens.sequences import RankedCells, expressed_genes, shuffled_order
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,20 @@ class ExtractionPlan:
     shape: StorePlan
     record: dict[str, Any]
     trained_on: Mapping[str, tuple[str, ...]]  # by the column of obs that marks these cells
+
+    @cached_property
+    def _companion_vectors(self) -> dict[str, NDArray[np.float32]]:
+        """Gene vectors ``(n_matched, width)`` by view; first needed beside the model's first cells, not before."""
+        genes, views = self.sequences.genes, self.options.companion_views
+        return companion_vectors(self.table, genes.match.genes, admitted=genes.admitted, names=views)
+
+    def companion_rows(self, rows: csr_matrix, ranked: RankedCells) -> dict[str, NDArray[np.float32]]:
+        """Weighted means of gene vectors, ``(n_cells, width)`` by view: of all expressed genes, or the ranked ones."""
+        admitted = self.sequences.genes.admitted
+        return {
+            name: weighted_means(expressed_genes(rows, admitted=admitted) if name == GENEPT_W else ranked, vectors)
+            for name, vectors in self._companion_vectors.items()
+        }
 
     def at_rate(self, rate: float) -> ExtractionPlan:
         """The plan with shards that take about a minute at a rate, in cells/s."""
@@ -85,7 +103,7 @@ def make_plan(
         sequences=sequences,
         table=_with_random_vectors(sequences.table) if options.control == RANDOM_GENES else sequences.table,
         projector=projector,
-        places=shuffled_order(sequences.genes.symbols, seed=CONTROL_SEED) if shuffles else None,
+        places=shuffled_order(sequences.genes.symbols(), seed=CONTROL_SEED) if shuffles else None,
         random_seed=CONTROL_SEED if options.control == RANDOM_LLM else None,
         shape=shape,
         record=_record(sequences, options, projector, shape, target.parent),

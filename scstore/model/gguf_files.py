@@ -68,8 +68,6 @@ def unpack(file: Path, folder: Path) -> None:
 
     Weights of four or five bits lose nothing that matters in float16, which has 11.
     """
-    if importlib.util.find_spec("gguf") is None:
-        raise MissingExtraError(f"Unpacking {file}", "extract")
     import torch
     import transformers
 

@@ -31,8 +31,6 @@ DEFAULT_MODEL = "meta-llama/Llama-2-13b-hf"
 # Name of the embedded encoder, all-MiniLM-L6-v2.
 MINILM = "minilm"
 
-EMBEDDED = (MINILM, SMOLLM2)
-
 # Of ``model.safetensors`` in the original release.
 MINILM_DIGEST = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -114,7 +112,8 @@ class Backbone:
 
 def locate_model(name: str, *, revision: str | None = None, progress: Reporter | None = None) -> ModelFiles:
     """Find the files of an embedded model, a folder, a GGUF file or a hub name; fetch the latter's from the hub."""
-    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
+    needed = ("torch", "transformers", "gguf") if is_packed(name) else ("torch", "transformers")
+    if any(importlib.util.find_spec(one) is None for one in needed):
         raise MissingExtraError(f"Running the model {name}", "demo" if name == MINILM else "extract")
     if is_packed(name):
         return _unpacked_model(name, progress or Reporter())

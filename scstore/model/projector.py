@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore.errors import OptionError
-from scstore.genes.vectors import matrix_power, whiten, whitening
+from scstore.genes.vectors import matrix_power, whitening
 
 if TYPE_CHECKING:
     import torch
@@ -65,34 +65,26 @@ def project(
         mapped = vectors @ orthonormal(vectors.shape[1], width, seed=seed)
         typical = max(float(np.median(np.linalg.norm(mapped, axis=1))), 1e-12)
         return (mapped * (_median_norm(token_embeddings) / typical)).astype(np.float32)
-    turned = whiten(vectors).astype(np.float64)
-    if vectors.shape[1] != width:
-        turned = turned @ orthonormal(vectors.shape[1], width, seed=seed)
-    colouring, mean = _colouring(token_embeddings)
-    mapped = turned @ colouring + mean
+    aligned = aligned_map(vectors, token_embeddings, seed=seed)
+    mapped = (vectors.astype(np.float64) - aligned.centre) @ aligned.whitening @ aligned.weight + aligned.bias
     lengths = np.maximum(np.linalg.norm(mapped, axis=1, keepdims=True), 1e-12)
-    scaled: NDArray[np.float32] = (mapped * (_median_norm(token_embeddings) / lengths)).astype(np.float32)
+    scaled: NDArray[np.float32] = (mapped * (aligned.norm / lengths)).astype(np.float32)
     return scaled
 
 
 def aligned_map(vectors: NDArray[np.float32], token_embeddings: torch.Tensor, *, seed: int = 0) -> AlignedMap:
     """The map behind ``project(…, kind="aligned")``, for vectors of the same encoder."""
-    width = token_embeddings.shape[1]
+    width, tokens = token_embeddings.shape[1], token_embeddings.float()
     centre, inverse_root = whitening(vectors)
-    weight, mean = _colouring(token_embeddings)
+    mean = tokens.mean(dim=0, keepdim=True)
+    spread = tokens - mean
+    covariance = (spread.T @ spread / max(1, len(tokens) - 1)).double().cpu().numpy()
+    weight = matrix_power(covariance, 0.5, 0.0)
     if vectors.shape[1] != width:
         weight = orthonormal(vectors.shape[1], width, seed=seed) @ weight
-    return AlignedMap(centre, inverse_root, weight, mean, _median_norm(token_embeddings))
+    bias = mean.double().cpu().numpy()[0]
+    return AlignedMap(centre, inverse_root, weight, bias, _median_norm(token_embeddings))
 
 
 def _median_norm(token_embeddings: torch.Tensor) -> float:
     return float(token_embeddings.float().norm(dim=1).median())
-
-
-def _colouring(token_embeddings: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Square root of the token embeddings' covariance, ``(width, width)``, and their mean, ``(width,)``."""
-    tokens = token_embeddings.float()
-    mean = tokens.mean(dim=0, keepdim=True)
-    spread = tokens - mean
-    covariance = (spread.T @ spread / max(1, len(tokens) - 1)).double().cpu().numpy()
-    return matrix_power(covariance, 0.5, 0.0), mean.double().cpu().numpy()[0]

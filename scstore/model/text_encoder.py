@@ -75,11 +75,9 @@ class SentenceEncoder:
         self.tokens_per_batch = tokens_per_batch
         self.places = places
 
-    def rows(
-        self, ranked: RankedCells, *, advance: Callable[[int], None] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Embed cells as ``(n_cells, width) float32``, zeros without genes; return their numbers of tokens, too."""
-        sentences = write_sentences(
+    def rows(self, ranked: RankedCells, *, advance: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+        """Embed cells as ``(n_cells, width) float32``, zeros without genes."""
+        sentences, lengths = write_sentences(
             ranked,
             self.symbols,
             tokenizer=self.encoder.backbone.tokenizer,
@@ -88,12 +86,12 @@ class SentenceEncoder:
         )
         rows = np.zeros((len(ranked), self.encoder.backbone.files.width), dtype=np.float32)
         unit = batch_unit(self.encoder.max_tokens, self.tokens_per_batch)
-        for cells in plan_batches(sentences.lengths, tokens=self.tokens_per_batch, unit=unit):
-            hidden = self._encoded([sentences.texts[cell] for cell in cells])
+        for cells in plan_batches(lengths, tokens=self.tokens_per_batch, unit=unit):
+            hidden = self._encoded([sentences[cell] for cell in cells])
             rows[cells] = hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
             if advance is not None:
                 advance(len(cells))
-        return rows, sentences.lengths
+        return rows
 
     def _encoded(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of some sentences; where the device's memory does not suffice, in two halves."""

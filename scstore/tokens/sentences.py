@@ -6,7 +6,6 @@ Source: GenePT-s (Chen and Zou, bioRxiv 2023.10.16.562533).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -16,14 +15,6 @@ from numpy.typing import NDArray
 from scstore.tokens.sequences import RankedCells
 
 
-@dataclass(frozen=True)
-class Sentences:
-    """A text for each cell, empty without genes, and its tokens ``(n_cells,) int64``, special ones included."""
-
-    texts: tuple[str, ...]
-    lengths: NDArray[np.int64]
-
-
 def write_sentences(
     ranked: RankedCells,
     symbols: Sequence[str],
@@ -31,10 +22,10 @@ def write_sentences(
     tokenizer: Any,
     max_tokens: int,
     places: NDArray[np.int64] | None = None,
-) -> Sentences:
-    """Write the sentence of every cell, with as many whole symbols as ``max_tokens`` hold, special tokens included.
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Write a sentence for each cell, empty without genes, and count its tokens, ``(n_cells,) int64``, all included.
 
-    The symbols are sorted by ``places`` ``(n_genes,)`` after the cut, if given.
+    It has as many whole symbols as ``max_tokens`` hold, sorted by ``places`` ``(n_genes,)`` after the cut, if given.
     """
     texts = [""] * len(ranked)
     lengths = np.zeros(len(ranked), dtype=np.int64)
@@ -51,4 +42,4 @@ def write_sentences(
             words = [words[i] for i in np.argsort(places[genes[:whole]], kind="stable")]
         texts[cell] = " ".join(words[:whole])
         lengths[cell] = len(read["input_ids"])
-    return Sentences(tuple(texts), lengths)
+    return texts, lengths

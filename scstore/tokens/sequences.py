@@ -192,10 +192,8 @@ class GeneSlots:
         return cls(frame.first_gene_slot + genes, np.arange(n_genes + 1), np.zeros_like(genes), around)
 
 
-def count_slots(ranked: RankedCells, genes: GeneSlots | None = None) -> NDArray[np.int64]:
+def count_slots(ranked: RankedCells, genes: GeneSlots) -> NDArray[np.int64]:
     """Return how many positions the genes of each cell take, ``(n_cells,) int64``."""
-    if genes is None:
-        return ranked.lengths
     return np.diff(_offsets(genes.lengths[ranked.genes])[ranked.offsets])
 
 

@@ -52,10 +52,11 @@ def sentences(folder: Path, *, tokens: int = 4096) -> SentenceEncoder:
 @pytest.mark.parametrize("kind", ["llama", "bert"])
 def test_a_cell_alone_or_among_others(kind: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(kind)
-    whole, lengths = sentences(folder).rows(rank_genes(ROWS, top_genes=12))
-    cut, _ = sentences(folder, tokens=1).rows(rank_genes(ROWS, top_genes=12))
+    ranked = rank_genes(ROWS, top_genes=12)
+    whole = sentences(folder).rows(ranked)
+    cut = sentences(folder, tokens=1).rows(ranked)
     np.testing.assert_allclose(cut, whole, atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(whole[lengths > 0], axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(whole[ranked.lengths > 0], axis=1), 1, rtol=1e-5)
 
 
 def test_a_batch_too_large_is_halved_and_one_cell_too_large_is_said(
@@ -63,7 +64,7 @@ def test_a_batch_too_large_is_halved_and_one_cell_too_large_is_said(
 ) -> None:
     made = sentences(llama)
     ranked = rank_genes(ROWS, top_genes=12)
-    expected, _ = made.rows(ranked)
+    expected = made.rows(ranked)
     real, room = made.encoder.encode, 2
 
     def scarce(texts: list[str]) -> np.ndarray:
@@ -72,7 +73,7 @@ def test_a_batch_too_large_is_halved_and_one_cell_too_large_is_said(
         return real(texts)
 
     monkeypatch.setattr(made.encoder, "encode", scarce)
-    np.testing.assert_allclose(made.rows(ranked)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(made.rows(ranked), expected, atol=1e-5)
     room = 0
     with pytest.raises(FaultError, match="top_genes="):
         made.rows(ranked)
