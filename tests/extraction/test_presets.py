@@ -157,7 +157,7 @@ def test_a_paper_s_own_view_is_fitted_alone(llama: Path, tmp_path: Path) -> None
     assert store.default_views == ("readout_last_l3",)
     notes = Notes()
     assert scstore.fit(store, label="cell_type", progress=notes).views_ == ("readout_last_l3",)
-    assert sum("the paper's own" in line for line in notes.said) == 1
+    assert sum("preset scinterpreter" in line for line in notes.said) == 1
     assert scstore.fit(store, label="cell_type", views=["readout", "X"]).views_ == ("X", "readout_last_l3")
     found = scstore.evaluate(store, label="cell_type", folds=2, views=["readout", "regression"])
     assert found.regimes[0].comparisons[0].row == "readout_last_l3"
