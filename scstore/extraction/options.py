@@ -107,7 +107,7 @@ class SequenceOptions:
     ] = None
     layers: Annotated[
         Sequence[int] | None,
-        Option("Layers to read; -1, the default, is the last (minilm: 1,6).", advanced=True),
+        Option("Layers to read; -1, the default, is the last (minilm: 1,6; smollm2: 4,8).", advanced=True),
     ] = None
     pool: Annotated[
         Sequence[Pooling] | None,

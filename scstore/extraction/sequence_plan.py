@@ -33,6 +33,9 @@ from scstore.tokens.sequences import GeneSlots, RankedCells, count_genes, cut_ge
 
 DEFAULT_TOP_GENES = 2048
 
+# Layers of the embedded models that did best (benchmarks/features.py, decoder.py); of others the last is read.
+USUAL_LAYERS: dict[str, tuple[int, ...]] = {MINILM: (1, 6), SMOLLM2: (4, 8)}
+
 # Padded positions of a batch at the most; on a GPU fewer where its memory asks for it.
 TOKENS_PER_BATCH = {"cpu": 4096, "mps": 8192, "cuda": 32768}
 
@@ -219,7 +222,7 @@ def _plan_readout(options: SequenceOptions, files: ModelFiles, genes: MatchedGen
 
 def layers_to_read(options: SequenceOptions, files: ModelFiles) -> tuple[int, ...]:
     last = files.n_layers
-    named = tuple(options.layers or ((1, last) if files.name == MINILM else (last,)))
+    named = tuple(options.layers or USUAL_LAYERS.get(files.name, (last,)))
     layers = tuple(last if layer == -1 else layer for layer in named)
     if len(set(layers)) < len(layers) or not all(1 <= layer <= last for layer in layers):
         raise OptionError(f"layers={list(named)}: {files.name} has layers 1 to {last}; name each once.")
