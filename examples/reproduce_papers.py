@@ -24,7 +24,7 @@ from sklearn.model_selection import StratifiedKFold
 import scstore
 from scstore.evaluation.paired_bootstrap import Difference, paired_difference
 from scstore.evaluation.result import mean_and_sd
-from scstore.extraction.options import CONTROLS
+from scstore.extraction import options as extraction
 from scstore.genes.matching import guess_organism
 from scstore.reporting.dot_plots import draw_rows
 from scstore.reporting.marks import ROW_KINDS, DotRow, labels_of
@@ -45,6 +45,8 @@ KINDS = {
 }  # fmt: skip
 VIEWS = {"genept": "gene texts", "genept_random": "random gene vectors", "X": "expression"}
 ROWS = ["readout", "readout+genept+X", "genept", "genept_random", "X", "genept_random+X"]  # of the default preset
+# Of readouts of vectors: none of symbols, which can be renamed.
+CONTROLS = {name: words for name, words in extraction.CONTROLS.items() if name != extraction.RENAMED}
 SPELT = {"cells": "symbols-of", "controls": "control", "views": "view"}  # options with another name in Python
 AT_LEAST = 10  # cells of a class
 Stores = Mapping[str, Sequence[Path]]

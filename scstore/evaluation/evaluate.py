@@ -17,6 +17,7 @@ from scstore.errors import OptionError
 from scstore.evaluation.cells import EvaluationCells, gather_cells
 from scstore.evaluation.disjoint_genes import GeneSplitFeatures, gene_split_rows
 from scstore.evaluation.features import ControlStores, StoredFeatures, match_control, without_seen_labels
+from scstore.evaluation.left_out_classes import leave_classes_out
 from scstore.evaluation.result import Evaluation, Regime, make_regime
 from scstore.evaluation.runs import Table, score_rows
 from scstore.evaluation.splits import Design, cross_validation, draw_few, named_sides
@@ -55,6 +56,9 @@ def evaluate(
     min_cells: Annotated[int, Option("Leave out classes with fewer cells.", minimum=1, advanced=True)] = 10,
     few_shot: Annotated[Sequence[int], Option("Also train on so many cells a class: 2,5,20.", advanced=True)] = (),
     hold_out_genes: Annotated[float | None, fraction("Also test on this share of the genes, such as 0.5.")] = None,
+    leave_one_class_out: Annotated[
+        bool, Option("Also see whether cells of a left-out class stand out.", advanced=True)
+    ] = False,
     seed: Seed = 0,
     allow_partial: AllowPartial = False,
     progress: Progress = None,
@@ -86,9 +90,10 @@ def evaluate(
     a class-balanced logistic regression on expression, with which the rows are compared. A control adds its default
     view, and its default; with a test store it is two stores under one name. With groups, whole groups are held out
     within the training cells as well, and intervals draw whole groups; of fewer than five there is no interval. With
-    ``hold_out_genes`` heads are trained on the other genes. Where the panel has seen the labels, means of gene vectors
-    choose their genes again in each fold, and rows that take the model are marked as optimistic and left out of the
-    conclusion.
+    ``hold_out_genes`` heads are trained on the other genes; ``leave_one_class_out`` measures whether confidence and
+    novelty tell cells of a class that no head was trained on. Where the panel has seen the labels, means of gene
+    vectors choose their genes again in each fold, and rows that take the model are marked as optimistic and left out
+    of the conclusion.
 
     Examples
     --------
@@ -138,6 +143,7 @@ def evaluate(
     about = f"{label} of {names}: {len(cells.classes)} classes"
     progress.note(f"{about}, {len(cells):,} cells; {design.words}; {len(rows)} rows with {head} heads")
     regimes: list[Regime] = []
+    left_out = None
     with one_blas_thread():
         for table in tables:
             scored = score_rows(table, cells, head=untrained, progress=progress)
@@ -145,6 +151,8 @@ def evaluate(
             title = f"{about}, {n_scored:,} cells scored; {head} heads, means over classes; {table.words}"
             how: Any = {"notes": notes, "unit": group or "", "seed": seed, "progress": progress}
             regimes.append(make_regime(table.name, title, scored, cells, **how))
+        if leave_one_class_out:
+            left_out = leave_classes_out(rows, design.splits, features, head=untrained, progress=progress)
     settings: dict[str, Any] = {"label": label, "missing_labels": list(missing_labels), "head": head}
     settings |= {"prior_adjustment": prior_adjustment, "stores": [one.path.name for one in cells.stores]}
     settings["controls"] = {name: [one.path.name for one in stores] for name, stores in counterparts.items()}
@@ -153,7 +161,7 @@ def evaluate(
     settings["n_cells"] = len(cells)
     settings["classes"] = dict(zip(cells.classes, np.bincount(cells.codes).tolist(), strict=True))
     settings |= {"classes_with_too_few_cells": dict(cells.too_few), "views": None if views is None else list(views)}
-    return Evaluation(settings, tuple(regimes), cells)
+    return Evaluation(settings, tuple(regimes), cells, left_out)
 
 
 def _notes(cells: EvaluationCells, features: StoredFeatures, *, group: str | None, min_cells: int) -> list[str]:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from scstore.evaluation.cells import EvaluationCells
 from scstore.evaluation.conclusion import RowComparison, conclude, pairs_to_compare
+from scstore.evaluation.left_out_classes import LeftOutClasses
 from scstore.evaluation.paired_bootstrap import paired_difference
 from scstore.evaluation.runs import Scored
 from scstore.heads.scores import METRICS, scores_by_class
@@ -36,6 +37,12 @@ HEADINGS = {
     "macro_f1": "F1",
     "auroc": "AUROC",
     "ece": "ECE",
+}
+LEFT_OUT_HEADINGS = {
+    "auroc": "AUROC confidence",
+    "auroc_novelty": "AUROC novelty",
+    "rejected": "unknown rejected",
+    "kept": "known kept",
 }
 
 
@@ -125,11 +132,14 @@ class Evaluation:
         The tables: the folds first.
     cells
         The scored cells.
+    left_out_classes
+        With ``leave_one_class_out``; else ``None``.
     """
 
     settings: Mapping[str, Any]
     regimes: tuple[Regime, ...]
     cells: EvaluationCells
+    left_out_classes: LeftOutClasses | None = None
 
     def __repr__(self) -> str:
         first = self.regimes[0]
@@ -152,6 +162,13 @@ class Evaluation:
         lines = self.regimes[0].lines(wide=wide)
         for regime in self.regimes[1:]:
             lines += ["", *regime.lines(wide=wide)]
+        if (left_out := self.left_out_classes) is not None:
+            rows = []
+            for row, found in left_out.by_class.items():
+                figures = (mean_and_sd(getattr(one, name) for one in found.values()) for name in LEFT_OUT_HEADINGS)
+                rows.append([row, *(_figure(mean, sd) for mean, sd in figures)])
+            headings = ["features", *LEFT_OUT_HEADINGS.values()]
+            lines += ["", *_wrapped(left_out.title), *text_table(headings, rows)]
         return lines
 
     @cached_property
@@ -183,6 +200,7 @@ class Evaluation:
             **self.settings,
             "conclusion": self.conclusion,
             "regimes": [regime.as_json(self.cells.classes) for regime in self.regimes],
+            "left_out_classes": None if self.left_out_classes is None else asdict(self.left_out_classes),
         }
 
 

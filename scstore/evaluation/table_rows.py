@@ -106,7 +106,10 @@ def choose_rows(
     for name, counterparts in controls.items():
         other = counterparts[0]
         together = tuple(view for view in other.default_views if view != "X" or "X" in store.views)
-        rows.append(EvaluationRow(f"{name}: {other.default_view}", (other.default_view,), "control", control=name))
+        alone = [other.default_view]
+        if ((other.record or {}).get("control") or {}).get("kind") == "renamed":  # each readout has its own control
+            alone += [row.name for row in rows if row.uses == MODEL and len(row.views) == 1 and row.name in other.views]
+        rows += [EvaluationRow(f"{name}: {view}", (view,), "control", control=name) for view in dict.fromkeys(alone)]
         if optional := _optional(together) if gated else ():
             rows.append(EvaluationRow(f"{name}: {DEFAULT}", together, "control", control=name, optional=optional))
         elif together != (other.default_view,):

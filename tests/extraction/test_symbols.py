@@ -223,7 +223,9 @@ def test_a_head_on_symbols_labels_new_cells_through_the_model(llama: Path, panel
     renamed = scstore.extract(named(120), tmp_path / "renamed.zarr", like=store, control="renamed")
     found = scstore.evaluate(store, label="cell_type", folds=3, group="donor", controls={"renamed": renamed})
     rows = [row.name for row in found.regimes[0].scored.rows]
-    assert {"readout_wmean_l3", "renamed: readout_wmean_l3"} <= set(rows)
+    assert {"readout_wmean_l3", "renamed: readout_wmean_l3", "renamed: readout_last_l3"} <= set(rows)
+    compared = [(c.row, c.baseline) for c in found.regimes[0].comparisons if c.why == "control"]
+    assert ("readout_last_l3", "renamed: readout_last_l3") in compared
     head = scstore.fit(store, label="cell_type", views=["readout", "X"], output=tmp_path / "head")
     new = named(30, seed=1)[:, NAMES[:30]].copy()
     labelled = scstore.annotate(new, tmp_path / "head", umap=False)

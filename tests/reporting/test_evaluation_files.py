@@ -13,6 +13,7 @@ from support import make_evaluation_cells
 import scstore
 from scstore.errors import MissingExtraError, OutputError
 from scstore.evaluation.result import Evaluation
+from scstore.reporting import evaluation_files
 from scstore.reporting.evaluation_files import save_evaluation
 
 
@@ -29,7 +30,7 @@ def folder(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_every_file_can_be_read(evaluation: Evaluation, folder: Path) -> None:
     names = {"evaluation.json", "evaluation.csv", "evaluation.txt", "predictions.parquet"}
-    names |= {f"{figure}.{suffix}" for figure in ("metrics", "confusion") for suffix in ("svg", "png")}
+    names |= {f"{figure}.{suffix}" for figure in ("metrics", "confusion", "umap") for suffix in ("svg", "png")}
     assert {file.name for file in folder.iterdir()} == names
     numbers = json.loads((folder / "evaluation.json").read_text())
     assert numbers == json.loads(json.dumps(evaluation.as_json()))
@@ -59,13 +60,17 @@ def test_the_figures_are_text_and_the_same_every_time(evaluation: Evaluation, fo
     for file in folder.iterdir():
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (file, again / file.name)]
         assert digests[0] == digests[1], file.name
-    for name in ("metrics", "confusion"):
+    for name in ("metrics", "confusion", "umap"):
         svg = (folder / f"{name}.svg").read_text()
         assert "<text" in svg
         assert "<dc:date>" not in svg
     assert "default head" in (folder / "metrics.svg").read_text()
     assert evaluation.conclusion[:30] in (folder / "metrics.svg").read_text()
     assert "logistic regression on expression" in (folder / "confusion.svg").read_text()
+    umap = (folder / "umap.svg").read_text()
+    for title in ("GenePT-w", "language model (weighted mean, layer 3)", "type 2"):
+        assert title in umap
+    assert "random" not in umap  # nobody asked for it
 
 
 def test_an_existing_folder_is_kept_and_only_an_evaluation_is_replaced(evaluation: Evaluation, tmp_path: Path) -> None:
@@ -84,7 +89,7 @@ def test_an_existing_folder_is_kept_and_only_an_evaluation_is_replaced(evaluatio
 def test_missing_packages_are_named_before_anything_is_drawn(
     evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(MissingExtraError, match=r"figures=False.*scstore\[plot\]"):
         save_evaluation(evaluation, tmp_path / "e")
     save_evaluation(evaluation, tmp_path / "e", figures=False)
@@ -100,6 +105,16 @@ def test_labels_with_markup_are_plain_text(tmp_path: Path) -> None:
     cells.obsm["X_a"] = np.eye(3)[cells.obs["cell_type"].cat.codes] + rng.normal(0, 0.1, (60, 3))
     cells.write_h5ad(tmp_path / "c.h5ad")
     found = scstore.evaluate(tmp_path / "c.h5ad", label="odd", folds=2, min_cells=2)
+    assert not (save_evaluation(found, tmp_path / "none") / "umap.svg").exists()  # no view was asked for
+    found = scstore.evaluate(tmp_path / "c.h5ad", label="odd", folds=2, min_cells=2, views=["X_a", "X"])
     folder = save_evaluation(found, tmp_path / "e")
     assert "a|b [x](y) $a$" in (folder / "confusion.svg").read_text()
-    assert "<script>" not in (folder / "confusion.svg").read_text()
+    for name in ("confusion", "umap"):
+        assert "<script>" not in (folder / f"{name}.svg").read_text()
+
+
+def test_only_so_many_cells_are_laid_out(evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation_files, "UMAP_CELLS", 40)
+    chosen = evaluation_files._cells_to_lay_out(evaluation)
+    assert 36 <= len(chosen) <= 40
+    assert set(evaluation.cells.codes[chosen]) == {0, 1, 2}
