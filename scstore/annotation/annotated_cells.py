@@ -26,10 +26,10 @@ from scstore.cells.matrices import fitting_names
 from scstore.errors import CellsError, OutputError, show
 from scstore.hdf5_output import hdf5_output
 from scstore.store.export import MADE_HERE, check_h5ad_output, is_legacy, write_h5ad
-from scstore.store.reader import Store
+from scstore.store.reader import HEAD_SPACE, Store
 
 PREFIX, OWN = "scstore_", "scstore"
-SPACE, PROBABILITY = "X_scstore", "scstore_probability"
+SPACE, PROBABILITY = HEAD_SPACE, "scstore_probability"
 # Where uns["scstore"] says how the labels were made.
 RECORD = "annotation"
 # obs columns that names by texts alone have (scstore.name).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -31,7 +32,7 @@ def annotation_record(labelling: Labelling, head: AnyHead, name: str, *, compute
     reads_model = any(view.startswith("readout") for view in labelling.head.views_)
     return {
         "head": name,
-        "head_digest": fsio.digest_file(saved) if (saved := Path(name, HEAD.description)).is_file() else "",
+        "head_digest": head_digest(name),
         "kind": head.kind,
         "label": str(record.get("label", "")),
         "labels": labelling.rule.labels,
@@ -52,6 +53,12 @@ def annotation_record(labelling: Labelling, head: AnyHead, name: str, *, compute
         "versions": {package: version(package) for package in PACKAGES},
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def head_digest(head: object) -> str:
+    """Return the digest of a saved head's description, in which those of its files are; empty for one in memory."""
+    saved = Path(head, HEAD.description) if isinstance(head, str | os.PathLike) else None
+    return fsio.digest_file(saved) if saved is not None and saved.is_file() else ""
 
 
 def _genes(inputs: HeadInputs | None, head: AnyHead) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from scstore import fsio
 from scstore.annotation.annotated_cells import PREFIX, SPACE, label_colours
 from scstore.annotation.head_inputs import head_features
 from scstore.annotation.predict import TrainedHead
-from scstore.annotation.record import CONFIDENCE_EDGES, NOVELTY_EDGES, counted
+from scstore.annotation.record import CONFIDENCE_EDGES, NOVELTY_EDGES, counted, head_digest
 from scstore.cells.labels import check_column
 from scstore.errors import CellsError, FeatureSpaceError, printable
 from scstore.heads.artifact import AnyHead, load_head
@@ -102,6 +102,9 @@ def report(
         page = describe(store.obs, umap, record, sample=sample, cluster=cluster, source=str(store.path))
     trained = head if head is None or isinstance(head, AnyHead) else load_head(head)
     if trained is not None:
+        digests = {str(record.get("head_digest", "")), head_digest(head)}
+        if len(digests) == 2 and "" not in digests:
+            raise FeatureSpaceError(f"{store.path}: another head labelled these cells. Name that one with head=.")
         page["markers"] = describe_markers(store, trained, labels_of(store.obs[LABEL]))
     if reference is not None:
         page["nearest"] = _nearest(store, open_store(reference), trained, str(record.get("label", "")), progress)
@@ -288,6 +291,7 @@ def _nearest(store: Store, reference: Store, head: AnyHead | None, label: str, p
     how: dict[str, Any] = {"k": min(NEIGHBOURS, reference.n_obs), "columns": columns, "progress": progress}
     if SPACE in store.views and isinstance(head, FusedHead) and head.rejection_ is not None:
         placed = _placed(reference, head, progress)
+        placed.uns["scstore"] = {"annotation": store.annotation}  # by the same head
         if store.view(SPACE).shape[1] != placed.obsm[SPACE].shape[1]:
             raise FeatureSpaceError(f"{store.path}: another head labelled these cells. Name that one with head=.")
         found = query(store, placed, view=SPACE, **how).table

@@ -43,6 +43,8 @@ from scstore.store.views import ShardView, View, array_view
 from scstore.untrusted.guards import Guard
 from scstore.untrusted.zarr import lost_chunks
 
+# Where a head placed the cells; two heads make two spaces of it.
+HEAD_SPACE = "X_scstore"
 # Feature space of log-normalised expression, the same for every data set: genes are matched by name.
 EXPRESSION_SPACE: Space = {"view": "X", "expression": {"target_sum": TARGET_SUM, "log1p": True}}
 
@@ -281,7 +283,9 @@ class Store(Described):
         if 0 < n_lost < n_chunks:
             why = f"chunks of obsm/{name} have no file: they are zeros, which Zarr leaves out, or were lost"
             raise CellsError(f"{self.path}: {why}. Copy the folder again; if they are zeros, write it as .h5ad.")
-        space: Space = {"view": name, "source": "not extracted by scstore", "width": int(array.shape[1])}
+        space = {"view": name, "source": "not extracted by scstore", "width": int(array.shape[1])}
+        if name == HEAD_SPACE and (digest := self.annotation.get("head_digest")):
+            space["head"] = str(digest)
         return array_view(name, array, space if spec is None else spec.space, source=self.path)
 
     def why_not(self, name: str) -> str:

@@ -17,7 +17,7 @@ from support import make_cells
 
 import scstore
 from scstore.annotation.annotated_cells import label_colours
-from scstore.errors import CellsError, DamagedError, InputError, OptionError, OutputError
+from scstore.errors import CellsError, DamagedError, FeatureSpaceError, InputError, OptionError, OutputError
 from scstore.reporting.page import describe, report, write_page
 
 
@@ -147,6 +147,18 @@ def test_nearest_reference_cells_in_the_space_of_the_head(folder: Path, tmp_path
     assert first == donors
     same = [text.split(",")[0] == kind for text, kind in zip(first, column(page, "leiden"), strict=True)]
     assert np.mean(same) > 0.9
+
+
+def test_spaces_of_two_heads_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    scstore.fit(folder / "ref.h5ad", tmp_path / "other", label="cell_type", group="donor", seed=1)
+    again = scstore.annotate(folder / "new.h5ad", tmp_path / "other", umap=False, unassigned="both")
+    known = anndata.read_h5ad(folder / "annotated.h5ad")
+    assert again.obsm["X_scstore"].shape == known.obsm["X_scstore"].shape
+    assert scstore.query(known, folder / "annotated.h5ad", view="X_scstore", k=1).table["distance"].max() < 1e-3
+    with pytest.raises(FeatureSpaceError):
+        scstore.query(again, folder / "annotated.h5ad", view="X_scstore", k=1)
+    with pytest.raises(FeatureSpaceError):
+        report(folder / "annotated.h5ad", tmp_path / "p.html", head=tmp_path / "other")
 
 
 def test_an_evaluation_says_whether_the_model_helped(folder: Path, tmp_path: Path) -> None:
