@@ -1,7 +1,7 @@
 """What a decoder knows of cells: a real, small Llama beside its controls and beside the best rows without it.
 
     python benchmarks/decoder.py ../shared/data/cells ../shared/data/genes [--pairs NAME …] [--readings NAME …]
-        [--layers 1 4 8 15] [--cells 100] [--panel-genes 100] [--few 2 5 10] [--draws 3] [--model smollm2]
+        [--layers 1 4 8] [--cells 100] [--panel-genes 100] [--few 2 5 10] [--draws 2] [--model smollm2]
         [--work FOLDER] [--json FILE] [--quick]
 
 Pairs of lab_pairs.py. The model reads up to --cells cells of each side, on a panel that was chosen without labels on
@@ -212,7 +212,6 @@ def show_meaning(rows: dict[str, list[float]]) -> dict[str, Any]:
         (SYMBOLS, "renamed symbols"),
         (SYMBOLS, "symbols, random weights"),
         (VECTORS, "random vectors"),
-        (VECTORS, "vectors, random weights"),
     ):
         for pool in POOLINGS:
             pair = f"{first}: {pool}", f"{second}: {pool}"
@@ -243,11 +242,11 @@ def arguments() -> argparse.Namespace:
     made.add_argument("genes", type=Path, help="folder of NCBI's gene files")
     made.add_argument("--pairs", nargs="+", choices=[pair.name for pair in PAIRS], default=CHOSEN, metavar="NAME")
     made.add_argument("--readings", nargs="+", choices=READINGS, default=list(READINGS), metavar="NAME")
-    made.add_argument("--layers", nargs="+", type=int, default=[1, 4, 8, 15])
+    made.add_argument("--layers", nargs="+", type=int, default=[1, 4, 8])
     made.add_argument("--cells", type=int, default=100, help="cells of each side that the model reads")
     made.add_argument("--panel-genes", type=int, default=100)
     made.add_argument("--few", nargs="*", type=int, default=[2, 5, 10], help="labelled cells a label")
-    made.add_argument("--draws", type=int, default=3)
+    made.add_argument("--draws", type=int, default=2)
     made.add_argument("--model", default="smollm2")
     made.add_argument("--work", type=Path, metavar="FOLDER", help="keep there what was read and measured")
     options = made.parse_args()

@@ -26,7 +26,6 @@ READINGS: dict[str, dict[str, Any]] = {
     "symbols, random weights": {"input": "symbols", "control": "random-llm"},
     VECTORS: {},
     "random vectors": {"control": "random-genes"},
-    "vectors, random weights": {"control": "random-llm"},
 }
 """Ways to read the cells: options of ``scstore extract``. All but two are controls."""
 
