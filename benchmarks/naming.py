@@ -26,8 +26,8 @@ from sklearn.metrics import f1_score
 
 import scstore
 from scstore.labelling.name import _expression
-from scstore.naming.scores import gene_weights, neighbour_means, places_of
 from scstore.naming.terms import find_terms, read_types
+from scstore.naming.text_scores import gene_weights, neighbour_means, places_of
 from scstore.naming.texts import load_texts
 from scstore.progress import Silent
 

@@ -15,7 +15,7 @@ from scstore.model.projector_file import PROJECTOR, load_projector
 from scstore.options import Option, Progress, public
 from scstore.panels.panel import load_panel
 from scstore.sealed import CARD, DESCRIPTION_LIMIT, FolderKind
-from scstore.store.layout import LEDGER
+from scstore.store.ledger import LEDGER
 from scstore.store.verify_store import Finding, Verification, finding_of, verify_store
 from scstore.untrusted.guards import FILES, check_layout, check_path, what_is
 

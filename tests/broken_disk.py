@@ -24,7 +24,7 @@ from support import make_cells
 import scstore
 from scstore import fsio
 from scstore.errors import ScstoreError
-from scstore.store.layout import record_path
+from scstore.store.ledger import record_path
 from scstore.store.verify_store import Verification, verify_store
 
 T = TypeVar("T")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scstore.cells.matrices import likely_columns, why_no_labels
 from scstore.errors import CellsWarning, LabelsError, LabelsWarning, OptionError
 from scstore.options import Option, did_you_mean
 from scstore.progress import Reporter
@@ -24,14 +25,6 @@ MISSING_LABELS = (
     "", "NA", "N/A", "n.a.", "#N/A", "<NA>", "NaN", "NaT", "None", "null", "-", "?",
     "unassigned", "not assigned", "unknown", "unlabelled", "unlabeled", "unannotated", "not available",
 )  # fmt: skip
-
-# Different values: a column of fewer is never refused, a column of more numbers always is.
-FEW_VALUES, MANY_NUMBERS = 20, 500
-
-DATE = re.compile(r"\d{4}-\d\d?-\d\d?([ T].*)?")
-
-# Names of columns that hold labels.
-LIKELY = re.compile(r"type|label|annot|ident|class|cluster|leiden|louvain", re.IGNORECASE)
 
 MissingLabels = Annotated[Sequence[str], Option("Words for a missing label, in any case and blanks.", advanced=True)]
 
@@ -72,34 +65,11 @@ def read_labels(
         words = ", ".join(sorted({repr(str(value)) for value in obs[column].dropna()})[:5])
         said = f": all are {words} (missing_labels= names such words)" if words else ""
         raise LabelsError(f"{source}: no cell has a {column!r}{said}.")
-    if learned and (why := _why_no_labels(obs[column][~absent])) is not None:
+    if learned and (why := why_no_labels(obs[column][~absent])) is not None:
         likely = likely_columns(obs.drop(columns=column))
         hint = f" Columns that look like labels: {', '.join(likely)}." if likely else ""
         raise LabelsError(f"{source}: {column!r} {why}, so these are no labels to learn.{hint}")
     return [None if gone else str(value) for value, gone in zip(obs[column], absent, strict=True)]
-
-
-def _why_no_labels(values: pd.Series) -> str | None:
-    """Return what a column holds in place of labels, if its values are nearly all different or measured."""
-    distinct = [str(value) for value in values.unique()]
-    if all(DATE.fullmatch(value) for value in distinct):
-        return "holds dates"
-    n, n_cells = len(distinct), len(values)
-    if n <= FEW_VALUES:
-        return None
-    numbers = pd.to_numeric(pd.Series(distinct), errors="coerce")
-    counted = pd.api.types.is_numeric_dtype(values) and (n > MANY_NUMBERS or 4 * n > n_cells)  # text may be clusters
-    if counted or (numbers.notna().all() and (numbers % 1 != 0).any()):
-        return f"holds numbers ({n:,} different ones in {n_cells:,} cells)"
-    return f"differs in nearly every cell ({n:,} values in {n_cells:,} cells)" if 2 * n > n_cells else None
-
-
-def likely_columns(obs: pd.DataFrame) -> list[str]:
-    """Return the names of a few columns that look like labels, the likeliest first."""
-    columns = [str(name) for name in obs.columns if not str(name).startswith("scstore_")]
-    texts = [name for name in columns if not pd.api.types.is_numeric_dtype(obs[name])]
-    fitting = [name for name in texts if obs[name].nunique() > 1 and _why_no_labels(obs[name].dropna()) is None]
-    return sorted(fitting, key=lambda name: LIKELY.search(name) is None)[:3]
 
 
 def report_labels(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,6 +26,15 @@ WINDOW = 1 << 27
 
 # Values of a matrix stored by column that are read at once.
 BLOCK = 1 << 22
+
+
+# Different values: a column of fewer is never refused, a column of more numbers always is.
+FEW_VALUES, MANY_NUMBERS = 20, 500
+
+DATE = re.compile(r"\d{4}-\d\d?-\d\d?([ T].*)?")
+
+# Names of columns that hold labels.
+LIKELY = re.compile(r"type|label|annot|ident|class|cluster|leiden|louvain", re.IGNORECASE)
 
 
 def is_numeric(dtype: Any) -> bool:
@@ -241,3 +251,26 @@ def fitting_names(columns: Iterable[object]) -> list[str]:
             name = f"{wanted[: LONGEST_COLUMN // 4]}_{tries}"
         names.append(name)
     return names
+
+
+def why_no_labels(values: pd.Series) -> str | None:
+    """Return what a column holds in place of labels, if its values are nearly all different or measured."""
+    distinct = [str(value) for value in values.unique()]
+    if all(DATE.fullmatch(value) for value in distinct):
+        return "holds dates"
+    n, n_cells = len(distinct), len(values)
+    if n <= FEW_VALUES:
+        return None
+    numbers = pd.to_numeric(pd.Series(distinct), errors="coerce")
+    counted = pd.api.types.is_numeric_dtype(values) and (n > MANY_NUMBERS or 4 * n > n_cells)  # text may be clusters
+    if counted or (numbers.notna().all() and (numbers % 1 != 0).any()):
+        return f"holds numbers ({n:,} different ones in {n_cells:,} cells)"
+    return f"differs in nearly every cell ({n:,} values in {n_cells:,} cells)" if 2 * n > n_cells else None
+
+
+def likely_columns(obs: pd.DataFrame) -> list[str]:
+    """Return the names of a few columns that look like labels, the likeliest first."""
+    columns = [str(name) for name in obs.columns if not str(name).startswith("scstore_")]
+    texts = [name for name in columns if not pd.api.types.is_numeric_dtype(obs[name])]
+    fitting = [name for name in texts if obs[name].nunique() > 1 and why_no_labels(obs[name].dropna()) is None]
+    return sorted(fitting, key=lambda name: LIKELY.search(name) is None)[:3]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scstore import fsio
-from scstore.cells.labels import likely_columns
+from scstore.cells.matrices import likely_columns
 from scstore.cli.builder import in_flags, state
 from scstore.errors import OptionError
 from scstore.model.shapes import Gpu

@@ -22,7 +22,7 @@ from scstore.genes.table import expression_genes
 from scstore.heads.preprocessing import EXPRESSION
 from scstore.heads.rows import Array, MappedRows, Rows, RowSubset, StackedRows, fetch, iter_raw_blocks
 from scstore.sealed import differences
-from scstore.store.layout import SEEN_BY_PANEL, SEEN_BY_PROJECTOR
+from scstore.store.ledger import SEEN_BY_PANEL, SEEN_BY_PROJECTOR
 from scstore.store.reader import Store
 from scstore.tokens.genept import companion_vectors, weighted_means
 from scstore.tokens.sequences import rank_genes

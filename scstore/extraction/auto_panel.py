@@ -13,8 +13,7 @@ from scstore.extraction.options import SequenceOptions
 from scstore.panels.choose_genes import DEFAULT_N_GENES, panel
 from scstore.panels.panel import load_panel
 from scstore.progress import Reporter
-from scstore.store.layout import file_beside
-from scstore.store.ledger import ids_digest
+from scstore.store.ledger import file_beside, ids_digest
 from scstore.store.reader import Store
 
 # Options of extraction that decide how a panel reads its cells.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import anndata
@@ -19,9 +19,9 @@ from scstore.cells.opening import CellFile, CellSource
 from scstore.errors import CellsError, FeatureSpaceError, OptionError
 from scstore.extraction.auto_panel import kept_panel
 from scstore.extraction.options import AUTO_PANEL, CONTROL_SEED, SequenceOptions
-from scstore.genes.matching import OTHER_TABLE, GeneMatch, common_name, match_genes, organisms_of
+from scstore.genes.matching import OTHER_TABLE, GeneMatch, common_name, describe_genes, match_genes, organisms_of
 from scstore.genes.ncbi import TAXA
-from scstore.genes.orthologs import Translation, describe_cells, match_cells, needed_translation
+from scstore.genes.orthologs import Translation, describe_translated, match_translated, needed_translation
 from scstore.genes.table import DescribedGenes, GeneTable, describe_by_symbol, load_gene_table, unique_names
 from scstore.panels.panel import Panel, load_panel
 from scstore.progress import Reporter
@@ -132,17 +132,23 @@ def find_genes(source: CellInput, target: Path, options: SequenceOptions, progre
     if options.panel == AUTO_PANEL:
         panel_file = str(kept_panel(source.source, target, options, source.cells, progress))
     panel = load_panel(panel_file) if panel_file else None
-    translation = needed_translation(
-        options.orthologs,
-        source.var,
-        organism=options.organism,
-        table=None if named is None else named.obs,
-        panel=None if panel is None else panel.obs,
-        source=source.cells.source,
-        progress=progress,
-    )
+    translation = None
+    if options.orthologs is not None:
+        translation = needed_translation(
+            options.orthologs,
+            source.var,
+            organism=options.organism,
+            table=None if named is None else named.obs,
+            panel=None if panel is None else panel.obs,
+            source=source.cells.source,
+            progress=progress,
+        )
     if named is None:
-        described = describe_cells(source.var, translation, organism=options.organism, source=source.cells.source)
+        described = (
+            describe_genes(source.var, organism=options.organism, source=source.cells.source)
+            if translation is None
+            else describe_translated(source.var, translation)
+        )
         described = described if panel is None else _with_panel(described, panel, first=options.reads_symbols)
         if n := int(described.obs["symbol"].str.fullmatch(ENSEMBL_ID.pattern).sum()):
             progress.note(
@@ -150,10 +156,10 @@ def find_genes(source: CellInput, target: Path, options: SequenceOptions, progre
             )
     else:
         described = DescribedGenes(named.obs, named.template)
+    match_cells = match_genes if translation is None else partial(match_translated, translation=translation)
     match = match_cells(
         source.var,
         described.obs,
-        translation,
         min_match=options.min_match,
         sum_duplicates=options.sum_duplicate_genes,
         source=source.cells.source,

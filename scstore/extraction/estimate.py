@@ -20,12 +20,11 @@ from scstore.extraction.cell_input import CellInput, MatchedGenes, find_cells, f
 from scstore.extraction.options import AUTO_PANEL, Cells, ExtractOptions, Output, complete_options
 from scstore.extraction.sequence_plan import fewest_genes, layers_to_read
 from scstore.model.flops import cell_flop, pass_bytes, weight_bytes
-from scstore.model.gguf_files import SMOLLM2
-from scstore.model.loading import DEFAULT_MODEL, MINILM, ModelFiles
+from scstore.model.loading import DEFAULT_MODEL, MINILM, SMOLLM2, ModelFiles
 from scstore.model.shapes import GPUS, DeviceKind, Gpu, device_of, model_shape
 from scstore.options import with_options
 from scstore.progress import Reporter
-from scstore.store.layout import file_beside
+from scstore.store.ledger import file_beside
 from scstore.tokens.sequences import count_genes
 
 RUNS, RUN_CELLS = 8, 256  # cells that are read: so many runs, spread evenly, of so many cells

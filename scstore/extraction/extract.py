@@ -28,14 +28,19 @@ from scstore.extraction.plan import ExtractionPlan, check_same_run, make_plan
 from scstore.extraction.sequence_plan import READ_ROWS
 from scstore.options import with_options
 from scstore.progress import Reporter
-from scstore.store.layout import PREFIX, STATUS, STATUS_EMPTY, STATUS_OK, StorePlan, file_beside
 from scstore.store.ledger import (
     NOT_YET,
+    PREFIX,
+    STATUS,
+    STATUS_EMPTY,
+    STATUS_OK,
     Part,
+    StorePlan,
     check_fixed_files,
     check_shard,
     committed_shards,
     creation_lock,
+    file_beside,
     part_lock,
 )
 from scstore.store.reader import Store, open_store

@@ -36,7 +36,7 @@ from scstore.model.projector_file import ProjectorFile, load_projector
 from scstore.model.prompt import PROMPT, SEPARATOR
 from scstore.progress import Reporter
 from scstore.sealed import FORMAT, Space, differences
-from scstore.store.layout import SEEN_BY_PANEL, SEEN_BY_PROJECTOR, StorePlan, ViewSpec, default_shard_rows
+from scstore.store.ledger import SEEN_BY_PANEL, SEEN_BY_PROJECTOR, StorePlan, ViewSpec, default_shard_rows
 from scstore.store.reader import open_store
 from scstore.tokens.genept import companion_vectors, weighted_means
 from scstore.tokens.sequences import RankedCells, expressed_genes, shuffled_order

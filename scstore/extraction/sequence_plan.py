@@ -23,12 +23,10 @@ from scstore.extraction.options import GENEPT_W, RENAMED, SequenceOptions
 from scstore.gene_tables.encoding import cached_table
 from scstore.genes.table import GeneTable
 from scstore.model.flops import tokens_that_fit
-from scstore.model.gguf_files import SMOLLM2
-from scstore.model.loading import DEFAULT_MODEL, MINILM, ModelFiles, load_tokenizer, locate_model, pick_device
+from scstore.model.loading import DEFAULT_MODEL, MINILM, SMOLLM2, ModelFiles, load_tokenizer, locate_model, pick_device
 from scstore.model.prompt import PROMPT, Layout, make_layout, write_symbols
 from scstore.progress import Reporter
-from scstore.store.layout import file_beside
-from scstore.store.ledger import ids_digest
+from scstore.store.ledger import file_beside, ids_digest
 from scstore.tokens.sequences import GeneSlots, RankedCells, count_genes, cut_genes, rank_genes
 
 DEFAULT_TOP_GENES = 2048

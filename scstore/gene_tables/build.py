@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scstore.cells.opening import open_cells
 from scstore.errors import OptionError
 from scstore.gene_tables.encoding import ENDPOINT, encode_table, open_encoder
-from scstore.genes.matching import match_genes
+from scstore.genes.matching import describe_genes, match_genes
 from scstore.genes.ncbi import NCBI_TEMPLATE, TAXA, describe_by_ncbi, read_gene_info, read_summaries
-from scstore.genes.orthologs import describe_cells, other_organism, read_orthologs
+from scstore.genes.orthologs import other_organism, read_orthologs
 from scstore.genes.published import read_published
 from scstore.genes.table import KIND, DescribedGenes, GeneTable, coverage, read_descriptions, save_gene_table
 from scstore.options import Option, Overwrite, Progress, public
@@ -101,7 +101,7 @@ def build_genes(
             slot = next(iter(opened.slots))
             for line in opened.notes(slot):
                 progress.note(line)
-            genes = describe_cells(opened.var(slot), organism=organism, source=opened.source)
+            genes = describe_genes(opened.var(slot), organism=organism, source=opened.source)
     else:
         here, other = str(organism), other_organism(str(organism))
         files = {here: gene_info, other: ortholog_gene_info}

@@ -12,8 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scstore.cells.gene_names import ENSEMBL_ID, find_names, name_columns, stable_id, strings
+from scstore.cells.gene_names import ENSEMBL_ID, PLACEHOLDER, find_names, name_columns, stable_id, strings
 from scstore.errors import GenesError, show, show_some
+from scstore.genes.table import DescribedGenes, describe_by_symbol
 
 # CD3D, HLA-A, AL627309.1, C1orf112
 HUMAN = re.compile(r"[A-Z0-9][A-Z0-9.-]*[A-Z][A-Z0-9.-]*|[A-Z][A-Z0-9.-]+|C(\d+|X|Y)orf\d+")
@@ -289,3 +290,19 @@ def _refusal(
     looked = [name for name, names in columns.items() if any(names)]
     lower = f", or let these in with min_match={share:g}" if share else ""
     return f"{begin} Names are looked for in {', '.join(looked)}. {cure}{lower}."
+
+
+def describe_genes(var: pd.DataFrame, *, organism: str | None = None, source: str = "cells") -> DescribedGenes:
+    """Describe the cells' genes by their symbols.
+
+    GenesError where most genes have no symbol: other names say nothing to a language model.
+    """
+    names = gene_names(var, sum_duplicates=True)[0].drop_duplicates("symbol")
+    unknown = [name for name in names["symbol"] if ENSEMBL_ID.fullmatch(name) or PLACEHOLDER.fullmatch(name)]
+    if 2 * len(unknown) > len(names):
+        why = f"{len(unknown):,} of {len(names):,} genes have no symbol, only names like {show(unknown[0])}"
+        cure = "Put symbols into a column 'gene_symbols' of var, or give a table that knows the ids (genes=)."
+        raise GenesError(f"{source}: {why}, which tell a language model nothing. {cure}")
+    return describe_by_symbol(
+        names["symbol"], ensembl_ids=names["ensembl_id"], organism=organism or guess_organism(names["symbol"]) or ""
+    )

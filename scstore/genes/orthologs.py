@@ -15,19 +15,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.cells.gene_names import ENSEMBL_ID, PLACEHOLDER
+from scstore.cells.gene_names import ENSEMBL_ID
 from scstore.errors import GenesError, OptionError, show, show_some
 from scstore.genes.matching import (
-    OTHER_TABLE,
     GeneMatch,
     common_name,
+    describe_genes,
     gene_names,
     guess_organism,
     match_genes,
     organism_of_table,
 )
 from scstore.genes.ncbi import TAXA, read_columns, read_gene_info
-from scstore.genes.table import DescribedGenes, describe_by_symbol
+from scstore.genes.table import DescribedGenes
 from scstore.progress import Reporter
 from scstore.sealed import canonical_json
 from scstore.untrusted.guards import reading
@@ -181,7 +181,7 @@ def rename_by_orthologs(var: pd.DataFrame, translation: Translation, *, source: 
 
 
 def needed_translation(
-    path: str | os.PathLike[str] | None,
+    path: str | os.PathLike[str],
     var: pd.DataFrame,
     *,
     organism: str | None,
@@ -194,8 +194,6 @@ def needed_translation(
 
     ``table`` and ``panel`` are the ``obs`` of these files; ``organism`` is the cells', by default guessed from ``var``.
     """
-    if path is None:
-        return None
     if table is None and panel is None:
         raise OptionError(f"orthologs={str(path)!r} needs genes= or panel=, which have the species to translate into.")
     held = [organism_of_table(genes) for genes in (table, panel) if genes is not None]
@@ -215,25 +213,15 @@ def needed_translation(
     return Translation(read_orthologs(path), own)
 
 
-def match_cells(
-    var: pd.DataFrame,
-    table: pd.DataFrame,
-    translation: Translation | None,
-    *,
-    min_match: float = 0.3,
-    sum_duplicates: bool = False,
-    source: str = "cells",
-    cure: str = OTHER_TABLE,
+def match_translated(
+    var: pd.DataFrame, table: pd.DataFrame, *, translation: Translation, source: str = "cells", **how: Any
 ) -> GeneMatch:
-    """Find the cells' genes in a gene table (see :func:`match_genes`), by their orthologs' names if translated.
+    """Find the cells' genes in a gene table by their orthologs' names; takes what :func:`match_genes` takes.
 
     The match covers all input genes; those without an ortholog match nothing, and do not count for ``min_match``.
     """
-    how: Any = {"min_match": min_match, "sum_duplicates": sum_duplicates, "source": source, "cure": cure}
-    if translation is None:
-        return match_genes(var, table, **how)
     renamed = rename_by_orthologs(var, translation, source=source)
-    match = match_genes(renamed.var, table, **how)
+    match = match_genes(renamed.var, table, source=source, **how)
     rows, groups = np.full(len(var), -1, dtype=np.int64), None
     rows[renamed.columns] = match.table_rows
     if match.groups is not None:
@@ -242,22 +230,7 @@ def match_cells(
     return replace(match, table_rows=rows, groups=groups, report=f"{renamed.report}\n{match.report}")
 
 
-def describe_cells(
-    var: pd.DataFrame, translation: Translation | None = None, *, organism: str | None = None, source: str = "cells"
-) -> DescribedGenes:
-    """Describe the cells' genes by their symbols, or by those of their orthologs if translated.
-
-    GenesError where most genes have no symbol: other names say nothing to a language model.
-    """
-    if translation is not None:
-        var = rename_by_orthologs(var, translation).var
-        organism = other_organism(translation.organism)
-    names = gene_names(var, sum_duplicates=True)[0].drop_duplicates("symbol")
-    unknown = [name for name in names["symbol"] if ENSEMBL_ID.fullmatch(name) or PLACEHOLDER.fullmatch(name)]
-    if 2 * len(unknown) > len(names):
-        why = f"{len(unknown):,} of {len(names):,} genes have no symbol, only names like {show(unknown[0])}"
-        cure = "Put symbols into a column 'gene_symbols' of var, or give a table that knows the ids (genes=)."
-        raise GenesError(f"{source}: {why}, which tell a language model nothing. {cure}")
-    return describe_by_symbol(
-        names["symbol"], ensembl_ids=names["ensembl_id"], organism=organism or guess_organism(names["symbol"]) or ""
-    )
+def describe_translated(var: pd.DataFrame, translation: Translation) -> DescribedGenes:
+    """Describe the cells' genes by the symbols of their orthologs."""
+    renamed = rename_by_orthologs(var, translation).var
+    return describe_genes(renamed, organism=other_organism(translation.organism))

@@ -31,8 +31,16 @@ from scstore.labelling.annotate import (
     write_and_return,
     write_labelled,
 )
-from scstore.naming.scores import Scores, cluster_means, gene_weights, neighbour_means, places_of, score, speaking_genes
 from scstore.naming.terms import Types, read_types, refuse_unknown, without_text
+from scstore.naming.text_scores import (
+    Scores,
+    cluster_means,
+    gene_weights,
+    neighbour_means,
+    places_of,
+    score,
+    speaking_genes,
+)
 from scstore.naming.texts import Texts, load_texts
 from scstore.options import Option, Overwrite, Progress, Seed, fraction, with_options
 from scstore.progress import Reporter

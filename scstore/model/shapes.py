@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from scstore.errors import ModelError
-from scstore.model.gguf_files import SMOLLM2, is_packed, packed_config
-from scstore.model.loading import DEFAULT_MODEL, MINILM, ModelFiles, checked_config
+from scstore.model.gguf_files import packed_config
+from scstore.model.loading import DEFAULT_MODEL, MINILM, SMOLLM2, ModelFiles, checked_config, is_packed
 from scstore.options import Option
 
 # What an estimate takes of ``config.json``, of models that are named and not fetched yet.

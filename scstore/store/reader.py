@@ -37,8 +37,18 @@ from scstore.errors import (
 from scstore.options import Option, did_you_mean, public
 from scstore.progress import Reporter
 from scstore.sealed import Space, fingerprint
-from scstore.store.layout import LEDGER, STATUS, STATUS_EMPTY, StorePlan, decoding, view_specs
-from scstore.store.ledger import CURE, ManifestStore, committed_shards, parse_run_record
+from scstore.store.ledger import (
+    CURE,
+    LEDGER,
+    STATUS,
+    STATUS_EMPTY,
+    ManifestStore,
+    StorePlan,
+    committed_shards,
+    decoding,
+    parse_run_record,
+    view_specs,
+)
 from scstore.store.views import ShardView, View, array_view
 from scstore.untrusted.guards import Guard
 from scstore.untrusted.zarr import lost_chunks

@@ -16,7 +16,7 @@ from scstore.errors import DamagedError, InputError, NotAStoreError, UnreadableE
 from scstore.progress import Reporter
 from scstore.sealed import fingerprint
 from scstore.store import ledger
-from scstore.store.layout import LEDGER, MANIFEST, StorePlan, chunk_path, file_beside, record_path
+from scstore.store.ledger import LEDGER, MANIFEST, StorePlan, chunk_path, file_beside, record_path
 from scstore.store.reader import Store
 
 # Files that are read at once: SHA-256 runs outside Python's lock, so as many cores hash.

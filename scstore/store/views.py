@@ -16,8 +16,7 @@ from zarr.codecs import ZstdCodec
 
 from scstore.errors import DamagedError, IncompleteStoreError
 from scstore.sealed import Space, fingerprint
-from scstore.store.layout import StorePlan, ViewSpec, chunk_path, decoding
-from scstore.store.ledger import NOT_YET, REDO, check_shard
+from scstore.store.ledger import NOT_YET, REDO, StorePlan, ViewSpec, check_shard, chunk_path, decoding
 
 # Embeddings of a foreign file that are pictures: used only where they are named.
 PICTURES = re.compile("umap|tsne|draw_graph|phate", re.IGNORECASE)

@@ -24,8 +24,17 @@ from scstore import fsio
 from scstore.cells.matrices import plain_frame
 from scstore.errors import DamagedError, LockedError, NumericsError
 from scstore.sealed import FORMAT, seal
-from scstore.store.layout import LEDGER, StorePlan, ViewSpec, chunk_path, record_path
-from scstore.store.ledger import check_shard, read_record, write_manifest, write_record
+from scstore.store.ledger import (
+    LEDGER,
+    StorePlan,
+    ViewSpec,
+    check_shard,
+    chunk_path,
+    read_record,
+    record_path,
+    write_manifest,
+    write_record,
+)
 from scstore.store.views import ARRAY, write_csr
 
 # What lies in a store's folder.

@@ -30,7 +30,7 @@ from scstore.errors import (
     OutputError,
 )
 from scstore.model.projector_file import ProjectorFile, load_projector
-from scstore.store.layout import SEEN_BY_PROJECTOR
+from scstore.store.ledger import SEEN_BY_PROJECTOR
 
 FILES = ("projector.json", "projector.safetensors")
 

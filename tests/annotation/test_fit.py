@@ -10,7 +10,7 @@ from support import make_cells, make_store
 import scstore
 from scstore import fsio
 from scstore.errors import IncompleteStoreError, InputError, LabelsError, OptionError, OutputError
-from scstore.store.layout import record_path
+from scstore.store.ledger import record_path
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from scstore.errors import (
     ScstoreWarning,
 )
 from scstore.progress import Reporter
-from scstore.store.layout import record_path
+from scstore.store.ledger import record_path
 
 EMPTY = ["cell5", "cell40"]
 

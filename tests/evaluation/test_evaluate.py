@@ -26,7 +26,7 @@ from scstore.evaluation.features import fold_means
 from scstore.evaluation.result import Evaluation
 from scstore.evaluation.table_rows import choose_rows
 from scstore.heads.fusion import FusedHead
-from scstore.store.layout import SEEN_BY_PANEL, record_path
+from scstore.store.ledger import SEEN_BY_PANEL, record_path
 
 READOUT = "readout_wmean_l3"
 DEFAULT = "default"

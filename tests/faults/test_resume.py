@@ -20,7 +20,7 @@ from scstore.errors import (
     FeatureSpaceError,
     LockedError,
 )
-from scstore.store.layout import chunk_path, record_path
+from scstore.store.ledger import chunk_path, record_path
 
 VIEWS = ("readout_wmean_l3", "readout_last_l3", "genept", "genept_random", "X")
 

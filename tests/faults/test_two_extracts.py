@@ -9,7 +9,7 @@ from two_extracts import WAYS, Reader, race
 from warm import Job, Warm
 
 from scstore import fsio
-from scstore.store.layout import chunk_path, record_path
+from scstore.store.ledger import chunk_path, record_path
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -10,8 +10,7 @@ import pytest
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError
 from scstore.store import writer
-from scstore.store.layout import StorePlan, ViewSpec, record_path
-from scstore.store.ledger import check_shard, read_record
+from scstore.store.ledger import StorePlan, ViewSpec, check_shard, read_record, record_path
 from scstore.store.views import ShardView
 from scstore.store.writer import commit_shard
 

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from scstore.errors import GenesError
-from scstore.genes.matching import match_genes
+from scstore.genes.matching import describe_genes, match_genes
 from scstore.genes.orthologs import (
     Orthologs,
     Translation,
-    describe_cells,
-    match_cells,
+    describe_translated,
+    match_translated,
     other_organism,
     read_orthologs,
     rename_by_orthologs,
@@ -148,21 +148,20 @@ def test_genes_take_their_orthologs_names(orthologs: Orthologs, from_mouse: Tran
 
 
 def test_a_match_covers_all_input_genes(from_mouse: Translation, table: pd.DataFrame) -> None:
-    match = match_cells(var("Own", "Lyz2", "ENSMUSG000001", "Gm3"), table, from_mouse)
+    match = match_translated(var("Own", "Lyz2", "ENSMUSG000001", "Gm3"), table, translation=from_mouse)
     assert match.table_rows.tolist() == [-1, 2, 1, -1]
     assert match.genes.tolist() == [1, 2]
     assert "3 of 4" in match.report
-    theirs = match_cells(var("Cd3d", "Lyz2", "Ms4a1"), table, from_mouse)
+    theirs = match_translated(var("Cd3d", "Lyz2", "Ms4a1"), table, translation=from_mouse)
     ours = match_genes(var("CD3D", "LYZ", "MS4A1"), table)
     np.testing.assert_array_equal(theirs.table_rows, ours.table_rows)
-    np.testing.assert_array_equal(match_cells(var("CD3D", "LYZ", "MS4A1"), table, None).table_rows, ours.table_rows)
 
 
 def test_repeated_genes_are_summed_where_they_stand(from_mouse: Translation, table: pd.DataFrame) -> None:
     genes = var("Own", "Lyz2", "Own", "Cd3d", "Lyz2")
     with pytest.raises(GenesError, match="'LYZ'"):
-        match_cells(genes, table, from_mouse)
-    match = match_cells(genes, table, from_mouse, sum_duplicates=True)
+        match_translated(genes, table, translation=from_mouse)
+    match = match_translated(genes, table, translation=from_mouse, sum_duplicates=True)
     assert match.table_rows.tolist() == [-1, 2, -1, 1, -1]
     assert match.groups is not None
     assert match.groups.tolist() == [0, 1, 2, 3, 1]
@@ -170,11 +169,11 @@ def test_repeated_genes_are_summed_where_they_stand(from_mouse: Translation, tab
 
 def test_cells_are_described_by_their_own_or_their_orthologs_symbols(from_mouse: Translation) -> None:
     genes = var("Cd3d", "Own", "Ms4a1", "Cd3d")
-    own, template = describe_cells(genes)
+    own, template = describe_genes(genes)
     assert template == "{symbol}"
     assert list(own["text"]) == ["Cd3d", "Own", "Ms4a1"]
     assert set(own["organism"]) == {"mouse"}
-    translated, _ = describe_cells(genes, from_mouse)
+    translated, _ = describe_translated(genes, from_mouse)
     assert list(translated["text"]) == ["CD3D", "MS4A1"]
     assert set(translated["organism"]) == {"human"}
 
@@ -188,12 +187,12 @@ IDS = [f"ENSG{i:011d}" for i in range(4)]
 def test_names_that_say_nothing_are_not_described(names: list[str]) -> None:
     """RELIABILITY 47: a model would read ids for texts."""
     with pytest.raises(GenesError, match=r"f\.h5ad.*gene_symbols"):
-        describe_cells(pd.DataFrame(index=names), source="f.h5ad")
+        describe_genes(pd.DataFrame(index=names), source="f.h5ad")
 
 
 def test_symbols_are_described_with_their_ids() -> None:
     """Cells of ids alone are then found among them; a symbol of two ids is one text."""
-    described = describe_cells(pd.DataFrame({"feature_name": ["CD3D", "LYZ", "LYZ", ""]}, index=IDS)).obs
+    described = describe_genes(pd.DataFrame({"feature_name": ["CD3D", "LYZ", "LYZ", ""]}, index=IDS)).obs
     assert described["text"].tolist() == ["CD3D", "LYZ", IDS[3]]
     assert described["ensembl_id"].tolist() == [IDS[0], IDS[1], IDS[3]]
     assert match_genes(pd.DataFrame(index=IDS[:2]), described).table_rows.tolist() == [0, 1]

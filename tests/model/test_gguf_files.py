@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from scstore.errors import DamagedError, ModelError
 from scstore.model import gguf_files
-from scstore.model.gguf_files import SMOLLM2, SMOLLM2_DIGEST
-from scstore.model.loading import load_backbone, locate_model
+from scstore.model.gguf_files import SMOLLM2_DIGEST
+from scstore.model.loading import SMOLLM2, load_backbone, locate_model
 from scstore.model.shapes import KNOWN_SHAPES, model_shape
 
 CPU = torch.device("cpu")

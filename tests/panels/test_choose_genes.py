@@ -15,7 +15,7 @@ import scstore
 from scstore.errors import CellsError, GenesError, LabelsError, OptionError, OutputError
 from scstore.panels import gene_scores
 from scstore.panels.panel import load_panel
-from scstore.store.layout import SEEN_BY_PANEL
+from scstore.store.ledger import SEEN_BY_PANEL
 
 MARKERS = {f"GENE{i}" for i in range(15)}
 

@@ -15,7 +15,7 @@ from warm import scratch_folder
 
 import scstore
 from scstore import fsio
-from scstore.store.layout import record_path
+from scstore.store.ledger import record_path
 from scstore.store.verify_store import verify_store
 
 PARTS = st.integers(1, 4).flatmap(lambda count: st.tuples(st.integers(0, count - 1), st.just(count)))

@@ -20,8 +20,7 @@ import scstore
 from scstore import fsio
 from scstore.errors import DamagedError, ScstoreError
 from scstore.sealed import seal
-from scstore.store.layout import MANIFEST, record_path
-from scstore.store.ledger import read_manifest, read_record
+from scstore.store.ledger import MANIFEST, read_manifest, read_record, record_path
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(-1e300, 1e300) | st.text(),

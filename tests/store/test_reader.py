@@ -26,8 +26,7 @@ from scstore.errors import (
     OutputError,
     UnreadableError,
 )
-from scstore.store.layout import record_path
-from scstore.store.ledger import write_manifest
+from scstore.store.ledger import record_path, write_manifest
 from scstore.store.reader import EXPRESSION_SPACE, Store
 
 

@@ -14,8 +14,7 @@ from support import Run, extract, make_cells
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError, NewerFormatError
 from scstore.sealed import seal
-from scstore.store.layout import MANIFEST, chunk_path, record_path
-from scstore.store.ledger import write_manifest
+from scstore.store.ledger import MANIFEST, chunk_path, record_path, write_manifest
 from scstore.store.reader import open_store
 from scstore.store.verify_store import verify_store
 

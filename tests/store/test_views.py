@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse import random as random_sparse
 
 from scstore.errors import DamagedError, IncompleteStoreError
-from scstore.store.layout import StorePlan, ViewSpec, chunk_path, record_path
+from scstore.store.ledger import StorePlan, ViewSpec, chunk_path, record_path
 from scstore.store.views import ShardView, View, array_view
 from scstore.store.writer import commit_shard
 

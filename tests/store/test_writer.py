@@ -14,8 +14,7 @@ from scipy.sparse import csr_matrix
 
 from scstore import fsio
 from scstore.errors import NumericsError
-from scstore.store.layout import MANIFEST, StorePlan, ViewSpec, chunk_path, record_path
-from scstore.store.ledger import read_manifest
+from scstore.store.ledger import MANIFEST, StorePlan, ViewSpec, chunk_path, read_manifest, record_path
 from scstore.store.views import SPARSE_CHUNK
 from scstore.store.writer import DiskStore, StoreBuilder, build_store, commit_shard
 
