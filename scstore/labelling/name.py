@@ -66,7 +66,7 @@ class NameOptions:
 
     cluster: Annotated[str | None, Option("obs column of clusters, each of which gets one label.")] = None
     max_p: Annotated[
-        float, fraction("No label where dealt gene texts reach its score this often; 1 gives every cell a label.")
+        float, fraction("No label where shuffled gene texts score as high this often; 1 gives every cell a label.")
     ] = 0.01
     output: Annotated[
         str | os.PathLike[str] | None,
@@ -92,7 +92,7 @@ def name(cells: ToAnnotate, types: CellTypes, options: NameOptions) -> anndata.A
     """Label cells of which none is labelled, from texts about genes and about cell types.
 
     A gene speaks for a type where its text (NCBI) is near to the type's (Cell Ontology). Each cell is averaged with its
-    nearest ones. It gets a label where dealing the genes' texts anew hardly ever scores as high; else it is
+    nearest ones. It gets a label where shuffled gene texts hardly ever score as high; else it is
     ``unassigned``. Types that the cells' differences do not show cannot be found: give cells of several types.
 
     Returns
@@ -236,8 +236,8 @@ def _why(
 ) -> NDArray[np.object_]:
     """Return why each row has its label, or none, in words ``(n,)``."""
     best, symbols = scores.order[:, 0], genes["symbol"].to_numpy(dtype=object)
-    words = np.full(len(best), f"dealt gene texts score as high with p above {max_p:g}", dtype=object)
-    words[(scores.p <= max_p) & ~stands] = f"dealt gene texts part it from the second type with p above {LEAD_P:g}"
+    words = np.full(len(best), f"shuffled gene texts score as high (p > {max_p:g})", dtype=object)
+    words[(scores.p <= max_p) & ~stands] = f"shuffled gene texts lead as far over the second type (p > {LEAD_P:g})"
     clustered = len(best) < len(of_cell)
     for row in np.flatnonzero(stands) if clustered else np.unique(best[stands]):
         mine = np.arange(len(best)) == row if clustered else stands & (best == row)

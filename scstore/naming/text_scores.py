@@ -1,7 +1,7 @@
 """Scores of cell types for cells: expression weighed by how near the genes' texts are to the types' texts.
 
-A score is compared with those of the same cells where the genes' weights are dealt anew: what such scores reach by
-chance gives p-values.
+A score is compared with those of the same cells where the genes' weights are shuffled: what such scores reach by chance
+gives p-values.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NEAREST = 16  # cells that are averaged, the cell itself among them
 VARIABLE, COMPONENTS = 2000, 30  # genes and components that neighbours are found by
 # A gene speaks for a type where its text is nearer to the type's than other genes' by this many standard deviations.
 SPEAKS = 1.5
-# Deals of the null, at least, cells that it is made of, at most, and scores that it has where these are few.
+# Shuffles of the null, at least, cells that it is made of, at most, and scores that it has where these are few.
 SHUFFLES, SAMPLE, FEW = 100, 200, 5000
 BLOCK = 2048  # rows that are averaged at a time
 
@@ -29,9 +29,9 @@ BLOCK = 2048  # rows that are averaged at a time
 class Scores:
     """Of ``n`` rows (cells with their neighbours, or clusters) and ``t`` types.
 
-    ``values`` ``(n, t)``: in standard deviations of scores with dealt weights. ``order`` ``(n, t)``: types, the best
-    first. ``p`` and ``lead_p`` ``(n,)``: how often dealt weights give the best type as high a score, or as large a lead
-    over the second.
+    ``values`` ``(n, t)``: in standard deviations of scores with shuffled weights. ``order`` ``(n, t)``: types, the best
+    first. ``p`` and ``lead_p`` ``(n,)``: how often shuffled weights give the best type as high a score, or as large a
+    lead over the second.
     """
 
     values: Float32
@@ -95,9 +95,9 @@ def score(expression: sparse.csr_matrix, means: sparse.csr_matrix, weights: Floa
         values[start : start + BLOCK] = _standard(rows @ weights, rows, weights)
     sample = np.sort(rng.choice(len(values), min(SAMPLE, len(values)), replace=False))
     rows = _centred(expression, means[sample], centre)
-    deals = max(SHUFFLES, FEW // len(sample))
-    dealt = [_standard(rows @ weights[rng.permutation(n_genes)], rows, weights) for _ in range(deals)]
-    null = np.concatenate(dealt)
+    shuffles = max(SHUFFLES, FEW // len(sample))
+    shuffled = [_standard(rows @ weights[rng.permutation(n_genes)], rows, weights) for _ in range(shuffles)]
+    null = np.concatenate(shuffled)
     order = np.argsort(-values, axis=1, kind="stable")
     return Scores(values, order, *(_p_values(kind(values), kind(null)) for kind in (_best, _lead)))
 
@@ -108,7 +108,7 @@ def _centred(expression: sparse.csr_matrix, means: sparse.csr_matrix, centre: Fl
 
 
 def _standard(sums: Float32, rows: Float32, weights: Float32) -> Float32:
-    """Return weighted sums in the mean and spread that they have over all deals of the weights, which are known."""
+    """Return weighted sums in the mean and spread that they have over all shuffles of the weights, which are known."""
     n = len(weights)
     expected = rows.sum(axis=1)[:, None] * weights.mean(axis=0)
     spread = np.sqrt(n / max(1, n - 1) * n * rows.var(axis=1)[:, None] * weights.var(axis=0))

@@ -136,7 +136,7 @@ def _methods_of_texts(record: Mapping[str, Any], n_cells: int) -> str:
         f"similarity of texts (MiniLM): NCBI's of {record.get('n_genes', 0):,} genes and the Cell Ontology's of "
         f"{len(record.get('labels', [])):,} cell types{markers}. Of {by} the log-normalised expression above the "
         "mean of all cells was summed over the genes whose texts are nearest to a type's. A label was kept where "
-        f"dealing the genes' texts anew gave as high a score with p ≤ {record.get('max_p', 0):g}, and as large a lead "
+        f"shuffled gene texts gave as high a score with p ≤ {record.get('max_p', 0):g}, and as large a lead "
         "with p ≤ 0.2."
     )
 
