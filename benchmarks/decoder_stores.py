@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import anndata
 import numpy as np
 from decoder_rows import Matrix
+from feature_stores import ncbi_table
 from lab_pairs import Cut, Pair, cut, few
 
 import scstore
@@ -142,17 +142,5 @@ class Reader:
 
     def _gene_table(self, sides: Sides) -> Path:
         """NCBI's texts of the panel's genes, encoded by the embedded encoder."""
-        path, wanted = sides.folder / "genes.h5ad", sides.folder / "gene_info.gz"
-        if not path.exists():
-            source, symbols = self.ncbi / "Homo_sapiens.gene_info.gz", set(sides.panel)
-            with gzip.open(source, "rt", encoding="utf-8") as lines, gzip.open(wanted, "wt", encoding="utf-8") as out:
-                out.writelines(line for line in lines if line.startswith("#") or line.split("\t")[2] in symbols)
-            scstore.build_genes(
-                path,
-                gene_info=wanted,
-                gene_summary=self.ncbi / "gene_summary.gz",
-                organism="human",
-                encoder="minilm",
-                device="cpu",
-            )
-        return path
+        path = sides.folder / "genes.h5ad"
+        return path if path.exists() else ncbi_table(path, set(sides.panel), self.ncbi, encoder="minilm")

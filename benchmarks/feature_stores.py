@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gzip
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -163,3 +164,13 @@ class Stores:
             Source("all genes: ", self.extract(pair, f"{name}-genept-w", preset="genept-w"), ("genept_w",), {}),
             Source("all genes: ", self.extract(pair, f"{name}-genept-s", preset="genept-s"), ("genept_s",), {}),
         ]
+
+
+def ncbi_table(path: Path, symbols: Collection[str], ncbi: Path, *, encoder: str) -> Path:
+    """Write the gene table of NCBI's texts of some human genes, beside it the lines of NCBI's file about these."""
+    source, wanted = ncbi / "Homo_sapiens.gene_info.gz", path.parent / "gene_info.gz"
+    with gzip.open(source, "rt", encoding="utf-8") as lines, gzip.open(wanted, "wt", encoding="utf-8") as out:
+        out.writelines(line for line in lines if line.startswith("#") or line.split("\t")[2] in symbols)
+    texts = {"gene_info": wanted, "gene_summary": ncbi / "gene_summary.gz", "organism": "human"}
+    scstore.build_genes(path, **texts, encoder=encoder, device="cpu")
+    return path

@@ -11,7 +11,6 @@ without any gene text. It takes hours; --runs keeps what is finished, and the sa
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import tempfile
@@ -24,6 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is fetched
 
 import anndata
 import numpy as np
+from feature_stores import ncbi_table
 from measuring import Findings, parser, table
 from scipy import stats
 from sklearn.metrics import f1_score
@@ -67,19 +67,7 @@ def gene_table(options: Any, work: Path) -> Path:
         for file in {pair.partition(":")[0] for pair in options.pairs}
         for name in anndata.read_h5ad(options.folder / file, backed="r").var_names
     }
-    wanted = work / "gene_info.gz"
-    source = options.genes / "Homo_sapiens.gene_info.gz"
-    with gzip.open(source, "rt", encoding="utf-8") as lines, gzip.open(wanted, "wt", encoding="utf-8") as out:
-        out.writelines(line for line in lines if line.startswith("#") or line.split("\t")[2] in symbols)
-    scstore.build_genes(
-        path,
-        gene_info=wanted,
-        gene_summary=options.genes / "gene_summary.gz",
-        organism="human",
-        encoder=options.model,
-        device="cpu",
-    )
-    return path
+    return ncbi_table(path, symbols, options.genes, encoder=options.model)
 
 
 def macro_f1(train: scstore.Store, test: scstore.Store, view: str) -> float:
