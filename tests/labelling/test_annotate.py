@@ -160,6 +160,7 @@ def test_views_are_computed_beside_the_output(folder: Path, tmp_path: Path) -> N
 
 
 def test_readouts_are_computed_where_the_model_is(folder: Path) -> None:
+    pytest.importorskip("torch")
     here = scstore.annotate(make_cells(90), folder / "whole", umap=False)
     extracted = scstore.predict(folder / "ref.zarr", folder / "whole")
     np.testing.assert_allclose(here.obs["scstore_confidence"], extracted["confidence"], atol=1e-3)
