@@ -27,7 +27,7 @@ from scstore.model.flops import cell_flop
 from scstore.model.loading import Backbone
 from scstore.model.prompt import Layout
 from scstore.model.readout import Readout
-from scstore.tokens.sequences import RankedCells, assemble, plan_batches, rank_genes
+from scstore.tokens.sequences import GeneSlots, RankedCells, assemble, count_slots, plan_batches, rank_genes
 
 POOLINGS = ("wmean", "last")
 
@@ -44,15 +44,32 @@ class Regime:
         Genes a cell may have.
     admitted
         ``(n_genes,) bool``, or ``None`` for all.
+    slots
+        Tokens of the genes' symbols; ``None`` where a gene is one vector.
     """
 
     name: str
     top_genes: int
     admitted: NDArray[np.bool_] | None
+    slots: GeneSlots | None = None
 
     def rank(self, rows: csr_matrix) -> RankedCells:
         """The genes of each cell that enter its sequence."""
         return rank_genes(rows, top_genes=self.top_genes, admitted=self.admitted)
+
+    def lengths(self, ranked: RankedCells, layout: Layout) -> NDArray[np.int64]:
+        """Positions of each cell."""
+        positions = ranked.lengths if self.slots is None else count_slots(ranked, self.slots)
+        return positions + layout.frame.overhead
+
+
+def symbols_of(n_genes: int, layout: Layout, *, vocabulary: int) -> GeneSlots:
+    """Three to five random tokens a gene, the last of them a separator, between the layout's."""
+    rng = np.random.default_rng(0)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(3, 6, n_genes))])
+    tokens = rng.integers(0, vocabulary, offsets[-1])
+    around = np.array([*layout.prefix, *layout.suffix])
+    return GeneSlots(tokens, offsets, np.diff(offsets) - 2, around)
 
 
 @dataclass(frozen=True)
@@ -132,10 +149,13 @@ def own_pass(
     pending: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1, "bench-read") as reader, ThreadPoolExecutor(1, "bench-write") as writer:
         for number, ranked in enumerate(prefetch(read(), reader, depth=2)):
-            lengths = ranked.lengths + frame.overhead
+            lengths = regime.lengths(ranked, layout)
             gathered = readout.gather(len(ranked), len(POOLINGS))
             for cells in plan_batches(lengths, tokens=tokens):
-                gathered.add(cells, lambda some, r=ranked: assemble(r, some, frame=frame, poolings=POOLINGS))
+                gathered.add(
+                    cells,
+                    lambda some, r=ranked: assemble(r, some, frame=frame, poolings=POOLINGS, gene_slots=regime.slots),
+                )
                 total["padded"] += int(lengths[cells].max()) * len(cells)
             rows = gathered.rows()
             if len(pending) > 1:

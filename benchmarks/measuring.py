@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("scstore", "torch", "transformers", "numpy", "scipy", "anndata", "zarr", "vllm")
+PACKAGES = ("scstore", "torch", "transformers", "numpy", "scipy", "anndata", "zarr")
 
 
 def seconds(work: Callable[[], Any], *, wait: Callable[[], None] = lambda: None) -> float:

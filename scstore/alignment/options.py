@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from scstore.cells.labels import MISSING_LABELS, MissingLabels
+from scstore.errors import OptionError
 from scstore.extraction.options import SequenceOptions
+from scstore.model.loading import FLOAT8
 from scstore.options import Option
 
 
@@ -81,6 +83,11 @@ class AlignOptions(SequenceOptions):
         int | None,
         Option("Epochs without a lower held-out loss; 0 for any. By default 3 (papers: 0).", minimum=0, advanced=True),
     ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype == FLOAT8:
+            raise OptionError(f"dtype={FLOAT8!r}: gradients do not pass through it. Extract with it, once trained.")
 
     @property
     def training(self) -> Recipe:

@@ -20,7 +20,7 @@ from scstore.extraction.cell_input import CellInput, MatchedGenes, find_cells, f
 from scstore.extraction.options import AUTO_PANEL, Cells, ExtractOptions, Output, complete_options
 from scstore.extraction.sequence_plan import fewest_genes, layers_to_read
 from scstore.model.flops import cell_flop, pass_bytes, weight_bytes
-from scstore.model.loading import DEFAULT_MODEL, MINILM, SMOLLM2, ModelFiles
+from scstore.model.loading import DEFAULT_MODEL, FLOAT8, MINILM, SMOLLM2, ModelFiles
 from scstore.model.shapes import GPUS, DeviceKind, Gpu, device_of, model_shape
 from scstore.options import with_options
 from scstore.progress import Reporter
@@ -33,6 +33,8 @@ RUNS, RUN_CELLS = 8, 256  # cells that are read: so many runs, spread evenly, of
 CHARACTERS_OF_A_SYMBOLS_TOKEN, CHARACTERS_OF_A_TOKEN = 1.5, 4
 
 VALUE_BYTES = 2.5  # bytes of a value of ``X`` on disk: 2.2 to 2.5 on real cells
+
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2, FLOAT8: 1}  # bytes of a weight
 
 JOB_HOURS, MOST_JOBS = 1.0, 1000  # hours of one job of the array, and the most jobs of one, as Slurm has it
 
@@ -158,12 +160,12 @@ def _estimated(
         flop = scale * sum(float(cell_flop(files.config, read, depth=depth).sum()) for read, depth in passes)
         # symbols are encoded by the whole model
         depth = files.n_layers if encodes else max(depth for _, depth in passes)
-        itemsize = 4 if options.dtype == "float32" or (options.dtype is None and gpu == "cpu") else 2
+        itemsize = ITEMSIZE[options.dtype or ("float32" if gpu == "cpu" else "bfloat16")]
         weights = weight_bytes(files.config, depth=depth, itemsize=itemsize)
         longest = math.ceil(top * a_gene) + overhead
         batch = pass_bytes(files.config, -(-longest // 1024) * 1024, depth=depth, itemsize=itemsize)
         memory = weights + batch + len(genes.match.genes) * files.width * itemsize + DRIVER_BYTES
-    device = device_of(gpu)
+    device = device_of(gpu, is_float8=options.dtype == FLOAT8)
     hours = flop / device.speed / 3600
     jobs = max(1, min(MOST_JOBS, n_cells, math.ceil(hours / JOB_HOURS)))
     expression = VALUE_BYTES * sample.nnz * scale if options.keep_expression else 0

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scstore.extraction.plan import ExtractionPlan
 from scstore.extraction.sequence_plan import SequencePlan
+from scstore.model.flops import layer_parameters
 from scstore.model.loading import Backbone, load_backbone, pick_device
 from scstore.model.projector import project
 from scstore.progress import Reporter, Track
@@ -21,6 +22,9 @@ from scstore.tokens.sequences import RankedCells, assemble, batch_unit, count_sl
 if TYPE_CHECKING:
     from scstore.model.readout import Readout
     from scstore.model.text_encoder import SentenceEncoder
+
+# Weights of a model whose layers are compiled for a GPU: those of smaller ones take longer to compile than they save.
+COMPILED_FROM = 1e9
 
 
 class CellReader:
@@ -118,6 +122,11 @@ def _load_readout(plan: ExtractionPlan, progress: Reporter) -> Readout:
     options, genes = plan.options, plan.sequences.genes.match.genes
     readout = plan.sequences.needed_readout
     backbone = load_model(plan.sequences, progress, random_seed=plan.random_seed)
+    n_weights = layer_parameters(backbone.files.config) * max(readout.layers)
+    if n_weights >= COMPILED_FROM and backbone.device.type == "cuda" and not options.spread:
+        from scstore.model.gpu_layers import compile_layers
+
+        compile_layers(backbone, progress)
     inputs: NDArray[np.float32] | None
     if options.reads_symbols:
         inputs = None

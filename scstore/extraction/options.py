@@ -19,6 +19,7 @@ from scstore.cells.opening import (
 from scstore.errors import FeatureSpaceError, OptionError
 from scstore.extraction.presets import PRESETS
 from scstore.genes.table import load_gene_table
+from scstore.model.loading import FLOAT8
 from scstore.model.projector import PROJECTORS
 from scstore.model.projector_file import load_projector
 from scstore.model.prompt import INSTRUCTION, SYMBOLS_INSTRUCTION
@@ -146,7 +147,7 @@ class SequenceOptions:
         None
     )
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
+        Literal["float32", "bfloat16", "float16", "float8"] | None,
         Option("Precision of the model. By default bfloat16 on a GPU, float32 on the CPU.", advanced=True),
     ] = None
     spread: Annotated[bool, Option("Spread the model's layers over all GPUs.", advanced=True)] = False
@@ -270,6 +271,8 @@ class ExtractOptions(SequenceOptions):
             raise OptionError(f"projector={str(self.projector)!r}: no such folder.{suggestion}")
         if self.reads_symbols and self.preset not in (None, "default"):
             raise OptionError(f"preset={self.preset!r} reads gene vectors: it cannot go with input='symbols'.")
+        if self.dtype == FLOAT8 and self.spread:
+            raise OptionError(f"dtype={FLOAT8!r} cannot go with spread=True: it takes half the memory, on one device.")
         self._check_control()
         self._check_idle()
 
@@ -348,6 +351,10 @@ def _options_like(reference: Like, options: ExtractOptions) -> ExtractOptions:
         name: tuple(v) if isinstance(v, list) else v for name, v in taken.items() if name in SPACE
     }
     values["control"] = taken["control"] or options.control
+    if FLOAT8 in (options.dtype, taken["dtype"]):
+        if options.dtype not in (None, taken["dtype"]):
+            raise OptionError(f"dtype={options.dtype!r} cannot go with like=: {reference} is in {taken['dtype']}.")
+        values["dtype"] = taken["dtype"]
     if options.control not in (None, values["control"]):
         raise OptionError(f"control={options.control!r}: {reference} is a control itself.")
     for name in FILES:

@@ -31,7 +31,7 @@ from scstore.extraction.presets import PRESETS
 from scstore.extraction.sequence_plan import SequencePlan, installed_versions, plan_sequences
 from scstore.genes.table import GeneTable
 from scstore.genes.vectors import RandomEncoder
-from scstore.model.loading import ModelFiles
+from scstore.model.loading import FLOAT8, ModelFiles
 from scstore.model.projector_file import ProjectorFile, load_projector
 from scstore.model.prompt import PROMPT, SEPARATOR
 from scstore.progress import Reporter
@@ -192,7 +192,8 @@ def _layout(plan: SequencePlan) -> dict[str, Any]:
 
 def _model(options: ExtractOptions, files: ModelFiles) -> dict[str, Any]:
     random = {"weights": "random"} if options.control == RANDOM_LLM else {}
-    return {"digest": files.digest, **random}
+    rounded = {"dtype": FLOAT8} if options.dtype == FLOAT8 else {}  # other precisions are near enough to be mixed
+    return {"digest": files.digest, **random, **rounded}
 
 
 def _control(options: ExtractOptions, *changing: str) -> dict[str, Any]:

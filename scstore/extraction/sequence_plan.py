@@ -23,7 +23,16 @@ from scstore.extraction.options import GENEPT_W, RENAMED, SequenceOptions
 from scstore.gene_tables.encoding import cached_table
 from scstore.genes.table import GeneTable
 from scstore.model.flops import tokens_that_fit
-from scstore.model.loading import DEFAULT_MODEL, MINILM, SMOLLM2, ModelFiles, load_tokenizer, locate_model, pick_device
+from scstore.model.loading import (
+    DEFAULT_MODEL,
+    FLOAT8,
+    MINILM,
+    SMOLLM2,
+    ModelFiles,
+    load_tokenizer,
+    locate_model,
+    pick_device,
+)
 from scstore.model.prompt import PROMPT, Layout, make_layout, write_symbols
 from scstore.progress import Reporter
 from scstore.store.ledger import file_beside, ids_digest
@@ -165,7 +174,7 @@ def plan_sequences(
             encoder,
             enter=genes.enter,
             device=options.device,
-            dtype=options.dtype,
+            dtype=None if options.dtype == FLOAT8 else options.dtype,  # whitening would enlarge the rounding
             progress=progress,
         )
     if options.needs_vectors and not table.width:
@@ -260,7 +269,7 @@ def run_settings(
         tokens = tokens_that_fit(
             files.config, free, depth=depth, itemsize=dtype.itemsize, most=tokens, backward=backward
         )
-    return RunSettings(device.type, str(dtype).removeprefix("torch."), tokens)
+    return RunSettings(device.type, str(dtype).removeprefix("torch.").removesuffix("_e4m3fn"), tokens)
 
 
 def installed_versions() -> dict[str, str]:

@@ -37,7 +37,7 @@ def cell_flop(config: Mapping[str, Any], lengths: NDArray[np.int64], *, depth: i
 def weight_bytes(config: Mapping[str, Any], *, depth: int, itemsize: int) -> int:
     """Bytes of the weights of the first ``depth`` layers and the token embeddings, ``itemsize`` bytes a weight."""
     embeddings = int(config["vocab_size"]) * int(config["hidden_size"])
-    return itemsize * (depth * layer_parameters(config) + embeddings)
+    return itemsize * depth * layer_parameters(config) + max(2, itemsize) * embeddings
 
 
 def kept_bytes(config: Mapping[str, Any], tokens: int, *, depth: int, itemsize: int) -> int:
@@ -52,6 +52,7 @@ def pass_bytes(config: Mapping[str, Any], tokens: int, *, depth: int, itemsize: 
 
     With ``backward`` the pass also goes back, with the blocks computed again one by one.
     """
+    itemsize = max(2, itemsize)  # float8 is that of weights, and of one operand at a time
     # the residual stream and its norm, queries, keys, values, the MLP's gate, projection and product, and the float32
     # copy that is pooled
     width, inner = int(config["hidden_size"]), int(config["intermediate_size"])

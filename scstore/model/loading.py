@@ -37,6 +37,9 @@ MINILM_DIGEST = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fa
 DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 ENCODERS = frozenset({"bert"})
 
+FLOAT8 = "float8"  # weights and what is multiplied with them; hidden states are bfloat16
+DTYPES = {**{name: name for name in ("float32", "float16", "bfloat16")}, FLOAT8: "float8_e4m3fn"}  # names of torch's
+
 # Numbers of config.json that must, and that may, be there; the largest models have a million of the largest.
 SIZES = (
     "num_hidden_layers", "hidden_size", "max_position_embeddings", "intermediate_size", "num_attention_heads",
@@ -93,7 +96,7 @@ class Backbone:
     model: torch.nn.Module
     tokenizer: Any
     device: torch.device
-    dtype: torch.dtype
+    dtype: torch.dtype  # of hidden states; the weights of the layers may have fewer digits
 
     @property
     def layers(self) -> torch.nn.ModuleList:
@@ -264,10 +267,11 @@ def pick_device(device: str | None, dtype: str | None) -> tuple[torch.device, to
         raise ModelError(f"device={device!r}: {why}.") from error
     if dtype is None:
         dtype = {"cuda": "bfloat16", "mps": "float16"}.get(where.type, "float32")
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if dtype not in known:
-        raise ModelError(f"dtype={dtype!r}: not one of {', '.join(known)}.")
-    return where, known[dtype]
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype={dtype!r}: not one of {', '.join(DTYPES)}.")
+    if dtype == FLOAT8 and where.type == "cuda" and torch.cuda.get_device_capability(where) < (8, 9):
+        raise ModelError(f"dtype={dtype!r}: {torch.cuda.get_device_name(where)} cannot; GPUs of 2022 and later can.")
+    return where, getattr(torch, DTYPES[dtype])
 
 
 def load_tokenizer(files: ModelFiles) -> Any:
@@ -291,15 +295,17 @@ def load_backbone(
     """Load a model without its language-modelling head, frozen; layers above ``depth`` are neither read nor run.
 
     ``spread`` spreads the layers over all GPUs (accelerate's ``device_map="auto"``); ``random_seed`` draws the weights
-    at random instead of reading them, as a control, and does not go with ``spread``.
+    at random instead of reading them, as a control. Neither float8 nor random weights go with ``spread``.
     """
+    import torch
     from transformers import AutoConfig
 
     with _refusing(files):
         config = AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
     config.num_hidden_layers = depth or files.n_layers
     config.use_cache = False
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    of_states = torch.bfloat16 if dtype == torch.float8_e4m3fn else dtype
+    options: dict[str, Any] = {"dtype": of_states, "attn_implementation": "sdpa"}
     if not files.is_decoder:
         options["add_pooling_layer"] = False
     if spread:
@@ -309,10 +315,15 @@ def load_backbone(
             model = _trained_model(files, config, **options)
         else:
             model = _random_model(config, seed=random_seed, **options)
-    if not spread:
-        model = model.to(device)
     model.requires_grad_(requires_grad=False)
-    return Backbone(files=files, model=model.eval(), tokenizer=load_tokenizer(files), device=device, dtype=dtype)
+    backbone = Backbone(files, model.eval(), load_tokenizer(files), device, of_states)
+    if dtype != of_states:
+        from scstore.model.gpu_layers import to_float8
+
+        to_float8(backbone)
+    if not spread:
+        backbone.model.to(device)
+    return backbone
 
 
 def _refusing(files: ModelFiles) -> AbstractContextManager[None]:

@@ -52,5 +52,5 @@ def test_a_model_of_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_devices() -> None:
-    assert device_of("h100")[:2] == (989e12 * UTILISATION, 80e9)
+    assert device_of("h100")[:2] == pytest.approx((989e12 * UTILISATION, 80e9))
     assert device_of("cpu").memory is None
