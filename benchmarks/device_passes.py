@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from random_models import causal_lm
 from scipy.sparse import csr_matrix
 
 from scstore import fsio
-from scstore.extraction.extract import prefetch
 from scstore.model.flops import cell_flop
 from scstore.model.loading import Backbone
 from scstore.model.prompt import Layout
@@ -121,56 +119,35 @@ def matmul_ceiling(device: torch.device, dtype: torch.dtype, sizes: tuple[int, .
 def own_pass(
     readout: Readout,
     layout: Layout,
-    blocks: list[csr_matrix],
+    cells: csr_matrix,
     regime: Regime,
     *,
     tokens: int,
     depth: int,
     scratch: Path,
 ) -> tuple[Pass, NDArray[np.float32]]:
-    """Cells through scstore: ranking ahead in a thread, token-budget batches, rows written behind.
+    """Cells through scstore as one shard: ranked, batched by tokens, run, fetched and written.
 
     Returns
     -------
-    The pass, and the rows of the first block, ``(n_layers, n_poolings, n, width)``
+    The pass, and its rows ``(n_layers, n_poolings, n, width)``
     """
-    frame, wait = layout.frame, waiter(readout.backbone.device)
-    total = {"tokens": 0, "padded": 0, "halved": 0}
-    flop, first = 0.0, None
-
-    def read() -> Iterator[RankedCells]:
-        yield from map(regime.rank, blocks)
-
-    def write(number: int, rows: NDArray[np.float32]) -> None:
-        fsio.write_bytes(scratch / f"rows-{number % 4}.bin", rows.astype(np.float16).reshape(-1).view(np.uint8).data)
-
+    wait = waiter(readout.backbone.device)
     wait()
     begun = time.perf_counter()
-    pending: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(1, "bench-read") as reader, ThreadPoolExecutor(1, "bench-write") as writer:
-        for number, ranked in enumerate(prefetch(read(), reader, depth=2)):
-            lengths = regime.lengths(ranked, layout)
-            gathered = readout.gather(len(ranked), len(POOLINGS))
-            for cells in plan_batches(lengths, tokens=tokens):
-                gathered.add(
-                    cells,
-                    lambda some, r=ranked: assemble(r, some, frame=frame, poolings=POOLINGS, gene_slots=regime.slots),
-                )
-                total["padded"] += int(lengths[cells].max()) * len(cells)
-            rows = gathered.rows()
-            if len(pending) > 1:
-                pending.popleft().result()
-            pending.append(writer.submit(write, number, rows))
-            first = rows if first is None else first
-            total["tokens"] += int(lengths.sum())
-            total["halved"] += gathered.halved
-            flop += float(cell_flop(readout.backbone.files.config, lengths, depth=depth).sum())
-        for one in pending:
-            one.result()
+    ranked = regime.rank(cells)
+    lengths = regime.lengths(ranked, layout)
+    gathered = readout.gather(len(ranked), len(POOLINGS))
+    lay_out = partial(assemble, ranked, frame=layout.frame, poolings=POOLINGS, gene_slots=regime.slots)
+    padded = 0
+    for batch in plan_batches(lengths, tokens=tokens):
+        gathered.add(batch, lay_out)
+        padded += int(lengths[batch].max()) * len(batch)
+    rows = gathered.rows()
+    fsio.write_bytes(scratch / "rows.bin", rows.astype(np.float16).reshape(-1).view(np.uint8).data)
     spent = time.perf_counter() - begun
-    assert first is not None  # noqa: S101  # there is at least one block
-    n_cells = sum(block.shape[0] for block in blocks)
-    return Pass(n_cells, spent, total["tokens"], total["padded"], flop, total["halved"]), first
+    flop = float(cell_flop(readout.backbone.files.config, lengths, depth=depth).sum())
+    return Pass(len(ranked), spent, int(lengths.sum()), padded, flop, gathered.halved), rows
 
 
 def hand_pass(

@@ -81,6 +81,10 @@ def make_plan(
 ) -> ExtractionPlan:
     """Find, match, choose and check everything."""
     _describe_preset(options, progress)
+    if options.dtype == FLOAT8 and "last" in options.poolings:
+        progress.warn(
+            "dtype='float8': a trained model's readout token (pool='last') lost accuracy in it; wmean did not."
+        )
     if options.control is not None:
         progress.note(f"control {options.control}: {CONTROLS[options.control]}")
     projector = load_projector(options.trained_projector) if options.trained_projector else None

@@ -34,13 +34,15 @@ class Float8Linear(nn.Module):
         self.register_buffer("scale", scale.T.contiguous())
         self.register_buffer("one", torch.ones((), dtype=torch.float32, device=weight.device))
         self.bias = linear.bias
+        device = weight.device
+        self.scales_inside = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         rows, scale = _scaled(hidden.flatten(0, -2))
-        weight, one = self.weight.T, self.one
-        # both scales are applied afterwards, where a compiled layer does it beside what follows
-        raw = torch._scaled_mm(rows, weight, scale_a=one, scale_b=one, out_dtype=hidden.dtype, use_fast_accum=True)
-        out = raw * scale * self.scale
+        a, b = (scale, self.scale) if self.scales_inside else (self.one, self.one)
+        out = torch._scaled_mm(rows, self.weight.T, scale_a=a, scale_b=b, out_dtype=hidden.dtype, use_fast_accum=True)
+        if not self.scales_inside:  # GPUs before Hopper scale whole matrices alone
+            out = out * scale * self.scale
         out = out if self.bias is None else out + self.bias
         return out.to(hidden.dtype).view(*hidden.shape[:-1], -1)
 

@@ -34,8 +34,8 @@ Gpu = Annotated[
     Option("With --dry-run: the GPU to plan for, or cpu (two cores). By default h100; embedded models: cpu."),
 ]
 
-# Share of the peak that a pass is taken to reach, and how much faster float8 is: as measured on an H200, for all alike.
-UTILISATION, FLOAT8_SPEED = 0.57, 1.6
+# Share of the peak that a pass is taken to reach, and how much faster float8 is: benchmarks/extract_gpu.py on an H200.
+UTILISATION, FLOAT8_SPEED = 0.58, 1.6
 
 
 class Device(NamedTuple):

@@ -31,11 +31,13 @@ def states(backbone: Backbone, inputs: torch.Tensor) -> torch.Tensor:
         return backbone.model(inputs_embeds=inputs, **given).last_hidden_state.float()
 
 
+@pytest.mark.parametrize("scales_inside", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_float8_layer_multiplies_row_by_row(bias: bool) -> None:
+def test_a_float8_layer_multiplies_row_by_row(bias: bool, scales_inside: bool) -> None:
     torch.manual_seed(0)
     linear = torch.nn.Linear(64, 48, bias=bias).requires_grad_(requires_grad=False)
     layer, hidden = Float8Linear(linear), torch.randn(2, 5, 64).bfloat16()
+    layer.scales_inside = scales_inside
     with torch.inference_mode():
         exact, found = linear(hidden.float()), layer(hidden)
         assert found.dtype == torch.bfloat16
@@ -109,6 +111,8 @@ def test_float8_is_a_feature_space_of_its_own(llama: Path, tmp_path: Path) -> No
 
 def test_float8_is_refused_where_it_cannot_be(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = make_cells(20)
+    with pytest.warns(ScstoreWarning, match="last"):
+        scstore.extract(cells, tmp_path / "warned.zarr", model=str(llama), dtype="float8")
     with pytest.raises(OptionError):
         scstore.extract(cells, tmp_path / "s.zarr", model=str(llama), dtype="float8", spread=True)
     with pytest.raises(OptionError):
