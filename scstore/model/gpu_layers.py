@@ -63,17 +63,17 @@ def to_float8(backbone: Backbone) -> None:
 
 def compile_layers(backbone: Backbone, progress: Reporter) -> None:
     """Compile the blocks, all by the same code; where that cannot be done they stay as they are, which is told."""
-    progress.note("compiling the model's layers, which takes a minute at most")
-    for layer in backbone.layers:
-        compiled: Any = torch.compile(layer.forward, dynamic=True)
-        layer.forward = compiled
+    progress.note("compiling the model's layers, once: about a quarter of a minute")
     try:
+        for layer in backbone.layers:
+            compiled: Any = torch.compile(layer.forward, dynamic=True)
+            layer.forward = compiled
         with torch.inference_mode():
             for shape in SHAPES:
                 inputs = torch.zeros(*shape, backbone.files.width, device=backbone.device, dtype=backbone.dtype)
                 backbone.model(inputs_embeds=inputs, use_cache=False)
     except Exception as error:  # noqa: BLE001  # a compiler that is not there or fails is no reason not to run
         for layer in backbone.layers:
-            del layer.forward
+            layer.__dict__.pop("forward", None)
         why = (str(error).splitlines() or [type(error).__name__])[0]
         progress.warn(f"the model's layers could not be compiled, so they run at about four fifths of the speed: {why}")
