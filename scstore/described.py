@@ -6,6 +6,8 @@ import html
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+from scstore.errors import printable
+
 
 class Described(ABC):
     """Shows a title and a few facts: one line of text, in notebooks a table."""
@@ -16,9 +18,9 @@ class Described(ABC):
 
     def __repr__(self) -> str:
         title, facts = self.described()
-        return f"<{title}: {'; '.join(f'{name} {fact}' for name, fact in facts.items())}>"
+        return printable(f"<{title}: {'; '.join(f'{name} {fact}' for name, fact in facts.items())}>")
 
     def _repr_html_(self) -> str:
         title, facts = self.described()
         rows = (f"<tr><th>{html.escape(n)}</th><td>{html.escape(fact)}</td></tr>" for n, fact in facts.items())
-        return f"<table><caption>{html.escape(title)}</caption>{''.join(rows)}</table>"
+        return f"<table><caption>{html.escape(printable(title))}</caption>{''.join(rows)}</table>"

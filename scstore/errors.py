@@ -146,6 +146,9 @@ UNPRINTABLE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
 
+# Folders that stand for an address, which is shown in their place.
+STANDS_FOR: dict[str, str] = {}
+
 
 def printable(text: str) -> str:
     r"""Return text whose control characters are escaped, for terminals, figures and pages.
@@ -155,6 +158,8 @@ def printable(text: str) -> str:
     >>> printable("T\x1b[2J cells")
     'T\\x1b[2J cells'
     """
+    for folder, address in STANDS_FOR.items():
+        text = text.replace(folder, address)
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

@@ -40,6 +40,9 @@ OF_THE_SYSTEM = (".DS_Store", "._", ".nfs", ".directory", "Thumbs.db", "desktop.
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk without room, or a quota that is used up
 
+# What begins an address, also where pathlib has taken one of its slashes.
+ADDRESS = re.compile(r"(s3|gs|az|https?|hf|file):/{1,3}(?=[^/])")
+
 # Numbers of the system's errors that say something about the file; of all others it may be whole.
 OF_THE_FILE = {0, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG, errno.EFBIG}
 
@@ -65,6 +68,12 @@ def check_read(error: BaseException, what: str) -> None:
     if cause is not None and (number := _number(cause)) not in OF_THE_FILE:
         msg = f"{what} could not be read ({os.strerror(number)}). It may be whole: try again, or ask who runs the disk."
         raise UnreadableError(msg) from error
+
+
+def address_of(path: object) -> str:
+    """Return the address that a path is, with two slashes; empty for a path on disk."""
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
+    return ADDRESS.sub(r"\1://", text, count=1) if isinstance(text, str) and ADDRESS.match(text) else ""
 
 
 def cache_folder() -> Path:
@@ -292,6 +301,8 @@ def check_output(
     ``problem`` says why what is there is not of the same kind; a file without a byte is of any kind.
     """
     target = Path(path)
+    if there := address_of(path):
+        raise OutputError(f"{there}: outputs are written to disk. Write there, then send it with `scstore push`.")
     _refuse_existing(target, overwrite=overwrite)
     if os.path.lexists(target) and not (target.is_file() and not target.stat().st_size):
         why: str | None = "is not a file or folder"  # a pipe, a device, a link to nothing

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
 
 Handle = Callable[[BaseHTTPRequestHandler, bytes], None]
 """Answers one request, whose body is given."""
@@ -32,7 +34,7 @@ def serve(handle: Handle) -> Iterator[Loopback]:
             running.requests.append((self.command, self.path, dict(self.headers.items()), body))
             handle(self, body)
 
-        do_POST = do_GET  # noqa: N815
+        do_POST = do_HEAD = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             pass
@@ -62,4 +64,25 @@ def answer(request: BaseHTTPRequestHandler, status: int, body: bytes, **headers:
     for name, value in ({"content_length": str(len(body))} | headers).items():
         request.send_header(name.replace("_", "-"), value)
     request.end_headers()
-    request.wfile.write(body)
+    if request.command != "HEAD":
+        request.wfile.write(body)
+
+
+def files_below(root: Path, fault: Callable[[BaseHTTPRequestHandler, Path], bool] = lambda *_: False) -> Handle:
+    """Answer with files, whole or in part, as servers of objects do, unless ``fault`` has answered."""
+
+    def handle(request: BaseHTTPRequestHandler, _body: bytes) -> None:
+        file = root / unquote(request.path).lstrip("/")
+        if fault(request, file):
+            return
+        if not file.is_file():
+            answer(request, 404, b"no such thing")
+            return
+        data, part = file.read_bytes(), request.headers.get("range", "")
+        if not part:
+            answer(request, 200, data)
+            return
+        first, last = map(int, part.removeprefix("bytes=").split("-"))
+        answer(request, 206, data[first : last + 1], content_range=f"bytes {first}-{last}/{len(data)}")
+
+    return handle

@@ -27,6 +27,7 @@ from scstore.heads.rows import Rows, RowSubset
 from scstore.heads.scores import held_out_scores, reliability, scores_by_class
 from scstore.options import AllowPartial, Option, Overwrite, Progress, Seed, fraction, public
 from scstore.progress import Reporter
+from scstore.remote import there
 from scstore.sealed import check_sealed_output
 from scstore.store.ledger import ids_digest
 from scstore.store.reader import Cells, Store, open_store
@@ -155,7 +156,7 @@ def _check_across_genes(label: str | Sequence[str], unused: Mapping[str, Any]) -
 def _files_of_run(store: Store) -> dict[str, Path]:
     """Return the files that a store's run read and that a head copies, by option, as far as they are there."""
     given = {} if store.record is None else store.record["options"]
-    found = {name: store.path.parent / str(given[name]) for name in COPIES if given.get(name)}
+    found = {name: there(store.path.parent / str(given[name])) for name in COPIES if given.get(name)}
     if "projector" in found and not (found["projector"] / PROJECTOR).is_file():
         del found["projector"]  # one of scstore's own, by its name
     return {name: path for name, path in found.items() if path.exists()}

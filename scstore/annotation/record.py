@@ -14,9 +14,11 @@ import numpy as np
 from scstore import fsio
 from scstore.annotation.head_inputs import HeadInputs, most_important
 from scstore.annotation.predict import Labelling
+from scstore.errors import printable
 from scstore.heads.across_genes import AcrossGenesHead
 from scstore.heads.artifact import HEAD, AnyHead
 from scstore.heads.rejection import Rejection
+from scstore.store.mirror import local
 
 # Packages that the labels depend on.
 PACKAGES = ("scstore", "numpy", "scipy", "scikit-learn", "anndata")
@@ -48,7 +50,7 @@ def annotation_record(labelling: Labelling, head: AnyHead, name: str, *, compute
         "held_out": _held_out(labelling, head),
         "least_confidence": float(thresholds.confidence),
         "most_novelty": float(thresholds.novelty) if np.isfinite(thresholds.novelty) else "none",
-        "cells": str(labelling.store.path),
+        "cells": printable(str(labelling.store.path)),
         "scstore": version("scstore"),
         "versions": {package: version(package) for package in PACKAGES},
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -57,7 +59,7 @@ def annotation_record(labelling: Labelling, head: AnyHead, name: str, *, compute
 
 def head_digest(head: object) -> str:
     """Return the digest of a saved head's description, in which those of its files are; empty for one in memory."""
-    saved = Path(head, HEAD.description) if isinstance(head, str | os.PathLike) else None
+    saved = Path(local(head), HEAD.description) if isinstance(head, str | os.PathLike) else None
     return fsio.digest_file(saved) if saved is not None and saved.is_file() else ""
 
 

@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from scstore.errors import OptionError, printable
+from scstore.fsio import address_of
 from scstore.options import Parameter, parameters_of
 from scstore.progress import Output, Reporter
 
@@ -130,6 +131,7 @@ def _build(command: Command) -> TyperCommand:
     def run(context: typer.Context, **words: Any) -> None:
         state.switch(**{name: words[name] for name in SWITCHES})
         sources = {name: getattr(context.get_parameter_source(name), "name", "DEFAULT") for name in options}
+        words = {name: address_of(word) or word for name, word in words.items()}
         typed = {name: words[name] for name, source in sources.items() if source not in ("DEFAULT", "DEFAULT_MAP")}
         state.parameters = tuple(options.values())
         values = {name: _value(options[name], word) for name, word in typed.items()}

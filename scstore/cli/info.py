@@ -14,6 +14,7 @@ from scstore.genes.table import GeneTable, load_gene_table
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.options import Option, public
 from scstore.panels.panel import Panel, load_panel
+from scstore.store.mirror import local
 from scstore.store.reader import Store, open_store
 from scstore.untrusted.guards import FILES, FOLDERS, what_is
 
@@ -25,7 +26,7 @@ def info(
     ],
 ) -> Store | AnyHead | GeneTable | Panel:
     """Open a store, an AnnData, a head, a gene table or a panel."""
-    mend(path)
+    mend(path := local(path))
     what = what_is(path)
     if what == FOLDERS["head.json"]:
         return load_head(path)

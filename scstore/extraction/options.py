@@ -25,6 +25,8 @@ from scstore.model.projector_file import load_projector
 from scstore.model.prompt import INSTRUCTION, SYMBOLS_INSTRUCTION
 from scstore.options import Option, Overwrite, Progress, did_you_mean
 from scstore.panels.panel import load_panel
+from scstore.remote import there
+from scstore.store.mirror import local
 from scstore.store.reader import Store, open_store
 from scstore.untrusted.guards import FOLDERS, what_is
 
@@ -359,7 +361,7 @@ def _options_like(reference: Like, options: ExtractOptions) -> ExtractOptions:
         raise OptionError(f"control={options.control!r}: {reference} is a control itself.")
     for name in FILES:
         if _is_file(name, values.get(name)):
-            values[name] = os.path.normpath(folder / values[name])
+            values[name] = str(there(folder / values[name]))
             if not Path(values[name]).exists():
                 raise FeatureSpaceError(f"{reference}: its {name} file {values[name]} is missing. Put it back.")
     for name, load in LOADERS.items():
@@ -375,6 +377,7 @@ def _options_like(reference: Like, options: ExtractOptions) -> ExtractOptions:
 def reference_record(reference: Like) -> tuple[Mapping[str, Any], Path]:
     """Return the record of the run that a store, or the cells of a head, were extracted by, and its files' folder."""
     head: Any = None
+    reference = local(reference)
     if not isinstance(reference, str | os.PathLike | Store):
         head = reference
     elif not isinstance(reference, Store) and what_is(reference) == FOLDERS["head.json"]:

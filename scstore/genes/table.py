@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scstore import fsio
 from scstore.errors import FeatureSpaceError, GenesError
 from scstore.options import did_you_mean
+from scstore.remote import there
 from scstore.sealed import FileKind, canonical_json, read_sealed_file, write_sealed_file
 from scstore.store.reader import Store
 from scstore.untrusted.guards import reading
@@ -127,7 +128,7 @@ def expression_genes(store: Store, *, purpose: str, all_encoded: bool = True) ->
     if record is None or "X" not in store.views:
         why = "scstore did not extract it" if record is None else "it was extracted with keep_expression=False"
         raise FeatureSpaceError(f"{purpose}: the genes of {store.path} are unknown, since {why}.")
-    path = Path(os.path.normpath(store.path.parent / record["options"]["genes"]))
+    path = there(store.path.parent / record["options"]["genes"])
     if not path.is_file():
         raise FeatureSpaceError(f"{purpose}: {store.path} lacks its gene table {path}. Put it back beside the store.")
     table = load_gene_table(path)

@@ -15,6 +15,7 @@ from scstore.heads.fusion import FusedHead
 from scstore.heads.rows import Array
 from scstore.options import Option, public
 from scstore.sealed import FolderKind, read_sealed_folder, write_sealed_folder
+from scstore.store.mirror import local
 from scstore.untrusted.guards import WEIGHTS_LIMIT
 
 AnyHead = FusedHead | AcrossGenesHead  # a head that can be saved and loaded
@@ -56,6 +57,7 @@ def load_head(
     DamagedError
         If any byte of it differs from what was written.
     """
+    path = local(path)
     document, arrays = read_sealed_folder(path, HEAD, limit=limit)
     record: Any = document.pop("record", None)
     require(isinstance(record, dict), f"{path}: there is no record.")

@@ -19,7 +19,7 @@ from scstore.annotation.predict import PredictionCounts
 from scstore.annotation.prediction_frames import UNASSIGNED, with_categories
 from scstore.annotation.record import PACKAGES
 from scstore.cells.labels import check_column, missing_labels
-from scstore.errors import CellsError, MissingExtraError, ModelError, OptionError
+from scstore.errors import CellsError, MissingExtraError, ModelError, OptionError, printable
 from scstore.gene_tables.encoding import open_encoder
 from scstore.genes.matching import guess_organism, match_genes
 from scstore.genes.vectors import encode_texts
@@ -295,7 +295,7 @@ def _record(
         "cluster": options.cluster or "",
         "max_p": options.max_p,
         "least_confidence": 1 - options.max_p,
-        "cells": str(store.path),
+        "cells": printable(str(store.path)),
         "scstore": version("scstore"),
         "versions": {package: version(package) for package in PACKAGES},
         "made": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -15,6 +15,7 @@ from scstore.heads.neighbour_search import without_own
 from scstore.heads.rows import Array, Rows, RowSubset
 from scstore.panels.panel import load_panel
 from scstore.progress import Reporter
+from scstore.remote import there
 from scstore.search.label_shares import LabelShares
 from scstore.store.reader import Store
 from scstore.store.views import View
@@ -94,7 +95,7 @@ def _genes_of(store: Store) -> _Genes | None:
         table, rows = expression_genes(store, purpose="query", all_encoded=False)
         if record["panel"] is None:
             return _Genes(np.ones(len(rows), dtype=bool), table, rows)
-        panel = load_panel(store.path.parent / record["options"]["panel"])
+        panel = load_panel(there(store.path.parent / record["options"]["panel"]))
         found = match_genes(panel.obs, table.obs, min_match=0.0, source="the panel").table_rows
     except ScstoreError:
         return None

@@ -6,11 +6,13 @@ A shard counts once its record is on disk, and only while its bytes match it. Lo
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from zarr.storage import WrapperStore
 
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError, OptionError
+from scstore.remote import mirror_of
 from scstore.sealed import FORMAT, Space, canonical_json, check_format, fingerprint, read_sealed_json, seal, unseal
 from scstore.untrusted.guards import reading
 
@@ -213,22 +216,25 @@ class ManifestStore(WrapperStore[Store]):
     def __init__(self, store: Store, root: Path) -> None:
         super().__init__(store)
         self._root = root
-        self._files: dict[str, dict[str, Any]] | None = None
         self._checked: set[str] = set()
+
+    @cached_property
+    def _manifest(self) -> dict[str, dict[str, Any]]:
+        return read_manifest(self._root)
 
     def _with_store(self, store: Store) -> ManifestStore:
         return ManifestStore(store, self._root)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Read one value whole, and compare it."""
+        if (mirror := mirror_of(self._root)) is not None and (listed := self._manifest.get(key)) is not None:
+            await asyncio.to_thread(mirror.fetch, {self._root / key: listed})
         value = await super().get(key, prototype, byte_range)
         of_a_view = key.startswith("obsm/") and not key.endswith("zarr.json")
-        if key in self._checked or of_a_view or key.startswith(f"{LEDGER}/"):
+        if (value is not None and key in self._checked) or of_a_view or key.startswith(f"{LEDGER}/"):
             return value
-        if self._files is None:
-            self._files = read_manifest(self._root)
         whole = value if byte_range is None else await super().get(key, prototype)
-        expected = self._files.get(key)
+        expected = self._manifest.get(key)
         if (whole is None) != (expected is None):
             raise _not_ours(self._root, key, "is missing" if whole is None else "is not a file of this store")
         if whole is not None and expected is not None and fsio.digest_bytes(whole.to_bytes()) != expected["digest"]:
@@ -287,9 +293,9 @@ def committed_shards(root: Path, plan: StorePlan) -> list[bool]:
 
 
 def check_shard(
-    root: Path, plan: StorePlan, shard: int, *, ids: Sequence[str] | None = None, view: str | None = None
+    root: Path, plan: StorePlan, shard: int, *, ids: Sequence[str] | None = None, views: Iterable[str] | None = None
 ) -> str | None:
-    """Return why a shard (of ``view`` alone, if given) must be extracted again; ``None`` when every byte matches."""
+    """Return why a shard (of ``views`` alone, if given) must be extracted again; ``None`` when every byte matches."""
     try:
         record = read_record(root, shard)
     except DamagedError as error:
@@ -298,7 +304,7 @@ def check_shard(
         return NOT_YET
     if fields := foreign_fields(record, plan, shard, ids):
         return f"{record_path(root, shard)} belongs to another store or run (other {', '.join(fields)})"
-    for name in record["views"] if view is None else (view,):
+    for name in record["views"] if views is None else views:
         file = chunk_path(root, name, shard)
         if (problem := file_problem(file, record["views"][name])) is not None:
             return f"{file} {problem[1]}"

@@ -32,10 +32,12 @@ from scstore.errors import (
     IncompleteStoreError,
     InputError,
     NotAStoreError,
+    printable,
     show,
 )
 from scstore.options import Option, did_you_mean, public
 from scstore.progress import Reporter
+from scstore.remote import mirror_of
 from scstore.sealed import Space, fingerprint
 from scstore.store.ledger import (
     CURE,
@@ -49,6 +51,7 @@ from scstore.store.ledger import (
     parse_run_record,
     view_specs,
 )
+from scstore.store.mirror import MirroredView, fetch_records, local
 from scstore.store.views import ShardView, View, array_view
 from scstore.untrusted.guards import Guard
 from scstore.untrusted.zarr import lost_chunks
@@ -103,7 +106,7 @@ class Store(Described):
 
     def _open(self, path: str | os.PathLike[str]) -> None:
         if isinstance(path, str | os.PathLike):
-            fsio.mend(path)
+            fsio.mend(path := local(path))
         with decoding(path, "it"):
             self._root = self._group = open_root(path, error=NotAStoreError, damaged=DamagedError)
             is_anndata = self._root is not None and "obs" in self._root
@@ -190,7 +193,9 @@ class Store(Described):
         if self.record is None or not self.is_sharded:
             return None
         views = tuple(self._specs.values())
-        return StorePlan(self.n_obs, int(self.record["shard_rows"]), views, run=fingerprint(self.record))
+        plan = StorePlan(self.n_obs, int(self.record["shard_rows"]), views, run=fingerprint(self.record))
+        fetch_records(self.path, plan)
+        return plan
 
     @cached_property
     def views(self) -> tuple[str, ...]:
@@ -279,6 +284,8 @@ class Store(Described):
             return self._expression
         spec = self._specs.get(name)
         if self.plan is not None and spec is not None:
+            if (mirror := mirror_of(self.path)) is not None:
+                return MirroredView(self.path, self.plan, spec, self.obs.index, mirror=mirror)
             return ShardView(self.path, self.plan, spec, self.obs.index)
         with decoding(self.path, name):
             obsm = self._group["obsm"]
@@ -376,7 +383,7 @@ class Store(Described):
             views[view.name] = {"width": view.shape[1], "dtype": str(view.dtype), **space}
         committed = int(self.committed.sum())
         return {
-            "path": str(self.path),
+            "path": printable(str(self.path)),
             "kind": "store" if self.record is not None else "anndata",
             "format": record.get("format"),
             "n_obs": self.n_obs,

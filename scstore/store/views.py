@@ -134,6 +134,7 @@ class ShardView(View):
         shape = plan.n_obs, spec.width
         super().__init__(spec.name, shape, spec.dtype, spec.space, lambda a, b: self._take(np.arange(a, b)))
         self._root, self._plan, self._ids = root, plan, ids
+        self._compared: tuple[str, ...] = (spec.name,)  # views whose files are compared with the record
         self._verified: set[int] = set()
 
     def _shard(self, shard: int) -> NDArray[Any]:
@@ -145,7 +146,7 @@ class ShardView(View):
     def _verify(self, shard: int) -> None:
         start, stop = self._plan.bounds(shard)
         ids, cells = None if self._ids is None else self._ids[start:stop], f"cells {start:,} to {stop - 1:,}"
-        problem = check_shard(self._root, self._plan, shard, ids=ids, view=self.name)
+        problem = check_shard(self._root, self._plan, shard, ids=ids, views=self._compared)
         if problem == NOT_YET:
             why = f"{cells} are not extracted yet. Run `scstore extract` again, or set allow_partial=True"
             raise IncompleteStoreError(f"{self._root}: {why}.")

@@ -1,0 +1,227 @@
+"""Folders that stand for an address: files come through obstore when they are needed, many at once, and are compared.
+
+What reads files reads them there; messages name the address (``errors.STANDS_FOR``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, TypeVar
+
+from scstore import fsio
+from scstore.errors import STANDS_FOR, DamagedError, InputError, MissingExtraError, NetworkError, UnreadableError
+
+T = TypeVar("T")
+Expected = Mapping[str, Any]  # ``bytes`` and ``digest`` of a file, as far as they are known
+
+REQUESTS = 16  # at once
+WAITS = (0.2, 0.8, 3.0, 9.0)  # seconds before a request is tried again
+STALLED = timedelta(seconds=30)  # without a byte
+PIECE = 1 << 24  # bytes of a file that are in memory at once
+
+# Bytes of matrices that the cache keeps of all addresses together, unless SCSTORE_CACHE_BYTES says otherwise.
+CACHE_BYTES = 20 * 2**30
+FOLDER = "addresses"  # in the cache
+FILE_LIMIT = 1 << 34  # bytes of any file, or of all small ones of a store, that are fetched
+AGAIN = "What lies there was changed or damaged: send it there again."
+
+POOL = ThreadPoolExecutor(REQUESTS, thread_name_prefix="scstore-fetch")
+
+
+class Mirror:
+    """A folder whose files are fetched from below an address, such as a bucket; credentials are the environment's."""
+
+    def __init__(self, root: Path, base: str, *, prefix: str = "", limit: int | None = None) -> None:
+        try:
+            import obstore
+            from obstore import exceptions
+        except ImportError:
+            raise MissingExtraError("An address such as s3://bucket/ref.zarr", "remote") from None
+        self.root, self.base, self.prefix, url = root, base, prefix, base
+        self.limit = limit  # bytes of matrices in the cache; None where all stays
+        client: Any = {"timeout": timedelta(days=1), "read_timeout": STALLED}
+        if (hub := re.fullmatch(r"hf://((?:datasets|spaces)/|)([^@]+)@?(.*)", base)) is not None:
+            from huggingface_hub import get_token
+
+            server = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+            url = f"{server}/{hub[1]}{hub[2]}/resolve/{hub[3] or 'main'}"
+            client["default_headers"] = {"Authorization": f"Bearer {token}"} if (token := get_token()) else {}
+        endpoints = [value for name, value in os.environ.items() if name.startswith("AWS_ENDPOINT")]
+        client["allow_http"] = any(one.startswith("http://") for one in (url, *endpoints))  # as the user wrote it
+        never: Any = {"max_retries": 0}  # what is tried again is decided here, where wrong bytes are known too
+        self._server, self._errors = obstore.store.from_url(url, client_options=client, retry_config=never), exceptions
+        self._begun: dict[Path, tuple[str, Future[None]]] = {}
+        self._lock = threading.Lock()
+
+    def fetch(self, files: Mapping[Path, Expected]) -> None:
+        """Fetch files as far as they are not there, and compare them; ``DamagedError`` where one is missing."""
+        for begun in [self.begin(file, expected) for file, expected in files.items()]:
+            begun.result()
+
+    def begin(self, file: Path, expected: Expected) -> Future[None]:
+        """Begin to fetch a file, unless it is there or on its way."""
+        with self._lock:
+            digest, begun = self._begun.get(file, ("", None))
+            if begun is None or digest != expected["digest"] or (begun.done() and not file.exists()):
+                begun = POOL.submit(self._fetch, file, expected)
+                self._begun[file] = expected["digest"], begun
+            return begun
+
+    def _fetch(self, file: Path, expected: Expected) -> None:
+        if file.is_file() and fsio.digest_file(file) == expected["digest"]:
+            os.utime(file)  # the oldest go first
+            return
+        if self.limit is not None and is_bulk(file.relative_to(self.root).as_posix()):
+            _make_room(int(expected["bytes"]), self.limit)
+        if not self.get(file, expected):
+            raise DamagedError(f"{file} is missing. {AGAIN}")
+
+    def get(self, file: Path, expected: Expected | None = None, *, limit: int = FILE_LIMIT) -> bool:
+        """Fetch a file anew, which gets its name once length and digest are right; return whether it is there."""
+        size, digest = (expected or {}).get("bytes"), (expected or {}).get("digest")
+        partial = file.with_name(f".{fsio.PARTIAL}{token_hex(8)}")
+
+        def once(name: str) -> None:
+            found, seen = self._server.get(name), hashlib.sha256()
+            told = found.meta["size"]
+            if told > limit or size not in (None, told):
+                raise DamagedError(f"{file} has {told:,} bytes, where {size or limit:,} are possible. {AGAIN}")
+            with fsio.disk.create(partial) as written:
+                for part in found.stream(min_chunk_size=PIECE):
+                    seen.update(part)
+                    fsio.disk.write(written, memoryview(part))
+                told -= written.tell()
+            if told or digest not in (None, f"sha256:{seen.hexdigest()}"):
+                raise DamagedError(f"{file} does not match its digest. {AGAIN}")
+            fsio.disk.rename(partial, file)
+
+        fsio.disk.make_folder(file.parent)
+        try:
+            self.insist(file, once, clean=partial)
+        except FileNotFoundError:
+            fsio.disk.delete(file)
+            return False
+        return True
+
+    def rows(self, file: Path, starts: list[int], length: int) -> list[Any] | None:
+        """Return pieces of ``length`` bytes of a file; ``None`` where the server gives none."""
+
+        def once(name: str) -> list[Any] | None:
+            with suppress(self._errors.NotSupportedError):
+                found = self._server.get_ranges(name, starts=starts, lengths=[length] * len(starts))
+                if {len(one) for one in found} != {length}:
+                    raise DamagedError(f"{file}: a piece of it was cut. {AGAIN}")
+                return list(found)
+            return None
+
+        return self.insist(file, once)
+
+    def size(self, file: Path) -> int:
+        """Return the bytes of a file there."""
+        return self.insist(file, lambda name: int(self._server.head(name)["size"]))
+
+    def insist(self, file: Path, action: Callable[[str], T], *, clean: Path | None = None) -> T:
+        """Do what is to be done with the file's name there, again and again while the server fails."""
+        name = f"{self.prefix}{file.relative_to(self.root).as_posix()}"
+        for wait in (*WAITS, None):
+            try:
+                return action(name)
+            except (self._errors.PermissionDeniedError, self._errors.UnauthenticatedError) as error:
+                why = f"access is refused ({_reason(error)}). Set the variables with your credentials."
+                raise UnreadableError(f"{self.base}/{name}: {why}") from None
+            except (self._errors.BaseError, DamagedError) as error:
+                if wait is None and isinstance(error, DamagedError):
+                    raise
+                if wait is None:
+                    why = f"no whole answer in {len(WAITS) + 1} tries ({_reason(error)}). Try again later."
+                    raise NetworkError(f"{self.base}/{name}: {why}") from None
+            finally:
+                if clean is not None:
+                    fsio.disk.delete(clean)
+            time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
+        raise AssertionError
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says, without addresses, which may hold a signature."""
+    first = str(error).partition("\n")[0].rpartition(" - ")[2]
+    return re.sub(r"\S+://\S+", "…", first).partition(": <")[0][:200]
+
+
+_mirrors: dict[Path, Mirror] = {}
+_room = threading.Lock()
+_kept = [-1]  # bytes of matrices in the cache, once they were counted
+
+
+def is_bulk(name: str) -> bool:
+    """Whether a file holds a part of the expression or of a view, by its name."""
+    *folders, last = name.split("/")
+    return not {"obsm", "X"}.isdisjoint(folders) and last != "zarr.json" and fsio.PARTIAL not in last
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """Return the address of a bucket, server or repository, and the name of what lies there."""
+    scheme, _, rest = address.partition("://")
+    parts = rest.strip("/").split("/")
+    n = 1 if scheme != "hf" else 3 if parts[0] in ("datasets", "spaces") else 2
+    if "?" in rest or "#" in rest or (scheme != "hf" and "@" in parts[0]):
+        raise InputError("An address with a password or a query is refused: credentials are set as variables.")
+    if len(parts) < n or any(part in ("", ".", "..") or "\\" in part for part in parts):
+        raise InputError(f"{address}: this address is not complete. Write scheme://bucket/folder/ref.zarr.")
+    return f"{scheme}://{'/'.join(parts[:n])}", "/".join(parts[n:])
+
+
+def mount(address: str) -> tuple[Mirror, Path]:
+    """Return the mirror, in the user's cache, of the place of an address, and what stands for the address in it."""
+    base, name = split_address(address)
+    key = hashlib.sha256(base.encode()).hexdigest()[:24]
+    root = fsio.cache_folder() / FOLDER / key / re.sub(r"[^\w.-]", "_", base.rpartition("/")[2])
+    if root not in _mirrors:
+        _mirrors[root] = Mirror(root, base, limit=int(os.environ.get("SCSTORE_CACHE_BYTES", CACHE_BYTES)))
+        STANDS_FOR[str(root)] = base
+    return _mirrors[root], root / name
+
+
+def mirror_of(path: Path) -> Mirror | None:
+    """Return the mirror in which a path lies."""
+    return next((_mirrors[one] for one in (path, *path.parents) if one in _mirrors), None) if _mirrors else None
+
+
+def there(path: Path) -> Path:
+    """Return the normal form of a path that a store names; what lies in a mirror is fetched, if it is there."""
+    mirror, path = mirror_of(path), Path(os.path.normpath(path))
+    if mirror is None:
+        return path
+    if not path.is_relative_to(mirror.root):
+        return mirror.root / "outside"  # the store of a stranger names no file of this machine
+    for name in ("",) if path.suffix else ("projector.json", "projector.safetensors"):
+        mirror.get(path / name)
+    return path
+
+
+def _make_room(size: int, limit: int) -> None:
+    """Delete the oldest matrices of the cache until ``size`` bytes more are within ``limit``."""
+    if size > limit:
+        raise InputError(f"A file of {size:,} bytes is more than SCSTORE_CACHE_BYTES={limit}. Allow more.")
+    with _room:
+        if _kept[0] < 0 or _kept[0] + size > limit:
+            top = fsio.cache_folder() / FOLDER
+            files = (p for p in top.rglob("*") if is_bulk(p.relative_to(top).as_posix()) and p.is_file())
+            found = sorted((stat.st_mtime, stat.st_size, p) for p in files if (stat := p.stat()))
+            _kept[0] = sum(length for _, length, _ in found)
+            for _, length, file in found:
+                if _kept[0] + size > 0.9 * limit:
+                    file.unlink(missing_ok=True)
+                    _kept[0] -= length
+        _kept[0] += size
