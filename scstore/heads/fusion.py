@@ -278,7 +278,8 @@ class FusedHead(DescribedHead):
                 reducer = ExpressionReducer.fit(rows, labels, **sizes, background=background)
             head = self._kind_of(view)(**options)
             given = reducer.over(columns_of(rows, reducer.selected)) if reducer else rows
-            whole = {"groups": groups} if isinstance(head, LinearHead | ExpressionHead) else {}
+            whole: dict[str, Any] = {"groups": groups} if isinstance(head, LinearHead | ExpressionHead) else {}
+            whole |= {"reducer": reducer} if isinstance(head, ExpressionHead) else {}
             members[view] = Member(head.fit(given, labels, **whole), reducer)
         return members
 

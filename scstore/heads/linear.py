@@ -1,8 +1,8 @@
-"""Multinomial logistic regression, exact in memory and streamed beyond it; and two of them on expression."""
+"""Multinomial logistic regression, exact in memory and streamed beyond it; and several of them on expression."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from scstore.heads.base import (
     take_arrays,
 )
 from scstore.heads.class_numbers import Labels, encode_groups, held_out_folds, stratified_sample
-from scstore.heads.preprocessing import fit_scaling, marker_count
+from scstore.heads.preprocessing import ExpressionReducer, few_share, fit_scaling, marker_count
 from scstore.heads.rows import MEMORY_LIMIT, Array, MappedRows, Rows, RowSubset, fits, materialise, to_dense
 from scstore.heads.scores import negative_log_likelihood
 from scstore.heads.training import (
@@ -46,6 +46,7 @@ PATH_ROWS, PATH_FOLDS = 20_000, 5  # cells on which ``C="auto"`` is chosen at mo
 EXPRESSION_C = 30.0
 MARKER_C = 1 / 6  # C of the markers over that of all genes: 5, or scikit-learn's C of 0.05 on 100 standardised columns
 MARKER_WEIGHT = 1 / 3  # weight of the markers' log-probabilities; the rest is that of all genes
+AXES_C = 10 / 3  # C along the axes over that of all genes
 
 
 @dataclass(eq=False, repr=False)
@@ -241,6 +242,9 @@ class ExpressionHead(RowClassifier):
     They err on different cells. Unit length takes out a cell's depth; standardising lends weight to the markers of rare
     classes. Of the log-probabilities a third is the markers': benchmarks/transfer.py. ``C`` is that of the first, a
     sixth of it that of the second; or ``"auto"`` for both. The other parameters are as for :class:`LinearHead`.
+
+    A third reads the genes that a reducer chose without labels, at unit length and along its axes: cells without labels
+    show how genes vary together. Its weight ``share_`` falls with the labelled cells of a class.
     """
 
     C: float | str = EXPRESSION_C
@@ -250,57 +254,75 @@ class ExpressionHead(RowClassifier):
     memory_limit: int = MEMORY_LIMIT
     random_state: Any = 0
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, groups: Any = None, reducer: ExpressionReducer | None = None) -> Self:
         """Learn from log-normalised expression ``(n, d)`` and labels ``(n,)``; ``groups`` as for a linear head."""
         rows, _ = self._begin(X, y)
         options = {name: value for name, value in self.get_params().items() if name != "C"}
-        fewer = self.C if isinstance(self.C, str) else self.C * MARKER_C
+        fewer, more = (self.C if isinstance(self.C, str) else self.C * factor for factor in (MARKER_C, AXES_C))
         width = self._n_markers
         unit = MappedRows(rows, lambda block: unit_length(to_dense(block)), width=rows.shape[1])
         markers = MappedRows(rows, lambda block: to_dense(block)[:, :width], width=width)
-        self.all_ = LinearHead(self.C, standardize=False, **options).fit(unit, y, groups)
-        self.markers_ = LinearHead(fewer, **options).fit(markers, y, groups)
+        self.parts_ = {"genes": LinearHead(self.C, standardize=False, **options).fit(unit, y, groups)}
+        self.parts_["markers"] = LinearHead(fewer, **options).fit(markers, y, groups)
+        self.free_, self.share_ = np.zeros(0, dtype=np.int64), 0.0
+        if reducer is not None and len(reducer.free):
+            self.free_, self.share_ = free, _ = reducer.free, few_share(rows.shape[0], len(self.classes_))
+            axes = reducer.axes[:, free].astype(np.float32)
+            along = MappedRows(rows, lambda block: unit_length(to_dense(block)[:, free]) @ axes.T, width=len(axes))
+            self.parts_["label-free"] = head = LinearHead(more, standardize=False, **options).fit(along, y, groups)
+            head.coef_, head.n_features_in_ = head.coef_ @ axes, len(free)
         return self
 
     @property
     def _n_markers(self) -> int:
         return min(marker_count(len(self.classes_)), self.n_features_in_)
 
+    def _weighted(self) -> Iterator[tuple[float, Any, LinearHead]]:
+        """Yield of each regression its weight, the genes that it reads, and itself."""
+        rest, genes = 1 - self.share_, (slice(None), slice(self._n_markers), self.free_)
+        weights = rest * (1 - MARKER_WEIGHT), rest * MARKER_WEIGHT, self.share_
+        return zip(weights, genes, self.parts_.values(), strict=False)
+
     def training_note(self) -> str:
         """Return one line that says how the head was trained."""
-        parts = ((self.n_features_in_, "genes", self.all_), (self.markers_.n_features_in_, "markers", self.markers_))
-        return "; ".join(f"{n} {what}: {head.training_note()}" for n, what, head in parts)
+        return "; ".join(f"{part.n_features_in_} {name}: {part.training_note()}" for name, part in self.parts_.items())
 
     def _log_proba(self, block: Array) -> Array:
-        markers = self.markers_.predict_log_proba(block[:, : self.markers_.n_features_in_])
-        every = self.all_.predict_log_proba(unit_length(block))
-        return log_softmax((1 - MARKER_WEIGHT) * every + MARKER_WEIGHT * markers)
+        total = np.zeros((len(block), len(self.classes_)))
+        for weight, genes, head in self._weighted():
+            values = block[:, genes]
+            total += weight * head.predict_log_proba(values if head is self.parts_["markers"] else unit_length(values))
+        return log_softmax(total)
 
     def importance(self, scale: Array) -> Array:
         """Return how much labels depend on each gene, ``(d,)``: mean absolute weights times the spread ``scale``."""
         total = np.zeros(self.n_features_in_)
-        for weight, head in ((1 - MARKER_WEIGHT, self.all_), (MARKER_WEIGHT, self.markers_)):
-            mean = np.abs(head.coef_).mean(axis=0) * scale[: head.n_features_in_]
-            total[: len(mean)] += weight * mean / max(float(mean.sum()), np.finfo(np.float64).tiny)
+        for weight, genes, head in self._weighted():
+            mean = np.abs(head.coef_).mean(axis=0) * scale[genes]
+            total[genes] += weight * mean / max(float(mean.sum()), np.finfo(np.float64).tiny)
         return total
 
     def weights(self, scale: Array) -> Array:
         """Return how much a spread ``scale`` of each gene speaks for each class, ``(n_classes, d)``, 1 at most."""
-        total = np.zeros_like(self.all_.coef_)
-        for weight, head in ((1 - MARKER_WEIGHT, self.all_), (MARKER_WEIGHT, self.markers_)):
-            part = head.coef_ * scale[: head.n_features_in_]
-            total[:, : part.shape[1]] += weight * part / max(float(np.abs(part).max()), np.finfo(np.float64).tiny)
+        total = np.zeros((len(self.classes_), self.n_features_in_))
+        for weight, genes, head in self._weighted():
+            part = head.coef_ * scale[genes]
+            total[:, genes] += weight * part / max(float(np.abs(part).max()), np.finfo(np.float64).tiny)
         return total
 
     def _learned(self) -> State:
-        return {"all": self.all_.to_state(), "markers": self.markers_.to_state()}
+        parts = {name: head.to_state() for name, head in self.parts_.items()}
+        return {**parts, "free": self.free_, "share": self.share_}
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        self.all_, self.markers_ = (LinearHead.from_state(state[part]) for part in ("all", "markers"))
-        same = all(part.classes_.tolist() == self.classes_.tolist() for part in (self.all_, self.markers_))
-        widths = (self.all_.n_features_in_, self.markers_.n_features_in_)
-        fits = widths == (self.n_features_in_, self._n_markers)
-        require(same and fits, "ExpressionHead: its two regressions have other classes or genes.")
+        self.free_ = free = take_arrays(state, {"free": "f"}, integers=("free",))["free"]
+        self.share_ = float(state["share"])
+        widths = {"genes": self.n_features_in_, "markers": self._n_markers, "label-free": len(free)}
+        self.parts_ = {name: LinearHead.from_state(state[name]) for name, width in widths.items() if width}
+        parts = [(part.n_features_in_, part.classes_.tolist()) for part in self.parts_.values()]
+        same = parts == [(width, self.classes_.tolist()) for width in widths.values() if width]
+        fits = same and 0 <= self.share_ < 1 and np.isin(free, np.arange(self.n_features_in_)).all()
+        require(fits, "ExpressionHead: its regressions have other classes or genes.")
 
 
 def unit_length(values: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from scipy import sparse
 
-from scstore.cells.gene_statistics import ClassSums, top_genes
+from scstore.cells.gene_statistics import ClassSums, GroupMoments, top_genes
 from scstore.errors import CellsError
 from scstore.heads.base import RowClassifier, State, loading, require, take_arrays
 from scstore.heads.class_numbers import encode_labels
@@ -33,6 +33,8 @@ EXPRESSION_BLOCK_BYTES = 1 << 27
 MARKERS, MARKERS_A_CLASS = 100, 5  # markers among the genes of a head, at least, and for each class
 
 PLACING = 100  # genes of the highest F by which cells are placed, at most
+FREE = 200  # genes of the largest excess dropout among those of a head with few labels
+ENOUGH = 30  # labelled cells a class from which on these genes are not read on their own
 
 # Axes along which genes vary together, at most, and the least share of a gene's variance that is its own.
 FACTORS = 20
@@ -100,8 +102,9 @@ class ExpressionReducer:
     """The genes that tell cells apart, best first, and the leading axes along which they vary in the training cells.
 
     First come the markers of the classes, then genes of the highest F (``places`` among the selected, where an unseen
-    class differs), then those of largest dispersion, for which no label is needed. A head reads ``n_components`` of
-    the axes, or with 0 the genes; the axes are also the factor model that estimates genes not measured.
+    class differs); then those for which no label is needed: where few cells have one, of the largest excess dropout
+    (``free``), and of large dispersion. A head reads ``n_components`` of the axes, or with 0 the genes; the axes are
+    also the factor model that estimates genes not measured.
     """
 
     selected: Array
@@ -110,6 +113,7 @@ class ExpressionReducer:
     axes: Array
     spread: Array
     places: Array
+    free: Array
     n_components: int
 
     @classmethod
@@ -119,12 +123,11 @@ class ExpressionReducer:
         sums = ClassSums(len(labels.classes), rows.shape[1])
         for start, block in iter_raw_blocks(rows, block_bytes=EXPRESSION_BLOCK_BYTES):
             sums.add(block, labels.codes[start : start + block.shape[0]])
-        every = sums
+        dispersion, dropout = sums.dispersions(), np.zeros(0)
         if background is not None:
-            every = ClassSums(1, rows.shape[1])
-            for _, block in iter_raw_blocks(background, block_bytes=EXPRESSION_BLOCK_BYTES):
-                every.add(block, np.zeros(block.shape[0], dtype=np.int64))
-        selected, places = _informative(sums, every.dispersions(), n_genes)
+            few = not n_components and few_share(rows.shape[0], len(labels.classes)) > 0
+            dispersion, dropout = _unlabelled(background, few=few)
+        selected, places, free = _informative(sums, dispersion, dropout, n_genes)
         if not len(selected):
             raise CellsError("X: no gene varies among the training cells. Leave out the view X.")
         chosen = columns_of(rows if background is None else background, selected)
@@ -136,7 +139,7 @@ class ExpressionReducer:
         spread, axes = spread[::-1], axes[:, ::-1][:, : max(1, min(FACTORS, spanned))].T
         largest = axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)]
         axes = np.ascontiguousarray(axes * np.where(largest < 0, -1.0, 1.0)[:, None])
-        return cls(selected, mean, scale, axes, spread[: len(axes)].copy(), places, min(n_components, len(axes)))
+        return cls(selected, mean, scale, axes, spread[: len(axes)].copy(), places, free, min(n_components, len(axes)))
 
     @property
     def width(self) -> int:
@@ -172,11 +175,11 @@ class ExpressionReducer:
     @loading()
     def from_state(cls, state: Mapping[str, Any]) -> Self:
         """Return the fitted reducer; :class:`DamagedError` where its parts do not fit together."""
-        shapes = {"selected": "g", "mean": "g", "scale": "g", "axes": "kg", "spread": "k", "places": "p"}
-        arrays = take_arrays(state, shapes, integers=("selected", "places"))
+        shapes = {"selected": "g", "mean": "g", "scale": "g", "axes": "kg", "spread": "k", "places": "p", "free": "f"}
+        arrays = take_arrays(state, shapes, integers=("selected", "places", "free"))
         reducer = cls(**arrays, n_components=int(state["n_components"]))
-        places, n_axes = reducer.places, len(reducer.axes)
-        in_range = places.size and places.min() >= 0 and places.max() < len(reducer.selected)
+        places, n_axes = np.concatenate([reducer.places, reducer.free]), len(reducer.axes)
+        in_range = reducer.places.size and places.min() >= 0 and places.max() < len(reducer.selected)
         fits = in_range and n_axes and 0 <= reducer.n_components <= n_axes
         require(fits, "reducer: its genes or components are missing or out of range.")
         require((reducer.scale > 0).all() and (reducer.spread > 0).all(), "reducer: its scales are not positive.")
@@ -214,15 +217,31 @@ def marker_count(n_classes: int) -> int:
     return max(MARKERS, MARKERS_A_CLASS * n_classes)
 
 
-def _informative(sums: ClassSums, dispersion: Array, n_genes: int) -> tuple[Array, Array]:
-    """Return markers, genes of the highest F, then of large dispersion, and the numbers of the second among all."""
+def few_share(n_cells: int, n_classes: int) -> float:
+    """Return the weight of what cells without labels show: it falls with √n, 0 from 30 labelled cells a class on."""
+    return max(0.0, 1 - float(np.sqrt(n_cells / n_classes / ENOUGH)))
+
+
+def _unlabelled(rows: Rows, *, few: bool) -> tuple[Array, Array]:
+    """Return the dispersion of each gene, and where labels are few its excess dropout, ``(d,)`` or ``(0,)``."""
+    sums, moments = ClassSums(1, rows.shape[1]), GroupMoments(1, rows.shape[1])
+    for _, block in iter_raw_blocks(rows, block_bytes=EXPRESSION_BLOCK_BYTES):
+        together = np.zeros(block.shape[0], dtype=np.int64)
+        sums.add(block, together)
+        if few:
+            moments.add(sparse.csr_matrix(block), together)
+    return sums.dispersions(), moments.dropout()[0] if few else np.zeros(0)
+
+
+def _informative(sums: ClassSums, dispersion: Array, dropout: Array, n_genes: int) -> tuple[Array, Array, Array]:
+    """Return the genes, best first, and the numbers among them of those of highest F and of largest dropout."""
     markers = sums.markers(min(n_genes, marker_count(len(sums.counts))))
-    f_values, dispersed = sums.f_values(), top_genes(dispersion, n_genes)
-    placing = top_genes(f_values, PLACING)
-    every = np.concatenate([markers, placing[f_values[placing] > 0], dispersed[dispersion[dispersed] > 0]])
+    f_values, dispersed, absent = sums.f_values(), top_genes(dispersion, n_genes), top_genes(dropout, FREE)
+    placing, absent = top_genes(f_values, PLACING), absent[np.isfinite(dropout[absent])]
+    every = np.concatenate([markers, placing[f_values[placing] > 0], absent, dispersed[dispersion[dispersed] > 0]])
     genes = np.asarray(every[np.sort(np.unique(every, return_index=True)[1])][:n_genes])
-    places = np.flatnonzero(np.isin(genes, placing))
-    return genes, places if len(places) else np.arange(len(genes))
+    places, free = (np.flatnonzero(np.isin(genes, some)) for some in (placing, absent))
+    return genes, places if len(places) else np.arange(len(genes)), free
 
 
 def columns_of(rows: Rows, columns: Array) -> Rows:

@@ -13,6 +13,7 @@ from scstore.errors import DamagedError, LabelsError
 from scstore.heads.artifact import join_arrays, load_head, save_head, split_arrays
 from scstore.heads.calibration import Fusion
 from scstore.heads.fusion import FusedHead
+from scstore.heads.linear import ExpressionHead
 from scstore.heads.missing_genes import FIELDS, SHARES, HeldOutCase, MissingGenes, measured_cases, share_known
 
 N, GENES, CLASSES = 480, 160, 5
@@ -271,6 +272,10 @@ def test_few_labels_learn_genes_from_all_cells(cells: dict[str, Any]) -> None:
     assert other is not None
     np.testing.assert_allclose(reducer.mean, cells["X"].toarray().mean(axis=0)[reducer.selected], rtol=1e-5)
     assert len(other.axes) < len(reducer.axes) == 20
+    expression = head.members_["X"].head
+    assert isinstance(expression, ExpressionHead)
+    assert expression.share_ == pytest.approx(1 - 0.1**0.5)
+    assert (head.predict({"X": cells["X"][:, reducer.selected]}) == cells["y"]).mean() > 0.99
     measured = half(head)
     values, y = new_cells(head)
     found, estimate, _ = head.for_genes(measured)

@@ -9,10 +9,17 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.decomposition import PCA
 
-from scstore.cells.gene_statistics import ClassSums
+from scstore.cells.gene_statistics import ClassSums, GroupMoments
 from scstore.errors import CellsError, DamagedError, LabelsError
 from scstore.heads import preprocessing
-from scstore.heads.preprocessing import ExpressionReducer, column_moments, columns_of, fit_scaling, usable_scale
+from scstore.heads.preprocessing import (
+    ExpressionReducer,
+    column_moments,
+    columns_of,
+    few_share,
+    fit_scaling,
+    usable_scale,
+)
 from scstore.heads.rows import materialise
 
 
@@ -114,6 +121,19 @@ def test_markers_come_first_then_genes_of_high_f_and_dispersed_genes_of_the_back
     seen = ExpressionReducer.fit(quiet, y, n_genes=150, n_components=0, background=other.tocsr())
     assert 7 in seen.selected
     assert seen.mean[seen.selected.tolist().index(7)] == pytest.approx(4.5)
+
+
+def test_few_labels_bring_genes_that_more_cells_lack_than_their_mean_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocessing, "FREE", 50)
+    X, y = expressed(genes=300)
+    dropout = GroupMoments(1, 300).add(X, np.zeros(300, dtype=int)).dropout()[0]
+    wanted = np.argsort(-np.nan_to_num(dropout, nan=-np.inf), kind="stable")[:50]
+    few = ExpressionReducer.fit(X[:40], y[:40], n_genes=290, n_components=0, background=X)
+    assert sorted(few.selected[few.free]) == sorted(wanted)
+    assert ExpressionReducer.fit(X[:40], y[:40], n_genes=290, n_components=0).free.shape == (0,)
+    assert ExpressionReducer.fit(X[:40], y[:40], n_genes=290, n_components=5, background=X).free.shape == (0,)
+    assert ExpressionReducer.fit(X[:140], y[:140], n_genes=290, n_components=0, background=X).free.shape == (0,)
+    assert [few_share(n, 4) for n in (8, 30, 60, 120, 900)] == pytest.approx([0.7418, 0.5, 0.2929, 0, 0], abs=1e-4)
 
 
 def factors(reducer: ExpressionReducer) -> tuple[np.ndarray, np.ndarray]:
