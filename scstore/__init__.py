@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from scstore.reporting.page import report as report
     from scstore.search.query import query as query
     from scstore.store.export import export as export
+    from scstore.store.merge import merge as merge
     from scstore.store.reader import Store as Store
     from scstore.store.reader import open_store as open  # noqa: A004, F401  # scstore.open(path), as in zarr and h5py
     from scstore.verification import verify as verify
@@ -55,6 +56,7 @@ _MODULES = {
     "fit": "scstore.annotation.fit",
     "label_ids": "scstore.labelling.label_ids",
     "load_head": "scstore.heads.artifact",
+    "merge": "scstore.store.merge",
     "name": "scstore.labelling.name",
     "open": "scstore.store.reader",
     "panel": "scstore.panels.choose_genes",

@@ -43,6 +43,13 @@ class Disk:
         ends = AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other)
         return rename is not None and rename(*ends, RENAME_EXCHANGE) == 0
 
+    def link(self, file: Path, name: Path) -> bool:
+        """Give a file a second name; return whether the file system can. No file of scstore's is changed in place."""
+        with contextlib.suppress(OSError):
+            os.link(file, name)
+            return True
+        return False
+
     def delete(self, path: Path) -> None:
         """Delete a file, or a folder with its content, if it exists."""
         if path.is_dir() and not path.is_symlink():

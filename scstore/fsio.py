@@ -223,7 +223,7 @@ def _flush(path: Path) -> None:
             _flush(one)
         fsync_dir(path)
     else:
-        with path.open("rb+") as file:
+        with path.open("rb+" if os.access(path, os.W_OK) else "rb") as file:
             disk.sync(file.fileno())
 
 

@@ -83,6 +83,14 @@ def differences(old: Space, new: Space) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+def view_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say how the views of two records differ: which there are, and what decides their numbers, each thing once."""
+    lines = differences({"views": ", ".join(old)}, {"views": ", ".join(new)})
+    for name in sorted(old.keys() & new.keys()):
+        lines += differences(*({**views[name]["space"], "dtype": views[name]["dtype"]} for views in (old, new)))
+    return list(dict.fromkeys(lines))
+
+
 # What fields that hold digests are about, by the last part of their name.
 DIGESTED = {
     "genes": "the gene table", "input": "the cells", "ids": "the cells' ids", "orthologs": "the table of orthologs",

@@ -104,6 +104,9 @@ class BrokenDisk(fsio.Disk):
     def exchange(self, one: Path, other: Path) -> bool:
         return self._do("exchange", other, lambda: super(BrokenDisk, self).exchange(one, other))
 
+    def link(self, file: Path, name: Path) -> bool:
+        return self._do("link", name, lambda: super(BrokenDisk, self).link(file, name))
+
     def delete(self, path: Path) -> None:
         self._do("delete", path, lambda: super(BrokenDisk, self).delete(path))
 

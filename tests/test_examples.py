@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import runpy
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -164,3 +168,68 @@ def test_the_notebook_does_the_same(papers: Papers, tmp_path: Path, monkeypatch:
     shipped = [one for cell in notebook["cells"] for one in cell.get("outputs", [])]
     assert sum("image/png" in one.get("data", {}) for one in shipped) == 3
     assert any("text/html" in one.get("data", {}) for one in shipped)  # the table
+
+
+STUB = """#!{python}
+import json, sys
+with open("called.jsonl", "a") as file:
+    file.write(json.dumps([sys.argv[0].rpartition("/")[2], *sys.argv[1:]]) + "\\n")
+"""
+SLURM = {
+    "SLURM_ARRAY_TASK_ID": "1",
+    "SLURM_JOB_ID": "7",
+    "SLURM_NNODES": "4",
+    "SLURM_NODEID": "2",
+    "SLURM_JOB_NODELIST": "n[0-3]",
+}
+
+
+@pytest.fixture
+def on_slurm(tmp_path: Path) -> Callable[[Path], list[list[str]]]:
+    """Gives ``run(script)``: the commands that a batch script starts, words as its shell made them."""
+    tools = {"srun": '#!/bin/sh\nexec "$@"\n', "scontrol": "#!/bin/sh\nprintf 'n0\\nn1\\nn2\\nn3\\n'\n"}
+    tools |= dict.fromkeys(("scstore", "accelerate", "torchrun"), STUB.format(python=sys.executable))
+    (tmp_path / "bin").mkdir()
+    for name, text in tools.items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    for place in ("donors/a.h5ad", "donors/b.h5ad", "parts/a.zarr", "parts/b.zarr"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).touch()
+
+    def run(script: Path) -> list[list[str]]:
+        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        subprocess.run(["bash", script], cwd=tmp_path, env={**os.environ, **SLURM, "PATH": path}, check=True)
+        return [json.loads(line) for line in (tmp_path / "called.jsonl").read_text().splitlines()]
+
+    return run
+
+
+@pytest.mark.parametrize("script", sorted((EXAMPLES / "slurm").glob("*.sbatch")), ids=lambda script: script.stem)
+def test_a_batch_job_starts_commands_that_exist(script: Path, on_slurm: Callable[[Path], list[list[str]]]) -> None:
+    """SLURM itself is not here: its variables are set and its commands replaced; launchers and scstore read words."""
+    for name, *words in on_slurm(script):
+        if name != "scstore":
+            pytest.importorskip("torch")
+            from accelerate.commands.launch import launch_command_parser
+            from torch.distributed.run import get_args_parser
+
+            launcher = get_args_parser() if name == "torchrun" else launch_command_parser()
+            given = launcher.parse_args(words if name == "torchrun" else words[1:])
+            assert (given.module, given.training_script) == (True, "scstore")
+            nodes, processes = (4, 32) if "many" in script.stem else (1, 8)
+            if name == "torchrun":
+                assert (int(given.nnodes), int(given.nproc_per_node) * nodes) == (nodes, processes)
+                assert given.rdzv_endpoint == "n0:29500"
+            else:
+                assert (given.num_machines, given.num_processes) == (nodes, processes)
+                assert (given.machine_rank, given.main_process_ip) in ((None, None), (2, "n0"))
+            words = given.training_script_args
+        _parse(words)
+        if words[0] == "merge":
+            assert words[1:3] == ["parts/a.zarr", "parts/b.zarr"]
+        if script.stem == "donors":
+            assert words[1:4] == ["donors/b.h5ad", "-o", "parts/b.zarr"]
+        if script.stem == "array":
+            (count,) = re.findall(r"--array=0-(\d+)$", script.read_text(), re.MULTILINE)
+            assert words[-1] == f"1/{int(count) + 1}"

@@ -282,6 +282,11 @@ def show_export(written: Path, _given: Mapping[str, Any]) -> None:
     state.output.result({"output": str(written)}, f"{written}: {written.stat().st_size / 1e6:,.1f} MB")
 
 
+def show_merge(store: Store, given: Mapping[str, Any]) -> None:
+    line = f"{given['output']}: {store.n_obs:,} cells of {len(given['parts']):,} stores, views {', '.join(store.views)}"
+    state.output.result(store.info, line)
+
+
 def show_verify(found: Verification, given: Mapping[str, Any]) -> None:
     path = Path(given["path"])
     lines = [_finding(path, finding) for finding in found.findings[:LISTED]]

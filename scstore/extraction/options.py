@@ -26,6 +26,7 @@ from scstore.model.prompt import INSTRUCTION, SYMBOLS_INSTRUCTION
 from scstore.options import Option, Overwrite, Progress, did_you_mean
 from scstore.panels.panel import load_panel
 from scstore.remote import there
+from scstore.store.ledger import FILES
 from scstore.store.mirror import local
 from scstore.store.reader import Store, open_store
 from scstore.untrusted.guards import FOLDERS, what_is
@@ -57,9 +58,6 @@ SPACE = (
 # Options without effect on symbols, and when ``pool`` is empty.
 VECTORS_ONLY = ("projector", "seed", "expression_scaling")
 READOUT_ONLY = (*VECTORS_ONLY, "input", "instruction", "readout_token", "layers", "spread")
-
-# Options that may name a file; a store's record has them relative to its folder.
-FILES = ("genes", "panel", "projector", "orthologs")
 
 # What a store's record has the digests of, beside the model.
 LOADERS: dict[str, Callable[[str], Any]] = {

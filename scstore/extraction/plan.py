@@ -35,7 +35,7 @@ from scstore.model.loading import FLOAT8, ModelFiles
 from scstore.model.projector_file import ProjectorFile, load_projector
 from scstore.model.prompt import PROMPT, SEPARATOR
 from scstore.progress import Reporter
-from scstore.sealed import FORMAT, Space, differences
+from scstore.sealed import FORMAT, Space, differences, view_differences
 from scstore.store.ledger import SEEN_BY_PANEL, SEEN_BY_PROJECTOR, StorePlan, ViewSpec, default_shard_rows
 from scstore.store.reader import open_store
 from scstore.tokens.genept import companion_vectors, weighted_means
@@ -284,7 +284,8 @@ def check_same_run(target: Path, plan: ExtractionPlan) -> None:
     record = open_store(target).record
     if record is None:
         raise OutputError(f"{target}: scstore did not extract it. Choose another name, or set overwrite=True.")
-    if fields := _changes(_decisive(record), _decisive(plan.record)):
+    old, new = record["views"], plan.record["views"]
+    if fields := [*view_differences(old, new), *differences(_decisive(record), _decisive(plan.record))]:
         raise FeatureSpaceError(
             f"{target} is a store of another run. It can be finished only with the same cells and options; what "
             "differs:\n  "
@@ -293,20 +294,10 @@ def check_same_run(target: Path, plan: ExtractionPlan) -> None:
         )
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Say what differs: which views there are, what differs in their feature spaces, each thing once, and the rest."""
-    views, others = old.pop("view"), new.pop("view")
-    lines = differences({"views": ", ".join(views)}, {"views": ", ".join(others)})
-    for name in sorted(views.keys() & others.keys()):
-        lines += differences({**views[name].pop("space"), **views[name]}, {**others[name].pop("space"), **others[name]})
-    return [*dict.fromkeys(lines), *differences(old, new)]
-
-
 def _decisive(record: dict[str, Any]) -> dict[str, Any]:
     """The part of a run's record that must stay as it is for the run to go on; hardware and versions may change."""
     run = {name: value for name, value in record["run"].items() if name != "device"}
     return {
-        "view": {name: {"space": view["space"], "dtype": view["dtype"]} for name, view in record["views"].items()},
         "input": record["input"],
         "shard_rows": record["shard_rows"],
         "keep_expression": record["options"]["keep_expression"],

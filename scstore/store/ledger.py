@@ -46,6 +46,9 @@ SEEN_BY_PANEL = "scstore_seen_by_panel"
 # saw this cell's label. `evaluate` does not score such cells unless asked.
 SEEN_BY_PROJECTOR = "scstore_seen_by_projector"
 
+# Options of a run that may name a file, relative to the store's folder.
+FILES = ("genes", "panel", "projector", "orthologs")
+
 # What a stopped run may lose.
 SHARD_SECONDS = 60
 SHARD_BYTES = 16 * 2**20

@@ -138,6 +138,8 @@ def _verify(check: _Check, *, gc: bool, repair: bool) -> Verification:
     if uncommitted:
         n = len(uncommitted)
         notes.append(f"{n:,} of {n_shards:,} shards are not extracted yet: run the same `scstore extract`")
+    if damaged and store is not None and "parts" in (store.record or {}):
+        notes.append("merged from other stores, which no extraction redoes: merge them again with overwrite=True")
     if repair and damaged:  # without its record a shard counts as not extracted
         for shard in damaged:
             fsio.disk.delete(record_path(root, shard))

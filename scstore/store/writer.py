@@ -117,7 +117,7 @@ def commit_shard(
     root: Path, plan: StorePlan, shard: int, views: Mapping[str, NDArray[np.float32]], *, ids: list[str]
 ) -> None:
     """Write a shard's finite rows of every view, ``(n_rows, width)`` by name, then its record; the first wins."""
-    chunks = {view.name: _chunk(_cast(views[view.name], view, ids), plan.shard_rows) for view in plan.views}
+    chunks = {view.name: chunk_bytes(_cast(views[view.name], view, ids), plan.shard_rows) for view in plan.views}
     written = {name: {"bytes": data.nbytes, "digest": fsio.digest_bytes(data)} for name, data in chunks.items()}
     # no other process writes this shard, unless locks do not lock, as on some network file systems
     before = _record(root, shard)
@@ -137,7 +137,7 @@ def commit_shard(
     write_record(root, plan, shard, ids=ids, views=written)
 
 
-def _chunk(rows: NDArray[Any], shard_rows: int) -> memoryview:
+def chunk_bytes(rows: NDArray[Any], shard_rows: int) -> memoryview:
     """Return the bytes of a shard's file: its rows, then rows of NaN where it is not full."""
     chunk = np.full((shard_rows, rows.shape[1]), np.nan, dtype=rows.dtype)
     chunk[: len(rows)] = rows

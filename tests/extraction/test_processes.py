@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -50,6 +51,31 @@ def test_several_processes_write_the_store_of_one_byte_for_byte(folder: Path, ll
     assert one == many
     assert sorted(path.name for path in (folder / "many").iterdir()) == ["cells.h5ad", "s.genes.h5ad", "s.zarr"]
     assert done.stderr.count("counts from X") == 1  # one process speaks for all
+
+
+def test_processes_of_several_machines_write_the_store_of_one(folder: Path, llama: Path) -> None:
+    """Two of torchrun's, each a node with one process, as srun starts them; all is told by environment variables."""
+    scstore.extract(folder / "one" / "cells.h5ad", folder / "one" / "s.zarr", model=str(llama), shard_rows=10)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    words = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    words += ["--rdzv-backend", "c10d", "--rdzv-endpoint", place, "--rdzv-id", "7", "-m", "scstore", *WORDS]
+    nodes = [
+        subprocess.Popen(
+            [*words, "--model", str(llama), "--device", "cpu"],
+            cwd=folder / "many",
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [node.communicate(timeout=1800)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], "".join(said)
+    one, many = (fsio.digest_tree(folder / name / "s.zarr") for name in ("one", "many"))
+    assert one == many
+    assert "".join(said).count("counts from X") == 1
 
 
 KILLED = """
