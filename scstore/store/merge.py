@@ -19,7 +19,8 @@ from scstore.cells.opening import IdPrefixFrom, identify_cells
 from scstore.errors import CellsError, FeatureSpaceError, IncompleteStoreError, NotAStoreError, OptionError, show_some
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
-from scstore.sealed import differences, fingerprint, view_differences
+from scstore.remote import there
+from scstore.sealed import fingerprint, view_differences
 from scstore.store import ledger
 from scstore.store.ledger import StorePlan, chunk_path
 from scstore.store.reader import Store, open_store
@@ -106,8 +107,7 @@ def _open(paths: Sequence[str | os.PathLike[str]]) -> list[_Part]:
 
 def _check_alike(first: Store, other: Store) -> None:
     old, new = first.record or {}, other.record or {}
-    kept = ({"keep_expression": "X" in store.views} for store in (first, other))
-    if fields := [*view_differences(old["views"], new["views"]), *differences(*kept)]:
+    if fields := view_differences(old["views"], new["views"]):
         lines = "\n  ".join([f"{other.path}: another feature space than {first.path}'s:", *fields])
         raise FeatureSpaceError(f"{lines}\nExtract those cells again with like={str(first.path)!r}.")
     if not first.var.astype(str).equals(other.var.astype(str)):
@@ -131,15 +131,15 @@ def _planned(parts: Sequence[_Part], ids: list[str], target: Path) -> tuple[Stor
     first, folder = parts[0], parts[0].store.path.parent
     several = [part.plan.shard_rows for part in parts if part.plan.n_shards > 1]
     shard_rows = max(several, default=ledger.default_shard_rows(len(ids), first.plan.views))
-    files = {name: folder / str(first.record["options"].get(name)) for name in ledger.FILES}
-    there = {
-        name: Path(os.path.relpath(file, target.parent)).as_posix() for name, file in files.items() if file.exists()
-    }
+    moved = {}
+    for name in ledger.FILES:
+        if (given := first.record["options"].get(name)) and (file := there(folder / given)).exists():
+            moved[name] = Path(os.path.relpath(file, target.parent)).as_posix()
     names = show_some(part.store.path.name for part in parts)
     record: dict[str, Any] = {
         **{name: value for name, value in first.record.items() if name != "parts"},
         "shard_rows": shard_rows,
-        "options": {**first.record["options"], **there},
+        "options": {**first.record["options"], **moved},
         "input": {"name": names, "kind": "merged", "slot": f"{len(parts):,} stores", "ids": ledger.ids_digest(ids)},
     }
 

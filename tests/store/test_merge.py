@@ -220,7 +220,7 @@ def test_what_cannot_stand_in_one_store_is_refused(part: Part, folder: Path, tmp
     refused(part(16, 32, name="top", top_genes=7), FeatureSpaceError, "top_genes: 2048 → 7")
     refused(part(16, 32, name="dtype", store_dtype="float32"), FeatureSpaceError, "dtype: .*float32")
     refused(part(16, 32, name="less", companions=("genept",)), FeatureSpaceError, "views: ")
-    refused(part(16, 32, name="noX", keep_expression=False), FeatureSpaceError, "keep_expression: true → false")
+    refused(part(16, 32, name="noX", keep_expression=False), CellsError, "keep_expression=False")
     refused(part(16, 32, name="fewer", cells=CELLS[:, :-2]), CellsError, "GENE38")
     refused(part(10, 20), CellsError, "id_prefix_from=")
     CELLS.write_h5ad(tmp_path / "cells.h5ad")
