@@ -10,6 +10,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
+from scstore.heads.preprocessing import few_share
 from scstore.heads.rows import Array
 from scstore.heads.training import log_softmax
 
@@ -72,7 +73,8 @@ def earning_members(
 ) -> tuple[str, ...]:
     """Return the members that stay: optional ones are added greedily while they make held-out cells more likely.
 
-    The gain must be more than one standard error, and than a hundredth of what there is to gain.
+    The gain must be more than a hundredth of what there is to gain, and than one standard error; where labels are few,
+    than ``√(30 / n)`` of them, for the folds then have hardly more than the same few cells to learn from.
     """
 
     def losses(names: Sequence[str]) -> Array:
@@ -83,12 +85,12 @@ def earning_members(
     chosen = [name for name in held_out if name not in optional]
     if not chosen or not len(truth):
         return tuple(held_out)
-    now = losses(chosen)
+    now, errors = losses(chosen), 1 / (1 - few_share(len(truth), len(shares)))
     while left := [name for name in held_out if name not in chosen]:
         tried = {name: losses([*chosen, name]) for name in left}
         best = min(left, key=lambda name: tried[name].mean())
         gain = now - tried[best]
-        if gain.mean() <= max(gain.std() / np.sqrt(len(gain)), LEAST_GAIN * now.mean()):
+        if gain.mean() <= max(errors * gain.std() / np.sqrt(len(gain)), LEAST_GAIN * now.mean()):
             break
         chosen, now = [*chosen, best], tried[best]
     return tuple(name for name in held_out if name in chosen)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
 
-from scstore.heads.calibration import Fusion, fit_fusion, fit_temperature
+from scstore.heads.calibration import Fusion, earning_members, fit_fusion, fit_temperature
 from scstore.heads.scores import expected_calibration_error, negative_log_likelihood
 from scstore.heads.training import log_softmax
 
@@ -90,3 +90,23 @@ def test_without_held_out_cells_nothing_is_calibrated() -> None:
     fusion = fit_fusion([nobody, nobody], np.zeros(0, dtype=np.int64), shares=SHARES, prior_adjustment=0.5)
     assert (fusion.temperatures, fusion.temperature) == ((1.0, 1.0), 1.0)
     assert fusion.proba([nobody, nobody]).shape == (0, 3)
+
+
+@pytest.mark.parametrize(("n", "errors"), [(200, 1.0), (20, 3**0.5), (10, 6**0.5)])
+def test_a_member_earns_its_place_by_more_standard_errors_where_labels_are_few(n: int, errors: float) -> None:
+    stayed = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        codes = np.arange(n) % 2
+        said = {name: log_softmax(np.eye(2)[codes] * 2 + rng.normal(0, 2, (n, 2))) for name in ("X", "readout")}
+        options = {"shares": np.array([0.5, 0.5]), "prior_adjustment": 0.0}
+        losses = [
+            -np.log(fit_fusion(parts, codes, **options).proba(parts)[np.arange(n), codes])
+            for parts in ([said["X"]], list(said.values()))
+        ]
+        gain = losses[0] - losses[1]
+        earned = gain.mean() / (gain.std() / n**0.5)
+        found = earning_members(said, codes, optional=["readout"], **options)
+        assert (len(found) == 2) == (earned > errors)
+        stayed.append(earned > errors)
+    assert 0 < sum(stayed) < 30 or n == 200
