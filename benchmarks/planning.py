@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ SIZES = (1_000_000, 10_000_000, 50_000_000)
 WIDTH, DEPTH = 5120, 40
 REGIMES = {"200-gene panel": 100, "2048 genes": 2063}  # positions of a cell
 GENES_EXPRESSED = 2_000
+LINE = "125 MB/s"  # as benchmarks/remote.py names it
 SHARD_MINUTES, START_MINUTES, WORKERS = 1.0, 5.0, 1_000
 MARK = "<!-- {} of `python benchmarks/planning.py`: {} -->"
 
@@ -97,6 +99,24 @@ def gpu_rates(results: Results) -> tuple[dict[str, float], str]:
     return {name: device.speed / one for name, one in flop.items()}, f"**assumed**: an H100 at {device.rests_on}"
 
 
+def traffic(results: Results) -> list[Row]:
+    """What is fetched of a store by address."""
+    found = results.newest("remote")
+    once = "**assumed**: each chunk once" if found is None else f"each chunk once: {found[0]}"
+    whole = Row("traffic: one view by address, once", lambda n: n * 2 * WIDTH / 1e9, "GB", once)
+    if found is None:
+        return [
+            whole,
+            Row("traffic: ten rows of one view", lambda _: 168, "MB at most", "**assumed**: ten whole chunks"),
+        ]
+    file, figures = found
+    scan, of_ten = figures[LINE], next(one["bytes"] for one in figures["rows"] if one["rows"] == 10)
+    rate = 1e6 * scan["megabytes"] / statistics.median(scan["seconds"]["scstore"])
+    minutes = Row(f"traffic: the same on a line of {LINE}", lambda n: n * 2 * WIDTH / rate / 60, "min", file)
+    ten = Row("traffic: ten rows of one view", lambda _: of_ten * WIDTH / figures["width"] / 1e6, "MB", file)
+    return [whole, minutes, ten]
+
+
 def rows(results: Results) -> list[Row]:
     rates, gpu = gpu_rates(results)
     memory_file, memory = results.needed("extract_cpu_memory")
@@ -134,8 +154,7 @@ def rows(results: Results) -> list[Row]:
         Row("laptop: memory of building the index, width 512", measured(index, "build_peak_gb"), "GB", search_file),
         Row("laptop: minutes of `fit`, width 512, two cores", lambda n: n / 1e6 * fit[1_000_000]["seconds"] / 60, "min",
             heads_file),
-        Row("traffic: one view from afar, once", lambda n: n * view / 1e9, "GB", "**assumed**: each chunk once"),
-        Row("traffic: ten rows of one view", lambda _: 10 * 16.8 / 1e3, "GB at most", "**assumed**: ten whole chunks"),
+        *traffic(results),
         *(
             Row(f"`merge`, {what}, two cores", lambda n, one=one: n / n_merged * one["seconds"] / 60, "min",
                 f"{n_merged:,} cells, {one['expressed']} genes each: {cluster_file}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -47,6 +48,15 @@ def test_what_nobody_measured_is_called_assumed(planning: ModuleType, tmp_path: 
     assert planning.Results(tmp_path).newest("heads") is not None  # the older one
     with pytest.raises(SystemExit, match="nothing_DATE"):
         planning.Results(tmp_path).needed("nothing")
+
+
+def test_what_is_fetched_is_measured_once_it_has_been(planning: ModuleType, tmp_path: Path) -> None:
+    assert any("assumed" in row.rests_on for row in planning.traffic(planning.Results(tmp_path)))
+    scan = {"megabytes": 400.0, "seconds": {"scstore": [4.0, 3.0, 9.0]}}
+    found = {"width": 512, "125 MB/s": scan, "rows": [{"rows": 10, "bytes": 10_240}]}
+    (tmp_path / "remote_2026-11-26.json").write_text(json.dumps({"environment": {"gpu": None}, "figures": found}))
+    values = [row.value(1_000_000) for row in planning.traffic(planning.Results(tmp_path))]
+    assert values == pytest.approx([10.24, 10_240 / 100 / 60, 0.1024])
 
 
 def test_without_failures_one_run_does_it(planning: ModuleType) -> None:

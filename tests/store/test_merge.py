@@ -128,10 +128,11 @@ def test_readouts_are_those_of_one_run(llama: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_written_anew_has_shards_of_a_usual_size(part: Part, tmp_path: Path) -> None:
-    parts = [part(0, 5, name="s"), part(5, 12, name="s"), part(12, 18, name="s")]
+    parts = [part(*ends, name="s", keep_expression=False) for ends in ((0, 5), (5, 12), (12, 18))]
     merged = scstore.merge(parts, tmp_path / "m.zarr")
     assert merged.plan is not None
     assert (merged.plan.shard_rows, merged.n_obs) == (18, 18)
+    assert merged.views == ("genept", "genept_random")
     assert scstore.verify(merged.path, deep=True).ok
 
 
