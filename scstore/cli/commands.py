@@ -112,11 +112,7 @@ COMMANDS = (
         show="scstore.cli.results:show_export",
     ),
     _laptop("info", "Say what a store or head holds.", function="scstore.cli.info:info", show="scstore.cli.info:show"),
-    _laptop(
-        "merge",
-        "Put stores of one feature space into one.",
-        "scstore merge parts/*.zarr -o stores/ref.zarr",
-    ),
+    _laptop("merge", "Put stores of one feature space into one.", "scstore merge parts/*.zarr -o stores/ref.zarr"),
     _laptop("export", "Write a store as one .h5ad file."),
     _laptop(
         "verify",
