@@ -28,7 +28,7 @@ from scstore.store.ledger import (
     read_record,
     record_path,
 )
-from scstore.store.views import ShardView
+from scstore.store.views import Part, ShardView
 
 HEAD, WEIGHTS, PROJECTOR = "head.json", "weights.safetensors", ("projector.json", "projector.safetensors")
 
@@ -87,21 +87,20 @@ class MirroredView(ShardView):
         self._visited: dict[int, float] = {}  # share of each shard's rows that was read in pieces
         self._next, self._ahead = -1, 0  # the shard after the last, and how many after it are on their way
 
-    def _take(self, index: NDArray[np.int64]) -> NDArray[Any]:
-        out: NDArray[Any] = np.empty((len(index), self.shape[1]), dtype=self.dtype)
-        shards = index // self._plan.shard_rows
-        rows = {int(shard): index[shards == shard] - int(shard) * self._plan.shard_rows for shard in np.unique(shards)}
-        whole = [shard for shard in rows if self._is_whole(shard, rows[shard])]
-        pieces = {shard: POOL.submit(self._pieces, shard, rows[shard]) for shard in rows if shard not in whole}
-        self._fetch_ahead(whole)
-        for shard in rows:
-            found = pieces[shard].result() if shard in pieces else None
-            out[shards == shard] = self._shard(shard)[rows[shard]] if found is None else found
+    def _gather(self, n_rows: int, parts: Sequence[Part]) -> NDArray[Any]:
+        out: NDArray[Any] = np.empty((n_rows, self.shape[1]), dtype=self.dtype)
+        few = {shard: rows for shard, _, rows in parts if not self._is_whole(shard, rows)}
+        begun = {shard: POOL.submit(self._pieces, shard, rows) for shard, rows in few.items()}
+        self._fetch_ahead([shard for shard, _, _ in parts if shard not in few])
+        for shard, where, rows in parts:
+            found = begun[shard].result() if shard in begun else None
+            out[where] = self._shard(shard)[rows] if found is None else found
         return out
 
-    def _is_whole(self, shard: int, rows: NDArray[np.int64]) -> bool:
+    def _is_whole(self, shard: int, rows: slice | NDArray[np.int64]) -> bool:
         self._expect(shard)
-        self._visited[shard] = self._visited.get(shard, 0) + max(VISIT, len(np.unique(rows)) / self._plan.shard_rows)
+        n = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        self._visited[shard] = self._visited.get(shard, 0) + max(VISIT, n / self._plan.shard_rows)
         return self._visited[shard] >= WHOLE or chunk_path(self._root, self.name, shard).exists()
 
     def _expect(self, shard: int) -> Expected:
@@ -122,15 +121,15 @@ class MirroredView(ShardView):
         if not whole:
             return
         follows = whole[0] in (self._next - 1, self._next)
-        self._next, self._ahead = whole[-1] + 1, min(REQUESTS, max(1, 2 * self._ahead)) if follows else 0
+        self._next, self._ahead = whole[-1] + 1, min(2 * REQUESTS, 4 * self._ahead or 4) if follows else 0
         for shard in (*whole, *range(self._next, min(self._next + self._ahead, self._plan.n_shards))):
             with suppress(ScstoreError):  # not extracted: an error to who reads it
                 self._mirror.begin(chunk_path(self._root, self.name, shard), self._expect(shard))
 
-    def _pieces(self, shard: int, rows: NDArray[np.int64]) -> NDArray[Any] | None:
+    def _pieces(self, shard: int, rows: slice | NDArray[np.int64]) -> NDArray[Any] | None:
         """Return rows of a shard; ``None`` where they may not be what was written, and its file has to be compared."""
         width = self.shape[1] * self.dtype.itemsize
-        wanted, places = np.unique(rows, return_inverse=True)
+        wanted, places = np.unique(np.arange(self._plan.shard_rows)[rows], return_inverse=True)
         file = chunk_path(self._root, self.name, shard)
         found = self._mirror.rows(file, (wanted * width).tolist(), width)
         if found is None:

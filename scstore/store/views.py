@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -93,9 +94,12 @@ class View:
     def __getitem__(self, rows: slice | NDArray[Any] | list[int]) -> Any:
         if isinstance(rows, slice) and rows.step in (None, 1):
             start, stop, _ = rows.indices(len(self))
-            return self._join([self._read(a, min(a + BLOCK, stop)) for a in range(start, max(stop, start), BLOCK)])
+            return self._run(start, max(stop, start))
         chosen = rows if isinstance(rows, slice) or len(rows) else slice(0)
         return self._take(np.arange(len(self))[chosen])
+
+    def _run(self, start: int, stop: int) -> Any:
+        return self._join([self._read(a, min(a + BLOCK, stop)) for a in range(start, stop, BLOCK)])
 
     def _take(self, index: NDArray[np.int64]) -> Any:
         order = np.argsort(index, kind="stable")
@@ -127,12 +131,16 @@ def array_view(name: str, array: Any, space: Space, *, source: Path) -> View:
     return View(name, (int(array.shape[0]), int(array.shape[1])), array.dtype, space, read)
 
 
+# Of rows that are read from a shard: which, where they go, and their numbers in the shard.
+Part: TypeAlias = tuple[int, slice | NDArray[np.int64], slice | NDArray[np.int64]]
+
+
 class ShardView(View):
     """Rows of a view that scstore wrote, from the shard files, each compared with its record when first touched."""
 
     def __init__(self, root: Path, plan: StorePlan, spec: ViewSpec, ids: Sequence[str] | None = None) -> None:
         shape = plan.n_obs, spec.width
-        super().__init__(spec.name, shape, spec.dtype, spec.space, lambda a, b: self._take(np.arange(a, b)))
+        super().__init__(spec.name, shape, spec.dtype, spec.space, self._run)
         self._root, self._plan, self._ids = root, plan, ids
         self._compared: tuple[str, ...] = (spec.name,)  # views whose files are compared with the record
         self._verified: set[int] = set()
@@ -154,10 +162,20 @@ class ShardView(View):
             raise DamagedError(f"{problem} ({cells}). {REDO}")
         self._verified.add(shard)
 
+    def _run(self, start: int, stop: int) -> NDArray[Any]:
+        n = self._plan.shard_rows
+        cuts = [start, *range(start - start % n + n, stop, n), stop]
+        runs = [(a // n, a, b) for a, b in pairwise(cuts) if a < b]
+        parts: list[Part] = [(s, slice(a - start, b - start), slice(a - s * n, b - s * n)) for s, a, b in runs]
+        return self._gather(stop - start, parts)
+
     def _take(self, index: NDArray[np.int64]) -> NDArray[Any]:
-        out: NDArray[Any] = np.empty((len(index), self.shape[1]), dtype=self.dtype)
-        shards = index // self._plan.shard_rows
-        for shard in np.unique(shards):
-            where = np.flatnonzero(shards == shard)
-            out[where] = self._shard(int(shard))[index[where] - int(shard) * self._plan.shard_rows]
+        shards, rows = np.divmod(index, self._plan.shard_rows)
+        wanted = [(int(shard), np.flatnonzero(shards == shard)) for shard in np.unique(shards)]
+        return self._gather(len(index), [(shard, where, rows[where]) for shard, where in wanted])
+
+    def _gather(self, n_rows: int, parts: Sequence[Part]) -> NDArray[Any]:
+        out: NDArray[Any] = np.empty((n_rows, self.shape[1]), dtype=self.dtype)
+        for shard, where, rows in parts:
+            out[where] = self._shard(shard)[rows]
         return out
