@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from scstore.reporting.evaluation_files import save_evaluation as save_evaluation
     from scstore.reporting.page import report as report
     from scstore.search.query import query as query
+    from scstore.sharing import pull as pull
+    from scstore.sharing import push as push
     from scstore.store.export import export as export
     from scstore.store.merge import merge as merge
     from scstore.store.reader import Store as Store
@@ -61,6 +63,8 @@ _MODULES = {
     "open": "scstore.store.reader",
     "panel": "scstore.panels.choose_genes",
     "predict": "scstore.annotation.predict",
+    "pull": "scstore.sharing",
+    "push": "scstore.sharing",
     "query": "scstore.search.query",
     "report": "scstore.reporting.page",
     "save_evaluation": "scstore.reporting.evaluation_files",

@@ -45,6 +45,7 @@ class Mirror:
     def __init__(self, root: Path, base: str, *, prefix: str = "", limit: int | None = None) -> None:
         try:
             import obstore
+            from huggingface_hub import get_token
             from obstore import exceptions
         except ImportError:
             raise MissingExtraError("An address such as s3://bucket/ref.zarr", "remote") from None
@@ -52,8 +53,6 @@ class Mirror:
         self.limit = limit  # bytes of matrices in the cache; None where all stays
         client: Any = {"timeout": timedelta(days=1), "read_timeout": STALLED}
         if (hub := re.fullmatch(r"hf://((?:datasets|spaces)/|)([^@]+)@?(.*)", base)) is not None:
-            from huggingface_hub import get_token
-
             server = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
             url = f"{server}/{hub[1]}{hub[2]}/resolve/{hub[3] or 'main'}"
             client["default_headers"] = {"Authorization": f"Bearer {token}"} if (token := get_token()) else {}
@@ -97,6 +96,7 @@ class Mirror:
             told = found.meta["size"]
             if told > limit or size not in (None, told):
                 raise DamagedError(f"{file} has {told:,} bytes, where {size or limit:,} are possible. {AGAIN}")
+            fsio.disk.make_folder(file.parent)
             with fsio.disk.create(partial) as written:
                 for part in found.stream(min_chunk_size=PIECE):
                     seen.update(part)
@@ -106,7 +106,6 @@ class Mirror:
                 raise DamagedError(f"{file} does not match its digest. {AGAIN}")
             fsio.disk.rename(partial, file)
 
-        fsio.disk.make_folder(file.parent)
         try:
             self.insist(file, once, clean=partial)
         except FileNotFoundError:
@@ -127,9 +126,25 @@ class Mirror:
 
         return self.insist(file, once)
 
-    def size(self, file: Path) -> int:
-        """Return the bytes of a file there."""
-        return self.insist(file, lambda name: int(self._server.head(name)["size"]))
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of all that lies there, by name; a listing may be late."""
+        found = self.insist(self.root, lambda name: list(self._server.list(name.removesuffix("."))))
+        return {one["path"].removeprefix(self.prefix): one["size"] for batch in found for one in batch}
+
+    def delete(self, file: Path) -> None:
+        """Delete a file there."""
+        self.insist(file, self._server.delete)
+
+    def put(self, file: Path, data: bytes, *, new: bool = False) -> bool:
+        """Write a file there whole, if ``new`` only where there is none; return whether it was written."""
+
+        def once(name: str) -> bool:
+            with suppress(self._errors.AlreadyExistsError):
+                self._server.put(name, data, mode="create" if new else "overwrite", use_multipart=False)
+                return True
+            return False
+
+        return self.insist(file, once)
 
     def insist(self, file: Path, action: Callable[[str], T], *, clean: Path | None = None) -> T:
         """Do what is to be done with the file's name there, again and again while the server fails."""

@@ -64,6 +64,8 @@ def verify(
     >>> scstore.verify("stores/ref.zarr", deep=True).ok  # doctest: +SKIP
     True
     """
+    if address := fsio.address_of(path):
+        raise OptionError(f"{address}: only what is on disk is verified. `scstore pull` compares all that it copies.")
     target = Path(path)
     fsio.mend(target)
     if (target / LEDGER).is_dir():

@@ -21,7 +21,7 @@ from support import ROOT, Run, make_cells, make_evaluation_cells, make_store, wr
 
 from scstore.errors import MissingExtraError
 
-pytest_plugins = ["cell_files"]
+pytest_plugins = ["address_files", "cell_files"]
 
 # the same examples in every run; `pytest --hypothesis-profile=default` looks for others
 hypothesis.settings.register_profile("seeded", derandomize=True, deadline=None)

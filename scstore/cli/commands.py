@@ -115,6 +115,21 @@ COMMANDS = (
     _laptop("merge", "Put stores of one feature space into one.", "scstore merge parts/*.zarr -o stores/ref.zarr"),
     _laptop("export", "Write a store as one .h5ad file."),
     _laptop(
+        "pull",
+        "Copy a store or head from an address, or a part of a store.",
+        "scstore pull s3://atlas/stores/lung.zarr -o stores/lung.zarr",
+        "scstore pull hf://lab/heads/lung -o heads/lung",
+        "scstore pull s3://atlas/stores/lung.zarr -o t.h5ad --view readout --where \"cell_type == 'T cell'\"",
+        show="scstore.cli.results:show_copied",
+    ),
+    _laptop(
+        "push",
+        "Copy a store or head to an address.",
+        "scstore push stores/lung.zarr s3://atlas/stores/lung.zarr",
+        "scstore push heads/lung hf://lab/heads/lung",
+        show="scstore.cli.results:show_copied",
+    ),
+    _laptop(
         "verify",
         "Look for damage, and list all of it. Exit code 3 where there is any.",
         "scstore verify stores/ref.zarr --deep             # every byte against its digest",

@@ -287,6 +287,10 @@ def show_merge(store: Store, given: Mapping[str, Any]) -> None:
     state.output.result(store.info, line)
 
 
+def show_copied(written: Path | str, _given: Mapping[str, Any]) -> None:
+    state.output.result({"output": str(written)}, f"{written}: copied, each file compared with its digest")
+
+
 def show_verify(found: Verification, given: Mapping[str, Any]) -> None:
     path = Path(given["path"])
     lines = [_finding(path, finding) for finding in found.findings[:LISTED]]

@@ -1,4 +1,4 @@
-"""A head's model card in Markdown: what it was trained on, how good it is, when it does not answer."""
+"""Cards in Markdown: what a head was trained on, how good it is, when it does not answer; what is in a store."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from scstore.heads.artifact import AnyHead
 from scstore.heads.missing_genes import MIN_ACCURACY
 from scstore.heads.preprocessing import EXPRESSION
 from scstore.heads.rejection import RULES, Rejection
+from scstore.store.reader import Store
 
 METRICS = {
     "accuracy": "accuracy",
@@ -55,6 +56,24 @@ def model_card(head: AnyHead, *, name: str) -> str:
         _section("Versions", escaped(versions)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def store_card(store: Store, *, address: str) -> str:
+    """Describe a store from its record alone, and how to read it at an address."""
+    record: Mapping[str, Any] = store.record or {}
+    rows = [("cells", f"{store.n_obs:,}"), ("columns of obs", ", ".join(map(str, store.obs.columns)))]
+    for name, said in ((name, record.get(name) or {}) for name in ("input", "model", "genes", "panel", "projector")):
+        rows += [(f"{name}: {key}", str(value)) for key, value in said.items() if isinstance(value, str | int)]
+    views = [(one.name, f"{one.shape[1]:,}", str(one.dtype), one.fingerprint) for one in map(store.view, store.views)]
+    versions = ", ".join(f"{package} {number}" for package, number in sorted(record.get("versions", {}).items()))
+    parts = [
+        f"# {escaped(store.path.name)}",
+        f'```python\nimport scstore\n\nstore = scstore.open("{address}")\n```',
+        as_table(TWO_COLUMNS, rows),
+        _section("Views", as_table(["view", "width", "dtype", "fingerprint"], views)),
+        _section("Versions", escaped(versions)),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _section(title: str, *parts: str) -> str:

@@ -45,7 +45,11 @@ def local(path: Any) -> Any:
         name = unquote(address.removeprefix("file://"))
         return Path(name if name[1:2] == ":" else f"/{name}")
     mirror, root = mount(address)
+    before = (root / MANIFEST).read_bytes() if (root / MANIFEST).is_file() else None
     if mirror.get(root / MANIFEST, limit=MANIFEST_LIMIT):
+        if before not in (None, (root / MANIFEST).read_bytes()):  # another store than when it was last opened
+            fsio.disk.delete(root)
+            mirror.get(root / MANIFEST, limit=MANIFEST_LIMIT)
         small = {root / name: one for name, one in read_manifest(root).items() if not is_bulk(name)}
         if sum(one["bytes"] for one in small.values()) > FILE_LIMIT:
             raise DamagedError(f"{root / MANIFEST} lists more than {FILE_LIMIT:,} bytes of metadata. {CURE}")

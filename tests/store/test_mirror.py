@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -15,72 +13,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from address_files import GOLDEN, SECRET
 from loopback import Loopback, answer, files_below, serve
-from support import ROOT, Run
+from support import Run
 
 import scstore
 from scstore import errors, fsio, remote
 from scstore.extraction.options import reference_record
-from scstore.store.ledger import chunk_path, record_path, seal
+from scstore.store.ledger import MANIFEST, chunk_path, record_path, seal, write_manifest
 from scstore.store.reader import Store
 
-GOLDEN = ROOT / "stores" / "golden" / "1.0"
 VIEW = "readout_wmean_l3"  # of 36 cells in shards of 16 rows of 64 bytes
-SECRET = "a-secret-key"  # noqa: S105
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SCSTORE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "WAITS", (0.0, 0.0))
-    monkeypatch.setattr(remote, "_mirrors", {})
-    monkeypatch.setattr(remote, "_kept", [-1])
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Path:
-    """The golden store, its files and heads, in the folder ``data``, which servers show."""
-    shutil.copytree(GOLDEN, tmp_path / "data")
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def server(files: Path) -> Iterator[Loopback]:
-    with serve(files_below(files)) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """The endpoint of an S3 server on this machine."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    try:
-        yield "http://{}:{}".format(*running.get_host_and_port())
-    finally:
-        running.stop()
-
-
-@pytest.fixture
-def bucket(s3: str, files: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of a bucket with these files."""
-    for name, value in {"ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": SECRET, "REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
-    urllib.request.urlopen(f"{s3}/moto-api/reset", b"", timeout=60)  # noqa: S310  # our own
-    for name, data in [("", b""), *((f"/{name}", (files / name).read_bytes()) for name in fsio.files_below(files))]:
-        plain = {"Content-Type": "application/octet-stream"}
-        request = urllib.request.Request(f"{s3}/bucket{name}", data, plain, method="PUT")  # noqa: S310
-        urllib.request.urlopen(request, timeout=60)  # noqa: S310
-    return "s3://bucket"
-
-
-@pytest.fixture(params=["http", "s3"])
-def base(request: pytest.FixtureRequest) -> str:
-    return request.getfixturevalue("bucket") if request.param == "s3" else request.getfixturevalue("server").url
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def dense(rows: Any) -> Any:
@@ -252,6 +198,17 @@ def test_a_record_of_other_bytes_is_damage_and_a_new_one_is_read(files: Path, se
     shutil.rmtree(os.environ["SCSTORE_CACHE"])
     with pytest.raises(errors.DamagedError):
         scstore.open(f"{server.url}/store.zarr").view(VIEW)[:]
+
+
+def test_another_store_in_its_place_is_read_as_it_is(files: Path, server: Loopback) -> None:
+    root = files / "store.zarr"
+    kept = (root / MANIFEST).read_bytes()
+    shutil.copytree(root / "uns" / "scstore" / "format", root / "uns" / "older")
+    write_manifest(root, [name for name in fsio.files_below(root) if not name.startswith(("_scstore", "obsm/"))])
+    assert set(scstore.open(f"{server.url}/store.zarr").to_anndata([]).uns) == {"scstore", "older"}
+    shutil.rmtree(root / "uns" / "older")
+    (root / MANIFEST).write_bytes(kept)
+    assert set(scstore.open(f"{server.url}/store.zarr").to_anndata([]).uns) == {"scstore"}
 
 
 def test_the_cache_keeps_no_more_than_it_may(server: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,72 @@
+"""The golden store and its heads on servers of this machine."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from loopback import Loopback, files_below, serve
+from support import ROOT
+
+from scstore import fsio, remote
+
+GOLDEN = ROOT / "stores" / "golden" / "1.0"
+SECRET = "a-secret-key"  # noqa: S105
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCSTORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(remote, "_mirrors", {})
+    monkeypatch.setattr(remote, "_kept", [-1])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """The golden store, its files and heads, in the folder ``data``, which servers show."""
+    shutil.copytree(GOLDEN, tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def server(files: Path) -> Iterator[Loopback]:
+    with serve(files_below(files)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The endpoint of an S3 server on this machine."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    try:
+        yield "http://{}:{}".format(*running.get_host_and_port())
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def bucket(s3: str, files: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a bucket with these files."""
+    for name, value in {"ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": SECRET, "REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    urllib.request.urlopen(f"{s3}/moto-api/reset", b"", timeout=60)  # noqa: S310  # our own
+    for name, data in [("", b""), *((f"/{name}", (files / name).read_bytes()) for name in fsio.files_below(files))]:
+        plain = {"Content-Type": "application/octet-stream"}
+        request = urllib.request.Request(f"{s3}/bucket{name}", data, plain, method="PUT")  # noqa: S310
+        urllib.request.urlopen(request, timeout=60)  # noqa: S310
+    return "s3://bucket"
+
+
+@pytest.fixture(params=["http", "s3"])
+def base(request: pytest.FixtureRequest) -> str:
+    return request.getfixturevalue("bucket") if request.param == "s3" else request.getfixturevalue("server").url
