@@ -45,8 +45,10 @@ class Mirror:
     def __init__(self, root: Path, base: str, *, prefix: str = "", limit: int | None = None) -> None:
         try:
             import obstore
-            from huggingface_hub import get_token
             from obstore import exceptions
+
+            if base.startswith("hf://"):
+                from huggingface_hub import get_token
         except ImportError:
             raise MissingExtraError("An address such as s3://bucket/ref.zarr", "remote") from None
         self.root, self.base, self.prefix, url = root, base, prefix, base
@@ -126,14 +128,11 @@ class Mirror:
 
         return self.insist(file, once)
 
-    def sizes(self) -> dict[str, int]:
-        """Return the bytes of all that lies there, by name; a listing may be late."""
-        found = self.insist(self.root, lambda name: list(self._server.list(name.removesuffix("."))))
-        return {one["path"].removeprefix(self.prefix): one["size"] for batch in found for one in batch}
-
-    def delete(self, file: Path) -> None:
-        """Delete a file there."""
-        self.insist(file, self._server.delete)
+    def sizes(self, folder: Path) -> dict[str, int]:
+        """Return the bytes of all files that lie in a folder there, by their names in it."""
+        name = "" if folder == self.root else f"{folder.relative_to(self.root).as_posix()}/"
+        found = self.insist(folder, lambda _: list(self._server.list(name)))
+        return {one["path"].removeprefix(name): one["size"] for batch in found for one in batch}
 
     def put(self, file: Path, data: bytes, *, new: bool = False) -> bool:
         """Write a file there whole, if ``new`` only where there is none; return whether it was written."""

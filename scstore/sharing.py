@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import numpy as np
 
 from scstore import fsio
-from scstore.errors import DamagedError, NetworkError, NotAStoreError, OptionError, OutputError, show_some
+from scstore.errors import DamagedError, NetworkError, NotAStoreError, OptionError, OutputError
 from scstore.heads.artifact import HEAD, load_head
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
-from scstore.remote import POOL, Expected, Mirror, split_address, there
+from scstore.remote import POOL, Expected, Mirror, mount, split_address, there
 from scstore.reporting.card import model_card, store_card
 from scstore.sealed import CARD
 from scstore.store import ledger
@@ -28,7 +27,7 @@ from scstore.store.reader import open_store
 from scstore.store.verify_store import verify_store
 from scstore.store.writer import store_problem
 
-BEGUN = f"{fsio.PARTIAL}push"  # ends the name of the copy of what comes last that marks an address from the start
+HERE: Any = PurePosixPath()  # names below it are names in a store
 
 # Above a card: by it the Hub files what it describes.
 HUB = "---\nlibrary_name: scstore\ntags:\n- single-cell\n- anndata\n---\n\n"
@@ -73,8 +72,8 @@ def pull(
     root = local(address)
     problem = store_problem if (root / LEDGER).is_dir() else HEAD.problem
     target = fsio.check_output(output, overwrite=overwrite, problem=problem)
-    last, fixed, shards = _content(root)
-    key = fsio.digest_bytes((root / last).read_bytes())[7:19]
+    first, fixed, shards = _content(root)
+    key = fsio.digest_bytes((root / first).read_bytes())[7:19]
     with fsio.atomic_path(target, overwrite=overwrite) as partial:
         kept = target.with_name(f".{target.name}.pulled-{key}")  # stays where a pull is stopped
         mirror = Mirror(kept, base, prefix=f"{name}/" if name else "")
@@ -84,7 +83,7 @@ def pull(
             for one in begun:
                 one.result()
                 track.advance()
-        for copied in (*shards, last):
+        for copied in (*shards, first):
             fsio.disk.make_folder((kept / copied).parent)
             shutil.copyfile(root / copied, kept / copied)
         fsio.disk.rename(kept, partial)
@@ -101,7 +100,7 @@ def push(
     *,
     progress: Progress = None,
 ) -> str:
-    """Copy a store or head to an address, each file compared with its digest; what says that it is whole comes last.
+    """Copy a store or head to an address, each file compared with its digest.
 
     A push that was stopped goes on where it was, and one of a store that has grown adds its new shards. On the Hub the
     folder gets a card, README.md, that is written from the record.
@@ -122,58 +121,42 @@ def push(
     base, name = split_address(target)
     if target.startswith("http"):
         raise OptionError(f"{target}: a web server is only read from. Push to s3://, gs://, az:// or hf://.")
-    last, fixed, shards = _content(root)
-    mirror = Mirror(root, base, prefix=f"{name}/" if name else "")
-    with tempfile.TemporaryDirectory() as scratch:
-        looked = Mirror(Path(scratch), base, prefix=mirror.prefix)
-        if any(_seen(looked, file) not in ((root / last).read_bytes(), None) for file in (last, last + BEGUN)):
-            raise OutputError(f"{target}: another {'store' if shards else 'head'} lies there. Choose another address.")
-        if base.startswith("hf://"):
-            _push_to_hub(root, base, name)
-            return target
-        sizes = _begin(mirror, looked, last)
+    first, fixed, shards = _content(root)
+    mirror, there = mount(target)
 
-        def send_shard(record: str) -> None:
-            if _seen(looked, record) != (data := (root / record).read_bytes()):
-                for file, expected in shards[record].items():
-                    _send(mirror, file, expected)
-                mirror.put(root / record, data)
-            track.advance()
+    def is_there(name: str, data: bytes) -> bool:
+        return mirror.get(there / name, limit=ledger.MANIFEST_LIMIT) and (there / name).read_bytes() == data
 
-        left = [one for one in fixed if sizes.get(one) != (root / one).stat().st_size]
-        n = len(left) + len(shards)
-        with (progress or Reporter()).track(f"sending to {target}", n, "files and shards") as track:
-            for _ in POOL.map(lambda one: _send(mirror, one, fixed[one]), left):
-                track.advance()
-            list(POOL.map(send_shard, shards))
-    mirror.put(root / last, (root / last).read_bytes())
-    mirror.delete(root / (last + BEGUN))
-    beside = Mirror(root.parent, base, prefix=name.rpartition("/")[0] + "/" if "/" in name else "")
-    for file in _files_beside(root):
-        beside.put(file, file.read_bytes(), new=True)
+    def send(name: str, expected: Expected) -> None:
+        data = (root / name).read_bytes()
+        if fsio.digest_bytes(data) != expected["digest"]:
+            raise DamagedError(f"{root / name} does not match its digest, and is not sent.")
+        mirror.put(there / name, data)
+        track.advance()
+
+    def send_shard(record: str) -> None:
+        if not is_there(record, data := (root / record).read_bytes()):
+            for one, expected in shards[record].items():
+                send(one, expected)
+            mirror.put(there / record, data)
+
+    own, on_hub = (root / first).read_bytes(), base.startswith("hf://")
+    sizes = {} if on_hub else mirror.sizes(there)
+    # the shape of a store, then its shards, as on disk; what comes first also keeps others away
+    is_free = not mirror.get(there / first) if on_hub else first in sizes or not sizes
+    if not (is_free and (on_hub or mirror.put(there / first, own, new=True))) and not is_there(first, own):
+        raise OutputError(f"{target}: something else lies there, and is not replaced. Choose another address.")
+    if on_hub:
+        _push_to_hub(root, base, name)
+        return target
+    left = [one for one in fixed if sizes.get(one) != (root / one).stat().st_size]
+    n = len(left) + sum(map(len, shards.values()))
+    with (progress or Reporter()).track(f"sending to {target}", n, "files") as track:
+        list(POOL.map(lambda one: send(one, fixed[one]), left))
+        list(POOL.map(send_shard, shards))
+    for file in _files_beside(root) if name else ():
+        mirror.put(there.with_name(file.name), file.read_bytes(), new=True)
     return target
-
-
-def _seen(looked: Mirror, name: str) -> bytes | None:
-    """Return a small file that lies there; ``None`` where there is none."""
-    return file.read_bytes() if looked.get(file := looked.root / name, limit=ledger.MANIFEST_LIMIT) else None
-
-
-def _begin(mirror: Mirror, looked: Mirror, last: str) -> dict[str, int]:
-    """Mark an address as ours, and return the sizes of what lies there; ``OutputError`` where it is another's."""
-    there, own = mirror.sizes(), (mirror.root / last).read_bytes()
-    if there and not {last, last + BEGUN} & there.keys():
-        raise OutputError(f"{mirror.base}: something else lies there ({show_some(there)}). Choose another address.")
-    if not mirror.put(mirror.root / (last + BEGUN), own, new=True) and _seen(looked, last + BEGUN) != own:
-        raise OutputError(f"{mirror.base}: something else is being sent there. Choose another address.")
-    return there
-
-
-def _send(mirror: Mirror, name: str, expected: Expected) -> None:
-    data = (mirror.root / name).read_bytes()
-    if fsio.digest_bytes(data) != expected["digest"]:
-        raise DamagedError(f"{mirror.root / name} does not match its digest, and is not sent.")
-    mirror.put(mirror.root / name, data)
 
 
 def _address(path: object) -> str:
@@ -183,7 +166,7 @@ def _address(path: object) -> str:
 
 
 def _content(root: Path) -> tuple[str, dict[str, Expected], dict[str, dict[str, Expected]]]:
-    """Return the file that comes last, the others that never change, and those of each shard by its record."""
+    """Return the file that says what all is, the others that never change, and those of each shard by its record."""
     if not (root / LEDGER).is_dir():
         load_head(root)  # which compares it
         parts = (HEAD.weights, CARD, *HEAD.parts)
@@ -194,13 +177,9 @@ def _content(root: Path) -> tuple[str, dict[str, Expected], dict[str, dict[str, 
         raise NotAStoreError(f"{root}: not a store that `scstore extract` wrote.")
     for shard in range(store.plan.n_shards):
         if (record := ledger.read_record(root, shard)) is not None:
-            files = {chunk_path(root, view, shard): expected for view, expected in record["views"].items()}
-            shards[_name(root, record_path(root, shard))] = {_name(root, file): one for file, one in files.items()}
+            files = {str(chunk_path(HERE, view, shard)): expected for view, expected in record["views"].items()}
+            shards[str(record_path(HERE, shard))] = files
     return MANIFEST, dict(ledger.read_manifest(root)), shards
-
-
-def _name(root: Path, file: Path) -> str:
-    return file.relative_to(root).as_posix()
 
 
 def _files_beside(root: Path) -> list[Path]:
