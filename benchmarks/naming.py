@@ -25,9 +25,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import f1_score
 
 import scstore
-from scstore.labelling.name import _expression
 from scstore.naming.terms import find_terms, read_types
-from scstore.naming.text_scores import gene_weights, neighbour_means, places_of
+from scstore.naming.text_scores import gene_weights, neighbour_means, places_of, read_expression
 from scstore.naming.texts import load_texts
 from scstore.progress import Silent
 
@@ -104,7 +103,7 @@ def read(path: Path, plain: dict[str, str]) -> Cells:
     texts, adata = load_texts(), anndata.read_h5ad(path)
     truth = np.array([plain.get(label, label) for label in adata.obs["cell_type"].astype(str)])
     types = read_types(sorted(set(truth)))
-    expression, genes = _expression(scstore.open(adata), np.arange(len(truth)), texts, Silent())
+    expression, genes = read_expression(scstore.open(adata), np.arange(len(truth)), texts, Silent())
     means = neighbour_means(places_of(expression))
     terms = texts.terms.index.get_indexer(types.ids)
     return Cells(adata, expression, genes["vector"].to_numpy(), means, truth, types.labels, terms)

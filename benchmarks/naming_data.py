@@ -3,14 +3,16 @@
     python benchmarks/naming_data.py --genes FOLDER --ontology CL-ontology-v2026-03-26.json.zst
 
 FOLDER holds NCBI's ``Homo_sapiens.gene_info.gz``, ``Mus_musculus.gene_info.gz`` and ``gene_summary.gz``, and one-to-one
-orthologs, ``human_mouse_orthologs.csv``. The ontology is one file out of the wheel ``cellxgene-ontology-guide``, as is
-``cell_subclass_list.json`` beside it. Needs the embedded model (scstore[demo]); half an hour of a processor's time.
+orthologs, ``human_mouse_orthologs.csv``. The ontology is one file out of the wheel ``cellxgene-ontology-guide``, as are
+``cell_subclass_list.json`` and ``cell_type_descendants.json`` beside it. Needs the embedded model (scstore[demo]); half
+an hour of a processor's time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +31,21 @@ from scstore.progress import Reporter
 Array = NDArray[np.float64]
 
 WIDTH = 128
+COMMON = 5  # types of CELLxGENE's at or below a common one, at least
 # Strong directions of the genes' vectors are weakened: half a whitening, whose power is -0.5.
 POWER, SHRINKAGE = -0.25, 0.05
 NAMES = ["symbol", "ensembl_id", "synonyms", "organism"]
 
 
 def read_terms(ontology: Path) -> pd.DataFrame:
-    """Terms that are not deprecated: id, name, synonyms, ancestors, whether general, and the text that is encoded."""
+    """Terms that are not deprecated: id, name, synonyms, ancestors, whether general or common, and their text.
+
+    A common one is a type of CELLxGENE's cells with at least four others of them below it.
+    """
     raw = pa.CompressedInputStream(pa.BufferReader(ontology.read_bytes()), "zstd").read()
     general = {*json.loads((ontology.parent / "cell_subclass_list.json").read_text())}
+    below = json.loads((ontology.parent / "cell_type_descendants.json").read_text())
+    used = {*below, *(name for names in below.values() for name in names)}
     rows = []
     for name, term in json.loads(raw).items():
         if not name.startswith("CL:") or term.get("deprecated"):
@@ -46,7 +54,11 @@ def read_terms(ontology: Path) -> pd.DataFrame:
         text = term["label"] + (f" ({', '.join(synonyms)})" if synonyms else "") + f". {term.get('description') or ''}"
         above = "|".join([name, *term["ancestors"]])
         rows.append([name, term["label"], "|".join(synonyms), above, name in general, text])
-    return pd.DataFrame(rows, columns=["id", "name", "synonyms", "ancestors", "general", "text"])
+    terms = pd.DataFrame(rows, columns=["id", "name", "synonyms", "ancestors", "general", "text"])
+    counts = Counter(above for name, text in zip(terms["id"], terms["ancestors"], strict=True) if name in used
+                     for above in text.split("|"))  # fmt: skip
+    common = [name in used and counts[name] >= COMMON for name in terms["id"]]
+    return terms.assign(common=common)
 
 
 def read_genes(folder: Path) -> tuple[pd.DataFrame, list[str]]:

@@ -34,8 +34,9 @@ SPACE, PROBABILITY = HEAD_SPACE, "scstore_probability"
 RECORD = "annotation"
 # obs columns that names by texts alone have (scstore.name).
 ONLY_NAMES = ("third_label", "score", "second_score", "third_score", "p_value", "ontology_id")
+ONLY_HEADS = ("majority_", "label:", "confidence:", "novelty", "suggestion")
 # Beginnings of obs columns that only some annotations have: those of an earlier one are deleted.
-OPTIONAL = tuple(f"{PREFIX}{name}" for name in ("majority_", "label:", "confidence:", *ONLY_NAMES, "novelty"))
+OPTIONAL = tuple(f"{PREFIX}{name}" for name in (*ONLY_HEADS, *ONLY_NAMES))
 # Colours that are told apart with any colour vision (Okabe and Ito, 2008), their yellow, which is hard to see on white,
 # replaced by a wine red (Tol); more labels get hues of three lightnesses.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#882255", "#000000")

@@ -89,6 +89,8 @@ class PredictionCounts:
         Number of cells by status.
     majority
         Number of cells by majority label; empty without a vote.
+    suggestions
+        Number of cells by what :func:`annotate` suggests for those far from every label.
     """
 
     n_cells: int = 0
@@ -96,6 +98,7 @@ class PredictionCounts:
     confidence: dict[str, float] = field(default_factory=dict)
     statuses: Counter[str] = field(default_factory=Counter)
     majority: Counter[str] = field(default_factory=Counter)
+    suggestions: Counter[str] = field(default_factory=Counter)
 
     def add(self, frame: pd.DataFrame) -> None:
         """Count the cells of one block."""
@@ -105,6 +108,7 @@ class PredictionCounts:
         self.cells.update(frame["label"])
         self.statuses.update(frame["status"])
         self.majority.update(frame.get("majority_label", ()))
+        self.suggestions.update(words for words in frame.get("suggestion", ()) if words)
 
 
 @with_options(PredictOptions)

@@ -179,6 +179,10 @@ def show_predict_to_file(counts: PredictionCounts, given: Mapping[str, Any]) -> 
     if why := [f"{counts.statuses[name]:,} {text}" for name, text in REASONS.items() if counts.statuses.get(name)]:
         lines.append(f"unassigned: {', '.join(why)}; the most probable label of each is in best_label")
     values = {"output": str(given["output"]), "n_cells": counts.n_cells, "labels": labels, "statuses": counts.statuses}
+    if counts.suggestions:
+        values["suggestions"] = counts.suggestions
+        found = ", ".join(f"{n:,} look like {name}" for name, n in counts.suggestions.most_common())
+        lines.append(f"of these, by texts alone: {found}; suggestions to check, not labels")
     state.output.result(values | ({"majority": counts.majority} if counts.majority else {}), *lines)
     if given.get("report") is not None:
         state.reporter.note(f"page: {given['report']}")

@@ -41,6 +41,7 @@ from scstore.extraction.head_views import extract_views
 from scstore.fsio import digest_bytes, scratch_folder
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead, Judged
+from scstore.labelling.suggest import with_suggestions
 from scstore.options import Option, with_options
 from scstore.progress import Reporter
 from scstore.reporting.marks import LABEL, labels_of
@@ -86,9 +87,10 @@ def annotate(cells: ToAnnotate, head: TrainedHead, options: AnnotateOptions) -> 
         The AnnData that was given, or what the file holds, with ``obs`` columns ``scstore_label`` (``unassigned`` where
         no label stands), ``scstore_confidence``, ``scstore_status`` and ``scstore_reason`` (why, in words),
         ``scstore_best_label``, ``scstore_second_label``, ``scstore_margin``, ``scstore_novelty``, and for heads of
-        several levels ``scstore_label:COLUMN``; text as categories, with colours in ``uns``. ``obsm["X_scstore"]`` is
-        the space that novelty is measured in, ``obsm["X_umap"]`` the cells' own or one of that space, and
-        ``uns["scstore"]["annotation"]`` says how the labels were made.
+        several levels ``scstore_label:COLUMN``; text as categories, with colours in ``uns``. Where unassigned cells far
+        from the head's labels look like a term of the Cell Ontology, by texts alone, ``scstore_suggestion`` names it:
+        to check, not a label. ``obsm["X_scstore"]`` is the space that novelty is measured in, ``obsm["X_umap"]`` the
+        cells' own or one of that space, and ``uns["scstore"]["annotation"]`` says how the labels were made.
 
     Raises
     ------
@@ -123,14 +125,11 @@ def annotate_to_file(cells: ToAnnotate, head: TrainedHead, options: AnnotateOpti
         raise OptionError("output=: name the file to write, such as annotated.h5ad or labels.xlsx.")
     with ExitStack() as stack:
         labelling, record = _prepared(cells, head, options, stack)
-        target, counts = Path(options.output), PredictionCounts()
-        if target.suffix in FORMATS and options.report is None:
-            for frame in write_frames(labelling.frames(), target, options):
-                counts.add(frame)
-        else:
-            table, annotation = _labelled(labelling, record, options)
-            counts.add(table)
-            write_labelled(labelling.store, labelling.head, table, annotation, options)
+        only_table = Path(options.output).suffix in FORMATS and options.report is None
+        table, annotation = _labelled(labelling, record, replace(options, umap=False) if only_table else options)
+        counts = PredictionCounts()
+        counts.add(table)
+        write_labelled(labelling.store, labelling.head, table, annotation, options)
     return counts
 
 
@@ -218,7 +217,8 @@ def _labelled(
             space[rows[some]] = said.places
         return said
 
-    table = with_categories(pd.concat(list(replace(labelling, judge=judge).frames())))
+    table = pd.concat(list(replace(labelling, judge=judge).frames()))
+    table = with_categories(with_suggestions(table, labelling, space))
     return table, make_annotation(labelling.store, table, space, record, options)
 
 
@@ -236,6 +236,7 @@ def make_annotation(
         "n_cells": len(table),
         "n_by_status": {str(name): int(n) for name, n in by_status.items()},
         "n_by_label": [int(by_label.get(label, 0)) for label in record["labels"]],
+        "n_suggested": int((table["suggestion"] != "").sum()) if "suggestion" in table else 0,
     }
     obsm: dict[str, NDArray[np.float32]] = {}
     made = _own_umap(store)

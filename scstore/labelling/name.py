@@ -19,9 +19,8 @@ from scstore.annotation.predict import PredictionCounts
 from scstore.annotation.prediction_frames import UNASSIGNED, with_categories
 from scstore.annotation.record import PACKAGES
 from scstore.cells.labels import check_column, missing_labels
-from scstore.errors import CellsError, MissingExtraError, ModelError, OptionError, printable
+from scstore.errors import MissingExtraError, ModelError, OptionError, printable
 from scstore.gene_tables.encoding import open_encoder
-from scstore.genes.matching import guess_organism, match_genes
 from scstore.genes.vectors import encode_texts
 from scstore.labelling.annotate import (
     AnnotateOptions,
@@ -38,6 +37,7 @@ from scstore.naming.text_scores import (
     gene_weights,
     neighbour_means,
     places_of,
+    read_expression,
     score,
     speaking_genes,
 )
@@ -47,7 +47,6 @@ from scstore.progress import Reporter
 from scstore.reporting.words import TEXTS
 from scstore.store.reader import Cells, Store, open_store
 
-FEWEST_CELLS = 3  # that express a gene, or it is not read
 LEAD_P = 0.2  # of the lead over the second type, at most
 ORDINALS = ("best", "second", "third")
 
@@ -149,7 +148,7 @@ def _named(cells: Cells, given: str | Sequence[str], options: NameOptions) -> tu
     types = read_types(given)
     vectors = _type_vectors(types, texts, progress)
     rows = np.flatnonzero(store.committed)
-    expression, genes = _expression(store, rows, texts, progress)
+    expression, genes = read_expression(store, rows, texts, progress)
     weights = gene_weights(
         texts.gene_vectors[genes["vector"].to_numpy()] @ vectors.T, _markers(types, list(genes["symbol"]))
     )
@@ -165,23 +164,6 @@ def _named(cells: Cells, given: str | Sequence[str], options: NameOptions) -> tu
     table = with_categories(_whole(table, usable, store.obs.index[rows].astype(str)))
     record = _record(store, types, table, genes, options)
     return store, table, make_annotation(store, table, places, record, options.writing)
-
-
-def _expression(
-    store: Store, rows: NDArray[np.int64], texts: Texts, progress: Reporter
-) -> tuple[sparse.csr_matrix, pd.DataFrame]:
-    """Return log-normalised expression of the genes that have a text ``(n, g)``, and these genes."""
-    if len(rows) < FEWEST_CELLS or "X" not in store.views:
-        why = store.why_not("X") if len(rows) >= FEWEST_CELLS else f": there are {len(rows)} cells"
-        raise CellsError(f"{store.path}: cells are named by what they express beside others{why}.")
-    var = store.expression_genes
-    organism = guess_organism([*var["symbol"].astype(str), *var["ensembl_id"].astype(str)]) or "human"
-    known = texts.genes[texts.genes["organism"] == organism]
-    match = match_genes(var, known, min_match=0, source=str(store.path))
-    progress.note(match.report)
-    found = match.apply(sparse.csr_matrix(store.view("X")[rows]))
-    expressed = np.flatnonzero(found.getnnz(axis=0) >= FEWEST_CELLS)
-    return sparse.csr_matrix(found[:, expressed]), known.iloc[match.genes[expressed]]
 
 
 def _type_vectors(types: Types, texts: Texts, progress: Reporter) -> NDArray[np.float32]:

@@ -67,20 +67,19 @@ class _Words:
 
     def __init__(self, terms: pd.DataFrame) -> None:
         self.rows: list[int] = []
-        names: list[str] = []
-        for row, (name, synonyms) in enumerate(zip(terms["name"], terms["synonyms"], strict=True)):
-            own = dict.fromkeys(plain(text) for text in (name, *synonyms.split("|")) if text)
-            names += own
-            self.rows += [row] * len(own)
         self.exact: dict[str, int] = {}
-        for text, row in sorted(
-            zip(names, self.rows, strict=True), key=lambda one: plain(terms["name"].iloc[one[1]]) != one[0]
-        ):
+        texts: list[str] = []
+        names = [plain(name) for name in terms["name"]]
+        for row, (name, synonyms) in enumerate(zip(names, terms["synonyms"], strict=True)):
+            own = dict.fromkeys([name, *(plain(text) for text in synonyms.split("|") if text)])
+            texts += own
+            self.rows += [row] * len(own)
+        for text, row in [*zip(names, range(len(names)), strict=True), *zip(texts, self.rows, strict=True)]:
             self.exact.setdefault(text, row)
         how: Any = {"sublinear_tf": True, "dtype": np.float32}
         self._letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), **how)
         self._words = TfidfVectorizer(analyzer=str.split, **how)
-        self._matrix = self._join(self._letters.fit_transform(names), self._words.fit_transform(names)).T.tocsr()
+        self._matrix = self._join(self._letters.fit_transform(texts), self._words.fit_transform(texts)).T.tocsr()
 
     @staticmethod
     def _join(letters: sparse.csr_matrix, words: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -10,12 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.decomposition import PCA
 
+from scstore.errors import CellsError
+from scstore.genes.matching import guess_organism, match_genes
+from scstore.naming.texts import Texts
+from scstore.progress import Reporter
+from scstore.store.reader import Store
+
 Float32 = NDArray[np.float32]
 
+FEWEST_CELLS = 3  # that express a gene, or it is not read
 NEAREST = 16  # cells that are averaged, the cell itself among them
 VARIABLE, COMPONENTS = 2000, 30  # genes and components that neighbours are found by
 # A gene speaks for a type where its text is nearer to the type's than other genes' by this many standard deviations.
@@ -38,6 +46,23 @@ class Scores:
     order: NDArray[np.int64]
     p: NDArray[np.float64]
     lead_p: NDArray[np.float64]
+
+
+def read_expression(
+    store: Store, rows: NDArray[np.int64], texts: Texts, progress: Reporter
+) -> tuple[sparse.csr_matrix, pd.DataFrame]:
+    """Return log-normalised expression of the genes that have a text ``(n, g)``, and these genes."""
+    if len(rows) < FEWEST_CELLS or "X" not in store.views:
+        why = store.why_not("X") if len(rows) >= FEWEST_CELLS else f": there are {len(rows)} cells"
+        raise CellsError(f"{store.path}: cells are named by what they express beside others{why}.")
+    var = store.expression_genes
+    organism = guess_organism([*var["symbol"].astype(str), *var["ensembl_id"].astype(str)]) or "human"
+    known = texts.genes[texts.genes["organism"] == organism]
+    match = match_genes(var, known, min_match=0, source=str(store.path))
+    progress.note(match.report)
+    found = match.apply(sparse.csr_matrix(store.view("X")[rows]))
+    expressed = np.flatnonzero(found.getnnz(axis=0) >= FEWEST_CELLS)
+    return sparse.csr_matrix(found[:, expressed]), known.iloc[match.genes[expressed]]
 
 
 def gene_weights(similarity: Float32, markers: sparse.csc_matrix | None = None) -> Float32:
@@ -85,21 +110,37 @@ def cluster_means(codes: NDArray[np.int64]) -> sparse.csr_matrix:
     return sparse.csr_matrix((1 / counts[codes], (codes, np.arange(len(codes)))))
 
 
-def score(expression: sparse.csr_matrix, means: sparse.csr_matrix, weights: Float32, *, seed: int = 0) -> Scores:
-    """Score averaged rows, ``means`` ``(n, cells)`` of log-normalised ``expression`` ``(cells, g)``, for each type."""
+def score(
+    expression: sparse.csr_matrix,
+    means: sparse.csr_matrix,
+    weights: Float32,
+    *,
+    centre: Float32 | None = None,
+    kin: NDArray[np.bool_] | None = None,
+    sample: int = SAMPLE,
+    seed: int = 0,
+) -> Scores:
+    """Score averaged rows, ``means`` ``(n, cells)`` of log-normalised ``expression`` ``(cells, g)``, for each type.
+
+    They are compared with the ``centre`` ``(g,)``, by default the mean of all cells. A type leads over those that are
+    not its ``kin`` ``(t, t)``, itself included.
+    """
     rng, n_genes = np.random.default_rng(seed), len(weights)
-    centre = np.asarray(expression.mean(axis=0)).ravel().astype(np.float32)
+    if centre is None:
+        centre = np.asarray(expression.mean(axis=0)).ravel().astype(np.float32)
+    own = np.eye(weights.shape[1], dtype=bool) if kin is None else kin
     values = np.empty((means.shape[0], weights.shape[1]), dtype=np.float32)
     for start in range(0, len(values), BLOCK):
         rows = _centred(expression, means[start : start + BLOCK], centre)
         values[start : start + BLOCK] = _standard(rows @ weights, rows, weights)
-    sample = np.sort(rng.choice(len(values), min(SAMPLE, len(values)), replace=False))
-    rows = _centred(expression, means[sample], centre)
-    shuffles = max(SHUFFLES, FEW // len(sample))
+    chosen = np.sort(rng.choice(len(values), min(sample, len(values)), replace=False))
+    rows = _centred(expression, means[chosen], centre)
+    shuffles = max(SHUFFLES, FEW // len(chosen))
     shuffled = [_standard(rows @ weights[rng.permutation(n_genes)], rows, weights) for _ in range(shuffles)]
     null = np.concatenate(shuffled)
     order = np.argsort(-values, axis=1, kind="stable")
-    return Scores(values, order, *(_p_values(kind(values), kind(null)) for kind in (_best, _lead)))
+    best = _p_values(values.max(axis=1), null.max(axis=1))
+    return Scores(values, order, best, _p_values(_lead(values, own), _lead(null, own)))
 
 
 def _centred(expression: sparse.csr_matrix, means: sparse.csr_matrix, centre: Float32) -> Float32:
@@ -115,16 +156,11 @@ def _standard(sums: Float32, rows: Float32, weights: Float32) -> Float32:
     return np.where(spread > 0, (sums - expected) / np.where(spread > 0, spread, 1), 0)
 
 
-def _best(values: Float32) -> Float32:
-    best: Float32 = values.max(axis=1)
-    return best
-
-
-def _lead(values: Float32) -> Float32:
-    if values.shape[1] < 2:
-        return values[:, 0]
-    top = np.partition(values, -2, axis=1)
-    return top[:, -1] - top[:, -2]
+def _lead(values: Float32, kin: NDArray[np.bool_]) -> Float32:
+    """Return by how much the best type of each row leads over the best that is not its kin; without one, its score."""
+    others = np.where(kin[values.argmax(axis=1)], -np.inf, values).max(axis=1)
+    lead: Float32 = values.max(axis=1) - np.where(np.isfinite(others), others, 0)
+    return lead
 
 
 def _p_values(found: Float32, null: Float32) -> NDArray[np.float64]:

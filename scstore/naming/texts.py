@@ -24,7 +24,8 @@ class Texts:
 
     ``genes`` has the names of a gene table's ``obs``, and ``vector``, the row of ``gene_vectors``: a mouse gene has its
     human ortholog's. ``terms``, by id, has ``name``, ``synonyms`` and ``ancestors`` (ids, its own first), separated by
-    ``|``, and ``general``. ``centre`` and ``projection`` bring the encoder's own vectors of length one here.
+    ``|``, and ``general`` and ``common``, two lists of CELLxGENE's. ``centre`` and ``projection`` bring the encoder's
+    own vectors of length one here.
     """
 
     genes: pd.DataFrame

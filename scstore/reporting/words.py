@@ -75,6 +75,9 @@ def _look_at(frame: pd.DataFrame, clusters: pd.Series | None) -> str:
     far = frame.loc[frame["status"] == "far", "best_label"].astype(str).value_counts()
     if len(far):
         things.append(f"{_cells(far.iloc[0])} far from the reference's {far.index[0]}, though that is the best label")
+    told = frame.get("suggestion", pd.Series(dtype=str)).astype(str)
+    if len(told := told[told != ""].value_counts()):
+        things.insert(0, f"{_cells(told.iloc[0])} that look like {told.index[0]}, a suggestion by texts alone")
     if clusters is not None:
         doubtful = (frame["label"] == UNASSIGNED).groupby(clusters.astype(str).to_numpy()).agg(["mean", "size"])
         doubtful = doubtful[(doubtful["mean"] >= DOUBTFUL) & (doubtful["size"] >= FEW)].sort_values("mean")
@@ -125,6 +128,8 @@ def methods(record: Mapping[str, Any], n_cells: int) -> str:
         if "keep" in held_out:
             said[-1] += f", as at least {held_out['keep']:.0%} of correctly labelled held-out cells do"
         said[-1] += "."
+    if n := record.get("n_suggested"):
+        said.append(f"For {n:,} unassigned cells a type is suggested, by texts about genes and types (MiniLM) alone.")
     return " ".join(said)
 
 
