@@ -30,6 +30,12 @@ class Matrix:
         mean, spread = self.train.mean(axis=0), self.train.std(axis=0) + 1e-6
         return Matrix((self.train - mean) / spread, (self.test - mean) / spread)
 
+    def apart(self, *, scaled: bool) -> Matrix:
+        """Each side less its own mean, divided by the training side's spread: every column's, or one for all."""
+        train, test = (side - side.mean(axis=0) for side in (self.train, self.test))
+        spread = train.std(axis=0) + 1e-6 if scaled else train.std() + 1e-6
+        return Matrix(train / spread, test / spread)
+
 
 @dataclass(frozen=True)
 class Known:
