@@ -21,7 +21,7 @@ from scstore.progress import Silent
 
 FEWEST = 5  # novel cells, and cells with one suggestion
 MOST = 1000  # novel cells that are scored, and cells that they are compared with
-MOST_BLOCKS = 8  # of cells, in which these lie: to read them takes as long as to label that many
+MOST_BLOCKS = 3  # of cells in which novel ones lie, and of all, that are read: it takes about as long as to label these
 NULL_CELLS = 25  # whose genes are shuffled
 MAX_P, LEAD_P = 0.01, 0.05  # of the score, and of its lead over terms that are not of one line with it
 KNOWN = 0.5  # share of the labels whose terms are known, at least
@@ -69,9 +69,9 @@ def score_novel(table: pd.DataFrame, labelling: Labelling, space: NDArray[np.flo
     types = candidates([str(one) for one in labelling.head.classes_], texts) if len(rows) >= FEWEST else rows[:0]
     if not len(types):
         return None
-    blocks = _evenly(np.unique(rows // BLOCK), MOST_BLOCKS)
-    there = np.isin(np.arange(len(table)) // BLOCK, blocks)
-    scored, others = (_evenly(part[there[part]], MOST) for part in (rows, np.flatnonzero(table["status"] != "empty")))
+    both = rows, np.flatnonzero(table["status"] != "empty")
+    blocks = np.concatenate([_evenly(np.unique(part // BLOCK), MOST_BLOCKS) for part in both])
+    scored, others = (_evenly(part[np.isin(part // BLOCK, blocks)], MOST) for part in both)
     drawn, best = np.union1d(scored, others), table["best_label"].to_numpy(dtype=str)
     try:
         of_store = np.flatnonzero(labelling.store.committed)[drawn]

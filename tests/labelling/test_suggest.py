@@ -14,6 +14,7 @@ import pytest
 from scipy import sparse
 
 import scstore
+from scstore.labelling import suggest
 from scstore.labelling.suggest import candidates
 from scstore.naming.texts import load_texts
 
@@ -92,6 +93,14 @@ def test_shuffled_genes_get_none() -> None:
     obs = annotated(cells, scstore.fit(known, label="truth"))
     assert (obs["scstore_status"] == "far").sum() >= 40
     assert (suggestions(obs) != "").mean() <= 0.05
+
+
+def test_of_a_large_file_some_blocks_are_looked_at(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = suggestions(annotated(make_cells(2), head))
+    monkeypatch.setattr(suggest, "BLOCK", 16)
+    some = suggestions(annotated(make_cells(2), head))
+    assert set(some) == set(whole)
+    assert ((some != "") == (whole != "")).mean() > 0.9
 
 
 def test_labels_that_match_no_term_get_none() -> None:
