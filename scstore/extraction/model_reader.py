@@ -122,8 +122,8 @@ def _load_readout(plan: ExtractionPlan, progress: Reporter) -> Readout:
     options, genes = plan.options, plan.sequences.genes.match.genes
     readout = plan.sequences.needed_readout
     backbone = load_model(plan.sequences, progress, random_seed=plan.random_seed)
-    n_weights = layer_parameters(backbone.files.config) * max(readout.layers)
-    if n_weights >= COMPILED_FROM and backbone.device.type == "cuda" and not options.spread:
+    depth, is_alone = max(readout.layers), backbone.device.type == "cuda" and not options.spread
+    if is_alone and depth * layer_parameters(backbone.files.config) >= COMPILED_FROM:
         from scstore.model.gpu_layers import compile_layers
 
         compile_layers(backbone, progress)
