@@ -20,7 +20,15 @@ from secrets import token_hex
 from typing import Any, TypeVar
 
 from scstore import fsio
-from scstore.errors import STANDS_FOR, DamagedError, InputError, MissingExtraError, NetworkError, UnreadableError
+from scstore.errors import (
+    STANDS_FOR,
+    DamagedError,
+    InputError,
+    MissingExtraError,
+    NetworkError,
+    OutputError,
+    UnreadableError,
+)
 
 T = TypeVar("T")
 Expected = Mapping[str, Any]  # ``bytes`` and ``digest`` of a file, as far as they are known
@@ -67,8 +75,13 @@ class Mirror:
 
     def fetch(self, files: Mapping[Path, Expected]) -> None:
         """Fetch files as far as they are not there, and compare them; ``DamagedError`` where one is missing."""
-        for begun in [self.begin(file, expected) for file, expected in files.items()]:
-            begun.result()
+        try:
+            for begun in [self.begin(file, expected) for file, expected in files.items()]:
+                begun.result()
+        except BaseException:  # nobody waits for what was to be read ahead
+            for _, begun in self._begun.values():
+                begun.cancel()
+            raise
 
     def begin(self, file: Path, expected: Expected) -> Future[None]:
         """Begin to fetch a file, unless it is there or on its way."""
@@ -202,6 +215,10 @@ def mount(address: str) -> tuple[Mirror, Path]:
     key = hashlib.sha256(base.encode()).hexdigest()[:24]
     root = fsio.cache_folder() / FOLDER / key / re.sub(r"[^\w.-]", "_", base.rpartition("/")[2])
     if root not in _mirrors:
+        try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise OutputError(f"{root}: cannot write there ({error.strerror}). Set SCSTORE_CACHE.") from error
         _mirrors[root] = Mirror(root, base, limit=int(os.environ.get("SCSTORE_CACHE_BYTES", CACHE_BYTES)))
         STANDS_FOR[str(root)] = base
     return _mirrors[root], root / name

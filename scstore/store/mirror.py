@@ -89,7 +89,7 @@ class MirroredView(ShardView):
         self._mirror = mirror
         self._expected: dict[int, Expected] = {}
         self._visited: dict[int, float] = {}  # share of each shard's rows that was read in pieces
-        self._next, self._ahead = -1, 0  # the shard after the last, and how many after it are on their way
+        self._next, self._ahead = 0, 0  # the shard after the last, and how many after it are on their way
 
     def _gather(self, n_rows: int, parts: Sequence[Part]) -> NDArray[Any]:
         out: NDArray[Any] = np.empty((n_rows, self.shape[1]), dtype=self.dtype)
