@@ -11,9 +11,9 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from secrets import token_hex
@@ -96,10 +96,10 @@ class Mirror:
         if file.is_file() and fsio.digest_file(file) == expected["digest"]:
             os.utime(file)  # the oldest go first
             return
-        if self.limit is not None and is_bulk(file.relative_to(self.root).as_posix()):
-            _make_room(int(expected["bytes"]), self.limit)
-        if not self.get(file, expected):
-            raise DamagedError(f"{file} is missing. {AGAIN}")
+        bounded = self.limit is not None and is_bulk(file.relative_to(self.root).as_posix())
+        with _room_for(expected["bytes"], self.limit or 0) if bounded else nullcontext():
+            if not self.get(file, expected):
+                raise DamagedError(f"{file} is missing. {AGAIN}")
 
     def get(self, file: Path, expected: Expected | None = None, *, limit: int = FILE_LIMIT) -> bool:
         """Fetch a file anew, which gets its name once length and digest are right; return whether it is there."""
@@ -187,8 +187,8 @@ def _reason(error: Exception) -> str:
 
 
 _mirrors: dict[Path, Mirror] = {}
-_room = threading.Lock()
-_kept = [-1]  # bytes of matrices in the cache, once they were counted
+_lock = threading.Lock()
+_bytes = {"kept": -1, "coming": 0}  # of matrices in the cache, once they were counted, and on their way
 
 
 def is_bulk(name: str) -> bool:
@@ -241,18 +241,25 @@ def there(path: Path) -> Path:
     return path
 
 
-def _make_room(size: int, limit: int) -> None:
-    """Delete the oldest matrices of the cache until ``size`` bytes more are within ``limit``."""
+@contextmanager
+def _room_for(size: int, limit: int) -> Iterator[None]:
+    """Delete the oldest matrices of the cache until ``size`` bytes more, and what is on its way, are within a limit."""
     if size > limit:
         raise InputError(f"A file of {size:,} bytes is more than SCSTORE_CACHE_BYTES={limit}. Allow more.")
-    with _room:
-        if _kept[0] < 0 or _kept[0] + size > limit:
+    with _lock:
+        if _bytes["kept"] < 0 or sum(_bytes.values()) + size > limit:
             top = fsio.cache_folder() / FOLDER
             files = (p for p in top.rglob("*") if is_bulk(p.relative_to(top).as_posix()) and p.is_file())
             found = sorted((stat.st_mtime, stat.st_size, p) for p in files if (stat := p.stat()))
-            _kept[0] = sum(length for _, length, _ in found)
+            _bytes["kept"] = sum(length for _, length, _ in found)
             for _, length, file in found:
-                if _kept[0] + size > 0.9 * limit:
+                if sum(_bytes.values()) + size > 0.9 * limit:
                     file.unlink(missing_ok=True)
-                    _kept[0] -= length
-        _kept[0] += size
+                    _bytes["kept"] -= length
+        _bytes["coming"] += size
+    try:
+        yield
+    finally:
+        with _lock:
+            _bytes["coming"] -= size
+            _bytes["kept"] += size

@@ -23,7 +23,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCSTORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(remote, "WAITS", (0.0, 0.0))
     monkeypatch.setattr(remote, "_mirrors", {})
-    monkeypatch.setattr(remote, "_kept", [-1])
+    monkeypatch.setattr(remote, "_bytes", {"kept": -1, "coming": 0})
 
 
 @pytest.fixture
