@@ -43,6 +43,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk without room, or a quota that is u
 # What begins an address, also where pathlib has taken one of its slashes.
 ADDRESS = re.compile(r"(s3|gs|az|https?|hf|file):/{1,3}(?=[^/])")
 
+# Folders that stand for an address, and what fetches the files below them.
+MIRRORS: dict[Path, Any] = {}
+
 # Numbers of the system's errors that say something about the file; of all others it may be whole.
 OF_THE_FILE = {0, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG, errno.EFBIG}
 
@@ -74,6 +77,11 @@ def address_of(path: object) -> str:
     """Return the address that a path is, with two slashes; empty for a path on disk."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
     return ADDRESS.sub(r"\1://", text, count=1) if isinstance(text, str) and ADDRESS.match(text) else ""
+
+
+def mirror_of(path: Path) -> Any:
+    """Return the mirror (``scstore.remote``) in which a path lies; None for what is on this disk alone."""
+    return next((MIRRORS[one] for one in (path, *path.parents) if one in MIRRORS), None) if MIRRORS else None
 
 
 def cache_folder() -> Path:

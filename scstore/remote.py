@@ -186,7 +186,6 @@ def _reason(error: Exception) -> str:
     return re.sub(r"\S+://\S+", "…", first).partition(": <")[0][:200]
 
 
-_mirrors: dict[Path, Mirror] = {}
 _lock = threading.Lock()
 _bytes = {"kept": -1, "coming": 0}  # of matrices in the cache, once they were counted, and on their way
 
@@ -214,24 +213,20 @@ def mount(address: str) -> tuple[Mirror, Path]:
     base, name = split_address(address)
     key = hashlib.sha256(base.encode()).hexdigest()[:24]
     root = fsio.cache_folder() / FOLDER / key / re.sub(r"[^\w.-]", "_", base.rpartition("/")[2])
-    if root not in _mirrors:
+    if root not in fsio.MIRRORS:
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise OutputError(f"{root}: cannot write there ({error.strerror}). Set SCSTORE_CACHE.") from error
-        _mirrors[root] = Mirror(root, base, limit=int(os.environ.get("SCSTORE_CACHE_BYTES", CACHE_BYTES)))
+        fsio.MIRRORS[root] = Mirror(root, base, limit=int(os.environ.get("SCSTORE_CACHE_BYTES", CACHE_BYTES)))
         STANDS_FOR[str(root)] = base
-    return _mirrors[root], root / name
-
-
-def mirror_of(path: Path) -> Mirror | None:
-    """Return the mirror in which a path lies."""
-    return next((_mirrors[one] for one in (path, *path.parents) if one in _mirrors), None) if _mirrors else None
+    return fsio.MIRRORS[root], root / name
 
 
 def there(path: Path) -> Path:
     """Return the normal form of a path that a store names; what lies in a mirror is fetched, if it is there."""
-    mirror, path = mirror_of(path), Path(os.path.normpath(path))
+    mirror: Mirror | None = fsio.mirror_of(path)
+    path = Path(os.path.normpath(path))
     if mirror is None:
         return path
     if not path.is_relative_to(mirror.root):

@@ -22,7 +22,7 @@ SECRET = "a-secret-key"  # noqa: S105
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCSTORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(remote, "WAITS", (0.0, 0.0))
-    monkeypatch.setattr(remote, "_mirrors", {})
+    monkeypatch.setattr(fsio, "MIRRORS", {})
     monkeypatch.setattr(remote, "_bytes", {"kept": -1, "coming": 0})
 
 

@@ -24,7 +24,6 @@ from zarr.storage import WrapperStore
 
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError, OptionError
-from scstore.remote import mirror_of
 from scstore.sealed import FORMAT, Space, canonical_json, check_format, fingerprint, read_sealed_json, seal, unseal
 from scstore.untrusted.guards import reading
 
@@ -230,7 +229,7 @@ class ManifestStore(WrapperStore[Store]):
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Read one value whole, and compare it."""
-        if (mirror := mirror_of(self._root)) is not None and (listed := self._manifest.get(key)) is not None:
+        if (mirror := fsio.mirror_of(self._root)) is not None and (listed := self._manifest.get(key)) is not None:
             await asyncio.to_thread(mirror.fetch, {self._root / key: listed})
         value = await super().get(key, prototype, byte_range)
         of_a_view = key.startswith("obsm/") and not key.endswith("zarr.json")

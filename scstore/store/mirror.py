@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from scstore import fsio
 from scstore.errors import DamagedError, NotAStoreError, ScstoreError
-from scstore.remote import FILE_LIMIT, POOL, REQUESTS, Expected, Mirror, is_bulk, mirror_of, mount
+from scstore.remote import FILE_LIMIT, POOL, REQUESTS, Expected, Mirror, is_bulk, mount
 from scstore.sealed import DESCRIPTION_LIMIT, read_sealed_json
 from scstore.store.ledger import (
     CURE,
@@ -73,11 +73,10 @@ def _fetch_head(mirror: Mirror, root: Path) -> None:
             mirror.get(file)
 
 
-def fetch_records(root: Path, plan: StorePlan) -> None:
+def fetch_records(mirror: Mirror, root: Path, plan: StorePlan) -> None:
     """Fetch the records of a store in a mirror anew, as far as they are there."""
-    if (mirror := mirror_of(root)) is not None:
-        files = (record_path(root, shard) for shard in range(plan.n_shards))
-        list(POOL.map(lambda file: mirror.get(file, limit=RECORD_LIMIT), files))
+    files = (record_path(root, shard) for shard in range(plan.n_shards))
+    list(POOL.map(lambda file: mirror.get(file, limit=RECORD_LIMIT), files))
 
 
 class MirroredView(ShardView):

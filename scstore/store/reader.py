@@ -37,7 +37,6 @@ from scstore.errors import (
 )
 from scstore.options import Option, did_you_mean, public
 from scstore.progress import Reporter
-from scstore.remote import mirror_of
 from scstore.sealed import Space, fingerprint
 from scstore.store.ledger import (
     CURE,
@@ -106,7 +105,8 @@ class Store(Described):
 
     def _open(self, path: str | os.PathLike[str]) -> None:
         if isinstance(path, str | os.PathLike):
-            fsio.mend(path := local(path))
+            path = local(path) if fsio.address_of(path) else path
+            fsio.mend(path)
         with decoding(path, "it"):
             self._root = self._group = open_root(path, error=NotAStoreError, damaged=DamagedError)
             is_anndata = self._root is not None and "obs" in self._root
@@ -194,7 +194,8 @@ class Store(Described):
             return None
         views = tuple(self._specs.values())
         plan = StorePlan(self.n_obs, int(self.record["shard_rows"]), views, run=fingerprint(self.record))
-        fetch_records(self.path, plan)
+        if (mirror := fsio.mirror_of(self.path)) is not None:
+            fetch_records(mirror, self.path, plan)
         return plan
 
     @cached_property
@@ -284,7 +285,7 @@ class Store(Described):
             return self._expression
         spec = self._specs.get(name)
         if self.plan is not None and spec is not None:
-            if (mirror := mirror_of(self.path)) is not None:
+            if (mirror := fsio.mirror_of(self.path)) is not None:
                 return MirroredView(self.path, self.plan, spec, self.obs.index, mirror=mirror)
             return ShardView(self.path, self.plan, spec, self.obs.index)
         with decoding(self.path, name):

@@ -221,7 +221,7 @@ def test_the_cache_keeps_no_more_than_it_may(server: Loopback, monkeypatch: pyte
                 np.testing.assert_array_equal(store.view(name)[rows], on_disk.view(name)[rows])
     kept = [file.stat().st_size for file in Path(os.environ["SCSTORE_CACHE"]).rglob("obsm/*/c/*/0")]
     assert 0 < sum(kept) <= 5500
-    monkeypatch.setattr(remote, "_mirrors", {})
+    monkeypatch.setattr(fsio, "MIRRORS", {})
     monkeypatch.setenv("SCSTORE_CACHE_BYTES", "900")
     with pytest.raises(errors.InputError):
         scstore.open(f"{server.url}/store.zarr").view("genept_random")[:]
