@@ -201,7 +201,7 @@ def measure_own(bench: Bench) -> None:
     """Scstore's pipeline at full depth, its layers compiled on a GPU, with a profile; the goal of 85 %."""
     if bench.on_gpu:
         begun = time.perf_counter()
-        compile_layers(bench.backbone, Reporter())
+        compile_layers(bench.backbone.model, bench.backbone.layers, Reporter())
         bench.found.figures["seconds to compile"] = spent = time.perf_counter() - begun
         print(f"\nlayers compiled in {spent:.1f} s")
     for regime in (*bench.regimes, bench.symbols):
@@ -245,9 +245,9 @@ def measure_float8(bench: Bench) -> None:
     """The same model with its layers in float8; the last part, since the model stays so."""
     for layer in bench.backbone.layers:
         layer.__dict__.pop("forward", None)
-    to_float8(bench.backbone)
+    to_float8(bench.backbone.layers, bench.device)
     if bench.on_gpu:
-        compile_layers(bench.backbone, Reporter())
+        compile_layers(bench.backbone.model, bench.backbone.layers, Reporter())
     for regime in bench.regimes:
         label = f"float8, {regime.name}, depth {bench.depth}"
         if regime.name in bench.own and bench.clock.has(label, 1.6 * bench.sizes.seconds):
@@ -276,11 +276,11 @@ def measure_numerics(bench: Bench) -> None:
     readout = Readout(half, bench.layout, inputs, layers=layers)
     rows["by hand, bfloat16"] = hand_pass(readout, bench.layout, cells, regime, layers=layers)[1]
     if bench.on_gpu:
-        compile_layers(half, Reporter())
+        compile_layers(half.model, half.layers, Reporter())
     rows["scstore, bfloat16"] = read(half)
     for layer in half.layers:
         layer.__dict__.pop("forward", None)
-    to_float8(half)
+    to_float8(half.layers, bench.device)
     rows["scstore, float8"] = read(half)
     names = [f"{pool}, layer {layer}" for layer in layers for pool in ("wmean", "last")]
     near = {

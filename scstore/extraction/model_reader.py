@@ -126,7 +126,7 @@ def _load_readout(plan: ExtractionPlan, progress: Reporter) -> Readout:
     if is_alone and depth * layer_parameters(backbone.files.config) >= COMPILED_FROM:
         from scstore.model.gpu_layers import compile_layers
 
-        compile_layers(backbone, progress)
+        compile_layers(backbone.model, backbone.layers, progress)
     inputs: NDArray[np.float32] | None
     if options.reads_symbols:
         inputs = None

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from scstore.model.loading import Backbone
 from scstore.progress import Reporter
 
 LARGEST = float(torch.finfo(torch.float8_e4m3fn).max)
@@ -53,27 +52,28 @@ def _scaled(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (rows / scale).to(torch.float8_e4m3fn), scale
 
 
-def to_float8(backbone: Backbone) -> None:
+def to_float8(layers: nn.ModuleList, device: torch.device) -> None:
     """Put every linear layer of the blocks into float8, one at a time, so that the device holds one that is not."""
-    for parent in [module for layer in backbone.layers for module in layer.modules()]:
+    for parent in [module for layer in layers for module in layer.modules()]:
         for name, linear in parent.named_children():
             if isinstance(linear, nn.Linear):
-                setattr(parent, name, Float8Linear(linear.to(backbone.device)))
+                setattr(parent, name, Float8Linear(linear.to(device)))
 
 
-def compile_layers(backbone: Backbone, progress: Reporter) -> None:
-    """Compile the blocks, all by the same code; where that cannot be done they stay as they are, which is told."""
+def compile_layers(model: Any, layers: nn.ModuleList, progress: Reporter) -> None:
+    """Compile a decoder's blocks, all by the same code; where that cannot be done they stay as they are, which is told."""
     progress.note("compiling the model's layers, once: about a quarter of a minute")
     try:
-        for layer in backbone.layers:
+        for layer in layers:
             compiled: Any = torch.compile(layer.forward, dynamic=True)
             layer.forward = compiled
         with torch.inference_mode():
             for shape in SHAPES:
-                inputs = torch.zeros(*shape, backbone.files.width, device=backbone.device, dtype=backbone.dtype)
-                backbone.model(inputs_embeds=inputs, use_cache=False)
+                words = model.get_input_embeddings().weight
+                inputs = torch.zeros(*shape, words.shape[1], device=words.device, dtype=words.dtype)
+                model(inputs_embeds=inputs, use_cache=False)
     except Exception as error:  # noqa: BLE001  # a compiler that is not there or fails is no reason not to run
-        for layer in backbone.layers:
+        for layer in layers:
             layer.__dict__.pop("forward", None)
         why = (str(error).splitlines() or [type(error).__name__])[0]
         progress.warn(f"the model's layers could not be compiled, so they run at about four fifths of the speed: {why}")

@@ -320,7 +320,7 @@ def load_backbone(
     if dtype != of_states:
         from scstore.model.gpu_layers import to_float8
 
-        to_float8(backbone)
+        to_float8(backbone.layers, device)
     if not spread:
         backbone.model.to(device)
     return backbone

@@ -67,7 +67,7 @@ def test_compiled_layers_read_the_same(llama: Path, monkeypatch: pytest.MonkeyPa
     plain, compiled = load(llama), load(llama)
     torch._dynamo.reset()
     counters.clear()
-    compile_layers(compiled, Reporter())
+    compile_layers(compiled.model, compiled.layers, Reporter())
     for cells, positions in ((1, 50), (7, 20), (16, 100)):
         inputs = torch.randn(cells, positions, 32, generator=torch.Generator().manual_seed(cells))
         torch.testing.assert_close(states(compiled, inputs), states(plain, inputs))
@@ -86,7 +86,7 @@ def test_layers_that_cannot_be_compiled_run_as_they_are(llama: Path, monkeypatch
     backbone, inputs = load(llama), torch.ones(2, 9, 32)
     before = states(backbone, inputs)
     with pytest.warns(ScstoreWarning):
-        compile_layers(backbone, Reporter())
+        compile_layers(backbone.model, backbone.layers, Reporter())
     assert torch.equal(states(backbone, inputs), before)
 
 
