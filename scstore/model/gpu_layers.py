@@ -61,7 +61,7 @@ def to_float8(layers: nn.ModuleList, device: torch.device) -> None:
 
 
 def compile_layers(model: Any, layers: nn.ModuleList, progress: Reporter) -> None:
-    """Compile a decoder's blocks, all by the same code; where that cannot be done they stay as they are, which is told."""
+    """Compile a decoder's blocks, all by the same code; where that fails they stay as they are, and it is told."""
     progress.note("compiling the model's layers, once: about a quarter of a minute")
     try:
         for layer in layers:
