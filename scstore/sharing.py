@@ -122,29 +122,29 @@ def push(
     if target.startswith("http"):
         raise OptionError(f"{target}: a web server is only read from. Push to s3://, gs://, az:// or hf://.")
     first, fixed, shards = _content(root)
-    mirror, there = mount(target)
+    mirror, place = mount(target)
 
     def is_there(name: str, data: bytes) -> bool:
-        return mirror.get(there / name, limit=ledger.MANIFEST_LIMIT) and (there / name).read_bytes() == data
+        return mirror.get(place / name, limit=ledger.MANIFEST_LIMIT) and (place / name).read_bytes() == data
 
     def send(name: str, expected: Expected) -> None:
         data = (root / name).read_bytes()
         if fsio.digest_bytes(data) != expected["digest"]:
             raise DamagedError(f"{root / name} does not match its digest, and is not sent.")
-        mirror.put(there / name, data)
+        mirror.put(place / name, data)
         track.advance()
 
     def send_shard(record: str) -> None:
         if not is_there(record, data := (root / record).read_bytes()):
             for one, expected in shards[record].items():
                 send(one, expected)
-            mirror.put(there / record, data)
+            mirror.put(place / record, data)
 
     own, on_hub = (root / first).read_bytes(), base.startswith("hf://")
-    sizes = {} if on_hub else mirror.sizes(there)
+    sizes = {} if on_hub else mirror.sizes(place)
     # the shape of a store, then its shards, as on disk; what comes first also keeps others away
-    is_free = not mirror.get(there / first) if on_hub else first in sizes or not sizes
-    if not (is_free and (on_hub or mirror.put(there / first, own, new=True))) and not is_there(first, own):
+    is_free = not mirror.get(place / first) if on_hub else first in sizes or not sizes
+    if not (is_free and (on_hub or mirror.put(place / first, own, new=True))) and not is_there(first, own):
         raise OutputError(f"{target}: something else lies there, and is not replaced. Choose another address.")
     if on_hub:
         _push_to_hub(root, base, name)
@@ -155,7 +155,7 @@ def push(
         list(POOL.map(lambda one: send(one, fixed[one]), left))
         list(POOL.map(send_shard, shards))
     for file in _files_beside(root) if name else ():
-        mirror.put(there.with_name(file.name), file.read_bytes(), new=True)
+        mirror.put(place.with_name(file.name), file.read_bytes(), new=True)
     return target
 
 
@@ -199,14 +199,14 @@ def _push_to_hub(root: Path, base: str, name: str) -> None:
         card = store_card(open_store(root), address=f"{base}/{name}".rstrip("/"))
     else:
         card = model_card(load_head(root), name=root.name)
-    place = base.removeprefix("hf://")
-    kind, _, repository = place.partition("s/") if place.count("/") == 2 else ("model", "", place)
+    home = base.removeprefix("hf://")
+    kind, _, repository = home.partition("s/") if home.count("/") == 2 else ("model", "", home)
     repository, _, revision = repository.partition("@")
-    there: dict[str, Any] = {"repo_id": repository, "repo_type": kind, "revision": revision or None}
+    target: dict[str, Any] = {"repo_id": repository, "repo_type": kind, "revision": revision or None}
     try:
         (api := HfApi()).create_repo(repository, repo_type=kind, exist_ok=True)
         skipped = [f"*{fsio.PARTIAL}*", CARD]
-        api.upload_folder(folder_path=root, path_in_repo=name or None, ignore_patterns=skipped, **there)
-        api.upload_file(path_or_fileobj=(HUB + card).encode(), path_in_repo=f"{name}/{CARD}".lstrip("/"), **there)
+        api.upload_folder(folder_path=root, path_in_repo=name or None, ignore_patterns=skipped, **target)
+        api.upload_file(path_or_fileobj=(HUB + card).encode(), path_in_repo=f"{name}/{CARD}".lstrip("/"), **target)
     except OSError as error:  # as the Hub's client raises, with addresses in its words
         raise NetworkError(f"{base}: the Hub did not take it ({type(error).__name__}). See `hf auth login`.") from None

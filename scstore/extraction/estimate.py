@@ -164,7 +164,7 @@ def _estimated(
         weights = weight_bytes(files.config, depth=depth, itemsize=itemsize)
         longest = math.ceil(top * a_gene) + overhead
         batch = pass_bytes(files.config, -(-longest // 1024) * 1024, depth=depth, itemsize=itemsize)
-        memory = weights + batch + len(genes.match.genes) * files.width * itemsize + DRIVER_BYTES
+        memory = weights + batch + len(genes.match.genes) * files.width * max(2, itemsize) + DRIVER_BYTES
     device = device_of(gpu, is_float8=options.dtype == FLOAT8)
     hours = flop / device.speed / 3600
     jobs = max(1, min(MOST_JOBS, n_cells, math.ceil(hours / JOB_HOURS)))

@@ -15,7 +15,7 @@ from scstore.annotation.predict import Labelling
 from scstore.annotation.prediction_frames import BLOCK, UNASSIGNED
 from scstore.errors import GenesError
 from scstore.naming.terms import find_terms
-from scstore.naming.text_scores import VARIABLE, Scores, gene_weights, neighbour_means, read_expression, score
+from scstore.naming.text_scores import Scores, gene_weights, neighbour_means, read_expression, score, variable_genes
 from scstore.naming.texts import Texts, load_texts
 from scstore.progress import Silent
 
@@ -79,10 +79,9 @@ def score_novel(table: pd.DataFrame, labelling: Labelling, space: NDArray[np.flo
     except GenesError:  # of neither human nor mouse
         return None
     known = expression[np.searchsorted(drawn, others)]
+    variable = variable_genes(known)
+    expression, known = expression[:, variable], known[:, variable]
     centre = np.asarray(known.mean(axis=0)).ravel()
-    variance = np.asarray(known.multiply(known).mean(axis=0)).ravel() - centre**2
-    variable = np.sort(np.argsort(-variance, kind="stable")[:VARIABLE])
-    expression, known, centre = expression[:, variable], known[:, variable], centre[variable]
     # half above all cells, half above those of the best label that are not novel
     labels, codes = np.unique(best[scored], return_inverse=True)
     members = [np.flatnonzero((best[others] == label) & ~np.isin(others, rows)) for label in labels]

@@ -269,8 +269,10 @@ def pick_device(device: str | None, dtype: str | None) -> tuple[torch.device, to
         dtype = {"cuda": "bfloat16", "mps": "float16"}.get(where.type, "float32")
     if dtype not in DTYPES:
         raise ModelError(f"dtype={dtype!r}: not one of {', '.join(DTYPES)}.")
-    if dtype == FLOAT8 and where.type == "cuda" and torch.cuda.get_device_capability(where) < (8, 9):
-        raise ModelError(f"dtype={dtype!r}: {torch.cuda.get_device_name(where)} cannot; GPUs of 2022 and later can.")
+    old = where.type == "cuda" and torch.cuda.get_device_capability(where) < (8, 9)
+    if dtype == FLOAT8 and (old or where.type == "mps"):
+        name = torch.cuda.get_device_name(where) if old else where.type
+        raise ModelError(f"dtype={dtype!r}: {name} cannot; NVIDIA's GPUs of 2022 and later can.")
     return where, getattr(torch, DTYPES[dtype])
 
 

@@ -84,11 +84,16 @@ def _unit_columns(weights: NDArray[Any]) -> NDArray[Any]:
     return unit
 
 
-def places_of(expression: sparse.csr_matrix) -> Float32:
-    """Return principal components ``(n, ≤ 30)`` of the most variable genes."""
+def variable_genes(expression: sparse.csr_matrix) -> NDArray[np.int64]:
+    """Return the columns of the most variable genes, ``(≤ 2000,)``, in their order."""
     mean = np.asarray(expression.mean(axis=0)).ravel()
     variance = np.asarray(expression.multiply(expression).mean(axis=0)).ravel() - mean**2
-    variable = np.sort(np.argsort(-variance, kind="stable")[:VARIABLE])
+    return np.sort(np.argsort(-variance, kind="stable")[:VARIABLE])
+
+
+def places_of(expression: sparse.csr_matrix) -> Float32:
+    """Return principal components ``(n, ≤ 30)`` of the most variable genes."""
+    variable = variable_genes(expression)
     n_components = min(COMPONENTS, len(variable), expression.shape[0] - 1)
     pca = PCA(max(1, n_components), svd_solver="covariance_eigh")
     placed: Float32 = pca.fit_transform(expression[:, variable].toarray()).astype(np.float32)

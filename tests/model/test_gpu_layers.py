@@ -124,8 +124,9 @@ def test_float8_is_refused_where_it_cannot_be(llama: Path, tmp_path: Path, monke
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "an A100")
     assert pick_device("cuda", "bfloat16") == (old, torch.bfloat16)
-    with pytest.raises(ModelError):
-        pick_device("cuda", "float8")
+    for device in ("cuda", "mps"):
+        with pytest.raises(ModelError):
+            pick_device(device, "float8")
 
 
 def test_a_float8_model_takes_half_the_memory_and_less_time(llama: Path, tmp_path: Path) -> None:
