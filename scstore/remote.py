@@ -73,12 +73,13 @@ class Mirror:
         self._begun: dict[Path, tuple[str, Future[None]]] = {}
         self._lock = threading.Lock()
 
-    def fetch(self, files: Mapping[Path, Expected]) -> None:
+    def fetch(self, files: Mapping[Path, Expected], *, done: Callable[[], None] = lambda: None) -> None:
         """Fetch files as far as they are not there, and compare them; ``DamagedError`` where one is missing."""
         try:
             for begun in [self.begin(file, expected) for file, expected in files.items()]:
                 begun.result()
-        except BaseException:  # nobody waits for what was to be read ahead
+                done()
+        except BaseException:  # nobody waits for the others, nor for what was to be read ahead
             for _, begun in self._begun.values():
                 begun.cancel()
             raise

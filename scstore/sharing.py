@@ -78,11 +78,8 @@ def pull(
         kept = target.with_name(f".{target.name}.pulled-{key}")  # stays where a pull is stopped
         mirror = Mirror(kept, base, prefix=f"{name}/" if name else "")
         files = {**fixed, **{file: one for shard in shards.values() for file, one in shard.items()}}
-        begun = [mirror.begin(kept / file, one) for file, one in files.items()]
-        with (progress or Reporter()).track(f"fetching {address}", len(begun), "files") as track:
-            for one in begun:
-                one.result()
-                track.advance()
+        with (progress or Reporter()).track(f"fetching {address}", len(files), "files") as track:
+            mirror.fetch({kept / file: one for file, one in files.items()}, done=track.advance)
         for copied in (*shards, first):
             fsio.disk.make_folder((kept / copied).parent)
             shutil.copyfile(root / copied, kept / copied)
