@@ -363,7 +363,7 @@ def lock(path: str | os.PathLike[str], *, output: Path | None = None) -> Iterato
             with _name_full_disk(file):
                 disk.write(handle, json.dumps(this_process()).encode())
                 handle.flush()
-            with _beating(file):
+            with beating(lambda: os.utime(file)):
                 yield
         finally:
             if _is_same(file, handle):  # not when somebody thought us dead
@@ -390,14 +390,14 @@ def _hold(handle: IO[bytes], *, wait: bool) -> bool | None:
 
 
 @contextmanager
-def _beating(file: Path) -> Iterator[None]:
+def beating(touch: Callable[[], object]) -> Iterator[None]:
     """Touch a lock now and then, so that others see its owner is alive even from another host."""
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(HEARTBEAT):
-            with contextlib.suppress(OSError):
-                os.utime(file)
+            with contextlib.suppress(OSError, ScstoreError):
+                touch()
 
     thread = threading.Thread(target=beat, name="scstore-lock", daemon=True)
     thread.start()
@@ -410,7 +410,7 @@ def _beating(file: Path) -> Iterator[None]:
 
 def _refuse_locked(file: Path, output: Path | None) -> None:
     try:
-        owner = _owner(file)
+        owner = owner_of(file.read_text())
     except FileNotFoundError:  # it has just ended
         return
     holder = f"process {owner.get('pid')} on {owner['host']}" if owner.get("host") else "another that is just starting"
@@ -429,7 +429,7 @@ def reclaim_if_dead(file: Path) -> bool:
             held = _hold(handle, wait=False)
             if held is False or not _is_same(file, handle):
                 return False
-            owner, silent = _owner(file), time.time() - file.stat().st_mtime
+            owner, silent = owner_of(file.read_text()), time.time() - file.stat().st_mtime
             # without a host, its writer died between creating and filling it
             if not (silent > STARTING if owner.get("host") is None else is_dead(owner, freed=held is True)):
                 return False
@@ -439,9 +439,10 @@ def reclaim_if_dead(file: Path) -> bool:
     return True
 
 
-def _owner(file: Path) -> dict[str, Any]:
+def owner_of(text: str | bytes) -> dict[str, Any]:
+    """Return who holds a lock, from what is in it; empty where that is not written yet."""
     try:
-        owner = json.loads(file.read_text())
+        owner = json.loads(text)
     except ValueError:
         return {}
     return owner if isinstance(owner, dict) else {}

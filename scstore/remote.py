@@ -6,6 +6,7 @@ What reads files reads them there; messages name the address (``errors.STANDS_FO
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import re
@@ -20,13 +21,17 @@ from secrets import token_hex
 from typing import Any, TypeVar
 
 from scstore import fsio
+from scstore.disk import is_dead, this_process
 from scstore.errors import (
     STANDS_FOR,
     DamagedError,
     InputError,
+    LockedError,
     MissingExtraError,
     NetworkError,
+    OptionError,
     OutputError,
+    ScstoreError,
     UnreadableError,
 )
 
@@ -72,6 +77,7 @@ class Mirror:
         self._server, self._errors = obstore.store.from_url(url, client_options=client, retry_config=never), exceptions
         self._begun: dict[Path, tuple[str, Future[None]]] = {}
         self._lock = threading.Lock()
+        self._held: dict[Path, tuple[float, Any]] = {}  # locks: when they were last renewed, and their version
 
     def fetch(self, files: Mapping[Path, Expected], *, done: Callable[[], None] = lambda: None) -> None:
         """Fetch files as far as they are not there, and compare them; ``DamagedError`` where one is missing."""
@@ -148,16 +154,83 @@ class Mirror:
         found = self.insist(folder, lambda _: list(self._server.list(name)))
         return {one["path"].removeprefix(name): one["size"] for batch in found for one in batch}
 
-    def put(self, file: Path, data: bytes, *, new: bool = False) -> bool:
-        """Write a file there whole, if ``new`` only where there is none; return whether it was written."""
+    def size(self, file: Path) -> int | None:
+        """Return the bytes of a file there; None where there is none."""
+        with suppress(FileNotFoundError):
+            return int(self.insist(file, self._server.head)["size"])
+        return None
 
-        def once(name: str) -> bool:
-            with suppress(self._errors.AlreadyExistsError):
-                self._server.put(name, data, mode="create" if new else "overwrite", use_multipart=False)
-                return True
-            return False
+    def names(self, folder: Path) -> list[str]:
+        """Return the names of the files and folders in a folder there."""
+        found = self.insist(folder, lambda name: self._server.list_with_delimiter("" if folder == self.root else name))
+        paths = (*found["common_prefixes"], *(one["path"] for one in found["objects"]))
+        return [path.rpartition("/")[2] for path in paths]
+
+    def put(self, file: Path, data: bytes | memoryview, *, over: Any = "overwrite") -> Any:
+        """Write a file there whole, over anything, nothing ("create") or a version; return its version, None if not."""
+        if any(time.time() - renewed > fsio.STALE / 2 for renewed, _ in list(self._held.values())):
+            why = "a lock was not renewed for minutes, and others may have taken it over"
+            raise NetworkError(f"{file} is not written: {why}. Run the same command again.")
+
+        def once(name: str) -> Any:
+            try:
+                return _version(self._server.put(name, data, mode=over, use_multipart=False))
+            except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
+                found = self._server.get(name)  # our own, where the answer to an earlier try was lost
+                own = found.meta["size"] == len(data) and bytes(found.bytes()) == data
+                return _version(found.meta) if own else None
 
         return self.insist(file, once)
+
+    @contextmanager
+    def lock(self, file: Path) -> Iterator[None]:
+        """Hold a lock as :func:`fsio.lock` does: a file that is put where there is none, or a dead one's."""
+
+        def renew() -> None:
+            now, (_, version) = time.time(), self._held[file]
+            version = self.put(file, _signature(), over=version)
+            self._held[file] = now if version else 0.0, version
+
+        self._held[file] = time.time(), self._claim(file)
+        try:
+            with fsio.beating(renew):
+                yield
+        finally:
+            if time.time() - self._held.pop(file)[0] < fsio.STALE / 2:
+                with suppress(ScstoreError, FileNotFoundError):
+                    self.insist(file, self._server.delete)
+
+    def _claim(self, file: Path) -> Any:
+        """Put a lock and return its version; refuse servers that put it whatever lies there."""
+        try:
+            if not (version := self.put(file, _signature(), over="create")):
+                owner, seen, is_free = self._holder(file)
+                if not is_free or not (version := self.put(file, _signature(), over=seen)):
+                    why = f"process {owner.get('pid')} on {owner.get('host')} is writing here"
+                    cure = f"its lock is free {fsio.STALE / 60:.0f} minutes after its last sign of life"
+                    raise LockedError(f"{file}: {why}. Wait for it to end; if it is dead, {cure}.")
+            if not any(self.put(file, b"", over=other) for other in ("create", {"e_tag": '"0"', "version": "0"})):
+                return version
+            self.insist(file, self._server.delete)
+        except FileNotFoundError:  # let go of just now
+            return self._claim(file)
+        except (NotImplementedError, NetworkError) as error:
+            if "implemented" not in str(error).lower():  # as a server says, with 501, or obstore
+                raise
+        why = "this server has no conditional writes (If-None-Match, If-Match), which stand in for a lock"
+        raise OptionError(f"{self.base}: {why}. Extract to disk, then `scstore push`.")
+
+    def _holder(self, file: Path) -> tuple[dict[str, Any], Any, bool]:
+        """Return who holds a lock, its version, and whether its holder is dead or has been silent for long."""
+        found, text = self.insist(file, lambda name: (one := self._server.get(name), bytes(one.bytes())))
+        owner, silent = fsio.owner_of(text), time.time() - found.meta["last_modified"].timestamp()
+        return owner, _version(found.meta), silent > fsio.STALE or is_dead(owner, freed=False)
+
+    def reclaim_if_dead(self, file: Path) -> bool:
+        """Return whether nobody holds a lock; it stays there for who wants it."""
+        with suppress(FileNotFoundError):
+            return self._holder(file)[2]
+        return True
 
     def insist(self, file: Path, action: Callable[[str], T], *, clean: Path | None = None) -> T:
         """Do what is to be done with the file's name there, again and again while the server fails."""
@@ -179,6 +252,16 @@ class Mirror:
                     fsio.disk.delete(clean)
             time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
         raise AssertionError
+
+
+def _version(of: Any) -> dict[str, str]:
+    """Return by what a server tells one version of a file from another."""
+    return {name: of[name] for name in ("e_tag", "version") if of[name] is not None}
+
+
+def _signature() -> bytes:
+    """Return what is in a lock; never the same twice, so that each has a version of its own."""
+    return json.dumps({**this_process(), "token": token_hex(8)}).encode()
 
 
 def _reason(error: Exception) -> str:

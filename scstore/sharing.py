@@ -141,7 +141,7 @@ def push(
     sizes = {} if on_hub else mirror.sizes(place)
     # the shape of a store, then its shards, as on disk; what comes first also keeps others away
     is_free = not mirror.get(place / first) if on_hub else first in sizes or not sizes
-    if not (is_free and (on_hub or mirror.put(place / first, own, new=True))) and not is_there(first, own):
+    if not (is_free and (on_hub or mirror.put(place / first, own, over="create"))) and not is_there(first, own):
         raise OutputError(f"{target}: something else lies there, and is not replaced. Choose another address.")
     if on_hub:
         _push_to_hub(root, base, name)
@@ -152,7 +152,7 @@ def push(
         list(POOL.map(lambda one: send(one, fixed[one]), left))
         list(POOL.map(send_shard, shards))
     for file in _files_beside(root) if name else ():
-        mirror.put(place.with_name(file.name), file.read_bytes(), new=True)
+        mirror.put(place.with_name(file.name), file.read_bytes(), over="create")
     return target
 
 

@@ -53,18 +53,29 @@ def s3() -> Iterator[str]:
         running.stop()
 
 
+def _put(url: str, data: bytes) -> None:
+    plain = {"Content-Type": "application/octet-stream"}
+    urllib.request.urlopen(urllib.request.Request(url, data, plain, method="PUT"), timeout=60)  # noqa: S310  # our own
+
+
 @pytest.fixture
-def bucket(s3: str, files: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of a bucket with these files."""
+def empty(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a bucket with nothing in it."""
     for name, value in {"ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": SECRET, "REGION": "us-east-1"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
     urllib.request.urlopen(f"{s3}/moto-api/reset", b"", timeout=60)  # noqa: S310  # our own
-    for name, data in [("", b""), *((f"/{name}", (files / name).read_bytes()) for name in fsio.files_below(files))]:
-        plain = {"Content-Type": "application/octet-stream"}
-        request = urllib.request.Request(f"{s3}/bucket{name}", data, plain, method="PUT")  # noqa: S310
-        urllib.request.urlopen(request, timeout=60)  # noqa: S310
-    return "s3://bucket"
+    _put(f"{s3}/empty", b"")
+    return "s3://empty"
+
+
+@pytest.fixture
+def bucket(s3: str, empty: str, files: Path) -> str:
+    """The address of a bucket with these files."""
+    _put(f"{s3}/bucket", b"")
+    for name in fsio.files_below(files):
+        _put(f"{s3}/bucket/{name}", (files / name).read_bytes())
+    return empty.replace("empty", "bucket")
 
 
 @pytest.fixture(params=["http", "s3"])

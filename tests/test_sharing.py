@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import urllib.request
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,6 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 def same(one: Path, other: Path) -> bool:
     return fsio.digest_tree(one) == fsio.digest_tree(other)
-
-
-@pytest.fixture
-def empty(s3: str, bucket: str) -> str:
-    """The address of a bucket with nothing in it."""
-    request = urllib.request.Request(f"{s3}/empty", method="PUT")  # noqa: S310  # our own server
-    urllib.request.urlopen(request, timeout=60)  # noqa: S310
-    return "s3://empty"
 
 
 def test_what_is_pushed_is_pulled_byte_for_byte_with_the_files_beside_it(

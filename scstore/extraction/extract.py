@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,11 @@ from scstore.extraction.plan import ExtractionPlan, check_same_run, make_plan
 from scstore.extraction.sequence_plan import READ_ROWS
 from scstore.options import with_options
 from scstore.progress import Reporter
+from scstore.remote import POOL, there
 from scstore.store.ledger import (
+    FILES,
+    MADE_BESIDE,
+    MANIFEST,
     NOT_YET,
     PREFIX,
     STATUS,
@@ -43,13 +48,14 @@ from scstore.store.ledger import (
     file_beside,
     part_lock,
 )
+from scstore.store.mirror import local, place_for, send_shape
 from scstore.store.reader import Store, open_store
 from scstore.store.writer import build_store, commit_shard, store_problem
 from scstore.tokens.sequences import RankedCells
 
 T = TypeVar("T")
 
-POLL = 0.2  # seconds between looks at a store that another process is creating
+POLL = 0.2  # seconds between looks at a store that another process is creating; 25 times as many at an address
 
 
 @dataclass(frozen=True)
@@ -79,19 +85,25 @@ def create_or_wait(target: Path, process: Process, create: Callable[[], T], *, o
     """Create the store under a lock that others see, or wait until another process has; None where it was there."""
     if overwrite and process.part.count > 1:
         raise OptionError("overwrite=True: several processes cannot replace a store. Delete it first, then start them.")
-    lock = creation_lock(target)
-    while overwrite or not target.exists():
+    lock, place = creation_lock(target), fsio.mirror_of(target) or fsio
+    while overwrite or not _has_shape(target):
         try:
-            with fsio.lock(lock):
-                if target.exists() and not overwrite:
+            with place.lock(lock):
+                if _has_shape(target) and not overwrite:
                     return None
                 return create()
         except LockedError:
             with suppress(FileNotFoundError):
                 if time.time() - lock.stat().st_mtime > fsio.STALE:
                     raise
-            time.sleep(POLL)
+            time.sleep(POLL if place is fsio else 25 * POLL)
     return None
+
+
+def _has_shape(store: Path) -> bool:
+    """Whether a store has been created, on this disk or at its address."""
+    mirror = fsio.mirror_of(store)
+    return (store / "zarr.json").exists() if mirror is None else bool(mirror.size(store / MANIFEST))
 
 
 N_GENES = "scstore_n_genes"
@@ -135,31 +147,59 @@ def extract(cells: Cells, output: Output, options: ExtractOptions) -> Store:
     process = this_process(None if options.shard is None else Part.parse(options.shard))
     completed = complete_options(options)
     settings = replace(completed, device=completed.device or process.device)
-    target = Path(output)
-    if target.exists() and not options.overwrite and not (target / "zarr.json").exists():
+    address = fsio.address_of(output)
+    target = place_for(address, overwrite=options.overwrite) if address else Path(output)
+    mirror = fsio.mirror_of(target)
+    if mirror is None and target.exists() and not options.overwrite and not _has_shape(target):
         raise OutputError(f"{target} exists and is not a store. Choose another name.")
     _check_name(target, settings)
     fsio.mend(target)
     fsio.check_output(target, overwrite=True, problem=store_problem if options.overwrite else lambda _: None)
     with part_lock(target, process.part), open_cells(cells, id_prefix_from=settings.id_prefix_from) as opened:
+        planned = partial(make_plan, cells, opened, target, progress=progress)
 
         def create() -> tuple[ExtractionPlan, CellReader | None]:
             try:
-                return _create(target, make_plan(cells, opened, target, settings, progress), progress)
+                if mirror is None:
+                    return _create(target, planned(settings), progress)
+                return _create_there(target, settings, planned, progress)
             except BaseException as error:
                 if not isinstance(error, Exception):  # stopped by hand
                     progress.note(f"nothing is kept yet: {target} appears once all cells have been read")
                 raise
 
         created = create_or_wait(target, process, create, overwrite=options.overwrite)
+        if mirror is not None:
+            local(address)
+            _fetch_beside(target)
         if created is None:  # it was there, or another process has created it
-            plan, model = make_plan(cells, opened, target, _as_begun(settings, open_store(target)), progress), None
+            plan, model = planned(_as_begun(settings, open_store(target))), None
             check_same_run(target, plan)
-            check_fixed_files(target)
+            if mirror is None:  # there each is compared when it comes
+                check_fixed_files(target)
         else:
             plan, model = created
         _run(target, plan, process.part, model, progress)
-    return open_store(target)
+    return open_store(address or target)
+
+
+def _fetch_beside(target: Path) -> list[Path]:
+    return [there(file_beside(target, ending)) for ending in MADE_BESIDE]
+
+
+def _create_there(
+    target: Path, options: ExtractOptions, planned: Callable[[ExtractOptions], ExtractionPlan], progress: Reporter
+) -> tuple[ExtractionPlan, CellReader | None]:
+    """As :func:`_create`, on this disk; then send the store to its address, and copies of the files that it names."""
+    beside, copies = _fetch_beside(target), dict[str, Any]()
+    for name in FILES:
+        if (given := getattr(options, name)) is not None and (file := Path(given)).is_file():
+            copies[name] = file_beside(target, f".{name}{file.suffix}")
+            fsio.write_bytes(copies[name], file.read_bytes())
+    with fsio.scratch_folder(fsio.cache_folder() / target.name) as folder:
+        made = _create(folder / target.name, planned(replace(options, **copies)), progress)
+        send_shape(folder / target.name, target, {*beside, *copies.values()}, progress)
+    return made
 
 
 def _check_name(target: Path, options: ExtractOptions) -> None:
@@ -167,7 +207,8 @@ def _check_name(target: Path, options: ExtractOptions) -> None:
     name = target.name.removesuffix(".zarr")
     twin = target.with_name(name if name != target.name else f"{name}.zarr")
     kept = file_beside(target, ".panel.h5ad" if options.panel == AUTO_PANEL else ".genes.h5ad")
-    if (options.genes is None or options.panel == AUTO_PANEL) and not target.exists() and (twin / "zarr.json").exists():
+    makes_files = options.genes is None or options.panel == AUTO_PANEL or fsio.mirror_of(target) is not None
+    if makes_files and not _has_shape(target) and _has_shape(twin):
         raise OutputError(f"{target}: {twin} has its {kept.name} beside it already. Choose another name.")
 
 
@@ -233,7 +274,7 @@ def _run(target: Path, plan: ExtractionPlan, part: Part, model: CellReader | Non
     todo, done = _unfinished(target, shape, part, ids, progress)
     if not todo:
         return
-    keep = plan.options.keep_expression
+    keep = plan.options.keep_expression and fsio.mirror_of(target) is None  # else it would be fetched again
     reader_of_cells = model or load_reader(plan, progress)
 
     def read() -> Iterator[tuple[int, csr_matrix, RankedCells]]:
@@ -290,7 +331,9 @@ def _unfinished(
 ) -> tuple[list[int], int]:
     """The shards of this part that must be extracted, and how many cells of it were before."""
     mine = [bounds for bounds in shape.shards() if part.owns(bounds[0])]
-    reasons = {shard: check_shard(target, shape, shard, ids=ids[start:stop]) for shard, start, stop in mine}
+    look = map if fsio.mirror_of(target) is None else POOL.map
+    found = look(lambda one: check_shard(target, shape, one[0], ids=ids[one[1] : one[2]]), mine)
+    reasons = dict(zip((shard for shard, _, _ in mine), found, strict=True))
     todo = [shard for shard, reason in reasons.items() if reason is not None]
     done = sum(stop - start for shard, start, stop in mine if reasons[shard] is None)
     if done:

@@ -81,7 +81,7 @@ Like: TypeAlias = str | os.PathLike[str] | Store | Head
 Cells = Annotated[
     CellSource, Option("An .h5ad, AnnData Zarr, 10x .h5 or 10x mtx folder; or an AnnData.", argument=True)
 ]
-Output = Annotated[StrPath, Option("The store, a folder that conventionally ends in .zarr.", flags=("--output", "-o"))]
+Output = Annotated[StrPath, Option("The store: a folder, or s3://bucket/ref.zarr.", flags=("--output", "-o"))]
 Pooling = Literal["last", "mean", "wmean"]
 Companion = Literal["genept", "genept_random", "genept_w", "genept_s"]
 

@@ -48,6 +48,9 @@ SEEN_BY_PROJECTOR = "scstore_seen_by_projector"
 # Options of a run that may name a file, relative to the store's folder.
 FILES = ("genes", "panel", "projector", "orthologs")
 
+# Endings of the files that `extract` writes beside a store, after its name without ``.zarr``.
+MADE_BESIDE = (".genes.h5ad", ".panel.h5ad")
+
 # What a stopped run may lose.
 SHARD_SECONDS = 60
 SHARD_BYTES = 16 * 2**20
@@ -254,7 +257,11 @@ def write_record(root: Path, plan: StorePlan, shard: int, *, ids: Sequence[str],
     """Commit a shard: its rows, its run, the digest of its ids, the size and digest of each view's file on disk."""
     start, stop = plan.bounds(shard)
     own = {"shard": shard, "start": start, "stop": stop, "run": plan.run, "ids": ids_digest(ids), "views": dict(views)}
-    fsio.write_json(record_path(root, shard), seal(own))
+    file, data = record_path(root, shard), fsio.json_bytes(seal(own))
+    if (mirror := fsio.mirror_of(root)) is None:
+        fsio.write_bytes(file, data)
+    else:  # the first of several wins; a damaged one, which was fetched, is replaced
+        mirror.put(file, data, over="overwrite" if file.exists() else "create")
 
 
 def read_record(root: Path, shard: int) -> dict[str, Any] | None:
@@ -306,10 +313,13 @@ def check_shard(
         return NOT_YET
     if fields := foreign_fields(record, plan, shard, ids):
         return f"{record_path(root, shard)} belongs to another store or run (other {', '.join(fields)})"
+    mirror = fsio.mirror_of(root)
     for name in record["views"] if views is None else views:
-        file = chunk_path(root, name, shard)
-        if (problem := file_problem(file, record["views"][name])) is not None:
+        file, expected = chunk_path(root, name, shard), record["views"][name]
+        if mirror is None and (problem := file_problem(file, expected)) is not None:
             return f"{file} {problem[1]}"
+        if mirror is not None and mirror.size(file) != expected["bytes"]:  # the bytes are compared when they come
+            return f"{file} is missing or has another size"
     return None
 
 
@@ -346,10 +356,11 @@ def creation_lock(root: Path) -> Path:
 @contextmanager
 def part_lock(root: Path, part: Part) -> Iterator[None]:
     """Hold a part of a store for writing; ``LockedError`` while another process holds one that shares its shards."""
+    place: Any = fsio.mirror_of(root) or fsio  # either keeps locks
     # taken before the others are looked at, so that of two processes that start at once one sees the other
-    with fsio.lock(_path(root, part)):
+    with place.lock(_path(root, part)):
         for other, file in _held(root):
-            if other != part and part.overlaps(other) and not fsio.reclaim_if_dead(file):
+            if other != part and part.overlaps(other) and not place.reclaim_if_dead(file):
                 why = f"another process extracts part {other.index} of {other.count}, which shares shards with this one"
                 raise LockedError(f"{file}: {why}. Wait for it, or use shard='i/n' with one n everywhere.")
         yield
@@ -362,6 +373,8 @@ def _path(root: Path, part: Part) -> Path:
 
 def _held(root: Path) -> Iterator[tuple[Part, Path]]:
     names = re.compile(re.escape(root.name) + r"\.(?:(\d{1,6})of(\d{1,6})\.)?lock")
-    for file in sorted(root.parent.iterdir()):
-        if found := names.fullmatch(file.name):
-            yield Part(int(found[1] or 0), int(found[2] or 1)), file
+    mirror = fsio.mirror_of(root)
+    there = (file.name for file in root.parent.iterdir()) if mirror is None else mirror.names(root.parent)
+    for name in sorted(there):
+        if found := names.fullmatch(name):
+            yield Part(int(found[1] or 0), int(found[2] or 1)), root.with_name(name)

@@ -1,8 +1,9 @@
-"""Stores and heads by address: small files are fetched when one is opened, rows when they are read."""
+"""Stores and heads by address: small files come when one is opened, rows when they are read; a shape is sent whole."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.errors import DamagedError, NotAStoreError, ScstoreError
-from scstore.remote import FILE_LIMIT, POOL, REQUESTS, Expected, Mirror, is_bulk, mount
+from scstore.errors import DamagedError, NotAStoreError, OptionError, OutputError, ScstoreError
+from scstore.progress import Reporter
+from scstore.remote import FILE_LIMIT, POOL, REQUESTS, Expected, Mirror, is_bulk, mount, split_address
 from scstore.sealed import DESCRIPTION_LIMIT, read_sealed_json
 from scstore.store.ledger import (
     CURE,
@@ -45,11 +47,12 @@ def local(path: Any) -> Any:
         name = unquote(address.removeprefix("file://"))
         return Path(name if name[1:2] == ":" else f"/{name}")
     mirror, root = mount(address)
-    before = (root / MANIFEST).read_bytes() if (root / MANIFEST).is_file() else None
-    if mirror.get(root / MANIFEST, limit=MANIFEST_LIMIT):
-        if before not in (None, (root / MANIFEST).read_bytes()):  # another store than when it was last opened
-            fsio.disk.delete(root)
-            mirror.get(root / MANIFEST, limit=MANIFEST_LIMIT)
+    before = (root / MANIFEST).read_bytes() if (root / MANIFEST).is_file() else b""
+    is_there = mirror.get(root / MANIFEST, limit=MANIFEST_LIMIT)
+    if is_there and before not in (b"", (root / MANIFEST).read_bytes()):  # another store than when it was last opened
+        fsio.disk.delete(root)
+        is_there = mirror.get(root / MANIFEST, limit=MANIFEST_LIMIT)
+    if is_there and (root / MANIFEST).stat().st_size:  # not while a new one is sent
         small = {root / name: one for name, one in read_manifest(root).items() if not is_bulk(name)}
         if sum(one["bytes"] for one in small.values()) > FILE_LIMIT:
             raise DamagedError(f"{root / MANIFEST} lists more than {FILE_LIMIT:,} bytes of metadata. {CURE}")
@@ -71,6 +74,37 @@ def _fetch_head(mirror: Mirror, root: Path) -> None:
     for name in copies:  # which are compared when they are used
         for file in [root / name] if name.endswith(".h5ad") else [root / name / part for part in PROJECTOR]:
             mirror.get(file)
+
+
+def place_for(address: str, *, overwrite: bool) -> Path:
+    """Return what stands for the address of a store that is to be written; refuse where it cannot be."""
+    if not address.startswith(("s3:", "gs:", "az:")) or not split_address(address)[1]:
+        why = "a store is written to an address such as s3://bucket/ref.zarr, gs://… or az://…"
+        raise OptionError(f"{address}: {why}. Or extract to disk, then `scstore push`.")
+    if overwrite:
+        raise OptionError(f"overwrite=True: nothing at an address is replaced. Delete {address} there first.")
+    mirror, root = mount(address)
+    names = mirror.names(root)  # before the manifest, which comes first
+    if mirror.size(root / MANIFEST) is None:
+        if names:
+            raise OutputError(f"{address}: something else lies there, and is not replaced. Choose another address.")
+        fsio.disk.delete(root)  # of a store that was there
+    return root
+
+
+def send_shape(built: Path, root: Path, beside: Iterable[Path], progress: Reporter) -> None:
+    """Send a store without shards: an empty manifest, which keeps others away, all files, then the manifest."""
+    mirror: Mirror = fsio.mirror_of(root)
+    manifest, files = (built / MANIFEST).read_bytes(), read_manifest(built)
+    kept = {root / MANIFEST: b"", **{file: file.read_bytes() for file in beside if file.is_file()}}
+    for place, data in kept.items():
+        if not mirror.put(place, data, over="create"):
+            raise OutputError(f"{place}: something else lies there, and is not replaced. Choose another address.")
+    # all have ended when the lock is let go of
+    with progress.track(f"sending to {root}", len(files), "files") as track, ThreadPoolExecutor(REQUESTS) as pool:
+        for _ in pool.map(lambda name: mirror.put(root / name, (built / name).read_bytes()), files):
+            track.advance()
+    mirror.put(root / MANIFEST, manifest)
 
 
 def fetch_records(mirror: Mirror, root: Path, plan: StorePlan) -> None:

@@ -25,9 +25,6 @@ MAX_THREADS = 8
 # How zarr-python ends the names of files that it has not finished.
 ZARR_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
-# Endings of the files that `extract` writes beside a store, after its name without ``.zarr``.
-MADE_BESIDE = (".genes.h5ad", ".panel.h5ad")
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -240,7 +237,7 @@ def _unexpected(root: Path, fixed: set[str], plan: StorePlan | None) -> list[str
 
 def _leftovers_beside(root: Path) -> list[str]:
     """Return names, with ``../``, of what killed runs left beside a store."""
-    made = [root.name, *(file_beside(root, ending).name for ending in MADE_BESIDE)]
+    made = [root.name, *(file_beside(root, ending).name for ending in ledger.MADE_BESIDE)]
     starts = tuple(f".{name}{fsio.PARTIAL}" for name in made)
     locks = (ledger.creation_lock(root).name, *(fsio.writing_lock(root.with_name(name)).name for name in made))
     names = (file.name for file in root.parent.iterdir())

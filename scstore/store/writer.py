@@ -26,6 +26,7 @@ from scstore.errors import DamagedError, LockedError, NumericsError
 from scstore.sealed import FORMAT, seal
 from scstore.store.ledger import (
     LEDGER,
+    RECORD_LIMIT,
     StorePlan,
     ViewSpec,
     check_shard,
@@ -124,8 +125,12 @@ def commit_shard(
     if before is not None and check_shard(root, plan, shard, ids=ids) is None:
         _same_or_refuse(root, shard, before, written)
         return
+    mirror = fsio.mirror_of(root)
     for name, data in chunks.items():
         file = chunk_path(root, name, shard)
+        if mirror is not None:
+            mirror.put(file, data)
+            continue
         made = [folder for folder in (file.parent, file.parent.parent) if not folder.exists()]
         if made:
             fsio.disk.make_folder(file.parent)
@@ -135,6 +140,8 @@ def commit_shard(
     if (meanwhile := _record(root, shard)) is not None and meanwhile != before:
         _same_or_refuse(root, shard, meanwhile, written)
     write_record(root, plan, shard, ids=ids, views=written)
+    if mirror is not None:
+        _same_or_refuse(root, shard, _record(root, shard) or {"views": {}}, written)
 
 
 def chunk_bytes(rows: NDArray[Any], shard_rows: int) -> memoryview:
@@ -146,6 +153,8 @@ def chunk_bytes(rows: NDArray[Any], shard_rows: int) -> memoryview:
 
 def _record(root: Path, shard: int) -> dict[str, Any] | None:
     try:
+        if (mirror := fsio.mirror_of(root)) is not None:
+            mirror.get(record_path(root, shard), limit=RECORD_LIMIT)
         return read_record(root, shard)
     except DamagedError:
         return None

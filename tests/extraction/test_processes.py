@@ -137,6 +137,7 @@ def test_one_shapes_the_store_and_the_others_wait(tmp_path: Path) -> None:
         begun.set()
         go.wait(10)
         target.mkdir()
+        (target / "zarr.json").touch()
         return "created"
 
     def work(index: int) -> None:
@@ -169,4 +170,5 @@ def test_several_processes_replace_nothing(tmp_path: Path) -> None:
 
 def test_an_existing_store_is_not_shaped_again(tmp_path: Path) -> None:
     (tmp_path / "s.zarr").mkdir()
+    (tmp_path / "s.zarr" / "zarr.json").touch()
     assert create_or_wait(tmp_path / "s.zarr", Process(Part(), None), this_process, overwrite=False) is None
