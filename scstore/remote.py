@@ -203,33 +203,32 @@ class Mirror:
     def _claim(self, file: Path) -> Any:
         """Put a lock and return its version; refuse servers that put it whatever lies there."""
         try:
-            if not (version := self.put(file, _signature(), over="create")):
-                owner, seen, is_free = self._holder(file)
-                if not is_free or not (version := self.put(file, _signature(), over=seen)):
-                    why = f"process {owner.get('pid')} on {owner.get('host')} is writing here"
-                    cure = f"its lock is free {fsio.STALE / 60:.0f} minutes after its last sign of life"
-                    raise LockedError(f"{file}: {why}. Wait for it to end; if it is dead, {cure}.")
+            version = self.put(file, _signature(), over="create")
+            if not version and self.reclaim_if_dead(file):
+                version = self.put(file, _signature(), over="create")
+            if not version:
+                cure = f"if it is dead, its lock is free {fsio.STALE / 60:.0f} minutes after its last sign of life"
+                raise LockedError(f"{file}, which says who, is another process's. Wait for it to end; {cure}.")
             if not any(self.put(file, b"", over=other) for other in ("create", {"e_tag": '"0"', "version": "0"})):
                 return version
             self.insist(file, self._server.delete)
         except FileNotFoundError:  # let go of just now
             return self._claim(file)
         except (NotImplementedError, NetworkError) as error:
-            if "implemented" not in str(error).lower():  # as a server says, with 501, or obstore
+            if isinstance(error, NetworkError) and "501 Not Implemented" not in str(error):
                 raise
         why = "this server has no conditional writes (If-None-Match, If-Match), which stand in for a lock"
         raise OptionError(f"{self.base}: {why}. Extract to disk, then `scstore push`.")
 
-    def _holder(self, file: Path) -> tuple[dict[str, Any], Any, bool]:
-        """Return who holds a lock, its version, and whether its holder is dead or has been silent for long."""
-        found, text = self.insist(file, lambda name: (one := self._server.get(name), bytes(one.bytes())))
-        owner, silent = fsio.owner_of(text), time.time() - found.meta["last_modified"].timestamp()
-        return owner, _version(found.meta), silent > fsio.STALE or is_dead(owner, freed=False)
-
     def reclaim_if_dead(self, file: Path) -> bool:
-        """Return whether nobody holds a lock; it stays there for who wants it."""
+        """Delete a lock, once it is ours, whose holder is dead or silent for long; return whether the way is free."""
         with suppress(FileNotFoundError):
-            return self._holder(file)[2]
+            found, text = self.insist(file, lambda name: (one := self._server.get(name), bytes(one.bytes())))
+            silent = time.time() - found.meta["last_modified"].timestamp()
+            is_free = silent > fsio.STALE or is_dead(fsio.owner_of(text), freed=False)
+            if not is_free or not self.put(file, _signature(), over=_version(found.meta)):
+                return False
+            self.insist(file, self._server.delete)
         return True
 
     def insist(self, file: Path, action: Callable[[str], T], *, clean: Path | None = None) -> T:

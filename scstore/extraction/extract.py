@@ -207,8 +207,7 @@ def _check_name(target: Path, options: ExtractOptions) -> None:
     name = target.name.removesuffix(".zarr")
     twin = target.with_name(name if name != target.name else f"{name}.zarr")
     kept = file_beside(target, ".panel.h5ad" if options.panel == AUTO_PANEL else ".genes.h5ad")
-    makes_files = options.genes is None or options.panel == AUTO_PANEL or fsio.mirror_of(target) is not None
-    if makes_files and not _has_shape(target) and _has_shape(twin):
+    if (options.genes is None or options.panel == AUTO_PANEL) and not _has_shape(target) and _has_shape(twin):
         raise OutputError(f"{target}: {twin} has its {kept.name} beside it already. Choose another name.")
 
 

@@ -19,6 +19,7 @@ from scstore.remote import FILE_LIMIT, POOL, REQUESTS, Expected, Mirror, is_bulk
 from scstore.sealed import DESCRIPTION_LIMIT, read_sealed_json
 from scstore.store.ledger import (
     CURE,
+    LEDGER,
     MANIFEST,
     MANIFEST_LIMIT,
     RECORD_LIMIT,
@@ -84,11 +85,10 @@ def place_for(address: str, *, overwrite: bool) -> Path:
     if overwrite:
         raise OptionError(f"overwrite=True: nothing at an address is replaced. Delete {address} there first.")
     mirror, root = mount(address)
-    names = mirror.names(root)  # before the manifest, which comes first
-    if mirror.size(root / MANIFEST) is None:
-        if names:
-            raise OutputError(f"{address}: something else lies there, and is not replaced. Choose another address.")
+    if not (names := mirror.names(root)):
         fsio.disk.delete(root)  # of a store that was there
+    elif LEDGER not in names:  # in which the manifest comes first
+        raise OutputError(f"{address}: something else lies there, and is not replaced. Choose another address.")
     return root
 
 

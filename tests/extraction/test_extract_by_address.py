@@ -141,6 +141,7 @@ def test_a_part_that_is_held_is_refused_until_its_holder_is_dead(
     else:
         there.silent_since(lock.name, 2020)
     assert extract(cells, "s3://empty/s.zarr", llama, shard=mine, **ROWS).n_obs == 60
+    assert not [name for name in there.names() if name.endswith(".lock")]
 
 
 def dies(monkeypatch: pytest.MonkeyPatch, file: str, nth: int) -> Callable[[], None]:
@@ -323,7 +324,7 @@ def test_listings_that_are_stale_change_nothing(
     for part in ("0/2", "1/2"):
         extract(make_cells(), "s3://empty/s.zarr", llama, shard=part, **ROWS)
     assert there.files() == on_disk
-    monkeypatch.setattr(Mirror, "names", lambda *_: ["zarr.json", "s.zarr.lock"])
+    monkeypatch.setattr(Mirror, "names", lambda *_: ["_scstore", "s.zarr.lock"])
     extract(make_cells(), "s3://empty/s.zarr", llama, shard="0/1", **ROWS)
     there.put.clear()
     assert there.files() == on_disk
