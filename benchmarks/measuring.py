@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("scstore", "torch", "transformers", "numpy", "scipy", "anndata", "zarr")
 
 
@@ -76,8 +77,10 @@ def environment() -> dict[str, Any]:
         "cpu_cores": cores,
         "gpu": None,
     }
-    import torch
-
+    try:
+        import torch
+    except ImportError:
+        return record
     record["torch_threads"] = torch.get_num_threads()
     if torch.cuda.is_available():
         record["gpu"] = torch.cuda.get_device_name()
@@ -171,6 +174,21 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         if i == 0:
             print("  ".join("-" * width for width in widths))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for a page."""
+    return "\n".join(f"| {' | '.join(one)} |" for one in [header, ["---"] * len(header), *rows])
+
+
+def with_sections(page: Path, command: str, found: dict[str, str]) -> None:
+    """Write a command's tables into a page, in place of those that stand between its marks."""
+    text = page.read_text(encoding="utf-8")
+    for name, section in found.items():
+        begin, end = (f"<!-- {which} of `python {command}`: {name} -->" for which in ("begin", "end"))
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n{section}\n{end}{rest.split(end)[1]}"
+    page.write_text(text, encoding="utf-8")
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -24,20 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import RESULTS, markdown, with_sections
 
 from scstore.model.flops import cell_flop
 from scstore.model.loading import DEFAULT_MODEL
 from scstore.model.shapes import KNOWN_SHAPES, device_of
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 SIZES = (1_000_000, 10_000_000, 50_000_000)
 WIDTH, DEPTH = 5120, 40
 REGIMES = {"200-gene panel": 100, "2048 genes": 2063}  # positions of a cell
 GENES_EXPRESSED = 2_000
 LINE = "125 MB/s"  # as benchmarks/remote.py names it
 SHARD_MINUTES, START_MINUTES, WORKERS = 1.0, 5.0, 1_000
-MARK = "<!-- {} of `python benchmarks/planning.py`: {} -->"
 
 
 class Results:
@@ -223,11 +221,6 @@ def schedules(results: Results) -> list[list[str]]:
     return [[f"{n_shards:,}"], *table]
 
 
-def markdown(header: list[str], table: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *table]
-    return "\n".join(f"| {' | '.join(one)} |" for one in lines)
-
-
 def sections(results: Results) -> dict[str, str]:
     """The page's tables by name."""
     (n_shards,), *runs = schedules(results)
@@ -241,15 +234,6 @@ def sections(results: Results) -> dict[str, str]:
     }
 
 
-def with_sections(page: str, found: dict[str, str]) -> str:
-    """The page with these tables between its marks."""
-    for name, text in found.items():
-        begin, end = MARK.format("begin", name), MARK.format("end", name)
-        before, rest = page.split(begin)
-        page = f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
-    return page
-
-
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--page", type=Path, help="write the tables into this page")
@@ -259,7 +243,7 @@ def main() -> int:
     for name, text in found.items():
         print(f"{name}\n\n{text}\n")
     if words.page is not None:
-        words.page.write_text(with_sections(words.page.read_text(encoding="utf-8"), found), encoding="utf-8")
+        with_sections(words.page, "benchmarks/planning.py", found)
     return 0
 
 

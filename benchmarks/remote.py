@@ -33,29 +33,35 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from measuring import Findings, parser, seconds, table
+from scipy.sparse import csr_matrix
 
 VIEW, SHARD_ROWS = "readout_wmean_l6", 4096
 
 
-def write_store(root: Path, *, n: int, width: int) -> None:
-    """A store of random rows, as ``scstore extract`` lays it out, without expression."""
+def write_store(
+    root: Path, *, n: int, width: int, shard_rows: int = SHARD_ROWS, rows: Any = None, X: csr_matrix | None = None
+) -> None:
+    """A store of these rows, or of random ones, as ``scstore extract`` lays it out; with or without expression."""
     from scstore.sealed import fingerprint
     from scstore.store.ledger import StorePlan, ViewSpec
     from scstore.store.writer import build_store, commit_shard
 
     view = ViewSpec(VIEW, width, "float16", {"view": "readout"})
-    shard_rows = min(SHARD_ROWS, n)
+    shard_rows = min(shard_rows, n)
     record: dict[str, Any] = {"format": "1.0", "kind": "store", "views": {VIEW: view.as_json()}, "default_view": VIEW,
                               "shard_rows": shard_rows, "options": {}}  # fmt: skip
     plan = StorePlan(n, shard_rows, (view,), run=fingerprint(record))
     obs = pd.DataFrame({"donor": [f"d{i % 8}" for i in range(n)]}, index=[f"cell{i}" for i in range(n)])
     with build_store(root) as builder:
-        builder.write_frames(obs, pd.DataFrame(index=["GENE"]), record)
+        if X is not None:
+            builder.write_expression((X[i : i + SHARD_ROWS] for i in range(0, n, SHARD_ROWS)), n_genes=X.shape[1])
+        genes = [f"GENE{i}" for i in range(1 if X is None else X.shape[1])]
+        builder.write_frames(obs, pd.DataFrame(index=genes), record)
         builder.create_views(plan)
     rng = np.random.default_rng(0)
     for shard, start, stop in plan.shards():
-        rows = rng.normal(size=(stop - start, width)).astype(np.float32)
-        commit_shard(root, plan, shard, {VIEW: rows}, ids=list(obs.index[start:stop]))
+        own = rng.normal(size=(stop - start, width)).astype(np.float32) if rows is None else rows[start:stop]
+        commit_shard(root, plan, shard, {VIEW: own}, ids=list(obs.index[start:stop]))
 
 
 def _serve(folder: str, delay: float, rate: Any, port: Any, counts: Any) -> None:
@@ -83,7 +89,8 @@ def _serve(folder: str, delay: float, rate: Any, port: Any, counts: Any) -> None
             size = file.stat().st_size
             first, last = 0, size - 1
             if part := self.headers.get("Range", ""):
-                first, last = (int(one) for one in part.removeprefix("bytes=").split("-"))
+                begin, _, end = part.removeprefix("bytes=").partition("-")
+                first, last = (int(begin), int(end)) if begin else (size - int(end), last)
             self.send_response(206 if part else 200)
             self.send_header("Content-Length", str(last + 1 - first))
             if part:
@@ -210,12 +217,12 @@ def main() -> int:
     return findings.finish(words.json)
 
 
-def opened(url: str) -> Any:
-    """The store, from an empty cache."""
+def opened(place: str) -> Any:
+    """The store at an address, from an empty cache, or on disk."""
     import scstore
 
     shutil.rmtree(os.environ["SCSTORE_CACHE"], ignore_errors=True)
-    store = scstore.open(f"{url}/ref.zarr")
+    store = scstore.open(place)
     store.committed  # noqa: B018  # fetches the records
     return store
 
@@ -224,7 +231,7 @@ def scan(view: Any) -> None:
     """Read all rows in blocks."""
     from scstore.heads.rows import iter_raw_blocks
 
-    if sum(len(block) for _, block in iter_raw_blocks(view)) != len(view):
+    if sum(block.shape[0] for _, block in iter_raw_blocks(view)) != len(view):
         raise AssertionError("rows were lost")
 
 
@@ -236,7 +243,7 @@ def scans(findings: Findings, url: str, line: str, *, data: Path, repeats: int, 
     n_bytes = sum((data / name).stat().st_size for name in names)
     stores: list[Any] = []
     ways: dict[str, Callable[[], Any]] = {
-        "open": lambda: stores.append(opened(url)),
+        "open": lambda: stores.append(opened(f"{url}/ref.zarr")),
         "scstore": lambda: scan(stores[-1].view(VIEW)),
         "scstore, cached": lambda: scan(stores[-1].view(VIEW)),
         "requests": lambda: requests_scan(url, names, REQUESTS),
@@ -273,7 +280,7 @@ def few_rows(findings: Findings, url: str, counts: Any) -> None:
     """Rows drawn at random: what they cost."""
     rng, found = np.random.default_rng(1), []
     for k in (1, 10, 1000):
-        view = opened(url).view(VIEW)
+        view = opened(f"{url}/ref.zarr").view(VIEW)
         rows = rng.choice(len(view), min(k, len(view)), replace=False)
         before = list(counts)
         took = seconds(lambda: view[rows])  # noqa: B023  # called at once
