@@ -14,8 +14,7 @@ import h5py
 
 from scstore import fsio
 
-# What file systems without locks say.
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems without locks say
 
 
 def open_to_read(path: Path) -> h5py.File:

@@ -19,7 +19,6 @@ from scstore import fsio
 from scstore.errors import OutputError
 
 FORMATS = (".parquet", ".csv", ".tsv", ".xlsx")
-
 # Columns that tell the tables of predictions and of neighbours from a user's own, which are not replaced.
 OWN_COLUMNS = (
     {"confidence", "best_label"},
@@ -27,7 +26,6 @@ OWN_COLUMNS = (
     {"n_labelled", "coherence"},
     {"next_id", "next_term"},
 )
-
 EXCEL_ROWS, EXCEL_MARK = 1_048_576, "Written by scstore"  # rows of a sheet at most; what marks those written here
 
 

@@ -20,13 +20,11 @@ from scstore.store.verify_store import Finding, Verification, finding_of, verify
 from scstore.untrusted.guards import FILES, check_layout, check_path, what_is
 
 Load = Callable[[Path], Any]
-
 FILE_KINDS: dict[str, tuple[str, Load]] = {
     FILES["genes"]: ("gene table", load_gene_table),
     FILES["panel"]: ("panel", load_panel),
 }
 FOLDERS: tuple[tuple[FolderKind, Load], ...] = ((HEAD, load_head), (PROJECTOR, load_projector))
-
 SEALED_NOTE = "the digest covers the content: genes, texts, vectors; not the bytes that HDF5 leaves unused"
 
 

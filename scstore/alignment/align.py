@@ -30,12 +30,9 @@ from scstore.options import Option, with_options
 from scstore.progress import Reporter
 from scstore.sealed import check_sealed_output, differences
 
-# Steps between two savings within an epoch.
-SAVE_EVERY = 200
-
+SAVE_EVERY = 200  # steps between two savings within an epoch
 # Bytes of hidden states that a pass may keep for its way back; past this the blocks are computed again.
 KEPT_BYTES = 1 << 30
-
 Output = Annotated[str | os.PathLike[str], Option("The projector, a folder.", flags=("--output", "-o"))]
 
 

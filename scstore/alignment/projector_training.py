@@ -37,12 +37,8 @@ except ImportError as error:
     raise MissingExtraError("Training a projector", "extract") from error
 
 KIND = FolderKind("training", "state.json", "state.safetensors", "scstore align --overwrite")
-
-# Cells whose hidden states are kept, once, to standardise the heads and to find where they start.
-MEASURED = 20_000
-
-# Norm of the projector's gradient above which it is scaled down.
-LARGEST_GRADIENT = 1.0
+MEASURED = 20_000  # cells whose hidden states are kept, once, to standardise the heads and to find where they start
+LARGEST_GRADIENT = 1.0  # norm of the projector's gradient above which it is scaled down
 
 
 @dataclass

@@ -31,7 +31,6 @@ UNDERSTOOD: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("anndata", "raw", "dict", "null", "csr_matrix", "csc_matrix"), ("0.1.0",)),
     **dict.fromkeys(("array", "dataframe"), ("0.1.0", "0.2.0")),
 }
-
 # What the modality of gene expression is called: rna, gex, RNA:counts.
 RNA = re.compile(r"(?:.*[^a-z])?(?:rna|gex|genes?|transcriptome)(?:[^a-z].*)?")
 

@@ -20,14 +20,9 @@ from scstore.cells.scales import LARGEST_COUNT, LINEAR, NATURAL, SCALES, TARGET_
 from scstore.errors import CellsError, CellsWarning, show
 from scstore.progress import Reporter
 
-# Log-normalised values are smaller: log1p of half a billion counts.
-LARGEST_LOG = 20.0
-
-# Where raw counts are looked for, in this order.
-SEARCHED = ("X", "layers/counts", "raw")
-
-# A sample is so many runs of so many neighbouring rows: few reads, yet from everywhere.
-RUNS, RUN_ROWS = 16, 32
+LARGEST_LOG = 20.0  # log-normalised values are smaller: log1p of half a billion counts
+SEARCHED = ("X", "layers/counts", "raw")  # where raw counts are looked for, in this order
+RUNS, RUN_ROWS = 16, 32  # a sample is so many runs of so many neighbouring rows: few reads, yet from everywhere
 
 
 @dataclass(frozen=True)

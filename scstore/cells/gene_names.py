@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from scstore.cells.matrices import RowMatrix
 from scstore.errors import show, show_some
 
-# ENSG00000167286.8; not the symbol ENSAP2.
-ENSEMBL_ID = re.compile(r"(ENS[A-Z]*\d{6,})(\.\d+)?")
-
+ENSEMBL_ID = re.compile(r"(ENS[A-Z]*\d{6,})(\.\d+)?")  # ENSG00000167286.8; not the symbol ENSAP2
 # Columns of ``var`` with names, as :func:`column_key` writes them; the symbols best first.
 SYMBOL_KEYS = (
     "symbol", "symbols", "genesymbol", "genesymbols", "genename", "genenames", "featurename", "featurenames",
@@ -29,13 +27,11 @@ ID_KEYS = (
 # Titles that may mean anything: looked at where the index has no symbol.
 VAGUE_KEYS = ("index", "name", "names", "gene", "genes", "feature", "features", "id", "ids")
 NAME_KEYS = (*ID_KEYS, *SYMBOL_KEYS, *VAGUE_KEYS)
-
 # Byte order marks, zero-width characters, nonbreaking spaces, and quotes that are left when a table is written by hand.
 NO_TEXT = {ord(mark): None for mark in "\ufeff\u200b\u2060"} | {ord("\xa0"): " ", ord("\t"): " "}
 TO_CLEAN = re.compile("[\ufeff\u200b\u2060\xa0\\s\"'`]")
 BYTES = re.compile(r"b(['\"])(.*)\1")
 MISSING = {"", "nan", "na", "n/a", "<na>", "none", "null", "-"}
-
 # ENSG…_CD3D, CD3D_ENSG…, CD3D (ENSG…), ENSG…|CD3D.
 SEPARATORS = r"[\s_|:;,()\[\]/-]+"
 COMBINED = re.compile(
@@ -45,7 +41,6 @@ COMBINED = re.compile(
 NO_SYMBOL = {"PAR_Y", "U", "A", "I", "S"}
 # Names of registers, which are no symbols.
 REGISTERED = re.compile(r"(?:HGNC|MGI|RGD|NCBI\w*|Entrez\w*):.*|ENS[A-Z]*\d{6,}.*", re.IGNORECASE)
-
 # hg38_CD3D, GRCh38______ENSG…, GRCm39-Cd3d, GRCh38_premrna_CD3D.
 ASSEMBLY = re.compile(
     r"((?:GRC[a-z]\d\d|hg\d\d|mm\d\d?|rn\d|danRer\d\d|mRatBN[\d.]+|CHM13|human|mouse|homo_?sapiens|mus_?musculus)"
@@ -56,11 +51,9 @@ BEFORE_ID = re.compile(r"(.+?)[_-]+(?=ENS[A-Z]*G\d{6,})")
 # Genes by which a prefix of all names is known to be one.
 WELL_KNOWN = {"actb", "gapdh", "malat1", "b2m", "eef1a1", "rpl3", "rps6", "ftl", "ptprc", "cd3d", "cd74", "lyz"}
 FEWEST_WITH_PREFIX = 5
-
 # What a program writes where it has no names: 0, gene_7, Gene7, V7, feature 7.
 NUMBER = re.compile(r"\d+(\.0)?")
 PLACEHOLDER = re.compile(r"\d+(\.0)?|gene[ _.-]?\d+|Gene\d+|V\d+|(?i:feature|var|col|column|unnamed)[ _.:-]*\d+")
-
 # TBCE-1, TBCE.1; but IGHV1-69-2 is a gene beside IGHV1-69.
 MADE_UNIQUE = re.compile(r"((?!IG[HKL]|TR[ABDG]).+)[.-]\d{1,2}")
 
@@ -191,16 +184,13 @@ def _first(columns: Iterable[Sequence[tuple[str, str]]], which: int, good: Calla
 
 
 GENE_EXPRESSION = "gene expression"
-
 TYPE_KEYS = ("featuretypes", "featuretype", "featurebiotype", "type", "types", "modality")
 GENOME_KEYS = ("genome", "featurereference", "organism", "species")
-
 # Feature types, in small letters without separators, that no vocabulary uses for genes.
 NO_GENES = re.compile(
     r"antibod.*|adt|abseq|(surface )?proteins?|prot|hto|hashtag.*|.*multiplexing.*|crispr.*|[sg]*guides?|s?grna|custom|"
     r"antigen.*|peaks?|atac.*|chromatin.*|spike.?ins?|ercc|.*control.*|.*codeword.*|blank.*|probes?|vdj.*|tags?"
 )
-
 # What is no gene by its name, where the file does not say so.
 NO_GENE_NAMES = {
     "antibodies": re.compile(
@@ -215,11 +205,9 @@ NO_GENE_NAMES = {
     ),
 }
 ANY_OF_THEM = re.compile("|".join(form.pattern for form in NO_GENE_NAMES.values()))
-
 # ENSG00000167286|CD3D|1a2b3c4: a probe of a gene.
 PROBE = re.compile(r"\|[0-9a-f]{6,8}$")
 DEPRECATED_PROBE = "DEPRECATED_"
-
 # Genomes by the start of their name or the letters of their Ensembl ids.
 SPECIES = {
     "human": re.compile(r"grch|hg\d|human|homo|chm13|(ncbitaxon:)?9606$|ensg$"),
@@ -229,9 +217,7 @@ SPECIES = {
 ENSEMBL_SPECIES = re.compile(r"ENS[A-Z]*?G(?=\d{6,})")
 # Genes of another genome that are a virus, a reporter or a transgene, not a species: of no known one, of a known one.
 FEW_GENES, FEW_SHARE = 200, 0.05
-# Symbols that differ by capitals alone, CD3D and Cd3d: a species has a few.
-FEWEST_PAIRS = 4
-
+FEWEST_PAIRS = 4  # symbols that differ by capitals alone, CD3D and Cd3d: a species has a few
 DATE = re.compile(r"\d{1,2}-(Mar|Sep|Dec|Oct|Nov|Apr|Feb)|(Mar|Sep|Dec|Oct|Nov|Apr|Feb)-\d{1,2}|\d{4}-\d\d-\d\d.*")
 
 

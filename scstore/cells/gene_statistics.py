@@ -13,13 +13,8 @@ from scipy.optimize import minimize_scalar
 from scstore.errors import CellsError
 
 Array = NDArray[Any]
-
-# Degrees of freedom with which the variance within all groups moderates that of each.
-PRIOR_DF = 4
-
-# Mean of log-normalised expression of a gene below which its dispersion says little.
-RARE = 0.1
-
+PRIOR_DF = 4  # degrees of freedom with which the variance within all groups moderates that of each
+RARE = 0.1  # mean of log-normalised expression of a gene below which its dispersion says little
 # Variance within classes, of log-normalised expression, below which a gene gains nothing from varying less.
 LEAST_VARIANCE = 1e-3
 

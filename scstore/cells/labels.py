@@ -17,17 +17,13 @@ from scstore.errors import CellsWarning, LabelsError, LabelsWarning, OptionError
 from scstore.options import Option, did_you_mean
 from scstore.progress import Reporter
 
-# The texts that NumPy and pandas make of a missing value, and a blank one.
-MISSING_VALUES = ("", "nan", "<NA>")
-
+MISSING_VALUES = ("", "nan", "<NA>")  # the texts that NumPy and pandas make of a missing value, and a blank one
 # Words that people and programs write for a missing label.
 MISSING_LABELS = (
     "", "NA", "N/A", "n.a.", "#N/A", "<NA>", "NaN", "NaT", "None", "null", "-", "?",
     "unassigned", "not assigned", "unknown", "unlabelled", "unlabeled", "unannotated", "not available",
 )  # fmt: skip
-
 MissingLabels = Annotated[Sequence[str], Option("Words for a missing label, in any case and blanks.", advanced=True)]
-
 # Between words. The minus after a marker, as in CD4-, does not separate words.
 SEPARATOR = re.compile(r"(?<=\w)-(?=\w)|[\s_]+")
 

@@ -17,22 +17,13 @@ from scipy import sparse
 from scstore.untrusted.guards import damaged, reading
 
 Array = NDArray[Any]
-
-# Times that a cell may list each gene on average: duplicates are summed, but more is damage.
-LONGEST_ROW = 8
-
+LONGEST_ROW = 8  # times that a cell may list each gene on average: duplicates are summed, but more is damage
 # Values of a matrix stored by column that are held by rows at once: 1.6 GB, and twice that while they are read.
 WINDOW = 1 << 27
-
-# Values of a matrix stored by column that are read at once.
-BLOCK = 1 << 22
-
-
+BLOCK = 1 << 22  # values of a matrix stored by column that are read at once
 # Different values: a column of fewer is never refused, a column of more numbers always is.
 FEW_VALUES, MANY_NUMBERS = 20, 500
-
 DATE = re.compile(r"\d{4}-\d\d?-\d\d?([ T].*)?")
-
 # Names of columns that hold labels.
 LIKELY = re.compile(r"type|label|annot|ident|class|cluster|leiden|louvain", re.IGNORECASE)
 
@@ -171,10 +162,7 @@ class Opened:
 
 # Kinds of columns that AnnData stores as they are.
 STORABLE = frozenset({"string", "boolean", "integer", "floating", "empty"})
-
-# Bytes of a column's name, which is a folder's name too; file systems take up to 255.
-LONGEST_COLUMN = 200
-
+LONGEST_COLUMN = 200  # bytes of a column's name, which is a folder's name too; file systems take up to 255
 RESERVED_COLUMNS = ("", ".", "..", "_index", "zarr.json")
 
 

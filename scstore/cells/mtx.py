@@ -33,16 +33,13 @@ CELLS = (
     "barcodes.tsv", "barcodes.csv", "barcodes.txt", "cells.tsv", "cells.csv", "cells.txt", "cell_metadata.csv",
     "quants_mat_rows.txt",
 )  # fmt: skip
-# Beside kb's ids lie the symbols.
-KB_SYMBOLS = "genes.names.txt"
-
+KB_SYMBOLS = "genes.names.txt"  # beside kb's ids lie the symbols
 # Matrices that are no counts of genes by themselves, and what to give.
 NO_COUNTS = {
     "spliced.mtx": "It is STARsolo's Velocyto output: give Gene/filtered or GeneFull/filtered of the same run.",
     "ambiguous.mtx": "kb keeps mature and nascent RNA apart here: add them up with kb count --sum=total.",
     "x_tcc.mtx": "It counts classes of transcripts: give the folder of kb count without --tcc.",
 }
-
 TITLE = re.compile(
     r"(gene|ensembl|feature|barcode|cell|bc|symbol|id|name|index|rownames|x|v\d+)s?([ _.-]?(gene|wells?|ensembl|symbol|"
     r"id|name|short_name|barcode)s?)*",

@@ -15,23 +15,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 Array = NDArray[Any]
-
-# The sum that the counts of a cell are scaled to.
-TARGET_SUM = 1e4
-
+TARGET_SUM = 1e4  # the sum that the counts of a cell are scaled to
 LARGEST_COUNT = float(np.finfo(np.float32).max)
-
-# Sums of cells that differ by less are the same: values are rounded, a few genes may be missing.
-SAME = 0.005
-
-# Slots of so many genes lack none that matters to a cell's sum.
-ALL_GENES = 10_000
-
-# Values that are looked at: seven arrays of them are held.
-MOST_VALUES = 2_000_000
-
-# Quotients between these tell whole numbers from others; so many are needed.
-TELLING, ENOUGH = (1.5, 200.0), 20
+SAME = 0.005  # sums of cells that differ by less are the same: values are rounded, a few genes may be missing
+ALL_GENES = 10_000  # slots of so many genes lack none that matters to a cell's sum
+MOST_VALUES = 2_000_000  # values that are looked at: seven arrays of them are held
+TELLING, ENOUGH = (1.5, 200.0), 20  # quotients between these tell whole numbers from others; so many are needed
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,6 @@ class State:
 
 
 state = State()
-
 HELP = {"help_option_names": ["-h", "--help"]}
 EXIT_CODES = "0 done, 1 a fault, 2 yours to mend, 3 damage found (verify), 130 or 143 stopped"
 # At the end of every help.

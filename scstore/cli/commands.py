@@ -23,7 +23,6 @@ def _command(
 
 
 _model, _laptop = partial(_command, MODEL), partial(_command, LAPTOP)
-
 COMMANDS = (
     _model(
         "extract",
@@ -137,7 +136,6 @@ COMMANDS = (
         "scstore verify heads/cell_type",
     ),
 )
-
 GENES = (
     _model(
         "build",
@@ -166,7 +164,6 @@ PLOTS = (
     _plot("evaluation", "What an evaluation found.", "evaluation -o evaluation.pdf"),
     _plot("markers", "The strongest genes of each label.", "heads/blood --cells annotated.h5ad -o markers.png"),
 )
-
 app = typer.Typer(
     name="scstore",
     cls=group_of(COMMANDS),

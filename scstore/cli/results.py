@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 EXIT_DAMAGED = 3  # when something is wrong with what was verified
 LISTED = 1000  # findings that are printed; ``--json`` gives all
 SHOWN = 8  # genes of a panel that are printed
-
 REASONS = {"unsure": "confidence too low", "far": "too far from the training cells", "empty": "no gene to read"}
 
 

@@ -20,7 +20,6 @@ from scstore.heads.rows import Array
 # An interval over fewer groups than that is not shown, and gives no verdict.
 MIN_GROUPS = 5
 TOO_SMALL = 0.01  # a difference of macro-F1 that means nothing
-
 N_RESAMPLES, UPPER = 2000, 0.975
 BLOCK_VALUES = 1 << 22  # weights of drawn units held at a time
 

@@ -23,7 +23,6 @@ N_GENES = (50, 100, 500)
 PENALTIES = (0.01, 0.05, 0.2, 1.0)
 INNER_FOLDS = 3
 CHOOSING_CELLS, FITTING_CELLS = 4_000, 50_000  # of more, a part of each class
-
 Setting = tuple[int, float]
 
 

@@ -21,15 +21,12 @@ from scstore.heads.scores import METRICS, scores_by_class
 from scstore.progress import Reporter, text_table
 
 FORMAT = "1.0"
-
 SEEN = (
     "* its genes were chosen with these cells' labels: optimistic, and left out of the conclusion; a panel of other "
     "cells, or one without labels, would tell, or cells that it has not seen (test_store=, test_on=)"
 )
-
 WIDTH = 80
 LONG_NAME = 36  # longest name in a table of that width with intervals
-
 HEADINGS = {
     "accuracy": "accuracy",
     "macro_recall": "recall = bal. acc.",

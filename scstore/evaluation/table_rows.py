@@ -13,7 +13,6 @@ from scstore.store.views import PICTURES
 
 DEFAULT, REGRESSION = "default", "regression"
 ACROSS_RANDOM = f"{KIND}_random"  # the across-genes head with random gene vectors
-
 KINDS = MODEL, EMBEDDING, GENE_TEXTS, RANDOM, EXPRESSION = (
     "model", "embedding", "gene texts", "random vectors", "expression",
 )  # fmt: skip

@@ -25,7 +25,6 @@ from scstore.sealed import check_sealed_output
 from scstore.untrusted.guards import FILES, what_is
 
 File = str | os.PathLike[str]
-
 ENCODING = ("encoder", "revision", "device", "dtype")
 # Options that have an effect, by source of the genes.
 GOES_WITH = {

@@ -22,11 +22,8 @@ if TYPE_CHECKING:
 
 
 ENDPOINT = "openai:"  # begins the name of an encoder behind an endpoint
-
 RANDOM = "random:"
 NO_ENCODER = {"kind": "none"}  # identity of the encoder of a table without vectors
-
-
 # Genes whose texts are encoded at least, in widths of a vector: whitening and projector are fitted on them.
 SPREAD = 4
 USUAL_WIDTH = 1536  # width taken where it shows only in the first vector: that of most endpoints

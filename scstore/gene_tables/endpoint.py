@@ -31,23 +31,17 @@ except ImportError as error:
 OPENAI_URL = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
 BASE_VARIABLE = "OPENAI_BASE_URL"
-
 # Host or [IPv6 address], port and path: no user, password or query.
 ADDRESS = re.compile(r"https?://([\w.-]+|\[[^\[\]@/\s]+\])(:\d+)?(/[^?#\s]*)?", re.IGNORECASE)
-
 SHOWN = 6  # letters and digits of a key in a row that are not to be seen
 ESCAPED = re.compile(r"\\+(?:u00|x)([0-9A-Fa-f]{2})")  # escapes of JSON, Python and JavaScript
-
 RETRIES = 10
 TIMEOUT = 60.0
-
 BYTES_OF_VECTOR = 1 << 18  # of an answer, at most: a vector of 8,192 numbers in any notation
 BYTES_AROUND = 1 << 20  # and what lies around the vectors
 PACKINGS = ("identity", "gzip", "deflate")  # none makes more than a thousand bytes of one
-
 # Estimated by four characters each; OpenAI's own limits are 2,048 texts and 300,000 tokens a request.
 REQUEST_TOKENS = 100_000
-
 MAX_CHARACTERS = 8191 * 3  # where texts are cut: 8,191 tokens, of at least three characters each in gene descriptions
 
 

@@ -69,7 +69,6 @@ def _vote(name: str) -> str:
 
 KINDS = {"ensembl": "Ensembl id", "symbol": "symbol", "synonym": "synonym"}  # of match, the best first
 EXAMPLES = 5
-
 OTHER_TABLE = "Use a table of the same organism and naming (genes=)"
 
 

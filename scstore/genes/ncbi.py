@@ -29,7 +29,6 @@ FIELDS = (
     "symbol", "name", "summary", "type", "organism", "synonyms", "other_designations", "chromosome", "map_location",
     "gene_id", "ensembl_id",
 )  # fmt: skip
-
 LISTS = ("synonyms", "other_designations")  # fields with several names, separated by ``|``
 CHUNK_ROWS = 200_000
 

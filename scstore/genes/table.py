@@ -146,7 +146,6 @@ def expression_genes(store: Store, *, purpose: str, all_encoded: bool = True) ->
 
 SYMBOL_TEMPLATE = "{symbol}"
 TEXT_TEMPLATE = "{text}"
-
 # A part in square brackets with a field in it: left out if one of its fields is empty.
 OPTIONAL = re.compile(r"\[([^\[\]]*\{[^\[\]]*)\]")
 

@@ -56,7 +56,6 @@ def _hex(text: str) -> str:
 
 
 Vectors: TypeAlias = dict[str, NDArray[np.float32]]  # by text
-
 KEEP_SECONDS = 10.0  # of work that are lost where a process is killed outright
 
 
@@ -147,7 +146,6 @@ def _keep(kept: KeptVectors | None, fresh: Vectors, known: Vectors, progress: Re
 
 
 Array64 = NDArray[np.float64]
-
 # Part of their mean that eigenvalues are raised by, so that directions without variance are not blown up.
 SHRINKAGE = 1e-3
 

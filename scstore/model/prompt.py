@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 
 INSTRUCTION = "what is the cell type of this given embedding?"
-
-# Around symbols.
-PROMPT, SEPARATOR, SYMBOLS_INSTRUCTION = "Genes:", ",", "The cell type is"
+PROMPT, SEPARATOR, SYMBOLS_INSTRUCTION = "Genes:", ",", "The cell type is"  # around symbols
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,11 @@ KNOWN_SHAPES: Mapping[str, dict[str, Any]] = {
         "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192,
     },
 }  # fmt: skip
-
 DeviceKind = Literal["h100", "h200", "b200", "a100", "a100-40gb", "a40", "l40s", "l4", "a10", "rtx4090", "cpu"]
 Gpu = Annotated[
     DeviceKind | None,
     Option("With --dry-run: the GPU to plan for, or cpu (two cores). By default h100; embedded models: cpu."),
 ]
-
 # Share of the peak that a pass is taken to reach, and how much faster float8 is: benchmarks/extract_gpu.py on an H200.
 UTILISATION, FLOAT8_SPEED = 0.58, 1.6
 
@@ -63,8 +61,6 @@ GPUS: Mapping[str, tuple[int, int]] = {
     "h100": (989, 80), "h200": (989, 141), "b200": (2250, 180), "a100": (312, 80), "a100-40gb": (312, 40),
     "a40": (150, 48), "l40s": (362, 48), "l4": (121, 24), "a10": (125, 24), "rtx4090": (165, 24),
 }  # fmt: skip
-
-
 BEFORE_FLOAT8 = ("a100", "a100-40gb", "a40", "a10")
 
 

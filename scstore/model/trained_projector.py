@@ -23,8 +23,7 @@ except ImportError as error:
     raise MissingExtraError("Training a projector", "extract") from error
 
 
-# Gene vectors that are projected at once.
-ROWS = 4096
+ROWS = 4096  # gene vectors that are projected at once
 
 
 class TrainedProjector(nn.Module):

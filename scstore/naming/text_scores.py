@@ -22,7 +22,6 @@ from scstore.progress import Reporter
 from scstore.store.reader import Store
 
 Float32 = NDArray[np.float32]
-
 FEWEST_CELLS = 3  # that express a gene, or it is not read
 NEAREST = 16  # cells that are averaged, the cell itself among them
 VARIABLE, COMPONENTS = 2000, 30  # genes and components that neighbours are found by

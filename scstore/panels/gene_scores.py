@@ -18,10 +18,8 @@ from scstore.progress import Reporter
 
 # Memory for sums per class and gene; where they need more, the cells are read several times, some genes at a time.
 SUMS_BYTES = 1 << 30
-
 MIN_CELLS = 2  # of a label within a group: a gene of a single cell would have an infinite F
 MIN_GROUP_CELLS = 10  # of a group without labels: fewer give no variance to speak of
-
 Column = Sequence[str | None]
 Scores = NDArray[np.float64]
 

@@ -33,9 +33,7 @@ LOOKED_UP = (
     "`predict` looks up the row of the genes at hand, takes its temperature and thresholds, and refuses cells below an "
     f"accuracy of {MIN_ACCURACY:.0%} (`min_accuracy`)."
 )
-
 REPLACED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", **{mark: f"\\{mark}" for mark in r"\|[]*`~$"}})
-
 # What many programs make links of, and underscores that are emphasis: those within a word are not.
 LINK = re.compile(r"(?<=:)//|(?<=www)\.|@", re.IGNORECASE)
 EMPHASIS = re.compile(r"(?<![^\W_])_|_(?![^\W_])")

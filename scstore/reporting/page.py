@@ -53,8 +53,7 @@ CLUSTERS = ("leiden", "louvain", "seurat_clusters", "cluster", "clusters")
 # Columns of obs that are shown beside scstore's own, at most, and values of one that is shown by colour or in a table.
 MOST_COLUMNS, MOST_VALUES = 24, 100
 NEIGHBOURS, MARKERS = 3, 3
-# In a page of scstore's, which may be replaced.
-MARK = '<meta name="generator" content="scstore">'
+MARK = '<meta name="generator" content="scstore">'  # in a page of scstore's, which may be replaced
 
 
 @public

@@ -37,7 +37,6 @@ from scstore.store.reader import Cells, open_store
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
 UMAP = "X_umap"
 MARKERS = "os^DvP*X"  # of labels that are too many for colours alone
 MANY = 20  # labels above which a confusion matrix has no numbers in its fields
@@ -54,7 +53,6 @@ STYLE: Any = AS_TEXT | {
     "legend.frameon": False, "legend.fontsize": 7,
 }  # fmt: skip
 BESIDE: Any = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "handletextpad": 0.2, "columnspacing": 0.8}
-
 ToDraw = Annotated[Cells, Option("Labelled cells: an AnnData, .h5ad, Zarr or store.", argument=True)]
 Where = Annotated[
     Any, Option("Axes to draw on, or an empty Figure, which gets a fitting size; else a new one.", in_python_only=True)

@@ -27,16 +27,10 @@ from scstore.hdf5_output import open_to_read
 from scstore.untrusted.packing import CHECKSUMS, zstd_frame
 
 EXHAUSTS = "It is damaged or made to exhaust memory: get it again from where it came from."
-
-# No real file of cells is packed tighter than this; DEFLATE cannot be (1,032 : 1).
-RATIO = 1100
-
-# Bytes that any array may declare, however small the file.
-FLOOR = 1 << 26
-
+RATIO = 1100  # no real file of cells is packed tighter than this; DEFLATE cannot be (1,032 : 1)
+FLOOR = 1 << 26  # bytes that any array may declare, however small the file
 # HDF5's filters that pack no tighter than :data:`RATIO`: deflate, shuffle, fletcher32, szip, LZF.
 BOUNDED_FILTERS = frozenset({1, 2, 3, 4, 32000})
-
 # Those whose chunks begin with the bytes that they unpack to.
 STATED: dict[int, Callable[[bytes], int]] = {
     32001: lambda head: int.from_bytes(head[4:8], "little"),
@@ -159,14 +153,9 @@ class Guard:
             return sorted(group.keys())
 
 
-# Bytes of header; a hundred arrays need ten thousand.
-HEADER_LIMIT = 1 << 20
-
-# Bytes of weights that are read unless the caller says otherwise.
-WEIGHTS_LIMIT = 1 << 34
-
-# The dtypes that scstore writes.
-WEIGHT_DTYPES = {"F64", "F32", "F16", "I64"}
+HEADER_LIMIT = 1 << 20  # bytes of header; a hundred arrays need ten thousand
+WEIGHTS_LIMIT = 1 << 34  # bytes of weights that are read unless the caller says otherwise
+WEIGHT_DTYPES = {"F64", "F32", "F16", "I64"}  # the dtypes that scstore writes
 
 
 def read_weights(path: Path, *, digest: str, limit: int = WEIGHTS_LIMIT) -> dict[str, NDArray[Any]]:
@@ -205,9 +194,7 @@ def _refuse(path: Path, why: str) -> NoReturn:
 
 
 FORMATS = "an AnnData (.h5ad, Zarr folder), MuData, a 10x .h5, or a folder with matrix.mtx"
-
 R_OBJECT = "an R object (saveRDS, save): export it from R as .h5ad (zellkonverter, anndataR)"
-
 # How files of other kinds begin, and what to do about it.
 OTHER_FORMATS = (
     (b"PK\x03\x04", "a zip archive: unpack it first"),
@@ -223,25 +210,18 @@ OTHER_FORMATS = (
     (b"\x0b\x0e\x0a\x0c", "an R object (qs): export it from R as .h5ad (zellkonverter, anndataR)"),
     *((magic, R_OBJECT) for magic in (b"RDX", b"RDA", b"X\n\0\0", b"A\n2\n", b"A\n3\n", b"B\n\x02\0", b"B\n\x03\0")),
 )
-
 # What packs one file, by how it begins.
 PACKED: tuple[tuple[bytes, str, Callable[[Path], Any]], ...] = (
     (b"\x1f\x8b", "gzip: unpack it first (gunzip)", gzip.open),
     (b"BZh", "bzip2: unpack it first (bunzip2)", bz2.open),
     (b"\xfd7zXZ\0", "xz: unpack it first (unxz)", lzma.open),
 )
-
-# Bytes in which a kind shows; that of a tar archive at 257.
-FIRST_BYTES = 512
-
+FIRST_BYTES = 512  # bytes in which a kind shows; that of a tar archive at 257
 # Of scstore's own folders, by a file in them.
 FOLDERS = {"head.json": "a head", "projector.json": "a projector", "_scstore": "a store"}
-
 # Of scstore's own files, by the key of their header.
 FILES = {"panel": "a panel of genes", "genes": "a gene table", "record": "a store as one file"}
-
-# What has cells in it, or may have.
-STORES = ("", "an AnnData", FOLDERS["_scstore"], FILES["record"])
+STORES = ("", "an AnnData", FOLDERS["_scstore"], FILES["record"])  # what has cells in it, or may have
 
 
 def check_path(path: Path, *, error: type[ScstoreError]) -> None:

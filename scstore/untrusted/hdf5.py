@@ -24,7 +24,6 @@ from scstore.untrusted.guards import (
 
 # Deeper groups, more objects, or more ways to one group than an AnnData has: links that run in circles.
 DEPTH, OBJECTS, VISITS = 64, 200_000, 1000
-
 # Follow one soft link at most, so that none leads through an external link.
 ONE_LINK = h5py.h5p.create(h5py.h5p.LINK_ACCESS)
 ONE_LINK.set_nlinks(1)

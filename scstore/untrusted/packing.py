@@ -19,21 +19,13 @@ from scstore.errors import CellsError, show
 
 # Codecs that unpack to more than they read. An array may have one of them: the ratios of two would multiply.
 PACKERS = frozenset({"blosc", "zstd", "gzip", "zlib"})
-
-# Texts of any length.
-TEXTS = frozenset({"vlen-utf8", "vlen-bytes"})
-
+TEXTS = frozenset({"vlen-utf8", "vlen-bytes"})  # texts of any length
 # Codecs whose result is as long as what they read, but for a checksum.
 PLAIN = frozenset({"bytes", "endian", "transpose", "crc32c"})
-
-# Bytes that a checksum may add to what a chunk declares.
-CHECKSUMS = 64
-
+CHECKSUMS = 64  # bytes that a checksum may add to what a chunk declares
 # Bytes that a block of Zstandard unpacks to at most, and those that are unpacked at once to count them.
 ZSTD_BLOCK, STEP = 1 << 17, 1 << 20
-
-# How the index of a shard marks a chunk that holds nothing but the fill value.
-ABSENT = 2**64 - 1
+ABSENT = 2**64 - 1  # how the index of a shard marks a chunk that holds nothing but the fill value
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from scstore.errors import GenesError, ScstoreError
 from scstore.untrusted.guards import reading
 
-# NumPy's codes for real numbers.
-CODES = {kind + size for kind in "fiu" for size in "1248"} - {"f1"}
+CODES = {kind + size for kind in "fiu" for size in "1248"} - {"f1"}  # NumPy's codes for real numbers
 
 
 class _ForbiddenError(ScstoreError):
@@ -101,12 +100,9 @@ for core in ("core", "_core"):  # before NumPy 2, and since
 
 # Instructions that Python writes in protocols 4 and 5, with arguments of a fixed length.
 RUN = re.compile(rb"(?s:[(.N})\]\x81\x85-\x89\x8f-\x91taesubR\x93\x94]|[Kh\x80].|M..|[Jj].{4}|G.{8}){1,9999}+")
-
 # Bytes of the length that others begin with.
 COUNTED = {op: n for ops, n in ((b"\x8cC\x8a", 1), (b"XB", 4), (b"\x8d\x8e\x96\x95", 8)) for op in ops}
-
-# Which states a length and is followed by instructions.
-FRAME = 0x95
+FRAME = 0x95  # which states a length and is followed by instructions
 
 
 def _check_instructions(data: bytes | mmap.mmap) -> None:

@@ -11,12 +11,9 @@ from scstore.untrusted.guards import EXHAUSTS, check_path
 
 # Times its packed size that a file may unpack to (tables and matrices pack 3 to 15 times), and bytes that any may.
 RATIO, FLOOR = 100, 1 << 24
-
 # Lines that any table may have; Python takes some 200 bytes for each. A list of barcodes packs to 3 bytes a line.
 LINES = 1 << 21
-
-# Columns that a table of genes or cells may have.
-COLUMNS = 10_000
+COLUMNS = 10_000  # columns that a table of genes or cells may have
 
 
 def read_unpacked(file: Path, *, error: type[ScstoreError] = GenesError) -> bytes:

@@ -25,18 +25,11 @@ from scstore.untrusted.packing import ABSENT, CHECKSUMS, Packing, chunk_problem,
 
 # Zarr's files of metadata; every other is a chunk.
 DESCRIPTIONS, METADATA = (".zarray", "zarr.json"), (".zarray", "zarr.json", ".zattrs", ".zgroup", ".zmetadata")
-
-# Bytes of one such file: Python takes twenty times as much for it.
-METADATA_LIMIT = 1 << 24
-
+METADATA_LIMIT = 1 << 24  # bytes of one such file: Python takes twenty times as much for it
 # What malformed metadata raise; Zarr reports them.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError, FileNotFoundError)
-
-# Arrays, groups and folders; more are no AnnData.
-OBJECTS = 200_000
-
-# Times the packed bytes that texts may have: each takes ten times as much again as a string of Python.
-TEXT_RATIO = 100
+OBJECTS = 200_000  # arrays, groups and folders; more are no AnnData
+TEXT_RATIO = 100  # times the packed bytes that texts may have: each takes ten times as much again as a string of Python
 
 
 class BoundedStore(LocalStore):
