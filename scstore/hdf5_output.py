@@ -28,8 +28,6 @@ def open_to_read(path: Path) -> h5py.File:
 
 
 class OutputFile(h5py.File):  # type: ignore[misc]  # h5py has no types
-    """An HDF5 file that is written."""
-
     def __init__(self, written: Written, mode: str) -> None:
         super().__init__(written, mode)
         self._written = written
@@ -42,10 +40,7 @@ class OutputFile(h5py.File):  # type: ignore[misc]  # h5py has no types
 
 @contextmanager
 def hdf5_output(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[OutputFile]:
-    """Open a hidden HDF5 file for writing, and raise what could not be written, at the end at the latest.
-
-    When the block ends without an error, every byte was accepted by the system, and every chunk is there.
-    """
+    """Open a hidden HDF5 file for writing; when the block ends, all bytes and chunks are there, or it is an error."""
     with path.open("w+b" if mode == "w" else "r+b", buffering=0) as opened:
         written = Written(opened)
         with OutputFile(written, mode) as file:
@@ -60,15 +55,12 @@ def hdf5_output(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[OutputFi
 
 
 class Written:
-    """A file for libhdf5, which loses chunks or crashes when a write fails: it never hears of it.
-
-    ``error`` is the first one. What comes after it is kept in memory, in order, and read from there.
-    """
+    """A file for libhdf5, which would lose chunks or crash: it never hears of a failed write, nor of those after."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.error: BaseException | None = None
+        self.error: BaseException | None = None  # the first one
         self._file, self._at = file, 0
-        self._kept: list[tuple[int, bytes]] = []
+        self._kept: list[tuple[int, bytes]] = []  # what comes after an error, in order
         self.tell, self.flush = file.tell, file.flush
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:

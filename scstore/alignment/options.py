@@ -15,15 +15,11 @@ from scstore.options import Option
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Hyper-parameters of a training: those of :class:`AlignOptions`, and these.
-
-    ``start``: ``aligned`` is the closed form and a learned correction, zero at first; ``none`` random weights.
-    ``blocks``: (SiLU, Linear) blocks behind the projector's first Linear, (Linear, SiLU) before the heads' last one.
-    """
+    """Hyper-parameters of a training: those of :class:`AlignOptions`, and these."""
 
     name: str = "default"
-    start: Literal["aligned", "none"] = "aligned"
-    blocks: int = 0
+    start: Literal["aligned", "none"] = "aligned"  # the closed form and a correction, zero at first; random weights
+    blocks: int = 0  # (SiLU, Linear) behind the projector's first Linear, (Linear, SiLU) before the heads' last one
     epochs: int = 8
     learning_rate: float = 1e-2
     schedule: Literal["cosine", "linear"] = "cosine"

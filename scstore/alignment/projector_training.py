@@ -43,16 +43,13 @@ LARGEST_GRADIENT = 1.0  # norm of the projector's gradient above which it is sca
 
 @dataclass
 class TrainingState:
-    """Progress of a training: ``epoch`` epochs and ``step`` steps of the next, with the sum of their cells' losses.
-
-    ``curve`` has a row an epoch, the untrained projector first; ``best_epoch`` has the lowest held-out loss.
-    """
+    """Progress of a training: ``epoch`` epochs and ``step`` steps of the next."""
 
     epoch: int = 0
     step: int = 0
-    loss_sum: float = 0.0
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
+    loss_sum: float = 0.0  # of the cells of these steps
+    curve: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch, the untrained projector first
+    best_epoch: int = 0  # of the lowest held-out loss
     scaler: dict[str, float] = field(default_factory=dict)
 
 
@@ -67,10 +64,7 @@ def check_training_folder(folder: Path) -> None:
 def save_training(
     folder: Path, state: TrainingState, arrays: Mapping[str, NDArray[Any]], *, settings: Mapping[str, Any]
 ) -> None:
-    """Write a training's state; a kill leaves the state before or this one, whole.
-
-    ``settings`` must be the same for the training to go on.
-    """
+    """Write a training's state, whole, and delete the one before; ``settings`` must be the same to go on."""
     target = folder / f"{state.epoch:05d}-{state.step:07d}"
     document = {"settings": dict(settings), "state": asdict(state)}
     write_sealed_folder(target, KIND, document, arrays, overwrite=True)
@@ -88,11 +82,7 @@ def load_training(folder: Path) -> tuple[dict[str, Any], TrainingState, dict[str
 
 
 class Training:
-    """One training, from its first step or from a saved state.
-
-    ``vectors`` ``(n_genes, d)`` are the gene vectors that the cells' genes are rows of. ``recompute`` keeps only
-    the hidden states between blocks, and computes those inside again on the way back.
-    """
+    """One training, from its first step or from a saved state."""
 
     def __init__(
         self,
@@ -128,7 +118,7 @@ class Training:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=backbone.dtype == torch.float16)
         self.state = TrainingState()
         self._best = self._learned()
-        if recompute:
+        if recompute:  # keep only hidden states between blocks, and compute those inside again on the way back
             for block in backbone.layers:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
@@ -236,7 +226,7 @@ class Training:
 
     @torch.no_grad()
     def _features(self, rows: NDArray[np.int64], track: Track | None = None) -> torch.Tensor:
-        """``(n_views, n, width) float32`` of some cells, with all their genes."""
+        """Return ``(n_views, n, width) float32`` of some cells, with all their genes."""
         ranked = take_cells(self.cells.ranked, rows)
         shape = (len(self.heads.views), len(rows), self.readout.backbone.files.width)
         features = torch.zeros(shape, device=self.device)

@@ -16,11 +16,7 @@ ITERATIONS = 100
 
 
 class ReadoutHeads(nn.Module):
-    """Classifiers of pooled hidden states: blocks × (Linear, SiLU), then Linear, for each view.
-
-    Views are layers times poolings. Heads without blocks take standardised rows of length about 1, and
-    ``|W|² / (2 · n_cells)`` is added to their loss.
-    """
+    """Classifiers of pooled hidden states: blocks × (Linear, SiLU), then Linear, for each layer and pooling."""
 
     def __init__(self, n_views: int, width: int, n_classes: int, *, blocks: int = 0, seed: int = 0) -> None:
         super().__init__()
@@ -53,10 +49,7 @@ class ReadoutHeads(nn.Module):
         return total
 
     def fit(self, pooled: torch.Tensor, codes: torch.Tensor) -> None:
-        """Standardise, and find the optimum of linear heads for fixed hidden states ``(n_views, n, width)``.
-
-        Penalised logistic regression, by L-BFGS: heads with random weights would first pull the projector about.
-        """
+        """Standardise, and start at the optimum of linear heads for fixed hidden states, found by L-BFGS."""
         self.mean.copy_(pooled.mean(dim=1, keepdim=True))  # type: ignore[operator]
         scale = pooled.std(dim=1, keepdim=True).clamp_min(1e-6) * pooled.shape[2] ** 0.5
         self.scale.copy_(scale)  # type: ignore[operator]

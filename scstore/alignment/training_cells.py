@@ -31,7 +31,6 @@ class LabelledCells:
         return dict(zip(self.classes, np.bincount(self.codes).tolist(), strict=True))
 
     def ids_of(self, rows: NDArray[np.int64]) -> tuple[str, ...]:
-        """Return the names of some cells, sorted."""
         return tuple(sorted(self.ids[row] for row in rows))
 
 

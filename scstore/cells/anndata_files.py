@@ -98,7 +98,6 @@ def open_matrix(node: Any, *, shape: tuple[int, int], name: str, guard: Guard) -
 
 
 def _declared_shape(node: Any) -> tuple[int, ...]:
-    """Return the shape that a matrix declares; empty where it has none."""
     attributes = node.attrs if isinstance(node, (h5py.Group, zarr.Group)) else {}
     shape: Any = attributes.get("shape", attributes.get("h5sparse_shape", getattr(node, "shape", ())))
     return tuple(int(n) for n in shape)
@@ -123,14 +122,11 @@ def _doubtful(shape: tuple[int, int], error: CellsError) -> RowMatrix:
 
 
 def doubtful_chunks(parts: Mapping[str, Any], name: str) -> str | None:
-    """Return which chunks of a sparse matrix were lost, or may have been.
-
-    Zarr writes no file for a chunk of zeros. Values may all be zeros, a layer's too; zeros beside others are rare, and
-    as likely lost. Indices are zeros only where the runs have one entry each, pointers only before the first value.
-    """
+    """Return which chunks of a sparse matrix were lost, or may have been: Zarr writes no file for a chunk of zeros."""
     lost = {part: lost_chunks(array) for part, array in parts.items()}
     if not any(n for n, _ in lost.values()) or not parts["data"].shape[0]:
         return None
+    # values may all be zeros; zeros beside others are as likely lost; indices are zeros in runs of one entry alone
     longest = int(np.diff(parts["indptr"][:].astype(np.int64)).max(initial=0))
     for part, is_lost in (("indptr", True), ("indices", longest > 1)):
         if lost[part][0] and is_lost:
@@ -273,7 +269,6 @@ def read_whole(group: Any, path: Path) -> AnnData:
 
 
 def describe_anndata(adata: AnnData) -> str:
-    """Return the path of a backed AnnData, else ``"AnnData in memory"``."""
     return str(adata.filename) if adata.isbacked else "AnnData in memory"
 
 

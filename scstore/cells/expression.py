@@ -27,17 +27,12 @@ RUNS, RUN_ROWS = 16, 32  # a sample is so many runs of so many neighbouring rows
 
 @dataclass(frozen=True)
 class ExpressionSlot:
-    """The slot that expression is read from: ``"X"``, ``"layers/NAME"`` or ``"raw"``.
+    """The slot that expression is read from, and how it becomes log-normalised counts per 10,000."""
 
-    ``kind`` is ``"counts"``, which are normalised as they are read, or ``"lognorm"``; ``fractional`` counts need not be
-    integers (ambient-RNA correction, pseudo-counts). Values on another scale than the natural logarithm of counts per
-    10,000 are undone by ``scale``, a key of :data:`scstore.cells.scales.SCALES`, and normalised anew.
-    """
-
-    slot: str
-    kind: str
-    fractional: bool = False
-    scale: str | None = None
+    slot: str  # "X", "layers/NAME" or "raw"
+    kind: str  # "counts", which are normalised as they are read, or "lognorm"
+    fractional: bool = False  # counts need not be integers (ambient-RNA correction, pseudo-counts)
+    scale: str | None = None  # key of SCALES, of values that are undone and normalised anew
     remark: str = ""  # for the user
 
     def report(self, name: str, cells: CellFile, progress: Reporter) -> None:
@@ -193,7 +188,6 @@ def _recognised(found: scales.Recognised, rows: sparse.csr_matrix) -> _Look | No
 
 
 def _place(cells: CellFile, slot: str, numbers: NDArray[np.int64], rows: sparse.csr_matrix, at: int) -> str:
-    """Return where a value of rows is whose numbers in the file are known."""
     row = int(np.searchsorted(rows.indptr, at, side="right")) - 1
     gene = cells.genes[slot].var.index[int(rows.indices[at])]
     return f"cell {show(cells.obs.index[numbers[row]])}, gene {show(gene)}"
@@ -210,11 +204,7 @@ def lognorm_rows(
 def lognorm_block(
     cells: CellFile, slot: ExpressionSlot, start: int, stop: int, *, groups: NDArray[np.int64] | None = None
 ) -> sparse.csr_matrix:
-    """Return ``(n, n_genes of the slot)`` float32 log-normalised expression of cells ``start`` to ``stop``.
-
-    Column indices ascend, without explicit zeros. ``groups`` gives for each column the one that its counts are added
-    to, before the logarithm. A :class:`CellsError` names the first cell and gene with a value that is no expression.
-    """
+    """Return ``(n, n_genes of the slot)`` float32 log-normalised expression of some cells, without zeros."""
     stored = cells.matrix(slot.slot).rows(start, min(stop, cells.n_cells))
     _check_values(stored, cells=cells, slot=slot, start=start)
     # One dtype from here on: integers and floats of any width then give the same bits.
@@ -223,7 +213,7 @@ def lognorm_block(
     if slot.scale is not None:
         rows.data = SCALES[slot.scale].undo(rows.data)
     is_linear = slot.kind == "counts" or slot.scale is not None
-    if groups is not None:
+    if groups is not None:  # the column that the counts of each one are added to
         repeated = np.bincount(groups, minlength=len(groups)) > 1
         if not is_linear:  # logarithms of one gene's columns are undone, added up, and taken again
             np.expm1(rows.data, out=rows.data, where=repeated[groups[rows.indices]])

@@ -64,7 +64,6 @@ def column_key(title: object) -> str:
 
 
 def clean_texts(values: Iterable[object]) -> list[str]:
-    """Return texts without byte order marks, outer blanks and quotes."""
     texts = list(map(str, values))
     for i, text in enumerate(texts):
         if TO_CLEAN.search(text):
@@ -75,7 +74,6 @@ def clean_texts(values: Iterable[object]) -> list[str]:
 
 
 def strings(values: pd.Series) -> list[str]:
-    """Return the cleaned texts of a column, empty where missing."""
     missing = values.isna().to_numpy()
     return ["" if absent else text for text, absent in zip(clean_texts(values), missing, strict=True)]
 
@@ -139,11 +137,7 @@ def _once(names: Sequence[str]) -> list[str]:
 
 
 def find_names(var: pd.DataFrame) -> tuple[pd.DataFrame, list[list[str]]]:
-    """Return ``var`` with clean names, and for each column of names the genomes that stood before them.
-
-    Its index and its columns of names are cleaned; ``symbol`` and ``ensembl_id`` (without version) are new, each empty
-    where the file does not know it. An index that says nothing (a number, two names in one) becomes the symbol or id.
-    """
+    """Return ``var`` with clean names, ``symbol`` and ``ensembl_id``, and for each column of names its genomes."""
     titles = name_columns(var)
     columns = {"": clean_texts(var.index), **{key: strings(var[title]) for key, title in titles.items()}}
     genomes = []
@@ -165,7 +159,7 @@ def find_names(var: pd.DataFrame) -> tuple[pd.DataFrame, list[list[str]]]:
     found["symbol"] = pd.Series(symbols, index=found.index, dtype=object)
     found["ensembl_id"] = pd.Series(ids, index=found.index, dtype=object)
     repeated = {symbol for symbol, n in Counter(symbols).items() if n > 1}
-    index = list(columns[""])
+    index = list(columns[""])  # one that says nothing (a number, two names in one) becomes the symbol or id
     for i, (name, part, symbol, gene_id) in enumerate(zip(index, parts[""], symbols, ids, strict=True)):
         if not name or NUMBER.fullmatch(name) or all(part):
             index[i] = (gene_id if symbol in repeated else "") or symbol or gene_id or name
@@ -179,7 +173,6 @@ def _is_symbol(text: str) -> bool:
 
 
 def _first(columns: Iterable[Sequence[tuple[str, str]]], which: int, good: Callable[[str], bool]) -> list[str]:
-    """Return for each gene the first good id (0) or symbol (1)."""
     return [next((part[which] for part in own if good(part[which])), "") for own in zip(*columns, strict=True)]
 
 

@@ -20,12 +20,7 @@ LEAST_VARIANCE = 1e-3
 
 
 class ClassSums:
-    """Cells, sums and sums of squares ``(n_classes, n_genes)`` per class and gene, added block by block in float64.
-
-    >>> sums = ClassSums(2, 2).add(np.array([[1.0, 3], [2, 3], [5, 3], [6, 3]]), np.array([0, 0, 1, 1]))
-    >>> sums.f_values().tolist()
-    [32.0, 0.0]
-    """
+    """Cells, sums and sums of squares ``(n_classes, n_genes)`` per class and gene, added block by block in float64."""
 
     def __init__(self, n_classes: int, n_genes: int) -> None:
         self.counts: Array = np.zeros(n_classes, dtype=np.int64)
@@ -57,13 +52,12 @@ class ClassSums:
         return between / np.where(within > 0, within, 1) * (df_within / df_between)
 
     def grouped_f_values(self, groups: Sequence[Array]) -> Array:
-        """Return F of each gene within groups of cells (donors, batches), so that no group dominates; never NaN.
+        """Return F of each gene within groups of cells (donors, batches), ``(n_genes,)``: the mean of log(1 + F).
 
-        Each group gives the numbers of its classes, pairs of group and label, two or more. Within each group: the mean
-        square between its labels over the mean square within them, the latter moderated towards that of all groups
-        with 4 degrees of freedom, as a group of few cells would otherwise have F without bound by chance (G. K. Smyth,
-        Statistical Applications in Genetics and Molecular Biology 3 (2004), article 3). Then the mean over the groups
-        of log(1 + F), and back. What differs between groups alone is in none of the F. For one group it is the plain F.
+        Each group gives the numbers of its classes. What differs between groups alone is in none of the F. The variance
+        within a group is moderated towards that of all, else few cells have F without bound by chance (G. K. Smyth,
+        Statistical Applications in Genetics and Molecular Biology 3 (2004), article 3). For one group it is the plain
+        F.
         """
         splits = [split for group in groups if (split := self._split(group)) is not None]
         if not splits:
@@ -91,11 +85,7 @@ class ClassSums:
         return np.where(varies, np.maximum(between, 0), 0), np.where(varies, within, 0), n_classes - 1, n - n_classes
 
     def markers(self, n: int) -> Array:
-        """Return the ``n`` genes that best tell one class from all others, best first, ``(n,) int64``.
-
-        The classes of two cells or more take turns with their genes of largest t statistic (class against the rest): F
-        over all classes would spend most genes on the classes that are easiest to tell.
-        """
+        """Return the ``n`` genes that best tell one class from all others, ``(n,)``; classes take turns."""
         classes = np.flatnonzero(self.counts >= 2)
         split = self._split(classes)
         if split is None:
@@ -145,7 +135,6 @@ class GroupMoments(ClassSums):
         self.detected = np.zeros((n_groups, n_genes), dtype=np.int64)
 
     def add(self, block: sparse.csr_matrix, codes: Array) -> Self:
-        """Add log-normalised expression ``(b, n_genes)`` of cells of the groups ``codes``."""
         values = sparse.csr_matrix(block, dtype=np.float64, copy=True)
         values.eliminate_zeros()
         np.expm1(values.data, out=values.data)
@@ -153,7 +142,6 @@ class GroupMoments(ClassSums):
         return super().add(values, codes)
 
     def dropout(self) -> Array:
-        """Return :func:`excess_dropout` of each gene in each group of two cells or more, ``(n_groups, n_genes)``."""
         n = self.counts[:, None]
         mean, mean_square, detection = self.sums / n, self.squares / n, self.detected / n
         variance = mean_square - mean**2
@@ -164,12 +152,9 @@ class GroupMoments(ClassSums):
 def excess_dropout(mean: Array, variance: Array, detection: Array) -> Array:
     """Return how many more cells lack a gene than its mean predicts, in standard errors of one cell, ``(n_genes,)``.
 
-    A gene that all cells share at its mean S is missing in a share P = K / (K + S) of them, with one K for all genes
-    (Michaelis-Menten; fitted by least squares). A gene of its own K = S P / (1 - P) above that is high in some cells
-    and absent from others. As M3Drop tests it (T. S. Andrews and M. Hemberg, Bioinformatics 35 (2019) 2865-2867): the
-    difference of the logarithms over its standard error, ``√(1 / P(1 - P) + Var / S²)``; without the
-    number of cells, so that groups of any size compare. NaN for a gene that is in no cell or in all. Mean and variance
-    are of expression before the logarithm.
+    As M3Drop tests it (T. S. Andrews and M. Hemberg, Bioinformatics 35 (2019) 2865-2867): a gene that all cells share
+    at its mean S is missing in a share P = K / (K + S) of them, with one K for all genes; here log K of a gene less
+    that of all, over ``√(1 / P(1 - P) + Var / S²)``, before the logarithm. NaN for a gene that is in no cell or in all.
     """
     result = np.full(len(mean), np.nan)
     usable = (detection > 0) & (detection < 1)

@@ -29,7 +29,6 @@ LIKELY = re.compile(r"type|label|annot|ident|class|cluster|leiden|louvain", re.I
 
 
 def is_numeric(dtype: Any) -> bool:
-    """Whether values of a dtype can be counts or expression: boolean, integer or real."""
     return np.dtype(dtype).kind in "buif"
 
 
@@ -75,7 +74,6 @@ class RowMatrix:
 
 
 def dense_rows(array: Any, source: str, name: str) -> RowMatrix:
-    """Open a dense matrix on disk or in memory that is sliced by rows."""
     shape = int(array.shape[0]), int(array.shape[1])
     return RowMatrix(shape, lambda start, stop: array[start:stop], source, name)
 

@@ -65,7 +65,6 @@ def find_mtx(folder: Path) -> list[Path]:
 
 
 def read_mtx_folder(folder: Path) -> Opened:
-    """Read the features and cells of a folder and open its matrix."""
     found = find_mtx(folder)
     path = found[0]
     if why := next((why for end, why in NO_COUNTS.items() if any(_stem(p).endswith(end) for p in found)), None):
@@ -159,7 +158,6 @@ def _fitted(
 
 
 def _read_header(path: Path, file: io.BufferedReader) -> tuple[int, int, int]:
-    """Read what stands before the entries: the numbers of rows, columns and entries."""
     line = file.readline(1000)
     kind = line.decode(errors="replace").casefold().split()
     while line.startswith(b"%"):

@@ -37,18 +37,13 @@ IdPrefixFrom = Annotated[str | None, Option("Column of obs put before cell ids, 
 
 @dataclass(frozen=True, eq=False)
 class CellFile(contextlib.AbstractContextManager["CellFile"]):
-    """An input of cells whose matrices are read by runs of rows; close it, or use it in a ``with`` statement.
+    """An input of cells whose matrices are read by runs of rows; close it, or use it in a ``with`` statement."""
 
-    ``source`` is the path, or ``"AnnData in memory"``; every message begins with it. The index of ``obs`` is the cell
-    ids, unique strings. ``slots`` has the matrices ``"X"``, ``"layers/NAME"`` and ``"raw"`` that there are,
-    ``(n_cells, n_genes of the slot)``, ``genes`` the genes of each, ``opened_notes`` lines to print about the whole.
-    """
-
-    source: str
-    obs: pd.DataFrame
-    slots: Mapping[str, RowMatrix]
-    genes: Mapping[str, Genes]
-    opened_notes: tuple[str, ...] = ()
+    source: str  # the path, or "AnnData in memory": every message begins with it
+    obs: pd.DataFrame  # its index is the cell ids, unique strings
+    slots: Mapping[str, RowMatrix]  # "X", "layers/NAME", "raw", as far as there: (n_cells, n_genes of the slot)
+    genes: Mapping[str, Genes]  # of each slot
+    opened_notes: tuple[str, ...] = ()  # lines to print about the whole
     resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
 
     @property
@@ -56,7 +51,6 @@ class CellFile(contextlib.AbstractContextManager["CellFile"]):
         return len(self.obs)
 
     def matrix(self, slot: str) -> RowMatrix:
-        """Return the matrix of a slot, ``(n_cells, n_genes of the slot)``."""
         self._check(slot)
         return self.slots[slot]
 
@@ -68,7 +62,6 @@ class CellFile(contextlib.AbstractContextManager["CellFile"]):
         return self.genes[slot].var
 
     def notes(self, slot: str) -> list[str]:
-        """Return lines to print about an input whose expression is read from a slot."""
         return [*self.opened_notes, *self.genes[slot].notes]
 
     def _check(self, slot: str) -> None:
@@ -77,7 +70,6 @@ class CellFile(contextlib.AbstractContextManager["CellFile"]):
             raise CellsError(f"{self.source}: no slot {show(slot)}.{suggestion} It has: {', '.join(self.slots)}.")
 
     def close(self) -> None:
-        """Close the file; the matrices cannot be read any more."""
         self.resources.close()
 
     def __exit__(self, *error: object) -> None:
@@ -106,7 +98,6 @@ def identify_cells(obs: pd.DataFrame, *, source: str, id_prefix_from: str | None
 
 
 def open_cells(source: str | os.PathLike[str] | AnnData, *, id_prefix_from: str | None = None) -> CellFile:
-    """Open an input of cells; ``id_prefix_from`` is a column of ``obs`` with a prefix of every cell id."""
     with contextlib.ExitStack() as stack:
         if isinstance(source, AnnData):
             name, opened = anndata_files.describe_anndata(source), anndata_files.open_anndata(source)

@@ -50,16 +50,12 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Recognised:
-    """A scale, and what a cell's values add up to once it is undone, if that is the same in every cell.
-
-    ``smallest`` ``(n,)`` is each cell's smallest value, undone: that of one count, where sums differ. Whether numbers
-    above ``telling`` are whole is below the precision of the values.
-    """
+    """A scale, and what a cell's values add up to once it is undone, if that is the same in every cell."""
 
     scale: Scale
     total: float | None
-    smallest: Array
-    telling: float
+    smallest: Array  # (n,): each cell's smallest value, undone: that of one count, where sums differ
+    telling: float  # whether numbers above are whole is below the precision of the values
 
     @property
     def is_per_ten_thousand(self) -> bool:
@@ -108,7 +104,7 @@ def sums_above_target(rows: sparse.csr_matrix) -> bool:
 
 
 def _same_total(totals: Array) -> tuple[float, float] | None:
-    """Return how far most cells' sums are from the middle one at the most, and that one, if they are the same."""
+    """Return the middle one of cells' sums, and how far most are from it at the most, if they are the same."""
     middle = float(np.median(totals))
     spread = float(np.quantile(np.abs(totals / middle - 1), 0.95))
     usual = any(abs(middle / total - 1) <= SAME for total in (TARGET_SUM, 1e6))

@@ -25,7 +25,6 @@ def tenx_groups(root: h5py.File) -> list[str]:
 
 
 def read_10x_hdf5(root: h5py.File, *, guard: Guard) -> Opened:
-    """Read the features and barcodes of a 10x HDF5 file and open its matrix."""
     groups = tenx_groups(root)
     if len(groups) != 1:
         held = f"it holds {len(groups)} genomes ({show_some(groups, limit=6)})"

@@ -108,7 +108,6 @@ def run(words: Sequence[str] | None = None) -> int:
 
 
 def main() -> NoReturn:
-    """Run the command line and exit."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
             signal.signal(number, _stop)
@@ -124,7 +123,6 @@ def main() -> NoReturn:
 
 
 def _report(error: Exception) -> int:
-    """Print one message and return the exit code."""
     if isinstance(error, ScstoreError):
         state.output.failure(in_flags(str(error), state.parameters), kind=error.kind)
         return error.exit_code

@@ -197,7 +197,6 @@ def _list_type(parameter: Parameter) -> Any:
 
 
 def _typed(parameter: Parameter) -> tuple[Any, Any]:
-    """Type and default on the command line."""
     default = None if parameter.default is inspect.Parameter.empty else parameter.default
     if (listed := _list_type(parameter)) is not None:
         element = str if _splits(listed) or get_origin(listed) is not collections.abc.Sequence else Path
@@ -213,7 +212,6 @@ def _typed(parameter: Parameter) -> tuple[Any, Any]:
 
 
 def _value(parameter: Parameter, word: Any) -> Any:
-    """The Python value of what was typed."""
     listed = _list_type(parameter)
     if listed is None or word is None:
         return word

@@ -36,7 +36,6 @@ def info(
 
 
 def show(found: Store | AnyHead | GeneTable | Panel, given: Mapping[str, Any]) -> None:
-    """Print what was opened."""
     if isinstance(found, GeneTable):
         show_build_genes(found, {"output": given["path"]})
     elif isinstance(found, Panel):

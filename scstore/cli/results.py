@@ -152,7 +152,6 @@ def level_lines(record: Mapping[str, Any]) -> list[str]:
 
 
 def held_out_line(held_out: Mapping[str, Any]) -> str:
-    """Return the scores on held-out cells."""
     if not held_out["n"]:
         return "No label has enough cells to hold any out; no accuracy is reported."
     scores = f"accuracy {held_out['accuracy']:.3f}, macro-F1 {held_out['macro_f1']:.3f}"
@@ -239,7 +238,6 @@ def adapt_evaluate(
     figures: Annotated[bool, Option("Draw the figures (with -o; needs scstore[plot]).", advanced=True)] = True,
     overwrite: Overwrite = False,
 ) -> dict[str, Any]:
-    """Refuse an output that cannot be written before anything is computed."""
     from scstore.reporting.evaluation_files import check_evaluation_output
 
     if output is not None:
@@ -264,7 +262,6 @@ def adapt_plot(
     output: Annotated[Path, Option("A .png, .pdf or .svg file.", flags=("--output", "-o"))],
     overwrite: Overwrite = False,
 ) -> dict[str, Any]:
-    """Refuse a file that cannot be written before anything is drawn."""
     from scstore.reporting.matplotlib_parts import Figure
     from scstore.reporting.plot_files import check_figure
 
@@ -273,7 +270,6 @@ def adapt_plot(
 
 
 def show_plot(drawn: Any, given: Mapping[str, Any]) -> None:
-    """Write the figure, and print its name."""
     from scstore.reporting.plot_files import save_figure
 
     figure = (drawn[0] if isinstance(drawn, list) else drawn).figure

@@ -18,15 +18,11 @@ NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @dataclass(frozen=True)
 class RowComparison:
-    """Two rows on the same cells.
-
-    ``why`` is ``no model`` (against the baseline, which uses neither model nor gene texts), ``default`` (the default
-    head against its expression alone), ``random vectors`` (gene texts against them) or ``control`` (against the row's
-    counterpart in ``controls=``).
-    """
+    """Two rows on the same cells."""
 
     row: str
     baseline: str
+    # no model: against the baseline without one; default: against its expression alone; random vectors; or control
     why: str
     difference: Difference  # of macro-F1 over all held-out cells together
 
@@ -84,7 +80,6 @@ def conclude(scored: Scored, comparisons: Sequence[RowComparison], *, unit: str)
 
 
 def _in_words(c: RowComparison, scored: Scored, subject: str, unit: str) -> str:
-    """Return what difference a row makes, as one would say it."""
     means, d = scored.scores.groupby("row")["macro_f1"].mean(), c.difference
     values = [float(means[row]) for row in (c.row, c.baseline)]
     digits = 2 if d.is_nothing or abs(values[0] - values[1]) >= TOO_SMALL else 3

@@ -54,11 +54,7 @@ class GeneSplitFeatures:
     gene_names: Sequence[str] = ()  # expression cannot run here
 
     def sides(self, source: ViewSource, split: Split) -> tuple[Rows, Rows]:
-        """Return means of gene vectors of training cells by their genes, and of test cells by the others.
-
-        Rows have length one, or zero where a cell expresses no gene of its side. Then each side is centred on its own
-        mean, which takes out a shift between the two sets of genes; it looks at all cells to be labelled, at no label.
-        """
+        """Return means of gene vectors of either side by its own genes, centred on its mean; no label is seen."""
         vectors = self._vectors[source.view]
         train, test = (normalize(expression @ vectors[genes]) for expression, genes in self._dealt(split))
         return train - train.mean(axis=0, keepdims=True), test - test.mean(axis=0, keepdims=True)

@@ -52,10 +52,7 @@ def leave_classes_out(
     head: FusedHead,
     progress: Reporter,
 ) -> LeftOutClasses:
-    """Train without each class, on the first split, and compare its cells with held-out cells of known classes.
-
-    The threshold is fitted as a user could: the confidence that 95 % of the out-of-fold predictions reach.
-    """
+    """Train without each class, on the first split, and compare its cells with held-out cells of known ones."""
     rows = [row for row in rows if row.views]
     cases = _cases(splits, features)
     found: dict[str, dict[str, LeftOutClass]] = {row.marked: {} for row in rows}

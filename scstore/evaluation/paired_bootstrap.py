@@ -46,7 +46,6 @@ class Difference:
 
     @property
     def is_gain(self) -> bool:
-        """Whether it is more than nothing."""
         return self.mean > 0 and not self.is_nothing
 
     @property
@@ -57,7 +56,6 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Whether these cells show a difference."""
         if self.too_few_groups:
             return f"no verdict, since {self.n_groups} group(s) are too few; {MIN_GROUPS} are needed"
         if self.is_nothing:

@@ -56,7 +56,6 @@ class Regime:
     says: tuple[str, ...]  # a sentence with its interval for each pair
 
     def mean_and_sd(self, row: str, metric: str) -> tuple[float | None, float | None]:
-        """Return mean and standard deviation of a metric over the folds."""
         return mean_and_sd(self.scored.scores.loc[self.scored.scores["row"] == row, metric])
 
     def table(self, *, wide: bool = False) -> tuple[list[str], list[list[str]]]:
@@ -77,7 +76,6 @@ class Regime:
         return ["features", *(HEADINGS[name] for name in metrics), *last], lines
 
     def legend(self) -> list[str]:
-        """Return what the marks of the rows mean."""
         names = [row.marked for row in self.scored.rows]
         return [
             *(["- uses neither the model nor gene texts"] if any(name.startswith("- ") for name in names) else []),
@@ -91,7 +89,6 @@ class Regime:
         return [*_wrapped(self.conclusion), "", *_wrapped(self.title), *table, *_wrapped(*notes, indent="  ")]
 
     def as_json(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Return everything but the predictions."""
         scored, rows = self.scored, []
         for row in scored.rows:
             folds = scored.scores[scored.scores["row"] == row.name].drop(columns="row").astype(object)
@@ -151,7 +148,6 @@ class Evaluation:
 
     @property
     def conclusion(self) -> str:
-        """What difference the model makes, in plain words."""
         return self.regimes[0].conclusion
 
     def lines(self, *, wide: bool = False) -> list[str]:
@@ -181,7 +177,6 @@ class Evaluation:
 
     @property
     def scores(self) -> pd.DataFrame:
-        """One line for each regime, row, fold and metric."""
         frames = []
         for regime in self.regimes:
             uses = {row.name: row.uses for row in regime.scored.rows}
@@ -191,7 +186,6 @@ class Evaluation:
         return pd.concat(frames, ignore_index=True)[columns]
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything but the predictions, as JSON values."""
         return {
             "format": FORMAT,
             **self.settings,

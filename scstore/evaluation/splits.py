@@ -34,7 +34,6 @@ class Design:
 
     @property
     def n_runs(self) -> int:
-        """How many different ways of splitting the cells there are."""
         return 1 + max(split.run for split in self.splits)
 
 

@@ -38,14 +38,11 @@ class ViewSource(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """One classifier.
-
-    ``uses`` is ``model`` (a readout), ``embedding`` (of a file that scstore did not make), ``gene texts`` (vectors of
-    described genes, no readout), ``nothing`` (none of them), or ``control`` (a store given in ``controls=``).
-    """
+    """One classifier."""
 
     name: str  # as in the table and in views=
     views: tuple[str, ...]  # none for methods that choose their expression themselves: regression, across-genes
+    # a model (readout), an embedding (of a file), gene texts (described genes, no readout), nothing, or a control
     uses: str
     control: str = ""  # name of the control's store
     optional: tuple[str, ...] = ()  # views that have to earn their place on held-out training cells, as in `fit`
@@ -68,7 +65,6 @@ class EvaluationRow:
 
     @property
     def words(self) -> str:
-        """What it reads, for a sentence."""
         named = " + ".join(WORDS.get(view, view) for view in self.views)
         if not self.views or self.optional:
             named = WORDS[self.name.removeprefix(f"{self.control}: ")]
@@ -90,10 +86,7 @@ def kind_of_view(store: Store, view: str) -> str:
 def choose_rows(
     store: Store, *, views: Sequence[str] | None, controls: Mapping[str, Sequence[Store]]
 ) -> list[EvaluationRow]:
-    """Return the rows that ``views`` names, or every view alone, the default and the regression; then the controls.
-
-    A control adds its default view, and its default views together: as its default where the table has one, else fused.
-    """
+    """Return the rows that ``views`` names, else each view, the default and the regression; then the controls."""
     if views is None:
         wanted = _default_names(store)
         if "X" in store.views and REGRESSION not in store.views:

@@ -55,7 +55,6 @@ class Endpoint:
 
     @property
     def server(self) -> str:
-        """Host, port and path."""
         return self.base_url.split("://", 1)[-1]
 
 
@@ -176,7 +175,6 @@ class EndpointEncoder:
 
 @contextmanager
 def endpoint_encoder(model: str, progress: Reporter) -> Iterator[EndpointEncoder]:
-    """Open the encoder."""
     endpoint, bound = read_environment(model), AnswerBound()
     client = openai.OpenAI(
         base_url=endpoint.base_url,

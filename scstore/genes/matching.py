@@ -25,13 +25,7 @@ ENSEMBL = re.compile(r"ENS([A-Z]*)G\d+")
 
 
 def guess_organism(names: Iterable[str]) -> str | None:
-    """Return ``"human"`` or ``"mouse"`` if more than half of the telling names say so, else ``None``.
-
-    Ensembl ids decide, else the capitals of symbols (CD3D, Cd3d); so rat is told from mouse by Ensembl ids only.
-
-    >>> guess_organism(["Cd3d", "Ms4a1", "Nkg7"])
-    'mouse'
-    """
+    """Return ``"human"`` or ``"mouse"`` if over half of the telling names say so; rat is known by Ensembl ids alone."""
     votes = Counter(vote for name in names if (vote := _vote(str(name))))
     if not votes:
         return None
@@ -46,7 +40,6 @@ def organism_of_table(table: pd.DataFrame) -> str | None:
 
 
 def organisms_of(table: pd.DataFrame) -> list[str]:
-    """Return the organisms that a gene table names."""
     return sorted({*map(common_name, strings(table["organism"]))} - {""}) if "organism" in table else []
 
 
@@ -74,24 +67,16 @@ OTHER_TABLE = "Use a table of the same organism and naming (genes=)"
 
 @dataclass(frozen=True, eq=False)
 class GeneMatch:
-    """The gene of a table that each input gene is.
+    """The gene of a table that each input gene is."""
 
-    ``table_rows`` (n_input_genes,) are rows of the table of ``n_table`` genes, or -1; ``genes`` those that are present,
-    ascending. ``groups`` (n_input_genes,), if genes of one name are summed, is the column that each one's counts are
-    added to, before the logarithm (``lognorm_rows``).
-    """
-
-    table_rows: NDArray[np.int64]
+    table_rows: NDArray[np.int64]  # (n_input_genes,): rows of the table, or -1
     n_table: int
-    genes: NDArray[np.int64]
+    genes: NDArray[np.int64]  # rows of the table that are present, ascending
     report: str
-    groups: NDArray[np.int64] | None = None
+    groups: NDArray[np.int64] | None = None  # (n_input_genes,): the column that each one's counts are added to
 
     def apply(self, rows: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Return the matched columns as (n, len(genes)) float32, in the order of the table, with sorted indices.
-
-        ``rows``, (n, n_input_genes), are from ``lognorm_rows(…, groups=match.groups)``.
-        """
+        """Return the matched columns of summed rows as (n, len(genes)) float32, in the order of the table."""
         if self.groups is not None and (self.groups[rows.indices] != rows.indices).any():
             raise GenesError("Columns of one gene are not summed yet: use lognorm_rows(…, groups=match.groups).")
         matched = np.flatnonzero(self.table_rows >= 0)
@@ -128,15 +113,11 @@ def match_genes(
     source: str = "cells",
     cure: str = OTHER_TABLE,
 ) -> GeneMatch:
-    """Find each input gene in a gene table.
+    """Find each input gene in a gene table, the ``obs`` of one; at least ``min_match`` of the smaller side must match.
 
-    A gene is found by its Ensembl id (without version), else by its exact symbol, else by a synonym that means one gene
-    only and is no other gene's symbol, in the index of ``var`` and its usual columns. Of two input genes that are one
-    gene of the table, the better kind of match wins, then the first.
-
-    ``table``, the ``obs`` of a gene table, has ``symbol`` and, where known, ``ensembl_id``, ``synonyms`` (``A|B``) and
-    ``organism``, the same for all. At least the fraction ``min_match`` of the smaller side's genes must match, or
-    ``cure`` is advised. Genes of one name are refused, or summed.
+    By its Ensembl id (without version), else by its exact symbol, else by a synonym that means one gene only and is no
+    other gene's symbol, in the index of ``var`` and its usual columns. Of two input genes that are one gene of the
+    table, the better kind of match wins, then the first. Genes of one name are refused, or summed.
     """
     columns = _identifier_columns(var)
     groups = _group_duplicates(columns, sum_duplicates=sum_duplicates, source=source)
@@ -169,10 +150,7 @@ def match_columns(
 def gene_names(
     var: pd.DataFrame, *, sum_duplicates: bool = False, source: str = "cells"
 ) -> tuple[pd.DataFrame, NDArray[np.int64] | None]:
-    """Return the names by which :func:`match_genes` would find the genes of an input, and ``groups`` of its match.
-
-    They are ``name`` (as in the index), ``symbol`` (else the name) and ``ensembl_id`` (without version, or empty).
-    """
+    """Return ``name``, ``symbol`` (else the name) and ``ensembl_id`` of an input's genes, and ``groups``."""
     columns = _identifier_columns(var)
     groups = _group_duplicates(columns, sum_duplicates=sum_duplicates, source=source)
     found, _ = find_names(var)
@@ -182,7 +160,6 @@ def gene_names(
 
 
 def _identifier_columns(var: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the names of the genes by their source, the index first."""
     columns = {"the var index": strings(var.index.to_series())}
     return columns | {f"var column {str(title)!r}": strings(var[title]) for title in name_columns(var).values()}
 
@@ -292,10 +269,7 @@ def _refusal(
 
 
 def describe_genes(var: pd.DataFrame, *, organism: str | None = None, source: str = "cells") -> DescribedGenes:
-    """Describe the cells' genes by their symbols.
-
-    GenesError where most genes have no symbol: other names say nothing to a language model.
-    """
+    """Describe the cells' genes by their symbols; other names say nothing to a language model (GenesError)."""
     names = gene_names(var, sum_duplicates=True)[0].drop_duplicates("symbol")
     unknown = [name for name in names["symbol"] if ENSEMBL_ID.fullmatch(name) or PLACEHOLDER.fullmatch(name)]
     if 2 * len(unknown) > len(names):

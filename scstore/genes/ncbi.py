@@ -34,10 +34,7 @@ CHUNK_ROWS = 200_000
 
 
 def read_gene_info(path: str | os.PathLike[str], *, organism: str) -> pd.DataFrame:
-    """Read the genes of one organism (a key of :data:`TAXA`) from a ``gene_info`` file, as strings; no regions.
-
-    Of lists the parts are separated by ``|``; ``name`` is that of the nomenclature authority, else NCBI's description.
-    """
+    """Read the genes of one organism, no regions, from a ``gene_info`` file, as strings; lists keep their ``|``."""
     taxa = {str(TAXA[organism])}
     frame = read_columns(path, tuple(INFO_COLUMNS), taxa=taxa).rename(columns=INFO_COLUMNS)
     frame = frame[~frame["type"].isin(NOT_GENES)]
@@ -64,10 +61,7 @@ def describe_by_ncbi(
     orthologs: Mapping[str, str] | None = None,
     ortholog_genes: pd.DataFrame | None = None,
 ) -> DescribedGenes:
-    """Describe genes of :func:`read_gene_info` with the summaries of :func:`read_summaries`, or those of orthologs.
-
-    ``orthologs`` are symbols of the other organism by symbols of this one, ``ortholog_genes`` its genes.
-    """
+    """Describe genes with their summaries, or those of ``orthologs``: symbols of the other organism by symbols."""
     borrowed = {}
     if ortholog_genes is not None:
         pairs = zip(ortholog_genes["symbol"], ortholog_genes["gene_id"], strict=True)

@@ -41,7 +41,6 @@ KNOWN = "NCBI's gene_orthologs, and a CSV or TSV of two columns, human gene and 
 
 
 def other_organism(organism: str) -> str:
-    """Mouse for human, human for mouse."""
     return next(name for name in TAXA if name != organism)
 
 
@@ -53,7 +52,6 @@ class Orthologs:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the pairs, independent of their order."""
         return fsio.digest_bytes(canonical_json(sorted(self.pairs[list(COLUMNS)].to_numpy().tolist())).encode())
 
     def symbols(self, organism: str) -> dict[str, str]:
@@ -71,10 +69,7 @@ class Orthologs:
 
 
 def read_orthologs(path: str | os.PathLike[str], *, gene_info: Mapping[str, pd.DataFrame] | None = None) -> Orthologs:
-    """Read NCBI's ``gene_orthologs`` or a CSV of two columns, gzipped or not; the header decides which.
-
-    ``gene_info`` gives NCBI's GeneIDs their symbols, by default from the files beside. Only one-to-one pairs are kept.
-    """
+    """Read one-to-one pairs from NCBI's ``gene_orthologs`` (symbols from ``gene_info``) or a CSV of two columns."""
     file = Path(path)
     with reading(file, "the table of orthologs", error=GenesError, cure=f"Known are {KNOWN}."):
         with open_unpacked(file) as handle:
@@ -190,10 +185,7 @@ def needed_translation(
     source: str,
     progress: Reporter,
 ) -> Translation | None:
-    """Read orthologs if the cells are of another species than the gene table or, without one, the panel.
-
-    ``table`` and ``panel`` are the ``obs`` of these files; ``organism`` is the cells', by default guessed from ``var``.
-    """
+    """Read orthologs if the cells are of another species than the gene table or, without one, the panel."""
     if table is None and panel is None:
         raise OptionError(f"orthologs={str(path)!r} needs genes= or panel=, which have the species to translate into.")
     held = [organism_of_table(genes) for genes in (table, panel) if genes is not None]
@@ -216,10 +208,7 @@ def needed_translation(
 def match_translated(
     var: pd.DataFrame, table: pd.DataFrame, *, translation: Translation, source: str = "cells", **how: Any
 ) -> GeneMatch:
-    """Find the cells' genes in a gene table by their orthologs' names; takes what :func:`match_genes` takes.
-
-    The match covers all input genes; those without an ortholog match nothing, and do not count for ``min_match``.
-    """
+    """Find the cells' genes by their orthologs' names; those without one do not count for ``min_match``."""
     renamed = rename_by_orthologs(var, translation, source=source)
     match = match_genes(renamed.var, table, source=source, **how)
     rows, groups = np.full(len(var), -1, dtype=np.int64), None
@@ -231,6 +220,5 @@ def match_translated(
 
 
 def describe_translated(var: pd.DataFrame, translation: Translation) -> DescribedGenes:
-    """Describe the cells' genes by the symbols of their orthologs."""
     renamed = rename_by_orthologs(var, translation).var
     return describe_genes(renamed, organism=other_organism(translation.organism))

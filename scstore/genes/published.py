@@ -24,10 +24,7 @@ FORMS = "a pickle of {symbol: vector} or .parquet"
 
 
 def read_published(path: str | os.PathLike[str], *, organism: str | None = None) -> GeneTable:
-    """Read published gene vectors as a gene table, in the order of the file; its first bytes decide the form.
-
-    Names are symbols, Ensembl ids, or both mixed; the organism is guessed from them if it is not given.
-    """
+    """Read published vectors of genes, by symbols or Ensembl ids, as a gene table; the first bytes decide the form."""
     file = Path(path)
     names, rows = _read(file)
     vectors = _matrix(file, names, rows)

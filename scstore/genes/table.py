@@ -37,15 +37,11 @@ COLUMNS = ("symbol", "ensembl_id", "gene_id", "synonyms", "organism", "text", "t
 
 @dataclass(frozen=True)
 class GeneTable:
-    """Genes with the vectors ``(n_genes, width)`` of their texts.
+    """Genes with the vectors ``(n_genes, width)`` of their texts: zeros for those that enter no sequence."""
 
-    ``obs`` has :data:`COLUMNS` and unique names in the index; ``encoder`` is the identity of the texts' encoder. Genes
-    that were not encoded have zeros, and enter no sequence.
-    """
-
-    obs: pd.DataFrame
+    obs: pd.DataFrame  # COLUMNS, and unique names in the index
     vectors: NDArray[np.float32]
-    encoder: Mapping[str, Any]
+    encoder: Mapping[str, Any]  # identity of the texts' encoder
     template: str
 
     def __len__(self) -> int:
@@ -74,7 +70,6 @@ class GeneTable:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the table holds, as JSON values."""
         organisms = {str(name): int(n) for name, n in self.obs["organism"].value_counts().items()}
         numbers = {"n_genes": len(self), "n_encoded": int(self.encoded.sum()), "width": self.width}
         made = {"encoder": dict(self.encoder), "template": self.template, "digest": self.digest}
@@ -120,10 +115,7 @@ def coverage(obs: pd.DataFrame) -> str:
 
 
 def expression_genes(store: Store, *, purpose: str, all_encoded: bool = True) -> tuple[GeneTable, NDArray[np.int64]]:
-    """Return the gene table that a store was extracted with, and the row in it of each column of ``X``.
-
-    FeatureSpaceError says, after ``purpose``, why that is not possible; with ``all_encoded`` every gene needs a vector.
-    """
+    """Return the gene table that a store was extracted with, and the row in it of each column of ``X``."""
     record = store.record
     if record is None or "X" not in store.views:
         why = "scstore did not extract it" if record is None else "it was extracted with keep_expression=False"
@@ -160,7 +152,6 @@ class DescribedGenes(NamedTuple):
 def describe_by_symbol(
     symbols: Iterable[str], *, ensembl_ids: Iterable[str] | None = None, organism: str = ""
 ) -> DescribedGenes:
-    """Describe genes by their symbols only."""
     frame = pd.DataFrame({"symbol": [str(symbol) for symbol in symbols]}, dtype=str)
     if ensembl_ids is not None:
         frame["ensembl_id"] = [str(name) for name in ensembl_ids]
@@ -170,11 +161,7 @@ def describe_by_symbol(
 def read_descriptions(
     path: str | os.PathLike[str], *, template: str | None = None, organism: str = ""
 ) -> DescribedGenes:
-    """Read gene texts from a TSV with a header, gzipped or not, or JSON (``{symbol: text}``).
-
-    The template may use all columns; it is by default the column ``text``, else the symbol. A gene with an empty text
-    is described by its symbol, and ``text_source`` says so.
-    """
+    """Read gene texts from a TSV with a header, or JSON (``{symbol: text}``); a gene without one has its symbol."""
     file = Path(path)
     frame = _read_frame(file)
     if "symbol" not in frame:
@@ -228,11 +215,7 @@ def check_template(template: str, known: Collection[str], *, source: str) -> Non
 
 
 def fill_template(template: str, row: Mapping[str, str]) -> str:
-    """Return the text of one gene.
-
-    >>> fill_template("{symbol}.[ Also known as {synonyms}.]", {"symbol": "CD3D", "synonyms": ""})
-    'CD3D.'
-    """
+    """Return the text of one gene; a part in square brackets is left out if one of its fields is empty."""
 
     def part(found: re.Match[str]) -> str:
         return found[1] if all(row[name] for name in _fields(found[1])) else ""

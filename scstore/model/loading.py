@@ -62,12 +62,10 @@ class ModelFiles:
 
     @property
     def model_type(self) -> str:
-        """``llama``, ``bert``, …."""
         return str(self.config.get("model_type"))
 
     @property
     def is_decoder(self) -> bool:
-        """Whether attention is causal."""
         return self.model_type in DECODERS
 
     @property
@@ -289,11 +287,7 @@ def load_backbone(
     spread: bool = False,
     random_seed: int | None = None,
 ) -> Backbone:
-    """Load a model without its language-modelling head, frozen; layers above ``depth`` are neither read nor run.
-
-    ``spread`` spreads the layers over all GPUs (accelerate's ``device_map="auto"``); ``random_seed`` draws the weights
-    at random instead of reading them, as a control. Neither float8 nor random weights go with ``spread``.
-    """
+    """Load a frozen model without its head and the layers above ``depth``; ``spread``: over all GPUs."""
     import torch
     from transformers import AutoConfig
 
@@ -357,11 +351,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _random_model(config: Any, *, dtype: torch.dtype, seed: int, **options: Any) -> Any:
-    """Build a model on the CPU with every weight drawn by transformers' own initialisation, token embeddings too.
-
-    Each module draws from a generator of its own, seeded by its name, in float32: a layer has the same weights however
-    many lie above it, in whichever precision and on whichever device it runs afterwards.
-    """
+    """Draw every weight, by modules seeded by their names: the same at any depth, in any precision, anywhere."""
     import torch
     from transformers import AutoModel
 

@@ -26,16 +26,12 @@ PROJECTORS = ("aligned", "native", "random")
 
 @dataclass(frozen=True)
 class AlignedMap:
-    """The ``aligned`` projector as numbers: ``(v - centre) @ whitening @ weight + bias``, scaled to ``norm``.
+    """The ``aligned`` projector as numbers: ``(v - centre) @ whitening @ weight + bias``, scaled to ``norm``."""
 
-    ``centre (d,)`` and ``whitening (d, d)`` are of the gene vectors it was made for; ``weight (d, width)`` rotates and
-    colours, ``bias (width,)`` is the mean of the token embeddings.
-    """
-
-    centre: NDArray[np.float64]
-    whitening: NDArray[np.float64]
-    weight: NDArray[np.float64]
-    bias: NDArray[np.float64]
+    centre: NDArray[np.float64]  # (d,), of the gene vectors it was made for
+    whitening: NDArray[np.float64]  # (d, d), of these too
+    weight: NDArray[np.float64]  # (d, width): rotates and colours
+    bias: NDArray[np.float64]  # (width,): mean of the token embeddings
     norm: float
 
 
@@ -50,10 +46,7 @@ def orthonormal(rows: int, columns: int, *, seed: int) -> NDArray[np.float64]:
 def project(
     vectors: NDArray[np.float32], token_embeddings: torch.Tensor, *, kind: str = "aligned", seed: int = 0
 ) -> NDArray[np.float32]:
-    """Turn gene vectors ``(n_genes, d)`` into input vectors ``(n_genes, width) float32`` of a language model.
-
-    ``seed`` is that of ``random``, and of the rotation where the widths differ.
-    """
+    """Turn gene vectors ``(n_genes, d)`` into input vectors ``(n_genes, width) float32`` of a language model."""
     width = token_embeddings.shape[1]
     if kind == "native":
         if vectors.shape[1] != width:

@@ -26,18 +26,14 @@ FIELDS = ("shape", "fits", "trained_on", "held_out", "training")
 
 @dataclass(frozen=True)
 class ProjectorFile:
-    """A projector that was trained, what it ``fits``, and what it saw.
-
-    ``fits`` is what an extraction must have in common with the training. ``trained_on`` and ``held_out`` are ids of the
-    cells it was trained on and stopped by, sorted: it saw the labels of both. ``training`` is the rest of its history.
-    """
+    """A projector that was trained, what it ``fits``, and what it saw."""
 
     shape: Mapping[str, Any]
     arrays: Mapping[str, NDArray[Any]] = field(repr=False)
-    fits: Mapping[str, Any]
-    trained_on: tuple[str, ...] = field(repr=False)
-    held_out: tuple[str, ...] = field(repr=False)
-    training: Mapping[str, Any]
+    fits: Mapping[str, Any]  # what an extraction must have in common with the training
+    trained_on: tuple[str, ...] = field(repr=False)  # ids of cells, sorted: it saw their labels
+    held_out: tuple[str, ...] = field(repr=False)  # and theirs: it was stopped by them
+    training: Mapping[str, Any]  # the rest of its history; the curve has a row an epoch, the untrained one first
 
     @cached_property
     def digest(self) -> str:
@@ -47,7 +43,6 @@ class ProjectorFile:
 
     @property
     def seen(self) -> tuple[str, ...]:
-        """Ids of all cells whose labels it saw, sorted."""
         return tuple(sorted({*self.trained_on, *self.held_out}))
 
     @property
@@ -56,7 +51,6 @@ class ProjectorFile:
 
     @property
     def curve(self) -> list[dict[str, Any]]:
-        """A row an epoch, the untrained projector first."""
         return list(self.training["curve"])
 
     def build(self) -> TrainedProjector:

@@ -48,9 +48,8 @@ def make_layout(
 ) -> Layout:
     """Tokenise what stands around the genes, before them a ``prompt``.
 
-    Decoders read ``[BOS] prompt genes instruction readout``, encoders ``[CLS] prompt genes instruction [SEP]`` with the
-    readout at ``[CLS]``. A decoder's readout token is by default its end-of-sequence token, at which causal attention
-    has seen the whole sequence; behind symbols it is the instruction's last.
+    Decoders read ``[BOS] prompt genes instruction readout``, encoders ``[CLS] prompt genes instruction [SEP]``, read at
+    ``[CLS]``. A decoder's readout token is its end-of-sequence token; behind symbols it is the instruction's last.
     """
     before = _token_ids(tokenizer, prompt)
     words = tuple(_written_behind(files, tokenizer, prompt, [instruction])[0][0]) if instruction else ()

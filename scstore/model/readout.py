@@ -28,21 +28,16 @@ if TYPE_CHECKING:
 
 
 class Readout:
-    """Runs batches of cells through a frozen model and pools the hidden states of some layers.
-
-    The last layer of the whole model is read after its final norm. ``gene_inputs`` ``(n_genes, width) float32`` are in
-    gene-table order, ``None`` where slots are the model's own tokens; ``multiply`` scales them with each cell's
-    expression.
-    """
+    """Runs cells through a frozen model and pools the hidden states of some layers, the last after its final norm."""
 
     def __init__(
         self,
         backbone: Backbone,
         layout: Layout,
-        gene_inputs: NDArray[np.float32] | None,
+        gene_inputs: NDArray[np.float32] | None,  # (n_genes, width); None where slots are the model's tokens
         *,
         layers: tuple[int, ...],
-        multiply: bool = False,
+        multiply: bool = False,  # by each cell's expression
     ) -> None:
         self.backbone = backbone
         self.layers = layers
@@ -85,7 +80,6 @@ class Readout:
         return torch.stack([pooled[layer].to(first) for layer in self.layers]).transpose(1, 2)
 
     def gather(self, n_cells: int, n_poolings: int) -> Gathered:
-        """Begin to gather the rows of some cells."""
         return Gathered(self, n_cells, n_poolings)
 
     def _sent(self, array: NDArray[Any]) -> torch.Tensor:
@@ -133,10 +127,7 @@ class Gathered:
         self.halved = 0
 
     def add(self, cells: NDArray[np.int64], assemble: Callable[[NDArray[np.int64]], Batch]) -> None:
-        """Run the cells ``(B,)`` that ``assemble`` lays out; in two halves where the device's memory does not suffice.
-
-        Raises FaultError if a single cell does not fit.
-        """
+        """Run cells ``(B,)`` that ``assemble`` lays out, in halves where memory does not suffice; FaultError for one."""
         try:
             pooled = self._readout.run(assemble(cells))
         except torch.OutOfMemoryError as error:

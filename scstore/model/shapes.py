@@ -65,10 +65,7 @@ BEFORE_FLOAT8 = ("a100", "a100-40gb", "a40", "a10")
 
 
 def model_shape(name: str, *, revision: str | None = None) -> ModelFiles:
-    """Find a model's shape in its folder, its GGUF file or the hub's cache, or take what is known; nothing is fetched.
-
-    The digest is empty: weights need not be there. ModelError where the shape is not known.
-    """
+    """Find a model's shape in its folder, its GGUF file or the hub's cache, or take what is known; fetch nothing."""
     if name in KNOWN_SHAPES:
         return ModelFiles(name, Path(name), "", dict(KNOWN_SHAPES[name]))
     if is_packed(name):

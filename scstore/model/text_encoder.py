@@ -44,7 +44,6 @@ class HuggingFaceEncoder:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """``(n_texts, width) float32``."""
         tokens = self.backbone.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
         rows = [torch.tensor(row, dtype=torch.long) for row in tokens]
         ids = pad_sequence(rows, batch_first=True).to(self.backbone.device)
@@ -57,10 +56,7 @@ class HuggingFaceEncoder:
 
 
 class SentenceEncoder:
-    """Embeds cells as sentences of gene symbols: the mean over a sentence's tokens, scaled to length one (GenePT-s).
-
-    ``places`` ``(n_genes,)`` is another order of the symbols than by expression.
-    """
+    """Embeds cells as sentences of gene symbols: the mean over a sentence's tokens, of length one (GenePT-s)."""
 
     def __init__(
         self,

@@ -84,7 +84,6 @@ class TrainedProjector(nn.Module):
         return np.concatenate([np.zeros((0, self.width_out), dtype=np.float32), *blocks])
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
-        """Everything learned and everything it started at, as ``float32`` arrays by name."""
         return {name: value.detach().cpu().numpy().copy() for name, value in self.state_dict().items()}
 
     @classmethod

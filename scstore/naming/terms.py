@@ -47,11 +47,7 @@ class Types:
 
 
 def plain(label: str) -> str:
-    """Return a label in the words that terms are found by.
-
-    >>> plain("T_CD4.1")
-    'cd4 t'
-    """
+    """Return a label in the words that terms are found by: ``T_CD4.1`` is ``cd4 t``."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])|(?<=\b[BT])(?=cell)", " ", label)
     text = re.sub(r"[._/|]+", " ", text).casefold()
     text = re.sub(r"(?<=\d)(\+|-pos(itive)?\b|hi\b)|,? alpha-beta\b", "", text)
@@ -104,11 +100,7 @@ def _words() -> _Words:
 
 
 def find_terms(labels: Iterable[str]) -> pd.DataFrame:
-    """Return the nearest term of the Cell Ontology of each label, and the next best.
-
-    Columns: ``id``, ``term``, ``score`` (similarity of the words, 1 for a name or a synonym), ``status`` (``ok``, or
-    ``unsure`` where no name is near enough), ``next_id``, ``next_term``, ``next_score``; by label.
-    """
+    """Return the nearest term of the Cell Ontology of each label, ``ok`` where it is near enough, and the next best."""
     wanted = list(dict.fromkeys(map(str, labels)))
     terms = load_texts().terms
     found = _words().similarities(wanted, len(terms)) if wanted else np.zeros((0, len(terms)))
@@ -165,7 +157,6 @@ def _listed(labels: Sequence[str], markers: dict[str, list[str]] | None = None) 
 
 
 def read_labels(path: Path) -> list[str]:
-    """Read one label a line."""
     with reading(path, "labels", error=OptionError, cure="Give one label a line."):
         lines = read_unpacked(path).decode("utf-8-sig").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -185,7 +176,6 @@ def _read_file(path: Path) -> Types:
 
 
 def without_text(types: Types) -> list[str]:
-    """Return the labels that have neither a term nor markers."""
     return [
         label for label, name in zip(types.labels, types.ids, strict=True) if not name and label not in types.markers
     ]

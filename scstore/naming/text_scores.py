@@ -34,17 +34,12 @@ BLOCK = 2048  # rows that are averaged at a time
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Of ``n`` rows (cells with their neighbours, or clusters) and ``t`` types.
+    """Of ``n`` rows (cells with their neighbours, or clusters) and ``t`` types."""
 
-    ``values`` ``(n, t)``: in standard deviations of scores with shuffled weights. ``order`` ``(n, t)``: types, the best
-    first. ``p`` and ``lead_p`` ``(n,)``: how often shuffled weights give the best type as high a score, or as large a
-    lead over the second.
-    """
-
-    values: Float32
-    order: NDArray[np.int64]
-    p: NDArray[np.float64]
-    lead_p: NDArray[np.float64]
+    values: Float32  # (n, t): in standard deviations of scores with shuffled weights
+    order: NDArray[np.int64]  # (n, t): types, the best first
+    p: NDArray[np.float64]  # (n,): how often shuffled weights give the best type as high a score
+    lead_p: NDArray[np.float64]  # (n,): or as large a lead over the second that is not its kin
 
 
 def read_expression(
@@ -65,11 +60,7 @@ def read_expression(
 
 
 def gene_weights(similarity: Float32, markers: sparse.csc_matrix | None = None) -> Float32:
-    """Return how much each gene speaks for each type ``(g, t)``, columns of length one or zero.
-
-    ``similarity`` ``(g, t)`` is that of the texts; a type without a text has zeros. Markers ``(g, t)`` count as much as
-    all texts together.
-    """
+    """Return how much each gene speaks for each type ``(g, t)``; markers count as much as all texts together."""
     spread = similarity.std(axis=0)
     standard = (similarity - similarity.mean(axis=0)) / np.where(spread > 0, spread, 1)
     weights = _unit_columns(np.maximum(standard - SPEAKS, 0))
@@ -124,11 +115,7 @@ def score(
     sample: int = SAMPLE,
     seed: int = 0,
 ) -> Scores:
-    """Score averaged rows, ``means`` ``(n, cells)`` of log-normalised ``expression`` ``(cells, g)``, for each type.
-
-    They are compared with the ``centre`` ``(g,)``, by default the mean of all cells. A type leads over those that are
-    not its ``kin`` ``(t, t)``, itself included.
-    """
+    """Score averaged rows, ``means`` ``(n, cells)`` of ``expression`` above ``centre``, for each type."""
     rng, n_genes = np.random.default_rng(seed), len(weights)
     if centre is None:
         centre = np.asarray(expression.mean(axis=0)).ravel().astype(np.float32)

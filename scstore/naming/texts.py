@@ -20,20 +20,16 @@ KINDS = ("genes", "terms")
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """Genes of human and mouse and terms of the Cell Ontology, with the vectors ``(n, width)`` of their texts.
+    """Genes of human and mouse and terms of the Cell Ontology, with the vectors ``(n, width)`` of their texts."""
 
-    ``genes`` has the names of a gene table's ``obs``, and ``vector``, the row of ``gene_vectors``: a mouse gene has its
-    human ortholog's. ``terms``, by id, has ``name``, ``synonyms`` and ``ancestors`` (ids, its own first), separated by
-    ``|``, and ``general`` and ``common``, two lists of CELLxGENE's. ``centre`` and ``projection`` bring the encoder's
-    own vectors of length one here.
-    """
-
-    genes: pd.DataFrame
-    terms: pd.DataFrame
+    genes: pd.DataFrame  # as a gene table's obs, and vector, the row of gene_vectors (of the human ortholog)
+    terms: (
+        pd.DataFrame
+    )  # by id; synonyms and ancestors (its own id first) by |; general and common are CELLxGENE's lists
     gene_vectors: NDArray[np.float32]
     term_vectors: NDArray[np.float32]
     centre: NDArray[np.float32]
-    projection: NDArray[np.float32]
+    projection: NDArray[np.float32]  # brings the encoder's own vectors of length one here, less the centre
 
     def place(self, encoded: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the places of vectors ``(n, encoder's width)`` among those of the terms."""

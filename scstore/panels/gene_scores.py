@@ -26,16 +26,12 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """Which cells of a data set are compared with which.
+    """Which cells of a data set are compared with which."""
 
-    ``codes`` ``(n_cells,)`` is the number of the cell's class (a label within a group), -1 for none; ``classes`` has
-    the numbers of each group's classes, ``left_out`` groups that do not count; ``seen`` marks cells with labels used.
-    """
-
-    codes: NDArray[np.int64]
-    classes: tuple[NDArray[np.int64], ...]
-    seen: NDArray[np.bool_]
-    left_out: tuple[str, ...]
+    codes: NDArray[np.int64]  # (n_cells,): number of the cell's class, a label within a group; -1 for none
+    classes: tuple[NDArray[np.int64], ...]  # numbers of each group's classes
+    seen: NDArray[np.bool_]  # (n_cells,): cells with labels used
+    left_out: tuple[str, ...]  # groups that do not count
     by_labels: bool
 
     @property
@@ -44,10 +40,7 @@ class Design:
 
 
 def design(labels: Column | None, groups: Column | None = None, *, n_cells: int, source: str) -> Design:
-    """Compare the labels of cells within each group; without labels, let each group count by itself.
-
-    A cell is left out if its label or its group is ``None``; ``groups=None`` makes one group of all.
-    """
+    """Compare the labels of cells within each group; without labels, let each group count by itself."""
     by_labels = labels is not None
     of_group, of_label = ([""] * n_cells if column is None else column for column in (groups, labels))
     pairs: list[Any] = list(zip(of_group, of_label, strict=True))
@@ -80,10 +73,7 @@ def score_genes(
     groups: NDArray[np.int64] | None = None,
     progress: Reporter,
 ) -> Scores:
-    """Return ``(n_genes,)`` scores: the F of labels within groups, or excess dropout, its mean over groups.
-
-    NaN for a gene that no compared cell expresses, or that no group scores. ``groups`` as in :func:`lognorm_rows`.
-    """
+    """Return ``(n_genes,)`` scores, F of labels or excess dropout, over the groups; NaN where nothing is expressed."""
     n_genes = cells.matrix(slot.slot).shape[1]
     # excess dropout compares each gene with all others
     width = max(1, SUMS_BYTES // (16 * design.n_classes)) if design.by_labels else n_genes

@@ -22,16 +22,11 @@ COLUMNS = ("symbol", "ensembl_id")
 
 @dataclass(frozen=True)
 class Panel:
-    """Genes that may enter a sequence, rows of ``obs``, best first.
+    """Genes that may enter a sequence, rows of ``obs``, best first."""
 
-    ``obs`` has unique names in the index, ``symbol`` and ``ensembl_id`` (empty where unknown), and of fitted panels
-    ``score`` (the F where there were labels). ``trained_on`` are ids of the cells whose labels, in the column
-    ``label``, it saw, sorted; both are empty for a panel without labels. ``record`` says how it was fitted.
-    """
-
-    obs: pd.DataFrame
-    label: str
-    trained_on: tuple[str, ...] = field(repr=False)
+    obs: pd.DataFrame  # symbol and ensembl_id, empty where unknown; of fitted panels score; names in the index
+    label: str  # column of the labels it saw; empty without labels
+    trained_on: tuple[str, ...] = field(repr=False)  # ids of the cells whose labels it saw, sorted
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -45,7 +40,6 @@ class Panel:
 
 
 def save_panel(panel: Panel, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write a panel as ``.h5ad`` (genes × no dimensions), atomically."""
     trained_on = np.array(panel.trained_on, dtype=object)
     adata = anndata.AnnData(obs=panel.obs, uns={"scstore": {"trained_on": trained_on}})
     header = {"label": panel.label, "record": panel.record}

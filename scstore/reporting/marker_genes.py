@@ -18,10 +18,7 @@ from scstore.store.reader import Store
 
 
 def gene_weights(head: AnyHead) -> pd.DataFrame:
-    """Return how much a standard deviation of each gene speaks for each label, ``(labels, genes)``, by symbols.
-
-    The largest is about 1. :class:`FeatureSpaceError` where the head weighs no genes.
-    """
+    """Return how much a standard deviation of each gene speaks for each label, ``(labels, genes)``, by symbols."""
     member = head.members_.get(EXPRESSION) if isinstance(head, FusedHead) else None
     if member is None or member.reducer is None or not isinstance(member.head, ExpressionHead):
         raise FeatureSpaceError(f"This {head.kind} head has no weights of genes: fit a linear head on the view X.")
@@ -37,10 +34,7 @@ def strongest_genes(weights: pd.DataFrame, n_genes: int) -> list[str]:
 
 
 def marker_expression(store: Store, head: AnyHead, labels: Labels, n_genes: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the share of each label's cells that express the strongest genes, and their mean over the highest mean.
-
-    Both are ``(labels, genes)``, of the genes that were measured, by symbols.
-    """
+    """Return shares of each label's cells that express the strongest genes, and means over the highest mean."""
     weights = gene_weights(head)
     assert isinstance(head, FusedHead)  # noqa: S101  # it has weights
     found = head_features(store, head, "the head", Silent(), min_accuracy=0, expression_alone=True)

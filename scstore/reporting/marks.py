@@ -54,7 +54,6 @@ POOLINGS = {"last": "last token", "mean": "mean", "wmean": "weighted mean"}
 
 
 def row_mark(row: EvaluationRow) -> Mark:
-    """Return the mark of a row of an evaluation's table."""
     if row.uses != "nothing":
         return ROW_KINDS[row.uses]
     is_random = row.name == ACROSS_RANDOM or not set(row.views) <= {"X"}
@@ -121,10 +120,7 @@ def shown(name: object) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """A column of ``n`` cells: the names that occur, the number of each cell's ``(n,)``, and a colour for each name.
-
-    Names that stand for no label come last.
-    """
+    """A column of cells: the names that occur, the number of each cell's ``(n,)``, and a colour for each name."""
 
     names: Sequence[str]
     codes: NDArray[np.int64]
@@ -132,20 +128,15 @@ class Labels:
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Cells of each name."""
         return np.bincount(self.codes, minlength=len(self.names))
 
     @property
     def numbered(self) -> list[str]:
-        """Names with their numbers of cells, as they are drawn."""
         return [f"{shown(name)} ({n:,})" for name, n in zip(self.names, self.counts, strict=True)]
 
 
 def labels_of(values: Any, colours: Sequence[str] | None = None) -> Labels:
-    """Return a column as labels; ``colours`` are those of its categories, where they are known.
-
-    Names keep the order of the categories; where that is the alphabet's, cluster 10 stands behind cluster 2.
-    """
+    """Return a column as labels, ``colours`` by category; cluster 10 stands behind 2, what is no label last."""
     column = pd.Series(values)
     if not isinstance(column.dtype, pd.CategoricalDtype):
         column = column.map(str, na_action="ignore").astype("category")

@@ -124,7 +124,6 @@ def _problem(path: Path) -> str | None:
 
 
 def write_page(page: Mapping[str, Any], output: Path, *, overwrite: bool) -> Path:
-    """Write what :func:`describe` gave as HTML, atomically."""
     html = files("scstore.reporting").joinpath("page.html").read_text(encoding="utf-8")
     # in a script element only "<" can end it or begin a comment
     text = json.dumps(_plain(page), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
@@ -236,7 +235,6 @@ def _column(values: pd.Series, known: Mapping[str, str], *, is_wanted: bool) -> 
 
 
 def _counts(obs: pd.DataFrame, column: str) -> dict[str, Any]:
-    """Return how many cells of each value of a column have which label."""
     rows, labels = labels_of(obs[column]), labels_of(obs[LABEL])
     counts = cross_counts(rows, labels).tolist()
     return {"column": column, "rows": rows.names, "labels": labels.names, "counts": counts}
@@ -321,7 +319,6 @@ def _placed(reference: Store, head: FusedHead, progress: Reporter) -> AnnData:
 
 
 def _evaluated(folder: Path) -> dict[str, Any]:
-    """Return the conclusion and the rows of an evaluation."""
     found, rows = read_scores(folder, ["macro_f1"]), []
     for row in found.rows:
         if folds := row.folds["macro_f1"]:

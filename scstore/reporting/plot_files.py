@@ -33,7 +33,6 @@ def _problem(path: Path) -> str | None:
 
 
 def save_figure(figure: Figure, output: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Write a figure atomically."""
     target = check_figure(output, overwrite=overwrite)
     with fsio.atomic_path(target, overwrite=overwrite) as partial:
         save(figure, partial, suffix=target.suffix)

@@ -105,10 +105,7 @@ def umap(
 
 @styled
 def draw_layouts(ax: Any, layouts: Mapping[str, NDArray[Any]], labels: Labels) -> list[Axes]:
-    """Draw layouts ``(n, 2)`` of the same cells by title, side by side: the rarest labels on top, none at the bottom.
-
-    Each name stands amid its cells; one that would hide a few cells stands above them.
-    """
+    """Draw layouts ``(n, 2)`` of the same cells by title, side by side: the rarest labels on top, each named there."""
     is_none = np.isin(labels.names, NO_LABELS)
     side = SIDE + 0.05 * max(0, len(labels.names) - 12)
     panels = place(ax, (side, side), len(layouts))
@@ -177,7 +174,6 @@ def confusion(
 
 
 def confusion_counts(truth: Any, got: Any) -> pd.DataFrame:
-    """Return cells by true label and by the label they got."""
     rows, columns = labels_of(truth), labels_of(got)
     names = columns.names if set(rows.names).isdisjoint(columns.names) else dict.fromkeys([*rows.names, *columns.names])
     return pd.DataFrame(cross_counts(rows, columns), rows.names, columns.names).reindex(columns=names, fill_value=0)
@@ -303,7 +299,6 @@ def _marker(labels: Labels, code: int) -> str:
 
 
 def _draw_legend(axes: Any, labels: Labels, marker: str = "") -> None:
-    """Draw names, numbers of cells and colours beside the axes."""
     marks = [(colour, marker or _marker(labels, code)) for code, colour in enumerate(labels.colours)]
     handles = [Line2D([], [], color=colour, marker=one, linestyle="", markersize=5) for colour, one in marks]
     texts = [f" {name}" if name.startswith("_") else name for name in labels.numbered]  # else they are left out

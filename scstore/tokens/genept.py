@@ -25,15 +25,11 @@ def companion_vectors(
     admitted: NDArray[np.bool_] | None = None,
     names: Sequence[str] = ("genept", "genept_random"),
 ) -> dict[str, NDArray[np.float32]]:
-    """Return gene vectors ``(n_genes, width) float32`` of the views that need no model, by the view's name.
-
-    Those of ``genept`` are whitened over all that there are; random ones are seeded by the genes' symbols, zero for
-    genes that are not admitted.
-    """
+    """Return gene vectors ``(n_genes, width) float32`` of the views that need no model, by the view's name."""
     vectors = {}
     if "genept" in names:
         vectors["genept"] = table.changed(whiten)[genes]
-    if "genept_random" in names:
+    if "genept_random" in names:  # seeded by the genes' symbols
         symbols = table.obs["symbol"].iloc[genes].astype(str).to_numpy()
         enter = np.ones(len(genes), dtype=bool) if admitted is None else admitted
         random = np.zeros((len(genes), table.width), dtype=np.float32)
@@ -45,10 +41,7 @@ def companion_vectors(
 
 
 def weighted_means(ranked: RankedCells, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the mean of each cell's gene vectors, weighted by log-normalised expression, ``(n_cells, width) float32``.
-
-    ``vectors`` are in gene-table order. Rows have length one; zeros for a cell without genes.
-    """
+    """Return each cell's mean of gene vectors by expression, ``(n_cells, width) float32``, of length one or zero."""
     weights = csr_matrix((ranked.values, ranked.genes, ranked.offsets), shape=(len(ranked), len(vectors)))
     sums = weights @ vectors
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)

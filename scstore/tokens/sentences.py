@@ -23,10 +23,7 @@ def write_sentences(
     max_tokens: int,
     places: NDArray[np.int64] | None = None,
 ) -> tuple[list[str], NDArray[np.int64]]:
-    """Write a sentence for each cell, empty without genes, and count its tokens, ``(n_cells,) int64``, all included.
-
-    It has as many whole symbols as ``max_tokens`` hold, sorted by ``places`` ``(n_genes,)`` after the cut, if given.
-    """
+    """Write sentences of whole symbols, empty without genes, cut and then sorted by ``places``; count their tokens."""
     texts = [""] * len(ranked)
     lengths = np.zeros(len(ranked), dtype=np.int64)
     for cell, (start, stop) in enumerate(pairwise(ranked.offsets)):

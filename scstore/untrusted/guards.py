@@ -82,7 +82,6 @@ def unpacks_too_far(dataset: h5py.Dataset, path: Path) -> str | None:
 
 
 def declared_bytes(array: h5py.Dataset) -> int:
-    """Return the bytes of all values of a data set, as it declares them."""
     return math.prod(array.shape or ()) * int(array.dtype.itemsize)
 
 

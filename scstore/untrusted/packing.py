@@ -30,22 +30,16 @@ ABSENT = 2**64 - 1  # how the index of a shard marks a chunk that holds nothing 
 
 @dataclass(frozen=True)
 class Packing:
-    """How the chunks of an array are packed: the names of its codecs, the outermost first.
+    """How the chunks of an array are packed."""
 
-    ``n_values`` are those of a chunk (inside a shard, if there are shards); ``itemsize`` the bytes of a packed value, 0
-    for texts and where it is not known; ``declared`` the bytes of the whole array. ``per_shard`` counts the chunks of a
-    shard, 0 without shards.
-    """
-
-    codecs: tuple[str, ...]
-    n_values: int
-    itemsize: int
-    declared: int
-    per_shard: int
+    codecs: tuple[str, ...]  # names, the outermost first
+    n_values: int  # of a chunk (inside a shard, if there are shards)
+    itemsize: int  # bytes of a packed value; 0 for texts and where it is not known
+    declared: int  # bytes of the whole array
+    per_shard: int  # chunks of a shard; 0 without shards
 
     @property
     def has_texts(self) -> bool:
-        """Whether the values are texts of any length."""
         return not TEXTS.isdisjoint(self.codecs)
 
     @property
@@ -128,7 +122,6 @@ def unpacked_size(name: str, data: bytes, *, limit: int) -> int:
 
 
 def _inflated(data: bytes, limit: int) -> int:
-    """Return the bytes that the members of gzip or zlib unpack to."""
     total = 0
     while data and total <= limit:
         unpack = zlib.decompressobj(47)  # of both

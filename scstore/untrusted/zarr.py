@@ -33,11 +33,7 @@ TEXT_RATIO = 100  # times the packed bytes that texts may have: each takes ten t
 
 
 class BoundedStore(LocalStore):
-    """A local Zarr folder: everything that Zarr reads of it is looked at here, before it is decoded.
-
-    What is read whole (``obs``, ``var``, ``uns``, ``obsm``) may declare :data:`RATIO` times the bytes that this part of
-    the folder stores, or :data:`FLOOR`. A chunk may unpack to what its array declares for one.
-    """
+    """A local Zarr folder: everything that Zarr reads of it is looked at here, before it is decoded."""
 
     def __init__(self, root: Path | str, *, read_only: bool = True) -> None:
         super().__init__(root, read_only=read_only)
@@ -51,18 +47,15 @@ class BoundedStore(LocalStore):
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """Look at one value, then read it."""
         await asyncio.to_thread(self._look_at, key)
         return await super().get(key, prototype, byte_range)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
-        """Read parts of values."""
         return [await self.get(key, prototype, part) for key, part in key_ranges]
 
     def get_sync(self, key: str, **how: Any) -> Buffer | None:
-        """Look at one value, then read it, as newer Zarr does."""
         self._look_at(key)
         return super().get_sync(key, **how)
 
@@ -123,6 +116,7 @@ class BoundedStore(LocalStore):
                 self._declared[_part_of(name)] += packing.declared
 
     def _refuse_hollow(self, part: str, declared: int, stored: int) -> None:
+        """Refuse a part, read whole, that declares more than a real one packs into its bytes."""
         if declared > max(FLOOR, RATIO * stored):
             why = f"{part} declares {declared:,} bytes, but {stored:,} are stored"
             raise CellsError(f"{self.root}: {why}. {EXHAUSTS}")
@@ -170,7 +164,6 @@ class BoundedStore(LocalStore):
             raise CellsError(f"{self.root}: chunk {key} {problem}. {EXHAUSTS}")
 
     def _check_shard(self, key: str, file: BinaryIO, packing: Packing, folder: str) -> None:
-        """Look at the index of a shard, and at each of its chunks."""
         size = file.seek(0, os.SEEK_END)
         if (at := size - 16 * packing.per_shard - 4) < 0:
             raise ValueError(f"shard {key} is shorter than its index")
