@@ -127,7 +127,7 @@ class Gathered:
         self.halved = 0
 
     def add(self, cells: NDArray[np.int64], assemble: Callable[[NDArray[np.int64]], Batch]) -> None:
-        """Run cells ``(B,)`` that ``assemble`` lays out, in halves where memory does not suffice; FaultError for one."""
+        """Run cells ``(B,)`` that ``assemble`` lays out, in halves where memory does not suffice."""
         try:
             pooled = self._readout.run(assemble(cells))
         except torch.OutOfMemoryError as error:

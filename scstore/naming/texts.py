@@ -23,9 +23,7 @@ class Texts:
     """Genes of human and mouse and terms of the Cell Ontology, with the vectors ``(n, width)`` of their texts."""
 
     genes: pd.DataFrame  # as a gene table's obs, and vector, the row of gene_vectors (of the human ortholog)
-    terms: (
-        pd.DataFrame
-    )  # by id; synonyms and ancestors (its own id first) by |; general and common are CELLxGENE's lists
+    terms: pd.DataFrame  # by id: synonyms and ancestors (its own first), by |; general, common: lists of CELLxGENE's
     gene_vectors: NDArray[np.float32]
     term_vectors: NDArray[np.float32]
     centre: NDArray[np.float32]
