@@ -21,10 +21,10 @@ from random_models import causal_lm
 from scipy.sparse import csr_matrix
 
 from scstore import fsio
-from scstore.model.flops import cell_flop
 from scstore.model.loading import Backbone
 from scstore.model.prompt import Layout
 from scstore.model.readout import Readout
+from scstore.model.shapes import cell_flop
 from scstore.tokens.sequences import GeneSlots, RankedCells, assemble, count_slots, plan_batches, rank_genes
 
 POOLINGS = ("wmean", "last")

@@ -43,10 +43,10 @@ from scipy.sparse import csr_matrix
 from synthetic_cells import lognorm, make_counts
 
 from scstore.genes.vectors import RandomEncoder
-from scstore.model.flops import cell_flop
 from scstore.model.gpu_layers import compile_layers, to_float8
 from scstore.model.prompt import Layout
 from scstore.model.readout import Readout
+from scstore.model.shapes import cell_flop
 from scstore.progress import Reporter
 
 OF_CEILING, FLOAT8_TIMES = 0.85, 1.6

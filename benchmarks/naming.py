@@ -25,9 +25,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import f1_score
 
 import scstore
-from scstore.naming.terms import find_terms, read_types
+from scstore.naming.terms import find_terms, load_texts, read_types
 from scstore.naming.text_scores import gene_weights, neighbour_means, places_of, read_expression
-from scstore.naming.texts import load_texts
 from scstore.progress import Silent
 
 FILES = {

@@ -25,7 +25,7 @@ from scstore.gene_tables.encoding import open_encoder
 from scstore.genes.ncbi import describe_by_ncbi, read_gene_info, read_summaries
 from scstore.genes.orthologs import read_orthologs
 from scstore.genes.vectors import encode_texts, matrix_power
-from scstore.naming.texts import GENES, TERMS, VECTORS
+from scstore.naming.terms import GENES, TERMS, VECTORS
 from scstore.progress import Reporter
 
 Array = NDArray[np.float64]

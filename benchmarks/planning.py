@@ -26,9 +26,8 @@ from typing import Any
 import numpy as np
 from measuring import RESULTS, markdown, with_sections
 
-from scstore.model.flops import cell_flop
 from scstore.model.loading import DEFAULT_MODEL
-from scstore.model.shapes import KNOWN_SHAPES, device_of
+from scstore.model.shapes import KNOWN_SHAPES, cell_flop, device_of
 
 SIZES = (1_000_000, 10_000_000, 50_000_000)
 WIDTH, DEPTH = 5120, 40

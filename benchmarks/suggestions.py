@@ -27,9 +27,8 @@ from scipy import sparse
 
 import scstore
 from scstore.labelling import suggest
-from scstore.naming.terms import find_terms
+from scstore.naming.terms import find_terms, load_texts
 from scstore.naming.text_scores import _lead, _standard, gene_weights
-from scstore.naming.texts import load_texts
 from scstore.progress import Silent
 
 FEW = 10  # cells of a label in the brain panel that is left out

@@ -28,8 +28,7 @@ from scstore.extraction import options as extraction
 from scstore.genes.matching import guess_organism
 from scstore.reporting.dot_plots import draw_rows
 from scstore.reporting.marks import ROW_KINDS, DotRow, labels_of
-from scstore.reporting.plot_files import save
-from scstore.reporting.plots import confusion_counts, draw_confusions, draw_layouts, embed
+from scstore.reporting.plots import confusion_counts, draw_confusions, draw_layouts, embed, save
 
 GENE_INFO = {"human": "Homo_sapiens.gene_info.gz", "mouse": "Mus_musculus.gene_info.gz"}
 SCALING = {"scinterpreter": "none", "screader": "multiply"}  # the presets whose papers train a projector

@@ -11,7 +11,7 @@ from scstore import fsio
 from scstore.errors import DamagedError, NewerFormatError, NotAStoreError, OptionError
 from scstore.genes.table import load_gene_table
 from scstore.heads.artifact import HEAD, load_head
-from scstore.model.projector_file import PROJECTOR, load_projector
+from scstore.model.projector import PROJECTOR, load_projector
 from scstore.options import Option, Progress, public
 from scstore.panels.panel import load_panel
 from scstore.sealed import CARD, DESCRIPTION_LIMIT, FolderKind

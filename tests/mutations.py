@@ -18,7 +18,7 @@ from scstore.errors import ScstoreError
 from scstore.genes.ncbi import read_gene_info
 from scstore.genes.orthologs import read_orthologs
 from scstore.genes.table import load_gene_table, read_descriptions
-from scstore.model.projector_file import ProjectorFile, load_projector, save_projector
+from scstore.model.projector import ProjectorFile, load_projector, save_projector
 from scstore.panels.panel import load_panel
 
 OPTIONS: dict[str, Any] = {"pool": (), "companions": ("genept",), "shard_rows": 8}

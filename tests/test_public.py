@@ -58,7 +58,7 @@ def test_figures_are_documented() -> None:
         assert all(one.option.help for one in parameters_of(face))
 
 
-@pytest.mark.parametrize("module", ["scstore", "scstore.cli", "scstore.reporting.marker_genes"])
+@pytest.mark.parametrize("module", ["scstore", "scstore.cli", "scstore.reporting.marks"])
 def test_importing_loads_nothing_heavy(module: str) -> None:
     script = f"import sys, {module}; print(*(name for name in {HEAVY!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

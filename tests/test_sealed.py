@@ -18,7 +18,7 @@ from scstore import fsio
 from scstore.errors import DamagedError, NewerFormatError, NotAStoreError, OptionError, OutputError
 from scstore.genes.table import GeneTable, load_gene_table, save_gene_table
 from scstore.heads.artifact import HEAD
-from scstore.model.projector_file import PROJECTOR, load_projector
+from scstore.model.projector import PROJECTOR, load_projector
 from scstore.panels.panel import Panel, load_panel, save_panel
 from scstore.sealed import (
     FORMAT,

@@ -21,10 +21,9 @@ from scstore.extraction.model_reader import load_model
 from scstore.extraction.options import Cells
 from scstore.extraction.plan import projector_fits
 from scstore.extraction.sequence_plan import SequencePlan, installed_versions, plan_sequences, run_settings
-from scstore.model.flops import kept_bytes
-from scstore.model.projector import aligned_map
-from scstore.model.projector_file import PROJECTOR, ProjectorFile, save_projector
+from scstore.model.projector import PROJECTOR, ProjectorFile, aligned_map, save_projector
 from scstore.model.readout import Readout
+from scstore.model.shapes import kept_bytes
 from scstore.model.trained_projector import TrainedProjector
 from scstore.options import Option, with_options
 from scstore.progress import Reporter

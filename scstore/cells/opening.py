@@ -14,11 +14,10 @@ import pandas as pd
 from anndata import AnnData
 
 from scstore.cells import anndata_files
+from scstore.cells.count_matrices import find_mtx, read_10x_hdf5, read_mtx_folder, tenx_groups
 from scstore.cells.gene_names import Genes, find_genes
 from scstore.cells.labels import check_column
 from scstore.cells.matrices import Opened, RowMatrix
-from scstore.cells.mtx import find_mtx, read_mtx_folder
-from scstore.cells.tenx import read_10x_hdf5, tenx_groups
 from scstore.errors import CellsError, ScstoreError, show, show_some
 from scstore.options import Option, did_you_mean
 from scstore.untrusted.guards import FORMATS, STORES, Guard, check_path, other_hdf5, reading, what_else, what_is

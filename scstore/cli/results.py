@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scstore.evaluation.result import Evaluation
     from scstore.genes.table import GeneTable
     from scstore.heads.artifact import AnyHead
-    from scstore.model.projector_file import ProjectorFile
+    from scstore.model.projector import ProjectorFile
     from scstore.panels.panel import Panel
     from scstore.search.query import Neighbours
     from scstore.store.reader import Store
@@ -263,14 +263,14 @@ def adapt_plot(
     overwrite: Overwrite = False,
 ) -> dict[str, Any]:
     from scstore.reporting.matplotlib_parts import Figure
-    from scstore.reporting.plot_files import check_figure
+    from scstore.reporting.plots import check_figure
 
     check_figure(output, overwrite=overwrite)
     return given | {"ax": Figure()}
 
 
 def show_plot(drawn: Any, given: Mapping[str, Any]) -> None:
-    from scstore.reporting.plot_files import save_figure
+    from scstore.reporting.plots import save_figure
 
     figure = (drawn[0] if isinstance(drawn, list) else drawn).figure
     save_figure(figure, given["output"], overwrite=given["overwrite"])

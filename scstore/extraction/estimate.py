@@ -19,9 +19,8 @@ from scstore.extraction.auto_panel import kept_panel
 from scstore.extraction.cell_input import CellInput, MatchedGenes, find_cells, find_genes
 from scstore.extraction.options import AUTO_PANEL, Cells, ExtractOptions, Output, complete_options
 from scstore.extraction.sequence_plan import fewest_genes, layers_to_read
-from scstore.model.flops import cell_flop, pass_bytes, weight_bytes
 from scstore.model.loading import DEFAULT_MODEL, FLOAT8, MINILM, SMOLLM2, ModelFiles
-from scstore.model.shapes import GPUS, DeviceKind, Gpu, device_of, model_shape
+from scstore.model.shapes import GPUS, DeviceKind, Gpu, cell_flop, device_of, model_shape, pass_bytes, weight_bytes
 from scstore.options import with_options
 from scstore.progress import Reporter
 from scstore.store.ledger import file_beside

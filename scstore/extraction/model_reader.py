@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from scstore.extraction.plan import ExtractionPlan
 from scstore.extraction.sequence_plan import SequencePlan
-from scstore.model.flops import layer_parameters
 from scstore.model.loading import Backbone, load_backbone, pick_device
 from scstore.model.projector import project
+from scstore.model.shapes import layer_parameters
 from scstore.progress import Reporter, Track
 from scstore.tokens.sequences import RankedCells, assemble, batch_unit, count_slots, plan_batches, reordered, take_cells
 

@@ -20,8 +20,7 @@ from scstore.errors import FeatureSpaceError, OptionError
 from scstore.extraction.presets import PRESETS
 from scstore.genes.table import load_gene_table
 from scstore.model.loading import FLOAT8
-from scstore.model.projector import PROJECTORS
-from scstore.model.projector_file import load_projector
+from scstore.model.projector import PROJECTORS, load_projector
 from scstore.model.prompt import INSTRUCTION, SYMBOLS_INSTRUCTION
 from scstore.options import Option, Overwrite, Progress, did_you_mean
 from scstore.panels.panel import load_panel

@@ -32,7 +32,7 @@ from scstore.extraction.sequence_plan import SequencePlan, installed_versions, p
 from scstore.genes.table import GeneTable
 from scstore.genes.vectors import RandomEncoder
 from scstore.model.loading import FLOAT8, ModelFiles
-from scstore.model.projector_file import ProjectorFile, load_projector
+from scstore.model.projector import ProjectorFile, load_projector
 from scstore.model.prompt import PROMPT, SEPARATOR
 from scstore.progress import Reporter
 from scstore.sealed import FORMAT, Space, differences, view_differences

@@ -22,7 +22,6 @@ from scstore.extraction.cell_input import CellInput, MatchedGenes, find_cells, f
 from scstore.extraction.options import GENEPT_W, RENAMED, SequenceOptions
 from scstore.gene_tables.encoding import cached_table
 from scstore.genes.table import GeneTable
-from scstore.model.flops import tokens_that_fit
 from scstore.model.loading import (
     DEFAULT_MODEL,
     FLOAT8,
@@ -34,6 +33,7 @@ from scstore.model.loading import (
     pick_device,
 )
 from scstore.model.prompt import PROMPT, Layout, make_layout, write_symbols
+from scstore.model.shapes import tokens_that_fit
 from scstore.progress import Reporter
 from scstore.store.ledger import file_beside, ids_digest
 from scstore.tokens.sequences import GeneSlots, RankedCells, count_genes, cut_genes, rank_genes

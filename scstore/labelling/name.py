@@ -30,7 +30,7 @@ from scstore.labelling.annotate import (
     write_and_return,
     write_labelled,
 )
-from scstore.naming.terms import Types, read_types, refuse_unknown, without_text
+from scstore.naming.terms import Texts, Types, load_texts, read_types, refuse_unknown, without_text
 from scstore.naming.text_scores import (
     Scores,
     cluster_means,
@@ -41,7 +41,6 @@ from scstore.naming.text_scores import (
     score,
     speaking_genes,
 )
-from scstore.naming.texts import Texts, load_texts
 from scstore.options import Option, Overwrite, Progress, Seed, fraction, with_options
 from scstore.progress import Reporter
 from scstore.reporting.words import TEXTS

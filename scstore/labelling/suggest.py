@@ -14,9 +14,8 @@ from scipy import sparse
 from scstore.annotation.predict import Labelling
 from scstore.annotation.prediction_frames import BLOCK, UNASSIGNED
 from scstore.errors import GenesError
-from scstore.naming.terms import find_terms
+from scstore.naming.terms import Texts, find_terms, load_texts
 from scstore.naming.text_scores import Scores, gene_weights, neighbour_means, read_expression, score, variable_genes
-from scstore.naming.texts import Texts, load_texts
 from scstore.progress import Silent
 
 FEWEST = 5  # novel cells, and cells with one suggestion

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore.errors import FaultError, MissingExtraError
-from scstore.tokens.sentences import write_sentences
-from scstore.tokens.sequences import RankedCells, batch_unit, plan_batches
+from scstore.tokens.sequences import RankedCells, batch_unit, plan_batches, write_sentences
 
 try:
     import torch

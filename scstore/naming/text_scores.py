@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 
 from scstore.errors import CellsError
 from scstore.genes.matching import guess_organism, match_genes
-from scstore.naming.texts import Texts
+from scstore.naming.terms import Texts
 from scstore.progress import Reporter
 from scstore.store.reader import Store
 

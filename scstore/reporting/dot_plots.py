@@ -14,8 +14,16 @@ from scstore.errors import OptionError, printable
 from scstore.evaluation.result import HEADINGS, Evaluation, mean_and_sd
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.options import Option, public
-from scstore.reporting.marker_genes import gene_weights, marker_expression, strongest_genes
-from scstore.reporting.marks import LABEL, DotRow, read_labels, read_scores, shown
+from scstore.reporting.marks import (
+    LABEL,
+    DotRow,
+    gene_weights,
+    marker_expression,
+    read_labels,
+    read_scores,
+    shown,
+    strongest_genes,
+)
 from scstore.reporting.matplotlib_parts import Axes, Line2D, ListedColormap
 from scstore.reporting.plots import BESIDE, Where, place, styled
 from scstore.store.reader import Cells, open_store

@@ -84,7 +84,7 @@ def _draw(evaluation: Evaluation, folder: Path) -> None:
 
     from scstore.reporting import plots
     from scstore.reporting.dot_plots import evaluation as draw_scores
-    from scstore.reporting.plot_files import save
+    from scstore.reporting.plots import save
 
     regime, names, counts = evaluation.regimes[0], np.array(evaluation.cells.classes, dtype=object), {}
     draw_scores(evaluation, ax=(metrics := Figure()))

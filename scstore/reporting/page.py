@@ -32,7 +32,6 @@ from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
-from scstore.reporting.marker_genes import gene_weights, marker_expression
 from scstore.reporting.marks import (
     LABEL,
     NO_VALUE,
@@ -40,7 +39,9 @@ from scstore.reporting.marks import (
     Labels,
     as_annotate_writes,
     cross_counts,
+    gene_weights,
     labels_of,
+    marker_expression,
     read_scores,
 )
 from scstore.reporting.words import methods, verdict

@@ -7,18 +7,21 @@ not have is an :class:`OptionError`, as is another number of axes than the figur
 from __future__ import annotations
 
 import functools
+import os
 import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scstore import fsio
 from scstore.annotation.annotated_cells import PALETTE, PREFIX
 from scstore.annotation.record import CONFIDENCE_EDGES, NOVELTY_EDGES, counted
-from scstore.errors import InputError, MissingExtraError, OptionError, printable
+from scstore.errors import InputError, MissingExtraError, OptionError, OutputError, printable
 from scstore.options import Option, public
 from scstore.reporting.marks import (
     LABEL,
@@ -32,7 +35,16 @@ from scstore.reporting.marks import (
     read_labels,
     shown,
 )
-from scstore.reporting.matplotlib_parts import Annotation, Axes, Figure, Line2D, ListedColormap, colormaps, rc_context
+from scstore.reporting.matplotlib_parts import (
+    Annotation,
+    Axes,
+    Figure,
+    Line2D,
+    ListedColormap,
+    Text,
+    colormaps,
+    rc_context,
+)
 from scstore.store.reader import Cells, open_store
 
 P = ParamSpec("P")
@@ -316,3 +328,41 @@ def embed(features: NDArray[Any], *, seed: int = 0) -> NDArray[np.float32]:
         neighbours = min(15, max(2, len(features) - 1))
         layout = umap_learn.UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1)
         return np.asarray(layout.fit_transform(np.asarray(features, dtype=np.float32)), dtype=np.float32)
+
+
+CREATOR = "scstore.pl"  # in every figure's metadata
+METADATA: Mapping[str, dict[str, Any]] = {
+    ".png": {"Software": CREATOR},
+    ".pdf": {"Creator": CREATOR, "CreationDate": None},
+    ".svg": {"Creator": CREATOR, "Date": None},
+}
+
+
+def check_figure(output: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Refuse a figure of unknown ending, or one that may not be replaced, before it is drawn."""
+    if Path(output).suffix not in METADATA:
+        raise OutputError(f"{os.fspath(output)}: figures are {', '.join(METADATA)} files.")
+    return fsio.check_output(output, overwrite=overwrite, problem=_problem)
+
+
+def _problem(path: Path) -> str | None:
+    is_one = path.is_file() and CREATOR.encode() in path.read_bytes()
+    return None if is_one else "is not a figure of scstore's"
+
+
+def save_figure(figure: Figure, output: str | os.PathLike[str], *, overwrite: bool) -> None:
+    target = check_figure(output, overwrite=overwrite)
+    with fsio.atomic_path(target, overwrite=overwrite) as partial:
+        save(figure, partial, suffix=target.suffix)
+
+
+def save(figure: Figure, *paths: str | os.PathLike[str], suffix: str = "") -> None:
+    """Write a figure, its texts as texts; the same figure gives the same bytes. ``suffix`` is the path's by default."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # labels are data: a dollar sign in them is no formula
+        text.set_text(printable(text.get_text()))
+    for path in paths:
+        kind = suffix or Path(path).suffix
+        how: Any = {"svg.fonttype": "none", "svg.hashsalt": "scstore", "pdf.fonttype": 42, **AS_TEXT}
+        with rc_context(how):
+            figure.savefig(path, format=kind[1:], dpi=300, bbox_inches="tight", metadata=METADATA[kind])

@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 
 import scstore
 from scstore import fsio
-from scstore.alignment.projector_training import load_training, save_training
-from scstore.alignment.readout_heads import ReadoutHeads
+from scstore.alignment.projector_training import ReadoutHeads, load_training, save_training
 from scstore.cli import app
 from scstore.errors import (
     DamagedError,
@@ -29,7 +28,7 @@ from scstore.errors import (
     OptionError,
     OutputError,
 )
-from scstore.model.projector_file import ProjectorFile, load_projector
+from scstore.model.projector import ProjectorFile, load_projector
 from scstore.store.ledger import SEEN_BY_PROJECTOR
 
 FILES = ("projector.json", "projector.safetensors")

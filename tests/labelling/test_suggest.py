@@ -16,7 +16,7 @@ from scipy import sparse
 import scstore
 from scstore.labelling import suggest
 from scstore.labelling.suggest import candidates
-from scstore.naming.texts import load_texts
+from scstore.naming.terms import load_texts
 
 MARKERS = {
     "B cell": "CD79A CD79B MS4A1 CD19 CD22 PAX5 BLK FCRLA BANK1 CR2 CD72 FCER2 CD40 BLNK VPREB3",

@@ -15,7 +15,7 @@ from support import Run
 import scstore
 from scstore.errors import CellsError, GenesError, MissingExtraError, OptionError, OutputError
 from scstore.labelling import name as module
-from scstore.naming.texts import load_texts
+from scstore.naming.terms import load_texts
 
 MARKERS = {
     "B cell": "CD79A CD79B MS4A1 CD19 CD22 PAX5 BLK FCRLA BANK1 CR2 CD72 FCER2 CD40 BLNK VPREB3",

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from scstore.errors import OptionError
-from scstore.naming.terms import find_terms, read_types
-from scstore.naming.texts import load_texts
+from scstore.naming.terms import find_terms, load_texts, read_types
 
 MEANT = {
     "T_CD4": "CL:0000624",

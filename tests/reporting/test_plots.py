@@ -30,8 +30,7 @@ from scstore.errors import (
 )
 from scstore.reporting.dot_plots import draw_rows
 from scstore.reporting.marks import LABEL, ROW_KINDS, DotRow, labels_of
-from scstore.reporting.plot_files import save, save_figure
-from scstore.reporting.plots import confusion_counts, draw_confusions, draw_layouts, embed
+from scstore.reporting.plots import confusion_counts, draw_confusions, draw_layouts, embed, save, save_figure
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""Folders with a Matrix Market file: 10x, STARsolo, Parse, kb-python, alevin-fry, and tables of their kind."""
+"""Count matrices as programs write them: 10x HDF5, and folders with a Matrix Market file.
+
+The HDF5 is of Cell Ranger 2 and later and CellBender; the folders of 10x, STARsolo, Parse, kb-python and alevin-fry.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import h5py
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 from scipy import sparse
 
 from scstore.cells.gene_names import NAME_KEYS, clean_texts, column_key
-from scstore.cells.matrices import Opened, RowMatrix
+from scstore.cells.matrices import Opened, RowMatrix, decoded, open_compressed
 from scstore.errors import CellsError, show, show_some
-from scstore.untrusted.guards import reading
+from scstore.untrusted.guards import Guard, damaged, reading
 from scstore.untrusted.text import open_unpacked, read_unpacked
 
 # Ends of the names of matrices, without ``.gz``; the first that is there is read. Those of Parse, kb and alevin-fry are
@@ -189,3 +194,63 @@ def _read_mtx(path: Path, *, transposed: bool) -> sparse.csr_matrix:
         rows, columns, values = (entries[name].to_numpy() for name in types)
         matrix = sparse.coo_matrix((values, (rows - 1, columns - 1)), shape=(n_rows, n_columns))
     return sparse.csr_matrix(matrix.T if transposed else matrix)
+
+
+# What is read of the features beside their ids and symbols; the last three are of probes.
+FEATURE_PARTS = ("feature_type", "genome", "gene_id", "gene_name", "filtered_probes")
+
+
+def tenx_groups(root: h5py.File) -> list[str]:
+    """Return the groups of an HDF5 file that hold a 10x matrix: ``["matrix"]``, or one per genome."""
+    groups = [name for name in root if root.get(name, getclass=True) is h5py.Group]
+    return [name for name in groups if "barcodes" in root[name] and "indptr" in root[name]]
+
+
+def read_10x_hdf5(root: h5py.File, *, guard: Guard) -> Opened:
+    groups = tenx_groups(root)
+    if len(groups) != 1:
+        held = f"it holds {len(groups)} genomes ({show_some(groups, limit=6)})"
+        cure = "Write one to a file of its own (scanpy.read_10x_h5(path, genome=…))."
+        raise CellsError(f"{guard.source}: {held}. {cure}")
+    name = groups[0]
+    group = guard.member(root, name)
+    features = guard.member(group, "features")
+    where, ids, symbols = (group, "genes", "gene_names") if features is None else (features, "id", "name")
+    var = _features(where, guard=guard, ids=ids, symbols=symbols)
+    barcodes = _strings(group, "barcodes", guard=guard)
+    with reading(guard.source, f"{name}/shape"):
+        n_features, n_cells = (int(n) for n in _array(group, "shape", guard=guard)[:])
+    if (n_features, n_cells) != (len(var), len(barcodes)):
+        said = f"{name}/shape says {n_features:,} features × {n_cells:,} cells"
+        raise damaged(guard.source, f"{said}, but there are {len(var):,} features and {len(barcodes):,} barcodes.")
+    parts = {part: _array(group, part, guard=guard) for part in ("indptr", "indices", "data")}
+    matrix = open_compressed(**parts, shape=(n_cells, n_features), source=guard.source, name=name)
+    obs = pd.DataFrame(index=pd.Index(barcodes, dtype=object))
+    return Opened(obs, {"X": matrix}, var)
+
+
+def _features(group: Any, *, guard: Guard, ids: str, symbols: str) -> pd.DataFrame:
+    if guard.member(group, ids) is None:  # CellBender 0.1 writes no ids
+        ids = symbols
+    columns = {ids: _strings(group, ids, guard=guard), "symbol": _strings(group, symbols, guard=guard)}
+    for part in FEATURE_PARTS:
+        if guard.member(group, part) is not None:
+            columns[part] = _strings(group, part, guard=guard)
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) > 1:
+        found = ", ".join(f"{len(values):,} of {part}" for part, values in columns.items())
+        raise damaged(guard.source, f"The features do not fit each other: {found}.")
+    return pd.DataFrame(columns).set_index(ids).rename_axis(None)
+
+
+def _array(group: Any, part: str, *, guard: Guard) -> Any:
+    array = guard.member(group, part)
+    if not isinstance(array, h5py.Dataset):
+        raise damaged(guard.source, f"{group.name.strip('/')}/{part} is missing.")
+    return array
+
+
+def _strings(group: Any, part: str, *, guard: Guard) -> list[str]:
+    array = _array(group, part, guard=guard)
+    with reading(guard.source, f"{group.name.strip('/')}/{part}"):
+        return list(map(str, decoded(array[:])))
