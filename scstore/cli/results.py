@@ -262,8 +262,7 @@ def adapt_plot(
     output: Annotated[Path, Option("A .png, .pdf or .svg file.", flags=("--output", "-o"))],
     overwrite: Overwrite = False,
 ) -> dict[str, Any]:
-    from scstore.reporting.matplotlib_parts import Figure
-    from scstore.reporting.plots import check_figure
+    from scstore.reporting.plots import Figure, check_figure
 
     check_figure(output, overwrite=overwrite)
     return given | {"ax": Figure()}

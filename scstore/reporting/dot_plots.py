@@ -24,8 +24,7 @@ from scstore.reporting.marks import (
     shown,
     strongest_genes,
 )
-from scstore.reporting.matplotlib_parts import Axes, Line2D, ListedColormap
-from scstore.reporting.plots import BESIDE, Where, place, styled
+from scstore.reporting.plots import BESIDE, Axes, Line2D, ListedColormap, Where, place, styled
 from scstore.store.reader import Cells, open_store
 
 METRICS = ("macro_f1", "accuracy", "macro_precision", "macro_recall")

@@ -35,17 +35,17 @@ from scstore.reporting.marks import (
     read_labels,
     shown,
 )
-from scstore.reporting.matplotlib_parts import (
-    Annotation,
-    Axes,
-    Figure,
-    Line2D,
-    ListedColormap,
-    Text,
-    colormaps,
-    rc_context,
-)
 from scstore.store.reader import Cells, open_store
+
+try:
+    from matplotlib import colormaps, rc_context
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.colors import ListedColormap as ListedColormap
+    from matplotlib.figure import Figure as Figure
+    from matplotlib.lines import Line2D as Line2D
+    from matplotlib.text import Annotation, Text
+except ImportError as error:
+    raise MissingExtraError("Drawing figures", "plot") from error
 
 P = ParamSpec("P")
 R = TypeVar("R")

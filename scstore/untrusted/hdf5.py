@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 
 from scstore.errors import CellsError, ScstoreError
 from scstore.hdf5_output import NO_LOCKS, open_to_read
-from scstore.untrusted.guards import (
-    EXHAUSTS,
-    FLOOR,
-    RATIO,
-    check_path,
-    declared_bytes,
-    missing_filter,
-    too_large,
-    unpacks_too_far,
-)
+from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, check_path, filters_of, missing_filter
+from scstore.untrusted.packing import CHECKSUMS, zstd_frame
 
 # Deeper groups, more objects, or more ways to one group than an AnnData has: links that run in circles.
 DEPTH, OBJECTS, VISITS = 64, 200_000, 1000
@@ -29,6 +23,15 @@ ONE_LINK = h5py.h5p.create(h5py.h5p.LINK_ACCESS)
 ONE_LINK.set_nlinks(1)
 
 OWN_DATA = "Write a file that holds its own data."
+# HDF5's filters that pack no tighter than :data:`RATIO`: deflate, shuffle, fletcher32, szip, LZF.
+BOUNDED_FILTERS = frozenset({1, 2, 3, 4, 32000})
+# Those whose chunks begin with the bytes that they unpack to.
+STATED: dict[int, Callable[[bytes], int]] = {
+    32001: lambda head: int.from_bytes(head[4:8], "little"),
+    32004: lambda head: int.from_bytes(head[:8], "big"),
+    32008: lambda head: int.from_bytes(head[:8], "big"),
+    32015: lambda head: zstd_frame(head)[0] or 0,
+}
 
 
 def open_hdf5(
@@ -97,6 +100,49 @@ def _find_problem(file: h5py.File, path: Path) -> str | None:
                 continue  # HDF5 cannot read it, and nor can a reader
     if declared > max(4 * FLOOR, RATIO * stored):
         return f"its arrays declare {declared:,} bytes together, but the whole file has {stored:,}. {EXHAUSTS}"
+    return None
+
+
+def unpacks_too_far(dataset: h5py.Dataset, path: Path) -> str | None:
+    """Return which chunk says that it unpacks to more than its data set declares for one, where chunks say it."""
+    last = filters_of(dataset)[-1:]
+    if not dataset.chunks or not last or (stated := STATED.get(last[0][0])) is None:
+        return None
+    limit = 2 * math.prod(dataset.chunks) * dataset.dtype.itemsize + CHECKSUMS  # texts take twice as much there
+
+    with path.open("rb") as file:
+
+        def look(chunk: h5py.h5d.StoreInfo) -> str | None:
+            file.seek(chunk.byte_offset)
+            with contextlib.suppress(ValueError, IndexError):
+                size = 0 if chunk.filter_mask else stated(file.read(18))
+                if size > limit:
+                    return f"a chunk of {dataset.name} unpacks to {size:,} bytes, not {limit:,}"
+            return None
+
+        found: str | None = dataset.id.chunk_iter(look)
+    return found
+
+
+def declared_bytes(array: h5py.Dataset) -> int:
+    return math.prod(array.shape or ()) * int(array.dtype.itemsize)
+
+
+def too_large(array: h5py.Dataset, stored: int) -> str | None:
+    """Return why a data set in a file of ``stored`` bytes cannot be what it declares; no value is read."""
+    name = str(array.name).strip("/")
+    declared = declared_bytes(array)
+    if declared > max(FLOOR, RATIO * stored):
+        shape = tuple(array.shape)
+        return f"{name} declares {declared:,} bytes (shape {shape}), but the whole file has {stored:,}. {EXHAUSTS}"
+    chunk = math.prod(array.chunks) * array.dtype.itemsize if array.chunks else 0
+    if chunk > max(FLOOR, RATIO * stored):
+        return f"one chunk of {name} decodes to {chunk:,} bytes, but the whole file has {stored:,}. {EXHAUSTS}"
+    filters = [number for number, _ in filters_of(array)]
+    if declared > FLOOR and len(set(filters)) == len(filters) and BOUNDED_FILTERS.issuperset(filters):
+        own = int(array.id.get_storage_size())
+        if declared > RATIO * own:
+            return f"{name} declares {declared:,} bytes, but only {own:,} bytes of it are stored. {EXHAUSTS}"
     return None
 
 

@@ -34,13 +34,11 @@ from scstore.untrusted.guards import (
     FLOOR,
     Guard,
     check_layout,
-    declared_bytes,
     read_weights,
     reading,
-    too_large,
     what_is,
 )
-from scstore.untrusted.hdf5 import open_hdf5
+from scstore.untrusted.hdf5 import declared_bytes, open_hdf5, too_large
 from scstore.untrusted.zarr import open_zarr
 
 N = FLOOR // 4 * 2
