@@ -1,7 +1,5 @@
 """How an object shows itself at a prompt and in a notebook."""
 
-from __future__ import annotations
-
 import html
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """HDF5 files that are whole, or an error: libhdf5 and h5py ignore what goes wrong when a data set is closed."""
 
-from __future__ import annotations
-
 import errno
 import math
 import os
@@ -25,33 +23,6 @@ def open_to_read(path: Path) -> h5py.File:
         if error.errno not in NO_LOCKS:
             raise
     return h5py.File(path, "r", locking=False)
-
-
-class OutputFile(h5py.File):  # type: ignore[misc]  # h5py has no types
-    def __init__(self, written: Written, mode: str) -> None:
-        super().__init__(written, mode)
-        self._written = written
-
-    def check(self) -> None:
-        """Raise what went wrong so far; to be called between blocks."""
-        if self._written.error is not None:
-            raise self._written.error
-
-
-@contextmanager
-def hdf5_output(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[OutputFile]:
-    """Open a hidden HDF5 file for writing; when the block ends, all bytes and chunks are there, or it is an error."""
-    with path.open("w+b" if mode == "w" else "r+b", buffering=0) as opened:
-        written = Written(opened)
-        with OutputFile(written, mode) as file:
-            before = set(_incomplete(file))  # of a copy: what its owner never wrote
-            yield file
-        if written.error is not None:
-            raise written.error
-    with open_to_read(path) as file:
-        if missing := [name for name in _incomplete(file) if name not in before]:
-            msg = f"not every value of {missing[0]} was written. Run the same command again"
-            raise OSError(errno.EIO, msg, str(path))
 
 
 class Written:
@@ -98,6 +69,33 @@ class Written:
                 work()
             except BaseException as error:  # noqa: BLE001  # Ctrl-C too: it must not reach libhdf5
                 self.error = error
+
+
+class OutputFile(h5py.File):  # type: ignore[misc]  # h5py has no types
+    def __init__(self, written: Written, mode: str) -> None:
+        super().__init__(written, mode)
+        self._written = written
+
+    def check(self) -> None:
+        """Raise what went wrong so far; to be called between blocks."""
+        if self._written.error is not None:
+            raise self._written.error
+
+
+@contextmanager
+def hdf5_output(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[OutputFile]:
+    """Open a hidden HDF5 file for writing; when the block ends, all bytes and chunks are there, or it is an error."""
+    with path.open("w+b" if mode == "w" else "r+b", buffering=0) as opened:
+        written = Written(opened)
+        with OutputFile(written, mode) as file:
+            before = set(_incomplete(file))  # of a copy: what its owner never wrote
+            yield file
+        if written.error is not None:
+            raise written.error
+    with open_to_read(path) as file:
+        if missing := [name for name in _incomplete(file) if name not in before]:
+            msg = f"not every value of {missing[0]} was written. Run the same command again"
+            raise OSError(errno.EIO, msg, str(path))
 
 
 def _incomplete(file: h5py.File) -> list[str]:

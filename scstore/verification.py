@@ -1,7 +1,5 @@
 """``scstore verify``: anything that scstore wrote, against its own digests."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``scstore align``: a projector trained through the frozen model on labelled cells."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace

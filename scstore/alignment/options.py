@@ -1,10 +1,8 @@
 """Options of ``scstore align``, and the recipes that they adjust."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from scstore.cells.labels import MISSING_LABELS, MissingLabels
 from scstore.errors import OptionError
@@ -92,7 +90,7 @@ class AlignOptions(SequenceOptions):
         return replace(RECIPES[self.recipe], **given)
 
     @property
-    def completed(self) -> AlignOptions:
+    def completed(self) -> Self:
         """These options, with the recipe's in place of those that were not given."""
         chosen = RECIPES[self.recipe].options
         return replace(self, **{name: chosen[name] for name in chosen if getattr(self, name) is None})

@@ -4,8 +4,6 @@ Source: scInterpreter (arXiv 2402.12405), scReader (arXiv 2412.18156). Gradients
 alone. Everything random is drawn from (seed, epoch, step), so that a stopped run goes on as if it had not stopped.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

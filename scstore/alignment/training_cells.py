@@ -1,7 +1,5 @@
 """Labelled cells for a training: ranked once, some of each label held out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """AnnData and MuData on disk (``.h5ad``, ``.h5mu``, Zarr folders), with their matrices left there, and in memory."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 The HDF5 is of Cell Ranger 2 and later and CellBender; the folders of 10x, STARsolo, Parse, kb-python and alevin-fry.
 """
 
-from __future__ import annotations
-
 import csv
 import functools
 import io

@@ -4,8 +4,6 @@ Counts become counts per 10,000 of the cell, then ``log1p``: what scanpy's ``nor
 ``log1p`` give. Each cell is computed from its own values alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

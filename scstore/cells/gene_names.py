@@ -1,7 +1,5 @@
 """Which columns of a matrix are genes, of which species, and what they are called, wherever programs keep it."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections import Counter

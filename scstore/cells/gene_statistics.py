@@ -1,7 +1,5 @@
 """Which genes separate classes of cells, or vary without classes: analysis of variance and excess dropout, streamed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Self
 

@@ -1,7 +1,5 @@
 """Label columns of cells: which labels are missing, and which hardly differ in spelling."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import Counter

@@ -1,7 +1,5 @@
 """Matrices of cells × genes, read by runs of rows, and tables of cells and genes, in types that AnnData stores."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

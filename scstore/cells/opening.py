@@ -1,7 +1,5 @@
 """Inputs of cells, whatever their format, which is found by its content and not by its name."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Mapping

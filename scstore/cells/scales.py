@@ -4,8 +4,6 @@ Where all genes are there, what belongs to a cell's counts adds up to one number
 removed sums mislead, but the counts still show: divided by the smallest of its cell, each is whole.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

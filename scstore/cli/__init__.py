@@ -1,7 +1,5 @@
 """The command line. Each command runs one public function; heavy imports wait until then."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

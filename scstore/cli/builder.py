@@ -1,7 +1,5 @@
 """Commands made from public functions: options, help and checks come from the function's signature."""
 
-from __future__ import annotations
-
 import collections.abc
 import importlib
 import inspect

@@ -1,7 +1,5 @@
 """The applications that the commands belong to, and the list of the commands."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

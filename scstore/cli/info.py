@@ -1,7 +1,5 @@
 """The command ``info``."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from math import isfinite

@@ -1,7 +1,5 @@
 """What a table says, in plain words: which rows are compared, and the sentence that comes first."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

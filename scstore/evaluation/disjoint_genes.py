@@ -1,7 +1,5 @@
 """Training cells and test cells measured on different genes, as targeted panels against whole transcriptomes are."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Leaving out each class in turn, to see whether confidence and novelty tell cells of unknown classes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ the true value in three cases of four, not in 95 %. So both ends are moved away 
 ``t(n - 1) / z · √(n / (n - 1))`` (Hesterberg 2015): 2.7 for 3 groups, 1.2 for 10, next to nothing for many.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

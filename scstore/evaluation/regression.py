@@ -1,7 +1,5 @@
 """The control of every table with expression: a class-balanced logistic regression, chosen on the training cells."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from typing import Any

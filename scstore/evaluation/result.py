@@ -1,7 +1,5 @@
 """The result of an evaluation: tables, comparisons, sentences, JSON."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass

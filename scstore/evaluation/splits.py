@@ -1,7 +1,5 @@
 """Which cells are trained on and which are tested on: folds, whole groups, named sides, a few cells a class."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass

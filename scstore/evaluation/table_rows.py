@@ -1,7 +1,5 @@
 """The rows of an evaluation's table: which features each classifier reads, and what made them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

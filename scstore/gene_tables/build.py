@@ -1,7 +1,5 @@
 """Gene tables from texts: describe genes in words, encode the words, write the table."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any

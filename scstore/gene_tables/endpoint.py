@@ -3,8 +3,6 @@
 The key is read from ``OPENAI_API_KEY``, the address from ``OPENAI_BASE_URL``. The key is neither printed nor recorded.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import os

@@ -1,7 +1,5 @@
 """Genes of an input found in a gene table by Ensembl id, symbol or synonym; their organism; the report of the match."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Gene descriptions from NCBI's own files, ``gene_info`` and ``gene_summary``: tab-separated, gzipped or not."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Collection, Mapping

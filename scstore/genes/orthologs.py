@@ -1,7 +1,5 @@
 """One-to-one orthologs of human and mouse, and cells of one species read with the gene names of the other."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Published gene vectors, such as GenePT's, as gene tables."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path

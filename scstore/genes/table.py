@@ -1,7 +1,5 @@
 """Gene tables (names, texts and vectors of genes, as AnnData on disk), and the texts that they are made from."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

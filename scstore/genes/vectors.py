@@ -1,7 +1,5 @@
 """Gene vectors: texts encoded, kept in the user's cache so that none is paid for twice, and their geometry."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ A GGUF file holds numbers and text, and no code. The library ``gguf`` parses it,
 ``smollm2`` or was named by its path.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import tempfile

@@ -1,7 +1,5 @@
 """Layers as a GPU runs them best: decoder blocks compiled into few kernels, and matrix products in float8."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,16 +4,15 @@ Hidden states are pooled by hooks while the pass runs, so that no more than one 
 waits for the device between batches: pooled rows are gathered there and fetched once a shard.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scstore.errors import FaultError, MissingExtraError
+from scstore.model.loading import Backbone
 from scstore.model.prompt import Layout
 from scstore.tokens.sequences import Batch
 
@@ -22,9 +21,6 @@ try:
     from torch.nn.functional import embedding
 except ImportError as error:
     raise MissingExtraError("Running a language model", "extract") from error
-
-if TYPE_CHECKING:
-    from scstore.model.loading import Backbone
 
 
 class Readout:
@@ -79,7 +75,7 @@ class Readout:
         first = pooled[self.layers[0]].device
         return torch.stack([pooled[layer].to(first) for layer in self.layers]).transpose(1, 2)
 
-    def gather(self, n_cells: int, n_poolings: int) -> Gathered:
+    def gather(self, n_cells: int, n_poolings: int) -> "Gathered":
         return Gathered(self, n_cells, n_poolings)
 
     def _sent(self, array: NDArray[Any]) -> torch.Tensor:

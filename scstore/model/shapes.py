@@ -4,8 +4,6 @@ A linear layer of ``a × b`` weights costs ``2ab`` floating-point operations a t
 costs ``4 · t² · heads · head_dim`` for its two products, half of it where attention is causal.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,14 +1,13 @@
 """Texts encoded by a Hugging Face model: mean of the last hidden states over the text's own tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scstore.errors import FaultError, MissingExtraError
+from scstore.model.loading import Backbone
 from scstore.tokens.sequences import RankedCells, batch_unit, plan_batches, write_sentences
 
 try:
@@ -16,9 +15,6 @@ try:
     from torch.nn.utils.rnn import pad_sequence
 except ImportError as error:
     raise MissingExtraError("Encoding texts with a model", "extract") from error
-
-if TYPE_CHECKING:
-    from scstore.model.loading import Backbone
 
 
 class HuggingFaceEncoder:

@@ -4,10 +4,9 @@ Source: the projector of scInterpreter (arXiv 2402.12405). New here is where it 
 ``aligned`` projector, of which the learned layers are then a correction that is zero at first.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +88,7 @@ class TrainedProjector(nn.Module):
     @classmethod
     def from_arrays(
         cls, arrays: Mapping[str, NDArray[np.float32]], *, width_in: int, width_out: int, blocks: int, start: str
-    ) -> TrainedProjector:
+    ) -> Self:
         """The projector from what :meth:`to_arrays` gave; DamagedError if the arrays do not fit its description."""
         square, flat = np.zeros((width_in, width_in)), np.zeros((width_in, width_out))
         zeros = AlignedMap(np.zeros(width_in), square, flat, np.zeros(width_out), 0.0)

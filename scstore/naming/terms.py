@@ -3,8 +3,6 @@
 The files in ``data`` are made by ``benchmarks/naming_data.py``; ``data/README.md`` names their sources and licences.
 """
 
-from __future__ import annotations
-
 import csv
 import os
 import re

@@ -4,8 +4,6 @@ A score is compared with those of the same cells where the genes' weights are sh
 gives p-values.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

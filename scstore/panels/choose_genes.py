@@ -1,7 +1,5 @@
 """``scstore panel``: the genes that separate cell types, chosen once."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Sequence

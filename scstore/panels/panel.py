@@ -1,7 +1,5 @@
 """Panels: the genes that may enter a sequence, in a file with a digest."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Cards in Markdown: what a head was trained on, how good it is, when it does not answer; what is in a store."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

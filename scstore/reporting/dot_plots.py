@@ -1,7 +1,5 @@
 """Dot plots of evaluations and of a head's genes: part of ``scstore.pl``."""
 
-from __future__ import annotations
-
 import os
 import textwrap
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """An evaluation as a folder: every number, the tables to read, and figures."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What figures and pages share: colours, marks, and names in plain words; nothing is drawn here."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ Python counts and words what the page says and writes it as JSON into ``page.htm
 name out of a file ever becomes HTML, and no other script may run there.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

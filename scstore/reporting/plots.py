@@ -4,8 +4,6 @@ Each function draws on the axes ``ax``, or on a new figure of pyplot's, and retu
 not have is an :class:`OptionError`, as is another number of axes than the figure has.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import textwrap

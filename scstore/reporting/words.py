@@ -1,7 +1,5 @@
 """What a page says in words: the verdict, and a text for the methods."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

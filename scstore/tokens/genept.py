@@ -5,8 +5,6 @@ expression. ``genept_w`` is that, over all expressed genes; ``genept`` is over t
 gene vectors whitened; ``genept_random`` the same with random ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

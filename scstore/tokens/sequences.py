@@ -6,14 +6,12 @@ gene is one vector, slot 0 is padding, then the prefix, then the suffix, then th
 symbol, the table is that of the model's token embeddings, and slots are tokens.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,7 +171,7 @@ class GeneSlots:
         return np.diff(self.offsets)
 
     @classmethod
-    def of_vectors(cls, frame: Frame, n_genes: int) -> GeneSlots:
+    def of_vectors(cls, frame: Frame, n_genes: int) -> Self:
         genes = np.arange(n_genes)
         around = 1 + np.arange(frame.overhead)
         return cls(frame.first_gene_slot + genes, np.arange(n_genes + 1), np.zeros_like(genes), around)

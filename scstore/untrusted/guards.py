@@ -1,7 +1,5 @@
 """Reading what somebody else wrote: what a path holds, what an array may declare and unpack to; plain errors."""
 
-from __future__ import annotations
-
 import bz2
 import contextlib
 import gzip

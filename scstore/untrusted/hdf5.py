@@ -1,7 +1,5 @@
 """HDF5 files from anywhere: links, storage and sizes are checked before a value is read."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

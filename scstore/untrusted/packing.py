@@ -3,8 +3,6 @@
 Only texts, and what was packed with codecs that do not say its size, are unpacked to find out.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """Pickles of vectors, such as GenePT's, from anywhere: stand-ins for the few names of NumPy's; nothing is called."""
 
-from __future__ import annotations
-
 import math
 import mmap
 import os

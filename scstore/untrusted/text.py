@@ -1,7 +1,5 @@
 """Text files from anywhere, gzipped or not, that cannot unpack without bound."""
 
-from __future__ import annotations
-
 import gzip
 import io
 from pathlib import Path

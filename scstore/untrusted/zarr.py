@@ -1,7 +1,5 @@
 """Zarr folders from anywhere: no link, no pickle, and nothing that takes far more memory than it has bytes."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
