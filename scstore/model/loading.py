@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from scstore import fsio
 from scstore.errors import DamagedError, LockedError, MissingExtraError, ModelError, ScstoreError, show
-from scstore.model.gguf_files import embedded_decoder, packed_file, unpack
+from scstore.model.gguf_files import embedded_decoder, unpack
 from scstore.progress import Reporter
 from scstore.untrusted.guards import reading
 
@@ -143,7 +143,9 @@ def _embedded_model() -> Path:
 
 def _unpacked_model(name: str, progress: Reporter) -> ModelFiles:
     """A GGUF file's model, unpacked into the user's cache unless it is there, under the file's own digest."""
-    packed, digest = embedded_decoder() if name == SMOLLM2 else packed_file(name)
+    if name != SMOLLM2 and not Path(name).is_file():
+        raise ModelError(f"{name}: no such file.")
+    packed, digest = embedded_decoder() if name == SMOLLM2 else (Path(name), fsio.digest_file(name))
     folder = fsio.cache_folder() / "models" / digest.removeprefix("sha256:")
     for _ in range(WAIT):
         if (found := _kept_model(name, folder, digest)) is not None:

@@ -54,12 +54,7 @@ class SentenceEncoder:
     """Embeds cells as sentences of gene symbols: the mean over a sentence's tokens, of length one (GenePT-s)."""
 
     def __init__(
-        self,
-        backbone: Backbone,
-        symbols: Sequence[str],
-        *,
-        tokens_per_batch: int,
-        places: NDArray[np.int64] | None = None,
+        self, backbone: Backbone, symbols: Sequence[str], *, tokens_per_batch: int, places: NDArray[np.int64] | None
     ) -> None:
         self.encoder = HuggingFaceEncoder(backbone, max_tokens=backbone.files.context)
         self.symbols = symbols

@@ -82,12 +82,7 @@ def design(labels: Column | None, groups: Column | None = None, *, n_cells: int,
 
 
 def score_genes(
-    cells: CellFile,
-    slot: ExpressionSlot,
-    design: Design,
-    *,
-    groups: NDArray[np.int64] | None = None,
-    progress: Reporter,
+    cells: CellFile, slot: ExpressionSlot, design: Design, *, groups: NDArray[np.int64] | None, progress: Reporter
 ) -> Scores:
     """Return ``(n_genes,)`` scores, F of labels or excess dropout, over the groups; NaN where nothing is expressed."""
     n_genes = cells.matrix(slot.slot).shape[1]

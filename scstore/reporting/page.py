@@ -286,9 +286,12 @@ def _nearest(store: Store, reference: Store, head: AnyHead | None, label: str, p
     columns = [name for name in dict.fromkeys((label, donor)) if name and name in reference.obs]
     how: dict[str, Any] = {"k": min(NEIGHBOURS, reference.n_obs), "columns": columns, "progress": progress}
     if SPACE in store.views and isinstance(head, FusedHead) and head.rejection_ is not None:
-        placed = _placed(reference, head, progress)
+        judge = head_features(reference, head, "the head", progress, min_accuracy=0).judge
+        rows = reference.usable_rows(allow_partial=True)
+        places = np.concatenate([judge(rows[i : i + 4096]).places for i in range(0, len(rows), 4096)])
+        placed = AnnData(obs=reference.obs.iloc[rows], obsm={SPACE: places.astype(np.float32)})
         placed.uns["scstore"] = {"annotation": store.annotation}  # by the same head
-        if store.view(SPACE).shape[1] != placed.obsm[SPACE].shape[1]:
+        if store.view(SPACE).shape[1] != places.shape[1]:
             raise FeatureSpaceError(f"{store.path}: another head labelled these cells. Name that one with head=.")
         found = query(store, placed, view=SPACE, **how).table
     else:
@@ -307,14 +310,6 @@ def _nearest(store: Store, reference: Store, head: AnyHead | None, label: str, p
         "codes": _packed(codes, np.int32),
         "distances": _packed(distances, np.float32),
     }
-
-
-def _placed(reference: Store, head: FusedHead, progress: Reporter) -> AnnData:
-    """Return reference cells where they lie in the space of novelty of a head."""
-    judge = head_features(reference, head, "the head", progress, min_accuracy=0).judge
-    rows = reference.usable_rows(allow_partial=True)
-    blocks: list[Any] = [judge(rows[start : start + 4096]).places for start in range(0, len(rows), 4096)]
-    return AnnData(obs=reference.obs.iloc[rows], obsm={SPACE: np.concatenate(blocks).astype(np.float32)})
 
 
 def _evaluated(folder: Path) -> dict[str, Any]:

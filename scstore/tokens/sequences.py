@@ -17,24 +17,27 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
 
 @dataclass(frozen=True)
 class RankedCells:
     """Genes of a run of cells, each cell's in descending order."""
 
-    offsets: NDArray[np.int64]  # (n_cells + 1,): cell i owns entries offsets[i]:offsets[i + 1]
-    genes: NDArray[np.int64]  # (n_entries,): column of the expression matrix
+    offsets: Ints  # (n_cells + 1,): cell i owns entries offsets[i]:offsets[i + 1]
+    genes: Ints  # (n_entries,): column of the expression matrix
     values: NDArray[np.float32]  # (n_entries,): log-normalised expression, always above zero
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> Ints:
         return np.diff(self.offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
 
-def rank_genes(rows: csr_matrix, *, top_genes: int, admitted: NDArray[np.bool_] | None = None) -> RankedCells:
+def rank_genes(rows: csr_matrix, *, top_genes: int, admitted: Mask | None = None) -> RankedCells:
     """Rank each cell's expressed, admitted genes, ties in gene-table order, and keep the first ``top_genes``."""
     every = expressed_genes(rows, admitted=admitted)
     top = np.arange(len(every.values)) - np.repeat(every.offsets[:-1], every.lengths) < top_genes
@@ -42,19 +45,19 @@ def rank_genes(rows: csr_matrix, *, top_genes: int, admitted: NDArray[np.bool_] 
     return RankedCells(_offsets(np.minimum(every.lengths, top_genes)), every.genes[chosen], every.values[chosen])
 
 
-def expressed_genes(rows: csr_matrix, *, admitted: NDArray[np.bool_] | None = None) -> RankedCells:
+def expressed_genes(rows: csr_matrix, *, admitted: Mask | None = None) -> RankedCells:
     """Return all admitted genes that a cell expresses, in gene-table order: for sums, which need no ranking."""
     keep, kept = _entering(rows, admitted)
     genes, values = np.asarray(rows.indices, dtype=np.int64), np.asarray(rows.data, dtype=np.float32)
     return RankedCells(kept.astype(np.int64), genes[keep], values[keep])
 
 
-def count_genes(rows: csr_matrix, *, top_genes: int, admitted: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+def count_genes(rows: csr_matrix, *, top_genes: int, admitted: Mask | None = None) -> Ints:
     """Return how many genes :func:`rank_genes` would keep of each cell, ``(n_cells,) int64``, without ranking them."""
     return np.minimum(np.diff(_entering(rows, admitted)[1]), top_genes)
 
 
-def take_cells(ranked: RankedCells, cells: NDArray[np.int64]) -> RankedCells:
+def take_cells(ranked: RankedCells, cells: Ints) -> RankedCells:
     """Return some cells, rows ``(n,)`` of ``ranked``, in the order given."""
     lengths = ranked.lengths[cells]
     offsets = _offsets(lengths)
@@ -77,12 +80,12 @@ def drop_genes(ranked: RankedCells, *, rate: float, rng: np.random.Generator) ->
     return _keep(ranked, keep)
 
 
-def _keep(ranked: RankedCells, keep: NDArray[np.bool_]) -> RankedCells:
+def _keep(ranked: RankedCells, keep: Mask) -> RankedCells:
     offsets = np.concatenate([[0], np.cumsum(keep)])[ranked.offsets].astype(np.int64)
     return RankedCells(offsets=offsets, genes=ranked.genes[keep], values=ranked.values[keep])
 
 
-def shuffled_order(symbols: Sequence[str], *, seed: int) -> NDArray[np.int64]:
+def shuffled_order(symbols: Sequence[str], *, seed: int) -> Ints:
     """Return a place ``(n_genes,)`` for every gene, drawn by its symbol: the same in every cell, run and gene table."""
     drawn = [hashlib.sha256(f"{seed}\0{symbol}".encode()).digest() for symbol in symbols]
     places = np.empty(len(drawn), dtype=np.int64)
@@ -98,31 +101,31 @@ def renamed(symbols: Sequence[str], *, seed: int) -> list[str]:
     return [str(symbol) for symbol in dealt]
 
 
-def reordered(ranked: RankedCells, places: NDArray[np.int64]) -> RankedCells:
+def reordered(ranked: RankedCells, places: Ints) -> RankedCells:
     """Return the same genes and values in every cell, in the order of their places instead of their expression."""
     cell = np.repeat(np.arange(len(ranked)), ranked.lengths)
     order = np.lexsort((places[ranked.genes], cell))
     return replace(ranked, genes=ranked.genes[order], values=ranked.values[order])
 
 
-def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def _offsets(lengths: Ints) -> Ints:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _within(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def _within(lengths: Ints) -> Ints:
     """Return the place of every entry in its own run, for runs of these lengths."""
     return np.arange(int(lengths.sum())) - np.repeat(_offsets(lengths)[:-1], lengths)
 
 
-def _entering(rows: csr_matrix, admitted: NDArray[np.bool_] | None) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def _entering(rows: csr_matrix, admitted: Mask | None) -> tuple[Mask, Ints]:
     """Return which stored values are expressed genes that are admitted, and how many of them lie before each cell."""
-    keep: NDArray[np.bool_] = np.asarray(rows.data) > 0
+    keep: Mask = np.asarray(rows.data) > 0
     if admitted is not None:
         keep &= admitted[rows.indices]
     return keep, np.concatenate([[0], np.cumsum(keep)])[rows.indptr]
 
 
-def _descending(keys: NDArray[np.float32], starts: NDArray[np.int64]) -> NDArray[np.int64]:
+def _descending(keys: NDArray[np.float32], starts: Ints) -> Ints:
     """Return the order of the entries of each cell by descending key; ties keep their order."""
     # bits of positive floats sort as they do: with its place a key is one integer, sorted 20 times faster than lexsort
     places = np.arange(int(np.diff(starts).max(initial=0)), dtype=np.uint64)
@@ -161,13 +164,13 @@ class Frame:
 class GeneSlots:
     """The slots of each gene: one vector's, or those of the tokens that its symbol and a separator are written with."""
 
-    slots: NDArray[np.int64]  # (n_slots,): gene i has slots[offsets[i]:offsets[i + 1]]
-    offsets: NDArray[np.int64]  # (n_genes + 1,)
-    read: NDArray[np.int64]  # (n_genes,): which of a gene's slots is pooled, the last of its symbol
-    around: NDArray[np.int64]  # (n_prefix + n_suffix,): slots of prefix and suffix
+    slots: Ints  # (n_slots,): gene i has slots[offsets[i]:offsets[i + 1]]
+    offsets: Ints  # (n_genes + 1,)
+    read: Ints  # (n_genes,): which of a gene's slots is pooled, the last of its symbol
+    around: Ints  # (n_prefix + n_suffix,): slots of prefix and suffix
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> Ints:
         return np.diff(self.offsets)
 
     @classmethod
@@ -177,7 +180,7 @@ class GeneSlots:
         return cls(frame.first_gene_slot + genes, np.arange(n_genes + 1), np.zeros_like(genes), around)
 
 
-def count_slots(ranked: RankedCells, genes: GeneSlots) -> NDArray[np.int64]:
+def count_slots(ranked: RankedCells, genes: GeneSlots) -> Ints:
     """Return how many positions the genes of each cell take, ``(n_cells,) int64``."""
     return np.diff(_offsets(genes.lengths[ranked.genes])[ranked.offsets])
 
@@ -193,9 +196,9 @@ def cut_genes(ranked: RankedCells, genes: GeneSlots, *, room: int) -> RankedCell
 class Batch:
     """Sequences of equal padded length."""
 
-    cells: NDArray[np.int64]  # (B,): row of each cell in the run of cells it was assembled from
-    slots: NDArray[np.int64]  # (B, T): slot of the table of input vectors at each position; 0 is padding
-    lengths: NDArray[np.int64]  # (B,): positions that are not padding
+    cells: Ints  # (B,): row of each cell in the run of cells it was assembled from
+    slots: Ints  # (B, T): slot of the table of input vectors at each position; 0 is padding
+    lengths: Ints  # (B,): positions that are not padding
     scale: NDArray[np.float32]  # (B, T): log-normalised expression at the gene positions, 0 elsewhere
     pooling: NDArray[np.float32]  # (B, P, T): weights over the positions, a row a pooling, each summing to one
 
@@ -205,7 +208,7 @@ def batch_unit(longest: int, tokens: int) -> int:
     return 1 << min(12, (max(1, 32 * (tokens // longest))).bit_length() - 1)
 
 
-def plan_batches(lengths: NDArray[np.int64], *, tokens: int, unit: int | None = None) -> list[NDArray[np.int64]]:
+def plan_batches(lengths: Ints, *, tokens: int, unit: int | None = None) -> list[Ints]:
     """Group cells of similar length into batches of at most ``tokens`` padded positions, in each ``unit`` anew."""
     if unit is not None:
         starts = range(0, len(lengths), unit)
@@ -224,12 +227,7 @@ def plan_batches(lengths: NDArray[np.int64], *, tokens: int, unit: int | None = 
 
 
 def assemble(
-    ranked: RankedCells,
-    cells: NDArray[np.int64],
-    *,
-    frame: Frame,
-    poolings: tuple[str, ...],
-    gene_slots: GeneSlots | None = None,
+    ranked: RankedCells, cells: Ints, *, frame: Frame, poolings: tuple[str, ...], gene_slots: GeneSlots | None = None
 ) -> Batch:
     """Lay out the sequences of some cells, ``(B,)`` rows of ``ranked`` with at least one gene each."""
     some = take_cells(ranked, cells)
@@ -264,13 +262,8 @@ def assemble(
 
 
 def write_sentences(
-    ranked: RankedCells,
-    symbols: Sequence[str],
-    *,
-    tokenizer: Any,
-    max_tokens: int,
-    places: NDArray[np.int64] | None = None,
-) -> tuple[list[str], NDArray[np.int64]]:
+    ranked: RankedCells, symbols: Sequence[str], *, tokenizer: Any, max_tokens: int, places: Ints | None = None
+) -> tuple[list[str], Ints]:
     """Write sentences of whole symbols, empty without genes, cut and then sorted by ``places``; count their tokens."""
     texts = [""] * len(ranked)
     lengths = np.zeros(len(ranked), dtype=np.int64)

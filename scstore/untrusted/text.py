@@ -28,14 +28,11 @@ def read_unpacked(file: Path, *, error: type[ScstoreError] = GenesError) -> byte
 def open_unpacked(file: Path, *, error: type[ScstoreError] = GenesError) -> io.BufferedReader:
     """Open a file for reading its text, unpacked where its first bytes are gzip's; ``error`` past the largest size."""
     check_path(file, error=error)
-    if not _is_gzip(file):
+    with file.open("rb") as head:
+        is_packed = head.read(2) == b"\x1f\x8b"
+    if not is_packed:
         return file.open("rb")
     return io.BufferedReader(_Bounded(file, error), 1 << 20)
-
-
-def _is_gzip(file: Path) -> bool:
-    with file.open("rb") as head:
-        return head.read(2) == b"\x1f\x8b"
 
 
 class _Bounded(io.RawIOBase):
