@@ -56,7 +56,6 @@ class ReadoutHeads(nn.Module):
         self.register_buffer("scale", torch.ones(n_views, 1, width))
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """``(n_views, B, n_classes)`` logits of ``(n_views, B, width)`` pooled hidden states."""
         rows = (pooled - self.mean) / self.scale  # type: ignore[operator]
         return torch.stack([head(view) for head, view in zip(self.views, rows, strict=True)])
 
@@ -128,7 +127,6 @@ def save_training(
 
 
 def load_training(folder: Path) -> tuple[dict[str, Any], TrainingState, dict[str, NDArray[Any]]] | None:
-    """Return the settings, state and arrays of the latest state; ``None`` if there is none."""
     states = sorted(folder.glob("[0-9]*"))
     if not states:
         return None
@@ -183,7 +181,6 @@ class Training:
 
     @property
     def is_over(self) -> bool:
-        """Whether all epochs are done, or the held-out loss has stopped falling."""
         state, patience = self.state, self.recipe.patience
         waited = len(state.curve) - 1 - state.best_epoch
         return state.epoch >= self.recipe.epochs or (patience > 0 and bool(state.curve) and waited >= patience)
@@ -317,7 +314,6 @@ class Training:
         return {name: value.clone() for name, value in self.projector.layers.state_dict().items()}
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """Return everything that changes while it trains, by name."""
         parts = {"projector": self.projector.state_dict(), "heads": self.heads.state_dict(), "best": self._best}
         parts |= {f"adam.{i}": self.optimiser.state[weights] for i, weights in enumerate(self._weights)}
         return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}

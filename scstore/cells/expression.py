@@ -34,7 +34,6 @@ class ExpressionSlot:
     remark: str = ""  # for the user
 
     def report(self, name: str, cells: CellFile, progress: Reporter) -> None:
-        """Say where the expression of an input is read from, and what is odd about it."""
         size = f"{cells.n_cells:,} cells × {len(cells.var(self.slot)):,} genes"
         progress.note(f"cells: {name}: {size}, {self.kind} from {self.slot}")
         for line in cells.notes(self.slot):
@@ -124,7 +123,6 @@ def _cure(looks: dict[str, _Look], others: dict[str, _Look], expression: str) ->
 
 
 def _sample(cells: CellFile, slot: str) -> tuple[NDArray[np.int64], sparse.csr_matrix]:
-    """Return numbers and values of the first rows, the last, and runs between them."""
     matrix, n, size = cells.matrix(slot), cells.n_cells, RUN_ROWS
     starts = np.linspace(0, n - RUN_ROWS, RUNS).round().astype(int).tolist()
     if n <= RUNS * RUN_ROWS:

@@ -100,7 +100,6 @@ class ClassSums:
         return best[between[best] > 0][:n].astype(np.int64)
 
     def variances(self) -> Array:
-        """Return the population variance of each gene over all cells added, ``(n_genes,)``."""
         n = max(1, int(self.counts.sum()))
         mean_square = self.squares.sum(axis=0) / n
         variance = mean_square - (self.sums.sum(axis=0) / n) ** 2

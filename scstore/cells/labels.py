@@ -37,13 +37,11 @@ def missing_labels(y: Any, words: Iterable[str] = MISSING_VALUES) -> NDArray[np.
 
 
 def _has(obs: pd.DataFrame, column: str) -> str:
-    """Return which columns there are, and which of them may be meant."""
     known = [str(name) for name in obs.columns]
     return f"{did_you_mean(column, known)} It has: {', '.join(known) or 'none'}."
 
 
 def check_column(obs: pd.DataFrame, column: str, *, option: str, source: str) -> None:
-    """Refuse the value of an option that names no column of ``obs``."""
     if column not in obs:
         raise OptionError(f"{option}={column!r}: {source} has no such obs column.{_has(obs, column)}")
 

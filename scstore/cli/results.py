@@ -145,7 +145,6 @@ def show_fit(head: AnyHead, given: Mapping[str, Any]) -> None:
 
 
 def level_lines(record: Mapping[str, Any]) -> list[str]:
-    """Return how accurate each level of a head of several levels is."""
     levels = [level for level in record.get("levels", []) if level["held_out"]["n"]]
     said = [f"{one['column']} {one['held_out']['accuracy']:.3f} ({len(one['classes'])} labels)" for one in levels]
     return [f"accuracy on held-out cells, coarse to fine: {', '.join(said)}"] if said else []

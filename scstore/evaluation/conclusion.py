@@ -100,7 +100,6 @@ def _in_words(c: RowComparison, scored: Scored, subject: str, unit: str) -> str:
 
 
 def _beside_control(c: RowComparison, scored: Scored) -> str:
-    """Return whether a gain is due to what a control makes meaningless, such as the genes' symbols."""
     control = next(row.control for row in scored.rows if row.name == c.baseline)
     mean = scored.scores.groupby("row")["macro_f1"].mean()[c.baseline]
     f1 = f"the control {control} (F1 {mean:.2f})".replace("0.", ".", 1)

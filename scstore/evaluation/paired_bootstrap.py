@@ -1,10 +1,8 @@
 """Whether one classifier is better than another on the same cells: a paired bootstrap of macro-F1.
 
-The cells, or whole groups of them, are drawn with replacement, and both classifiers are scored on the same draw, so
-what makes a draw easy or hard for both does not widen the interval (Efron and Tibshirani 1993; for groups the cluster
-bootstrap of Field and Welsh 2007). Percentile intervals are too narrow for few units: with three donors they contain
-the true value in three cases of four, not in 95 %. So both ends are moved away from the mean by
-``t(n - 1) / z · √(n / (n - 1))`` (Hesterberg 2015): 2.7 for 3 groups, 1.2 for 10, next to nothing for many.
+Cells, or whole groups of them, are drawn with replacement, and both are scored on the same draw (Efron and Tibshirani
+1993; Field and Welsh 2007). For few units percentile intervals are too narrow: both ends are moved away from the mean
+by ``t(n - 1) / z · √(n / (n - 1))`` (Hesterberg 2015): 2.7 for 3 groups, 1.2 for 10, next to nothing for many.
 """
 
 from collections.abc import Callable

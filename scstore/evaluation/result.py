@@ -149,7 +149,6 @@ class Evaluation:
         return self.regimes[0].conclusion
 
     def lines(self, *, wide: bool = False) -> list[str]:
-        """Return everything as it is printed: the conclusion first; with ``wide`` all columns and all pairs."""
         lines = self.regimes[0].lines(wide=wide)
         for regime in self.regimes[1:]:
             lines += ["", *regime.lines(wide=wide)]
@@ -240,7 +239,6 @@ def make_regime(
 
 
 def _comparison(c: RowComparison) -> dict[str, Any]:
-    """Return JSON values, without an interval where there are too few groups for one."""
     found = {**asdict(c), "verdict": c.difference.verdict}
     if c.difference.too_few_groups:
         found["difference"] |= {"low": None, "high": None}

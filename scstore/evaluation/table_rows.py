@@ -28,8 +28,6 @@ WORDS = {
 
 
 class ViewSource(NamedTuple):
-    """A view of the cells' own stores, or of a control's (by its name)."""
-
     view: str
     control: str
 
@@ -70,7 +68,6 @@ class EvaluationRow:
 
 
 def kind_of_view(store: Store, view: str) -> str:
-    """Return which of the kinds a view is."""
     if view == "X":
         return EXPRESSION
     space = store.view(view).space

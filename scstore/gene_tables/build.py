@@ -123,7 +123,6 @@ def build_genes(
 
 
 def _check(options: Mapping[str, Any]) -> None:
-    """Refuse options of :func:`build_genes` that do not go together."""
     unset = [name for name, value in options.items() if value is None or (isinstance(value, list) and not value)]
     given = {name: value for name, value in options.items() if name not in (*ALWAYS, *unset)}
     sources = [name for name in GOES_WITH if name in given]

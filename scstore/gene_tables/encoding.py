@@ -33,7 +33,6 @@ USUAL_WIDTH = 1536  # width taken where it shows only in the first vector: that 
 def open_encoder(
     name: str, *, revision: str | None, device: str | None, dtype: str | None, progress: Reporter
 ) -> Iterator[tuple[TextEncoder, KeptVectors | None]]:
-    """Open an encoder by name, with what is kept of its vectors."""
     if name.startswith(ENDPOINT):
         from scstore.gene_tables.endpoint import endpoint_encoder  # needs scstore[endpoint]
 

@@ -45,7 +45,6 @@ def read_gene_info(path: str | os.PathLike[str], *, organism: str) -> pd.DataFra
 
 
 def read_summaries(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read the summaries of human and mouse genes, by NCBI GeneID, from a ``gene_summary`` file."""
     frame = read_columns(path, SUMMARY_COLUMNS, taxa=set(map(str, TAXA.values())))
     return dict(zip(frame["GeneID"], frame["Summary"].str.strip(), strict=True))
 

@@ -53,7 +53,6 @@ class Orthologs:
         return fsio.digest_bytes(canonical_json(sorted(self.pairs[list(COLUMNS)].to_numpy().tolist())).encode())
 
     def symbols(self, organism: str) -> dict[str, str]:
-        """Symbols of the other organism by symbols of this one, where both are known."""
         return {name: symbol for name, (symbol, _) in self.names(organism, ("symbol",)).items() if symbol}
 
     def names(self, organism: str, keys: Sequence[str] = KEYS) -> dict[str, tuple[str, str]]:
@@ -134,8 +133,6 @@ def _from_two_columns(file: Path) -> pd.DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class Translation:
-    """Pairs of genes, and the organism of the cells that are read by them."""
-
     orthologs: Orthologs
     organism: str
 

@@ -77,7 +77,6 @@ def _check_size(file: Path, n_genes: int, width: int) -> None:
 
 
 def _matrix(file: Path, names: Sequence[str], rows: Iterable[Any]) -> NDArray[np.float32]:
-    """Return ``(n_genes, width) float32``, checked gene by gene."""
     if not len(names):
         raise GenesError(f"{file}: contains no genes.")
     matrix: NDArray[np.float32] = np.empty((len(names), 0), dtype=np.float32)

@@ -51,12 +51,10 @@ class GeneTable:
 
     @cached_property
     def encoded(self) -> NDArray[np.bool_]:
-        """``(n_genes,)``: which genes have a vector."""
         return np.asarray(self.vectors.any(axis=1))
 
     @property
     def centre(self) -> NDArray[np.float32]:
-        """Mean of the vectors that there are, ``(width,) float32``."""
         return np.asarray(self.vectors[self.encoded].mean(axis=0))
 
     def changed(self, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -24,7 +24,6 @@ class KeptVectors:
         self.folder = fsio.cache_folder() / "vectors" / _hex(canonical_json(identity))
 
     def find(self, texts: Collection[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the vectors, ``(width,) float32``, of those texts that have one."""
         wanted = {bytes.fromhex(_hex(text)): text for text in texts}
         found: dict[str, NDArray[np.float32]] = {}
         for file in sorted(self.folder.glob("*.safetensors")):

@@ -102,12 +102,10 @@ class Backbone:
 
     @property
     def token_embeddings(self) -> torch.Tensor:
-        """``(vocabulary, width)``: the input embedding of every token."""
         return self.model.get_input_embeddings().weight.detach()  # type: ignore[operator, no-any-return]
 
 
 def is_packed(name: str) -> bool:
-    """Whether a model's name is that of a GGUF file or of the embedded decoder."""
     return name == SMOLLM2 or name.lower().endswith(".gguf")
 
 
@@ -272,7 +270,6 @@ def pick_device(device: str | None, dtype: str | None) -> tuple[torch.device, to
 
 
 def load_tokenizer(files: ModelFiles) -> Any:
-    """Load a model's tokenizer alone, which is cheap."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warns once the process forks
     from transformers import AutoTokenizer
 

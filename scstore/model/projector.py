@@ -1,9 +1,8 @@
 """From gene vectors to input vectors of the language model.
 
-``native``: none, the vectors have the model's width already. ``aligned``, label-free and in closed form: centre,
-whiten, rotate into the model's width, colour with the covariance of its token embeddings, shift to their mean, match
-their norm (correlation alignment, CORAL, Sun et al. 2016, from texts to tokens). ``random``: a seeded orthonormal map,
-norm matched, the control. A projector trained through the model starts at ``aligned``.
+``native``: none, the vectors have the model's width. ``aligned``, label-free and in closed form: centre, whiten, rotate
+into the model's width, colour with the covariance of its token embeddings, shift to their mean, match norms (CORAL,
+Sun et al. 2016). ``random``: a seeded orthonormal map, the control. A trained one starts at ``aligned``.
 """
 
 from __future__ import annotations

@@ -50,7 +50,6 @@ class Readout:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> torch.Tensor:
-        """``(n_layers, n_poolings, B, width) float32`` of one batch, on the device."""
         return self.pooled(batch, self._inputs)
 
     @property

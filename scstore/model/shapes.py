@@ -94,7 +94,6 @@ def model_shape(name: str, *, revision: str | None = None) -> ModelFiles:
 
 
 def layer_parameters(config: Mapping[str, Any]) -> int:
-    """Weights of the linear layers of one transformer block."""
     width, inner = int(config["hidden_size"]), int(config["intermediate_size"])
     heads = int(config["num_attention_heads"])
     head_dim = int(config.get("head_dim") or width // heads)

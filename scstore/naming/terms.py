@@ -171,7 +171,6 @@ def read_types(types: str | os.PathLike[str] | Sequence[str]) -> Types:
 
 
 def lineage_of(name: str, texts: Texts) -> str:
-    """Return the id of a term by its id or its name."""
     by_name = {text.casefold(): str(found) for found, text in texts.terms["name"].items()}
     found = name.replace("_", ":") if TERM.fullmatch(name) else by_name.get(name.casefold(), "")
     if found not in texts.terms.index:
@@ -184,7 +183,6 @@ def lineage_of(name: str, texts: Texts) -> str:
 
 
 def _listed(labels: Sequence[str], markers: dict[str, list[str]] | None = None) -> Types:
-    """Return labels with the ids of the terms that their words are near to."""
     wanted = [label.strip() for label in labels if label.strip()]
     if twice := [label for label in dict.fromkeys(wanted) if wanted.count(label) > 1]:
         raise OptionError(f"types: {show(twice[0])} is there more than once. Leave one out.")
@@ -221,7 +219,6 @@ def without_text(types: Types) -> list[str]:
 
 
 def refuse_unknown(labels: Sequence[str]) -> None:
-    """Refuse labels that no term is near to."""
     near = find_terms(labels)["term"].iloc[0]
     raise OptionError(
         f"types: nothing is known of {show_some(labels)}. Write them out (the nearest term to the first is {near!r}), "

@@ -167,7 +167,6 @@ def cross_counts(rows: Labels, columns: Labels) -> NDArray[np.int64]:
 
 
 def read_column(store: Store, column: str, *, option: str) -> pd.Series:
-    """Return a column of obs; refuse one that is not there."""
     if not store.n_obs:
         raise CellsError(f"{store.path} has no cells.")
     if column == LABEL and column not in store.obs:

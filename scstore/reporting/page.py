@@ -110,7 +110,6 @@ def report(
 
 
 def check_page(output: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Refuse a page that may not be replaced, or that cannot be written there, before the work starts."""
     return fsio.check_output(output, overwrite=overwrite, problem=_problem)
 
 

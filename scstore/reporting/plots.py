@@ -1,7 +1,6 @@
 """Figures of labelled cells, of evaluations and of heads: ``scstore.pl``.
 
-Each function draws on the axes ``ax``, or on a new figure of pyplot's, and returns the axes. A column that the cells do
-not have is an :class:`OptionError`, as is another number of axes than the figure has.
+Each function draws on the axes ``ax``, or on a new figure of pyplot's, and returns the axes.
 """
 
 import functools
@@ -337,7 +336,6 @@ METADATA: Mapping[str, dict[str, Any]] = {
 
 
 def check_figure(output: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Refuse a figure of unknown ending, or one that may not be replaced, before it is drawn."""
     if Path(output).suffix not in METADATA:
         raise OutputError(f"{os.fspath(output)}: figures are {', '.join(METADATA)} files.")
     return fsio.check_output(output, overwrite=overwrite, problem=_problem)

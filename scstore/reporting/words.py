@@ -94,7 +94,6 @@ def _cells(n: int) -> str:
 
 
 def methods(record: Mapping[str, Any], n_cells: int) -> str:
-    """Return a paragraph for a paper, true to this run."""
     if record.get("kind") == TEXTS:
         return _methods_of_texts(record, n_cells)
     held_out, genes, views = record.get("held_out") or {}, record.get("genes") or {}, record.get("views", [])

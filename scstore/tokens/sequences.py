@@ -1,9 +1,8 @@
 """The most expressed genes of each cell, in order, and the batches of sequences that they become.
 
-Source: the top-n ranking of scInterpreter (arXiv 2402.12405). A sequence is ``prefix | genes | suffix | padding``. Its
-positions hold *slots* of one table of input vectors, so that a batch is built by a single gather on the device. Where a
-gene is one vector, slot 0 is padding, then the prefix, then the suffix, then the genes. Where it is written as its
-symbol, the table is that of the model's token embeddings, and slots are tokens.
+Source: scInterpreter (arXiv 2402.12405). A sequence is ``prefix | genes | suffix | padding``: *slots* of one table of
+input vectors, gathered on the device. Where a gene is one vector, slot 0 is padding, then prefix, suffix and genes;
+where it is written as its symbol, the table is that of the model's token embeddings, and slots are tokens.
 """
 
 import hashlib
@@ -58,7 +57,6 @@ def count_genes(rows: csr_matrix, *, top_genes: int, admitted: Mask | None = Non
 
 
 def take_cells(ranked: RankedCells, cells: Ints) -> RankedCells:
-    """Return some cells, rows ``(n,)`` of ``ranked``, in the order given."""
     lengths = ranked.lengths[cells]
     offsets = _offsets(lengths)
     entries = np.repeat(ranked.offsets[cells], lengths) + _within(lengths)
@@ -181,7 +179,6 @@ class GeneSlots:
 
 
 def count_slots(ranked: RankedCells, genes: GeneSlots) -> Ints:
-    """Return how many positions the genes of each cell take, ``(n_cells,) int64``."""
     return np.diff(_offsets(genes.lengths[ranked.genes])[ranked.offsets])
 
 

@@ -145,7 +145,6 @@ def too_large(array: h5py.Dataset, stored: int) -> str | None:
 
 
 def first_missing_filter(file: h5py.Group) -> str | None:
-    """Return what to do about the first data set whose filter is not installed."""
     datasets: list[h5py.Dataset] = []
     file.visititems(lambda _, node: datasets.append(node) if isinstance(node, h5py.Dataset) else None)
     return next(filter(None, map(missing_filter, datasets)), None)

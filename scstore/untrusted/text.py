@@ -36,8 +36,6 @@ def open_unpacked(file: Path, *, error: type[ScstoreError] = GenesError) -> io.B
 
 
 class _Bounded(io.RawIOBase):
-    """The unpacked bytes of a gzip file, up to a limit."""
-
     def __init__(self, file: Path, error: type[ScstoreError]) -> None:
         self._file, self._error = file, error
         self._limit = max(FLOOR, RATIO * file.stat().st_size)

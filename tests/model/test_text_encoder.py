@@ -46,7 +46,7 @@ ROWS = csr_matrix(np.random.default_rng(0).poisson(0.6, (9, 12)).astype(np.float
 
 def sentences(folder: Path, *, tokens: int = 4096) -> SentenceEncoder:
     backbone = load_backbone(locate_model(str(folder)), device=torch.device("cpu"), dtype=torch.float32)
-    return SentenceEncoder(backbone, SYMBOLS, tokens_per_batch=tokens)
+    return SentenceEncoder(backbone, SYMBOLS, tokens_per_batch=tokens, places=None)
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert"])
