@@ -206,7 +206,7 @@ def lognorm(cells: anndata.AnnData) -> csr_matrix:
 def scores_of(plan: Design, rows: csr_matrix) -> np.ndarray:
     genes = pd.DataFrame(index=[f"GENE{i}" for i in range(rows.shape[1])])
     with open_cells(anndata.AnnData(rows, var=genes)) as opened:
-        return score_genes(opened, ExpressionSlot("X", "lognorm"), plan, progress=Silent())
+        return score_genes(opened, ExpressionSlot("X", "lognorm"), plan, groups=None, progress=Silent())
 
 
 def test_without_groups_the_score_is_scikit_learns_f(cells: anndata.AnnData) -> None:
