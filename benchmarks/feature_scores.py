@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 
-from scstore.evaluation.paired_bootstrap import Difference, paired_difference
+from scstore.evaluation.conclusion import Difference, paired_difference
 
 
 @dataclass(frozen=True)

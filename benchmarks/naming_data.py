@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from scstore.gene_tables.encoding import open_encoder
-from scstore.genes.ncbi import describe_by_ncbi, read_gene_info, read_summaries
 from scstore.genes.orthologs import read_orthologs
+from scstore.genes.published import describe_by_ncbi, read_gene_info, read_summaries
 from scstore.genes.vectors import encode_texts, matrix_power
 from scstore.naming.terms import GENES, TERMS, VECTORS
 from scstore.progress import Reporter

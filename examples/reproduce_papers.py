@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from sklearn.model_selection import StratifiedKFold
 
 import scstore
-from scstore.evaluation.paired_bootstrap import Difference, paired_difference
+from scstore.evaluation.conclusion import Difference, paired_difference
 from scstore.evaluation.result import mean_and_sd
 from scstore.extraction import options as extraction
 from scstore.genes.matching import guess_organism

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scstore.labelling.annotate import annotate as annotate
     from scstore.labelling.label_ids import label_ids as label_ids
     from scstore.labelling.name import name as name
-    from scstore.panels.choose_genes import panel as panel
+    from scstore.panels.panel import panel as panel
     from scstore.reporting.evaluation_files import save_evaluation as save_evaluation
     from scstore.reporting.page import report as report
     from scstore.search.query import query as query
@@ -61,7 +61,7 @@ _MODULES = {
     "merge": "scstore.store.merge",
     "name": "scstore.labelling.name",
     "open": "scstore.store.reader",
-    "panel": "scstore.panels.choose_genes",
+    "panel": "scstore.panels.panel",
     "predict": "scstore.annotation.predict",
     "pull": "scstore.sharing",
     "push": "scstore.sharing",

@@ -15,8 +15,8 @@ import scstore
 from scstore.cells.expression import find_expression, lognorm_rows
 from scstore.cells.opening import open_cells
 from scstore.errors import ScstoreError
-from scstore.genes.ncbi import read_gene_info
 from scstore.genes.orthologs import read_orthologs
+from scstore.genes.published import read_gene_info
 from scstore.genes.table import load_gene_table, read_descriptions
 from scstore.model.projector import ProjectorFile, load_projector, save_projector
 from scstore.panels.panel import load_panel

@@ -21,8 +21,7 @@ from scipy import sparse
 from scstore.cells.gene_names import NAME_KEYS, clean_texts, column_key
 from scstore.cells.matrices import Opened, RowMatrix, decoded, open_compressed
 from scstore.errors import CellsError, show, show_some
-from scstore.untrusted.guards import Guard, damaged, reading
-from scstore.untrusted.text import open_unpacked, read_unpacked
+from scstore.untrusted.guards import Guard, damaged, open_unpacked, read_unpacked, reading
 
 # Ends of the names of matrices, without ``.gz``; the first that is there is read. Those of Parse, kb and alevin-fry are
 # cells × features, where the lengths do not tell; 10x, STARsolo, BD Rhapsody and DropletUtils write the reverse.

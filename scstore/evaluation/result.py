@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 
 from scstore.evaluation.cells import EvaluationCells
-from scstore.evaluation.conclusion import RowComparison, conclude, pairs_to_compare
+from scstore.evaluation.conclusion import RowComparison, conclude, paired_difference, pairs_to_compare
 from scstore.evaluation.left_out_classes import LeftOutClasses
-from scstore.evaluation.paired_bootstrap import paired_difference
 from scstore.evaluation.runs import Scored
 from scstore.heads.scores import METRICS, scores_by_class
 from scstore.progress import Reporter, text_table

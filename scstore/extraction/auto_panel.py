@@ -10,8 +10,7 @@ import anndata
 from scstore.cells.opening import CellFile
 from scstore.errors import FeatureSpaceError, GenesError, OutputError
 from scstore.extraction.options import SequenceOptions
-from scstore.panels.choose_genes import DEFAULT_N_GENES, panel
-from scstore.panels.panel import load_panel
+from scstore.panels.panel import DEFAULT_N_GENES, load_panel, panel
 from scstore.progress import Reporter
 from scstore.store.ledger import file_beside, ids_digest
 from scstore.store.reader import Store

@@ -20,8 +20,8 @@ from scstore.errors import CellsError, FeatureSpaceError, OptionError
 from scstore.extraction.auto_panel import kept_panel
 from scstore.extraction.options import AUTO_PANEL, CONTROL_SEED, SequenceOptions
 from scstore.genes.matching import OTHER_TABLE, GeneMatch, common_name, describe_genes, match_genes, organisms_of
-from scstore.genes.ncbi import TAXA
 from scstore.genes.orthologs import Translation, describe_translated, match_translated, needed_translation
+from scstore.genes.published import TAXA
 from scstore.genes.table import DescribedGenes, GeneTable, describe_by_symbol, load_gene_table, unique_names
 from scstore.panels.panel import Panel, load_panel
 from scstore.progress import Reporter

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from scstore.cells.expression import TARGET_SUM
 from scstore.cells.opening import CellFile, CellSource
-from scstore.cells.scales import TARGET_SUM
 from scstore.errors import FeatureSpaceError, OutputError
 from scstore.extraction.options import (
     CONTROL_SEED,

@@ -11,9 +11,15 @@ from scstore.cells.opening import open_cells
 from scstore.errors import OptionError
 from scstore.gene_tables.encoding import ENDPOINT, encode_table, open_encoder
 from scstore.genes.matching import describe_genes, match_genes
-from scstore.genes.ncbi import NCBI_TEMPLATE, TAXA, describe_by_ncbi, read_gene_info, read_summaries
 from scstore.genes.orthologs import other_organism, read_orthologs
-from scstore.genes.published import read_published
+from scstore.genes.published import (
+    NCBI_TEMPLATE,
+    TAXA,
+    describe_by_ncbi,
+    read_gene_info,
+    read_published,
+    read_summaries,
+)
 from scstore.genes.table import KIND, DescribedGenes, GeneTable, coverage, read_descriptions, save_gene_table
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.panels.panel import KIND as PANEL

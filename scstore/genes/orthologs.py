@@ -24,12 +24,11 @@ from scstore.genes.matching import (
     match_genes,
     organism_of_table,
 )
-from scstore.genes.ncbi import TAXA, read_columns, read_gene_info
+from scstore.genes.published import TAXA, read_columns, read_gene_info
 from scstore.genes.table import DescribedGenes
 from scstore.progress import Reporter
 from scstore.sealed import canonical_json
-from scstore.untrusted.guards import reading
-from scstore.untrusted.text import open_unpacked, read_unpacked
+from scstore.untrusted.guards import open_unpacked, read_unpacked, reading
 
 KEYS = ("symbol", "ensembl_id")
 COLUMNS = ("human_symbol", "human_ensembl_id", "mouse_symbol", "mouse_ensembl_id")

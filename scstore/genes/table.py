@@ -24,8 +24,7 @@ from scstore.options import did_you_mean
 from scstore.remote import there
 from scstore.sealed import FileKind, canonical_json, read_sealed_file, write_sealed_file
 from scstore.store.reader import Store
-from scstore.untrusted.guards import reading
-from scstore.untrusted.text import read_unpacked
+from scstore.untrusted.guards import read_unpacked, reading
 
 KIND = FileKind("gene table", "genes", "scstore genes build")
 # Columns of ``obs``, all strings, empty where unknown: official symbol, Ensembl id without version, NCBI GeneID,

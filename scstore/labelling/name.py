@@ -43,7 +43,7 @@ from scstore.naming.text_scores import (
 )
 from scstore.options import Option, Overwrite, Progress, Seed, fraction, with_options
 from scstore.progress import Reporter
-from scstore.reporting.words import TEXTS
+from scstore.reporting.card import TEXTS
 from scstore.store.reader import Cells, Store, open_store
 
 LEAD_P = 0.2  # of the lead over the second type, at most

@@ -22,8 +22,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from scstore.errors import OptionError, show, show_some
 from scstore.options import did_you_mean
-from scstore.untrusted.guards import reading
-from scstore.untrusted.text import read_unpacked
+from scstore.untrusted.guards import read_unpacked, reading
 
 GENES, TERMS, VECTORS = "genes.parquet", "terms.parquet", "vectors.safetensors"
 KINDS = ("genes", "terms")

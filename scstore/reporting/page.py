@@ -30,6 +30,7 @@ from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
+from scstore.reporting.card import methods, verdict
 from scstore.reporting.marks import (
     LABEL,
     NO_VALUE,
@@ -42,7 +43,6 @@ from scstore.reporting.marks import (
     marker_expression,
     read_scores,
 )
-from scstore.reporting.words import methods, verdict
 from scstore.search.query import query
 from scstore.store.reader import Cells, Store, open_store
 

@@ -20,10 +20,9 @@ from scipy.sparse import csr_matrix
 
 from scstore import fsio
 from scstore.cells import anndata_files
-from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_block
+from scstore.cells.expression import TARGET_SUM, ExpressionSlot, find_expression, lognorm_block
 from scstore.cells.matrices import is_numeric, plain_frame
 from scstore.cells.opening import CellFile, identify_cells, open_cells, open_root
-from scstore.cells.scales import TARGET_SUM
 from scstore.described import Described
 from scstore.errors import (
     CellsError,

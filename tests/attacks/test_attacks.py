@@ -11,9 +11,8 @@ from mutations import _read_cells, _read_store
 
 import scstore
 from scstore.errors import ScstoreError
-from scstore.genes.ncbi import read_gene_info, read_summaries
 from scstore.genes.orthologs import read_orthologs
-from scstore.genes.published import read_published
+from scstore.genes.published import read_gene_info, read_published, read_summaries
 from scstore.genes.table import load_gene_table, read_descriptions
 from scstore.panels.panel import load_panel
 

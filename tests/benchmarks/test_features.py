@@ -9,7 +9,7 @@ import pytest
 from support import ROOT, make_cells
 
 import scstore
-from scstore.evaluation.paired_bootstrap import paired_difference
+from scstore.evaluation.conclusion import paired_difference
 
 CELLTYPIST = '''
 """Stands in for CellTypist: the label whose mean is nearest."""
