@@ -77,7 +77,6 @@ class OutputFile(h5py.File):  # type: ignore[misc]  # h5py has no types
         self._written = written
 
     def check(self) -> None:
-        """Raise what went wrong so far; to be called between blocks."""
         if self._written.error is not None:
             raise self._written.error
 

@@ -30,7 +30,6 @@ EXCEL_ROWS, EXCEL_MARK = 1_048_576, "Written by scstore"  # rows of a sheet at m
 
 
 def check_table(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Refuse a table whose ending names no format, that may not be replaced, or that cannot be written there."""
     target = Path(path)
     if target.suffix not in FORMATS:
         raise OutputError(f"{target}: the name must end in one of {', '.join(FORMATS)}.")

@@ -105,7 +105,12 @@ def _check_folder(path: Path, kind: FolderKind, load: Load) -> Iterator[Finding]
     yield from (Finding(name, "missing", "is missing") for name in sorted(wrong))
     if not wrong:
         if (error := _error_of(load, path)) is None:
-            yield from _check_copies(path, fsio.read_json(path / kind.description, limit=DESCRIPTION_LIMIT)["copies"])
+            copies = fsio.read_json(path / kind.description, limit=DESCRIPTION_LIMIT)["copies"]
+            for name, digest in copies.items():
+                if not (path / name).exists():
+                    yield Finding(name, "missing", "is missing")
+                elif fsio.digest_tree(path / name) != digest:
+                    yield Finding(name, "damaged", "does not match its digest")
             return
         name = kind.weights if str(path / kind.weights) in f"{error}{error.__cause__}" else kind.description
         wrong.add(name)
@@ -115,11 +120,3 @@ def _check_folder(path: Path, kind: FolderKind, load: Load) -> Iterator[Finding]
             check_layout(path / kind.weights)
         except (DamagedError, OSError) as error:
             yield finding_of(error, kind.weights)
-
-
-def _check_copies(path: Path, digests: dict[str, str]) -> Iterator[Finding]:
-    for name, digest in digests.items():
-        if not (path / name).exists():
-            yield Finding(name, "missing", "is missing")
-        elif fsio.digest_tree(path / name) != digest:
-            yield Finding(name, "damaged", "does not match its digest")

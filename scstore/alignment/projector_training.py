@@ -60,7 +60,6 @@ class ReadoutHeads(nn.Module):
         return torch.stack([head(view) for head, view in zip(self.views, rows, strict=True)])
 
     def losses(self, pooled: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """``(B,)`` cross-entropy of each cell, averaged over the views."""
         logits = self(pooled)
         each = cross_entropy(logits.flatten(0, 1), codes.repeat(len(logits)), reduction="none")
         return each.view(len(logits), -1).mean(dim=0)
@@ -325,7 +324,6 @@ class Training:
 
     @torch.no_grad()
     def restore(self, state: TrainingState, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Go back to where ``state`` and :meth:`arrays` were taken."""
         self.state = state
         for name, value in self._tensors().items():
             value.copy_(torch.from_numpy(np.array(arrays[name])).view_as(value))

@@ -293,7 +293,6 @@ def _place(cells: CellFile, slot: str, numbers: NDArray[np.int64], rows: sparse.
 def lognorm_rows(
     cells: CellFile, slot: ExpressionSlot, *, chunk_rows: int = 4096, groups: NDArray[np.int64] | None = None
 ) -> Iterator[tuple[int, sparse.csr_matrix]]:
-    """Yield the first row's number and ``(n, n_genes of the slot)`` of :func:`lognorm_block`, block by block."""
     for start in range(0, cells.n_cells, chunk_rows):
         yield start, lognorm_block(cells, slot, start, start + chunk_rows, groups=groups)
 

@@ -127,13 +127,6 @@ def _take_apart(name: str) -> tuple[str, str]:
     return found["id"], "" if NUMBER.fullmatch(rest or "") else rest or ""  # a version of a version: ENSG….5_2
 
 
-def _once(names: Sequence[str]) -> list[str]:
-    """Return symbols without the number that makes a repeated one unique (``TBCE-1`` and ``TBCE.1`` beside TBCE)."""
-    known = set(names)
-    numbered = [MADE_UNIQUE.fullmatch(name) for name in names]
-    return [m[1] if m and m[1] in known else name for name, m in zip(names, numbered, strict=True)]
-
-
 def find_names(var: pd.DataFrame) -> tuple[pd.DataFrame, list[list[str]]]:
     """Return ``var`` with clean names, ``symbol`` and ``ensembl_id``, and for each column of names its genomes."""
     titles = name_columns(var)
@@ -144,8 +137,9 @@ def find_names(var: pd.DataFrame) -> tuple[pd.DataFrame, list[list[str]]]:
         genomes.append(taken)
     parts = {key: [_take_apart(name) for name in names] for key, names in columns.items()}
     order = [key for key in SYMBOL_KEYS if key in parts] + [""] + [key for key in VAGUE_KEYS if key in parts]
-    own_symbols = _once([symbol for _, symbol in parts[""]])
-    parts[""] = [(own, symbol) for (own, _), symbol in zip(parts[""], own_symbols, strict=True)]
+    known = {symbol for _, symbol in parts[""]}  # TBCE-1 and TBCE.1 beside TBCE are the same
+    numbered = [(own, symbol, MADE_UNIQUE.fullmatch(symbol)) for own, symbol in parts[""]]
+    parts[""] = [(own, found[1] if found and found[1] in known else symbol) for own, symbol, found in numbered]
     symbols = _first((parts[key] for key in [*order, *(key for key in ID_KEYS if key in parts)]), 1, _is_symbol)
     ids = _first((parts[key] for key in ["", *titles]), 0, bool)
     for title in var.columns if not any(ids) else ():  # whatever it is called
@@ -271,7 +265,6 @@ def _joined(var: pd.DataFrame, beside: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def has_gene_expression(var: pd.DataFrame) -> bool:
-    """Whether features say that they are, or some of them are, gene expression."""
     titles = (title for title in var.columns if column_key(title) in TYPE_KEYS)
     return any(GENE_EXPRESSION in map(_plain, strings(var[title])) for title in titles)
 

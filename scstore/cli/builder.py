@@ -94,13 +94,10 @@ class LazyCommand(TyperCommand):
         self._command = command
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Parse the words with the real command, which the context then runs."""
         return _build(self._command).make_context(info_name, args, parent=parent, **extra)
 
 
 def group_of(commands: Sequence[Command]) -> type[TyperGroup]:
-    """Return the class of a group of lazy commands, for ``typer.Typer(cls=…)``."""
-
     class LazyGroup(_Plain, TyperGroup):
         def __init__(self, **attributes: Any) -> None:
             super().__init__(**attributes)

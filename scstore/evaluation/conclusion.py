@@ -35,7 +35,6 @@ class Difference:
 
     @property
     def too_few_groups(self) -> bool:
-        """Whether there are groups, but fewer than an interval or a verdict needs."""
         return self.n_groups is not None and self.n_groups < MIN_GROUPS
 
     @property
@@ -91,8 +90,7 @@ def paired_difference(
     ]
 
     def mean_difference(weights: Array) -> Array:
-        mean: Array = np.mean([first(weights) - second(weights) for first, second in scorers], axis=0)
-        return mean
+        return np.asarray(np.mean([first(weights) - second(weights) for first, second in scorers], axis=0))
 
     rng, n_units = np.random.default_rng(seed), int(drawn.sum())
     step = max(1, BLOCK_VALUES // len(drawn))
@@ -107,7 +105,6 @@ def paired_difference(
 
 
 def _stretch(n: int) -> float:
-    """Return how much wider an interval of so few units has to be."""
     return 1.0 if n < 2 else float(stats.t.ppf(UPPER, n - 1) / stats.norm.ppf(UPPER) * np.sqrt(n / (n - 1)))
 
 
@@ -123,8 +120,7 @@ def _macro_f1(truth: Array, codes: Array, *, unit: Array, shape: tuple[int, int]
     def of_draws(weights: Array) -> Array:
         support = weights @ true
         f1 = 2 * (weights @ hits) / np.maximum(support + weights @ named, 1)
-        result: Array = np.where(support > 0, f1, 0).sum(axis=1) / np.maximum((support > 0).sum(axis=1), 1)
-        return result
+        return np.asarray(np.where(support > 0, f1, 0).sum(axis=1) / np.maximum((support > 0).sum(axis=1), 1))
 
     return of_draws
 
@@ -137,8 +133,6 @@ NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @dataclass(frozen=True)
 class RowComparison:
-    """Two rows on the same cells."""
-
     row: str
     baseline: str
     # no model: against the baseline without one; default: against its expression alone; random vectors; or control

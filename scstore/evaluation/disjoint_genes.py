@@ -23,7 +23,6 @@ UNWHITENED = "genept_unwhitened"
 
 
 def gene_split_rows() -> list[EvaluationRow]:
-    """Return the rows of this table: the across-genes head, means of gene vectors, and their controls."""
     return [
         EvaluationRow(KIND, (), "gene texts"),
         EvaluationRow("genept", ("genept",), "gene texts"),
@@ -38,8 +37,7 @@ def deal_genes(table: GeneTable, *, fraction: float, seed: int) -> NDArray[np.bo
     names, place = np.unique(table.obs["symbol"].astype(str).to_numpy(), return_inverse=True)
     held_out = np.zeros(len(names), dtype=bool)
     held_out[np.random.default_rng(seed).permutation(len(names))[: round(fraction * len(names))]] = True
-    dealt: NDArray[np.bool_] = held_out[place]
-    return dealt
+    return np.asarray(held_out[place])
 
 
 @dataclass(frozen=True, eq=False)

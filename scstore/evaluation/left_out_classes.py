@@ -36,8 +36,6 @@ class LeftOutClass:
 
 @dataclass(frozen=True)
 class LeftOutClasses:
-    """Whether confidence and novelty tell cells of classes that no head was trained on, by row and class."""
-
     title: str
     by_class: Mapping[str, Mapping[str, LeftOutClass]]
 

@@ -34,8 +34,6 @@ class ViewSource(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """One classifier."""
-
     name: str  # as in the table and in views=
     views: tuple[str, ...]  # none for methods that choose their expression themselves: regression, across-genes
     # a model (readout), an embedding (of a file), gene texts (described genes, no readout), nothing, or a control

@@ -67,21 +67,16 @@ def encode_table(
     progress: Reporter | None = None,
 ) -> GeneTable:
     """Return the table of described genes; with ``enter``, of these texts and as many others as whitening takes."""
-    rows = _rows_to_encode(genes, enter, encoder.width or USUAL_WIDTH)
+    rows = np.arange(len(genes.obs))
+    if enter is not None:  # others are drawn by their text: the same ones in all tables that have them
+        drawn = {row: hashlib.sha256(genes.obs["text"].iloc[row].encode()).digest() for row in rows[~enter]}
+        n_others = max(0, SPREAD * (encoder.width or USUAL_WIDTH) - int(enter.sum()))
+        rows = np.sort(np.array([*rows[enter], *sorted(drawn, key=drawn.__getitem__)[:n_others]], dtype=np.int64))
     encoded = encode_texts(encoder, list(genes.obs["text"].iloc[rows]), kept=kept, progress=progress)
     vectors = np.zeros((len(genes.obs), encoded.shape[1]), dtype=np.float32)
     vectors[rows] = encoded
     identity = {name: vectors.shape[1] if name == "width" else value for name, value in encoder.identity.items()}
     return GeneTable(genes.obs, vectors, identity, genes.template)
-
-
-def _rows_to_encode(genes: DescribedGenes, enter: NDArray[np.bool_] | None, width: int) -> NDArray[np.int64]:
-    """Rows of the genes that may enter, and others drawn by their text: the same ones in all tables that have them."""
-    if enter is None:
-        return np.arange(len(genes.obs))
-    drawn = {row: hashlib.sha256(genes.obs["text"].iloc[row].encode()).digest() for row in np.flatnonzero(~enter)}
-    others = sorted(drawn, key=drawn.__getitem__)[: max(0, SPREAD * width - int(enter.sum()))]
-    return np.sort(np.concatenate([np.flatnonzero(enter), np.array(others, dtype=np.int64)]))
 
 
 def cached_table(

@@ -141,7 +141,6 @@ def match_genes(
 def match_columns(
     genes: pd.DataFrame, wanted: Mapping[str, Sequence[str]], *, min_match: float = 0.0, source: str
 ) -> GeneMatch:
-    """Find wanted genes (by ``symbol`` and ``ensembl_id``) among a store's columns of expression."""
     table = pd.DataFrame({key: list(wanted[key]) for key in ("symbol", "ensembl_id")}, dtype=str)
     return match_genes(genes, table.rename(index=str), min_match=min_match, source=source)
 

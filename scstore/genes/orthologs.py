@@ -142,10 +142,8 @@ class Translation:
 
 @dataclass(frozen=True, eq=False)
 class RenamedGenes:
-    """Those genes of an input that have an ortholog, with its names, and their columns in the input, ascending."""
-
-    var: pd.DataFrame
-    columns: NDArray[np.int64]
+    var: pd.DataFrame  # of the genes that have an ortholog, with its names
+    columns: NDArray[np.int64]  # theirs in the input, ascending
     report: str
 
 

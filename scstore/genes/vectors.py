@@ -159,5 +159,4 @@ def matrix_power(symmetric: Array64, power: float, shrinkage: float) -> Array64:
     with threadpool_limits(limits=1 if len(symmetric) <= 3072 else None, user_api="blas"):
         values, axes = np.linalg.eigh(symmetric)
     floor = shrinkage * max(float(values.mean()), np.finfo(np.float64).tiny)
-    powers: Array64 = (axes * (np.maximum(values, 0) + floor) ** power) @ axes.T
-    return powers
+    return np.asarray((axes * (np.maximum(values, 0) + floor) ** power) @ axes.T)

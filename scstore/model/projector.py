@@ -44,7 +44,6 @@ class AlignedMap:
 
 
 def orthonormal(rows: int, columns: int, *, seed: int) -> NDArray[np.float64]:
-    """``(rows, columns)`` seeded matrix whose shorter side is orthonormal."""
     tall = np.random.default_rng(seed).standard_normal((max(rows, columns), min(rows, columns)))
     q, r = np.linalg.qr(tall)
     q = q * np.sign(np.diag(r))  # QR is unique only up to these signs
@@ -69,8 +68,7 @@ def project(
     aligned = aligned_map(vectors, token_embeddings, seed=seed)
     mapped = (vectors.astype(np.float64) - aligned.centre) @ aligned.whitening @ aligned.weight + aligned.bias
     lengths = np.maximum(np.linalg.norm(mapped, axis=1, keepdims=True), 1e-12)
-    scaled: NDArray[np.float32] = (mapped * (aligned.norm / lengths)).astype(np.float32)
-    return scaled
+    return np.asarray(mapped * (aligned.norm / lengths), dtype=np.float32)
 
 
 def aligned_map(vectors: NDArray[np.float32], token_embeddings: torch.Tensor, *, seed: int = 0) -> AlignedMap:
@@ -125,7 +123,6 @@ class ProjectorFile:
         return list(self.training["curve"])
 
     def build(self) -> TrainedProjector:
-        """The projector, ready to run; DamagedError if the weights do not fit the shape."""
         from scstore.model.trained_projector import TrainedProjector
 
         return TrainedProjector.from_arrays(self.arrays, **self.shape)
@@ -139,7 +136,6 @@ class ProjectorFile:
 
 
 def save_projector(projector: ProjectorFile, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write a projector, whole or not at all. The same projector gives the same bytes."""
     document = {"projector": projector.digest} | {name: getattr(projector, name) for name in FIELDS}
     document |= {name: list(document[name]) for name in ("trained_on", "held_out")}
     return write_sealed_folder(path, PROJECTOR, document, projector.arrays, overwrite=overwrite)

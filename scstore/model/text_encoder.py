@@ -4,17 +4,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
-from scstore.errors import FaultError, MissingExtraError
+from scstore.errors import FaultError
 from scstore.model.loading import Backbone
 from scstore.tokens.sequences import RankedCells, batch_unit, plan_batches, write_sentences
-
-try:
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-except ImportError as error:
-    raise MissingExtraError("Encoding texts with a model", "extract") from error
 
 
 class HuggingFaceEncoder:
@@ -46,8 +42,7 @@ class HuggingFaceEncoder:
         extra = {"use_cache": False} if self.backbone.files.is_decoder else {}
         hidden = self.backbone.model(input_ids=ids, attention_mask=mask, **extra).last_hidden_state.float()
         weights = mask.unsqueeze(2).float()
-        mean: NDArray[np.float32] = ((hidden * weights).sum(1) / weights.sum(1)).cpu().numpy()
-        return mean
+        return np.asarray(((hidden * weights).sum(1) / weights.sum(1)).cpu())
 
 
 class SentenceEncoder:
@@ -62,7 +57,6 @@ class SentenceEncoder:
         self.places = places
 
     def rows(self, ranked: RankedCells, *, advance: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-        """Embed cells as ``(n_cells, width) float32``, zeros without genes."""
         sentences, lengths = write_sentences(
             ranked,
             self.symbols,

@@ -9,18 +9,13 @@ from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
+from torch.nn.functional import linear, silu
 
-from scstore.errors import DamagedError, MissingExtraError
+from scstore.errors import DamagedError
 from scstore.model.projector import AlignedMap
-
-try:
-    import torch
-    from torch import nn
-    from torch.nn.functional import linear, silu
-except ImportError as error:
-    raise MissingExtraError("Training a projector", "extract") from error
-
 
 ROWS = 4096  # gene vectors that are projected at once
 

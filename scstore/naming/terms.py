@@ -42,11 +42,9 @@ class Texts:
     def place(self, encoded: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the places of vectors ``(n, encoder's width)`` among those of the terms."""
         unit = encoded / np.linalg.norm(encoded, axis=1, keepdims=True)
-        placed: NDArray[np.float32] = (unit - self.centre) @ self.projection
-        return placed
+        return np.asarray((unit - self.centre) @ self.projection)
 
     def within(self, lineage: str) -> list[str]:
-        """Return the ids of a term and of all below it."""
         return [str(name) for name, text in self.terms["ancestors"].items() if lineage in text.split("|")]
 
 

@@ -68,12 +68,10 @@ def gene_weights(similarity: Float32, markers: sparse.csc_matrix | None = None) 
 
 
 def _unit_columns(weights: NDArray[Any]) -> NDArray[Any]:
-    unit: NDArray[Any] = weights / np.maximum(np.linalg.norm(weights, axis=0), 1e-12)
-    return unit
+    return np.asarray(weights / np.maximum(np.linalg.norm(weights, axis=0), 1e-12))
 
 
 def variable_genes(expression: sparse.csr_matrix) -> NDArray[np.int64]:
-    """Return the columns of the most variable genes, ``(≤ 2000,)``, in their order."""
     mean = np.asarray(expression.mean(axis=0)).ravel()
     variance = np.asarray(expression.multiply(expression).mean(axis=0)).ravel() - mean**2
     return np.sort(np.argsort(-variance, kind="stable")[:VARIABLE])
@@ -84,8 +82,7 @@ def places_of(expression: sparse.csr_matrix) -> Float32:
     variable = variable_genes(expression)
     n_components = min(COMPONENTS, len(variable), expression.shape[0] - 1)
     pca = PCA(max(1, n_components), svd_solver="covariance_eigh")
-    placed: Float32 = pca.fit_transform(expression[:, variable].toarray()).astype(np.float32)
-    return placed
+    return np.asarray(pca.fit_transform(expression[:, variable].toarray()), dtype=np.float32)
 
 
 def neighbour_means(places: Float32) -> sparse.csr_matrix:
@@ -133,8 +130,7 @@ def score(
 
 
 def _centred(expression: sparse.csr_matrix, means: sparse.csr_matrix, centre: Float32) -> Float32:
-    rows: Float32 = (means @ expression).toarray() - centre
-    return rows
+    return np.asarray((means @ expression).toarray() - centre)
 
 
 def _standard(sums: Float32, rows: Float32, weights: Float32) -> Float32:
@@ -148,8 +144,7 @@ def _standard(sums: Float32, rows: Float32, weights: Float32) -> Float32:
 def _lead(values: Float32, kin: NDArray[np.bool_]) -> Float32:
     """Return by how much the best type of each row leads over the best that is not its kin; without one, its score."""
     others = np.where(kin[values.argmax(axis=1)], -np.inf, values).max(axis=1)
-    lead: Float32 = values.max(axis=1) - np.where(np.isfinite(others), others, 0)
-    return lead
+    return np.asarray(values.max(axis=1) - np.where(np.isfinite(others), others, 0))
 
 
 def _p_values(found: Float32, null: Float32) -> NDArray[np.float64]:

@@ -53,7 +53,6 @@ class Panel:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the genes in their order: what a fingerprint holds."""
         genes = {name: list(self.obs[name]) for name in COLUMNS} | {"name": list(self.obs.index)}
         return fsio.digest_bytes(canonical_json({"genes": genes}).encode())
 

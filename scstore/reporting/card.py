@@ -59,7 +59,6 @@ def model_card(head: AnyHead, *, name: str) -> str:
 
 
 def store_card(store: Store, *, address: str) -> str:
-    """Describe a store from its record alone, and how to read it at an address."""
     record: Mapping[str, Any] = store.record or {}
     rows = [("cells", f"{store.n_obs:,}"), ("columns of obs", ", ".join(map(str, store.obs.columns)))]
     for name, said in ((name, record.get(name) or {}) for name in ("input", "model", "genes", "panel", "projector")):
@@ -246,7 +245,6 @@ THINGS = 3  # to look at, at most
 
 
 def verdict(obs: pd.DataFrame, record: Mapping[str, Any], cluster: str | None) -> list[str]:
-    """Return three sentences: how many cells are labelled, how sure that is, what to look at."""
     frame = obs[[name for name in obs.columns if str(name).startswith(PREFIX)]].rename(
         columns=lambda name: str(name).removeprefix(PREFIX)
     )

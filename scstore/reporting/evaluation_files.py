@@ -67,7 +67,6 @@ def save_evaluation(
 
 
 def check_evaluation_output(folder: str | os.PathLike[str], *, figures: bool, overwrite: bool) -> Path:
-    """Return the folder if an evaluation can be written there, with figures if wanted; else refuse."""
     if figures and not all(importlib.util.find_spec(name) for name in ("matplotlib", "umap")):
         raise MissingExtraError("Drawing figures (figures=False leaves them out)", "plot")
     return fsio.check_output(folder, overwrite=overwrite, problem=_problem)

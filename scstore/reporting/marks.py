@@ -38,8 +38,6 @@ LONGEST = 40  # letters of a name in a figure
 
 
 class Mark(NamedTuple):
-    """How a kind of row is drawn, in every figure alike, and what it is."""
-
     colour: str
     marker: str  # matplotlib's
     words: str

@@ -29,7 +29,6 @@ FLOOR = 1 << 26  # bytes that any array may declare, however small the file
 
 
 def filters_of(dataset: h5py.Dataset) -> list[tuple[int, str]]:
-    """Return the numbers of a data set's filters, in the order of packing, and what the file calls them."""
     properties = dataset.id.get_create_plist()
     filters = (properties.get_filter(i) for i in range(properties.get_nfilters()))
     return [(number, name.decode(errors="replace")) for number, _, _, name in filters]
@@ -52,7 +51,6 @@ AGAIN = "The file is damaged or incomplete: copy or download it again."
 
 
 def damaged(source: str, problem: str) -> CellsError:
-    """Return the error for a file of cells that contradicts itself; the problem is a whole sentence."""
     return CellsError(f"{source}: {problem} {AGAIN}")
 
 

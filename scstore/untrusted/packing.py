@@ -28,8 +28,6 @@ ABSENT = 2**64 - 1  # how the index of a shard marks a chunk that holds nothing 
 
 @dataclass(frozen=True)
 class Packing:
-    """How the chunks of an array are packed."""
-
     codecs: tuple[str, ...]  # names, the outermost first
     n_values: int  # of a chunk (inside a shard, if there are shards)
     itemsize: int  # bytes of a packed value; 0 for texts and where it is not known
