@@ -83,8 +83,6 @@ def open_table(path: str | os.PathLike[str], *, index: bool = False, overwrite: 
 
 
 class TextTable:
-    """Blocks with the same columns, as comma- or tab-separated values."""
-
     def __init__(self, path: Path, separator: str, *, index: bool) -> None:
         self._path, self._separator, self._index = path, separator, index
         self._begun = False
@@ -108,8 +106,6 @@ def _has_carriage_return(frame: pd.DataFrame) -> bool:
 
 
 class ParquetTable:
-    """Parquet, one row group a block."""
-
     def __init__(self, path: Path, *, index: bool) -> None:
         self._path, self._index = path, index
         self._file: Any = None

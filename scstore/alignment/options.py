@@ -13,8 +13,6 @@ from scstore.options import Option
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Hyper-parameters of a training: those of :class:`AlignOptions`, and these."""
-
     name: str = "default"
     start: Literal["aligned", "none"] = "aligned"  # the closed form and a correction, zero at first; random weights
     blocks: int = 0  # (SiLU, Linear) behind the projector's first Linear, (Linear, SiLU) before the heads' last one

@@ -134,8 +134,6 @@ def load_training(folder: Path) -> tuple[dict[str, Any], TrainingState, dict[str
 
 
 class Training:
-    """One training, from its first step or from a saved state."""
-
     def __init__(
         self,
         readout: Readout,

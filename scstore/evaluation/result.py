@@ -42,8 +42,6 @@ LEFT_OUT_HEADINGS = {
 
 @dataclass(frozen=True)
 class Regime:
-    """One table of an evaluation."""
-
     name: str  # folds, few-shot N or disjoint genes
     title: str  # what was done
     notes: tuple[str, ...]  # what was left out, and other things to know

@@ -96,8 +96,6 @@ class AnswerBound:
 
 
 class EndpointEncoder:
-    """Vectors from an endpoint."""
-
     def __init__(self, endpoint: Endpoint, client: openai.OpenAI, bound: AnswerBound, progress: Reporter) -> None:
         self.endpoint = endpoint
         self.width: int | None = None

@@ -66,8 +66,6 @@ OTHER_TABLE = "Use a table of the same organism and naming (genes=)"
 
 @dataclass(frozen=True, eq=False)
 class GeneMatch:
-    """The gene of a table that each input gene is."""
-
     table_rows: NDArray[np.int64]  # (n_input_genes,): rows of the table, or -1
     n_table: int
     genes: NDArray[np.int64]  # rows of the table that are present, ascending

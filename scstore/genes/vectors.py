@@ -54,8 +54,6 @@ KEEP_SECONDS = 10.0  # of work that are lost where a process is killed outright
 
 
 class TextEncoder(Protocol):
-    """Turns texts into vectors."""
-
     @property
     def identity(self) -> dict[str, Any]:
         """JSON values that name the encoder and all that decides its vectors."""

@@ -85,8 +85,6 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """Which cells of a data set are compared with which."""
-
     codes: NDArray[np.int64]  # (n_cells,): number of the cell's class, a label within a group; -1 for none
     classes: tuple[NDArray[np.int64], ...]  # numbers of each group's classes
     seen: NDArray[np.bool_]  # (n_cells,): cells with labels used

@@ -191,8 +191,6 @@ def cut_genes(ranked: RankedCells, genes: GeneSlots, *, room: int) -> RankedCell
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences of equal padded length."""
-
     cells: Ints  # (B,): row of each cell in the run of cells it was assembled from
     slots: Ints  # (B, T): slot of the table of input vectors at each position; 0 is padding
     lengths: Ints  # (B,): positions that are not padding
