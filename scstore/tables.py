@@ -1,14 +1,12 @@
 """Tables as CSV, TSV, Parquet or Excel, by the ending of the name; whole or block by block."""
 
-from __future__ import annotations
-
 import csv
 import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +16,6 @@ import pyarrow.parquet as pq
 from scstore import fsio
 from scstore.errors import OutputError
 
-FORMATS = (".parquet", ".csv", ".tsv", ".xlsx")
 # Columns that tell the tables of predictions and of neighbours from a user's own, which are not replaced.
 OWN_COLUMNS = (
     {"confidence", "best_label"},
@@ -46,12 +43,8 @@ def _problem(path: Path) -> str | None:
         elif path.suffix == ".parquet":
             columns = set(pq.read_schema(path).names)
         else:
-            columns = set(pd.read_csv(path, nrows=0, sep=_separator(path)))
+            columns = set(pd.read_csv(path, nrows=0, sep=KINDS[path.suffix].separator))
     return None if any(own <= columns for own in OWN_COLUMNS) else "is not a table that scstore wrote"
-
-
-def _separator(path: Path) -> str:
-    return "\t" if path.suffix == ".tsv" else ","
 
 
 def four_digits(frame: pd.DataFrame) -> pd.DataFrame:
@@ -60,42 +53,25 @@ def four_digits(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**rounded)
 
 
-def write_table(frame: pd.DataFrame, path: str | os.PathLike[str], *, index: bool = False) -> None:
-    with open_table(path, index=index) as table:
-        table.write(frame)
+class TableWriter:
+    """Blocks with the same columns, as comma-separated values."""
 
+    separator = ","
 
-@contextmanager
-def open_table(path: str | os.PathLike[str], *, index: bool = False, overwrite: bool = True) -> Iterator[TableWriter]:
-    """Write a table in blocks; the file appears, whole, when the ``with`` block ends without an error."""
-    target = Path(path)
-    with fsio.atomic_path(target, overwrite=overwrite) as partial:
-        writer: TableWriter = TextTable(partial, _separator(target), index=index)
-        if target.suffix in (".parquet", ".xlsx"):
-            writer = (ParquetTable if target.suffix == ".parquet" else ExcelTable)(partial, index=index)
-        try:
-            yield writer
-        except BaseException:
-            with suppress(Exception):
-                writer.close()
-            raise
-        writer.close()
-
-
-class TextTable:
-    def __init__(self, path: Path, separator: str, *, index: bool) -> None:
-        self._path, self._separator, self._index = path, separator, index
-        self._begun = False
+    def __init__(self, path: Path, *, index: bool) -> None:
+        self._path, self._index, self._begun = path, index, False
+        self._file: Any = None
 
     def write(self, frame: pd.DataFrame) -> None:
         how: Any = {"mode": "a" if self._begun else "w", "header": not self._begun, "index": self._index}
         if _has_carriage_return(frame):
             how["quoting"] = csv.QUOTE_NONNUMERIC
-        frame.to_csv(self._path, sep=self._separator, **how)
+        frame.to_csv(self._path, sep=self.separator, **how)
         self._begun = True
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        if self._file is not None:
+            self._file.close()
 
 
 def _has_carriage_return(frame: pd.DataFrame) -> bool:
@@ -105,11 +81,11 @@ def _has_carriage_return(frame: pd.DataFrame) -> bool:
     return any(isinstance(value, str) and "\r" in value for value in (*frame.columns, *values))
 
 
-class ParquetTable:
-    def __init__(self, path: Path, *, index: bool) -> None:
-        self._path, self._index = path, index
-        self._file: Any = None
+class TabTable(TableWriter):
+    separator = "\t"
 
+
+class ParquetTable(TableWriter):  # one row group a block
     def write(self, frame: pd.DataFrame) -> None:
         if self._file is None:
             schema = pa.Schema.from_pandas(frame, preserve_index=self._index)
@@ -118,22 +94,18 @@ class ParquetTable:
             self._file = pq.ParquetWriter(self._path, pa.schema(fields, schema.metadata))
         self._file.write_table(pa.Table.from_pandas(frame, schema=self._file.schema, preserve_index=self._index))
 
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
 
-
-class ExcelTable:
+class ExcelTable(TableWriter):
     """One sheet of an Excel workbook, in which text is text and never a formula."""
 
     def __init__(self, path: Path, *, index: bool) -> None:
         from xlsxwriter import Workbook  # type: ignore[import-untyped]
 
+        super().__init__(path, index=index)
         options = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
-        self._book = Workbook(str(path), {**options, "nan_inf_to_errors": True})
-        self._book.set_properties({"comments": EXCEL_MARK})
-        self._sheet = self._book.add_worksheet()
-        self._index, self._row = index, 0
+        self._file = Workbook(str(path), {**options, "nan_inf_to_errors": True})
+        self._file.set_properties({"comments": EXCEL_MARK})
+        self._sheet, self._row = self._file.add_worksheet(), 0
 
     def write(self, frame: pd.DataFrame) -> None:
         frame = frame.reset_index() if self._index else frame
@@ -148,8 +120,26 @@ class ExcelTable:
             self._row += 1
             self._sheet.write_row(self._row, 0, values)
 
-    def close(self) -> None:
-        self._book.close()
+
+KINDS = {".parquet": ParquetTable, ".csv": TableWriter, ".tsv": TabTable, ".xlsx": ExcelTable}
+FORMATS = tuple(KINDS)
 
 
-TableWriter: TypeAlias = TextTable | ParquetTable | ExcelTable
+def write_table(frame: pd.DataFrame, path: str | os.PathLike[str], *, index: bool = False) -> None:
+    with open_table(path, index=index) as table:
+        table.write(frame)
+
+
+@contextmanager
+def open_table(path: str | os.PathLike[str], *, index: bool = False, overwrite: bool = True) -> Iterator[TableWriter]:
+    """Write a table in blocks; the file appears, whole, when the ``with`` block ends without an error."""
+    target = Path(path)
+    with fsio.atomic_path(target, overwrite=overwrite) as partial:
+        writer = KINDS.get(target.suffix, TableWriter)(partial, index=index)
+        try:
+            yield writer
+        except BaseException:
+            with suppress(Exception):
+                writer.close()
+            raise
+        writer.close()

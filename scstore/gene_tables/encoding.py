@@ -1,12 +1,9 @@
 """Gene tables encoded by a model or by an endpoint; model code is imported only when something is encoded."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +12,8 @@ from scstore import fsio
 from scstore.errors import OptionError, ScstoreError
 from scstore.genes.table import DescribedGenes, GeneTable, load_gene_table, save_gene_table
 from scstore.genes.vectors import KeptVectors, RandomEncoder, TextEncoder, encode_texts
+from scstore.model.loading import ModelFiles, load_backbone, locate_model, pick_device
 from scstore.progress import Reporter
-
-if TYPE_CHECKING:
-    from scstore.model.loading import ModelFiles
-
 
 ENDPOINT = "openai:"  # begins the name of an encoder behind an endpoint
 RANDOM = "random:"
@@ -44,13 +38,10 @@ def open_encoder(
             raise OptionError(f"encoder={name!r} needs the width of the vectors, such as random:384.")
         yield RandomEncoder(int(width)), None
     else:
-        from scstore.model.loading import locate_model
-
         yield _huggingface(locate_model(name, revision=revision), device=device, dtype=dtype)
 
 
 def _huggingface(files: ModelFiles, *, device: str | None, dtype: str | None) -> tuple[TextEncoder, KeptVectors]:
-    from scstore.model.loading import load_backbone, pick_device
     from scstore.model.text_encoder import HuggingFaceEncoder
 
     where, precision = pick_device(device, dtype)

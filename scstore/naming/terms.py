@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_union
 
 from scstore.errors import OptionError, show, show_some
 from scstore.options import did_you_mean
@@ -108,19 +108,15 @@ class _Words:
             self.rows += [row] * len(own)
         for text, row in [*zip(names, range(len(names)), strict=True), *zip(texts, self.rows, strict=True)]:
             self.exact.setdefault(text, row)
-        how: Any = {"sublinear_tf": True, "dtype": np.float32}
-        self._letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), **how)
-        self._words = TfidfVectorizer(analyzer=str.split, **how)
-        self._matrix = self._join(self._letters.fit_transform(texts), self._words.fit_transform(texts)).T.tocsr()
-
-    @staticmethod
-    def _join(letters: sparse.csr_matrix, words: sparse.csr_matrix) -> sparse.csr_matrix:
-        return sparse.hstack([letters, words], format="csr") / np.float32(np.sqrt(2))
+        letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, dtype=np.float32)
+        words = TfidfVectorizer(analyzer=str.split, sublinear_tf=True, dtype=np.float32)
+        self._weigh = make_union(letters, words)
+        self._matrix = self._weigh.fit_transform(texts).T.tocsr() / np.float32(2)  # of each half its cosine
 
     def similarities(self, labels: Sequence[str], n_terms: int) -> np.ndarray[Any, Any]:
         """Return the similarity of each label with the nearest name of each term ``(n_labels, n_terms)``."""
         texts = [plain(label) for label in labels]
-        names = (self._join(self._letters.transform(texts), self._words.transform(texts)) @ self._matrix).toarray()
+        names = (self._weigh.transform(texts) @ self._matrix).toarray()
         found = np.zeros((len(labels), n_terms), dtype=np.float32)
         for row, text in enumerate(texts):
             np.maximum.at(found[row], self.rows, np.minimum(names[row], 0.99))
