@@ -31,8 +31,8 @@ from measuring import Findings, parser, table
 from projector import PAIRS, gene_table
 
 import scstore
+from scstore.evaluation.design import Split, draw_few
 from scstore.evaluation.evaluate import DRAWS
-from scstore.evaluation.splits import Split, draw_few
 
 ALL, GENES = "all labels", "disjoint genes"
 REGIMES = ("all", "few", "genes")

@@ -2,23 +2,30 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 
 from scstore import fsio
-from scstore.alignment.options import AlignOptions
-from scstore.alignment.projector_training import Training, check_training_folder, load_training, save_training
+from scstore.alignment.projector_training import (
+    RECIPES,
+    Recipe,
+    Training,
+    check_training_folder,
+    load_training,
+    save_training,
+)
 from scstore.alignment.training_cells import LabelledCells, read_training_cells
-from scstore.cells.labels import read_labels, report_labels
+from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels, report_labels
 from scstore.cells.opening import open_cells
-from scstore.errors import FeatureSpaceError
+from scstore.errors import FeatureSpaceError, OptionError
 from scstore.extraction.model_reader import load_model
-from scstore.extraction.options import Cells
+from scstore.extraction.options import Cells, SequenceOptions
 from scstore.extraction.plan import projector_fits
 from scstore.extraction.sequence_plan import SequencePlan, installed_versions, plan_sequences, run_settings
+from scstore.model.loading import FLOAT8
 from scstore.model.projector import PROJECTOR, ProjectorFile, aligned_map, save_projector
 from scstore.model.readout import Readout
 from scstore.model.shapes import kept_bytes
@@ -31,6 +38,56 @@ SAVE_EVERY = 200  # steps between two savings within an epoch
 # Bytes of hidden states that a pass may keep for its way back; past this the blocks are computed again.
 KEPT_BYTES = 1 << 30
 Output = Annotated[str | os.PathLike[str], Option("The projector, a folder.", flags=("--output", "-o"))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignOptions(SequenceOptions):
+    """Options of align. ``None`` leaves a number to the recipe."""
+
+    label: Annotated[str, Option("Column of obs. Cells without a label are left out.")]
+    missing_labels: MissingLabels = MISSING_LABELS
+    recipe: Annotated[
+        Literal["default", "papers", "papers-small"],
+        Option(
+            "default starts at the closed-form projector; papers is scInterpreter's and scReader's training; "
+            "papers-small is the same with one linear layer, for a few hundred cells."
+        ),
+    ] = "default"
+    epochs: Annotated[int | None, Option("Passes over the cells, at most. By default 8.", minimum=1)] = None
+    learning_rate: Annotated[
+        float | None,
+        Option("Highest learning rate. By default 0.01 (papers: 5e-5).", minimum=1e-9, maximum=10, advanced=True),
+    ] = None
+    batch_size: Annotated[int | None, Option("Cells of a step. By default 16.", minimum=1, advanced=True)] = None
+    gene_dropout: Annotated[
+        float | None,
+        Option("Chance of a gene to be left out. By default 0.4 (papers: 0).", minimum=0, maximum=0.9, advanced=True),
+    ] = None
+    hold_out: Annotated[
+        float | None,
+        Option("Part of the cells held out. By default 0.2 (papers: 0.1).", minimum=0.01, maximum=0.9, advanced=True),
+    ] = None
+    patience: Annotated[
+        int | None,
+        Option("Epochs without a lower held-out loss; 0 for any. By default 3 (papers: 0).", minimum=0, advanced=True),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype == FLOAT8:
+            raise OptionError(f"dtype={FLOAT8!r}: gradients do not pass through it. Extract with it, once trained.")
+
+    @property
+    def training(self) -> Recipe:
+        names = ("epochs", "learning_rate", "batch_size", "gene_dropout", "hold_out", "patience")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return replace(RECIPES[self.recipe], **given)
+
+    @property
+    def completed(self) -> Self:
+        """These options, with the recipe's in place of those that were not given."""
+        chosen = RECIPES[self.recipe].options
+        return replace(self, **{name: chosen[name] for name in chosen if getattr(self, name) is None})
 
 
 @with_options(AlignOptions)

@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.alignment.options import Recipe
 from scstore.alignment.training_cells import LabelledCells
 from scstore.errors import FaultError, MissingExtraError, NumericsError, OutputError, show
 from scstore.heads.scores import label_scores
@@ -92,6 +91,39 @@ class ReadoutHeads(nn.Module):
 KIND = FolderKind("training", "state.json", "state.safetensors", "scstore align --overwrite")
 MEASURED = 20_000  # cells whose hidden states are kept, once, to standardise the heads and to find where they start
 LARGEST_GRADIENT = 1.0  # norm of the projector's gradient above which it is scaled down
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    name: str = "default"
+    start: Literal["aligned", "none"] = "aligned"  # the closed form and a correction, zero at first; random weights
+    blocks: int = 0  # (SiLU, Linear) behind the projector's first Linear, (Linear, SiLU) before the heads' last one
+    epochs: int = 8
+    learning_rate: float = 1e-2
+    schedule: Literal["cosine", "linear"] = "cosine"
+    warmup: int = 10
+    batch_size: int = 16
+    gene_dropout: float = 0.4
+    hold_out: float = 0.2
+    patience: int = 3
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "options"}
+
+
+PAPERS = Recipe(
+    name="papers", start="none", blocks=4, learning_rate=5e-5, schedule="linear", warmup=1000, gene_dropout=0.0,
+    hold_out=0.1, patience=0, options={"expression_scaling": "multiply", "pool": ("last",)},
+)  # fmt: skip
+RECIPES = {
+    "default": Recipe(),
+    "papers": PAPERS,
+    "papers-small": replace(PAPERS, name="papers-small", blocks=0, learning_rate=3e-3, warmup=10, batch_size=8),
+}
+"""``default`` did best in ``benchmarks/projector.py``; ``papers`` is the authors' code: Linear + 4 × (SiLU, Linear),
+head of 4 × (Linear, SiLU) + Linear at the last position, gene vectors times expression. ``papers-small`` learns from a
+few hundred cells, whose 8 epochs end before the papers' warm-up does."""
 
 
 @dataclass

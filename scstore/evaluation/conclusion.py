@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse, stats
 
+from scstore.evaluation.design import ACROSS_RANDOM, DEFAULT, REGRESSION, EvaluationRow
 from scstore.evaluation.runs import Scored
-from scstore.evaluation.table_rows import ACROSS_RANDOM, DEFAULT, REGRESSION, EvaluationRow
 from scstore.heads.across_genes import KIND
 from scstore.heads.rows import Array
 

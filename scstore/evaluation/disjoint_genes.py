@@ -11,8 +11,7 @@ from sklearn.preprocessing import normalize
 
 from scstore.errors import OptionError
 from scstore.evaluation.cells import EvaluationCells
-from scstore.evaluation.splits import Split
-from scstore.evaluation.table_rows import ACROSS_RANDOM, EvaluationRow, ViewSource
+from scstore.evaluation.design import ACROSS_RANDOM, EvaluationRow, Split, ViewSource
 from scstore.genes.table import GeneTable, expression_genes
 from scstore.heads.across_genes import KIND, AcrossGenesHead
 from scstore.heads.rows import Rows, fetch

@@ -15,13 +15,12 @@ from scstore.annotation.fit import PriorAdjustment
 from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels, report_labels
 from scstore.errors import OptionError
 from scstore.evaluation.cells import EvaluationCells, gather_cells
+from scstore.evaluation.design import Design, choose_rows, cross_validation, draw_few, named_sides
 from scstore.evaluation.disjoint_genes import GeneSplitFeatures, gene_split_rows
 from scstore.evaluation.features import ControlStores, StoredFeatures, match_control, without_seen_labels
 from scstore.evaluation.left_out_classes import leave_classes_out
 from scstore.evaluation.result import Evaluation, Regime, make_regime
 from scstore.evaluation.runs import Table, score_rows
-from scstore.evaluation.splits import Design, cross_validation, draw_few, named_sides
-from scstore.evaluation.table_rows import choose_rows
 from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.fusion import FusedHead
 from scstore.heads.training import one_blas_thread

@@ -14,9 +14,8 @@ from scipy import sparse
 from scstore.cells.gene_statistics import ClassSums, top_genes
 from scstore.errors import CellsError, FeatureSpaceError, InputError, LabelsError, OptionError
 from scstore.evaluation.cells import EvaluationCells
+from scstore.evaluation.design import DEFAULT, EvaluationRow, Split, ViewSource
 from scstore.evaluation.regression import regression_proba
-from scstore.evaluation.splits import Split
-from scstore.evaluation.table_rows import DEFAULT, EvaluationRow, ViewSource
 from scstore.genes.matching import match_columns
 from scstore.genes.table import expression_genes
 from scstore.heads.preprocessing import EXPRESSION

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from scstore.errors import LabelsError
+from scstore.evaluation.design import EvaluationRow, Split
 from scstore.evaluation.features import StoredFeatures
 from scstore.evaluation.runs import with_genes
-from scstore.evaluation.splits import Split
-from scstore.evaluation.table_rows import EvaluationRow
 from scstore.heads.fusion import FusedHead
 from scstore.heads.preprocessing import EXPRESSION
 from scstore.heads.rows import RowSubset

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from scstore.errors import LabelsError, ScstoreError
 from scstore.evaluation.cells import EvaluationCells
+from scstore.evaluation.design import EvaluationRow, Split, ViewSource
 from scstore.evaluation.disjoint_genes import GeneSplitFeatures
 from scstore.evaluation.features import StoredFeatures
-from scstore.evaluation.splits import Split
-from scstore.evaluation.table_rows import EvaluationRow, ViewSource
 from scstore.heads.calibration import Fusion, earning_members, fit_fusion
 from scstore.heads.fusion import FusedHead
 from scstore.heads.preprocessing import EXPRESSION

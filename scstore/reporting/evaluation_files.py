@@ -10,10 +10,10 @@ import numpy as np
 from scstore import fsio, tables
 from scstore.errors import MissingExtraError, printable
 from scstore.evaluation.conclusion import baseline_row, main_row
+from scstore.evaluation.design import EvaluationRow, ViewSource
 from scstore.evaluation.features import ControlStores, StoredFeatures
 from scstore.evaluation.result import Evaluation
 from scstore.evaluation.runs import Scored
-from scstore.evaluation.table_rows import EvaluationRow, ViewSource
 from scstore.heads.class_numbers import stratified_sample
 from scstore.heads.preprocessing import EXPRESSION
 from scstore.heads.rows import Array, RowSubset, materialise

@@ -19,8 +19,8 @@ from scstore.annotation.majority import HETEROGENEOUS
 from scstore.annotation.prediction_frames import UNASSIGNED
 from scstore.cells.labels import check_column
 from scstore.errors import CellsError, DamagedError, FeatureSpaceError, InputError, OptionError, ScstoreError, printable
+from scstore.evaluation.design import ACROSS_RANDOM, WORDS, EvaluationRow
 from scstore.evaluation.result import Evaluation
-from scstore.evaluation.table_rows import ACROSS_RANDOM, WORDS, EvaluationRow
 from scstore.heads.artifact import AnyHead
 from scstore.heads.fusion import FusedHead
 from scstore.heads.linear import ExpressionHead

@@ -12,7 +12,6 @@ import h5py
 from scstore.errors import CellsError, ScstoreError
 from scstore.hdf5_output import NO_LOCKS, open_to_read
 from scstore.untrusted.guards import EXHAUSTS, FLOOR, RATIO, check_path, filters_of, missing_filter
-from scstore.untrusted.packing import CHECKSUMS, zstd_frame
 
 # Deeper groups, more objects, or more ways to one group than an AnnData has: links that run in circles.
 DEPTH, OBJECTS, VISITS = 64, 200_000, 1000
@@ -30,6 +29,7 @@ STATED: dict[int, Callable[[bytes], int]] = {
     32008: lambda head: int.from_bytes(head[:8], "big"),
     32015: lambda head: zstd_frame(head)[0] or 0,
 }
+CHECKSUMS = 64  # bytes that a checksum may add to what a chunk declares
 
 
 def open_hdf5(
@@ -142,6 +142,18 @@ def too_large(array: h5py.Dataset, stored: int) -> str | None:
         if declared > RATIO * own:
             return f"{name} declares {declared:,} bytes, but only {own:,} bytes of it are stored. {EXHAUSTS}"
     return None
+
+
+def zstd_frame(data: bytes, at: int = 0) -> tuple[int | None, int]:
+    """Return the bytes that a frame of Zstandard states, if it does, and where its blocks begin (RFC 8878, 3.1.1)."""
+    if data[at : at + 4] != b"\x28\xb5\x2f\xfd":
+        raise ValueError("it is not Zstandard")
+    descriptor = data[at + 4]
+    single_segment = descriptor >> 5 & 1
+    width = (single_segment, 2, 4, 8)[descriptor >> 6]
+    at += 6 - single_segment + (0, 1, 2, 4)[descriptor & 3]
+    stated = int.from_bytes(data[at : at + width], "little") + (256 if width == 2 else 0)
+    return stated if width else None, at + width
 
 
 def first_missing_filter(file: h5py.Group) -> str | None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from scstore.evaluation.conclusion import Difference, RowComparison, conclude, paired_difference
+from scstore.evaluation.design import EvaluationRow
 from scstore.evaluation.runs import Scored
-from scstore.evaluation.table_rows import EvaluationRow
 
 ROWS = (EvaluationRow("default", ("X", "readout"), "model"), EvaluationRow("regression", (), "nothing"))
 

@@ -12,9 +12,8 @@ from support import extract, make_cells
 import scstore
 from scstore.errors import FeatureSpaceError, OptionError
 from scstore.evaluation.cells import gather_cells
+from scstore.evaluation.design import Split, ViewSource
 from scstore.evaluation.disjoint_genes import GeneSplitFeatures, deal_genes
-from scstore.evaluation.splits import Split
-from scstore.evaluation.table_rows import ViewSource
 from scstore.genes.table import GeneTable, expression_genes, load_gene_table, save_gene_table
 
 VIEWS = ("genept", "genept_unwhitened", "genept_random")

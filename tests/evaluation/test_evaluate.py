@@ -21,10 +21,10 @@ from scstore.errors import (
     OptionError,
 )
 from scstore.evaluation.conclusion import main_row
+from scstore.evaluation.design import choose_rows
 from scstore.evaluation.evaluate import DRAWS, INNER_FOLDS
 from scstore.evaluation.features import fold_means
 from scstore.evaluation.result import Evaluation
-from scstore.evaluation.table_rows import choose_rows
 from scstore.heads.fusion import FusedHead
 from scstore.store.ledger import SEEN_BY_PANEL, record_path
 

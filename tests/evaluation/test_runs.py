@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from scstore.evaluation.design import EvaluationRow, ViewSource
 from scstore.evaluation.runs import predict_rows
-from scstore.evaluation.table_rows import EvaluationRow, ViewSource
 from scstore.heads.fusion import FusedHead
 from scstore.heads.rows import Rows
 from scstore.progress import Track

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import scstore
 from scstore.cli import app
 from scstore.errors import OptionError
-from scstore.evaluation.table_rows import choose_rows
+from scstore.evaluation.design import choose_rows
 from scstore.extraction.estimate import estimate
 from scstore.extraction.options import ExtractOptions, complete_options
 from scstore.extraction.presets import PRESETS

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scstore.errors import OptionError
-from scstore.evaluation.splits import Split, draw_few, group_folds, k_folds
+from scstore.evaluation.design import Split, draw_few, group_folds, k_folds
 
 CODES = st.lists(st.integers(0, 4), min_size=8, max_size=80).map(np.array)
 
