@@ -1,7 +1,4 @@
-"""Count matrices as programs write them: 10x HDF5, and folders with a Matrix Market file.
-
-The HDF5 is of Cell Ranger 2 and later and CellBender; the folders of 10x, STARsolo, Parse, kb-python and alevin-fry.
-"""
+"""Count matrices of 10x (HDF5 of Cell Ranger 2 and later, CellBender), and folders with a Matrix Market file."""
 
 import csv
 import functools

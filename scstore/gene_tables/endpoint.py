@@ -1,7 +1,4 @@
-"""Gene texts encoded by an OpenAI-compatible endpoint.
-
-The key is read from ``OPENAI_API_KEY``, the address from ``OPENAI_BASE_URL``. The key is neither printed nor recorded.
-"""
+"""Gene texts encoded by an OpenAI-compatible endpoint, whose key is neither printed nor recorded."""
 
 import base64
 import html

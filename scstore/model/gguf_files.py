@@ -1,8 +1,4 @@
-"""Models packed as GGUF: unpacked once through transformers into a folder like any other, in the user's cache.
-
-A GGUF file holds numbers and text, and no code. The library ``gguf`` parses it, and only where it is the pinned one of
-``smollm2`` or was named by its path.
-"""
+"""Models packed as GGUF, numbers and text: unpacked once into a folder like any other, in the user's cache."""
 
 import importlib.util
 import io

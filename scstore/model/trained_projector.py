@@ -1,8 +1,4 @@
-"""A projector with weights to learn: Linear, optionally followed by (SiLU, Linear) blocks.
-
-Source: the projector of scInterpreter (arXiv 2402.12405). New here is where it may start: at the closed-form
-``aligned`` projector, of which the learned layers are then a correction that is zero at first.
-"""
+"""A projector with weights to learn (scInterpreter, arXiv 2402.12405), or a correction of the ``aligned`` one."""
 
 import itertools
 from collections.abc import Mapping

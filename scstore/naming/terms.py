@@ -1,7 +1,4 @@
-"""Labels of any laboratory as terms of the Cell Ontology, found by their words; the vectors of its and of genes' texts.
-
-The files in ``data`` are made by ``benchmarks/naming_data.py``; ``data/README.md`` names their sources and licences.
-"""
+"""Labels of any laboratory as terms of the Cell Ontology, found by their words; vectors of its and of genes' texts."""
 
 import csv
 import os
@@ -50,7 +47,7 @@ class Texts:
 
 @cache
 def load_texts() -> Texts:
-    """Read the texts' vectors; they are rounded to whole numbers, with a factor for each row."""
+    """Read what ``benchmarks/naming_data.py`` made: whole numbers, a factor for each row; see ``data/README.md``."""
     with as_file(files("scstore.naming") / "data") as folder:
         arrays = load_file(folder / VECTORS)
         genes, terms = (pd.read_parquet(folder / name) for name in (GENES, TERMS))

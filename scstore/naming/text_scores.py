@@ -1,8 +1,4 @@
-"""Scores of cell types for cells: expression weighed by how near the genes' texts are to the types' texts.
-
-A score is compared with those of the same cells where the genes' weights are shuffled: what such scores reach by chance
-gives p-values.
-"""
+"""Scores of cell types for cells, by the texts of genes and types; p-values from shuffled weights of the genes."""
 
 from dataclasses import dataclass
 from typing import Any

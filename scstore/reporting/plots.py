@@ -1,7 +1,4 @@
-"""Figures of labelled cells, of evaluations and of heads: ``scstore.pl``.
-
-Each function draws on the axes ``ax``, or on a new figure of pyplot's, and returns the axes.
-"""
+"""Figures of labelled cells and heads, drawn on the axes ``ax`` or on a new figure of pyplot's: ``scstore.pl``."""
 
 import functools
 import os
