@@ -116,7 +116,7 @@ def measure(options: Any, work: Path, genes: Path, pair: str, seed: int, panel: 
         "untrained": scores("aligned"),
         "trained": scores(str(work / "projector")),
         "best_epoch": projector.training["best_epoch"],
-        "epochs": len(projector.curve) - 1,
+        "epochs": len(projector.training["curve"]) - 1,
         "training_seconds": training,
         "seconds": time.perf_counter() - begun,
     }

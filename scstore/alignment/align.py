@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -83,12 +83,6 @@ class AlignOptions(SequenceOptions):
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         return replace(RECIPES[self.recipe], **given)
 
-    @property
-    def completed(self) -> Self:
-        """These options, with the recipe's in place of those that were not given."""
-        chosen = RECIPES[self.recipe].options
-        return replace(self, **{name: chosen[name] for name in chosen if getattr(self, name) is None})
-
 
 @with_options(AlignOptions)
 def align(cells: Cells, output: Output, options: AlignOptions) -> ProjectorFile:
@@ -138,7 +132,8 @@ def align(cells: Cells, output: Output, options: AlignOptions) -> ProjectorFile:
 
 
 def _train(cells: Cells, target: Path, begun_in: Path, options: AlignOptions, progress: Reporter) -> ProjectorFile:
-    options = options.completed
+    chosen = RECIPES[options.recipe].options  # where they were not given
+    options = replace(options, **{name: chosen[name] for name in chosen if getattr(options, name) is None})
     with open_cells(cells, id_prefix_from=options.id_prefix_from) as opened:
         labels = read_labels(opened.obs, options.label, missing=options.missing_labels, source=opened.source)
         report_labels(opened.obs, options.label, labels, source=opened.source, progress=progress)
@@ -176,7 +171,7 @@ def _history(plan: SequencePlan, data: LabelledCells, options: AlignOptions) -> 
     readout, panel = plan.needed_readout, plan.genes.panel
     return {
         "label": options.label,
-        "classes": data.counts,
+        "classes": dict(zip(data.classes, np.bincount(data.codes).tolist(), strict=True)),
         "input": plan.input_record,
         "model": plan.model_record,
         "genes": plan.table.digest,

@@ -24,10 +24,6 @@ class LabelledCells:
     held_out: NDArray[np.int64]
     ids: tuple[str, ...] = ()
 
-    @property
-    def counts(self) -> dict[str, int]:
-        return dict(zip(self.classes, np.bincount(self.codes).tolist(), strict=True))
-
     def ids_of(self, rows: NDArray[np.int64]) -> tuple[str, ...]:
         return tuple(sorted(self.ids[row] for row in rows))
 

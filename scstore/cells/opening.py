@@ -48,23 +48,20 @@ class CellFile(contextlib.AbstractContextManager["CellFile"]):
         return len(self.obs)
 
     def matrix(self, slot: str) -> RowMatrix:
-        self._check(slot)
+        if slot not in self.slots:
+            suggestion = did_you_mean(slot, self.slots, form="slot='{}'")
+            raise CellsError(f"{self.source}: no slot {show(slot)}.{suggestion} It has: {', '.join(self.slots)}.")
         return self.slots[slot]
 
     def var(self, slot: str) -> pd.DataFrame:
         """Return the genes of a slot: clean names as index, ``symbol`` and ``ensembl_id``, empty where unknown."""
-        self._check(slot)
+        self.matrix(slot)  # refuses one that is not there
         if problem := self.genes[slot].problem:
             raise CellsError(f"{self.source}: {problem}")
         return self.genes[slot].var
 
     def notes(self, slot: str) -> list[str]:
         return [*self.opened_notes, *self.genes[slot].notes]
-
-    def _check(self, slot: str) -> None:
-        if slot not in self.slots:
-            suggestion = did_you_mean(slot, self.slots, form="slot='{}'")
-            raise CellsError(f"{self.source}: no slot {show(slot)}.{suggestion} It has: {', '.join(self.slots)}.")
 
     def close(self) -> None:
         self.resources.close()

@@ -93,9 +93,9 @@ def show_panel(panel: Panel, given: Mapping[str, Any]) -> None:
 
 
 def show_align(projector: ProjectorFile, given: Mapping[str, Any]) -> None:
-    best, output = projector.training["best_epoch"], given["output"]
+    best, curve, output = projector.training["best_epoch"], projector.training["curve"], given["output"]
     rows = []
-    for row in projector.curve:
+    for row in curve:
         views = row["held_out"].values()
         scores = [sum(view[score] for view in views) / len(views) for score in ("accuracy", "macro_f1")]
         losses = ["" if row[name] is None else f"{row[name]:.3f}" for name in ("train_loss", "held_out_loss")]
@@ -108,7 +108,7 @@ def show_align(projector: ProjectorFile, given: Mapping[str, Any]) -> None:
         value = ",".join(given[name]) if isinstance(given[name], list) else str(given[name])
         words += [f"--{name.replace('_', '-')}", value]
     state.output.result(
-        {"projector": str(output), "digest": projector.digest, "best_epoch": best, "curve": projector.curve},
+        {"projector": str(output), "digest": projector.digest, "best_epoch": best, "curve": curve},
         f"{output}: trained on {len(projector.trained_on):,} cells for {given['label']}, best epoch {best}",
         f"next: scstore {shlex.join(words)}",
     )

@@ -100,12 +100,11 @@ def paired_difference(
     ]
     ends = np.quantile(np.concatenate(draws), [1 - UPPER, UPPER])
     mean = float(mean_difference(drawn[None, :])[0])
-    low, high = np.clip(mean + (ends - mean) * _stretch(n_units), -1, 1).tolist()
+    stretch = 1.0  # how much wider an interval of so few units has to be
+    if n_units > 1:
+        stretch = stats.t.ppf(UPPER, n_units - 1) / stats.norm.ppf(UPPER) * np.sqrt(n_units / (n_units - 1))
+    low, high = np.clip(mean + (ends - mean) * stretch, -1, 1).tolist()
     return Difference(mean, low, high, int(scored.sum()), n_groups)
-
-
-def _stretch(n: int) -> float:
-    return 1.0 if n < 2 else float(stats.t.ppf(UPPER, n - 1) / stats.norm.ppf(UPPER) * np.sqrt(n / (n - 1)))
 
 
 def _macro_f1(truth: Array, codes: Array, *, unit: Array, shape: tuple[int, int]) -> Callable[[Array], Array]:

@@ -118,10 +118,6 @@ class ProjectorFile:
     def label(self) -> str:
         return str(self.training["label"])
 
-    @property
-    def curve(self) -> list[dict[str, Any]]:
-        return list(self.training["curve"])
-
     def build(self) -> TrainedProjector:
         from scstore.model.trained_projector import TrainedProjector
 

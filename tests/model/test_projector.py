@@ -93,7 +93,7 @@ def test_what_is_saved_is_read_back(projector: ProjectorFile, tmp_path: Path) ->
     assert read.digest == projector.digest
     assert (read.shape, read.fits, read.training) == (projector.shape, projector.fits, projector.training)
     assert read.seen == ("a", "b", "c", "é\n")
-    assert (read.label, read.curve) == ("cell_type", [{"epoch": 0}])
+    assert (read.label, read.training["curve"]) == ("cell_type", [{"epoch": 0}])
     vectors = np.random.default_rng(1).standard_normal((9, 6)).astype(np.float32)
     np.testing.assert_array_equal(read.build().project(vectors), projector.build().project(vectors))
 
