@@ -24,7 +24,6 @@ from scstore.untrusted.guards import Guard, damaged, reading
 from scstore.untrusted.hdf5 import first_missing_filter
 from scstore.untrusted.zarr import BoundedStore, lost_chunks
 
-# Versions of each AnnData encoding that are read here.
 UNDERSTOOD: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("anndata", "raw", "dict", "null", "csr_matrix", "csc_matrix"), ("0.1.0",)),
     **dict.fromkeys(("array", "dataframe"), ("0.1.0", "0.2.0")),

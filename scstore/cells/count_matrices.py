@@ -24,7 +24,6 @@ from scstore.untrusted.guards import Guard, damaged, open_unpacked, read_unpacke
 # cells × features, where the lengths do not tell; 10x, STARsolo, BD Rhapsody and DropletUtils write the reverse.
 BY_CELL = ("count_matrix.mtx", "DGE.mtx", "cells_x_genes.mtx", "cells_x_genes.total.mtx", "quants_mat.mtx")
 MATRICES = (*BY_CELL, "matrix.mtx", ".mtx")
-# Ends of the names of the files beside them.
 FEATURES = (
     "features.tsv", "genes.tsv", "features.csv", "genes.csv", "features.txt", "genes.txt", "quants_mat_cols.txt",
 )  # fmt: skip

@@ -16,7 +16,6 @@ from scstore.options import Option, did_you_mean
 from scstore.progress import Reporter
 
 MISSING_VALUES = ("", "nan", "<NA>")  # the texts that NumPy and pandas make of a missing value, and a blank one
-# Words that people and programs write for a missing label.
 MISSING_LABELS = (
     "", "NA", "N/A", "n.a.", "#N/A", "<NA>", "NaN", "NaT", "None", "null", "-", "?",
     "unassigned", "not assigned", "unknown", "unlabelled", "unlabeled", "unannotated", "not available",

@@ -22,7 +22,6 @@ BLOCK = 1 << 22  # values of a matrix stored by column that are read at once
 # Different values: a column of fewer is never refused, a column of more numbers always is.
 FEW_VALUES, MANY_NUMBERS = 20, 500
 DATE = re.compile(r"\d{4}-\d\d?-\d\d?([ T].*)?")
-# Names of columns that hold labels.
 LIKELY = re.compile(r"type|label|annot|ident|class|cluster|leiden|louvain", re.IGNORECASE)
 
 
@@ -156,7 +155,6 @@ class Opened:
     notes: tuple[str, ...] = ()
 
 
-# Kinds of columns that AnnData stores as they are.
 STORABLE = frozenset({"string", "boolean", "integer", "floating", "empty"})
 LONGEST_COLUMN = 200  # bytes of a column's name, which is a folder's name too; file systems take up to 255
 RESERVED_COLUMNS = ("", ".", "..", "_index", "zarr.json")

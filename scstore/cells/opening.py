@@ -24,7 +24,6 @@ from scstore.untrusted.zarr import open_zarr
 
 # An .h5ad, AnnData Zarr, 10x .h5 or 10x mtx folder, or an AnnData.
 CellSource: TypeAlias = str | os.PathLike[str] | AnnData
-# Options of every command that reads cells.
 Expression = Annotated[Literal["counts", "lognorm"], Option("What the input holds: counts or log-normalised values.")]
 Slot = Annotated[str | None, Option("Where the expression is: X, layers/NAME or raw; by default found.", advanced=True)]
 AllowFractional = Annotated[bool, Option("Accept corrected counts that are not whole numbers.", advanced=True)]

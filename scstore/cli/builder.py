@@ -44,7 +44,6 @@ class State:
 state = State()
 HELP = {"help_option_names": ["-h", "--help"]}
 EXIT_CODES = "0 done, 1 a fault, 2 yours to mend, 3 damage found (verify), 130 or 143 stopped"
-# At the end of every help.
 EPILOGUE = f"Everywhere, before or after the command: --json, -q, --debug. Exit codes: {EXIT_CODES}."
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
@@ -52,7 +51,6 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 SWITCHES = {"quiet": Quiet, "as_json": AsJson, "debug": Debug}  # before a command and, hidden, after it
 MORE = "More options"  # heading of the advanced ones
 METAVARS = {bool: None, int: "<int>", float: "<float>", str: "<str>", Path: "<path>"}
-# Settings of every typer application.
 LOOK: Any = {"rich_markup_mode": "markdown", "pretty_exceptions_enable": False, "context_settings": HELP}
 
 

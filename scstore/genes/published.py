@@ -35,7 +35,6 @@ INFO_COLUMNS = {
     "chromosome": "chromosome", "map_location": "map_location", "Other_designations": "other_designations",
 }  # fmt: skip
 SUMMARY_COLUMNS = ("#tax_id", "GeneID", "Source", "Summary")
-# Fields that a template may use.
 FIELDS = (
     "symbol", "name", "summary", "type", "organism", "synonyms", "other_designations", "chromosome", "map_location",
     "gene_id", "ensembl_id",

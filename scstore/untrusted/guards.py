@@ -152,7 +152,6 @@ OTHER_FORMATS = (
     (b"\x0b\x0e\x0a\x0c", "an R object (qs): export it from R as .h5ad (zellkonverter, anndataR)"),
     *((magic, R_OBJECT) for magic in (b"RDX", b"RDA", b"X\n\0\0", b"A\n2\n", b"A\n3\n", b"B\n\x02\0", b"B\n\x03\0")),
 )
-# What packs one file, by how it begins.
 PACKED: tuple[tuple[bytes, str, Callable[[Path], Any]], ...] = (
     (b"\x1f\x8b", "gzip: unpack it first (gunzip)", gzip.open),
     (b"BZh", "bzip2: unpack it first (bunzip2)", bz2.open),

@@ -167,7 +167,6 @@ def _zstd_size(data: bytes) -> int:
 # Zarr's files of metadata; every other is a chunk.
 DESCRIPTIONS, METADATA = (".zarray", "zarr.json"), (".zarray", "zarr.json", ".zattrs", ".zgroup", ".zmetadata")
 METADATA_LIMIT = 1 << 24  # bytes of one such file: Python takes twenty times as much for it
-# What malformed metadata raise; Zarr reports them.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError, FileNotFoundError)
 OBJECTS = 200_000  # arrays, groups and folders; more are no AnnData
 TEXT_RATIO = 100  # times the packed bytes that texts may have: each takes ten times as much again as a string of Python
