@@ -1,7 +1,7 @@
 """``scstore align``: a projector trained through the frozen model on labelled cells."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,22 +9,16 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from scstore import fsio
-from scstore.alignment.projector_training import (
-    RECIPES,
-    Recipe,
-    Training,
-    check_training_folder,
-    load_training,
-    save_training,
-)
-from scstore.alignment.training_cells import LabelledCells, read_training_cells
+from scstore.alignment import projector_training
+from scstore.alignment.projector_training import RECIPES, LabelledCells, Recipe, Training
 from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels, report_labels
 from scstore.cells.opening import open_cells
-from scstore.errors import FeatureSpaceError, OptionError
+from scstore.errors import FeatureSpaceError, LabelsError, OptionError
 from scstore.extraction.model_reader import load_model
 from scstore.extraction.options import Cells, SequenceOptions
 from scstore.extraction.plan import projector_fits
 from scstore.extraction.sequence_plan import SequencePlan, installed_versions, plan_sequences, run_settings
+from scstore.heads.class_numbers import stratified_part
 from scstore.model.loading import FLOAT8
 from scstore.model.projector import PROJECTOR, ProjectorFile, aligned_map, save_projector
 from scstore.model.readout import Readout
@@ -33,6 +27,7 @@ from scstore.model.trained_projector import TrainedProjector
 from scstore.options import Option, with_options
 from scstore.progress import Reporter
 from scstore.sealed import check_sealed_output, differences
+from scstore.tokens.sequences import RankedCells, join_cells, take_cells
 
 SAVE_EVERY = 200  # steps between two savings within an epoch
 # Bytes of hidden states that a pass may keep for its way back; past this the blocks are computed again.
@@ -120,7 +115,7 @@ def align(cells: Cells, output: Output, options: AlignOptions) -> ProjectorFile:
     target = check_sealed_output(output, PROJECTOR, overwrite=options.overwrite)
     begun_in = target.with_name(f"{target.name}.training")
     with fsio.lock(target.with_name(f"{target.name}.lock")):
-        check_training_folder(begun_in)
+        projector_training.check_training_folder(begun_in)
         if options.overwrite:
             fsio.disk.delete(begun_in)
         projector = _train(cells, target, begun_in, options, progress)
@@ -137,13 +132,13 @@ def _train(cells: Cells, target: Path, begun_in: Path, options: AlignOptions, pr
     with open_cells(cells, id_prefix_from=options.id_prefix_from) as opened:
         labels = read_labels(opened.obs, options.label, missing=options.missing_labels, source=opened.source)
         report_labels(opened.obs, options.label, labels, source=opened.source, progress=progress)
-        begun = load_training(begun_in)
+        begun = projector_training.load_training(begun_in)
         if begun is not None:  # precision and passes go on as they were, unless the caller gives others
             options = options.as_begun(begun[0]["run"])
         plan = plan_sequences(cells, opened, target, options, progress)
         wanted = plan.needed_readout
         plan = replace(plan, run=run_settings(options, wanted.files, wanted, backward=True))
-        data = read_training_cells(
+        data = _read_training_cells(
             plan, labels, label=options.label, hold_out=options.training.hold_out, progress=progress
         )
         history = _history(plan, data, options)
@@ -154,7 +149,7 @@ def _train(cells: Cells, target: Path, begun_in: Path, options: AlignOptions, pr
         training = _load(plan, data, options, progress)
 
         def save() -> None:
-            save_training(begun_in, training.state, training.arrays(), settings=history)
+            projector_training.save_training(begun_in, training.state, training.arrays(), settings=history)
 
         if begun is None:
             training.begin(progress)
@@ -164,6 +159,44 @@ def _train(cells: Cells, target: Path, begun_in: Path, options: AlignOptions, pr
             progress.note(f"going on after epoch {training.state.epoch}, step {training.state.step}")
         training.run(progress, save=save, save_every=SAVE_EVERY)
         return _finished(history, training)
+
+
+def _read_training_cells(
+    plan: SequencePlan, labels: Sequence[str | None], *, label: str, hold_out: float, progress: Reporter
+) -> LabelledCells:
+    """Rank the cells of a plan that have a label and a gene to read; every label keeps one cell to train on."""
+    source = plan.source.cells.source
+    parts: list[RankedCells] = []
+    kept: list[int] = []
+    start = 0
+    for block in plan.expression_blocks(progress):
+        ranked = plan.rank(block)
+        has_label = np.array([value is not None for value in labels[start : start + len(ranked)]], dtype=bool)
+        rows = np.flatnonzero(has_label & (ranked.lengths > 0))
+        parts.append(take_cells(ranked, rows))
+        kept += (start + rows).tolist()
+        start += len(ranked)
+    names = [str(labels[row]) for row in kept]
+    classes, codes = np.unique(names, return_inverse=True)
+    if len(classes) < 2:
+        held = f"column {label!r} has {len(classes)} label(s) among the cells with a gene to read"
+        raise LabelsError(f"{source}: {held}. A projector is trained on at least two.")
+    size = max(1, round(hold_out * len(codes)))
+    held_out = stratified_part(codes, size=size, rng=np.random.default_rng(plan.options.seed))
+    if not len(held_out):
+        held = f"{len(codes):,} cells of {len(classes)} labels in column {label!r}"
+        raise LabelsError(f"{source}: {held} are too few to hold {hold_out:.0%} out. Give more, or a larger hold_out=.")
+    training = np.setdiff1d(np.arange(len(codes)), held_out)
+    counts = f"{len(training):,} cells to train on, {len(held_out):,} held out, {len(labels) - len(kept):,} left out"
+    progress.note(f"labels: {len(classes)} of {label!r}; {counts} (no label, or no gene that may enter)")
+    return LabelledCells(
+        ranked=join_cells(parts),
+        codes=codes.astype(np.int64),
+        classes=tuple(map(str, classes)),
+        training=training,
+        held_out=held_out,
+        ids=tuple(str(plan.source.cells.obs.index[row]) for row in kept),
+    )
 
 
 def _history(plan: SequencePlan, data: LabelledCells, options: AlignOptions) -> dict[str, Any]:

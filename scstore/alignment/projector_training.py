@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scstore import fsio
-from scstore.alignment.training_cells import LabelledCells
 from scstore.errors import FaultError, MissingExtraError, NumericsError, OutputError, show
 from scstore.heads.scores import label_scores
 from scstore.model.readout import Readout
@@ -124,6 +123,21 @@ RECIPES = {
 """``default`` did best in ``benchmarks/projector.py``; ``papers`` is the authors' code: Linear + 4 × (SiLU, Linear),
 head of 4 × (Linear, SiLU) + Linear at the last position, gene vectors times expression. ``papers-small`` learns from a
 few hundred cells, whose 8 epochs end before the papers' warm-up does."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledCells:
+    """Cells to learn from, each with a label (a number of ``classes``) and a gene; rows to train on and to stop by."""
+
+    ranked: RankedCells
+    codes: NDArray[np.int64]
+    classes: tuple[str, ...]
+    training: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+    ids: tuple[str, ...] = ()
+
+    def ids_of(self, rows: NDArray[np.int64]) -> tuple[str, ...]:
+        return tuple(sorted(self.ids[row] for row in rows))
 
 
 @dataclass

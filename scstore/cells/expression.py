@@ -223,19 +223,15 @@ def _cure(looks: dict[str, _Look], others: dict[str, _Look], expression: str) ->
     return "Give a file with raw counts; log-normalised values (not scaled ones) are read with expression='lognorm'."
 
 
-def _sample(cells: CellFile, slot: str) -> tuple[NDArray[np.int64], sparse.csr_matrix]:
+def _look_at(cells: CellFile, slot: str) -> _Look:
+    """Look at a sample of a slot; single values that are NaN, infinite or negative do not change the kind."""
     matrix, n, size = cells.matrix(slot), cells.n_cells, RUN_ROWS
     starts = np.linspace(0, n - RUN_ROWS, RUNS).round().astype(int).tolist()
     if n <= RUNS * RUN_ROWS:
         starts, size = [0], n
     numbers = np.concatenate([np.arange(start, start + size) for start in starts])
-    return numbers, sparse.vstack([matrix.rows(start, start + size) for start in starts], format="csr")
-
-
-def _look_at(cells: CellFile, slot: str) -> _Look:
-    """Look at a sample of a slot; single values that are NaN, infinite or negative do not change the kind."""
     try:
-        numbers, rows = _sample(cells, slot)
+        rows = sparse.vstack([matrix.rows(start, start + size) for start in starts], format="csr")
     except CellsError as error:  # a slot that is not used does not decide
         return _Look("unread", str(error))
     if rows.dtype.kind == "f":

@@ -5,8 +5,6 @@ into the model's width, colour with the covariance of its token embeddings, shif
 Sun et al. 2016). ``random``: a seeded orthonormal map, the control. A trained one starts at ``aligned``.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,7 +49,7 @@ def orthonormal(rows: int, columns: int, *, seed: int) -> NDArray[np.float64]:
 
 
 def project(
-    vectors: NDArray[np.float32], token_embeddings: torch.Tensor, *, kind: str = "aligned", seed: int = 0
+    vectors: NDArray[np.float32], token_embeddings: "torch.Tensor", *, kind: str = "aligned", seed: int = 0
 ) -> NDArray[np.float32]:
     """Turn gene vectors ``(n_genes, d)`` into input vectors ``(n_genes, width) float32`` of a language model."""
     width = token_embeddings.shape[1]
@@ -71,7 +69,7 @@ def project(
     return np.asarray(mapped * (aligned.norm / lengths), dtype=np.float32)
 
 
-def aligned_map(vectors: NDArray[np.float32], token_embeddings: torch.Tensor, *, seed: int = 0) -> AlignedMap:
+def aligned_map(vectors: NDArray[np.float32], token_embeddings: "torch.Tensor", *, seed: int = 0) -> AlignedMap:
     """The map behind ``project(…, kind="aligned")``, for vectors of the same encoder."""
     width, tokens = token_embeddings.shape[1], token_embeddings.float()
     centre, inverse_root = whitening(vectors)
@@ -85,7 +83,7 @@ def aligned_map(vectors: NDArray[np.float32], token_embeddings: torch.Tensor, *,
     return AlignedMap(centre, inverse_root, weight, bias, _median_norm(token_embeddings))
 
 
-def _median_norm(token_embeddings: torch.Tensor) -> float:
+def _median_norm(token_embeddings: "torch.Tensor") -> float:
     return float(token_embeddings.float().norm(dim=1).median())
 
 
@@ -118,7 +116,7 @@ class ProjectorFile:
     def label(self) -> str:
         return str(self.training["label"])
 
-    def build(self) -> TrainedProjector:
+    def build(self) -> "TrainedProjector":
         from scstore.model.trained_projector import TrainedProjector
 
         return TrainedProjector.from_arrays(self.arrays, **self.shape)

@@ -5,8 +5,6 @@ given embedding?», then a token whose hidden state is read. Symbols stand in a 
 is», whose last token is read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,7 +31,7 @@ class Layout:
     suffix: tuple[int, ...]
     frame: Frame
 
-    def embeddings(self, backbone: Backbone) -> torch.Tensor:
+    def embeddings(self, backbone: Backbone) -> "torch.Tensor":
         """``(n_prefix + n_suffix, width)``: the model's embeddings of these tokens."""
         return backbone.token_embeddings[list(self.prefix + self.suffix)]
 

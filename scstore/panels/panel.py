@@ -139,16 +139,13 @@ def score_genes(
                 known = np.flatnonzero(codes >= 0)
                 sums.add(block[known, span], codes[known])
                 track.advance(block.shape[0])
-            found.append(_values(sums, design))
+            if isinstance(sums, GroupMoments):
+                scores = sums.dropout()
+                scored = np.isfinite(scores)
+                found.append(np.where(scored.any(axis=0), np.where(scored, scores, 0).mean(axis=0), np.nan))
+            else:
+                found.append(np.where(sums.sums.any(axis=0), sums.grouped_f_values(design.classes), np.nan))
     return np.concatenate(found)
-
-
-def _values(sums: ClassSums, design: Design) -> Scores:
-    if not isinstance(sums, GroupMoments):
-        return np.where(sums.sums.any(axis=0), sums.grouped_f_values(design.classes), np.nan)
-    scores = sums.dropout()
-    scored = np.isfinite(scores)
-    return np.where(scored.any(axis=0), np.where(scored, scores, 0).mean(axis=0), np.nan)
 
 
 DEFAULT_N_GENES = 200

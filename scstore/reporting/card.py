@@ -259,7 +259,9 @@ def _labelled(frame: pd.DataFrame) -> str:
     if stands == n:
         return f"All {n:,} cells have a label{coarse}."
     left = ", ".join(f"{counts[name]:,} {why}" for name, why in WHY.items() if name in counts)
-    return f"{stands:,} of {n:,} cells ({_percent(stands, n)}) have a label{coarse}; unassigned: {left}."
+    return (
+        f"{stands:,} of {n:,} cells ({stands / n:.{int(stands / n > 0.99)}%}) have a label{coarse}; unassigned: {left}."
+    )
 
 
 def _how_sure(frame: pd.DataFrame, record: Mapping[str, Any]) -> str:
@@ -363,7 +365,3 @@ def _methods_of_texts(record: Mapping[str, Any], n_cells: int) -> str:
         f"shuffled gene texts gave as high a score with p ≤ {record.get('max_p', 0):g}, and as large a lead "
         "with p ≤ 0.2."
     )
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{part / max(1, whole):.1%}" if part < whole and part / whole > 0.99 else f"{part / max(1, whole):.0%}"

@@ -56,13 +56,6 @@ READOUT = re.compile(r"readout_(last|mean|wmean)_l(\d+)")
 POOLINGS = {"last": "last token", "mean": "mean", "wmean": "weighted mean"}
 
 
-def row_mark(row: EvaluationRow) -> Mark:
-    if row.uses != "nothing":
-        return ROW_KINDS[row.uses]
-    is_random = row.name == ACROSS_RANDOM or not set(row.views) <= {"X"}
-    return ROW_KINDS["random" if is_random else "expression"]
-
-
 class DotRow(NamedTuple):
     """A row of a dot plot: its name, how it is drawn, by metric a value for each fold, and whether it is optimistic."""
 
@@ -89,7 +82,9 @@ def read_scores(source: Evaluation | str | os.PathLike[str], metrics: Sequence[s
         for told in regime["rows"]:
             row = EvaluationRow(**{key: told[key] for key in ROW_FIELDS})
             folds = {key: [float(fold[key]) for fold in told["folds"] if fold[key] is not None] for key in metrics}
-            rows.append(DotRow(row_words(row), row_mark(row), folds, seen=bool(row.seen)))
+            of_nothing = "random" if row.name == ACROSS_RANDOM or not set(row.views) <= {"X"} else "expression"
+            mark = ROW_KINDS[of_nothing if row.uses == "nothing" else row.uses]
+            rows.append(DotRow(row_words(row), mark, folds, seen=bool(row.seen)))
         bases = [one["baseline"] for one in regime["comparisons"] if one["why"] == "no model"]
         at = [at for at, row in enumerate(regime["rows"]) if row["name"] in bases]
         return Scores(str(regime["title"]), str(regime["conclusion"]), rows, at[0] if at else None)

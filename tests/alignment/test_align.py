@@ -115,7 +115,7 @@ def test_a_training_stopped_within_an_epoch_too(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("scstore.alignment.align.save_training", stop)
+        patched.setattr("scstore.alignment.projector_training.save_training", stop)
         with pytest.raises(KeyboardInterrupt):
             align(cells, tmp_path / "stopped", llama)
     found = load_training(tmp_path / "stopped.training")

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from scstore.alignment.projector_training import RECIPES, Recipe, Training, TrainingState, load_training
-from scstore.alignment.training_cells import LabelledCells
+from scstore.alignment.projector_training import RECIPES, LabelledCells, Recipe, Training, TrainingState, load_training
 from scstore.model.loading import load_backbone, locate_model
 from scstore.model.projector import aligned_map, project
 from scstore.model.prompt import make_layout
