@@ -15,15 +15,8 @@ from numpy.typing import NDArray
 from scstore import fsio
 from scstore.cells.gene_names import ENSEMBL_ID
 from scstore.errors import GenesError, OptionError, show, show_some
-from scstore.genes.matching import (
-    GeneMatch,
-    common_name,
-    describe_genes,
-    gene_names,
-    guess_organism,
-    match_genes,
-    organism_of_table,
-)
+from scstore.genes import matching
+from scstore.genes.matching import GeneMatch, common_name, describe_genes, gene_names, guess_organism, match_genes
 from scstore.genes.published import TAXA, read_columns, read_gene_info
 from scstore.genes.table import DescribedGenes
 from scstore.progress import Reporter
@@ -180,7 +173,7 @@ def needed_translation(
     """Read orthologs if the cells are of another species than the gene table or, without one, the panel."""
     if table is None and panel is None:
         raise OptionError(f"orthologs={str(path)!r} needs genes= or panel=, which have the species to translate into.")
-    held = [organism_of_table(genes) for genes in (table, panel) if genes is not None]
+    held = [matching.organism_of_table(genes) for genes in (table, panel) if genes is not None]
     target = next(filter(None, held), None)
     if target not in TAXA:
         like = f"are of {show(target)}" if target else "look like neither"

@@ -14,19 +14,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scstore import fsio
+from scstore.cells import opening
 from scstore.cells.expression import ExpressionSlot, find_expression, lognorm_rows
 from scstore.cells.gene_statistics import ClassSums, GroupMoments
 from scstore.cells.labels import MISSING_LABELS, MISSING_VALUES, MissingLabels, read_labels, report_labels
-from scstore.cells.opening import (
-    AllowFractional,
-    CellFile,
-    CellSource,
-    Expression,
-    IdPrefixFrom,
-    Slot,
-    SumDuplicateGenes,
-    open_cells,
-)
+from scstore.cells.opening import AllowFractional, CellFile, CellSource, Expression, IdPrefixFrom, Slot, open_cells
 from scstore.errors import GenesError, LabelsError, OptionError, show_some
 from scstore.genes.matching import gene_names
 from scstore.genes.table import unique_names
@@ -164,7 +156,7 @@ def panel(
     expression: Expression = "counts",
     slot: Slot = None,
     allow_fractional: AllowFractional = False,
-    sum_duplicate_genes: SumDuplicateGenes = False,
+    sum_duplicate_genes: opening.SumDuplicateGenes = False,
     id_prefix_from: IdPrefixFrom = None,
     overwrite: Overwrite = False,
     progress: Progress = None,

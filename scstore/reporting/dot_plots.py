@@ -12,16 +12,8 @@ from scstore.errors import OptionError, printable
 from scstore.evaluation.result import HEADINGS, Evaluation, mean_and_sd
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.options import Option, public
-from scstore.reporting.marks import (
-    LABEL,
-    DotRow,
-    gene_weights,
-    marker_expression,
-    read_labels,
-    read_scores,
-    shown,
-    strongest_genes,
-)
+from scstore.reporting import marks
+from scstore.reporting.marks import LABEL, DotRow, read_labels, read_scores, shown
 from scstore.reporting.plots import BESIDE, Axes, Line2D, ListedColormap, Where, place, styled
 from scstore.store.reader import Cells, open_store
 
@@ -76,9 +68,9 @@ def draw_rows(
         axes.set(xlabel=heading, ylim=(len(rows) - 0.5, -0.5))
         axes.grid(axis="y", color="0.92")
         axes.set_axisbelow(True)
-    marks = dict.fromkeys(row.mark for row in rows)
-    handles = [Line2D([], [], color=mark.colour, marker=mark.marker, linestyle="") for mark in marks]
-    panels[-1].legend(handles, [mark.words for mark in marks], **BESIDE)
+    kinds = dict.fromkeys(row.mark for row in rows)
+    handles = [Line2D([], [], color=mark.colour, marker=mark.marker, linestyle="") for mark in kinds]
+    panels[-1].legend(handles, [mark.words for mark in kinds], **BESIDE)
     panels[0].set_title(textwrap.fill(printable(title), 45 * len(headings)), loc="left")
     return panels
 
@@ -105,15 +97,15 @@ def markers(
     """
     trained: Any = load_head(head) if isinstance(head, str | os.PathLike) else head
     if cells is None:
-        weights = gene_weights(trained)
-        weights = weights[strongest_genes(weights, n_genes)]
+        weights = marks.gene_weights(trained)
+        weights = weights[marks.strongest_genes(weights, n_genes)]
         sizes, names = weights.abs() / weights.abs().max(axis=None), [shown(name) for name in weights.index]
         shades = np.sign(weights)
         how: Any = {"cmap": SIGNS, "vmin": -1, "vmax": 1}
         legend: list[Any] = [(60, PALETTE[0], "for the label"), (60, PALETTE[1], "against it")]
     else:
         labels = read_labels(store := open_store(cells), LABEL, option="cells")
-        sizes, shades = marker_expression(store, trained, labels, n_genes)
+        sizes, shades = marks.marker_expression(store, trained, labels, n_genes)
         names, how = labels.numbered, {"cmap": "Blues", "vmin": -0.15, "vmax": 1}
         legend = [(60 * share, "0.7", f"{share:.0%} of the cells") for share in (0.25, 0.5, 1)]
     genes = list(sizes.columns)

@@ -30,19 +30,9 @@ from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.fusion import FusedHead
 from scstore.options import Option, Overwrite, Progress, public
 from scstore.progress import Reporter
+from scstore.reporting import marks
 from scstore.reporting.card import methods, verdict
-from scstore.reporting.marks import (
-    LABEL,
-    NO_VALUE,
-    STATUSES,
-    Labels,
-    as_annotate_writes,
-    cross_counts,
-    gene_weights,
-    labels_of,
-    marker_expression,
-    read_scores,
-)
+from scstore.reporting.marks import LABEL, NO_VALUE, STATUSES, Labels, cross_counts, labels_of, read_scores
 from scstore.search.query import query
 from scstore.store.reader import Cells, Store, open_store
 
@@ -96,7 +86,7 @@ def report(
         raise CellsError(f"{store.path}: these cells have no labels of scstore's. {cure}")
     scored = None if evaluation is None else _evaluated(Path(evaluation))
     umap = store.view("X_umap")[:] if "X_umap" in store.views else None
-    with as_annotate_writes(store):
+    with marks.as_annotate_writes(store):
         page = describe(store.obs, umap, record, sample=sample, cluster=cluster, source=str(store.path))
     trained = head if head is None or isinstance(head, AnyHead) else load_head(head)
     if trained is not None:
@@ -271,10 +261,10 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, object]]:
 def describe_markers(store: Store, head: AnyHead, labels: Labels) -> dict[str, Any] | None:
     """Return how much cells with labels express of the genes that speak most for each; None where none are weighed."""
     try:
-        gene_weights(head)
+        marks.gene_weights(head)
     except FeatureSpaceError:
         return None
-    shares, shades = marker_expression(store, head, labels, MARKERS)
+    shares, shades = marks.marker_expression(store, head, labels, MARKERS)
     parts = {name: part.round(3).to_numpy().tolist() for name, part in (("shares", shares), ("shades", shades))}
     return {"labels": labels.numbered, "genes": list(shares.columns), **parts}
 

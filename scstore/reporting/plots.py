@@ -17,18 +17,8 @@ from scstore.annotation.annotated_cells import PALETTE, PREFIX
 from scstore.annotation.record import CONFIDENCE_EDGES, NOVELTY_EDGES, counted
 from scstore.errors import InputError, MissingExtraError, OptionError, OutputError, printable
 from scstore.options import Option, public
-from scstore.reporting.marks import (
-    LABEL,
-    NO_LABELS,
-    STATUSES,
-    Labels,
-    as_annotate_writes,
-    cross_counts,
-    labels_of,
-    read_column,
-    read_labels,
-    shown,
-)
+from scstore.reporting import marks
+from scstore.reporting.marks import LABEL, NO_LABELS, STATUSES, Labels, labels_of, read_column, read_labels, shown
 from scstore.store.reader import Cells, open_store
 
 try:
@@ -182,7 +172,8 @@ def confusion(
 def confusion_counts(truth: Any, got: Any) -> pd.DataFrame:
     rows, columns = labels_of(truth), labels_of(got)
     names = columns.names if set(rows.names).isdisjoint(columns.names) else dict.fromkeys([*rows.names, *columns.names])
-    return pd.DataFrame(cross_counts(rows, columns), rows.names, columns.names).reindex(columns=names, fill_value=0)
+    counts = pd.DataFrame(marks.cross_counts(rows, columns), rows.names, columns.names)
+    return counts.reindex(columns=names, fill_value=0)
 
 
 @styled
@@ -229,7 +220,7 @@ def composition(
     """
     store = open_store(cells)
     labels, samples = read_labels(store, label, option="label"), read_labels(store, by, option="by")
-    counts = cross_counts(samples, labels)
+    counts = marks.cross_counts(samples, labels)
     shares, rows = counts / counts.sum(axis=1, keepdims=True), range(len(counts))
     axes = place(ax, (4.0, max(0.5, 0.24 * len(counts))))[0]
     for code, colour in enumerate(labels.colours):
@@ -256,7 +247,7 @@ def confidence(cells: ToDraw, *, ax: Where = None) -> Sequence[Axes]:
     store = open_store(cells)
     status, held_out = read_labels(store, f"{PREFIX}status", option="cells"), store.annotation.get("held_out", {})
     panels, limits = place(ax, (2.4, 2.1), 3), ((CONFIDENCE_EDGES, "least_confidence"), (NOVELTY_EDGES, "most_novelty"))
-    with as_annotate_writes(store):
+    with marks.as_annotate_writes(store):
         for axes, name, (edges, limit) in zip(panels, ("confidence", "novelty"), limits, strict=False):
             values = read_column(store, f"{PREFIX}{name}", option="cells").to_numpy(dtype=np.float64)
             for code, (one, words) in enumerate(zip(status.names, status.numbered, strict=True)):
@@ -305,8 +296,8 @@ def _marker(labels: Labels, code: int) -> str:
 
 
 def _draw_legend(axes: Any, labels: Labels, marker: str = "") -> None:
-    marks = [(colour, marker or _marker(labels, code)) for code, colour in enumerate(labels.colours)]
-    handles = [Line2D([], [], color=colour, marker=one, linestyle="", markersize=5) for colour, one in marks]
+    shapes = [(colour, marker or _marker(labels, code)) for code, colour in enumerate(labels.colours)]
+    handles = [Line2D([], [], color=colour, marker=one, linestyle="", markersize=5) for colour, one in shapes]
     texts = [f" {name}" if name.startswith("_") else name for name in labels.numbered]  # else they are left out
     axes.legend(handles, texts, ncols=-(-len(texts) // LEGEND_ROWS), **BESIDE)
 

@@ -64,9 +64,9 @@ def test_trained_readouts_separate_types_better(llama: Path, tmp_path: Path) -> 
     """New cells, a linear classifier of `last`: trained against untrained."""
     cells, new = (shallow(120, seed=seed, depth=0.17) for seed in (1, 2))
     trained = align(cells, tmp_path / "p", llama, epochs=6, pool=("last",))
-    first, best = trained.curve[0], trained.curve[trained.training["best_epoch"]]
+    first, best = trained.training["curve"][0], trained.training["curve"][trained.training["best_epoch"]]
     assert best["held_out_loss"] < first["held_out_loss"]
-    assert trained.curve[-1]["train_loss"] < trained.curve[1]["train_loss"]
+    assert trained.training["curve"][-1]["train_loss"] < trained.training["curve"][1]["train_loss"]
 
     def accuracy(projector: str) -> float:
         options = {"genes": str(tmp_path / "p.genes.h5ad"), "projector": projector, "pool": ("last",)}
@@ -236,7 +236,7 @@ def test_the_papers_recipe(cells: anndata.AnnData, llama: Path, tmp_path: Path) 
     trained = align(cells, tmp_path / "p", llama, recipe="papers", epochs=1)
     assert trained.shape == {"width_in": 32, "width_out": 32, "blocks": 4, "start": "none"}
     assert trained.fits["expression_scaling"] == "multiply"
-    assert list(trained.curve[0]["held_out"]) == ["last_l3"]
+    assert list(trained.training["curve"][0]["held_out"]) == ["last_l3"]
     assert trained.training["recipe"] == {
         "name": "papers", "start": "none", "blocks": 4, "epochs": 1, "learning_rate": 5e-5, "schedule": "linear",
         "warmup": 1000, "batch_size": 16, "gene_dropout": 0.0, "hold_out": 0.1, "patience": 0,
@@ -246,7 +246,7 @@ def test_the_papers_recipe(cells: anndata.AnnData, llama: Path, tmp_path: Path) 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_model_in_half_precision(dtype: str, cells: anndata.AnnData, llama: Path, tmp_path: Path) -> None:
     trained = align(cells, tmp_path / "p", llama, dtype=dtype, epochs=3)
-    assert trained.curve[-1]["held_out_loss"] < trained.curve[0]["held_out_loss"]
+    assert trained.training["curve"][-1]["held_out_loss"] < trained.training["curve"][0]["held_out_loss"]
     assert all(value.dtype == np.float32 for value in trained.arrays.values())
 
 
