@@ -1,7 +1,5 @@
 """What each command prints (``show_FUNCTION``), and options of the command line alone (``adapt_FUNCTION``)."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -63,7 +61,7 @@ def adapt_extract(
     return given
 
 
-def show_extract(store: Store, given: Mapping[str, Any]) -> None:
+def show_extract(store: "Store", given: Mapping[str, Any]) -> None:
     output, done = given["output"], int(store.committed.sum())
     control = (store.record or {}).get("control")
     lines = [f"{output}: {done:,} of {store.n_obs:,} cells so far; other processes extract the rest"]
@@ -79,7 +77,7 @@ def show_extract(store: Store, given: Mapping[str, Any]) -> None:
     state.output.result(store.info, *lines)
 
 
-def show_panel(panel: Panel, given: Mapping[str, Any]) -> None:
+def show_panel(panel: "Panel", given: Mapping[str, Any]) -> None:
     output = given["output"]
     purpose = "chosen without labels" if given["label_free"] else f"that separate {panel.label}"
     symbols = [str(name) for name in panel.obs["symbol"]]
@@ -92,7 +90,7 @@ def show_panel(panel: Panel, given: Mapping[str, Any]) -> None:
     )
 
 
-def show_align(projector: ProjectorFile, given: Mapping[str, Any]) -> None:
+def show_align(projector: "ProjectorFile", given: Mapping[str, Any]) -> None:
     best, curve, output = projector.training["best_epoch"], projector.training["curve"], given["output"]
     rows = []
     for row in curve:
@@ -114,7 +112,7 @@ def show_align(projector: ProjectorFile, given: Mapping[str, Any]) -> None:
     )
 
 
-def show_build_genes(table: GeneTable, given: Mapping[str, Any]) -> None:
+def show_build_genes(table: "GeneTable", given: Mapping[str, Any]) -> None:
     path, values = given["output"], table.info
     organisms = ", ".join(f"{name or 'not named'} {count:,}" for name, count in values["organisms"].items())
     state.output.result(
@@ -128,7 +126,7 @@ def show_build_genes(table: GeneTable, given: Mapping[str, Any]) -> None:
     )
 
 
-def show_fit(head: AnyHead, given: Mapping[str, Any]) -> None:
+def show_fit(head: "AnyHead", given: Mapping[str, Any]) -> None:
     """Write the model card and print how good the head is."""
     from scstore.reporting.card import model_card
 
@@ -158,7 +156,7 @@ def held_out_line(held_out: Mapping[str, Any]) -> str:
     return f"on {held_out['n']:,} cells held out in turn: {scores}, {rest}"
 
 
-def show_predict_to_file(counts: PredictionCounts, given: Mapping[str, Any]) -> None:
+def show_predict_to_file(counts: "PredictionCounts", given: Mapping[str, Any]) -> None:
     labels = dict(sorted(counts.cells.items(), key=lambda item: -item[1]))
     rows = []
     for name in [*labels, *(name for name in counts.majority if name not in labels)]:
@@ -214,7 +212,7 @@ def adapt_name(
     raise typer.Exit
 
 
-def show_query_to_file(found: Neighbours, given: Mapping[str, Any]) -> None:
+def show_query_to_file(found: "Neighbours", given: Mapping[str, Any]) -> None:
     output, k, column, by = (given[name] for name in ("output", "k", "summarise", "by"))
     if by is not None:
         shares = found.table[[by, "label", "fraction", "coherence"]].itertuples(index=False, name=None)
@@ -244,7 +242,7 @@ def adapt_evaluate(
     return given
 
 
-def show_evaluate(found: Evaluation, given: Mapping[str, Any]) -> None:
+def show_evaluate(found: "Evaluation", given: Mapping[str, Any]) -> None:
     from scstore.reporting.evaluation_files import save_evaluation
 
     if (output := given["output"]) is not None:
@@ -279,7 +277,7 @@ def show_export(written: Path, _given: Mapping[str, Any]) -> None:
     state.output.result({"output": str(written)}, f"{written}: {written.stat().st_size / 1e6:,.1f} MB")
 
 
-def show_merge(store: Store, given: Mapping[str, Any]) -> None:
+def show_merge(store: "Store", given: Mapping[str, Any]) -> None:
     line = f"{given['output']}: {store.n_obs:,} cells of {len(given['parts']):,} stores, views {', '.join(store.views)}"
     state.output.result(store.info, line)
 
@@ -288,7 +286,7 @@ def show_copied(written: Path | str, _given: Mapping[str, Any]) -> None:
     state.output.result({"output": str(written)}, f"{written}: copied, each file compared with its digest")
 
 
-def show_verify(found: Verification, given: Mapping[str, Any]) -> None:
+def show_verify(found: "Verification", given: Mapping[str, Any]) -> None:
     path = Path(given["path"])
     lines = [_finding(path, finding) for finding in found.findings[:LISTED]]
     if len(found.findings) > LISTED:
@@ -309,7 +307,7 @@ def show_verify(found: Verification, given: Mapping[str, Any]) -> None:
         raise typer.Exit(EXIT_DAMAGED if found.damaged else 1)
 
 
-def _finding(path: Path, finding: Finding) -> str:
+def _finding(path: Path, finding: "Finding") -> str:
     where = f"{path}/{finding.file}" if finding.file and path.is_dir() else f"{path}"
     message = finding.message.removeprefix(f"{where}: ").removeprefix(f"{where} ")
     return f"{finding.problem}: {where}: {message}"

@@ -170,7 +170,6 @@ class Design:
 
 
 def named_sides(cells: EvaluationCells, train_on: Sequence[str], test_on: Sequence[str]) -> Design:
-    """Return the one split of cells that have a test side."""
     tested = cells.tested
     split = Split(0, "test", np.flatnonzero(~tested), np.flatnonzero(tested))
     names = [store.path.name for store in cells.stores]

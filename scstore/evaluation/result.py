@@ -78,7 +78,6 @@ class Regime:
         ]
 
     def lines(self, *, wide: bool = False) -> list[str]:
-        """Return conclusion, table and notes as they are printed; with ``wide`` all columns and all pairs."""
         notes = [*self.legend(), *self.notes, *(self.says if wide else ())]
         table = text_table(*self.table(wide=wide))
         return [*_wrapped(self.conclusion), "", *_wrapped(self.title), *table, *_wrapped(*notes, indent="  ")]

@@ -4,8 +4,6 @@ A model is a folder, of the hub, a GGUF file, or of a package that carries an em
 read (a GGUF file's once they are unpacked into such), and no code of the model's folder is ever run.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json
@@ -86,22 +84,22 @@ class Backbone:
     """A frozen base model, without a language-modelling head, in evaluation mode."""
 
     files: ModelFiles
-    model: torch.nn.Module
+    model: "torch.nn.Module"
     tokenizer: Any
-    device: torch.device
-    dtype: torch.dtype  # of hidden states; the weights of the layers may have fewer digits
+    device: "torch.device"
+    dtype: "torch.dtype"  # of hidden states; the weights of the layers may have fewer digits
 
     @property
-    def layers(self) -> torch.nn.ModuleList:
+    def layers(self) -> "torch.nn.ModuleList":
         return self.model.layers if self.files.is_decoder else self.model.encoder.layer  # type: ignore[union-attr, return-value]
 
     @property
-    def input_device(self) -> torch.device:
+    def input_device(self) -> "torch.device":
         """Where its input vectors must be: the first device, when it is spread over several."""
         return self.token_embeddings.device
 
     @property
-    def token_embeddings(self) -> torch.Tensor:
+    def token_embeddings(self) -> "torch.Tensor":
         return self.model.get_input_embeddings().weight.detach()  # type: ignore[operator, no-any-return]
 
 
@@ -246,7 +244,7 @@ def _check_inside(name: str, folder: Path, file: str) -> None:
         raise ModelError(f"{name}: {folder} lacks {show(file)}. Fetch the whole model again.")
 
 
-def pick_device(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
+def pick_device(device: str | None, dtype: str | None) -> "tuple[torch.device, torch.dtype]":
     """Choose where to run: the GPU in bfloat16 when there is one, else the CPU in float32."""
     import torch
 
@@ -280,8 +278,8 @@ def load_tokenizer(files: ModelFiles) -> Any:
 def load_backbone(
     files: ModelFiles,
     *,
-    device: torch.device,
-    dtype: torch.dtype,
+    device: "torch.device",
+    dtype: "torch.dtype",
     depth: int | None = None,
     spread: bool = False,
     random_seed: int | None = None,
@@ -349,7 +347,7 @@ def _quiet() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def _random_model(config: Any, *, dtype: torch.dtype, seed: int, **options: Any) -> Any:
+def _random_model(config: Any, *, dtype: "torch.dtype", seed: int, **options: Any) -> Any:
     """Draw every weight, by modules seeded by their names: the same at any depth, in any precision, anywhere."""
     import torch
     from transformers import AutoModel

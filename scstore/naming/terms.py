@@ -37,7 +37,6 @@ class Texts:
     projection: NDArray[np.float32]  # brings the encoder's own vectors of length one here, less the centre
 
     def place(self, encoded: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the places of vectors ``(n, encoder's width)`` among those of the terms."""
         unit = encoded / np.linalg.norm(encoded, axis=1, keepdims=True)
         return np.asarray((unit - self.centre) @ self.projection)
 

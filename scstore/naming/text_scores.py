@@ -74,7 +74,6 @@ def variable_genes(expression: sparse.csr_matrix) -> NDArray[np.int64]:
 
 
 def places_of(expression: sparse.csr_matrix) -> Float32:
-    """Return principal components ``(n, ≤ 30)`` of the most variable genes."""
     variable = variable_genes(expression)
     n_components = min(COMPONENTS, len(variable), expression.shape[0] - 1)
     pca = PCA(max(1, n_components), svd_solver="covariance_eigh")

@@ -1,1 +1,1 @@
-"""HDF5 files of other people: what they may ask for, and a look at them from a process that may be lost."""
+"""Files of other people: what they may ask for, looked at before they are read."""
