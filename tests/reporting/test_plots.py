@@ -346,8 +346,8 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, 
     for name in [name for name in sys.modules if name.startswith(("scstore.pl", "scstore.reporting", "matplotlib"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delattr(scstore, "pl", raising=False)
-    monkeypatch.setattr(scstore, "reporting", scstore.reporting)  # as it is now, once this is over
+    for name in ("pl", "reporting"):  # which are put back when this is over
+        monkeypatch.delitem(vars(scstore), name, raising=False)
     with pytest.raises(MissingExtraError, match=r"scstore\[plot\]"):
         scstore.pl  # noqa: B018
     assert "scstore[plot]" in scstore_command("plot", "umap", "cells.h5ad", "-o", "umap.png", code=2).stderr
