@@ -1,13 +1,19 @@
-"""What a cluster leaves behind, put together: the parts of a job array, merged into one store.
+"""What a cluster leaves behind, put together, and what it does with it: parts merged, and stage 2 on Dask workers.
 
-    python benchmarks/cluster.py [--parts 50] [--cells 20480] [--width 512] [--expressed 100] [--threads 2]
-        [--json FILE] [--quick]
+    python benchmarks/cluster.py [--only merge|dask] [--parts 50] [--cells 20480] [--width 512] [--expressed 100]
+        [--rows 500000 5000000] [--workers 4] [--worker-bytes 2000000000] [--threads 2] [--json FILE] [--quick]
 
 Parts are extracted without a model (``pool=()``): companion rows of random gene vectors, half precision, and the
 expression, from cells of 2,000 genes with so many expressed. They are merged twice, each in a process of its own, whose
 peak of memory is its own: as they are, each ending on the bound of a shard, so that rows are linked; and with a first
 part of 1,000 cells, which shifts all bounds, so that rows are written anew. The expression is written anew both times.
 Then every row is compared with that of its part. Disk: a part's bytes twice.
+
+Stage 2 (cluster_dask.py): ``fit`` of a linear head and ``predict`` of all cells, from stores of so many rows of 512
+features in half precision, by one process (which streams the rows, Adam) and by so many workers (L-BFGS, gradients
+summed over parts) on the same cores, each beside a client whose peak of memory is its own. Neither may hold more than
+256 MB of rows. On the smallest store a worker is killed in the middle of each step. Disk: the largest store, 1 kB a
+row.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from typing import Any
 import anndata
 import numpy as np
 import pandas as pd
+from cluster_dask import measure_dask
 from measuring import Findings, parser, table
 from own_process import in_own_process
 from scipy.sparse import csr_matrix
@@ -120,11 +127,19 @@ def main() -> int:
     options.add_argument("--cells", type=int, default=20_480, help="of a part")
     options.add_argument("--width", type=int, default=512)
     options.add_argument("--expressed", type=int, default=100, help="genes a cell")
+    options.add_argument("--only", choices=("merge", "dask"), help="one of the two parts")
+    options.add_argument("--rows", type=int, nargs="+", default=[500_000, 5_000_000], help="of the stores of stage 2")
+    options.add_argument("--workers", type=int, default=4)
+    options.add_argument("--worker-bytes", type=int, default=2_000_000_000, help="memory of each worker")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--scratch", type=Path, help="folder to work in")
     words = options.parse_args()
     findings = Findings("benchmarks/cluster.py")
-    measure_merge(findings, words)
+    if words.only != "dask":
+        measure_merge(findings, words)
+    if words.only != "merge":
+        with tempfile.TemporaryDirectory(dir=words.scratch) as scratch:
+            measure_dask(findings, words, Path(scratch))
     return findings.finish(words.json)
 
 

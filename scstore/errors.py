@@ -32,6 +32,16 @@ class ScstoreError(Exception):
     def __str__(self) -> str:
         return printable(super().__str__())
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), str(self))
+
+
+def _again(kind: type[ScstoreError], message: str) -> ScstoreError:
+    """Return an error that another process raised."""
+    error = kind.__new__(kind, message)
+    error.args = (message,)
+    return error
+
 
 class InputError(ScstoreError, ValueError):
     """The user can mend it."""

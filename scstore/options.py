@@ -45,6 +45,10 @@ fraction = functools.partial(Option, minimum=0, maximum=1, advanced=True)
 Overwrite = Annotated[bool, Option("Replace an output of scstore's that exists.")]
 AllowPartial = Annotated[bool, Option("Use the cells that are extracted so far.", advanced=True)]
 Seed = Annotated[int, Option("The same seed gives the same result.", advanced=True)]
+Dask = Annotated[
+    str | None,
+    Option("Run on a Dask cluster: the scheduler's address or its file, or local for this machine's.", advanced=True),
+]
 Progress = Annotated[Reporter | None, Option("Receives notes, warnings and progress.", in_python_only=True)]
 
 

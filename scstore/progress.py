@@ -35,6 +35,14 @@ class Track:
         if self._bar is not None:
             self._bar.update(n)
 
+    def reach(self, n: int) -> None:
+        """Say that ``n`` units are done at least."""
+        if self._bar is not None:
+            self._bar.update(max(0, n - self._bar.n))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Track, ()  # another process has no bar
+
     def resume_at(self, n: int) -> None:
         """Say that ``n`` units were done before this run began: they count as done, not towards the speed."""
         if self._bar is not None:

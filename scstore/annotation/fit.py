@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scstore.annotation.head_inputs import fit_across_genes
 from scstore.annotation.label_columns import LabelColumns, read_label_columns
 from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels
+from scstore.cluster import on_cluster
 from scstore.errors import LabelsError, OptionError
 from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.across_genes import KIND
@@ -25,7 +26,7 @@ from scstore.heads.hierarchy import Hierarchy
 from scstore.heads.rejection import KEEP, check_keep
 from scstore.heads.rows import Rows, RowSubset
 from scstore.heads.scores import held_out_scores, reliability, scores_by_class
-from scstore.options import AllowPartial, Option, Overwrite, Progress, Seed, fraction, public
+from scstore.options import AllowPartial, Dask, Option, Overwrite, Progress, Seed, fraction, public
 from scstore.progress import Reporter
 from scstore.remote import there
 from scstore.sealed import check_sealed_output
@@ -77,6 +78,7 @@ def fit(
     seed: Seed = 0,
     allow_partial: AllowPartial = False,
     overwrite: Overwrite = False,
+    dask: Dask = None,
     progress: Progress = None,
 ) -> AnyHead:
     """Train a head on features that are already on disk. No model, no torch, no GPU.
@@ -127,9 +129,10 @@ def fit(
         trained, record = fit_across_genes(opened, cells.rows, cells.labels, groups=groups, keep=keep, seed=seed)
     else:
         unfitted = FusedHead(head, params=params or {}, prior_adjustment=prior_adjustment, random_state=seed)
-        trained, record = _fit_views(
-            unfitted, cells, names, optional=optional, groups=groups, keep=keep, progress=progress
-        )
+        with on_cluster(dask, opened):
+            trained, record = _fit_views(
+                unfitted, cells, names, optional=optional, groups=groups, keep=keep, progress=progress
+            )
     if trained.rejection_ is None:
         progress.warn("No held-out cell was labelled correctly: without thresholds predict labels every cell.")
     n_groups = 0 if groups is None else len(set(groups))

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from scstore.annotation.head_inputs import HeadInputs, head_features, predict_across_genes
 from scstore.annotation.majority import read_clusters, with_majority
-from scstore.annotation.prediction_frames import Judge, LabelRule, prediction_frames, with_categories
+from scstore.annotation.prediction_frames import Judge, LabelRule, Seen, prediction_frames, with_categories
+from scstore.cluster import on_cluster
 from scstore.errors import FarFromReferenceWarning, OptionError, OutputError
 from scstore.heads.across_genes import AcrossGenesHead
 from scstore.heads.artifact import AnyHead, load_head
 from scstore.heads.missing_genes import MIN_ACCURACY
 from scstore.heads.rejection import Thresholds
-from scstore.options import AllowPartial, Option, Overwrite, Progress, fraction, with_options
+from scstore.options import AllowPartial, Dask, Option, Overwrite, Progress, fraction, with_options
 from scstore.progress import Reporter
 from scstore.store.reader import Cells, Store, open_store
 from scstore.tables import FORMATS, check_table, four_digits, open_table
@@ -63,6 +64,7 @@ class LabelOptions:
     only_unassigned: Annotated[bool, Option("Of a table, write the cells alone whose label does not stand.")] = False
     allow_partial: AllowPartial = False
     overwrite: Overwrite = False
+    dask: Dask = None
     progress: Progress = None
 
 
@@ -172,7 +174,8 @@ def _written(store: Cells, head: AnyHead | str | os.PathLike[str], options: Pred
             raise OutputError(f"{options.output}: the name must end in one of {', '.join(FORMATS)}. {cure}")
         check_table(options.output, overwrite=options.overwrite)
     labelling = plan_labelling(open_store(store), head, options)
-    yield from write_frames(labelling.frames(), options.output, options)
+    with on_cluster(options.dask, labelling.store):
+        yield from write_frames(labelling.frames(), options.output, options)
 
 
 def write_frames(
@@ -200,11 +203,11 @@ class Labelling:
     judge: Judge
     inputs: HeadInputs | None = None  # of heads that read views
 
-    def frames(self) -> Iterator[pd.DataFrame]:
-        """Yield tables of predictions of all committed cells."""
+    def frames(self, seen: Seen = lambda rows, said: None) -> Iterator[pd.DataFrame]:
+        """Yield tables of predictions of all committed cells; ``seen`` is told what the head says of them."""
         progress = self.options.progress or Reporter()
         with progress.track("labelling", len(self.usable), "cells") as track:
-            frames = prediction_frames(self.store, self.rule, self.judge, self.usable, track=track)
+            frames = prediction_frames(self.store, self.rule, self.judge, self.usable, seen=seen, track=track)
             if self.clusters is not None:
                 frames = with_majority(frames, self.clusters, min_share=self.options.min_share)
             yield from frames

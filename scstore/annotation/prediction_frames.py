@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scstore.cluster import each
 from scstore.heads.fusion import Judged
 from scstore.heads.hierarchy import Hierarchy, label_cells
 from scstore.heads.rejection import Thresholds
@@ -25,6 +26,7 @@ BLOCK = 4096  # cells labelled at a time
 
 Array = NDArray[Any]
 Judge = Callable[[NDArray[np.int64]], Judged]  # from rows of a store to what a head says; NaN of empty cells
+Seen = Callable[[NDArray[np.int64], Judged], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +59,18 @@ class LabelRule:
 
 
 def prediction_frames(
-    store: Store, rule: LabelRule, judge: Judge, usable: NDArray[np.int64], *, track: Track
+    store: Store, rule: LabelRule, judge: Judge, usable: NDArray[np.int64], *, seen: Seen, track: Track
 ) -> Iterator[pd.DataFrame]:
     """Yield tables of all committed cells block by block; cells that are not ``usable`` ``(m,)`` are empty."""
     ids, committed = store.obs.index.astype(str), np.flatnonzero(store.committed)
-    can, nothing = np.isin(committed, usable), Judged(np.empty((0, len(rule.classes))))
-    for start in range(0, max(1, len(committed)), BLOCK):
-        span, places = committed[start : start + BLOCK], np.flatnonzero(can[start : start + BLOCK])
-        yield _frame(rule, ids[span], places, judge(span[places]) if len(places) else nothing)
+    can = np.isin(committed, usable)
+    spans = [slice(start, start + BLOCK) for start in range(0, max(1, len(committed)), BLOCK)]
+    judged = each(judge, (committed[span][can[span]] for span in spans if can[span].any()))
+    for span in spans:
+        places = np.flatnonzero(can[span])
+        said = next(judged) if len(places) else Judged(np.empty((0, len(rule.classes))))
+        seen(committed[span][places], said)
+        yield _frame(rule, ids[committed[span]], places, said)
         track.advance(len(places))
 
 

@@ -1,6 +1,7 @@
 """Which genes separate classes of cells, or vary without classes: analysis of variance and excess dropout, streamed."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -40,6 +41,13 @@ class ClassSums:
         _accumulate(self.squares, member @ (values.power(2) if sparse.issparse(values) else np.square(values)))
         self.counts += np.bincount(codes, minlength=len(self.counts))
         return self
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        """Return the sums of these cells and of others."""
+        whole = copy(self)
+        for name in vars(self):
+            setattr(whole, name, sum(getattr(one, name) for one in (self, *others)))
+        return whole
 
     def f_values(self) -> Array:
         """Return F of each gene, ``(n_genes,)``, 0 where nothing varies; never NaN."""

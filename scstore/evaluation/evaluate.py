@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from scstore.annotation.fit import PriorAdjustment
 from scstore.cells.labels import MISSING_LABELS, MissingLabels, read_labels, report_labels
+from scstore.cluster import on_cluster
 from scstore.errors import OptionError
 from scstore.evaluation.cells import EvaluationCells, gather_cells
 from scstore.evaluation.design import Design, choose_rows, cross_validation, draw_few, named_sides
@@ -24,7 +25,7 @@ from scstore.evaluation.runs import Table, score_rows
 from scstore.heads import PRIOR_ADJUSTMENT
 from scstore.heads.fusion import FusedHead
 from scstore.heads.training import one_blas_thread
-from scstore.options import AllowPartial, Option, Progress, Seed, fraction, public
+from scstore.options import AllowPartial, Dask, Option, Progress, Seed, fraction, public
 from scstore.progress import Reporter
 from scstore.store.reader import Cells, Store, open_store
 
@@ -60,6 +61,7 @@ def evaluate(
     ] = False,
     seed: Seed = 0,
     allow_partial: AllowPartial = False,
+    dask: Dask = None,
     progress: Progress = None,
 ) -> Evaluation:
     """Score every view, the default combination and the controls on cells that nothing was fitted on.
@@ -143,7 +145,7 @@ def evaluate(
     progress.note(f"{about}, {len(cells):,} cells; {design.words}; {len(rows)} rows with {head} heads")
     regimes: list[Regime] = []
     left_out = None
-    with one_blas_thread():
+    with one_blas_thread(), on_cluster(dask, *cells.stores):
         for table in tables:
             scored = score_rows(table, cells, head=untrained, progress=progress)
             n_scored = scored.predictions["cell"].nunique()

@@ -74,6 +74,9 @@ class StoredFeatures:
     refitted: Mapping[ViewSource, FoldMeans] = field(default_factory=dict)  # views made anew on the cells trained on
     _cache: dict[ViewSource, Rows] = field(default_factory=dict, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_cache": {}}  # another process reads its own
+
     @property
     def gene_names(self) -> list[str]:
         """Names of the columns of ``X``: the first store's genes."""

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from scstore.cluster import each
 from scstore.errors import LabelsError
 from scstore.evaluation.design import EvaluationRow, Split
 from scstore.evaluation.features import StoredFeatures
@@ -51,11 +53,11 @@ def leave_classes_out(
     rows = [row for row in rows if row.views]
     cases = _cases(splits, features)
     found: dict[str, dict[str, LeftOutClass]] = {row.marked: {} for row in rows}
-    with progress.track("leaving classes out", len(rows) * len(cases), "fits") as track:
-        for name, known, unknown in cases:
-            for row in rows:
-                found[row.marked][name] = _tell_apart(row, known, unknown, features, head)
-                track.advance()
+    pairs = [(row, case) for case in cases for row in rows]
+    with progress.track("leaving classes out", len(pairs), "fits") as track:
+        for (row, case), told in zip(pairs, each(partial(_tell_apart, features, head), pairs), strict=True):
+            found[row.marked][case[0]] = told
+            track.advance()
     title = (
         f"cells of {len(cases)} classes, each left out in turn, {head.kind} heads, mean ± sd over classes; AUROC of "
         f"known against unknown cells; threshold: the confidence that {KEEP:.0%} of training cells reach out of fold"
@@ -63,7 +65,10 @@ def leave_classes_out(
     return LeftOutClasses(title, found)
 
 
-def _cases(splits: Sequence[Split], features: StoredFeatures) -> list[tuple[str, Split, NDArray[np.int64]]]:
+Case = tuple[str, Split, NDArray[np.int64]]
+
+
+def _cases(splits: Sequence[Split], features: StoredFeatures) -> list[Case]:
     """Return each class that can be left out, the split without it, and its cells."""
     cells, first = features.cells, splits[0]
     testable = np.unique(np.concatenate([split.test for split in splits]))
@@ -80,9 +85,8 @@ def _cases(splits: Sequence[Split], features: StoredFeatures) -> list[tuple[str,
     return cases
 
 
-def _tell_apart(
-    row: EvaluationRow, known: Split, unknown: NDArray[np.int64], features: StoredFeatures, untrained: FusedHead
-) -> LeftOutClass:
+def _tell_apart(features: StoredFeatures, untrained: FusedHead, pair: tuple[EvaluationRow, Case]) -> LeftOutClass:
+    row, (_, known, unknown) = pair
     views = {source.view: features.view(source, known.train) for source in row.sources}
     head = copy(untrained).fit(
         {name: RowSubset(rows, known.train) for name, rows in views.items()},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scstore.cluster import each
 from scstore.errors import LabelsError, ScstoreError
 from scstore.evaluation.cells import EvaluationCells
 from scstore.evaluation.design import EvaluationRow, Split, ViewSource
@@ -60,24 +61,17 @@ def score_rows(table: Table, cells: EvaluationCells, *, head: FusedHead, progres
     """Train heads like ``head`` on the training side of every split, and score each row on the test side."""
     rows = table.rows
     usable, absent, notes = _usable(table.splits, cells)
-    scores: dict[str, list[dict[str, Any]]] = {row.name: [] for row in rows}
-    predictions: dict[str, list[pd.DataFrame]] = {row.name: [] for row in rows}
-    failed: dict[str, str] = {}
     kept = {row.name: Counter[str](dict.fromkeys(sorted(row.views), 0)) for row in rows if row.optional}
     n_fits = len({source for row in rows for source in row.sources}) + sum(not row.views for row in rows)
+    found: list[ScoredSplit] = []
     with progress.track(f"evaluating {table.name}", n_fits * len(usable), "fits") as track:
-        for split in usable:
-            truth = cells.codes[split.test]
-            for row, found in _predict(table, split, cells, head=head, track=track, failed=failed):
-                if row.optional:
-                    kept[row.name].update(found.kept)
-                proba = widened(found.proba, np.searchsorted(cells.classes, found.classes), len(cells.classes))
-                about = {"row": row.name, "run": split.run, "fold": split.fold}
-                sizes = {"n_train": len(split.train), "n_test": len(split.test)}
-                scores[row.name].append(about | sizes | prediction_scores(truth, proba))
-                columns = {"cell": split.test, "code": truth, "predicted": proba.argmax(axis=1)}
-                columns["confidence"] = proba.max(axis=1).astype(np.float32)
-                predictions[row.name].append(pd.DataFrame(about | columns))
+        work = partial(_score_split, replace(table, splits=()), cells, head, track)
+        for one in each(work, usable):
+            found.append(one)
+            track.reach(n_fits * len(found))
+    failed = {name: message for one in reversed(found) for name, message in one.failed.items()}
+    for name, views in (pair for one in found for pair in one.kept.items()):
+        kept[name].update(views)
     for message in failed.values():
         progress.warn(message)
     trained = f"{len(usable)} {'folds' if table.name == 'folds' else 'trainings'}"
@@ -87,16 +81,41 @@ def score_rows(table: Table, cells: EvaluationCells, *, head: FusedHead, progres
     ran = tuple(row for row in rows if row.name not in failed)
     if not ran:
         raise LabelsError(f"No row of the table could be scored. {' '.join(failed.values())}")
+    scores = [one.scores[row.name] for row in ran for one in found]
+    predictions = [pd.concat([one.predictions[row.name] for one in found]) for row in ran]
     return Scored(
         rows=ran,
-        scores=pd.DataFrame([line for row in ran for line in scores[row.name]]).astype(dict.fromkeys(METRICS, float)),
-        predictions=pd.concat(
-            [pd.concat(predictions[row.name]).sort_values(["run", "cell"]) for row in ran], ignore_index=True
-        ),
+        scores=pd.DataFrame(scores).astype(dict.fromkeys(METRICS, float)),
+        predictions=pd.concat([part.sort_values(["run", "cell"]) for part in predictions], ignore_index=True),
         absent=absent,
         notes=(*table.notes, *notes, *failed.values()),
         kept=kept,
     )
+
+
+@dataclass(frozen=True)
+class ScoredSplit:
+    """By row: its scores, its predictions of the test cells, the views it kept, or why it failed."""
+
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    predictions: dict[str, pd.DataFrame] = field(default_factory=dict)
+    kept: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def _score_split(table: Table, cells: EvaluationCells, head: FusedHead, track: Track, split: Split) -> ScoredSplit:
+    truth, scored = cells.codes[split.test], ScoredSplit()
+    for row, found in _predict(table, split, cells, head=head, track=track, failed=scored.failed):
+        if row.optional:
+            scored.kept[row.name] = found.kept
+        proba = widened(found.proba, np.searchsorted(cells.classes, found.classes), len(cells.classes))
+        about = {"row": row.name, "run": split.run, "fold": split.fold}
+        sizes = {"n_train": len(split.train), "n_test": len(split.test)}
+        scored.scores[row.name] = about | sizes | prediction_scores(truth, proba)
+        columns = {"cell": split.test, "code": truth, "predicted": proba.argmax(axis=1)}
+        columns["confidence"] = proba.max(axis=1).astype(np.float32)
+        scored.predictions[row.name] = pd.DataFrame(about | columns)
+    return scored
 
 
 def _predict(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
+from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
 
+from scstore.cluster import Held, cluster_in_use
 from scstore.heads.base import (
     RowClassifier,
     State,
@@ -20,8 +23,9 @@ from scstore.heads.base import (
     take_arrays,
 )
 from scstore.heads.class_numbers import Labels, encode_groups, held_out_folds, stratified_sample
-from scstore.heads.preprocessing import ExpressionReducer, few_share, fit_scaling, marker_count
-from scstore.heads.rows import MEMORY_LIMIT, Array, MappedRows, Rows, RowSubset, fits, materialise, to_dense
+from scstore.heads.parts import is_spread, with_arrays
+from scstore.heads.preprocessing import ExpressionReducer, Scaling, few_share, fit_scaling, marker_count
+from scstore.heads.rows import MEMORY_LIMIT, Array, MappedRows, Rows, RowSubset, fits, materialise, read, to_dense
 from scstore.heads.scores import negative_log_likelihood
 from scstore.heads.training import (
     Adam,
@@ -43,6 +47,10 @@ PATH = (0.1, 1.0, 10.0, 100.0)
 DEFAULT_C = 10.0  # C where ``"auto"`` has no cell to hold out
 PATH_ROWS, PATH_FOLDS = 20_000, 5  # cells on which ``C="auto"`` is chosen at most; a fifth of them is held out
 
+# On a cluster: the share of the workers' memory that rows may take, others being read in each iteration; and what is
+# added to the variances of a sample, as a share of their mean, before the weights are sought in its whitened space.
+HELD, RIDGE = 0.4, 1e-4
+
 EXPRESSION_C = 30.0
 MARKER_C = 1 / 6  # C of the markers over that of all genes: 5, or scikit-learn's C of 0.05 on 100 standardised columns
 MARKER_WEIGHT = 1 / 3  # weight of the markers' log-probabilities; the rest is that of all genes
@@ -57,7 +65,8 @@ class LinearHead(RowClassifier):
     well; the intercept is not penalised. Columns are standardised and divided by √d, so that rows have a norm of
     about 1 and one ``C`` suits narrow and wide views; the scaling is then folded into the weights. Rows that fit
     into ``memory_limit`` are fitted to convergence (L-BFGS [1]_); others are streamed (Adam [2]_ on shuffled runs of
-    rows, learning rate falling to 0).
+    rows, learning rate falling to 0), or where a cluster is in use fitted to convergence there: its workers sum the
+    gradient over parts of the rows.
 
     Parameters
     ----------
@@ -88,7 +97,7 @@ class LinearHead(RowClassifier):
     C_
         The C that was used.
     solver_
-        ``"exact"`` or ``"stream"``.
+        ``"exact"``, ``"stream"`` or ``"cluster"``.
     n_iter_
         Iterations of L-BFGS, or passes of Adam.
 
@@ -120,14 +129,16 @@ class LinearHead(RowClassifier):
         weights = class_weights(self.class_weight, labels)
         scaling = fit_scaling(rows, memory_limit=self.memory_limit, standardize=self.standardize)
         scaled: Rows = scaling.over(rows)
-        self.solver_ = "exact" if fits(rows, self.memory_limit) else "stream"
+        many = "cluster" if is_spread(rows, self.memory_limit) else "stream"
+        self.solver_ = "exact" if fits(rows, self.memory_limit) else many
         with one_blas_thread():
             scaled = materialise(scaled) if self.solver_ == "exact" else scaled
             self.C_ = self._choose_c(scaled, labels, weights, groups)
             penalty = 1 / (self.C_ * weights.sum())
             if isinstance(scaled, np.ndarray):
-                theta, self.n_iter_ = _fit_exact(scaled, labels, weights, penalty=penalty)
-                coef, intercept = _split(theta, len(labels.classes))
+                coef, intercept, self.n_iter_ = _fit_exact(scaled, labels, weights, penalty=penalty)
+            elif self.solver_ == "cluster":
+                coef, intercept, self.n_iter_ = self._fit_spread(rows, scaling, labels, weights, penalty=penalty)
             else:
                 coef, intercept, self.n_iter_ = self._fit_streamed(scaled, labels, weights, penalty=penalty)
         self.coef_, self.intercept_ = scaling.fold(coef, intercept)
@@ -137,6 +148,8 @@ class LinearHead(RowClassifier):
         """Return one line that says how the head was trained."""
         if self.solver_ == "exact":
             return f"logistic regression, exact: {self.n_iter_} iterations over rows in memory, C = {self.C_:g}"
+        if self.solver_ == "cluster":
+            return f"logistic regression, on a cluster: {self.n_iter_} iterations over the rows, C = {self.C_:g}"
         return f"logistic regression, streamed: {self.n_iter_} passes over the rows, C = {self.C_:g}"
 
     def _check_options(self) -> None:
@@ -151,22 +164,45 @@ class LinearHead(RowClassifier):
         if not isinstance(self.C, str):
             return float(self.C)
         rng = seeded(self.random_state)
-        room = max(1, min(PATH_ROWS, self.memory_limit // (4 * rows.shape[1])))
-        sample = stratified_sample(labels.codes, size=min(room, rows.shape[0]), rng=rng)
+        sample = self._sample(labels, rows, rng)
         batches = None if groups is None else encode_groups(groups, len(labels.codes))[sample]
         folds = held_out_folds(labels.codes[sample], batches, n_folds=PATH_FOLDS, seed=int(rng.integers(2**31)))
         if not folds:
             return DEFAULT_C
         inside, held_out = folds[0]
         values, train, test = materialise(RowSubset(rows, sample)), sample[inside], sample[held_out]
-        part, theta, losses = Labels(labels.classes, labels.codes[train]), None, []
+        part, start, losses = Labels(labels.classes, labels.codes[train]), None, []
         for C in PATH:
             penalty = 1 / (C * weights[train].sum())
-            theta, _ = _fit_exact(values[inside], part, weights[train], penalty=penalty, start=theta)
-            coef, intercept = _split(theta, len(labels.classes))
+            coef, intercept, _ = _fit_exact(values[inside], part, weights[train], penalty=penalty, start=start)
+            start = coef, intercept
             log_proba = log_softmax(values[held_out].astype(np.float64) @ coef.T + intercept)
             losses.append(negative_log_likelihood(labels.codes[test], np.exp(log_proba)))
         return PATH[int(np.argmin(losses))]
+
+    def _sample(self, labels: Labels, rows: Rows, rng: np.random.Generator) -> Array:
+        """Return rows, as many of each class as its share asks for, that fit into memory."""
+        room = max(1, min(PATH_ROWS, self.memory_limit // (4 * rows.shape[1])))
+        return stratified_sample(labels.codes, size=min(room, rows.shape[0]), rng=rng)
+
+    def _fit_spread(
+        self, rows: Rows, scaling: Scaling, labels: Labels, weights: Array, *, penalty: float
+    ) -> tuple[Array, Array, int]:
+        """L-BFGS over parts on a cluster, from the weights of a sample, in the space that whitens it."""
+        sample = self._sample(labels, rows, seeded(self.random_state))
+        values = materialise(RowSubset(scaling.over(rows), sample))
+        own = Labels(labels.classes, labels.codes[sample]), weights[sample]
+        coef, intercept, _ = _fit_exact(values, *own, penalty=1 / (self.C_ * own[1].sum()))
+        spread = (values.T @ values).astype(np.float64) / len(values)
+        spread[np.diag_indices_from(spread)] += RIDGE * max(np.trace(spread) / len(spread), np.finfo(float).tiny)
+        cluster, row_bytes = cluster_in_use(), rows[np.arange(1)].nbytes
+        keep = cluster is not None and row_bytes * rows.shape[0] <= HELD * cluster.memory
+        held = Held.make(partial(_held, keep), with_arrays(rows, labels.codes, weights))
+
+        def sums(*theta: Array) -> Sums:
+            return held.map(_sums_of_part, (scaling, *theta)).total(_added)
+
+        return _minimise(sums, (coef, intercept), weights.sum(), penalty=penalty, root=cholesky(spread, lower=True))
 
     def _fit_streamed(self, rows: Rows, labels: Labels, weights: Array, *, penalty: float) -> tuple[Array, Array, int]:
         """Adam on the mean loss of scaled rows, its learning rate falling to 0."""
@@ -196,43 +232,85 @@ class LinearHead(RowClassifier):
         arrays = take_arrays(state, {"coef": "cd", "intercept": "c"}, c=len(self.classes_), d=self.n_features_in_)
         self.coef_, self.intercept_ = arrays.values()
         self.C_, self.solver_, self.n_iter_ = C, solver, n_iter = state["C"], state["solver"], state["n_iter"]
-        sound = isinstance(C, float) and C > 0 and solver in ("exact", "stream")
+        sound = isinstance(C, float) and C > 0 and solver in ("exact", "stream", "cluster")
         require(sound and isinstance(n_iter, int) and n_iter > 0, f"C={C!r}, solver={solver!r}, n_iter={n_iter!r}.")
 
 
-def _split(theta: Array, n_classes: int) -> tuple[Array, Array]:
-    """Return weights ``(n_classes, d)`` and intercepts ``(n_classes,)`` from one vector of all."""
-    return theta[:-n_classes].reshape(n_classes, -1), theta[-n_classes:]
+Sums = tuple[float, Array, Array]  # loss, and its slopes for weights ``(n_classes, d)`` and intercepts ``(n_classes,)``
 
 
 def _fit_exact(
-    rows: Array, labels: Labels, weights: Array, *, penalty: float, start: Array | None = None
-) -> tuple[Array, int]:
-    """L-BFGS in float32 products and float64 steps, from ``start`` or zero: weights as one vector, and iterations."""
+    rows: Array, labels: Labels, weights: Array, *, penalty: float, start: tuple[Array, Array] | None = None
+) -> tuple[Array, Array, int]:
+    """L-BFGS over rows in memory, from ``start`` or zero: weights, intercepts, and the number of iterations."""
     n, width = rows.shape
-    n_classes, total = len(labels.classes), weights.sum()
-    parts = [slice(first, first + CHUNK) for first in range(0, n, CHUNK)]
+    n_classes = len(labels.classes)
+    pieces = [slice(first, first + CHUNK) for first in range(0, n, CHUNK)]
+
+    def sums(*theta: Array) -> Sums:
+        return _added(in_threads(lambda one: _sums(rows[one], labels.codes[one], weights[one], *theta), pieces))
+
+    start = start or (np.zeros((n_classes, width)), np.zeros(n_classes))
+    return _minimise(sums, start, weights.sum(), penalty=penalty)
+
+
+def _minimise(
+    sums: Callable[[Array, Array], Sums],
+    start: tuple[Array, Array],
+    total: float,
+    *,
+    penalty: float,
+    root: Array | None = None,
+) -> tuple[Array, Array, int]:
+    """L-BFGS in float64 steps, where ``root`` is given of weights times it, the Cholesky factor of the rows' spread."""
+    n_classes = len(start[1])
+
+    def weights_of(theta: Array) -> tuple[Array, Array]:
+        coef = theta[:-n_classes].reshape(n_classes, -1)
+        return coef if root is None else solve_triangular(root, coef.T, lower=True, trans="T").T, theta[-n_classes:]
 
     def objective(theta: Array) -> tuple[float, Array]:
-        coef, intercept = _split(theta, n_classes)
-        coef32, intercept32 = coef.astype(np.float32), intercept.astype(np.float32)
-
-        def partial(part: slice) -> tuple[float, Array, Array]:
-            loss, errors = cross_entropy(rows[part] @ coef32.T + intercept32, labels.codes[part], weights[part])
-            return loss, errors.T @ rows[part], errors.sum(axis=0, dtype=np.float64)
-
-        loss, slope, bias_slope = 0.0, np.zeros_like(coef), np.zeros(n_classes)
-        for part_loss, part_slope, part_bias_slope in in_threads(partial, parts):
-            loss += part_loss
-            slope += part_slope
-            bias_slope += part_bias_slope
+        coef, intercept = weights_of(theta)
+        loss, slope, bias_slope = sums(coef.astype(np.float32), intercept.astype(np.float32))
+        slope = slope / total + penalty * coef
+        slope = slope if root is None else solve_triangular(root, slope.T, lower=True).T
         value = loss / total + 0.5 * penalty * float(np.vdot(coef, coef))
-        return value, np.concatenate([(slope / total + penalty * coef).ravel(), bias_slope / total])
+        return value, np.concatenate([slope.ravel(), bias_slope / total])
 
-    theta = np.zeros(n_classes * (width + 1)) if start is None else start
+    first = start[0] if root is None else start[0] @ root
     options = {"maxiter": MAX_ITERATIONS, "gtol": 1e-5, "ftol": 1e-8}
+    theta = np.concatenate([first.ravel(), start[1]])
     found = minimize(objective, theta, jac=True, method="L-BFGS-B", options=options)
-    return found.x, max(1, int(found.nit))
+    return *weights_of(found.x), max(1, int(found.nit))
+
+
+def _sums(block: Array, codes: Array, weights: Array, coef: Array, intercept: Array) -> Sums:
+    loss, errors = cross_entropy(block @ coef.T + intercept, codes, weights)
+    return loss, errors.T @ block, errors.sum(axis=0, dtype=np.float64)
+
+
+def _added(parts: Iterable[Sums]) -> Sums:
+    loss, slope, bias_slope = 0.0, np.zeros(()), np.zeros(())
+    for part_loss, part_slope, part_bias_slope in parts:
+        loss += part_loss
+        slope = slope + part_slope
+        bias_slope = bias_slope + part_bias_slope
+    return loss, slope, bias_slope
+
+
+def _held(keep: bool, part: tuple[Rows, Array, Array]) -> tuple[Any, Array, Array]:  # noqa: FBT001
+    rows, codes, weights = part
+    return rows[np.arange(rows.shape[0])] if keep else rows, codes, weights
+
+
+def _sums_of_part(part: tuple[Any, Array, Array], argument: tuple[Scaling, Array, Array]) -> Sums:
+    """Return the sums over a part of the rows, which are scaled on their way."""
+    (rows, codes, weights), (scaling, coef, intercept) = part, argument
+    pieces = (slice(first, first + CHUNK) for first in range(0, len(codes), CHUNK))
+    with one_blas_thread():
+        return _added(
+            _sums(scaling.apply(read(rows, one)), codes[one], weights[one], coef, intercept) for one in pieces
+        )
 
 
 @dataclass(eq=False, repr=False)

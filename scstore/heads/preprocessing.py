@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from scstore.cells.gene_statistics import ClassSums, GroupMoments, top_genes
 from scstore.errors import CellsError
 from scstore.heads.base import RowClassifier, State, loading, require, take_arrays
 from scstore.heads.class_numbers import encode_labels
+from scstore.heads.parts import total
 from scstore.heads.rows import (
     BLOCK_BYTES,
     MEMORY_LIMIT,
@@ -23,6 +25,7 @@ from scstore.heads.rows import (
     block_within,
     iter_blocks,
     iter_raw_blocks,
+    read,
     to_dense,
 )
 from scstore.heads.training import one_blas_thread
@@ -83,18 +86,32 @@ def usable_scale(mean: Array, variance: Array) -> Array:
     return np.where(variance <= 1e-12 * mean**2, 1.0, np.sqrt(np.where(variance > 0, variance, 1.0)))
 
 
+Moments = tuple[int, Array, Array]  # number of rows, their mean, and the sum of a product of the centred rows
+
+
 def _moments(rows: Rows, product: Callable[[Array], Array], block_bytes: int) -> tuple[Array, Array]:
     """Return the columns' means and mean product over centred rows, by the update of Chan, Golub, LeVeque (1979)."""
-    mean, products, seen = np.zeros(rows.shape[1]), np.zeros(()), 0
-    for _, block in iter_blocks(rows, block_bytes=block_bytes):
-        values = block.astype(np.float64)
-        block_mean = values.mean(axis=0)
-        values -= block_mean
-        total, shift = seen + len(block), block_mean - mean
-        products = products + (product(values) + product(shift[None]) * (seen * len(block) / total))
-        mean += shift * (len(block) / total)
-        seen = total
-    return mean, products / max(1, seen)
+
+    def together(parts: Sequence[Moments]) -> Moments:
+        seen, mean, products = parts[0]
+        for n, other, more in parts[1:]:
+            shift = other - mean
+            products = products + (more + product(shift[None]) * (seen * n / (seen + n)))
+            mean = mean + shift * (n / (seen + n))
+            seen += n
+        return seen, mean, products
+
+    def of_rows(some: Rows) -> Moments:
+        found: Moments = (0, np.zeros(some.shape[1]), np.zeros(()))
+        for _, block in iter_blocks(some, block_bytes=block_bytes):
+            values = block.astype(np.float64)
+            mean = values.mean(axis=0)
+            values -= mean
+            found = together([found, (len(block), mean, product(values))])
+        return found
+
+    n, mean, products = total(of_rows, rows, add=together)
+    return mean, products / max(1, n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +137,8 @@ class ExpressionReducer:
     def fit(cls, rows: Rows, y: Any, *, n_genes: int, n_components: int, background: Rows | None = None) -> Self:
         """Learn from log-normalised expression and labels in two passes; what needs none, from ``background``."""
         labels = encode_labels(y, rows.shape[0])
-        sums = ClassSums(len(labels.classes), rows.shape[1])
-        for start, block in iter_raw_blocks(rows, block_bytes=EXPRESSION_BLOCK_BYTES):
-            sums.add(block, labels.codes[start : start + block.shape[0]])
+        of_labels = partial(_class_sums, (ClassSums,), len(labels.classes))
+        (sums,) = total(of_labels, rows, labels.codes, add=_joined)
         dispersion, dropout = sums.dispersions(), np.zeros(0)
         if background is not None:
             few = not n_components and few_share(rows.shape[0], len(labels.classes)) > 0
@@ -224,13 +240,28 @@ def few_share(n_cells: int, n_classes: int) -> float:
 
 def _unlabelled(rows: Rows, *, few: bool) -> tuple[Array, Array]:
     """Return the dispersion of each gene, and where labels are few its excess dropout, ``(d,)`` or ``(0,)``."""
-    sums, moments = ClassSums(1, rows.shape[1]), GroupMoments(1, rows.shape[1])
-    for _, block in iter_raw_blocks(rows, block_bytes=EXPRESSION_BLOCK_BYTES):
-        together = np.zeros(block.shape[0], dtype=np.int64)
-        sums.add(block, together)
-        if few:
-            moments.add(sparse.csr_matrix(block), together)
-    return sums.dispersions(), moments.dropout()[0] if few else np.zeros(0)
+    kinds = (ClassSums, GroupMoments) if few else (ClassSums,)
+    together = np.zeros(rows.shape[0], dtype=np.int64)
+    sums, *moments = total(partial(_class_sums, kinds, 1), rows, together, add=_joined)
+    return sums.dispersions(), next((one.dropout()[0] for one in moments if isinstance(one, GroupMoments)), np.zeros(0))
+
+
+def _class_sums(kinds: Sequence[type[ClassSums]], n_classes: int, rows: Rows, codes: Array) -> list[ClassSums]:
+    """Return sums of each kind over classes of cells, in one pass over expression."""
+    sums = [kind(n_classes, rows.shape[1]) for kind in kinds]
+    for start, block in iter_raw_blocks(rows, block_bytes=EXPRESSION_BLOCK_BYTES):
+        part = slice(start, start + block.shape[0])
+        try:
+            for one in sums:
+                one.add(block, codes[part])
+        except CellsError:
+            read(rows, part)  # which names the row
+            raise
+    return sums
+
+
+def _joined(parts: Sequence[Sequence[ClassSums]]) -> list[ClassSums]:
+    return [first.joined(others) for first, *others in zip(*parts, strict=True)]
 
 
 def _informative(sums: ClassSums, dispersion: Array, dropout: Array, n_genes: int) -> tuple[Array, Array, Array]:

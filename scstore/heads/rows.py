@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -90,7 +91,7 @@ def read(rows: Rows, key: slice | Array) -> Array:
         finite = np.isfinite(block.sum()) or np.isfinite(block).all(axis=1)
     if not np.all(finite):
         place = int(np.flatnonzero(~np.asarray(finite))[0])
-        row = _origin(rows, int(np.arange(rows.shape[0])[key][place]))
+        row = int(_places(rows)[key][place])
         raise CellsError(f"Row {row:,} of the features (from 0) has NaN, infinity or too large a value. Leave it out.")
     return block
 
@@ -122,20 +123,13 @@ def materialise(rows: Rows) -> Array:
     return whole
 
 
-def _origin(rows: Rows, row: int) -> int:
-    """Return the row number in the matrix that the user gave."""
-    while below := getattr(rows, "below", ()):
-        row = int(rows.index[row]) if isinstance(rows, RowSubset) else row
-        rows = below[0]
-    return row
-
-
 class RowSubset:
     """Rows ``index`` ``(m,)`` of a matrix ``(n, d)``, in that order, read when asked for."""
 
     def __init__(self, rows: Rows, index: Array) -> None:
-        self.below = (rows,)
-        self.index = np.asarray(index, dtype=np.int64)
+        index = np.asarray(index, dtype=np.int64)
+        self.below: tuple[Rows, ...] = rows.below if isinstance(rows, RowSubset) else (rows,)
+        self.index: Array = rows.index[index] if isinstance(rows, RowSubset) else index
         self.shape = len(self.index), rows.shape[1]
 
     def __getitem__(self, key: slice | Array) -> Any:
@@ -179,6 +173,39 @@ class StackedRows:
         blocks = [fetch(part, wanted[owner == i] - starts[i]) for i, part in enumerate(self.parts)]
         joined = sparse.vstack(blocks, format="csr") if sparse.issparse(blocks[0]) else np.concatenate(blocks)
         return joined[np.argsort(np.argsort(owner, kind="stable"))]
+
+
+def parts(rows: Rows, n_rows: int) -> Iterator[tuple[slice, Rows]]:
+    """Yield runs of rows, as rows of their own: those of ``n_rows`` rows of the matrix below, whose files they share.
+
+    Each holds its own part of an index alone, so that it can be sent to another process.
+    """
+    places = _places(rows)
+    ends: Any = range(n_rows, len(places), n_rows)
+    if (np.diff(places) >= 0).all():
+        ends = np.searchsorted(places, np.arange(n_rows, places[-1] + 1, n_rows))
+    for start, stop in pairwise([0, *ends, len(places)]):
+        if start < stop:
+            yield slice(start, stop), _run(rows, start, stop)
+
+
+def _places(rows: Rows) -> Array:
+    """Return the row of the lowest matrix that each row is made of."""
+    places = np.arange(rows.shape[0])
+    while below := getattr(rows, "below", ()):
+        places = rows.index[places] if isinstance(rows, RowSubset) else places
+        rows = below[0]
+    return places
+
+
+def _run(rows: Rows, start: int, stop: int) -> Rows:
+    if isinstance(rows, RowSubset):
+        return RowSubset(rows.below[0], rows.index[start:stop])
+    if isinstance(rows, MappedRows):
+        return MappedRows(_run(rows.below[0], start, stop), rows.function, width=rows.shape[1])
+    if isinstance(rows, ConcatRows):
+        return ConcatRows([_run(part, start, stop) for part in rows.below])
+    return RowSubset(rows, np.arange(start, stop))
 
 
 def count_cells(rows: Mapping[str, Rows]) -> int:

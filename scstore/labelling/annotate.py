@@ -36,6 +36,7 @@ from scstore.annotation.predict import (
 )
 from scstore.annotation.prediction_frames import with_categories
 from scstore.annotation.record import annotation_record
+from scstore.cluster import on_cluster
 from scstore.errors import OptionError
 from scstore.extraction.head_views import extract_views
 from scstore.fsio import digest_bytes, scratch_folder
@@ -208,16 +209,15 @@ def _labelled(
     rows = np.cumsum(committed) - 1
     space: NDArray[np.float32] | None = None
 
-    def judge(some: NDArray[np.int64]) -> Judged:
+    def seen(some: NDArray[np.int64], said: Judged) -> None:
         nonlocal space
-        said = labelling.judge(some)
         if said.places is not None:
             if space is None:
                 space = np.zeros((int(committed.sum()), said.places.shape[1]), dtype=np.float32)
             space[rows[some]] = said.places
-        return said
 
-    table = pd.concat(list(replace(labelling, judge=judge).frames()))
+    with on_cluster(options.dask, labelling.store):
+        table = pd.concat(list(labelling.frames(seen)))
     table = with_categories(with_suggestions(table, labelling, space))
     return table, make_annotation(labelling.store, table, space, record, options)
 

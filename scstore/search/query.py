@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
-from typing import Annotated
+from functools import cached_property, partial
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from scstore.cells.labels import MISSING_LABELS, MissingLabels, check_column, read_labels, report_labels
+from scstore.cluster import each, on_cluster
 from scstore.described import Described
 from scstore.errors import FeatureSpaceError, OptionError, show
 from scstore.heads.neighbour_search import EXACT_BELOW, centre_of, nearest
-from scstore.heads.rows import BLOCK_BYTES, RowSubset
-from scstore.options import AllowPartial, Option, Overwrite, Progress, with_options
-from scstore.progress import Reporter
+from scstore.heads.rows import BLOCK_BYTES, Rows, RowSubset
+from scstore.options import AllowPartial, Dask, Option, Overwrite, Progress, with_options
+from scstore.progress import Reporter, Silent
 from scstore.sealed import differences
 from scstore.search.gene_loss import report_missing_genes
 from scstore.search.index import cached_index
@@ -55,6 +56,7 @@ class QueryOptions:
     exact: Annotated[bool, Option("Compare all cells, however large the reference is.", advanced=True)] = False
     allow_partial: AllowPartial = False
     overwrite: Overwrite = False
+    dask: Dask = None
     progress: Progress = None
 
 
@@ -247,28 +249,64 @@ def _neighbours(
     for line in (line for one in (plan.cells, plan.others) for line in one.notes):
         progress.note(line)
     progress.note(f"searching {n_chosen:,} reference cells for each of {len(plan.rows):,}, by {plan.view.name}")
-    everything = RowSubset(plan.others_view, plan.others_rows)
-    if n_chosen >= EXACT_BELOW and not options.exact:
-        index = cached_index(plan.others, plan.others_view, plan.others_rows, progress=progress)
-        among, search = plan.others_rows, partial(index.nearest, everything, chosen=plan.chosen)
-    else:
-        among = plan.others_rows[plan.chosen]
-        search = partial(nearest, RowSubset(plan.others_view, among), mean=centre_of(everything))
+    exact = n_chosen < EXACT_BELOW or options.exact
+    among = _Reference(plan.others, plan.others_view, plan.others_rows, plan.chosen, exact, progress)
     report_missing_genes(
         plan.cells,
         plan.others,
         plan.others_view,
         plan.others_rows[plan.chosen],
-        lambda queries, k: among[search(queries, k=k)[1]],
+        lambda queries, k: among.search(queries, k)[1],
         k=options.k,
         shares=plan.shares,
         progress=progress,
     )
     step = min(MOST_CELLS, max(1, BLOCK_BYTES // (4 * plan.view.shape[1])))
-    for start in range(0, max(1, len(plan.rows)), step):
-        rows = plan.rows[start : start + step]
-        distances, found = search(RowSubset(plan.view, rows), k=options.k)
-        yield rows, among[found], distances
+    looked_up = [plan.rows[start : start + step] for start in range(0, max(1, len(plan.rows)), step)]
+    with on_cluster(options.dask, plan.cells, plan.others):
+        found = each(partial(_look_up, among, plan.view, options.k), looked_up)
+        yield from ((rows, places, distances) for rows, (distances, places) in zip(looked_up, found, strict=True))
+
+
+Search = Callable[[Rows, int], tuple[NDArray[np.float32], NDArray[np.int64]]]
+
+
+@dataclass(eq=False)
+class _Reference:
+    """What is searched; another process makes ready for it anew, with the index that is kept, where it is there."""
+
+    store: Store
+    view: View
+    rows: NDArray[np.int64]  # (n,) that can be used
+    chosen: NDArray[np.bool_]  # (n,) those of them that may be found
+    exact: bool
+    progress: Reporter
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**{name: value for name, value in vars(self).items() if name != "search"}, "progress": Silent()}
+
+    @cached_property
+    def search(self) -> Search:
+        """From queries ``(m, d)`` and k to distances, and rows of the reference, ``(m, k)`` each."""
+        everything = RowSubset(self.view, self.rows)
+        if self.exact:
+            rows = self.rows[self.chosen]
+            find: Any = partial(nearest, RowSubset(self.view, rows), mean=centre_of(everything))
+        else:
+            index, rows = cached_index(self.store, self.view, self.rows, progress=self.progress), self.rows
+            find = partial(index.nearest, everything, chosen=self.chosen)
+
+        def search(queries: Rows, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            distances, found = find(queries, k=k)
+            return distances, rows[found]
+
+        return search
+
+
+def _look_up(
+    among: _Reference, view: View, k: int, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    return among.search(RowSubset(view, rows), k)
 
 
 def _neighbour_table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -31,6 +31,7 @@ from scstore.errors import (
     IncompleteStoreError,
     InputError,
     NotAStoreError,
+    OptionError,
     printable,
     show,
 )
@@ -101,6 +102,22 @@ class Store(Described):
         if self.is_sharded:
             checked = ManifestStore(self._group.store, self.path)
             self._group = zarr.open_group(checked, mode="r", use_consolidated=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._place is None:
+            raise OptionError("dask=: workers read cells from files. Write these with write_h5ad, and name the file.")
+        return _opened, self._place
+
+    @cached_property
+    def _place(self) -> tuple[str, str] | None:
+        """Where another process opens this, and what tells it from something else that lay or will lie there."""
+        if isinstance(self.source, anndata.AnnData):
+            return None
+        made = "" if self.record is None else fingerprint(self.record)
+        if address := fsio.address_of(self.source):
+            return address, made
+        found = self.path.stat()
+        return str(self.path.absolute()), f"{made} {found.st_ino} {found.st_mtime_ns}"
 
     def _open(self, path: str | os.PathLike[str]) -> None:
         if isinstance(path, str | os.PathLike):
@@ -280,8 +297,14 @@ class Store(Described):
         if name not in self.views:
             known = f"{did_you_mean(name, self.views)} It has: {', '.join(self.views) or 'none'}."
             raise InputError(f"{self.path} has no view {show(name)}{self.why_not(name)}.{known}")
-        if name == "X":
-            return self._expression
+        view = self._expression if name == "X" else self._matrix(name)
+        if (
+            self._place is not None
+        ):  # not the store itself, whose file would stay open as long as the two hold each other
+            view.opened_by = _view, (*self._place, name)
+        return view
+
+    def _matrix(self, name: str) -> View:
         spec = self._specs.get(name)
         if self.plan is not None and spec is not None:
             if (mirror := fsio.mirror_of(self.path)) is not None:
@@ -497,6 +520,17 @@ class Store(Described):
             Reporter().warn(f"{self.path}: {slot.slot} {slot.remark}", CellsWarning)
         rows = partial(lognorm_block, cells, slot)
         return View("X", cells.slots[slot.slot].shape, np.float32, EXPRESSION_SPACE, rows)
+
+
+@lru_cache(maxsize=8)
+def _opened(path: str, what: str) -> Store:
+    """Open a store once in a process of a cluster."""
+    del what
+    return Store(path)
+
+
+def _view(path: str, what: str, name: str) -> View:
+    return _opened(path, what).view(name)
 
 
 @contextmanager

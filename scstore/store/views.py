@@ -80,6 +80,10 @@ class View:
     ) -> None:
         self.name, self.shape, self.dtype, self.space = name, shape, np.dtype(dtype), space
         self._read = read
+        self.opened_by: tuple[Any, ...] = ()  # a function and its arguments, by which another process opens it
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.opened_by
 
     @property
     def fingerprint(self) -> str:
