@@ -10,10 +10,10 @@ part of 1,000 cells, which shifts all bounds, so that rows are written anew. The
 Then every row is compared with that of its part. Disk: a part's bytes twice.
 
 Stage 2 (cluster_dask.py): ``fit`` of a linear head and ``predict`` of all cells, from stores of so many rows of 512
-features in half precision, by one process (which streams the rows, Adam) and by so many workers (L-BFGS, gradients
-summed over parts) on the same cores, each beside a client whose peak of memory is its own. Neither may hold more than
-256 MB of rows. On the smallest store a worker is killed in the middle of each step. Disk: the largest store, 1 kB a
-row.
+features in half precision, by one process and by so many workers on the same cores, each beside a client whose peak of
+memory is its own. One process may hold 1 GB of rows, as is the default, and fits them exactly; it streams others
+(Adam). Workers sum gradients over parts (L-BFGS), which they hold if they have the memory. On the smallest store a
+worker is killed in the middle of each step. Disk: the largest store, 1 kB a row.
 """
 
 from __future__ import annotations
