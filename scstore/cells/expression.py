@@ -5,6 +5,7 @@ Counts become counts per 10,000 of the cell, then ``log1p``: what scanpy's ``nor
 counts add up to one number in every cell; divided by the smallest of its cell, each is whole.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +42,7 @@ SCALES = {
     scale.name: scale
     for scale in (
         Scale(LINEAR, np.copy, LARGEST_COUNT),  # before others: powers of whole numbers are whole
-        Scale(NATURAL, np.expm1, 700.0, np.e),  # before arcsinh, which is the same but for small values
+        Scale(NATURAL, np.expm1, 700.0, math.e),  # before arcsinh, which is the same but for small values
         Scale("log2(x + 1)", lambda values: np.expm1(values * np.log(2)), 1000.0, 2),
         Scale("log10(x + 1)", lambda values: np.expm1(values * np.log(10)), 300.0, 10),
         Scale("sqrt(x)", np.square, 1e18),
@@ -276,7 +277,7 @@ def _recognised(found: Recognised, rows: sparse.csr_matrix) -> _Look | None:
         remark = "is log-normalised to another sum than 10,000 a cell, which cannot be undone, since genes are missing"
         remark += ": its values are not quite those of other data. Better give the counts, or all genes."
         return _Look("lognorm", f"{words}, with genes missing", None, remark)
-    cure = f": adata.X = adata.X * {np.log(scale.base):.9f} makes them natural" if scale.base not in (0, np.e) else ""
+    cure = f": adata.X = adata.X * {np.log(scale.base):.9f} makes them natural" if scale.base not in (0, math.e) else ""
     return _Look("other", f"{words}, with genes missing{cure}")
 
 
