@@ -20,7 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LOCAL = "local"
-PATIENCE = 60  # seconds in which a scheduler and a worker have to answer
+PATIENCE = 30  # seconds in which a scheduler and a worker have to answer
 AHEAD = 3  # pieces that are under way for each thread of the workers
 GROUP = 16  # results that a worker adds up before they come here
 

@@ -233,3 +233,22 @@ def test_a_batch_job_starts_commands_that_exist(script: Path, on_slurm: Callable
         if script.stem == "array":
             (count,) = re.findall(r"--array=0-(\d+)$", script.read_text(), re.MULTILINE)
             assert words[-1] == f"1/{int(count) + 1}"
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # dask-jobqueue leaves files open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_jobs_of_dask_fit_and_predict(cells_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of SLURM's, jobs are scripts that this machine's shell runs."""
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    from dask_jobqueue.local import LocalCluster
+
+    def jobs(**how: Any) -> Any:
+        return LocalCluster(**{**how, "cores": 1, "processes": 1, "memory": "1GB"}, python=sys.executable)
+
+    monkeypatch.setattr(jobqueue, "SLURMCluster", jobs)
+    monkeypatch.setattr(LocalCluster, "scale", lambda self, jobs: super(LocalCluster, self).scale(jobs=min(jobs, 1)))
+    monkeypatch.chdir(tmp_path)
+    script = runpy.run_path(str(EXAMPLES / "slurm" / "stage2_dask.py"))
+    script["main"](str(cells_file), str(cells_file), "cell_type")
+    labels = pd.read_parquet("labels.parquet")
+    assert len(labels) == 60
