@@ -1,7 +1,5 @@
 """Where passes over many cells run: here, or on the workers of a Dask cluster, with the same results."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import deque

@@ -1,7 +1,5 @@
 """The operations that change files, in one class, so that tests can break each; and who holds a lock."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

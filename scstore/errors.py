@@ -6,8 +6,6 @@ escapes or ten thousand characters, so `show` escapes and shortens them, and no 
 (`printable`).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

@@ -4,8 +4,6 @@ Every file goes to a temporary name beside the target, is flushed to disk (fsync
 too. A reader sees the old file or the new one, never a part.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -5,8 +5,6 @@ one frozen dataclass of such fields (:func:`with_options`). Its ``Parameters`` s
 command and the checks of its values are made from there.
 """
 
-from __future__ import annotations
-
 import difflib
 import functools
 import inspect

@@ -3,8 +3,6 @@
 On the command line results go to standard output, everything else to standard error.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import sys

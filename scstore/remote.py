@@ -3,8 +3,6 @@
 What reads files reads them there; messages name the address (``errors.STANDS_FOR``).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -3,8 +3,6 @@
 A digest finds damage. It is not a signature: anyone who can write the files can write their digests too.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """``scstore pull`` and ``scstore push``: stores and heads from and to an address, every file compared."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Sequence

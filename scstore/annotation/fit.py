@@ -1,7 +1,5 @@
 """Train a head on cached features."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence

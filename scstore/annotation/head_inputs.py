@@ -1,7 +1,5 @@
 """What a head reads of a store's cells: views in its feature space, or expression with the texts of other genes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The labels to learn: one column of a store, or several from coarse to fine."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

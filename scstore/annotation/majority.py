@@ -1,7 +1,5 @@
 """Majority voting: the label of most cells of a cluster, beside each cell's own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Labels for new cells, from their cached features and a trained head."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence

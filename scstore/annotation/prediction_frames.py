@@ -1,7 +1,5 @@
 """Tables of predictions: labels that stand, and why others do not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """How labels were made, as the cells keep it: ``uns["scstore"]["annotation"]``."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime

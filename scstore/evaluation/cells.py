@@ -1,7 +1,5 @@
 """The labelled cells that an evaluation scores, with their groups and sides."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """``scstore evaluate``: how good a store's features are, with every control in the same table."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

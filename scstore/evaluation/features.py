@@ -1,7 +1,5 @@
 """The features of the scored cells: views of their own stores, and of control stores of the same cells."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The label-free panel of ``panel='auto'``: fitted on the cells once, kept beside their store, reused afterwards."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The cells that are read, and which of their genes may enter: those of a gene table and a panel."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property, partial

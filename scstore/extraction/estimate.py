@@ -1,7 +1,5 @@
 """What an extraction would take, from a sample of the cells and the model's shape: no GPU, no weights, no torch."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 import warnings

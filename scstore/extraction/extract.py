@@ -1,7 +1,5 @@
 """``scstore extract``: cells through a frozen language model into a store."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections import deque

@@ -1,7 +1,5 @@
 """The views that a head reads of cells that do not have them: extracted on the spot, as its training cells were."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Options of extraction, each said once, and how a preset or another store completes them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace

@@ -1,7 +1,5 @@
 """Presets of extraction: published recipes, and the one that did best here. `docs/presets.md` describes them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType

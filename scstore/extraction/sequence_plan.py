@@ -1,7 +1,5 @@
 """A plan in frozen steps: the cells, their genes, and the model that reads them."""
 
-from __future__ import annotations
-
 import importlib.util
 import platform
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A fitted head as a folder: ``head.json`` and ``weights.safetensors``, nothing that can run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path

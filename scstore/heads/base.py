@@ -1,7 +1,5 @@
 """The base of all heads: scikit-learn's contract over rows that may lie on disk."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext

@@ -1,7 +1,5 @@
 """Temperature scaling, the fusion of members into one calibrated probability per class, and which members earn it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self

@@ -1,7 +1,5 @@
 """Labels as class numbers, and choices of cells that are stratified by them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The head that a user gets: one head per view, fused and calibrated."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, field, fields, replace

@@ -1,7 +1,5 @@
 """Labels read off probabilities, on one level or several: a coarse label sums the probabilities of its fine ones."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self

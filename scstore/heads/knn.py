@@ -1,7 +1,5 @@
 """Votes of the nearest training cells, found with FAISS."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self

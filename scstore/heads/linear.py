@@ -1,7 +1,5 @@
 """Multinomial logistic regression, exact in memory and streamed beyond it; and several of them on expression."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import partial

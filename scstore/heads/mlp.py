@@ -1,7 +1,5 @@
 """A small multilayer perceptron in NumPy, trained in memory or streamed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import islice, pairwise

@@ -1,7 +1,5 @@
 """Nearest neighbours: exact between matrices that are read block by block, or approximate among many rows."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Sums over rows that are too many for this machine's memory: of parts, on the workers of a cluster, if one is used."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """When not to answer: distances from the classes' means, and thresholds on confidence and novelty."""
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Rows of features in memory, in a store or behind a transformation, read in runs or by choice, never all at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """Scores of predictions: accuracy, macro means over classes, calibration error."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Training by gradients: softmax cross-entropy, Adam over shuffled batches of rows, and threads."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

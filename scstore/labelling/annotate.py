@@ -1,7 +1,5 @@
 """``scstore annotate``: cells in, the same cells with labels out."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Mapping

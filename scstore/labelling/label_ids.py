@@ -1,7 +1,5 @@
 """Labels of any laboratory as ids of the Cell Ontology."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

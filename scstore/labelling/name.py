@@ -1,7 +1,5 @@
 """``scstore name``: labels for cells with no labelled cell, from texts about genes and about cell types."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

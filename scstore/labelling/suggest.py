@@ -1,7 +1,5 @@
 """What cells that are unlike every label look like, by texts alone: a suggestion, never a label."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a search loses where the cells lack genes that the reference has: measured on reference cells without them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

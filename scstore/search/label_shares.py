@@ -1,7 +1,5 @@
 """Shares of the neighbours' labels, for each cell or for each group of cells."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The nearest reference cells of every cell, or the shares of their labels."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """A store as one ``.h5ad`` file, for a laptop or a collaborator."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

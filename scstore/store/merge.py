@@ -1,7 +1,5 @@
 """Several stores of one feature space as one: what lies on the new store's bounds is linked, not copied."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Stores and heads by address: small files come when one is opened, rows when they are read; a shape is sent whole."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress

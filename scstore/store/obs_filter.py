@@ -4,8 +4,6 @@ The condition is parsed by Python and never evaluated by it: columns, constants,
 and ``not`` are known, and pandas compares. (``DataFrame.query`` would also call methods.)
 """
 
-from __future__ import annotations
-
 import ast
 import operator
 import re

@@ -1,7 +1,5 @@
 """Opening a store, or any AnnData on disk that has feature matrices."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

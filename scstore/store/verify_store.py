@@ -1,7 +1,5 @@
 """Checking a store against its own digests: every file of it, and all that is wrong, not the first."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence

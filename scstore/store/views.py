@@ -1,7 +1,5 @@
 """Feature matrices, read by rows on demand; expression in AnnData's CSR groups, Zarr or HDF5, written in blocks."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise

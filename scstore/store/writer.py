@@ -1,7 +1,5 @@
 """Writing a store: its fixed shape, in one rename, then one shard at a time: its files, flushed, then its record."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import warnings
