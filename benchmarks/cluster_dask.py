@@ -17,7 +17,7 @@ from own_process import in_own_process, peak_gb
 
 VIEW, WIDTH, SHARD_ROWS, N_CLASSES, POOL = "readout_wmean_l6", 512, 4096, 10, 1 << 15
 SAME_LABELS, SAME_ACCURACY = 0.99, 0.005
-LARGEST, CLIENT_GB = 5_000_000, 6.0
+CLIENT_GB = 6.0
 
 
 def write_store(root: Path, *, n: int, width: int) -> None:
@@ -92,7 +92,7 @@ def measure_dask(findings: Findings, words: Any, folder: Path) -> None:
     """One process and four workers on the same stores, of growing size; then a worker is killed."""
     sizes, limits, width = words.rows, (1 << 30, 1 << 28), WIDTH
     if words.quick:
-        sizes, limits, width = [2_000, 4_000], (4 * 16 * 2_000, 1 << 12), 16
+        sizes, limits, width = [2_000], (1 << 30, 1 << 12), 16
     rows, steps = [], ["fit", "predict"]
     for n in sizes:
         root = folder / f"{n}.zarr"

@@ -18,6 +18,5 @@ def test_a_quick_run_fits_and_predicts_on_workers(benchmark: Callable) -> None:
     lines, found = benchmark("cluster", "--only", "dask", "--workers", "2", "--quick")
     assert lines[-1].endswith("- all held")
     figures = found["figures"]
-    assert "on a cluster" in figures["dask: 4000 2 workers"]["note"]
-    assert "streamed" in figures["dask: 4000 one process"]["note"]
-    assert figures["dask: growth of fit"]["cells"] == 2
+    assert "on a cluster" in figures["dask: 2000 2 workers"]["note"]
+    assert "exact" in figures["dask: 2000 one process"]["note"]
