@@ -97,8 +97,12 @@ class View:
         if isinstance(rows, slice) and rows.step in (None, 1):
             start, stop, _ = rows.indices(len(self))
             return self._run(start, max(stop, start))
-        chosen = rows if isinstance(rows, slice) or len(rows) else slice(0)
-        return self._take(np.arange(len(self))[chosen])
+        chosen, n = np.asarray(rows), len(self)
+        if chosen.dtype.kind not in "iu" or not chosen.size:  # which NumPy knows how to read
+            return self._take(np.arange(n)[slice(0) if chosen.shape == (0,) else rows])
+        if chosen.min() < -n or chosen.max() >= n:
+            raise IndexError(f"{self.name} has {n:,} rows, and row {chosen[(chosen < -n) | (chosen >= n)][0]} is none.")
+        return self._take(np.where(chosen < 0, chosen + n, chosen).astype(np.int64))
 
     def _run(self, start: int, stop: int) -> Any:
         return self._join([self._read(a, min(a + BLOCK, stop)) for a in range(start, stop, BLOCK)])
