@@ -249,12 +249,13 @@ def _neighbours(
     progress.note(f"searching {n_chosen:,} reference cells for each of {len(plan.rows):,}, by {plan.view.name}")
     exact = n_chosen < EXACT_BELOW or options.exact
     among = _Reference(plan.others, plan.others_view, plan.others_rows, plan.chosen, exact, progress)
+    search = among.search  # an index is built once, here
     report_missing_genes(
         plan.cells,
         plan.others,
         plan.others_view,
         plan.others_rows[plan.chosen],
-        lambda queries, k: among.search(queries, k)[1],
+        lambda queries, k: search(queries, k)[1],
         k=options.k,
         shares=plan.shares,
         progress=progress,
