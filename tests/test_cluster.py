@@ -25,8 +25,7 @@ import scstore
 from scstore import cluster
 from scstore.cluster import Held, each, on_cluster
 from scstore.errors import DamagedError, FaultError, MissingExtraError, NetworkError, OptionError
-from scstore.heads import parts
-from scstore.heads import rows as rows_module
+from scstore.heads import rows as rows_of
 from scstore.heads.artifact import save_head
 from scstore.heads.linear import LinearHead
 from scstore.heads.preprocessing import ExpressionReducer
@@ -72,8 +71,8 @@ def head(file: Path) -> Any:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory for no matrix, parts of 64 rows, blocks of 100 cells."""
-    monkeypatch.setattr(parts, "MEMORY_LIMIT", 1)
-    monkeypatch.setattr(parts, "PART_ROWS", 64)
+    monkeypatch.setattr(rows_of, "MEMORY_LIMIT", 1)
+    monkeypatch.setattr(rows_of, "PART_ROWS", 64)
     monkeypatch.setattr("scstore.annotation.prediction_frames.BLOCK", 100)
     monkeypatch.setattr("scstore.search.query.BLOCK_BYTES", 4 * 16 * 100)
 
@@ -119,7 +118,7 @@ def test_a_linear_head_is_that_of_one_process_but_for_rounding(
     file: Path, workers: Any, monkeypatch: pytest.MonkeyPatch, memory: str
 ) -> None:
     monkeypatch.setattr("scstore.heads.linear.HELD", 0.4 if memory.startswith("held") else 0.0)
-    monkeypatch.setattr(parts, "PART_ROWS", 200)
+    monkeypatch.setattr(rows_of, "PART_ROWS", 200)
     store = scstore.open(file)
     view, labels = store.view("X_emb"), store.obs["cell_type"]
     here = LinearHead().fit(view, labels)
@@ -143,7 +142,7 @@ def test_what_fits_into_memory_is_fitted_here(file: Path, head: Any, workers: An
 def test_a_fit_uses_the_workers_from_its_label_to_its_thresholds(
     file: Path, workers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "MEMORY_LIMIT", 1)
+    monkeypatch.setattr(rows_of, "MEMORY_LIMIT", 1)
     monkeypatch.setattr("scstore.heads.class_numbers.MANY_ROWS", 100)  # as of many cells, one part is held out
     monkeypatch.setattr("scstore.heads.class_numbers.PART_ROWS", 100)
     how: dict[str, Any] = {"label": "cell_type", "params": {"memory_limit": 1}, "dask": workers.scheduler_address}
@@ -302,7 +301,7 @@ if __name__ == "__main__":
     scstore.predict({str(file)!r}, head, output="labels.csv", dask="local")
 """
     (tmp_path / "run.py").write_text(script)
-    subprocess.run([sys.executable, "run.py"], cwd=tmp_path, check=True, env={**os.environ, "DASK_NUM_WORKERS": "1"})
+    subprocess.run([sys.executable, "run.py"], cwd=tmp_path, check=True)
     assert len((tmp_path / "labels.csv").read_text().splitlines()) == N_CELLS + 1
 
 
@@ -310,7 +309,7 @@ if __name__ == "__main__":
 def test_parts_are_all_rows_once_and_end_where_files_do(order: str) -> None:
     matrix = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
     index = np.arange(5, 95, 2) if order == "as they lie" else np.random.default_rng(1).permutation(100)[:45]
-    found = list(rows_module.parts(RowSubset(RowSubset(matrix, np.arange(100)), index), 16))
+    found = list(rows_of._parts(RowSubset(RowSubset(matrix, np.arange(100)), index), 16))
     assert [place.stop for place, _ in found][:-1] == [place.start for place, _ in found][1:]
     values = np.concatenate([part[np.arange(part.shape[0])] for _, part in found])
     assert np.array_equal(values, matrix[index])

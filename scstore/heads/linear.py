@@ -21,9 +21,20 @@ from scstore.heads.base import (
     take_arrays,
 )
 from scstore.heads.class_numbers import Labels, encode_groups, held_out_folds, stratified_sample
-from scstore.heads.parts import is_spread, with_arrays
 from scstore.heads.preprocessing import ExpressionReducer, Scaling, few_share, fit_scaling, marker_count
-from scstore.heads.rows import MEMORY_LIMIT, Array, MappedRows, Rows, RowSubset, fits, materialise, read, to_dense
+from scstore.heads.rows import (
+    MEMORY_LIMIT,
+    Array,
+    MappedRows,
+    Rows,
+    RowSubset,
+    fits,
+    is_spread,
+    materialise,
+    read,
+    to_dense,
+    with_arrays,
+)
 from scstore.heads.scores import negative_log_likelihood
 from scstore.heads.training import (
     Adam,

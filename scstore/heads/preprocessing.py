@@ -14,7 +14,6 @@ from scstore.cells.gene_statistics import ClassSums, GroupMoments, top_genes
 from scstore.errors import CellsError
 from scstore.heads.base import RowClassifier, State, loading, require, take_arrays
 from scstore.heads.class_numbers import encode_labels
-from scstore.heads.parts import total
 from scstore.heads.rows import (
     BLOCK_BYTES,
     MEMORY_LIMIT,
@@ -27,6 +26,7 @@ from scstore.heads.rows import (
     iter_raw_blocks,
     read,
     to_dense,
+    total,
 )
 from scstore.heads.training import one_blas_thread
 

@@ -1,18 +1,22 @@
 """Rows of features in memory, in a store or behind a transformation, read in runs or by choice, never all at once."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scstore.cluster import Held, cluster_in_use
 from scstore.errors import CellsError, OptionError
 
 Array = NDArray[Any]
+R = TypeVar("R")
 
 MEMORY_LIMIT = 1 << 30  # default bytes of float32 that a head may hold of its training rows
+PART_ROWS = 1 << 14  # rows of a part for a cluster at most: some files of a store's
 BLOCK_BYTES = 1 << 25  # bytes of float32 in one block of a pass over the rows
 
 
@@ -173,7 +177,29 @@ class StackedRows:
         return joined[np.argsort(np.argsort(owner, kind="stable"))]
 
 
-def parts(rows: Rows, n_rows: int) -> Iterator[tuple[slice, Rows]]:
+def is_spread(rows: Rows, memory_limit: int | None = None) -> bool:
+    """Whether rows are for a cluster: one is in use, and as float32 they are more than memory may hold here."""
+    return cluster_in_use() is not None and is_lazy(rows) and not fits(rows, memory_limit or MEMORY_LIMIT)
+
+
+def total(function: Callable[..., R], rows: Rows, *along: Array, add: Callable[[Sequence[R]], R]) -> R:
+    """Return what a function says of rows and of arrays ``(n, …)`` along them: of all at once, or added up of parts."""
+    if not is_spread(rows):
+        return function(rows, *along)
+    return Held.make(partial(_apply, function), with_arrays(rows, *along)).total(add)
+
+
+def with_arrays(rows: Rows, *along: Array) -> Iterator[tuple[Any, ...]]:
+    """Yield parts of rows, each with its part of arrays ``(n, …)``."""
+    for place, part in _parts(rows, PART_ROWS):
+        yield part, *(array[place] for array in along)
+
+
+def _apply(function: Callable[..., R], arguments: tuple[Any, ...]) -> R:
+    return function(*arguments)
+
+
+def _parts(rows: Rows, n_rows: int) -> Iterator[tuple[slice, Rows]]:
     """Yield runs of rows, as rows of their own: those of ``n_rows`` rows of the matrix below, whose files they share.
 
     Each holds its own part of an index alone, so that it can be sent to another process.
