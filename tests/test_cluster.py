@@ -250,8 +250,9 @@ def test_a_store_that_was_made_anew_is_opened_anew(file: Path, workers: Any, tmp
     for cells in (adata, adata[::-1].copy()):
         cells.write_h5ad(tmp_path / "new.h5ad")
         (tmp_path / "new.h5ad").replace(path)
-        found = scstore.predict(path, head, dask=workers.scheduler_address)
-        pd.testing.assert_frame_equal(found, scstore.predict(path, head))
+        for name in (path, path.as_uri()):
+            found = scstore.predict(name, head, dask=workers.scheduler_address)
+            pd.testing.assert_frame_equal(found, scstore.predict(path, head))
 
 
 def test_cells_in_memory_are_refused(file: Path, head: Any, workers: Any) -> None:

@@ -112,7 +112,7 @@ class Store(Described):
         if isinstance(self.source, anndata.AnnData):
             return None
         made = "" if self.record is None else fingerprint(self.record)
-        if address := fsio.address_of(self.source):
+        if (address := fsio.address_of(self.source)) and not address.startswith("file:"):
             return address, made
         found = self.path.stat()
         return str(self.path.absolute()), f"{made} {found.st_ino} {found.st_mtime_ns}"
